@@ -1,0 +1,160 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// One optimised configuration serves tests and executable: `swift build -c release`. `Tools/test`
+// sets BIFROST_ONLY to a comma-separated list of targets when a filter names only some of them; the package then
+// consists of those targets, what they depend on, and their tests, so that a small part builds alone in seconds.
+
+let house: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .treatAllWarnings(as: .error),
+]
+
+struct Part {
+    enum Kind { case library, executable, c, lmdb, test }
+    var name: String
+    var kind: Kind = .library
+    /// Targets of this package. The order of `parts` is the order of the house: imports point up this list, never down.
+    var needs: [String] = []
+    /// Products of other packages, as "package/Product".
+    var products: [String] = []
+    var path: String?
+    var resources: [String] = []
+}
+
+let parts: [Part] = [
+    Part(name: "CChecksum", kind: .c),
+    Part(name: "Primitives", needs: ["CChecksum"]),
+    Part(name: "RaftCore", needs: ["Primitives"], products: ["swift-collections/DequeModule"]),
+    Part(name: "Ring", needs: ["Primitives"]),
+    Part(name: "Messages", needs: ["Primitives", "Ring"]),
+    Part(name: "StateMachines", needs: ["Primitives", "Ring", "Messages"]),
+    Part(name: "CLMDB", kind: .lmdb),
+    Part(name: "LMDB", needs: ["CLMDB"]),
+    Part(name: "Storage", needs: ["Primitives", "LMDB"]),
+    Part(
+        name: "HostCore", needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage"],
+        products: ["swift-collections/DequeModule"]),
+    Part(
+        name: "ClientCore", needs: ["Primitives", "Ring", "Messages", "StateMachines"],
+        products: ["swift-collections/DequeModule"]),
+    Part(
+        name: "BifrostSimulator",
+        needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage", "HostCore", "ClientCore"]),
+    Part(
+        name: "RPC", needs: ["Primitives"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
+    Part(
+        name: "BifrostHost",
+        needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "LMDB", "Storage", "HostCore", "RPC"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging", "swift-collections/DequeModule"]),
+    Part(
+        name: "Bifrost", needs: ["Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "RPC"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
+    Part(
+        name: "BifrostTool", kind: .executable,
+        needs: ["Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "RPC", "BifrostHost", "Bifrost"],
+        products: [
+            "swift-argument-parser/ArgumentParser", "swift-log/Logging", "swift-nio/NIOCore", "swift-nio/NIOPosix",
+            "swift-service-lifecycle/UnixSignals",
+            "hdrhistogram-swift/Histogram",
+        ],
+        path: "Tools/bifrost"),
+    Part(name: "PrimitivesTests", kind: .test, needs: ["Primitives"]),
+    Part(name: "RaftCoreTests", kind: .test, needs: ["RaftCore", "Primitives"], resources: ["testdata"]),
+    Part(name: "RingTests", kind: .test, needs: ["Ring", "Primitives"]),
+    Part(name: "MessagesTests", kind: .test, needs: ["Messages", "Ring", "Primitives"]),
+    Part(name: "StateMachinesTests", kind: .test, needs: ["StateMachines", "Messages", "Ring", "Primitives"]),
+    Part(name: "LMDBTests", kind: .test, needs: ["LMDB"]),
+    Part(
+        name: "StorageKillHelper", kind: .executable, needs: ["Storage", "Primitives"], path: "Tests/StorageKillHelper"),
+    Part(
+        name: "StorageTests", kind: .test,
+        needs: ["Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper"],
+        resources: ["Samples"]),
+    Part(
+        name: "HostCoreTests", kind: .test,
+        needs: [
+            "BifrostSimulator", "HostCore", "Storage", "StateMachines", "Messages", "Ring", "RaftCore", "Primitives",
+        ]),
+    Part(
+        name: "ClientCoreTests", kind: .test, needs: ["ClientCore", "StateMachines", "Messages", "Ring", "Primitives"]),
+    Part(
+        name: "SimulationTests", kind: .test,
+        needs: [
+            "BifrostSimulator", "HostCore", "ClientCore", "Storage", "StateMachines", "Messages", "Ring", "RaftCore",
+            "Primitives",
+        ]),
+    Part(
+        name: "RPCTests", kind: .test, needs: ["RPC", "Primitives"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
+    Part(name: "BifrostToolTests", kind: .test, needs: ["BifrostTool", "Messages", "Ring", "Primitives"]),
+    // BifrostTool for its executable, which the tests run, and for what runs processes.
+    Part(
+        name: "IntegrationTests", kind: .test,
+        needs: ["BifrostTool", "Bifrost", "ClientCore", "Messages", "StateMachines", "Ring", "Storage", "Primitives"],
+        products: ["swift-nio/NIOCore"]),
+]
+
+let packages: [String: Package.Dependency] = [
+    "swift-argument-parser": .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    "swift-collections": .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+    "swift-log": .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+    "swift-nio": .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+    "swift-service-lifecycle": .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+    "hdrhistogram-swift": .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+]
+
+let only = Context.environment["BIFROST_ONLY"].map { $0.split(separator: ",").map(String.init) }
+
+/// The named parts with all that they depend on.
+func closure(of names: [String]) -> Set<String> {
+    var chosen: Set<String> = []
+    var open = names
+    while let name = open.popLast() {
+        guard let part = parts.first(where: { $0.name == name }), chosen.insert(name).inserted else { continue }
+        open += part.needs
+    }
+    return chosen
+}
+let chosen = closure(of: only.map { $0.flatMap { [$0, $0 + "Tests"] } } ?? parts.map(\.name))
+let built = parts.filter { chosen.contains($0.name) }
+func isBuilt(_ name: String) -> Bool { chosen.contains(name) }
+
+func dependencies(of part: Part) -> [Target.Dependency] {
+    part.needs.map { .byName(name: $0) }
+        + part.products.map { product in
+            let pieces = product.split(separator: "/").map(String.init)
+            return .product(name: pieces[1], package: pieces[0])
+        }
+}
+
+let package = Package(
+    name: "bifrost",
+    products: (isBuilt("Bifrost") ? [.library(name: "Bifrost", targets: ["Bifrost"])] : [])
+        + (isBuilt("BifrostSimulator") ? [.library(name: "BifrostSimulator", targets: ["BifrostSimulator"])] : [])
+        + (isBuilt("BifrostTool") ? [.executable(name: "bifrost", targets: ["BifrostTool"])] : []),
+    dependencies: Set(built.flatMap(\.products).map { String($0.split(separator: "/")[0]) }).sorted().map {
+        packages[$0]!
+    },
+    targets: built.map { part in
+        switch part.kind {
+        case .library:
+            .target(name: part.name, dependencies: dependencies(of: part), path: part.path, swiftSettings: house)
+        case .executable:
+            .executableTarget(
+                name: part.name, dependencies: dependencies(of: part), path: part.path, swiftSettings: house)
+        case .c:
+            .target(name: part.name)
+        case .lmdb:
+            .systemLibrary(name: part.name, pkgConfig: "lmdb", providers: [.apt(["liblmdb-dev"])])
+        case .test:
+            .testTarget(
+                name: part.name, dependencies: dependencies(of: part),
+                resources: part.resources.map { .copy($0) }, swiftSettings: house)
+        }
+    },
+    swiftLanguageModes: [.v6]
+)

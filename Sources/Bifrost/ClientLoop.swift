@@ -1,0 +1,463 @@
+// The client's shell: carries out what `ClientRouter` decides, on one event loop. Owns the router, the connections and
+// the
+// completions of operations; decides nothing itself.
+//
+//     submit ─► router ─► effects ─► one write per connection
+//     answers of one read ─► router ─► effects ─► completions, which submit again, in the same turn
+
+package import ClientCore
+import Logging
+package import Messages
+package import NIOCore
+package import Primitives
+package import RPC
+import Ring
+import StateMachines
+
+/// One client on one event loop. All functions are called on that loop unless they say otherwise.
+///
+/// `submit` is the pipelined interface: it allocates nothing of its own, completions of all answers of one read run in
+/// one
+/// go, and what they submit leaves in one write.
+package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
+    // @unchecked: `eventLoop` and `options` never change; all else is touched on the event loop only, which is checked
+    // at
+    // the doors.
+
+    /// Called once for each operation, on the loop, with the tag that was given. The bytes are an encoded `DataResult`,
+    /// or
+    /// `PageResult` for a page.
+    package typealias Completion = (_ tag: UInt64, _ result: Result<Bytes, OperationFailure>) -> Void
+
+    package let eventLoop: any EventLoop
+    private let options: ClusterOptions
+    private var router: ClientRouter
+    private var effects = ClientEffects()
+    /// The effects that are being carried out.
+    private var work = ClientEffects()
+    private var random: SeededRandom
+
+    private struct Pending {
+        var completion: Completion?
+        var tag: UInt64 = 0
+    }
+    private var pending: [Pending] = []
+    private var freePending: [Int] = []
+
+    private struct Link {
+        var id: HostID
+        var address: String
+        var connection: RPCConnection
+    }
+    private var seeds: [RPCConnection] = []
+    /// Ascending by id.
+    private var links: [Link] = []
+    private var sources: [ObjectIdentifier: MapSource] = [:]
+
+    private var isInTurn = false
+    private var turnNow = Instant.zero
+    private var batchNow = Instant.zero
+    private var isTurnScheduled = false
+    private var isTickScheduled = false
+    private var isClosed = false
+    /// Seeds that said in a row that they belong to no cluster.
+    private var notInitialisedCount = 0
+    private var lastConnectFailure: RPCError?
+    private var mapWaiters: [(deadline: Instant, resume: (Result<ClusterMap, BifrostError>) -> Void)] = []
+
+    /// Turns within one call of `runTurn`; a completion that always submits again goes on after other work of the loop.
+    private static let roundsMax = 8
+
+    init(eventLoop: any EventLoop, seedCount: Int, options: ClusterOptions) {
+        self.eventLoop = eventLoop
+        self.options = options
+        random = SeededRandom(seed: options.seed ?? UInt64.random(in: 0...UInt64.max))
+        var settings = ClientSettings()
+        settings.operationsMax = options.operationsMax
+        settings.groupWindowMax = options.operationsMax
+        router = ClientRouter(settings: settings, seedCount: seedCount, seed: random.next())
+    }
+
+    /// Connects to the seeds, in order.
+    package func start(seeds addresses: [NetworkAddress]) {
+        eventLoop.preconditionInEventLoop()
+        for (number, address) in addresses.enumerated() {
+            let connection = makeConnection(to: address, cluster: .none, target: HostID(0))
+            sources[ObjectIdentifier(connection)] = .seed(number)
+            seeds.append(connection)
+            connection.connect()
+        }
+        needTicks()
+    }
+
+    // MARK: operations
+
+    /// Submits an operation. Returns nil if it was completed at once.
+    @discardableResult
+    package func submit(
+        kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0),
+        machine: SubMachineNumber = SubMachineNumber(0), consistency: Consistency = .linearizable, payload: Bytes,
+        deadline: Instant, tag: UInt64, completion: @escaping Completion
+    ) -> OperationHandle? {
+        eventLoop.preconditionInEventLoop()
+        let place: Int
+        if let last = freePending.popLast() {
+            place = last
+            pending[place] = Pending(completion: completion, tag: tag)
+        } else {
+            place = pending.count
+            pending.append(Pending(completion: completion, tag: tag))
+        }
+        guard !isClosed else {
+            let failure = OperationFailure(
+                code: .closed, mayHaveHappened: false, message: "the client is closed; nothing was done")
+            effects.completions.append(ClientCompletion(tag: UInt64(place), result: .failure(failure)))
+            needTurn()
+            return nil
+        }
+        let request = ClientRequest(
+            tag: UInt64(place), kind: kind, target: target, pinned: pinned, machine: machine, consistency: consistency,
+            payload: payload, deadline: deadline)
+        let handle = router.submit(request, now: isInTurn ? turnNow : RPCClock.now(), into: &effects)
+        needTurn()
+        needTicks()
+        return handle
+    }
+
+    /// Submits a put. The completion's bytes are a `DataResult`. Keys and values over the limits complete with
+    /// `tooLarge`.
+    package func put(_ key: Bytes, _ value: Bytes, deadline: Instant, tag: UInt64, completion: @escaping Completion) {
+        let command = KeyValueCommand.put(key: key, value: value)
+        if let problem = command.problem() {
+            return completion(tag, .failure(OperationFailure(refusal: problem)))
+        }
+        submit(
+            kind: .command, target: .slot(slot(of: key)), payload: command.payload(), deadline: deadline, tag: tag,
+            completion: completion)
+    }
+
+    /// Submits a get. The body of the completion's `DataResult` is a `KeyValueReading`.
+    package func get(
+        _ key: Bytes, _ consistency: ReadConsistency = .linearizable, deadline: Instant, tag: UInt64,
+        completion: @escaping Completion
+    ) {
+        let query = KeyValueQuery.get(key: key)
+        if let problem = query.problem() {
+            return completion(tag, .failure(OperationFailure(refusal: problem)))
+        }
+        submit(
+            kind: .query, target: .slot(slot(of: key)), pinned: consistency.host, machine: .keyValue,
+            consistency: consistency.onWire, payload: query.encoded(), deadline: deadline, tag: tag,
+            completion: completion)
+    }
+
+    /// See `ClientRouter.withdraw`: false if the operation goes on in the background.
+    package func withdraw(_ handle: OperationHandle) -> Bool {
+        eventLoop.preconditionInEventLoop()
+        let isWithdrawn = router.withdraw(handle, now: RPCClock.now(), into: &effects)
+        needTurn()
+        return isWithdrawn
+    }
+
+    package var statistics: ClientStatistics { router.statistics }
+    package var operationCount: Int { router.operationCount }
+    package var map: ClusterMap? { router.map }
+    package func leader(of group: GroupID) -> HostID? { router.leader(of: group) }
+
+    /// Calls back when a map is known, or at the deadline with the reason why none is.
+    func whenMapIsKnown(deadline: Instant, _ resume: @escaping (Result<ClusterMap, BifrostError>) -> Void) {
+        eventLoop.preconditionInEventLoop()
+        if let map = router.map { return resume(.success(map)) }
+        if isClosed { return resume(.failure(BifrostError(.closed, "the client is closed"))) }
+        mapWaiters.append((deadline, resume))
+        needTicks()
+    }
+
+    /// Takes a map that was fetched outside of the router's own turn.
+    package func take(_ map: ClusterMap) {
+        eventLoop.preconditionInEventLoop()
+        router.mapReceived(map, now: RPCClock.now(), into: &effects)
+        needTurn()
+    }
+
+    /// The connection to a host of the map.
+    package func connection(to host: HostID) -> RPCConnection? {
+        eventLoop.preconditionInEventLoop()
+        return links.first { $0.id == host }?.connection
+    }
+
+    /// Ends all operations and connections.
+    package func close() {
+        eventLoop.preconditionInEventLoop()
+        guard !isClosed else { return }
+        isClosed = true
+        router.close(into: &effects)
+        runTurn()
+        let all = seeds + links.map(\.connection)
+        sources = [:]
+        seeds = []
+        links = []
+        for connection in all { connection.close() }
+        let waiters = mapWaiters
+        mapWaiters = []
+        for waiter in waiters { waiter.resume(.failure(BifrostError(.closed, "the client is closed"))) }
+    }
+
+    // MARK: turns
+
+    private func needTurn() {
+        guard !isInTurn, !isTurnScheduled, !effects.isEmpty else { return }
+        isTurnScheduled = true
+        eventLoop.execute { [self] in
+            isTurnScheduled = false
+            runTurn()
+        }
+    }
+
+    /// Carries out all effects, and those of the completions that it runs.
+    private func runTurn() {
+        guard !isInTurn else { return }
+        isInTurn = true
+        turnNow = batchNow == .zero ? RPCClock.now() : batchNow
+        batchNow = .zero
+        var rounds = 0
+        while !effects.isEmpty, rounds < Self.roundsMax {
+            rounds += 1
+            swap(&effects, &work)
+            if work.mapChanged { reconnect() }
+            for send in work.sends { transmit(send) }
+            if let fetch = work.mapFetch { fetchMap(fetch) }
+            // `work.cancels` needs nothing: a call that is given up ends with its own deadline, and its answer is
+            // dropped.
+            for completion in work.completions {
+                let place = Int(completion.tag)
+                let entry = pending[place]
+                pending[place].completion = nil
+                freePending.append(place)
+                entry.completion?(entry.tag, completion.result)
+            }
+            work.removeAll()
+        }
+        isInTurn = false
+        needTurn()
+    }
+
+    private func needTicks() {
+        guard !isTickScheduled, !isClosed, router.needsTicks || !mapWaiters.isEmpty else { return }
+        isTickScheduled = true
+        eventLoop.scheduleTask(in: .nanoseconds(Int64(router.settings.tickNanoseconds))) { [self] in
+            isTickScheduled = false
+            let now = RPCClock.now()
+            router.tick(now: now, into: &effects)
+            expireMapWaiters(now: now)
+            runTurn()
+            needTicks()
+        }
+    }
+
+    private func expireMapWaiters(now: Instant) {
+        guard mapWaiters.contains(where: { $0.deadline <= now }) else { return }
+        let late = mapWaiters.filter { $0.deadline <= now }
+        mapWaiters.removeAll { $0.deadline <= now }
+        let tried = seeds.map { "\($0.address)" }.joined(separator: ", ")
+        let why = lastConnectFailure.map { "; the last attempt: \($0.message)" } ?? ""
+        let failure = BifrostError(
+            .unreachable, "no host of the cluster answered (tried \(tried))\(why)", cause: lastConnectFailure)
+        for waiter in late { waiter.resume(.failure(failure)) }
+    }
+
+    // MARK: sending
+
+    private func transmit(_ send: ClientSend) {
+        guard let index = links.firstIndex(where: { $0.id == send.host }) else {
+            return router.callFailed(send.call, .notSent, now: turnNow, into: &effects)
+        }
+        let connection = links[index].connection
+        let tag = send.call.rawValue
+        do throws(RPCError) {
+            switch send.kind {
+            case .command:
+                try connection.call(
+                    service: ServiceNumber.data, method: DataMethod.execute, deadline: send.deadline, tag: tag
+                ) { writer in
+                    ExecuteRequest.encodeHeader(group: send.group, epoch: send.epoch, slot: send.slot, into: &writer)
+                    writer.write(send.payload)
+                }
+            case .query:
+                try connection.call(
+                    service: ServiceNumber.data, method: DataMethod.query, deadline: send.deadline, tag: tag
+                ) { writer in
+                    QueryRequest(
+                        group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,
+                        consistency: send.consistency, query: send.payload
+                    ).encode(into: &writer)
+                }
+            case .page:
+                try connection.call(
+                    service: ServiceNumber.data, method: DataMethod.page, payload: send.payload,
+                    deadline: send.deadline,
+                    tag: tag)
+            }
+        } catch {
+            router.callFailed(send.call, CallFailure(error), now: turnNow, into: &effects)
+        }
+    }
+
+    private func fetchMap(_ fetch: MapFetch) {
+        let connection: RPCConnection? =
+            switch fetch.source {
+            case .seed(let number): number < seeds.count ? seeds[number] : nil
+            case .host(let id): links.first { $0.id == id }?.connection
+            }
+        guard let connection else {
+            return router.mapAnswered(fetch.number, .failed, now: turnNow, into: &effects)
+        }
+        let deadline = turnNow + router.settings.mapFetchNanoseconds
+        do throws(RPCError) {
+            try connection.call(
+                service: ServiceNumber.cluster, method: ClusterMethod.map,
+                payload: MapRequest(known: fetch.knownVersion).encoded(), deadline: deadline
+            ) { [self] result in
+                mapCame(fetch, result)
+            }
+        } catch {
+            lastConnectFailure = error
+            router.mapAnswered(fetch.number, .failed, now: turnNow, into: &effects)
+        }
+    }
+
+    private func mapCame(_ fetch: MapFetch, _ result: Result<Bytes, RPCError>) {
+        guard !isClosed else { return }
+        var answer = MapAnswer.failed
+        switch result {
+        case .success(let bytes):
+            do {
+                switch try MapReply(decoding: bytes) {
+                case .map(let map): answer = .map(map)
+                case .unchanged: answer = .unchanged
+                case .notInitialised: answer = .notInitialised
+                }
+            } catch {
+                options.logger.warning("a map that can't be read", metadata: ["reason": "\(error)"])
+            }
+        case .failure(let error): lastConnectFailure = error
+        }
+        if case .notInitialised = answer { notInitialisedCount += 1 } else { notInitialisedCount = 0 }
+        router.mapAnswered(fetch.number, answer, now: RPCClock.now(), into: &effects)
+        if notInitialisedCount >= max(seeds.count, 1), router.map == nil {
+            let waiters = mapWaiters
+            mapWaiters = []
+            let failure = BifrostError(
+                .notInitialised, "the hosts answer, but belong to no cluster yet: `bifrost init` makes one")
+            for waiter in waiters { waiter.resume(.failure(failure)) }
+        }
+        needTurn()
+        needTicks()
+    }
+
+    // MARK: connections
+
+    private func makeConnection(to address: NetworkAddress, cluster: ClusterID, target: HostID) -> RPCConnection {
+        let identity = PeerIdentity(cluster: cluster, featureLevel: 1, name: options.name)
+        return RPCConnection(
+            to: address, hello: Hello(role: .client, identity: identity, target: target), eventLoop: eventLoop,
+            seed: random.next(), delegate: self, logger: options.logger)
+    }
+
+    /// The map is another one: connections to its hosts, and to nobody else.
+    private func reconnect() {
+        guard let map = router.map else { return }
+        var kept: [Link] = []
+        for link in links {
+            if map.host(link.id)?.address == link.address {
+                kept.append(link)
+            } else {
+                sources[ObjectIdentifier(link.connection)] = nil
+                router.connectionDown(.host(link.id), now: turnNow, into: &effects)
+                link.connection.close()
+            }
+        }
+        for record in map.hosts where !kept.contains(where: { $0.id == record.id }) {
+            do throws(RPCError) {
+                let connection = makeConnection(
+                    to: try NetworkAddress(record.address), cluster: map.cluster, target: record.id)
+                sources[ObjectIdentifier(connection)] = .host(record.id)
+                kept.append(Link(id: record.id, address: record.address, connection: connection))
+                connection.connect()
+            } catch {
+                options.logger.error(
+                    "a host's address can't be read", metadata: ["host": "\(record.id)", "reason": "\(error)"])
+            }
+        }
+        kept.sort { $0.id < $1.id }
+        links = kept
+        for (number, seed) in seeds.enumerated() {
+            sources[ObjectIdentifier(seed)] = nil
+            router.connectionDown(.seed(number), now: turnNow, into: &effects)
+            seed.close()
+        }
+        seeds = []
+        let waiters = mapWaiters
+        mapWaiters = []
+        for waiter in waiters { waiter.resume(.success(map)) }
+    }
+
+    package func connectionUp(_ connection: RPCConnection, welcome: Welcome) {
+        guard let source = sources[ObjectIdentifier(connection)] else { return }
+        router.connectionUp(source, now: RPCClock.now(), into: &effects)
+        needTurn()
+        needTicks()
+    }
+
+    package func connectionDown(_ connection: RPCConnection, reason: RPCError) {
+        guard let source = sources[ObjectIdentifier(connection)] else { return }
+        lastConnectFailure = reason
+        router.connectionDown(source, now: RPCClock.now(), into: &effects)
+        needTurn()
+    }
+
+    package func completed(_ connection: RPCConnection, tag: UInt64, _ result: Result<Bytes, RPCError>) {
+        let call = CallID(rawValue: tag)
+        switch result {
+        case .success(let bytes):
+            // One look at the clock for all answers of a read; `readComplete` follows.
+            if batchNow == .zero { batchNow = RPCClock.now() }
+            router.answered(call, bytes, now: batchNow, into: &effects)
+        case .failure(let error):
+            // The router keeps the deadline itself, and words it better. Nor does "not handed to the socket" mean
+            // "never
+            // sent" here: the frame still waits in a buffer of a connection that lives.
+            if error.code == .deadlineExceeded { return }
+            router.callFailed(call, CallFailure(error), now: RPCClock.now(), into: &effects)
+            needTurn()
+        }
+    }
+
+    package func readComplete(_ connection: RPCConnection) { runTurn() }
+}
+
+extension CallFailure {
+    /// What a call's end without an answer says about the request.
+    init(_ error: RPCError) {
+        switch error.code {
+        // Whatever the flag says: the host's own fault may lie behind the point where the command was proposed.
+        case .internalFailure, .answerDropped, .cancelled: self = .perhapsSent
+        case _ where error.mayHaveBeenSent: self = .perhapsSent
+        case .overloaded: self = .congested
+        case .notConnected, .connectionLost, .closed, .connectFailed: self = .notSent
+        case .invalid, .unknownService, .unknownMethod, .tooLarge: self = .rejected(error.message)
+        default: self = .refused
+        }
+    }
+}
+
+extension OperationFailure {
+    /// Of the client's own check of a request.
+    init(refusal: Refusal) {
+        switch refusal {
+        case .tooLarge(let text): self.init(code: .tooLarge, mayHaveHappened: false, message: text)
+        case .invalid(let text): self.init(code: .invalid, mayHaveHappened: false, message: text)
+        default: self.init(code: .unavailable, mayHaveHappened: refusal.mayHaveHappened, message: refusal.description)
+        }
+    }
+}

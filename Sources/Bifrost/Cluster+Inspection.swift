@@ -1,0 +1,151 @@
+// Looking at a cluster as a whole: its map, its hosts' status, all records of a group.
+
+import ClientCore
+public import Messages
+import NIOCore
+public import Primitives
+import RPC
+public import Ring
+
+/// One host's answer to a question that was put to all.
+public struct HostReport: Sendable {
+    public var host: HostRecord
+    public var status: Result<HostStatus, BifrostError>
+}
+
+extension Cluster {
+    /// The cluster's map: hosts, groups, ring. As known here, or with `refresh` as the first host knows it that answers
+    /// (never an older one than what is known here).
+    public func map(refresh: Bool = false, timeout: Duration? = nil) async throws(BifrostError) -> ClusterMap {
+        let deadline = RPCClock.now() + (timeout ?? options.timeout).nanoseconds
+        let known = try await knownMap(deadline: deadline)
+        guard refresh else { return known }
+        var failure: BifrostError?
+        for host in known.hosts {
+            // A host that is down must not take the time of those that answer.
+            let share = min(deadline, RPCClock.now() + 1_000_000_000)
+            do throws(BifrostError) {
+                let reply: MapReply = try await ask(
+                    host.id, method: ClusterMethod.map, MapRequest(known: known.version), deadline: share)
+                if case .map(let newer) = reply {
+                    loop.eventLoop.execute { [loop] in loop.take(newer) }
+                    if newer.cluster == known.cluster, newer.version > known.version { return newer }
+                }
+                return known
+            } catch {
+                failure = error
+            }
+        }
+        throw failure ?? BifrostError(.unreachable, "the cluster's map names no hosts")
+    }
+
+    /// Every host's own account, in the order of the map; hosts are asked at the same time. A host that does not answer
+    /// within the time has an error in its place.
+    public func status(timeout: Duration? = nil) async throws(BifrostError) -> [HostReport] {
+        let deadline = RPCClock.now() + (timeout ?? options.timeout).nanoseconds
+        let hosts = try await knownMap(deadline: deadline).hosts
+        return await withTaskGroup(of: (Int, Result<HostStatus, BifrostError>).self) { group in
+            for (position, host) in hosts.enumerated() {
+                group.addTask {
+                    do throws(BifrostError) {
+                        let status: HostStatus = try await self.ask(
+                            host.id, method: ClusterMethod.status, StatusRequest(), deadline: deadline)
+                        return (position, .success(status))
+                    } catch {
+                        return (position, .failure(error))
+                    }
+                }
+            }
+            var found: [Result<HostStatus, BifrostError>?] = Array(repeating: nil, count: hosts.count)
+            for await (position, result) in group { found[position] = result }
+            return zip(hosts, found).map { host, result in
+                HostReport(host: host, status: result ?? .failure(BifrostError(.cancelled, "not asked")))
+            }
+        }
+    }
+
+    /// All live records of a group, page by page, ascending by slot, machine and key. Each page is a read of its own:
+    /// together they are not a snapshot, and what is written meanwhile may or may not be among them.
+    public func pages(
+        of group: GroupID, _ consistency: ReadConsistency = .linearizable, bytesMax: Int = 1 << 20,
+        timeout: Duration? = nil
+    ) -> RecordPages {
+        RecordPages(
+            cluster: self, group: group, consistency: consistency,
+            bytesMax: UInt32(min(max(bytesMax, 1), Limits.pageBytesMax)), timeout: timeout)
+    }
+
+    private func knownMap(deadline: Instant) async throws(BifrostError) -> ClusterMap {
+        let result = await withCheckedContinuation {
+            (continuation: CheckedContinuation<Result<ClusterMap, BifrostError>, Never>) in
+            loop.eventLoop.execute { [loop] in
+                loop.whenMapIsKnown(deadline: deadline) { continuation.resume(returning: $0) }
+            }
+        }
+        return try result.get()
+    }
+
+    /// One question to one host's cluster service.
+    private func ask<Question: Message, Answer: Message>(
+        _ host: HostID, method: UInt16, _ question: Question, deadline: Instant
+    ) async throws(BifrostError) -> Answer {
+        let connection = await withCheckedContinuation { (continuation: CheckedContinuation<RPCConnection?, Never>) in
+            loop.eventLoop.execute { [loop] in continuation.resume(returning: loop.connection(to: host)) }
+        }
+        guard let connection else {
+            throw BifrostError(.unreachable, "host \(host) is not in the map", place: BifrostError.Place(host: host))
+        }
+        let bytes: Bytes
+        do throws(RPCError) {
+            bytes = try await connection.request(
+                service: ServiceNumber.cluster, method: method, payload: question.encoded(), deadline: deadline)
+        } catch {
+            throw BifrostError(error, host: host)
+        }
+        do throws(DecodingFailure) {
+            return try Answer(decoding: bytes)
+        } catch {
+            throw BifrostError(malformed: error, place: BifrostError.Place(host: host))
+        }
+    }
+}
+
+/// A group's records in pages. See `Cluster.pages`.
+public struct RecordPages: AsyncSequence, Sendable {
+    public typealias Element = PageResult
+    public typealias Failure = BifrostError
+
+    let cluster: Cluster
+    let group: GroupID
+    let consistency: ReadConsistency
+    let bytesMax: UInt32
+    let timeout: Duration?
+
+    public func makeAsyncIterator() -> Iterator { Iterator(pages: self) }
+
+    public struct Iterator: AsyncIteratorProtocol, Sendable {
+        let pages: RecordPages
+        var from: RecordPosition?
+        var isAtEnd = false
+
+        init(pages: RecordPages) { self.pages = pages }
+
+        public mutating func next(isolation actor: isolated (any Actor)?) async throws(BifrostError) -> PageResult? {
+            guard !isAtEnd else { return nil }
+            let request = PageRequest(
+                group: pages.group, consistency: pages.consistency.onWire, from: from, bytesMax: pages.bytesMax)
+            let answer = try await pages.cluster.perform(
+                kind: .page, target: .group(pages.group), reading: pages.consistency, payload: request.encoded(),
+                timeout: pages.timeout)
+            let place = BifrostError.Place(group: pages.group)
+            do throws(DecodingFailure) {
+                let page = try PageResult(decoding: answer)
+                from = page.next
+                isAtEnd = page.next == nil
+                return page
+            } catch {
+                throw BifrostError(malformed: error, place: place)
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+// The client as programs see it: async functions over a `ClientLoop`. Owns the way from a task to the loop and back;
+// routing and retries are the loop's.
+
+import ClientCore
+import Messages
+import NIOCore
+import NIOPosix
+import Primitives
+import RPC
+import Ring
+import Synchronization
+
+/// A connection to a Bifrost cluster.
+///
+///     let cluster = try await Cluster.connect(to: ["127.0.0.1:7000"])
+///     let revision = try await cluster.kv.put("greeting", "hello")
+///     let found = try await cluster.kv.get("greeting")
+///     await cluster.close()
+///
+/// Finds the other hosts and each group's leader by itself, follows them, and retries what is safe to retry until the
+/// operation's time is over. Any number of tasks may use it at once. All errors are `BifrostError`.
+public final class Cluster: Sendable {
+    package let loop: ClientLoop
+    let options: ClusterOptions
+    private let inbox = Mutex<[AsyncOperation]>([])
+
+    private init(loop: ClientLoop, options: ClusterOptions) {
+        self.loop = loop
+        self.options = options
+    }
+
+    /// Connects to the first of `addresses` ("address:port") that answers, and learns the cluster's map from it. Throws
+    /// `invalid` for what is no address, `unreachable` if no host answers within the time, `notInitialised` if hosts do
+    /// but
+    /// belong to no cluster.
+    public static func connect(
+        to addresses: [String], options: ClusterOptions = ClusterOptions()
+    ) async throws(BifrostError) -> Cluster {
+        guard !addresses.isEmpty else {
+            throw BifrostError(.invalid, "expected the address of at least one host, found none")
+        }
+        var seeds: [NetworkAddress] = []
+        for address in addresses {
+            do throws(RPCError) {
+                seeds.append(try NetworkAddress(address))
+            } catch {
+                throw BifrostError(.invalid, error.message, cause: error)
+            }
+        }
+        let group = options.eventLoopGroup ?? MultiThreadedEventLoopGroup.singleton
+        let loop = ClientLoop(eventLoop: group.next(), seedCount: seeds.count, options: options)
+        let cluster = Cluster(loop: loop, options: options)
+        let deadline = RPCClock.now() + options.connectTimeout.nanoseconds
+        let addressList = seeds
+        let result = await withCheckedContinuation {
+            (continuation: CheckedContinuation<Result<ClusterMap, BifrostError>, Never>) in
+            loop.eventLoop.execute {
+                loop.start(seeds: addressList)
+                loop.whenMapIsKnown(deadline: deadline) { continuation.resume(returning: $0) }
+            }
+        }
+        if case .failure(let error) = result {
+            await cluster.close()
+            throw error
+        }
+        return cluster
+    }
+
+    /// Ends all operations, those under way with `closed` or `outcomeUnknown`, and all connections.
+    public func close() async {
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            loop.eventLoop.execute { [loop] in
+                loop.close()
+                continuation.resume()
+            }
+        }
+    }
+
+    /// Keys and values.
+    public var kv: KeyValueStore { KeyValueStore(cluster: self) }
+
+    // MARK: the way to the loop
+
+    /// Runs one operation to its end. Cancelling the task withdraws what was certainly not sent; a command that was
+    /// sent
+    /// throws `outcomeUnknown` at once and is resolved in the background.
+    func perform(
+        kind: RequestKind, target: RequestTarget, reading: ReadConsistency = .linearizable,
+        machine: SubMachineNumber = SubMachineNumber(0), payload: Bytes, timeout: Duration?
+    ) async throws(BifrostError) -> Bytes {
+        let deadline = RPCClock.now() + (timeout ?? options.timeout).nanoseconds
+        let ticket = AsyncTicket()
+        let result = await withTaskCancellationHandler {
+            await withCheckedContinuation { (continuation: CheckedContinuation<Result<Bytes, BifrostError>, Never>) in
+                enqueue(
+                    AsyncOperation(
+                        kind: kind, target: target, reading: reading, machine: machine, payload: payload,
+                        deadline: deadline,
+                        ticket: ticket, continuation: continuation))
+            }
+        } onCancel: {
+            loop.eventLoop.execute { [loop] in ticket.cancel(on: loop) }
+        }
+        return try result.get()
+    }
+
+    /// Operations of all tasks that come until the loop gets to them are taken over in one go.
+    private func enqueue(_ operation: AsyncOperation) {
+        let isFirst = inbox.withLock { inbox in
+            inbox.append(operation)
+            return inbox.count == 1
+        }
+        guard isFirst else { return }
+        loop.eventLoop.execute { [self] in
+            let operations = inbox.withLock { inbox in
+                let all = inbox
+                inbox = []
+                return all
+            }
+            for operation in operations { operation.ticket.start(operation, on: loop) }
+        }
+    }
+}
+
+/// An operation on its way from a task to the loop.
+struct AsyncOperation: Sendable {
+    var kind: RequestKind
+    var target: RequestTarget
+    var reading: ReadConsistency
+    var machine: SubMachineNumber
+    var payload: Bytes
+    var deadline: Instant
+    var ticket: AsyncTicket
+    var continuation: CheckedContinuation<Result<Bytes, BifrostError>, Never>
+}
+
+/// Where an async operation stands. Resumes its task exactly once.
+final class AsyncTicket: @unchecked Sendable {
+    // @unchecked: belongs to the event loop; the task only creates it and hands it over.
+    private var continuation: CheckedContinuation<Result<Bytes, BifrostError>, Never>?
+    private var handle: OperationHandle?
+    private var isCommand = false
+    private var isCancelled = false
+    private var isDone = false
+
+    func start(_ operation: AsyncOperation, on loop: ClientLoop) {
+        guard !isCancelled else {
+            operation.continuation.resume(
+                returning: .failure(
+                    BifrostError(.cancelled, "the task was cancelled; nothing was done", cause: CancellationError())))
+            return
+        }
+        continuation = operation.continuation
+        isCommand = operation.kind == .command
+        let handle = loop.submit(
+            kind: operation.kind, target: operation.target, pinned: operation.reading.host, machine: operation.machine,
+            consistency: operation.reading.onWire, payload: operation.payload, deadline: operation.deadline, tag: 0
+        ) { [self] _, result in
+            isDone = true
+            resume(result.mapError { BifrostError($0) })
+        }
+        self.handle = handle
+    }
+
+    func cancel(on loop: ClientLoop) {
+        isCancelled = true
+        guard !isDone, let handle else { return }
+        // Withdrawn: the completion comes with the effects of the withdrawal.
+        if loop.withdraw(handle) || !isCommand { return }
+        resume(
+            .failure(
+                BifrostError(
+                    .outcomeUnknown,
+                    "the task was cancelled while the command was under way: it may have taken effect or not; "
+                        + "read before you decide to repeat it", cause: CancellationError(), mayHaveHappened: true)))
+    }
+
+    private func resume(_ result: Result<Bytes, BifrostError>) {
+        continuation?.resume(returning: result)
+        continuation = nil
+    }
+}

@@ -1,0 +1,72 @@
+// How a client behaves, and the words of other modules that its users need.
+
+public import Logging
+public import Messages
+public import NIOCore
+public import Primitives
+public import Ring
+
+public typealias Bytes = Primitives.Bytes
+public typealias Revision = Primitives.Revision
+public typealias GroupID = Primitives.GroupID
+public typealias HostID = Primitives.HostID
+public typealias ClusterMap = Ring.ClusterMap
+public typealias HostStatus = Messages.HostStatus
+public typealias Limits = Messages.Limits
+
+/// A client's settings.
+public struct ClusterOptions: Sendable {
+    /// How long an operation may take where the call says nothing else.
+    public var timeout: Duration = .seconds(10)
+    /// How long `connect` looks for a host with a map.
+    public var connectTimeout: Duration = .seconds(10)
+    /// Operations queued and in flight together. Beyond: `overloaded`.
+    public var operationsMax = 65_536
+    /// Where the client lives: one event loop of it. Nil: the process's own group.
+    public var eventLoopGroup: (any EventLoopGroup)?
+    /// How hosts name this client in their logs.
+    public var name = "client"
+    public var logger: Logger
+    /// Decides the jitter of back-offs; nil: drawn at random.
+    public var seed: UInt64?
+
+    public init() {
+        logger = Logger(label: "bifrost.client")
+        logger.logLevel = .error
+    }
+}
+
+/// Who answers a read, and what it may miss.
+public enum ReadConsistency: Hashable, Sendable {
+    /// The leader, which asks a majority first: the read sees every write that was acknowledged before it began.
+    case linearizable
+    /// As new, but answered by the replica on this host.
+    case linearizableAt(HostID)
+    /// What the replica on this host has applied, however old.
+    case localAt(HostID)
+
+    var host: HostID {
+        switch self {
+        case .linearizable: HostID(0)
+        case .linearizableAt(let host), .localAt(let host): host
+        }
+    }
+
+    var onWire: Consistency {
+        switch self {
+        case .linearizable: .linearizable
+        case .linearizableAt: .linearizableAnywhere
+        case .localAt: .local
+        }
+    }
+}
+
+extension Duration {
+    /// 0 for negative ones; a century at most.
+    var nanoseconds: UInt64 {
+        let (seconds, attoseconds) = components
+        guard seconds >= 0, attoseconds >= 0 else { return 0 }
+        guard seconds < 3_200_000_000 else { return 3_200_000_000_000_000_000 }
+        return UInt64(seconds) * 1_000_000_000 + UInt64(attoseconds / 1_000_000_000)
+    }
+}

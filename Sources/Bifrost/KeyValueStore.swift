@@ -1,0 +1,60 @@
+// Keys and values as programs see them. Owns the encoding of requests and the checks before they are sent.
+
+import ClientCore
+import Messages
+public import Primitives
+import Ring
+import StateMachines
+
+/// The plain key-value store of a cluster.
+///
+/// A key has 1 to `Limits.keyBytesMax` bytes, a value 0 to `Limits.valueBytesMax`. Keys with the same part in `{…}`
+/// live
+/// together. Each function throws `BifrostError`; its `mayHaveHappened` says whether a write may have taken effect.
+public struct KeyValueStore: Sendable {
+    let cluster: Cluster
+
+    /// Sets the key's value, whatever it was. Returns the revision of its group at which that took effect.
+    @discardableResult
+    public func put(_ key: Bytes, _ value: Bytes, timeout: Duration? = nil) async throws(BifrostError) -> Revision {
+        try await execute(.put(key: key, value: value), timeout: timeout)
+    }
+
+    /// Removes the key, whether or not it is there. Returns the revision at which it was gone.
+    @discardableResult
+    public func delete(_ key: Bytes, timeout: Duration? = nil) async throws(BifrostError) -> Revision {
+        try await execute(.delete(key: key), timeout: timeout)
+    }
+
+    /// The key's value and the revision at which it got it; nil if it has none.
+    public func get(
+        _ key: Bytes, _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
+    ) async throws(BifrostError) -> (value: Bytes, revision: Revision)? {
+        let query = KeyValueQuery.get(key: key)
+        if let problem = query.problem() { throw BifrostError(problem) }
+        let answer = try await cluster.perform(
+            kind: .query, target: .slot(slot(of: key)), reading: consistency, machine: .keyValue,
+            payload: query.encoded(),
+            timeout: timeout)
+        do throws(DecodingFailure) {
+            let result = try DataResult(decoding: answer)
+            switch try KeyValueReading(decoding: result.body) {
+            case .absent: return nil
+            case .found(let value, let revision, _): return (value, revision)
+            }
+        } catch {
+            throw BifrostError(malformed: error)
+        }
+    }
+
+    private func execute(_ command: KeyValueCommand, timeout: Duration?) async throws(BifrostError) -> Revision {
+        if let problem = command.problem() { throw BifrostError(problem) }
+        let answer = try await cluster.perform(
+            kind: .command, target: .slot(slot(of: command.key)), payload: command.payload(), timeout: timeout)
+        do throws(DecodingFailure) {
+            return try DataResult(decoding: answer).revision
+        } catch {
+            throw BifrostError(malformed: error, mayHaveHappened: true)
+        }
+    }
+}

@@ -1,0 +1,132 @@
+// What lies where in a host's data directory, and the copy of the cluster map that a restart begins with.
+
+import Foundation
+import Primitives
+import Ring
+
+/// Something that keeps a host from starting, with what to do about it.
+public struct HostError: Error, CustomStringConvertible {
+    public enum Code: Hashable, Sendable {
+        /// The directory is held by another process, of another cluster or format, or not writable.
+        case directory
+        /// The address can't be listened on.
+        case address
+        /// The disk failed; nothing may be believed until the process is started anew.
+        case disk
+        /// What was asked for makes no sense here.
+        case invalid
+    }
+    public var code: Code
+    public var message: String
+    public init(_ code: Code, _ message: String) { self.code = code; self.message = message }
+    public var description: String { message }
+}
+
+/// Paths below a host's directory:
+///
+///     journal/      LMDB environment: identity, logs of all groups; held (flock) by the process that serves
+///     store/        LMDB environment: manifests and runs of all replicas; held likewise
+///     cluster-map   the last cluster map seen: version u32 | length u32 | crc32c u32 | ClusterMap
+struct DataDirectory: Sendable {
+    let path: String
+
+    var journal: String { path + "/journal" }
+    var store: String { path + "/store" }
+    private var mapFile: String { path + "/cluster-map" }
+
+    init(path: String) throws {
+        self.path = path
+        var isDirectory: ObjCBool = false
+        if FileManager.default.fileExists(atPath: path, isDirectory: &isDirectory), !isDirectory.boolValue {
+            throw HostError(.directory, "\(path) is a file; expected a directory, or nothing, there")
+        }
+        do {
+            for directory in [path, path + "/journal", path + "/store"] {
+                try FileManager.default.createDirectory(
+                    atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+            }
+        } catch {
+            throw HostError(.directory, "can't make the data directory \(path): \(error.localizedDescription)")
+        }
+    }
+
+    /// What of a former host is there although its journal is missing or empty; nil if all is well. Looked at before
+    /// anything is opened.
+    var remainsWithoutJournal: String? {
+        func size(_ file: String) -> Int {
+            let attributes = try? FileManager.default.attributesOfItem(atPath: file)
+            return (attributes?[.size] as? NSNumber)?.intValue ?? 0
+        }
+        guard size(journal + "/data.mdb") == 0 else { return nil }
+        if size(store + "/data.mdb") > 0 { return "a store" }
+        return size(mapFile) > 0 ? "a cluster map" : nil
+    }
+
+    private static let mapVersion: UInt32 = 1
+    private static let mapHeaderBytes = 12
+
+    /// Nil when there is none. A damaged copy is an error that names the file: every host of the cluster has the same.
+    func loadMap() throws -> ClusterMap? {
+        guard FileManager.default.fileExists(atPath: mapFile) else { return nil }
+        let data = try Data(contentsOf: URL(fileURLWithPath: mapFile))
+        let bytes = data.withUnsafeBytes { Bytes(copying: $0) }
+        do {
+            var reader = ByteReader(bytes)
+            let version = try reader.read(UInt32.self)
+            guard version <= Self.mapVersion else {
+                throw HostError(
+                    .directory,
+                    "\(mapFile) has version \(version); this program reads \(Self.mapVersion). Use a newer one")
+            }
+            let length = Int(try reader.read(UInt32.self))
+            let checksum = try reader.read(UInt32.self)
+            let body = try reader.readBytes(count: length)
+            guard body.checksum == checksum else {
+                throw DecodingFailure(expected: "checksum \(checksum)", found: "\(body.checksum)")
+            }
+            var bodyReader = ByteReader(body)
+            return try ClusterMap(from: &bodyReader)
+        } catch let failure as DecodingFailure {
+            throw HostError(
+                .directory,
+                "\(mapFile) is damaged (\(failure)): copy the same file from the directory of another host of the cluster"
+            )
+        }
+    }
+
+    /// Replaces the copy atomically and durably.
+    func save(_ map: ClusterMap) throws {
+        var body = ByteWriter(capacity: 65_536)
+        map.encode(into: &body)
+        let bytes = body.take()
+        var file = ByteWriter(capacity: bytes.count + Self.mapHeaderBytes)
+        file.write(Self.mapVersion)
+        file.write(UInt32(bytes.count))
+        file.write(bytes.checksum)
+        file.write(bytes)
+        let temporary = mapFile + ".new"
+        let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        guard descriptor >= 0 else {
+            throw HostError(.directory, "can't write \(temporary): \(String(cString: strerror(errno)))")
+        }
+        defer { close(descriptor) }
+        try file.withUnsafeBytes { buffer in
+            var offset = 0
+            while offset < buffer.count {
+                let written = write(descriptor, buffer.baseAddress! + offset, buffer.count - offset)
+                guard written > 0 else {
+                    throw HostError(.disk, "can't write \(temporary): \(String(cString: strerror(errno)))")
+                }
+                offset += written
+            }
+        }
+        guard fsync(descriptor) == 0, rename(temporary, mapFile) == 0 else {
+            throw HostError(.disk, "can't replace \(mapFile): \(String(cString: strerror(errno)))")
+        }
+        let directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        if directory >= 0 {
+            fsync(directory)
+            close(directory)
+        }
+    }
+}

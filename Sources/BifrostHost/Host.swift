@@ -1,0 +1,159 @@
+// A host as a program starts and stops it.
+
+import Foundation
+public import Logging
+import NIOCore
+import NIOPosix
+public import Primitives
+public import RPC
+import Messages
+import Ring
+import Storage
+
+/// One running host: its data directory, its replicas, its listener.
+public final class Host: Sendable {
+    private let shell: HostShell
+    private let server: RPCServer
+    private let group: MultiThreadedEventLoopGroup
+
+    /// Where it listens; tells the port when 0 was asked for.
+    public let address: NetworkAddress
+    /// `.none` before `bifrost init`.
+    public var cluster: ClusterID { shell.journal.identity.cluster }
+    public var host: HostID { shell.journal.identity.host }
+
+    private init(shell: HostShell, server: RPCServer, group: MultiThreadedEventLoopGroup) {
+        self.shell = shell
+        self.server = server
+        self.group = group
+        address = server.address
+    }
+
+    /// Newest formats and commands of this version.
+    public static let featureLevel: UInt32 = 1
+
+    /// Opens the directory, listens, and takes its part in the cluster that it belongs to, if it belongs to one.
+    ///
+    /// - Parameter failed: called when a disk failed: nothing in memory may be believed from then on, the process must
+    ///   end.
+    /// - Throws: `HostError` with what to do: the directory is held, of a newer format or damaged; the address is
+    ///   taken.
+    public static func start(
+        _ configuration: HostConfiguration, logger: Logger, failed: @escaping @Sendable (HostError) -> Void
+    ) async throws -> Host {
+        let directory = try DataDirectory(path: configuration.directory)
+        let (journalDisk, storeDisk, journal) = try open(directory, configuration)
+        let map = try directory.loadMap()
+
+        // One loop owns all replicas of the host; disks and cold reads have threads of their own.
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let readers = NIOThreadPool(numberOfThreads: configuration.readerThreads)
+        readers.start()
+        let shell = HostShell(
+            loop: group.next(), configuration: configuration, directory: directory, journal: journal,
+            journalDisk: journalDisk, storeDisk: storeDisk, readers: readers, logger: logger, failed: failed)
+        do {
+            let server: RPCServer
+            do throws(RPCError) {
+                server = try await RPCServer.start(
+                    on: configuration.listen, group: group,
+                    services: [
+                        (ServiceNumber.consensus, shell), (ServiceNumber.data, shell),
+                        (ServiceNumber.cluster, shell),
+                    ],
+                    policy: shell.door, limits: configuration.limits, logger: logger)
+            } catch {
+                throw HostError(.address, "\(error.message); choose another with --listen")
+            }
+            try await shell.loop.submit {
+                shell.boundAddress = server.address
+                shell.server = server
+                // An `init` may have come first: then it has begun, or is about to.
+                guard shell.core == nil, !shell.isInitialising, shell.journal.identity.cluster != .none else { return }
+                guard let map else {
+                    throw HostError(
+                        .directory,
+                        "\(configuration.directory) has no copy of the cluster map: copy the file cluster-map from the directory of another host of the cluster"
+                    )
+                }
+                guard map.cluster == shell.journal.identity.cluster else {
+                    throw HostError(
+                        .directory,
+                        "\(configuration.directory) belongs to cluster \(shell.journal.identity.cluster), its cluster map to \(map.cluster)"
+                    )
+                }
+                try shell.begin(with: map)
+            }.get()
+            return Host(shell: shell, server: server, group: group)
+        } catch {
+            try? await shell.loop.flatSubmit { shell.stop() }.get()
+            try? await group.shutdownGracefully()
+            if let error = error as? DiskError { throw HostError(error, of: directory) }
+            throw error
+        }
+    }
+
+    private static func open(
+        _ directory: DataDirectory, _ configuration: HostConfiguration
+    ) throws -> (LMDBDisk, LMDBDisk, Journal<LMDBDisk>) {
+        // Identity and votes are in the journal. Without it, what lies beside it is no new host's directory.
+        if let remains = directory.remainsWithoutJournal {
+            throw HostError(
+                .directory,
+                "\(directory.path) has \(remains) but no journal: its disk counts as lost, and this host must not come back under "
+                    + "its old identity. Move the directory away, or put the journal back"
+            )
+        }
+        do {
+            var journalSettings = LMDBDisk.Settings()
+            journalSettings.preallocateBytes = configuration.journalPreallocateBytes
+            let journalDisk = try LMDBDisk(directory: directory.journal, settings: journalSettings)
+            let storeDisk = try LMDBDisk(directory: directory.store)
+            var random = SystemRandomNumberGenerator()
+            let fresh = HostIdentity(
+                incarnation: Incarnation(random.next() | 1), featureLevel: featureLevel, journal: random.next() | 1)
+            let journal = try Journal(disk: journalDisk, formatting: fresh)
+            var identity = journal.identity
+            guard identity.featureLevel <= featureLevel else {
+                throw HostError(
+                    .directory,
+                    "\(directory.path) was used by a version with feature level \(identity.featureLevel), this one has \(featureLevel): use the newer one"
+                )
+            }
+            // A store has an owner as soon as it has a superblock, and a host without a cluster has no store.
+            let isStoreUsed = try storeDisk.read {
+                try $0.lastKey(from: DiskKey(table: 0), through: DiskKey(table: .max)) != nil
+            }
+            guard identity.cluster != .none || !isStoreUsed else {
+                throw HostError(
+                    .directory,
+                    "\(directory.path) has the store of a host of some cluster, but a journal of none: its disk counts as lost. "
+                        + "Move the directory away, or put the right journal back"
+                )
+            }
+            identity.bootCounter += 1
+            identity.featureLevel = featureLevel
+            try journal.update(identity)
+            return (journalDisk, storeDisk, journal)
+        } catch let error as DiskError {
+            throw HostError(error, of: directory)
+        }
+    }
+
+    /// Stops listening, answers what is in flight within the grace time, and ends all threads.
+    public func stop(graceMilliseconds: Int64 = 1_000) async {
+        await server.stop(graceMilliseconds: graceMilliseconds)
+        try? await shell.loop.flatSubmit { self.shell.stop() }.get()
+        try? await shell.journalWriter.shutDown()
+        try? await shell.storeWorker.shutDown()
+        try? await shell.readers.shutdownGracefully()
+        try? await group.shutdownGracefully()
+    }
+}
+
+extension HostError {
+    /// Of a disk that was just opened: nothing was acknowledged yet.
+    fileprivate init(_ error: DiskError, of directory: DataDirectory) {
+        self.init(error.code == .failed ? .disk : .directory, "can't open \(directory.path): \(error)")
+    }
+}

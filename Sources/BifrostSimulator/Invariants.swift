@@ -1,0 +1,433 @@
+// What must hold at every step, judged from outside: from what hosts ask of their disks, say to each other, and show
+// between two turns. It keeps a model of every log, in memory and on disk, and of what each group has committed.
+
+import HostCore
+import Messages
+import Primitives
+import RaftCore
+import Ring
+import Storage
+
+/// An entry as the model keeps it.
+struct EntryMark: Hashable {
+    var term: UInt64 = 0
+    var hash: UInt64 = 0
+    /// Hash of a command's payload; 0 for other kinds.
+    var command: UInt64 = 0
+    /// It was committed in this term or an earlier one; set when it is known to be committed.
+    var committedIn: UInt64 = 0
+
+    init(_ entry: LogEntry) {
+        term = entry.term.rawValue
+        command = entry.kind == .command ? entry.payload.withUnsafeBytes { hash64($0) } : 0
+        hash = entry.payload.withUnsafeBytes {
+            hash64($0, seed: mix(entry.term.rawValue) ^ UInt64(entry.kind.rawValue) ^ mix(entry.logTime.rawValue))
+        }
+    }
+}
+
+extension EntryMark {
+    func isSame(_ other: EntryMark) -> Bool { term == other.term && hash == other.hash }
+}
+
+/// One replica's log and hard state, as far as something was told.
+struct LogModel {
+    /// Of indexes 1, 2, …
+    var marks: [EntryMark] = []
+    var hardState = HardState()
+
+    var last: LogIndex { LogIndex(UInt64(marks.count)) }
+    func mark(at index: LogIndex) -> EntryMark? {
+        index.rawValue >= 1 && index.rawValue <= UInt64(marks.count) ? marks[Int(index.rawValue) - 1] : nil
+    }
+}
+
+final class ReplicaModel {
+    let group: GroupID
+    let replica: ReplicaID
+    let host: Int
+    /// What was given to the journal, and what of it is durable.
+    var written = LogModel()
+    var durable = LogModel()
+    /// The manifest on disk, and one whose write was reported as failed: it may be there after a restart.
+    var manifestIndex = LogIndex.zero
+    var doubtfulManifest: ManifestHeader?
+    /// Of the process that runs; zero after a crash.
+    var term = Term.zero
+    var commit = LogIndex.zero
+    var applied = LogIndex.zero
+    var base = LogIndex.zero
+    var role = RaftRole.follower
+    var logTime = LogTime.zero
+
+    init(group: GroupID, replica: ReplicaID, host: Int) {
+        self.group = group
+        self.replica = replica
+        self.host = host
+    }
+}
+
+final class GroupModel {
+    var replicas: [ReplicaModel] = []
+    var committed: [EntryMark] = []
+    /// Payloads of committed commands: none may come twice.
+    var commands: Set<UInt64> = []
+    /// By index; 0 is unknown.
+    var digests: [UInt64] = []
+    var leaders: [UInt64: ReplicaID] = [:]
+}
+
+final class Invariants {
+    unowned let cluster: SimulatedCluster
+    private(set) var groups: [GroupModel] = []
+    private var modelOfReplica: [ReplicaID: ReplicaModel] = [:]
+    /// Batches of a commit that was reported as failed, by host.
+    private var doubtful: [[JournalBatch]]
+
+    init(cluster: SimulatedCluster) {
+        self.cluster = cluster
+        doubtful = Array(repeating: [], count: cluster.plan.hosts)
+        for group in cluster.map.groups {
+            let model = GroupModel()
+            for record in group.replicas {
+                let replica = ReplicaModel(group: group.id, replica: record.id, host: Int(record.host.rawValue) - 1)
+                model.replicas.append(replica)
+                modelOfReplica[record.id] = replica
+            }
+            groups.append(model)
+        }
+    }
+
+    private func fail(_ name: String, _ model: ReplicaModel, _ text: String) {
+        cluster.fail(name, "group \(model.group), replica \(model.replica) on host \(model.host + 1): \(text)")
+    }
+
+    // MARK: Journal
+
+    private func apply(_ batch: JournalBatch, to log: WritableKeyPath<ReplicaModel, LogModel>) {
+        for record in batch.records {
+            guard var model = modelOfReplica[record.replica] else {
+                cluster.fail("placement", "replica \(record.replica) is in no map")
+                continue
+            }
+            switch record {
+            case .append(_, _, let entries):
+                guard let first = entries.first else { continue }
+                let kept = Int(first.index.rawValue) - 1
+                guard kept <= model[keyPath: log].marks.count else {
+                    fail("log without gaps", model, "entry \(first.index) after \(model[keyPath: log].last)")
+                    continue
+                }
+                model[keyPath: log].marks.removeSubrange(kept...)
+                for entry in entries { model[keyPath: log].marks.append(EntryMark(entry)) }
+            case .truncate(_, _, let from):
+                model[keyPath: log].marks.removeSubrange(
+                    min(Int(from.rawValue) - 1, model[keyPath: log].marks.count)...)
+            case .hardState(_, _, let state):
+                let known = model[keyPath: log].hardState
+                if state.term < known.term
+                    || state.term == known.term && known.vote != .none && state.vote != known.vote
+                {
+                    fail("one vote per term", model, "\(state) after \(known)")
+                }
+                model[keyPath: log].hardState = state
+            case .base, .tombstone: fail("no lost disk", model, "\(record) is written though nothing was lost")
+            }
+        }
+    }
+
+    /// A host asks for a batch to be made durable.
+    func asked(_ host: SimulatedHost, _ batch: JournalBatch) { apply(batch, to: \.written) }
+
+    /// Batches are durable.
+    func committed(_ host: SimulatedHost, _ batches: [JournalBatch]) {
+        for batch in batches { apply(batch, to: \.durable) }
+    }
+
+    func perhapsCommitted(_ host: SimulatedHost, _ batches: [JournalBatch]) { doubtful[host.place] = batches }
+
+    func crashed(_ host: SimulatedHost) {
+        for group in groups {
+            for model in group.replicas where model.host == host.place {
+                model.term = .zero
+                model.commit = .zero
+                model.applied = .zero
+                model.base = .zero
+                model.role = .follower
+                model.logTime = .zero
+            }
+        }
+    }
+
+    /// The journal was opened again: what was durable is there, and nothing else.
+    func restarted(_ host: SimulatedHost, _ logs: [RecoveredLog]) {
+        let batches = doubtful[host.place]
+        doubtful[host.place] = []
+        if !batches.isEmpty {
+            let isThere = logs.contains { log in
+                guard let model = modelOfReplica[log.replica] else { return false }
+                return log.last != model.durable.last || log.hardState != model.durable.hardState
+                    || (log.termRuns.last?.term ?? log.baseTerm).rawValue != model.durable.marks.last?.term ?? 0
+            }
+            if isThere { committed(host, batches) }
+        }
+        for group in groups {
+            for model in group.replicas where model.host == host.place {
+                model.written = model.durable
+                let log = logs.first { $0.replica == model.replica }
+                guard let log else {
+                    if model.durable.last > .zero || model.durable.hardState.term > .zero {
+                        fail("durable means durable", model, "its log is gone; it had \(model.durable.last)")
+                    }
+                    continue
+                }
+                if log.isDamaged { fail("durable means durable", model, "its log is damaged") }
+                if log.last != model.durable.last || log.hardState != model.durable.hardState {
+                    fail(
+                        "durable means durable", model,
+                        "it has \(log.last) and \(log.hardState) after a restart, not \(model.durable.last) and \(model.durable.hardState)"
+                    )
+                }
+                for run in log.termRuns where model.durable.mark(at: run.first)?.term != run.term.rawValue {
+                    fail("durable means durable", model, "entry \(run.first) has term \(run.term) after a restart")
+                }
+            }
+        }
+    }
+
+    func restored(_ host: SimulatedHost, _ replica: RestoredReplica) {
+        guard let model = modelOfReplica[replica.view.replica] else { return }
+        if let impairment = replica.plan.impairment { fail("no lost disk", model, "impaired: \(impairment)") }
+        let header = replica.view.manifest.header
+        if let doubtful = model.doubtfulManifest, header.index == doubtful.index { published(doubtful, of: model) }
+        model.doubtfulManifest = nil
+        if header.index != model.manifestIndex {
+            fail(
+                "durable means durable", model,
+                "its manifest is at \(header.index) after a restart, not \(model.manifestIndex)")
+        }
+        for entry in replica.plan.start.entries where EntryMark(entry) != model.durable.mark(at: entry.index) {
+            fail("durable means durable", model, "entry \(entry.index) is another after a restart")
+        }
+        checkDigest(model, header.index, header.digest)
+    }
+
+    // MARK: Store
+
+    /// A checkpoint or a merge is durable.
+    func published(_ host: SimulatedHost, _ manifest: Manifest) {
+        if let model = modelOfReplica[manifest.replica] { published(manifest.header, of: model) }
+    }
+
+    func perhapsPublished(_ host: SimulatedHost, _ header: ManifestHeader) {
+        modelOfReplica[header.replica]?.doubtfulManifest = header
+    }
+
+    private func published(_ header: ManifestHeader, of model: ReplicaModel) {
+        let index = header.index
+        if index < model.manifestIndex { fail("manifests only grow", model, "\(index) after \(model.manifestIndex)") }
+        if index > model.durable.last {
+            fail(
+                "checkpoints behind the journal", model,
+                "checkpoint at \(index), the journal is durable up to \(model.durable.last)")
+        }
+        model.manifestIndex = index
+        let committed = groups[Int(model.group.rawValue)].committed
+        if index.rawValue > UInt64(committed.count) {
+            fail("state machine safety", model, "checkpoint at \(index) of what is not committed")
+        }
+        checkDigest(model, index, header.digest)
+    }
+
+    func willTrim(_ host: SimulatedHost, _ superfluous: [(replica: ReplicaID, through: LogIndex)]) {
+        for (replica, through) in superfluous {
+            guard let model = modelOfReplica[replica] else { continue }
+            if through > model.manifestIndex {
+                fail(
+                    "journal kept", model,
+                    "entries through \(through) are called superfluous, its manifest ends at \(model.manifestIndex)")
+            }
+            for other in groups[Int(model.group.rawValue)].replicas where other.durable.last < through {
+                fail(
+                    "journal kept", model,
+                    "entries through \(through) are called superfluous, replica \(other.replica) has \(other.durable.last)"
+                )
+            }
+        }
+    }
+
+    func trimmed(_ host: SimulatedHost, _ journal: Journal<SimulatedDisk>) {
+        for group in groups {
+            for model in group.replicas where model.host == host.place {
+                guard let log = journal.log(of: model.replica) else { continue }
+                if log.base > model.manifestIndex {
+                    fail(
+                        "journal kept", model,
+                        "its log begins after \(log.base), its manifest ends at \(model.manifestIndex)")
+                }
+            }
+        }
+    }
+
+    // MARK: Messages
+
+    /// What a host says to another: promises only of what is durable.
+    func sent(_ host: SimulatedHost, _ payload: Bytes) {
+        do throws(DecodingFailure) {
+            var batch = try PeerBatchReader(payload)
+            while let (_, message) = try batch.next() { check(message) }
+        } catch {
+            cluster.fail("wire", "host \(host.id) sends what can't be read: \(error)")
+        }
+    }
+
+    private func check(_ message: RaftMessage) {
+        guard let model = modelOfReplica[message.from] else { return }
+        let state = model.durable.hardState
+        switch message.kind {
+        case .appendReply where !message.reject && message.term == state.term:
+            if message.index > model.durable.last {
+                fail(
+                    "acknowledged is durable", model, "acknowledges \(message.index), \(model.durable.last) is durable")
+            }
+        case .voteReply where !message.reject:
+            if state.term < message.term || state.term == message.term && state.vote != message.to {
+                fail(
+                    "acknowledged is durable", model,
+                    "votes for \(message.to) in term \(message.term); durable is \(state)")
+            }
+        case .vote:
+            if state.term < message.term || state.term == message.term && state.vote != message.from {
+                fail("acknowledged is durable", model, "stands in term \(message.term); durable is \(state)")
+            }
+        case .appendReply, .heartbeatReply:
+            if state.term < message.term {
+                fail("acknowledged is durable", model, "speaks of term \(message.term); durable is \(state)")
+            }
+        default: break
+        }
+    }
+
+    // MARK: Replicas
+
+    /// After a turn.
+    func observe(_ host: SimulatedHost, _ core: HostCore) {
+        core.inspectStepped { replica in
+            guard let model = modelOfReplica[replica.replica] else { return }
+            observe(replica, model)
+        }
+    }
+
+    private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel) {
+        if replica.statistics.surprises > 0 { fail("Raft's promises", model, "\(replica.statistics)") }
+        if replica.isStopped || replica.isImpaired { fail("no lost disk", model, "it stopped or is impaired") }
+        if replica.term < model.term { fail("terms only grow", model, "\(replica.term) after \(model.term)") }
+        if replica.commit < model.commit { fail("commits only grow", model, "\(replica.commit) after \(model.commit)") }
+        if replica.applied < model.applied {
+            fail("applied only grows", model, "\(replica.applied) after \(model.applied)")
+        }
+        if replica.base < model.base { fail("bases only grow", model, "\(replica.base) after \(model.base)") }
+        if replica.manifestIndex > replica.applied || replica.applied > replica.commit || replica.commit > replica.last
+            || replica.base > replica.manifestIndex || replica.stable > replica.last
+            || replica.digestIndex != replica.applied
+        {
+            fail("base ≤ manifest ≤ applied ≤ commit ≤ last", model, "\(replica)")
+        }
+        if replica.last != model.written.last {
+            fail("log model", model, "its log ends at \(replica.last), it wrote \(model.written.last)")
+        }
+        if replica.stable > model.durable.last {
+            fail("acknowledged is durable", model, "stable \(replica.stable), durable \(model.durable.last)")
+        }
+        if replica.logTime < model.logTime {
+            fail("log time never falls", model, "\(replica.logTime) after \(model.logTime)")
+        }
+        model.logTime = replica.logTime
+        let group = groups[Int(model.group.rawValue)]
+        if replica.role == .leader, model.role != .leader || model.term != replica.term {
+            elected(replica, model, group)
+        }
+        model.role = replica.role
+        model.term = replica.term
+        model.base = replica.base
+        if replica.commit > model.commit {
+            commit(replica, model, group)
+            model.commit = replica.commit
+        }
+        if replica.applied > model.applied {
+            model.applied = replica.applied
+            checkDigest(model, replica.digestIndex, replica.digest)
+        }
+    }
+
+    private func elected(_ replica: ReplicaInspection, _ model: ReplicaModel, _ group: GroupModel) {
+        cluster.report.elections += 1
+        if let other = group.leaders[replica.term.rawValue], other != replica.replica {
+            fail("election safety", model, "leads term \(replica.term), and so does replica \(other)")
+        }
+        group.leaders[replica.term.rawValue] = replica.replica
+        // Of what earlier terms committed: an election may also be won late, when a later term has got on already.
+        for (place, mark) in group.committed.enumerated()
+        where mark.committedIn < replica.term.rawValue
+            && !(place < model.written.marks.count && model.written.marks[place].isSame(mark))
+        {
+            fail("leader completeness", model, "leads term \(replica.term) without the committed entry \(place + 1)")
+            return
+        }
+    }
+
+    private func commit(_ replica: ReplicaInspection, _ model: ReplicaModel, _ group: GroupModel) {
+        let count = Int(replica.commit.rawValue)
+        guard count <= model.written.marks.count else { return }
+        var place = Int(model.commit.rawValue)
+        while place < count {
+            let mark = model.written.marks[place]
+            if place < group.committed.count {
+                if !group.committed[place].isSame(mark) {
+                    fail(
+                        "committed entries never change", model,
+                        "entry \(place + 1) is another one than committed before")
+                    return
+                }
+            } else {
+                var holders = 0
+                for other in group.replicas
+                where place < other.durable.marks.count && other.durable.marks[place] == mark { holders += 1 }
+                if holders * 2 <= group.replicas.count {
+                    fail(
+                        "committed on a durable majority", model,
+                        "entry \(place + 1) is durable on \(holders) replicas only")
+                    return
+                }
+                group.committed.append(mark)
+                group.committed[place].committedIn = replica.term.rawValue
+                // Two leaders may both bring the first map; clients' commands are all different.
+                if mark.command != 0, model.group != .meta, !group.commands.insert(mark.command).inserted {
+                    fail("at most once", model, "entry \(place + 1) repeats a command")
+                    return
+                }
+            }
+            place += 1
+        }
+    }
+
+    private func checkDigest(_ model: ReplicaModel, _ index: LogIndex, _ digest: UInt64) {
+        let group = groups[Int(model.group.rawValue)]
+        let place = Int(index.rawValue)
+        if place == 0 { return }
+        while group.digests.count <= place { group.digests.append(0) }
+        if group.digests[place] == 0 {
+            group.digests[place] = digest
+        } else if group.digests[place] != digest {
+            fail("state machine safety", model, "its digest at \(index) differs from another replica's")
+        }
+    }
+
+    // MARK: At the end
+
+    /// A command that its client was told to be without effect, or to be done: is it in a log?
+    func isCommitted(_ payload: Bytes) -> Bool {
+        let command = payload.withUnsafeBytes { hash64($0) }
+        return groups.contains { $0.commands.contains(command) }
+    }
+}

@@ -1,0 +1,288 @@
+// A client of the simulated cluster: a ClientRouter, its connections, and workers that submit operations and note what
+// came of them. Owns its part of the history; judges nothing.
+
+import ClientCore
+import Messages
+public import Primitives
+import Ring
+import StateMachines
+
+/// One operation of a client, as its caller saw it.
+public struct SimulatedOperation: Sendable {
+    public enum Kind: Hashable, Sendable { case put(Bytes), get, delete }
+    public enum Outcome: Hashable, Sendable {
+        /// Still under way, or nobody knows what became of it: it may take effect at any time after its call.
+        case unknown
+        /// Certainly without effect, now and later.
+        case failed
+        /// A command that took effect.
+        case done
+        /// What a get found.
+        case found(Bytes?)
+    }
+    public var client: Int
+    public var key: Bytes
+    public var kind: Kind
+    /// Virtual time in nanoseconds.
+    public var called: UInt64
+    /// `.max` while the outcome is unknown.
+    public var ended: UInt64 = .max
+    public var outcome = Outcome.unknown
+
+    public init(client: Int, key: Bytes, kind: Kind, called: UInt64) {
+        self.client = client
+        self.key = key
+        self.kind = kind
+        self.called = called
+    }
+}
+
+enum ClientFrameKind: UInt8 { case execute = 1, query, page, map }
+
+/// A client's connection to one host.
+final class SimulatedClientLink {
+    let host: Int
+    let requests: SimulatedChannel
+    let responses: SimulatedChannel
+    /// Calls without an answer, in order.
+    var open: [(kind: ClientFrameKind, call: UInt64)] = []
+    var attempt: UInt64 = 0
+
+    init(host: Int, requests: SimulatedChannel, responses: SimulatedChannel) {
+        self.host = host
+        self.requests = requests
+        self.responses = responses
+    }
+}
+
+final class SimulatedClient {
+    unowned let cluster: SimulatedCluster
+    let place: Int
+    private let endpoint: Int
+    private var router: ClientRouter
+    private var effects = ClientEffects()
+    private(set) var links: [SimulatedClientLink] = []
+    /// Whoever waits for an operation, by its tag.
+    private var waiting: [UInt64: (Result<Bytes, OperationFailure>) -> Void] = [:]
+    private var nextTag: UInt64 = 1
+    private var isTicking = false
+    private(set) var workersBusy = 0
+    private var isInTurn = false
+
+    init(cluster: SimulatedCluster, place: Int) {
+        self.cluster = cluster
+        self.place = place
+        endpoint = cluster.hosts.count + place
+        var settings = ClientSettings()
+        settings.tickNanoseconds = 20_000_000
+        settings.queryAttemptNanoseconds = 300_000_000 + cluster.random.below(1_000_000_000)
+        settings.silenceNanoseconds = 300_000_000 + cluster.random.below(1_200_000_000)
+        settings.mapFetchNanoseconds = 500_000_000
+        if cluster.random.below(3) == 0 { settings.groupWindowMax = 1 + Int(cluster.random.below(3)) }
+        router = ClientRouter(settings: settings, seedCount: cluster.hosts.count, seed: cluster.random.next())
+        for host in cluster.hosts.indices {
+            let link = SimulatedClientLink(
+                host: host, requests: cluster.network.channel(from: endpoint, to: host),
+                responses: cluster.network.channel(from: host, to: endpoint))
+            let target = cluster.hosts[host]
+            link.requests.receiverReady = { [unowned target] in target.pausedUntil }
+            link.requests.deliver = { [unowned target, unowned link] frame in target.receive(frame, on: link) }
+            link.responses.deliver = { [unowned self, unowned link] frame in receive(frame, on: link) }
+            links.append(link)
+        }
+    }
+
+    var now: Instant { Instant(cluster.now + 1) }
+    var openOperations: Int { router.operationCount }
+    var statistics: ClientStatistics { router.statistics }
+
+    func start(workers: Int) {
+        for link in links { connect(link, after: cluster.random.below(30_000_000)) }
+        for _ in 0..<workers { work(after: cluster.random.below(50_000_000)) }
+    }
+
+    // MARK: Workers
+
+    private func work(after delay: UInt64) {
+        cluster.schedule(after: delay, "work", UInt64(place)) { [unowned self] in
+            guard cluster.isLoadOn else { return }
+            workersBusy += 1
+            cluster.submitOperation(of: self) { [unowned self] in
+                workersBusy -= 1
+                work(after: cluster.random.below(cluster.plan.thinkNanosecondsMax))
+            }
+        }
+    }
+
+    /// Submits a request, and calls back when it is over.
+    func submit(
+        kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0), consistency: Consistency = .linearizable,
+        payload: Bytes,
+        nanoseconds: UInt64, _ ended: @escaping (Result<Bytes, OperationFailure>) -> Void
+    ) {
+        let tag = nextTag
+        nextTag += 1
+        waiting[tag] = ended
+        router.submit(
+            ClientRequest(
+                tag: tag, kind: kind, target: target, pinned: pinned,
+                machine: kind == .query ? .keyValue : SubMachineNumber(0),
+                consistency: consistency, payload: payload, deadline: now + nanoseconds),
+            now: now, into: &effects)
+        runTurn()
+    }
+
+    // MARK: Turns
+
+    private func runTurn() {
+        guard !isInTurn else { return }
+        isInTurn = true
+        while !effects.isEmpty {
+            let work = effects
+            effects.removeAll()
+            if work.mapChanged {
+                for link in links where link.requests.isOpen {
+                    router.connectionUp(.host(cluster.hosts[link.host].id), now: now, into: &effects)
+                }
+            }
+            for send in work.sends { transmit(send) }
+            if let fetch = work.mapFetch { self.fetch(fetch) }
+            for completion in work.completions {
+                guard let ended = waiting.removeValue(forKey: completion.tag) else {
+                    cluster.fail("one completion per operation", "client \(place) completes \(completion.tag) twice")
+                    continue
+                }
+                ended(completion.result)
+            }
+        }
+        isInTurn = false
+        tickIfNeeded()
+    }
+
+    private func tickIfNeeded() {
+        guard !isTicking, router.needsTicks else { return }
+        isTicking = true
+        cluster.schedule(after: router.settings.tickNanoseconds, "client tick", UInt64(place)) { [unowned self] in
+            isTicking = false
+            router.tick(now: now, into: &effects)
+            runTurn()
+            tickIfNeeded()
+        }
+    }
+
+    private func transmit(_ send: ClientSend) {
+        let link = links[cluster.place(of: send.host)]
+        guard link.requests.isOpen else {
+            router.callFailed(send.call, .notSent, now: now, into: &effects)
+            return
+        }
+        switch send.kind {
+        case .command:
+            let request = ExecuteRequest(group: send.group, epoch: send.epoch, slot: send.slot, payload: send.payload)
+            put(.execute, send.call.rawValue, request.encoded(), on: link)
+        case .query:
+            let request = QueryRequest(
+                group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,
+                consistency: send.consistency,
+                query: send.payload)
+            put(.query, send.call.rawValue, request.encoded(), on: link)
+        case .page: put(.page, send.call.rawValue, send.payload, on: link)
+        }
+    }
+
+    private func put(_ kind: ClientFrameKind, _ call: UInt64, _ payload: Bytes, on link: SimulatedClientLink) {
+        link.open.append((kind, call))
+        link.requests.send(SimulatedFrame(kind: kind.rawValue, call: call, payload: payload))
+    }
+
+    private func fetch(_ fetch: MapFetch) {
+        let place =
+            switch fetch.source {
+            case .seed(let number): number
+            case .host(let id): cluster.place(of: id)
+            }
+        guard links[place].requests.isOpen else {
+            router.mapAnswered(fetch.number, .failed, now: now, into: &effects)
+            return
+        }
+        put(.map, fetch.number, MapRequest(known: fetch.knownVersion).encoded(), on: links[place])
+    }
+
+    private func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink) {
+        guard let kind = ClientFrameKind(rawValue: frame.kind),
+            let place = link.open.firstIndex(where: { $0.kind == kind && $0.call == frame.call })
+        else {
+            cluster.fail("one answer per call", "client \(self.place) hears twice of call \(frame.call)")
+            return
+        }
+        link.open.remove(at: place)
+        if kind == .map {
+            var answer = MapAnswer.failed
+            switch try? MapReply(decoding: frame.payload) {
+            case .map(let map): answer = .map(map)
+            case .unchanged: answer = .unchanged
+            case .notInitialised: answer = .notInitialised
+            case nil: cluster.fail("wire", "a map that can't be read")
+            }
+            router.mapAnswered(frame.call, answer, now: now, into: &effects)
+        } else {
+            router.answered(CallID(rawValue: frame.call), frame.payload, now: now, into: &effects)
+        }
+        runTurn()
+    }
+
+    // MARK: Connections
+
+    private func connect(_ link: SimulatedClientLink, after delay: UInt64) {
+        link.attempt += 1
+        let attempt = link.attempt
+        cluster.schedule(after: delay, "client connects", UInt64(place), UInt64(link.host)) { [unowned self] in
+            let host = cluster.hosts[link.host]
+            guard attempt == link.attempt, !link.requests.isOpen else { return }
+            guard host.isListening, host.pausedUntil <= cluster.now, cluster.network.isReachable(endpoint, link.host)
+            else {
+                connect(link, after: 25_000_000 + cluster.random.below(400_000_000))
+                return
+            }
+            link.requests.open()
+            link.responses.open()
+            router.connectionUp(.seed(link.host), now: now, into: &effects)
+            router.connectionUp(.host(host.id), now: now, into: &effects)
+            runTurn()
+        }
+    }
+
+    /// The connection breaks: what was under way in either direction is lost.
+    func reset(_ link: SimulatedClientLink) {
+        guard link.requests.isOpen else { return }
+        link.requests.close()
+        link.responses.close()
+        let open = link.open
+        link.open = []
+        let host = cluster.hosts[link.host]
+        router.connectionDown(.seed(link.host), now: now, into: &effects)
+        router.connectionDown(.host(host.id), now: now, into: &effects)
+        for (kind, call) in open {
+            if kind == .map {
+                router.mapAnswered(call, .failed, now: now, into: &effects)
+            } else {
+                router.callFailed(CallID(rawValue: call), .perhapsSent, now: now, into: &effects)
+            }
+        }
+        runTurn()
+        connect(link, after: cluster.random.below(100_000_000))
+    }
+
+    func hostEnded(_ host: Int) {
+        let link = links[host]
+        guard link.requests.isOpen else { return }
+        // No answer comes any more; the client learns why soon.
+        link.responses.close()
+        link.attempt += 1
+        let attempt = link.attempt
+        cluster.schedule(after: 100_000 + cluster.random.below(500_000), "client lost", UInt64(place), UInt64(host)) {
+            [unowned self] in
+            if attempt == link.attempt { reset(link) }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+// What clients do, and what they find at the end.
+
+import ClientCore
+import Messages
+import Primitives
+import Ring
+import StateMachines
+
+extension SimulatedCluster {
+    /// One random operation of a client.
+    func submitOperation(of client: SimulatedClient, _ ended: @escaping () -> Void) {
+        let key = keys[Int(random.below(UInt64(keys.count)))]
+        let number = operations.count
+        let dice = random.below(100)
+        let time = 150_000_000 + random.below(random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
+        if dice < 45 || dice >= 90 {
+            let header = CommandHeader(machine: .keyValue, sequence: nextSequence)
+            nextSequence += 1
+            let command: KeyValueCommand
+            if dice < 45 {
+                let padding = String(repeating: "x", count: Int(random.below(UInt64(plan.valueBytesMax))))
+                let value = Bytes("\(nextSequence) \(padding)")
+                command = .put(key: key, value: value)
+                operations.append(SimulatedOperation(client: client.place, key: key, kind: .put(value), called: now))
+            } else {
+                command = .delete(key: key)
+                operations.append(SimulatedOperation(client: client.place, key: key, kind: .delete, called: now))
+            }
+            let payload = command.payload(header: header)
+            payloads[number] = payload
+            client.submit(kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: time) {
+                [unowned self] result in
+                end(number, result)
+                ended()
+            }
+        } else {
+            operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
+            // A third of the reads goes to some host, leader or not.
+            let isPinned = random.below(3) == 0
+            let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
+            let host = isPinned && !owners.isEmpty ? owners[Int(random.below(UInt64(owners.count)))].host : HostID(0)
+            client.submit(
+                kind: .query, target: .slot(slot(of: key)), pinned: host,
+                consistency: isPinned ? .linearizableAnywhere : .linearizable,
+                payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
+            ) { [unowned self] result in
+                end(number, result)
+                ended()
+            }
+        }
+    }
+
+    private func end(_ number: Int, _ result: Result<Bytes, OperationFailure>) {
+        note("ended", UInt64(number))
+        switch result {
+        case .failure(let failure):
+            if failure.code == .invalid || failure.code == .tooLarge {
+                fail("valid requests", "\(operations[number]): \(failure)")
+            }
+            guard !failure.mayHaveHappened else { return }
+            operations[number].outcome = .failed
+        case .success(let bytes):
+            do throws(DecodingFailure) {
+                let result = try DataResult(decoding: bytes)
+                if operations[number].kind != .get {
+                    operations[number].outcome = .done
+                } else {
+                    switch try KeyValueReading(decoding: result.body) {
+                    case .absent: operations[number].outcome = .found(nil)
+                    case .found(let value, _, _): operations[number].outcome = .found(value)
+                    }
+                }
+            } catch {
+                fail("wire", "an answer that can't be read: \(error)")
+            }
+        }
+        operations[number].ended = now
+    }
+
+    /// All records of a group as one host has them, linearizably: one more read of each of its keys.
+    func readAll(of group: GroupID, at host: HostID, through client: SimulatedClient, _ ended: @escaping () -> Void) {
+        let first = operations.count
+        let mine = keys.filter { map.owner(of: slot(of: $0)) == group }
+        for key in mine {
+            operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
+        }
+        readPage(of: group, at: host, through: client, from: nil, found: [:]) { [unowned self] found in
+            for (offset, key) in mine.enumerated() {
+                operations[first + offset].ended = now
+                operations[first + offset].outcome = .found(found[key])
+            }
+            if let stranger = found.keys.sorted().first(where: { !mine.contains($0) }) {
+                fail("only what was written", "group \(group) at host \(host) has the key \(stranger)")
+            }
+            ended()
+        }
+    }
+
+    private func readPage(
+        of group: GroupID, at host: HostID, through client: SimulatedClient, from: RecordPosition?,
+        found: [Bytes: Bytes],
+        _ ended: @escaping ([Bytes: Bytes]) -> Void
+    ) {
+        let request = PageRequest(
+            group: group, consistency: .linearizableAnywhere, from: from, bytesMax: UInt32(100 + random.below(2_000)))
+        client.submit(
+            kind: .page, target: .group(group), pinned: host, consistency: .linearizableAnywhere,
+            payload: request.encoded(),
+            nanoseconds: 25_000_000_000
+        ) { [unowned self] result in
+            var found = found
+            do {
+                let page = try PageResult(decoding: try result.get())
+                for record in page.records {
+                    if found.updateValue(record.value, forKey: record.position.key) != nil {
+                        fail("pages", "group \(group) at host \(host) shows \(record.position.key) twice")
+                    }
+                }
+                guard let next = page.next else { return ended(found) }
+                readPage(of: group, at: host, through: client, from: next, found: found, ended)
+            } catch {
+                fail("reading back", "group \(group) at host \(host): \(error)")
+            }
+        }
+    }
+
+    /// What clients were told of their commands against what stands in the logs.
+    func judgeCommands() {
+        for (number, operation) in operations.enumerated() {
+            guard let payload = payloads[number] else { continue }
+            switch operation.outcome {
+            case .failed:
+                if invariants.isCommitted(payload) {
+                    fail("failed is failed", "operation \(number), called without effect, is in the log: \(operation)")
+                }
+            case .done:
+                if !invariants.isCommitted(payload) {
+                    fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
+                }
+            case .unknown, .found: break
+            }
+        }
+    }
+}

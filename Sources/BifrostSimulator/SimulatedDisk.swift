@@ -1,0 +1,299 @@
+// A disk in memory that loses what a real one may lose. Deterministic: its only randomness is a seed's. Owns the fault
+// model of one environment; who crashes when is decided above.
+//
+// Two trees: `visible`, what reads see, and `durable`, what a crash leaves. A commit makes both equal, unless a fault
+// comes between. Trees are immutable arrays with copy-on-write, so a reader keeps its view.
+
+public import Primitives
+public import Storage
+import Synchronization
+
+/// What may go wrong, each once or for as long as it is set.
+public struct SimulatedDiskFaults: Hashable, Sendable {
+    /// The next write fails before anything reaches the disk; the environment is unusable from then on, as after EIO.
+    public var nextWriteFails = false
+    /// The next write is reported as failed and is there after a restart (LMDB does this when only the last sync
+    /// fails).
+    public var nextWriteFailsButStays = false
+    /// The next flush fails.
+    public var nextFlushFails = false
+    /// Commits are visible but not durable before `flush`: a page cache taken for a disk.
+    public var commitsWithoutSync = false
+    /// Puts are refused with `.full` when the keys' values together would pass this many bytes.
+    public var bytesMax = Int.max
+    public init() {}
+}
+
+/// A `Disk` for the simulator and for model tests.
+public final class SimulatedDisk: Disk {
+    private struct State {
+        var visible = SimulatedTree()
+        var durable = SimulatedTree()
+        var faults = SimulatedDiskFaults()
+        var hasFailed = false
+        var random: SeededRandom
+        var commits = 0
+        var flushes = 0
+    }
+
+    private let state: Mutex<State>
+    /// Held by the one writer.
+    private let writing = Mutex(())
+
+    public init(seed: UInt64) { state = Mutex(State(random: SeededRandom(seed: seed))) }
+
+    public var faults: SimulatedDiskFaults {
+        get { state.withLock { $0.faults } }
+        set { state.withLock { $0.faults = newValue } }
+    }
+
+    /// Commits and flushes since the beginning.
+    public var commits: Int { state.withLock { $0.commits } }
+    public var flushes: Int { state.withLock { $0.flushes } }
+
+    // MARK: What the world does to it
+
+    /// The machine loses power: what was not synced is gone, and the disk works again.
+    public func crash() {
+        state.withLock { state in
+            state.visible = state.durable
+            state.hasFailed = false
+            state.faults = SimulatedDiskFaults()
+        }
+    }
+
+    /// The process is killed; the operating system lives, and so does its page cache.
+    public func kill() {
+        state.withLock { state in
+            state.hasFailed = false
+            state.faults.nextWriteFails = false
+            state.faults.nextWriteFailsButStays = false
+            state.faults.nextFlushFails = false
+        }
+    }
+
+    /// The environment is gone.
+    public func wipe() {
+        state.withLock { state in
+            state.visible = SimulatedTree()
+            state.durable = SimulatedTree()
+            state.hasFailed = false
+        }
+    }
+
+    /// Flips one bit of a stored value, in cache and on disk. Says whether the key was there with a value that is not
+    /// empty.
+    @discardableResult public func flipBit(in key: DiskKey, bit: Int? = nil) -> Bool {
+        state.withLock { state in
+            guard let value = state.visible[key], !value.isEmpty else { return false }
+            let bits = UInt64(value.count * 8)
+            let chosen = bit.map { $0 % Int(bits) } ?? Int(state.random.below(bits))
+            var bytes = value.array
+            bytes[chosen / 8] ^= 1 << UInt8(chosen % 8)
+            let damaged = Bytes(bytes)
+            state.visible[key] = damaged
+            if state.durable[key] != nil { state.durable[key] = damaged }
+            return true
+        }
+    }
+
+    /// Removes a value behind everybody's back, or puts one there. For damage and for what earlier versions wrote.
+    public func plant(_ key: DiskKey, _ value: Bytes?) {
+        state.withLock { state in
+            state.visible[key] = value
+            state.durable[key] = value
+        }
+    }
+
+    /// Everything that reads see, in order.
+    public func contents() -> [(key: DiskKey, value: Bytes)] {
+        let tree = state.withLock { $0.visible }
+        return tree.items.map { ($0.key, $0.value) }
+    }
+
+    // MARK: Disk
+
+    public func read<Result>(_ body: (borrowing SimulatedReader) throws -> Result) throws -> Result {
+        let tree = try state.withLock { state in
+            try Self.check(state)
+            return state.visible
+        }
+        return try body(SimulatedReader(tree: tree))
+    }
+
+    public func write<Result>(_ body: (borrowing SimulatedWriter) throws -> Result) throws -> Result {
+        try writing.withLock { _ in
+            let (tree, bytesMax) = try state.withLock { state in
+                try Self.check(state)
+                return (state.visible, state.faults.bytesMax)
+            }
+            let writer = SimulatedWriter(tree: tree, bytesMax: bytesMax)
+            let result = try body(writer)
+            let written = writer.contents.tree
+            try state.withLock { state in
+                if state.faults.nextWriteFails {
+                    state.hasFailed = true
+                    throw DiskError(.failed, "simulated disk: EIO on write")
+                }
+                if state.faults.nextWriteFailsButStays {
+                    state.hasFailed = true
+                    state.visible = written
+                    state.durable = written
+                    throw DiskError(.failed, "simulated disk: EIO on the last sync")
+                }
+                state.commits += 1
+                state.visible = written
+                if !state.faults.commitsWithoutSync { state.durable = written }
+            }
+            return result
+        }
+    }
+
+    public func flush() throws {
+        try state.withLock { state in
+            try Self.check(state)
+            if state.faults.nextFlushFails {
+                state.hasFailed = true
+                throw DiskError(.failed, "simulated disk: EIO on sync")
+            }
+            state.flushes += 1
+            state.durable = state.visible
+        }
+    }
+
+    private static func check(_ state: borrowing State) throws(DiskError) {
+        if state.hasFailed { throw DiskError(.failed, "simulated disk: an earlier write failed") }
+    }
+}
+
+/// Sorted keys and values.
+struct SimulatedTree {
+    struct Item {
+        var key: DiskKey
+        var value: Bytes
+    }
+    private(set) var items: [Item] = []
+    private(set) var bytes = 0
+
+    /// The position of the first key at or above `key`.
+    func position(_ key: DiskKey) -> Int {
+        var low = 0
+        var high = items.count
+        if let last = items.last, last.key < key { return high }
+        while low < high {
+            let middle = (low + high) / 2
+            if items[middle].key < key { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    subscript(key: DiskKey) -> Bytes? {
+        get {
+            let position = position(key)
+            return position < items.count && items[position].key == key ? items[position].value : nil
+        }
+        set {
+            let position = position(key)
+            let isThere = position < items.count && items[position].key == key
+            bytes += (newValue?.count ?? 0) - (isThere ? items[position].value.count : 0)
+            switch (isThere, newValue) {
+            case (true, let value?): items[position].value = value
+            case (true, nil): items.remove(at: position)
+            case (false, let value?): items.insert(Item(key: key, value: value), at: position)
+            case (false, nil): break
+            }
+        }
+    }
+
+    func withValue<Result>(for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result) throws -> Result {
+        guard let value = self[key] else { return try body(nil) }
+        return try value.withUnsafeBytes { try body($0) }
+    }
+
+    func scan(
+        from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
+    ) throws {
+        for item in items[position(first)...] {
+            guard item.key <= last, try item.value.withUnsafeBytes({ try body(item.key, $0) }) else { return }
+        }
+    }
+
+    func lastKey(from first: DiskKey, through last: DiskKey) -> DiskKey? {
+        var position = position(last)
+        if position == items.count || items[position].key != last { position -= 1 }
+        guard position >= 0, items[position].key >= first else { return nil }
+        return items[position].key
+    }
+}
+
+public struct SimulatedReader: DiskReader {
+    let tree: SimulatedTree
+
+    public func withValue<Result>(
+        for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result
+    ) throws -> Result {
+        try tree.withValue(for: key, body)
+    }
+
+    public func scan(
+        from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
+    ) throws {
+        try tree.scan(from: first, through: last, body)
+    }
+
+    public func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey? {
+        tree.lastKey(from: first, through: last)
+    }
+}
+
+public struct SimulatedWriter: DiskWriter {
+    /// A class: the writer is borrowed by its body, and so changes what it refers to.
+    final class Contents {
+        var tree: SimulatedTree
+        init(tree: SimulatedTree) { self.tree = tree }
+    }
+
+    let contents: Contents
+    let bytesMax: Int
+
+    init(tree: SimulatedTree, bytesMax: Int) {
+        contents = Contents(tree: tree)
+        self.bytesMax = bytesMax
+    }
+
+    public func withValue<Result>(
+        for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result
+    ) throws -> Result {
+        try contents.tree.withValue(for: key, body)
+    }
+
+    public func scan(
+        from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
+    ) throws {
+        try contents.tree.scan(from: first, through: last, body)
+    }
+
+    public func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey? {
+        contents.tree.lastKey(from: first, through: last)
+    }
+
+    public func put(
+        _ key: DiskKey, count: Int, append: Bool, _ fill: (UnsafeMutableRawBufferPointer) throws -> Void
+    ) throws {
+        if append, let last = contents.tree.items.last, last.key >= key {
+            throw DiskError(.misuse, "simulated disk: an append is not above all keys")
+        }
+        guard contents.tree.bytes + count <= bytesMax else { throw DiskError(.full, "simulated disk: full") }
+        // Filled with what nobody expects, so that a place left unwritten shows.
+        contents.tree[key] = try Bytes(count: count) { place in
+            place.initializeMemory(as: UInt8.self, repeating: 0xa5)
+            try fill(place)
+        }
+    }
+
+    @discardableResult public func delete(_ key: DiskKey) throws -> Bool {
+        guard contents.tree[key] != nil else { return false }
+        contents.tree[key] = nil
+        return true
+    }
+}

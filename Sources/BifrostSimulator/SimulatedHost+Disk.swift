@@ -1,0 +1,216 @@
+// A simulated host's disks: group commit, checkpoints and merges, cold reads, births. Each takes virtual time and
+// happens
+// whole at one moment of it; a crash before that moment finds nothing of it on the disk.
+
+import HostCore
+import Messages
+import Primitives
+import RaftCore
+import StateMachines
+import Storage
+
+extension SimulatedHost {
+    private func duration(_ nanosecondsMax: UInt64) -> UInt64 {
+        let usual = nanosecondsMax / 8 + cluster.random.below(nanosecondsMax)
+        let stall = cluster.random.below(400) == 0 ? cluster.random.below(300_000_000) : 0
+        return (slowDiskUntil > cluster.now ? usual * 20 : usual) + stall
+    }
+
+    /// A disk failed: nothing may be believed any more, the process ends, and is started anew.
+    func diskFailed(_ error: any Error) {
+        if let error = error as? DiskError, error.code == .failed {
+            cluster.report.diskFailures += 1
+            cluster.crash(place)
+        } else {
+            cluster.fail("storage", "host \(id): \(error)")
+        }
+    }
+
+    // MARK: Journal
+
+    /// As the real writer: while one commit is under way batches queue up, the next takes them all.
+    func submit(_ batch: JournalBatch?, superfluous news: [(replica: ReplicaID, through: LogIndex)]) {
+        if let batch { queuedBatches.append(batch) }
+        if !news.isEmpty {
+            // Each list is complete, as in the real writer the newest counts.
+            superfluous = news
+            isTrimDue = true
+        }
+        if !isCommitting { startCommit() }
+    }
+
+    private func startCommit() {
+        guard !queuedBatches.isEmpty || isTrimDue else { return }
+        isCommitting = true
+        committing = queuedBatches
+        queuedBatches = []
+        schedule(after: duration(cluster.plan.commitNanosecondsMax), "commit", committing.last?.ticket ?? 0) {
+            [unowned self] in
+            do {
+                try finishCommit()
+            } catch {
+                diskFailed(error)
+            }
+        }
+    }
+
+    private func finishCommit() throws {
+        guard let journal else { return }
+        let batches = committing
+        if let last = batches.last {
+            let sequence = try write(batches)
+            committing = []
+            execute(after: cluster.random.below(30_000), "durable", last.ticket) { [unowned self] in
+                core?.journalDone(ticket: last.ticket, sequence: sequence)
+                runTurn()
+            }
+        }
+        if isTrimDue {
+            isTrimDue = false
+            cluster.invariants.willTrim(self, superfluous)
+            let (values, _) = try journal.trim(superfluousThrough: superfluous)
+            cluster.report.trimmedValues += values
+            cluster.invariants.trimmed(self, journal)
+            isTrimDue = values > 0
+        }
+        isCommitting = false
+        startCommit()
+    }
+
+    /// One durable commit.
+    @discardableResult func write(_ batches: [JournalBatch]) throws -> UInt64 {
+        guard let journal else { return 0 }
+        var records: [JournalRecord] = []
+        for batch in batches { records += batch.records }
+        do {
+            let sequence = try journal.append(records)
+            cluster.invariants.committed(self, batches)
+            cluster.report.commits += 1
+            return sequence
+        } catch let error as DiskError {
+            // What was reported as failed may be there all the same.
+            if error.code == .failed { cluster.invariants.perhapsCommitted(self, batches) }
+            throw error
+        }
+    }
+
+    // MARK: Store
+
+    func submit(_ jobs: [StoreJob]) {
+        storeJobs += jobs
+        if !isStoreBusy { startStoreJob() }
+    }
+
+    private func startStoreJob() {
+        guard !storeJobs.isEmpty else { return }
+        isStoreBusy = true
+        let job = storeJobs.removeFirst()
+        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "store job") { [unowned self] in
+            do {
+                try carryOut(job)
+            } catch {
+                if case .checkpoint(_, _, let header) = job { cluster.invariants.perhapsPublished(self, header) }
+                diskFailed(error)
+                return
+            }
+            isStoreBusy = false
+            startStoreJob()
+        }
+    }
+
+    private func carryOut(_ job: StoreJob) throws {
+        guard let store else { return }
+        switch job {
+        case .checkpoint(let group, let frozen, let header):
+            let manifest = try store.checkpoint(frozen, header)
+            cluster.invariants.published(self, manifest)
+            cluster.report.checkpoints += 1
+            guard let view = store.view(header.replica) else {
+                throw DiskError(.corrupt, "no view of \(header.replica)")
+            }
+            execute(after: cluster.random.below(200_000), "checkpoint", UInt64(group.rawValue)) { [unowned self] in
+                core?.checkpointDone(group: group, view: view)
+                scheduleTurn()
+            }
+        case .merge(let group, let replica):
+            if let manifest = try store.merge(replica) {
+                cluster.invariants.published(self, manifest)
+                cluster.report.merges += 1
+            }
+            guard let view = store.view(replica) else { throw DiskError(.corrupt, "no view of \(replica)") }
+            execute(after: cluster.random.below(200_000), "merge", UInt64(group.rawValue)) { [unowned self] in
+                core?.mergeDone(group: group, view: view)
+                scheduleTurn()
+            }
+        }
+        _ = try store.reclaim()
+    }
+
+    // MARK: Readers
+
+    func startColdRead(_ read: ColdRead) {
+        cluster.report.coldReads += 1
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "cold read") { [unowned self] in
+            guard let store else { return }
+            do {
+                let found = try store.get(read.key, in: read.view)
+                let result = HostCore.result(found, index: read.index, revision: read.revision)
+                answer(read.call) { Response<DataResult>.done(result).encode(into: &$0) }
+            } catch {
+                cluster.fail("storage", "host \(id) can't read a record: \(error)")
+            }
+        }
+    }
+
+    func startColdPage(_ page: ColdPage) {
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "cold page") { [unowned self] in
+            guard let store else { return }
+            do {
+                let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)
+                answer(page.call) { Response<PageResult>.done(result).encode(into: &$0) }
+            } catch {
+                cluster.fail("storage", "host \(id) can't read a page: \(error)")
+            }
+        }
+    }
+
+    func startLogRead(_ read: JournalRead) {
+        cluster.report.logReads += 1
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "log read") { [unowned self] in
+            guard let journal else { return }
+            do {
+                let entries = try journal.entries(
+                    of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
+                core?.supply(entries, group: read.group, follower: read.follower)
+                scheduleTurn()
+            } catch {
+                cluster.fail("storage", "host \(id) can't read its log: \(error)")
+            }
+        }
+    }
+
+    // MARK: Births
+
+    func startBirths(_ births: [ReplicaBirth]) {
+        let logs = journal?.recovered() ?? []
+        schedule(after: duration(5_000_000), "births", UInt64(births.count)) { [unowned self] in
+            guard let journal, let store else { return }
+            do {
+                if let damaged = store.damaged().first { throw damaged.error }
+                let restored = try births.map { try RestoredReplica($0, logs: logs, journal: journal, store: store) }
+                let records = restored.flatMap(\.plan.records)
+                if !records.isEmpty { _ = try journal.append(records) }
+                for replica in restored {
+                    cluster.invariants.restored(self, replica)
+                    core?.install(
+                        group: replica.group, plan: replica.plan, machine: replica.machine,
+                        memtable: Memtable(pool: memtables),
+                        view: replica.view)
+                }
+                scheduleTurn()
+            } catch {
+                diskFailed(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+// A virtual network of ordered connections: what was sent arrives in order, late, or never (then the connection is
+// lost).
+// Owns who can reach whom; refuses to know what the bytes mean.
+
+import HostCore
+import Primitives
+
+/// Bytes under way on a connection.
+struct SimulatedFrame {
+    /// What the frame is for: of peers or of clients; see who sends it.
+    var kind: UInt8 = 0
+    var call: UInt64 = 0
+    var payload = Bytes()
+}
+
+/// Which endpoints can reach which. Hosts come first, then clients.
+final class SimulatedNetwork {
+    unowned let cluster: SimulatedCluster
+    let count: Int
+    /// Until when packets from one endpoint don't reach the other, by from * count + to.
+    private var blockedUntil: [UInt64]
+    private var channels: [SimulatedChannel] = []
+    /// Least delay of each directed pair.
+    private var base: [UInt64]
+
+    init(cluster: SimulatedCluster, count: Int) {
+        self.cluster = cluster
+        self.count = count
+        blockedUntil = Array(repeating: 0, count: count * count)
+        base = []
+        for _ in 0..<count * count { base.append(20_000 + cluster.random.below(cluster.plan.latencyNanosecondsMax)) }
+    }
+
+    func channel(from: Int, to: Int) -> SimulatedChannel {
+        let channel = SimulatedChannel(network: self, from: from, to: to)
+        channels.append(channel)
+        return channel
+    }
+
+    func isBlocked(_ from: Int, _ to: Int) -> Bool { blockedUntil[from * count + to] > cluster.now }
+    func isReachable(_ from: Int, _ to: Int) -> Bool { !isBlocked(from, to) && !isBlocked(to, from) }
+
+    /// Nothing passes in this direction for a while; `.max`: until `heal`. Connections that need it are given up by
+    /// whoever
+    /// waits on them, some time later.
+    func block(_ from: Int, _ to: Int, nanoseconds: UInt64) {
+        let until = nanoseconds == .max ? .max : cluster.now + nanoseconds
+        blockedUntil[from * count + to] = max(blockedUntil[from * count + to], until)
+        if until != .max {
+            cluster.schedule(after: nanoseconds, "unclog", UInt64(from), UInt64(to)) { [unowned self] in resume() }
+        }
+    }
+
+    func heal() {
+        for place in blockedUntil.indices { blockedUntil[place] = 0 }
+        resume()
+    }
+
+    private func resume() {
+        for channel in channels where channel.isStalled && !isBlocked(channel.from, channel.to) { channel.resume() }
+    }
+
+    /// From the seed: the pair's own latency, some jitter, and a long tail.
+    func delay(_ from: Int, _ to: Int) -> UInt64 {
+        let shortest = base[from * count + to]
+        let dice = cluster.random.below(1_000)
+        if dice < cluster.plan.slowPerThousand {
+            return shortest + cluster.random.below(dice == 0 ? 1_200_000_000 : 60_000_000)
+        }
+        return shortest + cluster.random.below(shortest)
+    }
+}
+
+/// One direction of a connection. While it is open, frames arrive in order.
+final class SimulatedChannel {
+    private unowned let network: SimulatedNetwork
+    let from: Int
+    let to: Int
+    private(set) var generation: UInt64 = 0
+    private(set) var isOpen = false
+    private(set) var isStalled = false
+    private var queue: [(at: UInt64, frame: SimulatedFrame)] = []
+    private var head = 0
+    private var isArmed = false
+    /// When the receiver's process takes nothing in before some time (it is stopped).
+    var receiverReady: () -> UInt64 = { 0 }
+    var deliver: (SimulatedFrame) -> Void = { _ in }
+
+    init(network: SimulatedNetwork, from: Int, to: Int) {
+        self.network = network
+        self.from = from
+        self.to = to
+    }
+
+    func open() {
+        close()
+        isOpen = true
+    }
+
+    /// What is under way is lost.
+    func close() {
+        generation += 1
+        isOpen = false
+        isStalled = false
+        isArmed = false
+        queue.removeAll(keepingCapacity: true)
+        head = 0
+    }
+
+    /// What is under way, taken out: the sender died, and its machine still delivers what it had accepted.
+    func takeUnderway() -> [(at: UInt64, frame: SimulatedFrame)] {
+        defer { queue.removeAll(keepingCapacity: true); head = 0 }
+        return Array(queue[head...])
+    }
+
+    func send(_ frame: SimulatedFrame) {
+        guard isOpen else { return }
+        let cluster = network.cluster
+        var at = cluster.now + network.delay(from, to)
+        if head < queue.count { at = max(at, queue[queue.count - 1].at) }
+        queue.append((at, frame))
+        arm()
+    }
+
+    func resume() {
+        isStalled = false
+        arm()
+    }
+
+    private func arm() {
+        guard !isArmed, !isStalled, head < queue.count else { return }
+        isArmed = true
+        let cluster = network.cluster
+        let armedFor = generation
+        let at = max(queue[head].at, cluster.now)
+        cluster.schedule(after: at - cluster.now, "frame", UInt64(from), UInt64(to)) { [unowned self] in
+            guard armedFor == generation else { return }
+            isArmed = false
+            if network.isBlocked(from, to) {
+                isStalled = true
+                return
+            }
+            let ready = receiverReady()
+            if ready > cluster.now {
+                queue[head].at = ready
+                arm()
+                return
+            }
+            let frame = queue[head].frame
+            queue[head].frame = SimulatedFrame()
+            head += 1
+            if head > 64 {
+                queue.removeSubrange(..<head)
+                head = 0
+            }
+            arm()
+            deliver(frame)
+        }
+    }
+}
+
+/// One host's consensus connection to another: made, lost, made again, as the shell's connections are.
+final class SimulatedPeerLink {
+    private unowned let cluster: SimulatedCluster
+    let from: Int
+    let to: Int
+    let channel: SimulatedChannel
+    private var attempt: UInt64 = 0
+
+    init(cluster: SimulatedCluster, from: Int, to: Int) {
+        self.cluster = cluster
+        self.from = from
+        self.to = to
+        channel = cluster.network.channel(from: from, to: to)
+        let target = cluster.hosts[to]
+        let source = cluster.hosts[from]
+        channel.receiverReady = { [unowned target] in target.pausedUntil }
+        channel.deliver = { [unowned target, unowned source] frame in
+            guard target.isRunning else { return }
+            target.receive(frame.payload, from: source.id)
+        }
+    }
+
+    /// The sender's process begins, or its connection was lost.
+    func connect(after delay: UInt64) {
+        attempt += 1
+        let number = attempt
+        let source = cluster.hosts[from]
+        source.schedule(after: delay, "connect", UInt64(to)) { [unowned self] in
+            guard number == attempt, !channel.isOpen else { return }
+            let target = cluster.hosts[to]
+            guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= cluster.now else {
+                connect(after: 25_000_000 + cluster.random.below(475_000_000))
+                return
+            }
+            let life = target.life
+            let handshake = cluster.network.delay(from, to) + cluster.network.delay(to, from)
+            source.schedule(after: handshake, "connected", UInt64(to)) { [unowned self] in
+                guard number == attempt, !channel.isOpen else { return }
+                guard target.life == life, cluster.network.isReachable(from, to) else {
+                    connect(after: 25_000_000 + cluster.random.below(475_000_000))
+                    return
+                }
+                channel.open()
+                source.core?.peerUp(target.id)
+                source.scheduleTurn()
+            }
+        }
+    }
+
+    /// The connection breaks; the sender learns it after `delay`, and what was under way is lost.
+    func reset(after delay: UInt64 = 0) {
+        guard channel.isOpen else { return }
+        channel.close()
+        attempt += 1
+        let source = cluster.hosts[from]
+        source.schedule(after: delay, "lost", UInt64(to)) { [unowned self] in
+            source.core?.peerDown(cluster.hosts[to].id)
+            source.scheduleTurn()
+            connect(after: cluster.random.below(100_000_000))
+        }
+    }
+
+    /// The sender's process ended. What its machine had accepted arrives all the same, sometimes, and late.
+    func senderEnded() {
+        attempt += 1
+        let target = cluster.hosts[to]
+        let life = target.life
+        let source = cluster.hosts[from].id
+        if channel.isOpen, cluster.random.below(2) == 0 {
+            for (at, frame) in channel.takeUnderway() {
+                let wait = max(at, cluster.now) - cluster.now
+                target.schedule(after: wait, "late frame", UInt64(from)) {
+                    if target.life == life { target.receive(frame.payload, from: source) }
+                }
+            }
+        }
+        channel.close()
+    }
+}

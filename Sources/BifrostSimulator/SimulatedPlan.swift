@@ -1,0 +1,84 @@
+// What one seed's run is made of: topology, thresholds, speeds, faults. Drawn at the beginning, so that each run has
+// its
+// own mix.
+
+package import HostCore
+package import Primitives
+import RaftCore
+
+/// The mix of one run.
+package struct SimulatedPlan: Sendable {
+    package var hosts = 3
+    package var groups = 4
+    package var clients = 2
+    package var workersPerClient = 2
+    package var keys = 6
+    package var settings = HostSettings()
+
+    package var latencyNanosecondsMax: UInt64 = 400_000
+    package var slowPerThousand: UInt64 = 3
+    package var turnDelayNanosecondsMax: UInt64 = 60_000
+    package var commitNanosecondsMax: UInt64 = 2_000_000
+    package var storeJobNanosecondsMax: UInt64 = 20_000_000
+    package var readNanosecondsMax: UInt64 = 1_000_000
+    package var thinkNanosecondsMax: UInt64 = 20_000_000
+    package var clockDriftMillionths: UInt64 = 50_000
+    package var valueBytesMax = 200
+
+    /// Virtual nanoseconds with faults, and between two of them.
+    package var faultsNanoseconds: UInt64 = 13_000_000_000
+    package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
+    /// Relative frequencies, in the order of `SimulatedFault`.
+    package var weights: [UInt64] = []
+
+    package init(random: inout SeededRandom) {
+        func draw(_ range: ClosedRange<Int>) -> Int { range.lowerBound + Int(random.below(UInt64(range.count))) }
+        func chance(_ percent: UInt64) -> Bool { random.below(100) < percent }
+        hosts = chance(20) ? 5 : 3
+        groups = draw(4...8)
+        clients = draw(2...4)
+        workersPerClient = draw(1...3)
+        keys = draw(3...12)
+
+        settings.memtableBytesTrigger = draw(500...6_000)
+        settings.memtableBytesMax = settings.memtableBytesTrigger * draw(1...4)
+        settings.journalBytesTrigger = draw(1_000...12_000)
+        settings.journalBytesSoft = draw(20_000...400_000)
+        settings.storeJobsMax = draw(1...4)
+        settings.runsMax = draw(1...3)
+        settings.applyBytesPerTurn = draw(200...4_000)
+        settings.logMemoryBytesMax = draw(300...8_000)
+        settings.waitingCallsMax = chance(20) ? draw(1...4) : 1_000
+        settings.pageBytesMax = draw(200...4_000)
+        settings.pageRecordsMax = draw(1...20)
+        settings.wakesPerTick = draw(1...8)
+        settings.heartbeatTicks = draw(1...3)
+        settings.suspicionTicks = settings.heartbeatTicks * 2 + draw(0...4)
+        settings.raft.appendBytesMax = draw(100...3_000)
+        settings.raft.inflightMessagesMax = draw(1...16)
+        settings.raft.inflightBytesMax = draw(500...20_000)
+        settings.raft.uncommittedBytesMax = chance(20) ? draw(500...5_000) : 1 << 20
+        settings.raft.readRoundsMax = draw(1...8)
+        settings.raft.commitHintEntries = draw(1...64)
+        settings.raft.electionTicks = draw(6...12)
+
+        latencyNanosecondsMax = UInt64(draw(50_000...2_000_000))
+        slowPerThousand = UInt64(draw(0...12))
+        turnDelayNanosecondsMax = UInt64(draw(1_000...200_000))
+        commitNanosecondsMax = UInt64(draw(100_000...8_000_000))
+        storeJobNanosecondsMax = UInt64(draw(500_000...150_000_000))
+        readNanosecondsMax = UInt64(draw(50_000...8_000_000))
+        thinkNanosecondsMax = UInt64(draw(1_000_000...16_000_000))
+        clockDriftMillionths = UInt64(draw(0...50_000))
+        valueBytesMax = draw(10...300)
+        faultPauseNanosecondsMax = UInt64(draw(500_000_000...3_000_000_000))
+        weights = SimulatedFault.allCases.map { _ in random.below(3) == 0 ? 0 : 1 + random.below(4) }
+        // A run without crashes finds little.
+        weights[SimulatedFault.crash.rawValue] += 2
+    }
+}
+
+/// What may go wrong at a moment.
+package enum SimulatedFault: Int, CaseIterable, Sendable {
+    case crash, crashAll, isolate, cutOneWay, clog, resetPeers, resetClients, pause, slowDisk, diskError, crashMajority
+}

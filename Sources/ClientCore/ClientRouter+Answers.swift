@@ -1,0 +1,179 @@
+// What hosts answer, and what that means for the operation and for its group's leader.
+
+import Messages
+public import Primitives
+import Ring
+
+extension ClientRouter {
+    /// The same from the bytes of a `Response`.
+    public mutating func answered(
+        _ call: CallID, _ response: Bytes, now: Instant, into effects: inout ClientEffects
+    ) {
+        guard let place = table.place(of: call) else {
+            statistics.lateAnswers += 1
+            return
+        }
+        answered(call, CallAnswer(response: response, to: table[place].kind), now: now, into: &effects)
+    }
+
+    /// A host's service answered a call. Answers to calls that are over are counted and dropped.
+    public mutating func answered(
+        _ call: CallID, _ answer: CallAnswer, now: Instant, into effects: inout ClientEffects
+    ) {
+        guard let place = table.place(of: call) else {
+            statistics.lateAnswers += 1
+            return
+        }
+        if table[place].groupIndex >= 0 { groups[Int(table[place].groupIndex)].heard = now }
+        switch answer {
+        case .done(let body): succeeded(place, body, now: now, into: &effects)
+        case .refused(let refusal): refused(place, refusal, now: now, into: &effects)
+        case .malformed(let text):
+            unknown(
+                place, "host \(table[place].host) gave an answer that can't be read (\(text))", now: now, into: &effects
+            )
+        }
+    }
+
+    private mutating func refused(_ place: Int, _ refusal: Refusal, now: Instant, into effects: inout ClientEffects) {
+        switch refusal {
+        case .notLeader(let leader, let term):
+            let group = Int(table[place].groupIndex)
+            var hint: HostID? = leader.rawValue == 0 ? nil : leader
+            if group >= 0 {
+                if term < groups[group].term { hint = nil } else { groups[group].term = term }
+            }
+            again(place, .notLeader, hint: hint, now: now, into: &effects)
+        case .noQuorum: again(place, .noQuorum, hint: nil, now: now, into: &effects)
+        case .unavailable: again(place, .unavailable, hint: nil, now: now, into: &effects)
+        case .unknownGroup:
+            wantMap()
+            again(place, .unknownGroup, hint: nil, now: now, into: &effects)
+            fetchMapIfWanted(now: now, into: &effects)
+        case .moved(let group, let newer): moved(place, to: group, epoch: newer, now: now, into: &effects)
+        case .overloaded(let milliseconds): overloaded(place, milliseconds, now: now, into: &effects)
+        case .outcomeUnknown:
+            unknown(
+                place, "host \(table[place].host) lost the leadership while the command was under way", now: now,
+                into: &effects)
+        case .invalid(let text): end(place, .invalid, text, now: now, into: &effects)
+        case .tooLarge(let text): end(place, .tooLarge, text, now: now, into: &effects)
+        }
+    }
+
+    /// A call ended without an answer from its service.
+    public mutating func callFailed(
+        _ call: CallID, _ failure: CallFailure, now: Instant, into effects: inout ClientEffects
+    ) {
+        guard let place = table.place(of: call) else {
+            statistics.lateAnswers += 1
+            return
+        }
+        switch failure {
+        case .notSent: again(place, .unreachable, hint: nil, now: now, into: &effects)
+        case .refused: again(place, .unavailable, hint: nil, now: now, into: &effects)
+        case .congested: congested(place, now: now, into: &effects)
+        case .rejected(let text): end(place, .invalid, text, now: now, into: &effects)
+        case .perhapsSent:
+            unknown(
+                place, "the connection to host \(table[place].host) was lost while the command was under way", now: now,
+                into: &effects)
+        }
+    }
+
+    private mutating func succeeded(_ place: Int, _ body: Bytes, now: Instant, into effects: inout ClientEffects) {
+        let isCurrent = isCurrentCandidate(place)
+        let group = leave(place)
+        complete(place, .success(body), into: &effects)
+        guard let group else { return }
+        if isCurrent {
+            groups[group].isSettled = true
+            groups[group].failures = 0
+            groups[group].reason = .none
+            groups[group].retryAfterMilliseconds = 0
+            groups[group].probe = -1
+            if groups[group].window < settings.groupWindowMax { groups[group].window += 1 }
+        }
+        if groups[group].queue.count > 0 { pump(group, now: now, into: &effects) }
+    }
+
+    private mutating func end(
+        _ place: Int, _ code: FailureCode, _ text: String, now: Instant, into effects: inout ClientEffects
+    ) {
+        let group = leave(place)
+        fail(place, code, text, into: &effects)
+        if let group { pump(group, now: now, into: &effects) }
+    }
+
+    /// Perhaps proposed: the end for a command, another attempt for a read.
+    private mutating func unknown(_ place: Int, _ what: String, now: Instant, into effects: inout ClientEffects) {
+        guard table[place].kind == .command else {
+            again(place, .connectionLost, hint: nil, now: now, into: &effects)
+            return
+        }
+        let isCurrent = isCurrentCandidate(place)
+        let group = leave(place)
+        failUnknown(place, what, into: &effects)
+        guard let group else { return }
+        if isCurrent { advance(group, hint: nil, reason: .connectionLost, now: now) }
+        pump(group, now: now, into: &effects)
+    }
+
+    /// Another group has the slot. What is known better stands: a slot's epoch is never lowered.
+    private mutating func moved(
+        _ place: Int, to owner: GroupID, epoch newer: Epoch, now: Instant, into effects: inout ClientEffects
+    ) {
+        let group = leave(place)
+        let slot = table[place].slot
+        if slot != .group, ring.learn(slot, owner: owner, epoch: newer) {
+            routes[Int(slot.rawValue)] = SlotRoute(
+                epoch: newer, group: Int32(truncatingIfNeeded: groupIndex(owner) ?? -1))
+        }
+        if newer > ring.epoch {
+            wantMap(epoch: newer)
+            fetchMapIfWanted(now: now, into: &effects)
+        }
+        // At once to another group; but two groups that send it to and fro must not make it spin.
+        if resolve(place) != group, table[place].retries < Self.movesAtOnceMax {
+            table[place].reason = .moved
+            table[place].retries += 1
+            route(place, now: now, into: &effects)
+        } else {
+            backOff(place, .moved, now: now)
+        }
+        if let group { pump(group, now: now, into: &effects) }
+    }
+
+    /// Redirections of one operation without a pause.
+    static let movesAtOnceMax: UInt8 = 4
+
+    /// The host has as much as it can take: the whole group pauses and comes back with half as many in flight.
+    private mutating func overloaded(
+        _ place: Int, _ milliseconds: UInt32, now: Instant, into effects: inout ClientEffects
+    ) {
+        let asked = min(max(UInt64(milliseconds), 1) * 1_000_000, settings.retryAfterMaxNanoseconds)
+        let pause = asked + random.below(asked / 2 + 1)
+        let isPinned = table[place].pinned.rawValue != 0
+        guard let group = leave(place), !isPinned else {
+            backOff(place, .overloaded, atLeast: pause, now: now)
+            return
+        }
+        if groups[group].notBefore <= now { groups[group].window = max(1, groups[group].inFlight / 2) }
+        groups[group].notBefore = max(groups[group].notBefore, now + pause)
+        groups[group].reason = .overloaded
+        groups[group].retryAfterMilliseconds = milliseconds
+        route(place, now: now, into: &effects)
+    }
+
+    /// The connection takes no more for the moment: the group waits a little.
+    private mutating func congested(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        let isPinned = table[place].pinned.rawValue != 0
+        guard let group = leave(place), !isPinned else {
+            backOff(place, .congested, now: now)
+            return
+        }
+        groups[group].notBefore = max(groups[group].notBefore, now + jitteredPause(doublings: 0))
+        groups[group].reason = .congested
+        route(place, now: now, into: &effects)
+    }
+}

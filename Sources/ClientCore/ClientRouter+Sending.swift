@@ -1,0 +1,332 @@
+// Queues, leaders and back-off: which operation goes where, and when.
+
+import Primitives
+import Ring
+
+extension ClientRouter {
+    /// Puts an operation that is in no list into the one where it belongs, and sends what can go.
+    mutating func route(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        let group = resolve(place)
+        table[place].groupIndex = Int32(truncatingIfNeeded: group)
+        if table[place].pinned.rawValue != 0 {
+            sendPinned(place, now: now, into: &effects)
+            return
+        }
+        guard group >= 0 else {
+            table[place].state = .queued
+            if table[place].reason == .none { table[place].reason = map == nil ? .noMap : .unknownGroup }
+            table.append(place, to: &unrouted)
+            table.arm(place, at: table[place].deadline, now: now)
+            wantMap()
+            fetchMapIfWanted(now: now, into: &effects)
+            return
+        }
+        if groups[group].queue.count == 0, let host = hostForNext(group, now: now) {
+            send(place, to: host, of: group, now: now, into: &effects)
+            return
+        }
+        table[place].state = .queued
+        table.append(place, to: &groups[group].queue)
+        table.arm(place, at: table[place].deadline, now: now)
+        pump(group, now: now, into: &effects)
+    }
+
+    /// Index of the group that the operation is for, or -1.
+    func resolve(_ place: Int) -> Int {
+        if table[place].slot != .group {
+            let slot = Int(table[place].slot.rawValue)
+            return slot < routes.count ? Int(routes[slot].group) : -1
+        }
+        return groupIndex(table[place].group) ?? -1
+    }
+
+    /// Sends from the head of a group's queue as long as there is somebody to send to.
+    mutating func pump(_ group: Int, now: Instant, into effects: inout ClientEffects) {
+        while groups[group].queue.head >= 0 {
+            guard let host = hostForNext(group, now: now) else {
+                if !groups[group].isWaiting {
+                    groups[group].isWaiting = true
+                    waiting.append(group)
+                }
+                return
+            }
+            let place = Int(groups[group].queue.head)
+            table.remove(place, from: &groups[group].queue)
+            if table[place].deadline <= now {
+                expireWaiting(place, into: &effects)
+            } else {
+                send(place, to: host, of: group, now: now, into: &effects)
+            }
+        }
+    }
+
+    mutating func pumpWaiting(now: Instant, into effects: inout ClientEffects) {
+        guard !waiting.isEmpty else { return }
+        let list = waiting
+        waiting.removeAll(keepingCapacity: true)
+        for group in list {
+            groups[group].isWaiting = false
+            pump(group, now: now, into: &effects)
+        }
+    }
+
+    /// Where the next operation of the group may go now: position in `hosts`.
+    private mutating func hostForNext(_ group: Int, now: Instant) -> Int? {
+        guard groups[group].notBefore <= now, !groups[group].replicas.isEmpty else { return nil }
+        if groups[group].isSettled {
+            let host = candidateHost(group)
+            guard hosts[host].isUp else {
+                groups[group].isSettled = false
+                groups[group].probe = -1
+                return hostForNext(group, now: now)
+            }
+            return groups[group].inFlight < groups[group].window ? host : nil
+        }
+        guard groups[group].probe < 0 else { return nil }
+        for step in 0..<groups[group].replicas.count {
+            let candidate = (groups[group].candidate + step) % groups[group].replicas.count
+            let host = groups[group].replicas[candidate]
+            if hosts[host].isUp {
+                groups[group].candidate = candidate
+                return host
+            }
+        }
+        groups[group].reason = .unreachable
+        return nil
+    }
+
+    private mutating func send(
+        _ place: Int, to host: Int, of group: Int, now: Instant, into effects: inout ClientEffects
+    ) {
+        if groups[group].inFlight == 0 { groups[group].heard = now }
+        groups[group].inFlight += 1
+        if !groups[group].isSettled { groups[group].probe = place }
+        append(place, to: hosts[host].id, group: groups[group].id, now: now, into: &effects)
+    }
+
+    private mutating func sendPinned(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        let group = Int(table[place].groupIndex)
+        guard group >= 0, let host = hostIndex(table[place].pinned) else {
+            wantMap()
+            fetchMapIfWanted(now: now, into: &effects)
+            backOff(place, map == nil ? .noMap : .unknownGroup, now: now)
+            return
+        }
+        guard hosts[host].isUp else {
+            backOff(place, .unreachable, now: now)
+            return
+        }
+        if groups[group].inFlight == 0 { groups[group].heard = now }
+        groups[group].inFlight += 1
+        append(place, to: hosts[host].id, group: groups[group].id, now: now, into: &effects)
+    }
+
+    private mutating func append(
+        _ place: Int, to host: HostID, group: GroupID, now: Instant, into effects: inout ClientEffects
+    ) {
+        statistics.sends += 1
+        if table[place].host.rawValue != 0 { statistics.resends += 1 }
+        table[place].callGeneration &+= 1
+        table[place].state = .inFlight
+        table[place].host = host
+        let deadline = table[place].deadline
+        let attemptEnd = now + settings.queryAttemptNanoseconds
+        table.arm(place, at: table[place].kind == .command ? deadline : min(deadline, attemptEnd), now: now)
+        let slot = Int(table[place].slot.rawValue)
+        effects.sends.append(
+            ClientSend(
+                call: CallID(place: place, generation: table[place].callGeneration), host: host,
+                kind: table[place].kind,
+                machine: table[place].machine, consistency: table[place].consistency, group: group,
+                slot: table[place].slot, epoch: slot < routes.count ? routes[slot].epoch : .zero,
+                payload: table[place].payload,
+                deadline: deadline))
+    }
+
+    // MARK: waiting
+
+    /// Takes an operation out of whatever it is in. Returns its group if that may now send another.
+    mutating func leave(_ place: Int) -> Int? {
+        let group = Int(table[place].groupIndex)
+        switch table[place].state {
+        case .queued:
+            if group >= 0 {
+                table.remove(place, from: &groups[group].queue)
+            } else {
+                table.remove(place, from: &unrouted)
+            }
+            return nil
+        case .inFlight:
+            guard group >= 0 else { return nil }
+            groups[group].inFlight -= 1
+            if groups[group].probe == place { groups[group].probe = -1 }
+            return group
+        case .backingOff, .free: return nil
+        }
+    }
+
+    /// Waits alone, then is routed again.
+    mutating func backOff(_ place: Int, _ reason: WaitReason, atLeast: UInt64 = 0, now: Instant) {
+        let retries = table[place].retries
+        if retries < UInt8.max { table[place].retries = retries + 1 }
+        table[place].state = .backingOff
+        table[place].reason = reason
+        let pause = max(atLeast, jitteredPause(doublings: Int(retries)))
+        table.arm(place, at: min(table[place].deadline, now + pause), now: now)
+    }
+
+    /// Between half of the pause and the whole of it, so that many clients do not come back as one.
+    func pauseLimit(doublings: Int) -> UInt64 {
+        min(settings.backOffNanoseconds << UInt64(min(doublings, 20)), settings.backOffMaxNanoseconds)
+    }
+
+    mutating func jitteredPause(doublings: Int) -> UInt64 {
+        let whole = pauseLimit(doublings: doublings)
+        return whole / 2 + random.below(whole / 2 + 1)
+    }
+
+    /// The candidate is no leader, or can't be asked: the next one, after every full round with a pause.
+    mutating func advance(_ group: Int, hint: HostID?, reason: WaitReason, now: Instant) {
+        if groups[group].isSettled { statistics.leaderChanges += 1 }
+        groups[group].isSettled = false
+        groups[group].probe = -1
+        groups[group].window = settings.groupWindowMax
+        groups[group].reason = reason
+        groups[group].failures += 1
+        let count = groups[group].replicas.count
+        let current = candidateHost(group)
+        var next = (groups[group].candidate + 1) % count
+        if let hint, hint.rawValue != 0 {
+            if let position = groups[group].replicas.firstIndex(where: { hosts[$0].id == hint }) {
+                if groups[group].replicas[position] != current { next = position }
+            } else {
+                wantMap()
+            }
+        }
+        groups[group].candidate = next
+        if groups[group].failures % count == 0 {
+            let rounds = groups[group].failures / count
+            groups[group].notBefore = now + jitteredPause(doublings: rounds - 1)
+            if rounds % 4 == 0 { wantMap() }
+        }
+    }
+
+    /// A timer rang: the deadline, an attempt's end, or the end of a back-off.
+    mutating func rang(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        let wake = table[place].wake
+        guard wake <= now else {
+            table.arm(place, at: wake, now: now)
+            return
+        }
+        guard table[place].deadline > now else {
+            expire(place, now: now, into: &effects)
+            return
+        }
+        switch table[place].state {
+        case .backingOff: route(place, now: now, into: &effects)
+        case .inFlight:
+            guard table[place].kind != .command else {
+                table.arm(place, at: table[place].deadline, now: now)
+                return
+            }
+            effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
+            again(place, .noAnswer, hint: nil, now: now, into: &effects)
+        case .queued: table.arm(place, at: table[place].deadline, now: now)
+        case .free: preconditionFailure("a free place has no timer")
+        }
+    }
+
+    /// The deadline has passed.
+    private mutating func expire(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        guard table[place].state == .inFlight else {
+            _ = leave(place)
+            expireWaiting(place, into: &effects)
+            return
+        }
+        effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
+        let isCurrent = isCurrentCandidate(place)
+        let group = leave(place)
+        let host = table[place].host
+        if table[place].kind == .command {
+            failUnknown(place, "host \(host) did not answer within the deadline", into: &effects)
+        } else {
+            fail(place, .deadlineExceeded, "host \(host) did not answer within the deadline", into: &effects)
+        }
+        guard let group else { return }
+        // A leader that lets a deadline pass may be gone without its connection showing it.
+        if isCurrent { advance(group, hint: nil, reason: .noAnswer, now: now) }
+        pump(group, now: now, into: &effects)
+    }
+
+    /// The deadline of an operation that is in no list and not in flight.
+    private mutating func expireWaiting(_ place: Int, into effects: inout ClientEffects) {
+        let group = Int(table[place].groupIndex)
+        var reason = table[place].reason
+        if table[place].pinned.rawValue == 0 {
+            if group >= 0 {
+                if groups[group].reason != .none { reason = groups[group].reason }
+            } else if fetch.sawNotInitialised {
+                reason = .notInitialised
+            }
+        }
+        let (code, text) = explain(reason, place: place, group: group)
+        fail(
+            place, code, "\(text) within the deadline; nothing was done",
+            retryAfterMilliseconds: code == .overloaded && group >= 0 ? groups[group].retryAfterMilliseconds : 0,
+            into: &effects)
+    }
+
+    private func explain(_ reason: WaitReason, place: Int, group: Int) -> (FailureCode, String) {
+        let name = group >= 0 ? "group \(groups[group].id)" : "the group"
+        switch reason {
+        case .none: return (.deadlineExceeded, "the operation waited behind others and was not sent")
+        case .noMap: return (.unreachable, "no host of the cluster could be reached for its map")
+        case .notInitialised:
+            return (
+                .notInitialised,
+                "the hosts answer, but belong to no cluster yet (`bifrost init` makes one), and none came"
+            )
+        case .unreachable:
+            if table[place].pinned.rawValue != 0 {
+                return (.unreachable, "host \(table[place].pinned) could not be reached")
+            }
+            let list = group >= 0 ? groups[group].replicas.map { "\(hosts[$0].id)" }.joined(separator: ", ") : ""
+            return (.unreachable, "none of the hosts of \(name) (\(list)) could be reached")
+        case .notLeader:
+            return (.noQuorum, "\(name) had no leader: its hosts answer, but a majority of them does not agree on one")
+        case .noQuorum: return (.noQuorum, "\(name) had no quorum: its leader can't reach a majority of its replicas")
+        case .overloaded: return (.overloaded, "\(name) stayed overloaded")
+        case .moved: return (.unavailable, "the slot was moving and its new owner was not found")
+        case .unknownGroup: return (.unavailable, "no host knows which group is in charge")
+        case .unavailable: return (.unavailable, "no host of \(name) was able to serve")
+        case .connectionLost, .noAnswer: return (.noQuorum, "\(name) did not answer: connections were lost or silent")
+        case .congested: return (.overloaded, "connections to \(name) stayed full")
+        }
+    }
+
+    /// The operation's host is the one that its group would ask now, and this operation is a witness of that.
+    func isCurrentCandidate(_ place: Int) -> Bool {
+        let group = Int(table[place].groupIndex)
+        guard group >= 0, table[place].pinned.rawValue == 0, !groups[group].replicas.isEmpty,
+            hosts[candidateHost(group)].id == table[place].host
+        else { return false }
+        return groups[group].isSettled || groups[group].probe == place
+    }
+
+    /// An operation in flight that certainly did nothing, or is a read, goes again.
+    mutating func again(
+        _ place: Int, _ reason: WaitReason, hint: HostID?, atLeast: UInt64 = 0, now: Instant,
+        into effects: inout ClientEffects
+    ) {
+        let isCurrent = isCurrentCandidate(place)
+        let group = leave(place)
+        table[place].reason = reason
+        if isCurrent, let group { advance(group, hint: hint, reason: reason, now: now) }
+        if table[place].pinned.rawValue != 0 {
+            backOff(place, reason, atLeast: atLeast, now: now)
+        } else {
+            route(place, now: now, into: &effects)
+        }
+        if let group { pump(group, now: now, into: &effects) }
+    }
+}

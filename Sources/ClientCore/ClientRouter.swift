@@ -1,0 +1,344 @@
+// A client's decisions: where an operation goes, when it goes again, and what its caller is told. Pure: time is an
+// argument, sockets are elsewhere, effects come out in a buffer that the caller reuses.
+//
+//     submit ──► queued ──► in flight ──► completion
+//                  ▲  ▲        │
+//                  │  └────────┤ certainly not proposed (any kind), or a query
+//                  │           └ perhaps proposed and a command ──► outcomeUnknown
+//              backing off (reads at a chosen host, redirects)
+//
+// It does not own: encodings (callers and shell), connections and their reconnecting (shell), sessions.
+
+public import Primitives
+public import Ring
+
+/// Bounds and times. What happens at a bound stands beside it.
+public struct ClientSettings: Sendable {
+    /// Operations queued, backing off and in flight together. Beyond: `overloaded` at once.
+    public var operationsMax = 65_536
+    /// Granularity of deadlines and back-off; call `tick` about this often while operations are under way.
+    public var tickNanoseconds: UInt64 = 5_000_000
+    /// First pause after every replica of a group was tried in vain; doubles up to `backOffMaxNanoseconds`.
+    public var backOffNanoseconds: UInt64 = 10_000_000
+    public var backOffMaxNanoseconds: UInt64 = 400_000_000
+    /// A host's wish to be left alone is honoured up to here.
+    public var retryAfterMaxNanoseconds: UInt64 = 5_000_000_000
+    /// A query without an answer for this long is asked again elsewhere.
+    public var queryAttemptNanoseconds: UInt64 = 2_000_000_000
+    /// A leader that owes answers and gives none for this long is no longer sent to; others are asked.
+    public var silenceNanoseconds: UInt64 = 1_500_000_000
+    /// A host that does not send its map for this long is passed over.
+    public var mapFetchNanoseconds: UInt64 = 1_000_000_000
+    /// Operations of one group in flight; beyond: they queue. Shrinks when the host says `overloaded`, and recovers.
+    public var groupWindowMax = 65_536
+
+    public init() {}
+}
+
+/// Counted since the start. Never decides anything.
+public struct ClientStatistics: Hashable, Sendable {
+    public var sends: UInt64 = 0
+    /// Sends of an operation that had been sent before.
+    public var resends: UInt64 = 0
+    /// Answers to calls that were given up, or given twice.
+    public var lateAnswers: UInt64 = 0
+    public var leaderChanges: UInt64 = 0
+    public var mapFetches: UInt64 = 0
+    /// Maps of another cluster, or with a lower version or epoch than the one known.
+    public var mapsRefused: UInt64 = 0
+    public var outcomesUnknown: UInt64 = 0
+
+    public init() {}
+}
+
+struct HostState: Sendable {
+    var id: HostID
+    var isUp = false
+}
+
+struct SlotRoute: Sendable {
+    var epoch: Epoch
+    /// Index of the owner in `groups`; -1 if nobody owns the slot.
+    var group: Int32
+}
+
+struct GroupState: Sendable {
+    var id: GroupID
+    /// Positions in `hosts`, in the map's order.
+    var replicas: [Int] = []
+    /// Position in `replicas` of the leader, or of the next one to ask.
+    var candidate = 0
+    /// The candidate has answered as a leader does. Until then one operation at a time goes out, and finds the leader.
+    var isSettled = false
+    /// The operation that is out to find the leader, or -1.
+    var probe = -1
+    var queue = WaitingList()
+    var inFlight = 0
+    /// When the last answer came, or the first call of those in flight went.
+    var heard = Instant.zero
+    /// Of the newest hint: older ones are not followed.
+    var term = Term.zero
+    var window: Int
+    /// Asked in vain since the last answer; after every round of all replicas comes a pause.
+    var failures = 0
+    /// Nothing is sent before.
+    var notBefore = Instant.zero
+    var reason = WaitReason.none
+    var retryAfterMilliseconds: UInt32 = 0
+    /// In `waiting`, which `tick` looks through.
+    var isWaiting = false
+}
+
+/// Routes operations to groups' leaders and retries them as far as that is safe.
+///
+/// One owner. Every input may append to `effects`; carrying them out soon is the owner's part. A completion for a tag
+/// comes exactly once, at the latest one tick after its deadline if `tick` is called.
+public struct ClientRouter: Sendable {
+    public let settings: ClientSettings
+    public internal(set) var statistics = ClientStatistics()
+    /// The newest map known. Its version and its ring's epoch never fall.
+    public internal(set) var map: ClusterMap?
+
+    var table: OperationTable
+    /// Sorted by id.
+    var hosts: [HostState] = []
+    /// Sorted by id.
+    var groups: [GroupState] = []
+    /// By slot, from `ring`: what a send needs stands in one place of memory.
+    var routes: [SlotRoute] = []
+    /// The newest owner known of each slot: of the map, and of `moved` answers since.
+    var ring = SlotTable()
+    /// Operations whose group is not known.
+    var unrouted = WaitingList()
+    /// Groups with a queue that something else than an answer has to move.
+    var waiting: [Int] = []
+    var seedIsUp: [Bool]
+    var fetch = MapFetchState()
+    var random: SeededRandom
+    private var due: [Int] = []
+    private var silenceChecked = Instant.zero
+
+    public init(settings: ClientSettings, seedCount: Int, seed: UInt64) {
+        self.settings = settings
+        table = OperationTable(limit: settings.operationsMax, tickNanoseconds: settings.tickNanoseconds)
+        seedIsUp = [Bool](repeating: false, count: seedCount)
+        random = SeededRandom(seed: seed)
+    }
+
+    /// Operations that are not completed.
+    public var operationCount: Int { table.count }
+
+    /// Something waits for time to pass: `tick` is to be called every `tickNanoseconds`.
+    public var needsTicks: Bool { table.count > 0 || (fetch.isWanted && (fetch.source != nil || hasMapSource)) }
+
+    private var hasMapSource: Bool { seedIsUp.contains(true) || hosts.contains { $0.isUp } }
+
+    /// Where operations of `group` go at present; nil while that is being found out.
+    public func leader(of group: GroupID) -> HostID? {
+        guard let index = groupIndex(group), groups[index].isSettled else { return nil }
+        return hosts[candidateHost(index)].id
+    }
+
+    // MARK: inputs
+
+    /// Takes an operation on. Sends it at once if its leader is known and connected. Cost: O(1).
+    @discardableResult
+    public mutating func submit(_ request: ClientRequest, now: Instant, into effects: inout ClientEffects)
+        -> OperationHandle?
+    {
+        precondition(request.kind != .command || request.pinned.rawValue == 0, "commands go to the leader")
+        guard request.deadline > now else {
+            let failure = OperationFailure(
+                code: .deadlineExceeded, mayHaveHappened: false,
+                message: "the deadline had passed before the operation was sent; nothing was done")
+            effects.completions.append(ClientCompletion(tag: request.tag, result: .failure(failure)))
+            return nil
+        }
+        guard let place = table.take() else {
+            let failure = OperationFailure(
+                code: .overloaded, mayHaveHappened: false,
+                message: "this client has \(settings.operationsMax) operations under way, its bound; nothing was done: "
+                    + "wait for some to complete", retryAfterMilliseconds: 10)
+            effects.completions.append(ClientCompletion(tag: request.tag, result: .failure(failure)))
+            return nil
+        }
+        table[place].payload = request.payload
+        table[place].tag = request.tag
+        table[place].deadline = request.deadline
+        table[place].kind = request.kind
+        table[place].machine = request.machine
+        table[place].consistency = request.consistency
+        table[place].pinned = request.pinned
+        table[place].host = HostID(0)
+        table[place].reason = .none
+        table[place].retries = 0
+        switch request.target {
+        case .slot(let slot):
+            table[place].slot = slot
+            table[place].group = GroupID(0)
+        case .group(let group):
+            table[place].slot = .group
+            table[place].group = group
+        }
+        route(place, now: now, into: &effects)
+        return OperationHandle(place: place, serial: table[place].serial)
+    }
+
+    /// A connection to a host or seed is ready for calls.
+    public mutating func connectionUp(_ source: MapSource, now: Instant, into effects: inout ClientEffects) {
+        switch source {
+        case .seed(let number):
+            guard number < seedIsUp.count else { return }
+            seedIsUp[number] = true
+        case .host(let id):
+            guard let index = hostIndex(id) else { return }
+            hosts[index].isUp = true
+            pumpWaiting(now: now, into: &effects)
+        }
+        fetchMapIfWanted(now: now, into: &effects)
+    }
+
+    /// A connection is gone. Its calls fail one by one through `callFailed`, before or after this.
+    public mutating func connectionDown(_ source: MapSource, now: Instant, into effects: inout ClientEffects) {
+        switch source {
+        case .seed(let number):
+            guard number < seedIsUp.count else { return }
+            seedIsUp[number] = false
+        case .host(let id):
+            guard let index = hostIndex(id), hosts[index].isUp else { return }
+            hosts[index].isUp = false
+            for group in groups.indices where groups[group].isSettled && candidateHost(group) == index {
+                advance(group, hint: nil, reason: .unreachable, now: now)
+                pump(group, now: now, into: &effects)
+            }
+        }
+        if fetch.source == source { endFetch(wantMore: true, now: now) }
+        fetchMapIfWanted(now: now, into: &effects)
+    }
+
+    /// Time passes: deadlines, back-off, silent hosts. Costs what is due, and one look at each group that waits.
+    public mutating func tick(now: Instant, into effects: inout ClientEffects) {
+        due.removeAll(keepingCapacity: true)
+        swapDue(now: now, into: &effects)
+        checkSilence(now: now)
+        pumpWaiting(now: now, into: &effects)
+        if let asked = fetch.askedUntil, asked <= now { endFetch(wantMore: true, now: now) }
+        fetchMapIfWanted(now: now, into: &effects)
+    }
+
+    private mutating func swapDue(now: Instant, into effects: inout ClientEffects) {
+        var places = due
+        due = []
+        table.takeDue(now: now, into: &places)
+        // What one of them sets in motion may complete another, or arm it anew.
+        for place in places where table[place].state != .free && !table.isArmed(place) {
+            rang(place, now: now, into: &effects)
+        }
+        due = places
+    }
+
+    /// A frozen host keeps its connection and answers nothing. Its calls stay in flight, as they may have been done;
+    /// new
+    /// ones go elsewhere. Looks at all groups, some times in each `silenceNanoseconds`.
+    private mutating func checkSilence(now: Instant) {
+        guard now.since(silenceChecked) >= settings.silenceNanoseconds / 4 else { return }
+        silenceChecked = now
+        for group in groups.indices where groups[group].inFlight > 0 && !groups[group].replicas.isEmpty {
+            guard now.since(groups[group].heard) >= settings.silenceNanoseconds else { continue }
+            groups[group].heard = now
+            if groups[group].isSettled || groups[group].probe >= 0 {
+                advance(group, hint: nil, reason: .noAnswer, now: now)
+            }
+        }
+    }
+
+    /// The caller no longer waits. What was certainly not sent is withdrawn and completes as `cancelled`, as do reads;
+    /// a command in flight goes on (false is returned) and completes when its outcome is known.
+    @discardableResult
+    public mutating func withdraw(_ handle: OperationHandle, now: Instant, into effects: inout ClientEffects) -> Bool {
+        guard let place = table.place(of: handle) else { return false }
+        let isInFlight = table[place].state == .inFlight
+        if isInFlight {
+            guard table[place].kind != .command else { return false }
+            effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
+        }
+        let group = leave(place)
+        fail(place, .cancelled, "cancelled by the caller; nothing was done", into: &effects)
+        if let group { pump(group, now: now, into: &effects) }
+        return true
+    }
+
+    /// Ends everything: what was not sent as `closed`, commands in flight as `outcomeUnknown`.
+    public mutating func close(into effects: inout ClientEffects) {
+        for place in table.operations.indices where table[place].state != .free {
+            let isUnknown = table[place].state == .inFlight && table[place].kind == .command
+            _ = leave(place)
+            if isUnknown {
+                failUnknown(place, "the client was closed while the command was under way", into: &effects)
+            } else {
+                fail(place, .closed, "the client was closed; nothing was done", into: &effects)
+            }
+        }
+    }
+
+    // MARK: completion
+
+    mutating func complete(_ place: Int, _ result: Result<Bytes, OperationFailure>, into effects: inout ClientEffects) {
+        effects.completions.append(ClientCompletion(tag: table[place].tag, result: result))
+        table.release(place)
+    }
+
+    /// Ends an operation that certainly did nothing.
+    mutating func fail(
+        _ place: Int, _ code: FailureCode, _ message: String, retryAfterMilliseconds: UInt32 = 0,
+        into effects: inout ClientEffects
+    ) {
+        let failure = OperationFailure(
+            code: code, mayHaveHappened: false, message: message, group: knownGroup(of: place),
+            host: knownHost(of: place),
+            retryAfterMilliseconds: retryAfterMilliseconds)
+        complete(place, .failure(failure), into: &effects)
+    }
+
+    /// Ends a command of which nobody knows what became of it.
+    mutating func failUnknown(_ place: Int, _ what: String, into effects: inout ClientEffects) {
+        precondition(table[place].kind == .command, "a read has no outcome to be unknown")
+        statistics.outcomesUnknown += 1
+        let failure = OperationFailure(
+            code: .outcomeUnknown, mayHaveHappened: true,
+            message: "\(what): it may have taken effect or not; read before you decide to repeat it",
+            group: knownGroup(of: place), host: knownHost(of: place))
+        complete(place, .failure(failure), into: &effects)
+    }
+
+    private func knownGroup(of place: Int) -> GroupID? {
+        table[place].groupIndex >= 0 ? groups[Int(table[place].groupIndex)].id : nil
+    }
+
+    private func knownHost(of place: Int) -> HostID? {
+        table[place].host.rawValue != 0 ? table[place].host : nil
+    }
+
+    // MARK: look-up
+
+    func hostIndex(_ id: HostID) -> Int? {
+        var (low, high) = (0, hosts.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if hosts[middle].id < id { low = middle + 1 } else { high = middle }
+        }
+        return low < hosts.count && hosts[low].id == id ? low : nil
+    }
+
+    func groupIndex(_ id: GroupID) -> Int? {
+        var (low, high) = (0, groups.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if groups[middle].id < id { low = middle + 1 } else { high = middle }
+        }
+        return low < groups.count && groups[low].id == id ? low : nil
+    }
+
+    /// Position in `hosts` of the group's leader, or of the one to ask next.
+    func candidateHost(_ group: Int) -> Int { groups[group].replicas[groups[group].candidate] }
+}

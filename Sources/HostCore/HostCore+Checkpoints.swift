@@ -1,0 +1,126 @@
+// When a memtable becomes a run, when runs are merged, and what of the journal may go.
+
+public import Primitives
+import RaftCore
+import StateMachines
+public import Storage
+
+extension HostCore {
+    func considerCheckpoint(_ replica: Replica) {
+        guard replica.stopped == nil, replica.impairment == nil else { return }
+        if replica.checkpoint == nil, replica.core.appliedIndex > replica.manifestIndex,
+            replica.view.manifest.runs.count < Manifest.runsMax - 1,
+            replica.memtable.distinctBytes >= settings.memtableBytesTrigger
+                || replica.journalBytesSinceCheckpoint >= settings.journalBytesTrigger
+        {
+            freeze(replica)
+        }
+        startStoreWork(replica)
+    }
+
+    /// Freezes the memtable of the replica that pins most of a journal that has grown too long.
+    func relieveJournal() {
+        guard journalBytes > settings.journalBytesSoft else { return }
+        var worst: Replica?
+        for replica in replicas where replica.checkpoint == nil && replica.core.appliedIndex > replica.manifestIndex {
+            // What a laggard pins, no checkpoint here sets free.
+            guard let stable = replica.everywhereStable, stable > replica.manifestIndex else { continue }
+            if replica.journalBytesSinceCheckpoint > (worst?.journalBytesSinceCheckpoint ?? 0) { worst = replica }
+        }
+        if let worst {
+            freeze(worst)
+            startStoreWork(worst)
+        }
+    }
+
+    /// Writes the replica's state out now, whatever its size: at a clean shutdown and on an operator's word.
+    public func checkpointAll() {
+        for replica in replicas
+        where replica.checkpoint == nil && replica.impairment == nil
+            && replica.core.appliedIndex > replica.manifestIndex
+        {
+            freeze(replica)
+            startStoreWork(replica)
+        }
+    }
+
+    private func freeze(_ replica: Replica) {
+        let index = replica.core.appliedIndex
+        guard let term = replica.core.term(at: index) else {
+            preconditionFailure("the term of an applied entry is known until a manifest covers it")
+        }
+        let header = ManifestHeader(
+            group: replica.group, replica: replica.id, index: index, term: term, revision: replica.machine.revision,
+            logTime: replica.machine.logTime, configuration: replica.core.configuration(at: index),
+            digest: replica.machine.digest,
+            journal: journal, journalSequence: journalSequence)
+        replica.checkpoint = Replica.Checkpoint(frozen: replica.memtable.freeze(), header: header)
+        replica.journalBytesSinceCheckpoint = 0
+    }
+
+    private func startStoreWork(_ replica: Replica) {
+        guard storeJobsUnderWay < settings.storeJobsMax else {
+            replica.waitsForStore =
+                replica.checkpoint?.isUnderWay == false || replica.view.manifest.runs.count > settings.runsMax
+            return
+        }
+        // Merging comes first where runs have piled up: a store that can't keep up must not end with more than a
+        // manifest
+        // may name.
+        let mustMerge = replica.view.manifest.runs.count >= 2 * settings.runsMax && !replica.isMerging
+        if let checkpoint = replica.checkpoint, !mustMerge || checkpoint.isUnderWay {
+            // A run is published only when the journal is durable here up to its index.
+            guard !checkpoint.isUnderWay, replica.core.stableIndex >= checkpoint.header.index else { return }
+            replica.checkpoint?.isUnderWay = true
+            storeJobsUnderWay += 1
+            var header = checkpoint.header
+            header.journalSequence = journalSequence
+            effects.storeJobs.append(.checkpoint(replica.group, checkpoint.frozen, header))
+        } else if replica.view.manifest.runs.count > settings.runsMax, !replica.isMerging {
+            replica.isMerging = true
+            storeJobsUnderWay += 1
+            effects.storeJobs.append(.merge(replica.group, replica.id))
+        }
+    }
+
+    /// A place for a store job is free: whoever waits for one is stepped, also if its group is quiet.
+    private func storeJobEnded() {
+        storeJobsUnderWay -= 1
+        for replica in replicas where replica.waitsForStore {
+            replica.waitsForStore = false
+            markReady(replica)
+        }
+    }
+
+    /// The checkpoint is durable; `view` pins the manifest that has it.
+    public func checkpointDone(group: GroupID, view: StoreView) {
+        storeJobEnded()
+        guard let replica = replica(of: group), let checkpoint = replica.checkpoint else { return }
+        precondition(view.manifest.header.index == checkpoint.header.index, "the store published another checkpoint")
+        replica.view = view
+        replica.checkpoint = nil
+        replica.checkpoints += 1
+        markReady(replica)  // apply may have paused for it
+        announceSuperfluous(replica)
+    }
+
+    public func mergeDone(group: GroupID, view: StoreView) {
+        storeJobEnded()
+        guard let replica = replica(of: group) else { return }
+        replica.view = view
+        replica.isMerging = false
+        replica.merges += 1
+        markReady(replica)
+    }
+
+    /// What is in a durable manifest here and on disk with every member is nobody's any more. (Until snapshots can
+    /// bring a laggard up to date, the journal is kept for it.)
+    func announceSuperfluous(_ replica: Replica) {
+        if let stable = replica.everywhereStable, stable > replica.floor { replica.floor = stable }
+        let through = min(replica.floor, replica.manifestIndex)
+        guard through > replica.core.base, through > replica.discarded else { return }
+        replica.discarded = through
+        replica.core.discard(through: min(through, replica.core.stableIndex))
+        isTrimDue = true
+    }
+}

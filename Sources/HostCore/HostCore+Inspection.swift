@@ -1,0 +1,52 @@
+// What a simulator and tests look at to check a host's promises. Reads only; decides nothing, and nothing stands on it.
+
+package import Primitives
+package import RaftCore
+import StateMachines
+import Storage
+
+/// One replica as it stands between two turns.
+package struct ReplicaInspection: Sendable {
+    package var group: GroupID
+    package var replica: ReplicaID
+    package var role: RaftRole
+    package var term: Term
+    package var leader: ReplicaID
+    package var commit: LogIndex
+    package var applied: LogIndex
+    package var stable: LogIndex
+    package var base: LogIndex
+    package var last: LogIndex
+    package var digest: UInt64
+    package var digestIndex: LogIndex
+    package var manifestIndex: LogIndex
+    package var floor: LogIndex
+    package var logTime: LogTime
+    /// A leader with a committed entry of its own term.
+    package var isEstablished: Bool
+    package var isActive: Bool
+    package var isImpaired: Bool
+    package var isStopped: Bool
+    package var waitingCalls: Int
+    package var statistics: RaftStatistics
+}
+
+extension HostCore {
+    /// Visits the replicas that the last turn stepped, ascending by group.
+    package func inspectStepped(_ body: (ReplicaInspection) -> Void) {
+        for replica in replicas where replica.steppedInTurn == turnCount { body(inspection(of: replica)) }
+    }
+
+    package func inspection(of group: GroupID) -> ReplicaInspection? { replica(of: group).map { inspection(of: $0) } }
+
+    private func inspection(of replica: Replica) -> ReplicaInspection {
+        ReplicaInspection(
+            group: replica.group, replica: replica.id, role: replica.core.role, term: replica.core.term,
+            leader: replica.core.leader, commit: replica.core.commit, applied: replica.core.appliedIndex,
+            stable: replica.core.stableIndex, base: replica.core.base, last: replica.core.lastIndex,
+            digest: replica.machine.digest, digestIndex: replica.machine.applied, manifestIndex: replica.manifestIndex,
+            floor: replica.floor, logTime: replica.logTime.current, isEstablished: replica.core.isEstablished,
+            isActive: replica.isActive, isImpaired: replica.impairment != nil, isStopped: replica.stopped != nil,
+            waitingCalls: replica.waitingCalls, statistics: replica.core.statistics)
+    }
+}

@@ -1,0 +1,243 @@
+// Heartbeats are per pair of hosts, not per group. A host that agrees with another on who leads what keeps all those
+// groups' timers at rest; only groups that disagree, or whose hosts went silent, are ticked.
+
+public import Primitives
+import RaftCore
+
+extension HostCore {
+    /// Once per `settings.tickNanoseconds`.
+    public func tick(now: Instant) {
+        // Turns move `now` on between two ticks: what elapsed is counted from tick to tick, and what is left of a
+        // millisecond counts in the next.
+        let progress = now.since(elapsedCountedTo) / 1_000_000
+        elapsedMilliseconds += min(progress, LogTimeClock.millisecondsPerTickMax)
+        elapsedCountedTo = elapsedCountedTo + progress * 1_000_000
+        if now > self.now { self.now = now }
+        tickCount += 1
+        for peer in peers { suspectIfSilent(peer) }
+        if tickCount % UInt64(settings.heartbeatTicks) == 0 { sendHeartbeats() }
+        continueWaking()
+        campaignWherePreferred()
+        proposeFirstMap()
+        tickActive()
+        relieveJournal()
+        if tickCount % 20 == 0 { announceFloors() }
+    }
+
+    // MARK: Hosts
+
+    /// A host's consensus connection is up.
+    public func peerUp(_ host: HostID) {
+        guard let peer = peer(host) else { return }
+        peer.isConnected = true
+        // Floors that were told while it was away are lost, and a quiet group would never tell them again.
+        for replica in replicas where replica.leadingOn.contains(host) { replica.announcedFloor = .zero }
+    }
+
+    public func peerDown(_ host: HostID) {
+        guard let peer = peer(host) else { return }
+        peer.isConnected = false
+        _ = peer.writer.take()
+        peer.lastAgreedTick = nil
+        peer.lastFollowedTick = nil
+        suspectIfSilent(peer)
+    }
+
+    private func isFresh(_ tick: UInt64?) -> Bool {
+        guard let tick else { return false }
+        return tickCount - tick <= UInt64(settings.suspicionTicks)
+    }
+
+    /// The moment a host falls silent, every group that leaned on it is ticked again. The two directions are apart: a
+    /// host may disagree with what we say for long, and be agreed with all the time.
+    private func suspectIfSilent(_ peer: Peer) {
+        if !peer.isLeadingSuspected, !isFresh(peer.lastAgreedTick) {
+            peer.isLeadingSuspected = true
+            for replica in replicas where replica.leadingOn.contains(peer.host) { activate(replica) }
+        }
+        if !peer.isFollowingSuspected, !isFresh(peer.lastFollowedTick) {
+            peer.isFollowingSuspected = true
+            for replica in replicas where replica.followingHost == peer.host { activate(replica) }
+        }
+    }
+
+    private func sendHeartbeats() {
+        for peer in peers where peer.isConnected {
+            peer.heartbeatSequence += 1
+            peer.writer.heartbeat = HostHeartbeat(
+                sequence: peer.heartbeatSequence, groups: peer.leading.groups, digest: peer.leading.digest)
+        }
+    }
+
+    /// What another host said in one turn. Throws when the payload is malformed: the shell closes that connection.
+    public func receive(_ payload: Bytes, from host: HostID) throws(DecodingFailure) {
+        guard let peer = peer(host) else { return }
+        var batch = try PeerBatchReader(payload)
+        // Messages first: they may bring the very agreement that the digest is then compared for.
+        while let (group, message) = try batch.next() {
+            guard let replica = replica(of: group), message.to == replica.id, hostOfReplica[message.from] == host,
+                !replica.isMute
+            else {
+                strayMessages += 1
+                continue
+            }
+            guard replica.stopped == nil else { continue }
+            // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window.
+            if !message.entries.isEmpty, isOverfull(replica) {
+                overloads += 1
+                continue
+            }
+            replica.core.step(message)
+            markReady(replica)
+        }
+        for floor in batch.floors {
+            guard let replica = replica(of: floor.group), replica.core.leader != replica.id,
+                hostOfReplica[replica.core.leader] == host, floor.index > replica.floor
+            else { continue }
+            replica.floor = min(floor.index, replica.core.lastIndex)
+            announceSuperfluous(replica)
+        }
+        if let heartbeat = batch.heartbeat {
+            // Roles that changed by these very messages count from the next heartbeat on.
+            let agrees = heartbeat.digest == peer.following.digest && heartbeat.groups == peer.following.groups
+            peer.writer.reply = HostHeartbeatReply(sequence: heartbeat.sequence, agrees: agrees)
+            if agrees {
+                peer.lastFollowedTick = tickCount
+                peer.isFollowingSuspected = false
+            }
+        }
+        if let reply = batch.reply {
+            if reply.agrees {
+                peer.lastAgreedTick = tickCount
+                peer.isLeadingSuspected = false
+            } else if peer.wakeFrom == nil {
+                peer.wakeFrom = 0
+            }
+        }
+    }
+
+    /// After a disagreement our groups with members there speak for themselves, a bounded number per tick.
+    private func continueWaking() {
+        for peer in peers {
+            guard var place = peer.wakeFrom else { continue }
+            var woken = 0
+            while place < replicas.count, woken < settings.wakesPerTick {
+                let replica = replicas[place]
+                place += 1
+                guard replica.leadingOn.contains(peer.host) else { continue }
+                replica.activeUntilTick = tickCount + UInt64(2 * settings.raft.heartbeatTicks + 2)
+                activate(replica)
+                woken += 1
+            }
+            peer.wakeFrom = place < replicas.count ? place : nil
+        }
+    }
+
+    // MARK: Groups
+
+    func activate(_ replica: Replica) {
+        guard !replica.isActive, replica.stopped == nil, !replica.isMute else { return }
+        replica.isActive = true
+        active.append(replica)
+    }
+
+    private func tickActive() {
+        var kept = 0
+        for place in 0..<active.count {
+            let replica = active[place]
+            vouch(for: replica)
+            advanceLogTime(replica)
+            if isAtRest(replica) {
+                replica.isActive = false
+                continue
+            }
+            let isPatient =
+                tickCount < replica.patientUntilTick && replica.core.role == .follower && replica.core.leader == .none
+            if !isPatient {
+                replica.core.tick()
+                markReady(replica)
+            }
+            active[kept] = replica
+            kept += 1
+        }
+        active.removeLast(active.count - kept)
+    }
+
+    /// Host-level contact stands in for the heartbeats that quiet groups do not send.
+    private func vouch(for replica: Replica) {
+        if replica.core.role == .leader {
+            for member in replica.core.configuration.members where member != replica.id {
+                if let host = hostOfReplica[member], let peer = peer(host), isFresh(peer.lastAgreedTick) {
+                    replica.core.heard(from: member)
+                }
+            }
+        } else if let host = replica.followingHost, let peer = peer(host), isFresh(peer.lastFollowedTick) {
+            replica.core.heard(from: replica.core.leader)
+        }
+    }
+
+    /// Nothing is owed to this group and everything it leans on is alive.
+    private func isAtRest(_ replica: Replica) -> Bool {
+        guard tickCount >= replica.activeUntilTick, replica.waitingCalls == 0, replica.core.isSettled(),
+            replica.core.appliedIndex == replica.core.commit || replica.impairment != nil
+        else { return false }
+        if replica.core.role == .leader {
+            for host in replica.leadingOn {
+                guard let peer = peer(host), isFresh(peer.lastAgreedTick) else { return false }
+            }
+            return true
+        }
+        guard let host = replica.followingHost, let peer = peer(host) else { return false }
+        return isFresh(peer.lastFollowedTick)
+    }
+
+    /// Takes the replica's old part out of the digests and puts its present one in.
+    func updateLiveness(_ replica: Replica) {
+        for host in replica.leadingOn { peer(host)?.leading.remove(replica.contributedDigest) }
+        if let host = replica.followingHost { peer(host)?.following.remove(replica.contributedDigest) }
+        replica.leadingOn.removeAll(keepingCapacity: true)
+        replica.followingHost = nil
+        replica.contributedDigest = livenessDigest(group: replica.group, term: replica.core.term)
+        replica.hasProposedMap = false
+        if replica.stopped != nil { return }
+        if replica.core.role == .leader {
+            replica.announcedFloor = .zero
+            for member in replica.core.configuration.members where member != replica.id {
+                guard let host = hostOfReplica[member], let peer = peer(host) else { continue }
+                replica.leadingOn.append(host)
+                peer.leading.add(replica.contributedDigest)
+            }
+        } else if replica.core.role == .follower, let host = hostOfReplica[replica.core.leader], let peer = peer(host) {
+            replica.followingHost = host
+            peer.following.add(replica.contributedDigest)
+        }
+        activate(replica)
+    }
+
+    private static var floorRepeatTicks: UInt64 { 1_200 }
+
+    /// Leaders tell what every member has on disk, so that all may let go of their journals.
+    private func announceFloors() {
+        // Once a minute all are told again: a payload that was dropped for want of room may have had one.
+        let isRepeated = tickCount % Self.floorRepeatTicks == 0
+        for replica in replicas where replica.core.role == .leader {
+            guard let stable = replica.everywhereStable, stable > replica.announcedFloor || isRepeated else { continue }
+            replica.announcedFloor = stable
+            replica.floor = max(replica.floor, stable)
+            for host in replica.leadingOn {
+                peer(host)?.writer.floors.append(LogFloor(group: replica.group, index: stable))
+            }
+            announceSuperfluous(replica)
+        }
+    }
+
+    // MARK: Log time
+
+    func advanceLogTime(_ replica: Replica) {
+        let progress = elapsedMilliseconds - replica.elapsedSeen
+        replica.elapsedSeen = elapsedMilliseconds
+        guard replica.core.role == .leader else { return }
+        replica.logTime.follow(replica.core.lastLogTime)
+        replica.logTime.advance(by: progress, quorumAnswers: !replica.isActive || replica.core.quorumActive)
+    }
+}

@@ -1,0 +1,102 @@
+// From the cluster map to replicas: which are started, once, and who campaigns first.
+
+public import Primitives
+import RaftCore
+public import Ring
+public import StateMachines
+public import Storage
+
+extension HostCore {
+    /// A cluster map from the disk, from another host or from the meta group here. Older ones are ignored.
+    public func adopt(_ newer: ClusterMap) {
+        if let map {
+            guard newer.cluster == map.cluster, newer.version > map.version else { return }
+        }
+        map = newer
+        for record in newer.hosts { addPeer(record.id) }
+        for group in newer.groups {
+            for replica in group.replicas { hostOfReplica[replica.id] = replica.host }
+        }
+        for replica in replicas { updateLiveness(replica) }
+        effects.map = newer
+        askForBirths()
+    }
+
+    /// Replicas that the map places here and that have not been added. The shell asks its disk: one that is known there
+    /// is restored, one that is not is born, and either comes back through `install`.
+    private func askForBirths() {
+        guard let map else { return }
+        for (group, id) in map.replicas(on: host) where replica(of: group.id) == nil && isBirthAsked.insert(id).inserted
+        {
+            effects.births.append(ReplicaBirth(group: group.id, replica: id, configuration: group.configuration))
+        }
+    }
+
+    /// Adds a replica whose start is durable on disk.
+    ///
+    /// - Parameters:
+    ///   - plan: what the restart rules made of the disk, with the entries that they asked for.
+    ///   - machine: the state machine as of the manifest.
+    ///   - memtable: empty; from the host's pool of memory.
+    ///   - view: pins the manifest.
+    public func install(
+        group: GroupID, plan: ReplicaStartPlan, machine: MasterStateMachine, memtable: Memtable, view: StoreView
+    ) {
+        guard replica(of: group) == nil else { return }
+        let core = RaftCore(start: plan.start, settings: settings.raft, seed: random.next())
+        let replica = Replica(group: group, core: core, machine: machine, memtable: memtable, view: view)
+        replica.impairment = plan.impairment
+        if core.isImpaired, replica.impairment == nil {
+            replica.impairment =
+                "what the disk has of its log and its state contradicts itself: it is rebuilt from its peers"
+        }
+        replica.isMute = plan.isMute
+        replica.elapsedSeen = elapsedMilliseconds
+        replica.discarded = plan.start.base
+        if let impairment = replica.impairment {
+            effects.notices.append("group \(group): replica \(replica.id) neither campaigns nor serves: \(impairment)")
+        }
+        if map?.group(group)?.preferredLeader != replica.id {
+            replica.patientUntilTick = tickCount + UInt64(2 * settings.raft.electionTicks)
+        }
+        for entry in plan.start.entries { replica.journalBytesSinceCheckpoint += entry.encodedBytes }
+        add(replica)
+    }
+
+    /// Leaders spread evenly at start: where the map prefers us, and a majority can be reached, we do not wait for a
+    /// time-out.
+    func campaignWherePreferred() {
+        guard let map else { return }
+        for replica in replicas where !replica.hasCampaigned && replica.impairment == nil {
+            guard replica.core.role == .follower, replica.core.leader == .none else {
+                replica.hasCampaigned = true
+                continue
+            }
+            guard map.group(replica.group)?.preferredLeader == replica.id else { continue }
+            let voters = replica.core.configuration.voters
+            let reachable = voters.filter { voter in
+                voter == replica.id || hostOfReplica[voter].flatMap { peer($0) }?.isConnected == true
+            }
+            guard reachable.count * 2 > voters.count else { continue }
+            replica.hasCampaigned = true
+            replica.core.campaign()
+            markReady(replica)
+        }
+    }
+
+    /// The meta group's state is the map. Its first leader writes the map that `init` gave to every host.
+    func adoptMetaMap(_ replica: Replica) {
+        if let newer = replica.machine.meta.map { adopt(newer) }
+    }
+
+    func proposeFirstMap() {
+        guard let replica = replica(of: .meta), replica.core.role == .leader, !replica.hasProposedMap,
+            replica.machine.meta.map == nil, let map, replica.core.appliedIndex == replica.core.lastIndex
+        else { return }
+        let payload = MetaCommand.initialise(map).payload()
+        advanceLogTime(replica)
+        let result = replica.core.propose(kind: .command, payload: payload, logTime: replica.logTime.current)
+        if case .accepted = result { replica.hasProposedMap = true }
+        markReady(replica)
+    }
+}

@@ -1,0 +1,212 @@
+// Clients' calls: commands become proposals, reads wait for their confirmation, both are bounded.
+
+import DequeModule
+public import Messages
+public import Primitives
+import RaftCore
+import Ring
+import StateMachines
+public import Storage
+
+extension HostCore {
+    // MARK: Commands
+
+    /// A command. Its answer comes as a reply of a later turn, or of this one if it is refused.
+    public func execute(_ request: ExecuteRequest, call: CallToken) {
+        guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
+        if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
+        if let refusal = MasterStateMachine.check(request.payload, slot: request.slot) {
+            return refuse(call, refusal)
+        }
+        guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        guard replica.proposals.count < settings.waitingCallsMax, !replica.isFull(settings), !isOverfull(replica) else {
+            return refuse(call, overloaded)
+        }
+        if journalBytes > settings.journalBytesMax {
+            return refuse(call, .unavailable(journalIsFull(replica)))
+        }
+        advanceLogTime(replica)
+        replica.logTime.follow(replica.core.lastLogTime)
+        switch replica.core.propose(kind: .command, payload: request.payload, logTime: replica.logTime.current) {
+        case .accepted(let index, let term):
+            replica.proposals.append(Replica.Proposal(index: index, term: term, call: call))
+            markReady(replica)
+        case .notLeader: refuse(call, notLeader(replica))
+        case .overloaded: refuse(call, overloaded)
+        case .refused: preconditionFailure("only configurations are refused")
+        }
+    }
+
+    /// No more entries fit: apply is paused with much still to apply, or the journal is far behind.
+    func isOverfull(_ replica: Replica) -> Bool {
+        undurableBytes >= settings.undurableBytesMax
+            || replica.isFull(settings) && replica.core.memoryBytes >= settings.raft.uncommittedBytesMax
+    }
+
+    private var overloaded: Refusal {
+        overloads += 1
+        return .overloaded(retryAfterMillis: 20)
+    }
+
+    /// The call's client is gone: nobody waits for the answer. A proposal takes its course.
+    private func refuse(_ call: CallToken, _ refusal: Refusal) {
+        effects.replies.append(HostReply(call: call, response: .refused(refusal)))
+    }
+
+    func notLeader(_ replica: Replica) -> Refusal {
+        .notLeader(leader: hostOfReplica[replica.core.leader] ?? HostID(0), term: replica.core.term)
+    }
+
+    func respond(_ outcome: Applied, _ entry: LogEntry) -> Response<DataResult> {
+        switch outcome {
+        case .nothing: .done(DataResult(index: entry.index, revision: .zero))
+        case .done(let revision, let body): .done(DataResult(index: entry.index, revision: revision, body: body))
+        case .refused(let refusal): .refused(refusal)
+        case .unsupported(let what): .refused(.unavailable("the replica does not understand its log: \(what)"))
+        }
+    }
+
+    /// Why this replica can't take a call for the slot at all.
+    private func refusal(of replica: Replica, slot: Slot, epoch: Epoch) -> Refusal? {
+        if let stopped = replica.stopped { return .unavailable(stopped) }
+        if let impairment = replica.impairment { return .unavailable(impairment) }
+        guard let ring = map?.ring else { return .unavailable("the host has no cluster map yet") }
+        guard slot < Slot.group else {
+            return slot == .group ? nil : .invalid("slot \(slot): there are 16,384 slots, from 0 on")
+        }
+        guard let owner = ring.owner(of: slot) else { return .unavailable("slot \(slot) has no owner yet") }
+        guard owner == replica.group else { return .moved(group: owner, epoch: ring.epoch(of: slot)) }
+        guard epoch <= ring.epoch(of: slot) else {
+            return .unavailable(
+                "the client's ring is newer: this host has slot \(slot) at epoch \(ring.epoch(of: slot))")
+        }
+        return nil
+    }
+
+    private func journalIsFull(_ replica: Replica) -> String {
+        let behind = replica.core.configuration.members.min { left, right in
+            (replica.core.progress(of: left)?.match ?? .zero) < (replica.core.progress(of: right)?.match ?? .zero)
+        }
+        let host = behind.flatMap { hostOfReplica[$0] }.map { "host \($0)" } ?? "a host"
+        return "the journal holds \(journalBytes >> 20) MiB, its bound is \(settings.journalBytesMax >> 20) MiB, "
+            + "because \(host) is behind: bring that host back, or raise the bound"
+    }
+
+    // MARK: Reads
+
+    /// A query of a sub state machine.
+    public func query(_ request: QueryRequest, call: CallToken) {
+        guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
+        if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
+        guard request.machine == .keyValue else {
+            return refuse(call, .invalid("sub state machine \(request.machine) answers no queries in this version"))
+        }
+        do throws(Refusal) {
+            let query = try KeyValue.check(query: request.query, slot: request.slot)
+            let record = RecordKey(slot: request.slot, machine: request.machine, key: query.key)
+            wait(WaitingRead(call: call, kind: .key(record)), in: replica, consistency: request.consistency)
+        } catch {
+            refuse(call, error)
+        }
+    }
+
+    /// A page of a group's records.
+    public func page(_ request: PageRequest, call: CallToken) {
+        guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
+        if let refusal = refusal(of: replica, slot: .group, epoch: .zero) { return refuse(call, refusal) }
+        let from = request.from.map { RecordKey(slot: $0.slot, machine: $0.machine, key: $0.key) }
+        let bytesMax = min(max(Int(request.bytesMax), 1), settings.pageBytesMax)
+        wait(
+            WaitingRead(call: call, kind: .page(from: from, bytesMax: bytesMax)), in: replica,
+            consistency: request.consistency)
+    }
+
+    private func wait(_ read: WaitingRead, in replica: Replica, consistency: Consistency) {
+        switch consistency {
+        case .local:
+            serve(read, from: replica)
+            return
+        case .linearizable:
+            guard replica.core.role == .leader else { return refuse(read.call, notLeader(replica)) }
+        case .linearizableAnywhere:
+            guard replica.core.leader != .none else { return refuse(read.call, notLeader(replica)) }
+        }
+        guard replica.waitingReads < settings.waitingCallsMax else { return refuse(read.call, overloaded) }
+        replica.waitingReads += 1
+        replica.gathered.append(read)
+        markReady(replica)
+    }
+
+    /// All reads that came since the last turn share one confirmation.
+    func startReads(_ replica: Replica) {
+        let context = replica.nextContext
+        replica.nextContext += 1
+        replica.readBatches.append(Replica.ReadBatch(context: context, index: nil, reads: replica.gathered))
+        replica.gathered = []
+        replica.core.read(context: context)
+    }
+
+    func confirmReads(_ replica: Replica, context: UInt64, index: LogIndex) {
+        for place in replica.readBatches.indices where replica.readBatches[place].context == context {
+            replica.readBatches[place].index = index
+            return
+        }
+    }
+
+    func failReads(_ replica: Replica, context: UInt64) {
+        guard let place = replica.readBatches.firstIndex(where: { $0.context == context }) else { return }
+        let batch = replica.readBatches.remove(at: place)
+        replica.waitingReads -= batch.reads.count
+        for read in batch.reads { refuse(read.call, notLeader(replica)) }
+    }
+
+    /// Serves what is confirmed and applied.
+    func serveReads(_ replica: Replica) {
+        var place = 0
+        while place < replica.readBatches.count {
+            guard let index = replica.readBatches[place].index, index <= replica.core.appliedIndex else {
+                place += 1
+                continue
+            }
+            let batch = replica.readBatches.remove(at: place)
+            replica.waitingReads -= batch.reads.count
+            for read in batch.reads { serve(read, from: replica) }
+        }
+    }
+
+    /// The event loop answers from memory; what may touch cold pages goes to the readers with the view of this moment.
+    private func serve(_ read: WaitingRead, from replica: Replica) {
+        switch read.kind {
+        case .key(let key):
+            var found = replica.memtable.get(key)
+            if case .absent = found, let frozen = replica.checkpoint?.frozen { found = frozen.get(key) }
+            if case .absent = found, !replica.view.manifest.runs.isEmpty {
+                effects.coldReads.append(
+                    ColdRead(
+                        call: read.call, group: replica.group, index: replica.core.appliedIndex,
+                        revision: replica.machine.revision, key: key, view: replica.coldView))
+                return
+            }
+            let result = Self.result(found, index: replica.core.appliedIndex, revision: replica.machine.revision)
+            effects.replies.append(HostReply(call: read.call, response: .done(result)))
+        case .page(let from, let bytesMax):
+            let live = replica.memtable.page(from: from, recordsMax: settings.pageRecordsMax, bytesMax: bytesMax)
+            effects.coldPages.append(
+                ColdPage(
+                    call: read.call, group: replica.group, index: replica.core.appliedIndex,
+                    revision: replica.machine.revision, from: from, bytesMax: bytesMax, live: live,
+                    view: replica.coldView))
+        }
+    }
+
+    /// The answer to a query of one key, from wherever it was found.
+    public static func result(_ found: Lookup, index: LogIndex, revision: Revision) -> DataResult {
+        let reading: KeyValueReading =
+            switch found {
+            case .absent, .tombstone: .absent
+            case .found(let record):
+                .found(value: record.value ?? Bytes(), revision: record.revision, expiry: record.expiry)
+            }
+        return DataResult(index: index, revision: revision, body: reading.encoded())
+    }
+}

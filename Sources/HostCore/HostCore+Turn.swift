@@ -1,0 +1,239 @@
+// One turn: step every group that has something to do once, one payload for each peer, one batch for the journal.
+
+import DequeModule
+import Messages
+public import Primitives
+import RaftCore
+import StateMachines
+import Storage
+
+extension HostCore {
+    /// Whether another turn has something to do at once.
+    public var hasWork: Bool { !ready.isEmpty || !effects.replies.isEmpty }
+
+    /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.
+    public func turn(now: Instant, into out: inout HostEffects) {
+        if now > self.now { self.now = now }
+        turnCount += 1
+        // Groups that still have something to do afterwards (a bounded piece was done) go into the next turn.
+        var stepping: [Replica] = []
+        swap(&stepping, &ready)
+        for replica in stepping {
+            replica.isReady = false
+            replica.steppedInTurn = turnCount
+            step(replica)
+        }
+        stepping.removeAll(keepingCapacity: true)
+        if ready.isEmpty { swap(&stepping, &ready) }
+
+        if !records.isEmpty {
+            effects.journal = JournalBatch(ticket: nextTicket, records: records)
+            nextTicket += 1
+            records = []
+            records.reserveCapacity(32)
+        }
+        if isTrimDue {
+            // All replicas, not only the news: a value goes when those of all groups in it are not needed any more.
+            isTrimDue = false
+            for replica in replicas where replica.discarded > .zero {
+                effects.superfluous.append((replica.id, replica.discarded))
+            }
+        }
+        for peer in peers where !peer.writer.isEmpty {
+            guard peer.isConnected else {
+                _ = peer.writer.take()  // consensus sends again what it must
+                continue
+            }
+            effects.peerPayloads.append((peer.host, peer.writer.take()))
+        }
+        swap(&effects, &out)
+    }
+
+    /// Notes that the replica has something to do in this turn.
+    func markReady(_ replica: Replica) {
+        guard !replica.isReady, !replica.isMute else { return }
+        replica.isReady = true
+        ready.append(replica)
+    }
+
+    private func step(_ replica: Replica) {
+        // One that does not understand its log is as good as down: the others elect another leader.
+        guard replica.stopped == nil else { return }
+        if !replica.gathered.isEmpty { startReads(replica) }
+        var rounds = 0
+        // Applying frees windows and confirms reads; two rounds settle nearly everything, the rest waits a turn.
+        repeat {
+            rounds += 1
+            replica.core.ready(into: &raftEffects)
+            carryOut(replica)
+            apply(replica)
+        } while replica.core.hasReady && rounds < 3
+        serveReads(replica)
+        considerCheckpoint(replica)
+        if replica.core.hasReady || replica.canApply(settings) { markReady(replica) }
+        activate(replica)
+    }
+
+    private func carryOut(_ replica: Replica) {
+        for message in raftEffects.messages { send(message, of: replica) }
+        if let sequence = raftEffects.persistSequence {
+            if let hardState = raftEffects.hardState {
+                records.append(.hardState(replica.group, replica.id, hardState))
+            }
+            var bytes = 0
+            if !raftEffects.entries.isEmpty {
+                for entry in raftEffects.entries { bytes += entry.encodedBytes }
+                replica.journalBytesSinceCheckpoint += bytes
+                undurableBytes += bytes
+                records.append(.append(replica.group, replica.id, raftEffects.entries))
+            }
+            replica.lastTicket = nextTicket
+            held.append(
+                Held(
+                    ticket: nextTicket, replica: replica, sequence: sequence, messages: raftEffects.durableMessages,
+                    bytes: bytes))
+        } else if !raftEffects.durableMessages.isEmpty {
+            if replica.lastTicket <= doneTicket {
+                for message in raftEffects.durableMessages { send(message, of: replica) }
+            } else {
+                // `held` stays in the order of tickets: waiting for a later one than needed is safe.
+                let ticket = max(held.last?.ticket ?? 0, replica.lastTicket)
+                held.append(
+                    Held(ticket: ticket, replica: replica, sequence: 0, messages: raftEffects.durableMessages, bytes: 0)
+                )
+            }
+        }
+        for read in raftEffects.readsReady { confirmReads(replica, context: read.context, index: read.index) }
+        for context in raftEffects.readsFailed { failReads(replica, context: context) }
+        for read in raftEffects.logReads {
+            effects.logReads.append(
+                JournalRead(
+                    group: replica.group, replica: replica.id, follower: read.replica,
+                    from: read.from, through: read.through, bytesMax: read.bytesMax))
+        }
+        for follower in raftEffects.snapshotsNeeded {
+            effects.notices.append(
+                "group \(replica.group): replica \(follower) needs what the log no longer holds; snapshots come later")
+        }
+        if raftEffects.roleChanged { updateLiveness(replica) }
+    }
+
+    private func send(_ message: RaftMessage, of replica: Replica) {
+        guard let host = hostOfReplica[message.to], let peer = peer(host), peer.isConnected else { return }
+        if peer.writer.messageBytes + message.encodedBytes > Self.peerPayloadBytes, !peer.writer.isEmpty {
+            effects.peerPayloads.append((host, peer.writer.take()))
+        }
+        peer.writer.append(message, group: replica.group)
+    }
+
+    /// A payload that would grow beyond this is closed and another begun.
+    private static var peerPayloadBytes: Int { 2 << 20 }
+
+    /// Everything up to this ticket is durable in the journal, whose last commit has `sequence`.
+    public func journalDone(ticket: UInt64, sequence: UInt64) {
+        precondition(ticket >= doneTicket && ticket < nextTicket, "the journal completed what was never asked")
+        doneTicket = ticket
+        journalSequence = sequence
+        while let first = held.first, first.ticket <= ticket {
+            held.removeFirst()
+            undurableBytes -= first.bytes
+            if first.sequence > 0 { first.replica.core.persisted(sequence: first.sequence) }
+            for message in first.messages { send(message, of: first.replica) }
+            markReady(first.replica)
+        }
+    }
+
+    /// Entries read back from the journal for a follower; empty when they could not be read.
+    public func supply(_ entries: [LogEntry], group: GroupID, follower: ReplicaID) {
+        guard let replica = replica(of: group) else { return }
+        replica.core.supply(entries: entries, for: follower)
+        markReady(replica)
+    }
+
+    // MARK: Apply
+
+    private func apply(_ replica: Replica) {
+        guard replica.stopped == nil, replica.impairment == nil else { return }
+        var budget = settings.applyBytesPerTurn
+        let from = replica.core.appliedIndex
+        var applied = from
+        while budget > 0, applied < replica.core.commit {
+            if replica.isFull(settings) { break }
+            let entries = replica.core.committedEntries(after: applied, bytesMax: min(budget, 256 << 10))
+            guard !entries.isEmpty else { break }
+            for entry in entries {
+                budget -= entry.encodedBytes
+                let outcome = replica.machine.apply(entry, into: &replica.memtable)
+                if case .unsupported(let what) = outcome {
+                    stop(replica, because: "entry \(entry.index) is not understood by this version: \(what)")
+                    break
+                }
+                applied = entry.index
+                if case .done = outcome { replica.appliedCommands += 1 }
+                complete(replica, entry, outcome)
+            }
+            if replica.stopped != nil { break }
+        }
+        guard applied > from else { return }
+        replica.core.applied(through: applied)
+        if replica.core.memoryBytes > settings.logMemoryBytesMax {
+            replica.core.evict(through: applied)
+        } else if let match = replica.everywhereStable {
+            replica.core.evict(through: min(match, applied))
+        }
+        if replica.group == .meta { adoptMetaMap(replica) }
+    }
+
+    /// Answers the calls whose entries have been applied, or replaced by another leader's.
+    private func complete(_ replica: Replica, _ entry: LogEntry, _ outcome: Applied) {
+        // Terms never fall along a log: once an entry of a later term is committed, what was proposed in an earlier one
+        // and is not below it can never be. (A later leadership's own entries come first of all, and clear the way.)
+        while let first = replica.proposals.first, first.index <= entry.index || first.term < entry.term {
+            replica.proposals.removeFirst()
+            if first.index == entry.index, first.term == entry.term {
+                effects.replies.append(HostReply(call: first.call, response: respond(outcome, entry)))
+            } else {
+                effects.replies.append(HostReply(call: first.call, response: .refused(notLeader(replica))))
+            }
+        }
+    }
+
+    func stop(_ replica: Replica, because reason: String) {
+        replica.stopped = reason
+        for proposal in replica.proposals {
+            effects.replies.append(HostReply(call: proposal.call, response: .refused(.outcomeUnknown)))
+        }
+        replica.proposals.removeAll()
+        let reads = replica.readBatches.flatMap(\.reads) + replica.gathered
+        for read in reads {
+            effects.replies.append(HostReply(call: read.call, response: .refused(.unavailable(reason))))
+        }
+        replica.readBatches.removeAll()
+        replica.gathered.removeAll()
+        replica.waitingReads = 0
+        effects.notices.append("group \(replica.group): replica \(replica.id) stopped: \(reason)")
+        updateLiveness(replica)
+    }
+}
+
+extension Replica {
+    /// Apply pauses: the live memtable is full while an older one is on its way to the disk.
+    func isFull(_ settings: HostSettings) -> Bool {
+        checkpoint != nil && max(memtable.distinctBytes, memtable.arenaBytes) >= settings.memtableBytesMax
+    }
+
+    func canApply(_ settings: HostSettings) -> Bool {
+        stopped == nil && impairment == nil && core.appliedIndex < core.commit && !isFull(settings)
+    }
+
+    /// The index through which every member has the log on disk, as a leader knows it.
+    var everywhereStable: LogIndex? {
+        guard core.role == .leader else { return floor }
+        var least = core.stableIndex
+        for member in core.configuration.members where member != id {
+            guard let progress = core.progress(of: member) else { return floor }
+            least = min(least, progress.match)
+        }
+        return max(least, floor)
+    }
+}

@@ -1,0 +1,145 @@
+// A host's decisions: which group gets what, batching by turn, liveness of hosts, apply, checkpoints, what may be
+// deleted. It owns its replicas and no thread, socket, file or clock: the shell and the simulator carry its effects
+// out.
+
+import DequeModule
+import Messages
+public import Primitives
+import RaftCore
+public import Ring
+import StateMachines
+import Storage
+
+/// One host. Inputs note what came; `turn` steps every group that has something to do once and says what to do.
+/// Not thread-safe: it belongs to one event loop.
+public final class HostCore {
+    /// Another host of the cluster.
+    final class Peer {
+        let host: HostID
+        var isConnected = false
+        var writer = PeerBatchWriter()
+        var heartbeatSequence: UInt64 = 0
+        /// The tick in which this host last agreed with our heartbeat: it follows us where we lead.
+        var lastAgreedTick: UInt64?
+        /// The tick in which we last agreed with this host's heartbeat: it leads where we follow.
+        var lastFollowedTick: UInt64?
+        /// Sum and number of what we lead with a member there, and of what we follow there.
+        var leading = LivenessSum()
+        var following = LivenessSum()
+        /// Our groups' explicit heartbeats towards it are wanted, from this position in `replicas` on.
+        var wakeFrom: Int?
+        /// What we lead with a member there, and what we follow there, is ticked: the host has not agreed lately.
+        var isLeadingSuspected = true
+        var isFollowingSuspected = true
+
+        init(host: HostID) { self.host = host }
+    }
+
+    struct LivenessSum {
+        var groups: UInt32 = 0
+        var digest: UInt64 = 0
+        mutating func add(_ value: UInt64) { groups &+= 1; digest &+= value }
+        mutating func remove(_ value: UInt64) { groups &-= 1; digest &-= value }
+    }
+
+    /// Messages that wait until a journal ticket is durable.
+    struct Held {
+        var ticket: UInt64
+        var replica: Replica
+        /// Consensus' number for what it persisted with this ticket; 0 if only messages wait.
+        var sequence: UInt64
+        var messages: [RaftMessage]
+        var bytes: Int
+    }
+
+    public let host: HostID
+    public let settings: HostSettings
+    public internal(set) var map: ClusterMap?
+    /// Name of the journal, for manifests.
+    let journal: UInt64
+    var random: SeededRandom
+
+    /// Sorted by group.
+    var replicas: [Replica] = []
+    /// By group number, for the hot path; group numbers come from a counter and are dense.
+    private var replicaOfGroup: [Replica?] = []
+    var ready: [Replica] = []
+    var active: [Replica] = []
+    /// Sorted by host.
+    private(set) var peers: [Peer] = []
+    var hostOfReplica: [ReplicaID: HostID] = [:]
+    var isBirthAsked: Set<ReplicaID> = []
+
+    var held: Deque<Held> = []
+    var nextTicket: UInt64 = 1
+    var doneTicket: UInt64 = 0
+    /// The last commit of the journal that is known to be durable.
+    var journalSequence: UInt64
+    /// Bytes of entries that were handed to the journal and are not durable yet.
+    var undurableBytes = 0
+    var records: [JournalRecord] = []
+    var effects = HostEffects()
+    var raftEffects = RaftEffects()
+
+    public internal(set) var now: Instant
+    var tickCount: UInt64 = 0
+    var turnCount: UInt64 = 0
+    /// The host's own elapsed time, at most 100 ms per tick: what log times go by.
+    var elapsedMilliseconds: UInt64 = 0
+    var elapsedCountedTo: Instant
+    var storeJobsUnderWay = 0
+    /// Some replica needs less of the journal than it did.
+    var isTrimDue = false
+    /// Bytes that the journal holds, as the shell last measured it.
+    public var journalBytes = 0
+    /// Calls answered `overloaded`.
+    public internal(set) var overloads: UInt64 = 0
+    /// Messages that named a group or replica which is not here.
+    public internal(set) var strayMessages: UInt64 = 0
+
+    public init(
+        host: HostID, journal: UInt64, settings: HostSettings, seed: UInt64, now: Instant, journalSequence: UInt64
+    ) {
+        self.host = host
+        self.journal = journal
+        self.settings = settings
+        self.random = SeededRandom(seed: seed)
+        self.now = now
+        self.journalSequence = journalSequence
+        elapsedCountedTo = now
+    }
+
+    // MARK: Finding things
+
+    func replica(of group: GroupID) -> Replica? {
+        let place = Int(group.rawValue)
+        return place < replicaOfGroup.count ? replicaOfGroup[place] : nil
+    }
+
+    func peer(_ host: HostID) -> Peer? {
+        for peer in peers where peer.host == host { return peer }
+        return nil
+    }
+
+    /// Adds a replica that is ready to take part. Groups above this number are refused by the cluster map's decoder.
+    func add(_ replica: Replica) {
+        let place = Int(replica.group.rawValue)
+        precondition(place < Self.groupNumberMax, "a group's number is out of bounds")
+        while replicaOfGroup.count <= place { replicaOfGroup.append(nil) }
+        precondition(replicaOfGroup[place] == nil, "a group has one replica on a host")
+        replicaOfGroup[place] = replica
+        let position = replicas.firstIndex { $0.group > replica.group } ?? replicas.count
+        replicas.insert(replica, at: position)
+        updateLiveness(replica)
+        markReady(replica)
+    }
+
+    func addPeer(_ host: HostID) {
+        guard host != self.host, peer(host) == nil else { return }
+        let position = peers.firstIndex { $0.host > host } ?? peers.count
+        peers.insert(Peer(host: host), at: position)
+    }
+
+    /// Bound on the numbers of groups, so that a map from outside cannot make the host take memory without end.
+    static let groupNumberMax = 1 << 24
+}

@@ -1,0 +1,103 @@
+// What a host's core asks its shell to do after a turn. The shell carries it out and decides nothing.
+
+public import Messages
+public import Primitives
+public import Ring
+public import Storage
+
+/// Records to make durable in one commit with whatever else waits; answered by `HostCore.journalDone(ticket:)`.
+public struct JournalBatch: Sendable {
+    public var ticket: UInt64
+    public var records: [JournalRecord]
+}
+
+/// An answer to a client's call on the data service. The shell encodes it.
+public struct HostReply: Sendable {
+    public var call: CallToken
+    public var response: Response<DataResult>
+}
+
+/// A read whose answer may have to come from disk: for a reader thread, which answers the call itself with
+/// `HostCore.result`.
+public struct ColdRead: Sendable {
+    public var call: CallToken
+    public var group: GroupID
+    public var index: LogIndex
+    public var revision: Revision
+    public var key: RecordKey
+    public var view: StoreView
+}
+
+/// A page of a group's records, for a reader thread: what the live memtable held, and the layers below it.
+public struct ColdPage: Sendable {
+    public var call: CallToken
+    public var group: GroupID
+    public var index: LogIndex
+    public var revision: Revision
+    public var from: RecordKey?
+    public var bytesMax: Int
+    public var live: RecordPage
+    public var view: StoreView
+}
+
+/// Entries that a follower needs and that are no longer in memory: for a reader thread, answered by `HostCore.supply`.
+public struct JournalRead: Sendable {
+    public var group: GroupID
+    public var replica: ReplicaID
+    public var follower: ReplicaID
+    public var from: LogIndex
+    public var through: LogIndex
+    public var bytesMax: Int
+}
+
+/// Work for the store thread.
+public enum StoreJob: Sendable {
+    /// Write the frozen memtable as a run and publish it; answered by `HostCore.checkpointDone`.
+    case checkpoint(GroupID, FrozenMemtable, ManifestHeader)
+    /// Merge the replica's runs; answered by `HostCore.mergeDone`.
+    case merge(GroupID, ReplicaID)
+}
+
+/// A replica to start that has never been on this disk: its first manifest and its journal base, durable, then
+/// `HostCore.install`.
+public struct ReplicaBirth: Sendable {
+    public var group: GroupID
+    public var replica: ReplicaID
+    public var configuration: Configuration
+}
+
+/// Filled by `HostCore.turn`, emptied by the shell. Reused from turn to turn.
+public struct HostEffects: Sendable {
+    /// One payload for each host that is told something, more only when one would not fit into a frame. In order.
+    public var peerPayloads: [(host: HostID, payload: Bytes)] = []
+    public var journal: JournalBatch?
+    public var replies: [HostReply] = []
+    public var coldReads: [ColdRead] = []
+    public var coldPages: [ColdPage] = []
+    public var logReads: [JournalRead] = []
+    public var storeJobs: [StoreJob] = []
+    public var births: [ReplicaBirth] = []
+    /// Not empty when something changed, and then complete, for all replicas: entries at or below these indices are
+    /// superfluous, and the journal may trim.
+    public var superfluous: [(replica: ReplicaID, through: LogIndex)] = []
+    /// A newer cluster map to keep, and to connect by.
+    public var map: ClusterMap?
+    /// Lines for the operator's log.
+    public var notices: [String] = []
+
+    public init() {}
+
+    public mutating func removeAll() {
+        peerPayloads.removeAll(keepingCapacity: true)
+        journal = nil
+        replies.removeAll(keepingCapacity: true)
+        coldReads.removeAll(keepingCapacity: true)
+        coldPages.removeAll(keepingCapacity: true)
+        logReads.removeAll(keepingCapacity: true)
+        storeJobs.removeAll(keepingCapacity: true)
+        births.removeAll(keepingCapacity: true)
+        superfluous.removeAll(keepingCapacity: true)
+        map = nil
+        notices.removeAll(keepingCapacity: true)
+    }
+}

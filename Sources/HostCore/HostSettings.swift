@@ -1,0 +1,46 @@
+// The bounds and periods of a host. Every number that decides something stands here with its unit.
+
+public import RaftCore
+
+/// What a host may be told to do otherwise. The defaults suit a data centre and a busy loopback alike.
+public struct HostSettings: Sendable {
+    /// Nanoseconds between two calls of `HostCore.tick`.
+    public var tickNanoseconds: UInt64 = 50_000_000
+    /// Ticks between two heartbeats to each connected host.
+    public var heartbeatTicks = 2
+    /// Ticks without an agreeing heartbeat after which a host's leaders are suspected and their followers' timers run.
+    public var suspicionTicks = 6
+    /// Each group's consensus; its time-outs are in the same ticks.
+    public var raft = RaftSettings()
+
+    /// Bytes of distinct records in a live memtable that trigger a checkpoint.
+    public var memtableBytesTrigger = 8 << 20
+    /// Bytes in a live memtable beyond which apply pauses while an older one is still being written, and the leader
+    /// answers `overloaded`.
+    public var memtableBytesMax = 32 << 20
+    /// Bytes of a replica's entries in the journal since its last checkpoint that trigger the next.
+    public var journalBytesTrigger = 8 << 20
+    /// Bytes of the whole journal above which the replica that pins most of it is checkpointed, however small.
+    public var journalBytesSoft = 512 << 20
+    /// Bytes of a journal that is kept for a replica that is behind; beyond it, writes are refused with a clear error.
+    public var journalBytesMax = 8 << 30
+    /// Bytes of entries that wait for the journal's disk; beyond it no more are taken, from clients or leaders.
+    public var undurableBytesMax = 256 << 20
+    /// Checkpoints and merges that may be under way at once.
+    public var storeJobsMax = 4
+    /// Runs of a replica above which they are merged.
+    public var runsMax = 8
+    /// Bytes of entries applied in one turn for one group, so that no group keeps the others waiting.
+    public var applyBytesPerTurn = 1 << 20
+    /// Bytes of applied entries that a replica keeps in memory for followers that are a little behind.
+    public var logMemoryBytesMax = 4 << 20
+    /// Calls that may wait in one group, proposals and reads together; beyond it, `overloaded`.
+    public var waitingCallsMax = 65_536
+    /// Bytes and number of one page of a group's records.
+    public var pageBytesMax = 1 << 20
+    public var pageRecordsMax = 16_384
+    /// Groups whose explicit heartbeats are started in one tick after a disagreement, so that many do not wake at once.
+    public var wakesPerTick = 512
+
+    public init() {}
+}

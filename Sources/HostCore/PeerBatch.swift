@@ -1,0 +1,145 @@
+// What one host says to another in one turn: a heartbeat or its answer, floors, and the messages of many groups.
+
+public import Primitives
+public import RaftCore
+
+/// A host's word that it lives, and in short form which groups it leads on the receiver: `digest` is the sum over
+/// those groups of `livenessDigest`, so that ten thousand idle groups cost one number.
+public struct HostHeartbeat: Hashable, Sendable {
+    public var sequence: UInt64
+    public var groups: UInt32
+    public var digest: UInt64
+
+    public init(sequence: UInt64, groups: UInt32, digest: UInt64) {
+        self.sequence = sequence
+        self.groups = groups
+        self.digest = digest
+    }
+}
+
+/// The answer: whether the receiver follows the sender in exactly those groups and terms.
+public struct HostHeartbeatReply: Hashable, Sendable {
+    public var sequence: UInt64
+    public var agrees: Bool
+
+    public init(sequence: UInt64, agrees: Bool) {
+        self.sequence = sequence
+        self.agrees = agrees
+    }
+}
+
+/// A group's part in a host's digest.
+public func livenessDigest(group: GroupID, term: Term) -> UInt64 {
+    mix(mix(UInt64(group.rawValue)) ^ term.rawValue)
+}
+
+/// All members of the group have everything up to `index` on disk: nobody will ask for it again.
+public struct LogFloor: Hashable, Sendable {
+    public var group: GroupID
+    public var index: LogIndex
+
+    public init(group: GroupID, index: LogIndex) {
+        self.group = group
+        self.index = index
+    }
+}
+
+/// The payload of one consensus frame:
+///
+///     version u8 = 1 | parts u8 (bit 0 heartbeat, bit 1 reply) | 0 u16
+///     heartbeat: sequence u64 | groups u32 | digest u64        if bit 0
+///     reply: sequence u64 | agrees u8                          if bit 1
+///     floors: count u32, then group u32 | index u64 each
+///     messages: count u32, then group u32 | RaftMessage each
+///
+/// Written in one pass per turn; the count of messages is filled in at the end.
+public struct PeerBatchWriter: ~Copyable {
+    private var messages: ByteWriter
+    public private(set) var messageCount: UInt32 = 0
+    public var heartbeat: HostHeartbeat?
+    public var reply: HostHeartbeatReply?
+    public var floors: [LogFloor] = []
+
+    public init() { messages = ByteWriter(capacity: 4096) }
+
+    public var isEmpty: Bool { messageCount == 0 && heartbeat == nil && reply == nil && floors.isEmpty }
+    public var messageBytes: Int { messages.count }
+
+    public mutating func append(_ message: RaftMessage, group: GroupID) {
+        messages.write(group)
+        message.encode(into: &messages)
+        messageCount += 1
+    }
+
+    /// The frame's payload; the writer is empty afterwards.
+    public mutating func take() -> Bytes {
+        var head = ByteWriter(capacity: 64 + floors.count * 12 + messages.count)
+        head.write(1 as UInt8)
+        head.write(UInt8((heartbeat == nil ? 0 : 1) | (reply == nil ? 0 : 2)))
+        head.write(0 as UInt16)
+        if let heartbeat {
+            head.write(heartbeat.sequence)
+            head.write(heartbeat.groups)
+            head.write(heartbeat.digest)
+        }
+        if let reply {
+            head.write(reply.sequence)
+            head.write(reply.agrees)
+        }
+        head.write(UInt32(floors.count))
+        for floor in floors {
+            head.write(floor.group)
+            head.write(floor.index)
+        }
+        head.write(messageCount)
+        messages.withUnsafeBytes { head.write(bytes: $0) }
+        messages.removeAll()
+        messageCount = 0
+        heartbeat = nil
+        reply = nil
+        floors.removeAll(keepingCapacity: true)
+        return head.take()
+    }
+}
+
+/// Reads such a payload message by message; entries' payloads are slices of the frame.
+public struct PeerBatchReader {
+    public let heartbeat: HostHeartbeat?
+    public let reply: HostHeartbeatReply?
+    public let floors: [LogFloor]
+    private var reader: ByteReader
+    private var left: Int
+
+    public init(_ payload: Bytes) throws(DecodingFailure) {
+        reader = ByteReader(payload)
+        let version = try reader.read(UInt8.self)
+        guard version == 1 else {
+            throw DecodingFailure(expected: "a peer batch of version 1", found: "version \(version)")
+        }
+        let parts = try reader.read(UInt8.self)
+        guard parts < 4 else { throw DecodingFailure(expected: "parts of a peer batch", found: "bits \(parts)") }
+        _ = try reader.read(UInt16.self)
+        heartbeat =
+            parts & 1 == 0
+            ? nil : HostHeartbeat(sequence: try reader.read(), groups: try reader.read(), digest: try reader.read())
+        reply = parts & 2 == 0 ? nil : HostHeartbeatReply(sequence: try reader.read(), agrees: try reader.readBool())
+        let floorCount = Int(try reader.read(UInt32.self))
+        try reader.check(count: floorCount, ofSize: 12)
+        var floors: [LogFloor] = []
+        floors.reserveCapacity(floorCount)
+        for _ in 0..<floorCount { floors.append(LogFloor(group: try reader.read(), index: try reader.read())) }
+        self.floors = floors
+        left = Int(try reader.read(UInt32.self))
+    }
+
+    /// The next message with its group, or nil at the end.
+    public mutating func next() throws(DecodingFailure) -> (group: GroupID, message: RaftMessage)? {
+        guard left > 0 else {
+            try reader.expectEnd()
+            return nil
+        }
+        left -= 1
+        let group = try reader.read(GroupID.self)
+        return (group, try RaftMessage(from: &reader))
+    }
+}

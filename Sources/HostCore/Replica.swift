@@ -1,0 +1,147 @@
+// One group's member on this host: consensus, state machine, memtable and the calls that wait for them.
+
+import DequeModule
+import Messages
+import Primitives
+import RaftCore
+import Ring
+import StateMachines
+import Storage
+
+/// A call of a client as the shell knows it; opaque here.
+public struct CallToken: Hashable, Sendable {
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+}
+
+/// Owned by its host's core and touched by nothing else.
+final class Replica {
+    struct Proposal {
+        var index: LogIndex
+        var term: Term
+        var call: CallToken
+    }
+
+    /// Reads that share one round of confirmation.
+    struct ReadBatch {
+        var context: UInt64
+        /// Where the reads may be served from; nil until consensus has confirmed.
+        var index: LogIndex?
+        var reads: [WaitingRead]
+    }
+
+    /// A memtable on its way to the disk.
+    struct Checkpoint {
+        var frozen: FrozenMemtable
+        var header: ManifestHeader
+        /// The store thread has it.
+        var isUnderWay = false
+    }
+
+    let group: GroupID
+    let id: ReplicaID
+    var core: RaftCore
+    var machine: MasterStateMachine
+    var memtable: Memtable
+    var view: StoreView
+    var checkpoint: Checkpoint?
+    var isMerging = false
+    /// All places for store jobs were taken when it wanted one.
+    var waitsForStore = false
+    /// Why it stands still, for status and errors; nil while it is sound.
+    var stopped: String?
+    var impairment: String?
+    /// It takes no part at all: its log may lack what it promised.
+    var isMute = false
+
+    /// Proposals of this replica's time as leader, by ascending term, and index within a term.
+    var proposals: Deque<Proposal> = []
+    var gathered: [WaitingRead] = []
+    var readBatches: Deque<ReadBatch> = []
+    var nextContext: UInt64 = 1
+
+    /// The last turn that stepped it.
+    var steppedInTurn: UInt64 = 0
+    /// It is in the host's list of replicas with something to do this turn.
+    var isReady = false
+    /// It is ticked; quiet replicas are not.
+    var isActive = false
+    /// Tick until which it stays active whatever its state: explicit heartbeats after a disagreement.
+    var activeUntilTick: UInt64 = 0
+
+    /// What it adds to the digests of the hosts that it leads on, or to that of the host that leads it.
+    var leadingOn: [HostID] = []
+    var followingHost: HostID?
+    var contributedDigest: UInt64 = 0
+
+    /// The journal ticket of the last thing it persisted.
+    var lastTicket: UInt64 = 0
+    /// Bytes of entries written to the journal since the last checkpoint was frozen.
+    var journalBytesSinceCheckpoint = 0
+    /// Every member has everything up to here on disk.
+    var floor: LogIndex = .zero
+    var announcedFloor: LogIndex = .zero
+    var checkpoints: UInt64 = 0
+    var merges: UInt64 = 0
+    var appliedCommands: UInt64 = 0
+    /// Another replica is preferred as leader: until this tick after the start its host gets the time to come.
+    var patientUntilTick: UInt64 = 0
+    /// It had its chance to lead at start without waiting for a time-out.
+    var hasCampaigned = false
+    /// As the meta group's leader: the first map is proposed.
+    var hasProposedMap = false
+    /// Told to the journal as superfluous already.
+    var discarded: LogIndex = .zero
+    var logTime = LogTimeClock()
+    /// The host's elapsed milliseconds that `logTime` has seen.
+    var elapsedSeen: UInt64 = 0
+
+    init(group: GroupID, core: RaftCore, machine: MasterStateMachine, memtable: Memtable, view: StoreView) {
+        self.group = group
+        self.id = core.replica
+        self.core = core
+        self.machine = machine
+        self.memtable = memtable
+        self.view = view
+    }
+
+    /// Reads in `gathered` and `readBatches`.
+    var waitingReads = 0
+    var waitingCalls: Int { proposals.count + waitingReads }
+
+    /// All layers below the live memtable.
+    var coldView: StoreView {
+        var view = view
+        view.frozen = checkpoint?.frozen
+        return view
+    }
+
+    /// The store's truth lags the state by this much journal.
+    var manifestIndex: LogIndex { view.manifest.header.index }
+}
+
+/// A read that waits for consensus to confirm it.
+struct WaitingRead {
+    enum Kind {
+        case key(RecordKey)
+        case page(from: RecordKey?, bytesMax: Int)
+    }
+    var call: CallToken
+    var kind: Kind
+}
+
+/// Log time: elapsed time, from the last entry on, by the monotonic clock's progress, at most
+/// 100 ms per tick, and only while a quorum answers.
+struct LogTimeClock {
+    static let millisecondsPerTickMax: UInt64 = 100
+
+    private(set) var current = LogTime.zero
+
+    /// The last entry in the log, committed or not, has this time.
+    mutating func follow(_ lastLogTime: LogTime) { if lastLogTime > current { current = lastLogTime } }
+
+    /// Milliseconds that the host's own bounded clock went on since the last call, if a quorum answers.
+    mutating func advance(by milliseconds: UInt64, quorumAnswers: Bool) {
+        if quorumAnswers { current = LogTime(current.rawValue + milliseconds) }
+    }
+}

@@ -1,0 +1,95 @@
+// From what a disk holds to what `HostCore.install` takes: the same steps for every disk, so that the shell and the
+// simulator restart replicas in one way. Reads the disk, and writes the first manifest of a replica that has none.
+
+public import Messages
+public import Primitives
+import RaftCore
+public import StateMachines
+public import Storage
+
+/// A replica that is ready to be added once `plan.records` are durable in the journal.
+public struct RestoredReplica: Sendable {
+    public var group: GroupID
+    public var plan: ReplicaStartPlan
+    public var machine: MasterStateMachine
+    /// Pins the manifest.
+    public var view: StoreView
+
+    /// Restores a replica that the disk knows; makes the first manifest of one that it doesn't. Store thread.
+    ///
+    /// - Parameter logs: what the journal recovered when it was opened.
+    /// - Throws: what the disk throws; `.corrupt` when the replica's manifest is damaged.
+    public init<D: Disk>(
+        _ birth: ReplicaBirth, logs: [RecoveredLog], journal: Journal<D>, store: Store<D>
+    ) throws {
+        var manifest = store.manifest(of: birth.replica)
+        if manifest == nil {
+            let header = ManifestHeader(
+                group: birth.group, replica: birth.replica, index: .zero, term: .zero, revision: .zero, logTime: .zero,
+                configuration: birth.configuration, digest: 0, journal: journal.identity.journal, journalSequence: 0)
+            manifest = try store.start(header)
+        }
+        // A journal that is another's, or ends before what a manifest has seen of it, is a lost disk: votes may be
+        // forgotten, and this host must not come back under its old identity.
+        if let manifest, manifest.journal != journal.identity.journal || manifest.journalSequence > journal.lastSequence
+        {
+            throw DiskError(
+                .refused,
+                "the journal (\(journal.identity.journal), up to \(journal.lastSequence)) is not the one that replica "
+                    + "\(birth.replica) was written with (\(manifest.journal), \(manifest.journalSequence)): the disk counts as lost; "
+                    + "start with an empty directory")
+        }
+        let onDisk = ReplicaOnDisk(
+            group: birth.group, replica: birth.replica, manifest: manifest,
+            log: logs.first { $0.replica == birth.replica })
+        plan = ReplicaStartPlan(onDisk, configuration: birth.configuration)
+        if plan.hasEntries {
+            plan.start.entries = try journal.entries(
+                of: birth.replica, from: plan.entriesFrom, through: plan.entriesThrough, bytesMax: .max)
+        }
+        guard let view = store.view(birth.replica) else {
+            throw DiskError(.corrupt, "the store has no sound manifest of replica \(birth.replica)")
+        }
+        self.view = view
+        group = birth.group
+        machine = try Self.machine(birth.group, view, store)
+    }
+
+    /// The state machine as of the manifest. The meta group's live state is read from its records.
+    private static func machine<D: Disk>(_ group: GroupID, _ view: StoreView, _ store: Store<D>) throws
+        -> MasterStateMachine
+    {
+        let header = view.manifest.header
+        var records: [MetaRecord] = []
+        if group == .meta {
+            var from: RecordKey? = RecordKey.first(of: .group)
+            while let first = from {
+                let page = try store.page(
+                    in: view, from: first, recordsMax: 1_024, bytesMax: 8 << 20, tombstones: false)
+                for record in page.records where record.key.slot == .group && record.key.machine == .meta {
+                    records.append(MetaRecord(key: record.key.key, value: record.value ?? Bytes()))
+                }
+                from = page.next
+            }
+        }
+        return try MasterStateMachine(
+            group: group, applied: header.index, revision: header.revision, logTime: header.logTime,
+            digest: header.digest,
+            metaRecords: records)
+    }
+}
+
+extension ColdPage {
+    /// The answer: what the live memtable held, laid over what is below it. Any thread.
+    public func result<D: Disk>(from store: Store<D>, recordsMax: Int) throws -> PageResult {
+        let cold = try store.page(in: view, from: from, recordsMax: recordsMax, bytesMax: bytesMax, tombstones: true)
+        let merged = RecordPage.overlaid(newer: live, older: cold)
+        let records = merged.records.map { record in
+            PageRecord(
+                position: RecordPosition(slot: record.key.slot, machine: record.key.machine, key: record.key.key),
+                revision: record.revision, expiry: record.expiry, value: record.value ?? Bytes())
+        }
+        let next = merged.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key) }
+        return PageResult(index: index, revision: revision, records: records, next: next)
+    }
+}

@@ -1,0 +1,386 @@
+// A connection that a server accepted: carries out what `ServerSession` decides. Owns the session, the wire, and a
+// mailbox
+// for answers from other threads.
+
+public import NIOCore
+public import Primitives
+import Synchronization
+
+public final class InboundConnection: @unchecked Sendable {
+    // @unchecked: `id`, `eventLoop`, `remoteAddress`, `server` never change. `mailbox` is a mutex. All else belongs to
+    // the
+    // event loop: the functions that touch it check that they run there. `hello` is written once, before the connection
+    // is
+    // handed to any service.
+
+    /// Unique within the server.
+    public let id: UInt64
+    public let eventLoop: any EventLoop
+    /// Without port.
+    public let remoteAddress: String
+    private let server: ServerCore
+    private let mailbox = Mutex(Mailbox())
+
+    /// What the peer said of itself. Set before the first call is delivered.
+    public private(set) var hello: Hello
+
+    private var session: ServerSession
+    private var wire: Wire<InboundConnection>?
+    /// Services that got something in this batch: bit i is `server.services[i]`. At most 64 objects.
+    private var touched: UInt64 = 0
+    private var hasSpokenSinceTick = false
+    private var silentTicks: Int64 = 0
+    private var ticker: RepeatedTask?
+    private var requests = 0
+    private var oneways = 0
+    private var answers = 0
+    private var spareMail = Mailbox()
+
+    private static var ticksOfSilence: Int64 { 7 }
+
+    init(id: UInt64, eventLoop: any EventLoop, remoteAddress: String, server: ServerCore) {
+        self.id = id
+        self.eventLoop = eventLoop
+        self.remoteAddress = remoteAddress
+        self.server = server
+        hello = Hello(role: .client, identity: PeerIdentity())
+        session = ServerSession(limits: server.limits, services: server.serviceNumbers, seed: mix(id ^ server.seed))
+    }
+
+    func makeWire() -> Wire<InboundConnection> {
+        let wire = Wire(owner: self, payloadBytesMax: FrameHeader.helloBytesMax)
+        self.wire = wire
+        return wire
+    }
+
+    public var peer: PeerIdentity { hello.identity }
+
+    /// Calls that were not answered yet. On the event loop only.
+    public var callsInFlight: Int {
+        eventLoop.preconditionInEventLoop()
+        return session.callsInFlight
+    }
+
+    /// Sends now what was answered, instead of at the end of the batch or of this turn of the loop. On the event loop
+    /// only.
+    public func flush() {
+        eventLoop.preconditionInEventLoop()
+        wire?.flush()
+    }
+
+    /// Closes the connection. From any thread.
+    public func close() {
+        if eventLoop.inEventLoop { wire?.close() } else { eventLoop.execute { self.wire?.close() } }
+    }
+
+    /// Tells the peer to send no new calls; what is in flight is answered. On the event loop only. Returns the calls in
+    /// flight.
+    func drain() -> Int {
+        eventLoop.preconditionInEventLoop()
+        if session.drain(), let wire {
+            wire.outbound.append(FrameHeader(kind: .goaway))
+            wire.flush()
+        } else if session.phase == .awaitingHello {
+            wire?.close()
+        }
+        return session.callsInFlight
+    }
+
+    /// Sends a frame that has no answer, in one write together with all that waits; to peers only. False, and nothing
+    /// sent: the connection ends, or more than the bound is unsent; or the payload is over the frame's
+    /// limit; the caller drops it. On the event loop only.
+    public func sendOneway(service: UInt16, method: UInt16, writing body: (inout ByteWriter) -> Void) -> Bool {
+        eventLoop.preconditionInEventLoop()
+        precondition(hello.role != .client, "one-way frames go to hosts only")
+        guard session.phase == .open, let wire, !isOverfull(wire) else { return false }
+        let fits = wire.outbound.append(FrameHeader(kind: .oneway, service: service, method: method), writing: body)
+        wire.flush()
+        return fits
+    }
+
+    // MARK: Answers, from any thread
+
+    func respond(_ call: UInt64, _ payload: Bytes) {
+        guard payload.count <= FrameHeader.payloadBytesMax else { return fail(call, Self.tooLong(payload.count)) }
+        guard eventLoop.inEventLoop else { return post(call, FrameHeader(kind: .response, call: call), payload) }
+        guard mayAnswer(call), let wire else { return }
+        guard fits(payload.count, on: wire) else { return }
+        let isDropped = isOverfull(wire) && payload.count > server.limits.outboundSmallBytes
+        if isDropped {
+            append(Self.overfull, to: call, on: wire)
+        } else {
+            wire.outbound.append(FrameHeader(kind: .response, call: call), payload: payload)
+        }
+        answered(on: wire)
+    }
+
+    func respond(_ call: UInt64, writing body: (inout ByteWriter) -> Void) {
+        guard eventLoop.inEventLoop, let wire, !isOverfull(wire) else {
+            var writer = ByteWriter()
+            body(&writer)
+            return respond(call, writer.take())
+        }
+        guard mayAnswer(call) else { return }
+        if !wire.outbound.append(FrameHeader(kind: .response, call: call), writing: body) {
+            append(Self.tooLong(FrameHeader.payloadBytesMax + 1), to: call, on: wire)
+        }
+        answered(on: wire)
+    }
+
+    func fail(_ call: UInt64, _ error: RPCError) {
+        guard eventLoop.inEventLoop else {
+            var writer = ByteWriter()
+            error.encode(into: &writer)
+            return post(call, FrameHeader(kind: .error, call: call), writer.take())
+        }
+        guard mayAnswer(call), let wire, fits(0, on: wire) else { return }
+        append(error, to: call, on: wire)
+        answered(on: wire)
+    }
+
+    private static func tooLong(_ count: Int) -> RPCError {
+        RPCError(
+            .answerDropped,
+            "an answer of \(count) bytes or more: at most \(FrameHeader.payloadBytesMax) fit into a frame",
+            mayHaveBeenSent: true)
+    }
+
+    private static var overfull: RPCError {
+        RPCError(
+            .answerDropped, "the answer was dropped: this connection does not read what waits for it already",
+            mayHaveBeenSent: true)
+    }
+
+    @inline(__always)
+    private func mayAnswer(_ call: UInt64) -> Bool {
+        switch session.answer(call) {
+        case .send:
+            return true
+        case .drop:
+            resumeIfPaused()
+            return false
+        case .unknown:
+            server.counters.dropped.add(1, ordering: .relaxed)
+            return false
+        }
+    }
+
+    @inline(__always)
+    private func answered(on wire: Wire<InboundConnection>) {
+        answers += 1
+        wire.written()
+        resumeIfPaused()
+    }
+
+    @inline(__always)
+    private func resumeIfPaused() { if let wire, !wireIsPaused { wire.resume() } }
+
+    private func append(_ error: RPCError, to call: UInt64, on wire: Wire<InboundConnection>) {
+        _ = wire.outbound.append(FrameHeader(kind: .error, call: call)) { error.encode(into: &$0) }
+    }
+
+    @inline(__always)
+    private func isOverfull(_ wire: Wire<InboundConnection>) -> Bool {
+        wire.outbound.count > server.limits.outboundBytesMax
+    }
+
+    /// Closes the connection when its peer does not read although twice the bound is waiting.
+    private func fits(_ count: Int, on wire: Wire<InboundConnection>) -> Bool {
+        guard wire.outbound.count > 2 * server.limits.outboundBytesMax else { return true }
+        server.report(
+            ConnectionFault(.doesNotRead, "\(wire.outbound.count) bytes of answers wait, and none is read"), from: self)
+        wire.close()
+        return false
+    }
+
+    // MARK: Answers from other threads
+
+    /// Frames that other threads encoded, and whose they are. One task takes all of them over.
+    private struct Mailbox: ~Copyable {
+        struct Letter {
+            var call: UInt64
+            var start: Int
+            var count: Int
+        }
+        var letters: [Letter] = []
+        var frames = FrameWriter()
+        var isTaskScheduled = false
+    }
+
+    private func post(_ call: UInt64, _ header: FrameHeader, _ payload: Bytes) {
+        let limits = server.limits
+        let mustSchedule = mailbox.withLock { box in
+            let start = box.frames.count
+            if start > limits.outboundBytesMax, payload.count > limits.outboundSmallBytes {
+                _ = box.frames.append(FrameHeader(kind: .error, call: call)) { Self.overfull.encode(into: &$0) }
+            } else {
+                box.frames.append(header, payload: payload)
+            }
+            box.letters.append(Mailbox.Letter(call: call, start: start, count: box.frames.count - start))
+            let mustSchedule = !box.isTaskScheduled
+            box.isTaskScheduled = true
+            return mustSchedule
+        }
+        if mustSchedule { eventLoop.execute { self.takeMail() } }
+    }
+
+    private func takeMail() {
+        eventLoop.preconditionInEventLoop()
+        mailbox.withLock { box in
+            swap(&box, &spareMail)
+            box.isTaskScheduled = false
+        }
+        for letter in spareMail.letters where mayAnswer(letter.call) {
+            guard let wire, fits(letter.count, on: wire) else { break }
+            if isOverfull(wire), letter.count > server.limits.outboundSmallBytes {
+                append(Self.overfull, to: letter.call, on: wire)
+            } else {
+                spareMail.frames.withUnsafeBytes { bytes in
+                    let frame = bytes[letter.start..<letter.start + letter.count]
+                    wire.outbound.append(encoded: UnsafeRawBufferPointer(rebasing: frame))
+                }
+            }
+            answers += 1
+        }
+        spareMail.letters.removeAll(keepingCapacity: true)
+        spareMail.frames.removeAll()
+        wire?.flush()
+        resumeIfPaused()
+    }
+}
+
+extension InboundConnection: WireOwner {
+    func wireActive() {
+        guard ticker == nil else { return }
+        let milliseconds = server.limits.handshakeMilliseconds
+        let period = max(1, server.limits.silenceMilliseconds / Self.ticksOfSilence)
+        // The first tick judges the handshake, the later ones the silence.
+        ticker = eventLoop.scheduleRepeatedTask(
+            initialDelay: .milliseconds(milliseconds), delay: .milliseconds(period)
+        ) { [weak self] _ in self?.tick() }
+    }
+
+    private func tick() {
+        if session.phase == .awaitingHello {
+            return closing(
+                ConnectionFault(.handshakeTimeout, "no hello within \(server.limits.handshakeMilliseconds) ms"))
+        }
+        silentTicks = hasSpokenSinceTick ? 0 : silentTicks + 1
+        hasSpokenSinceTick = false
+        if silentTicks >= Self.ticksOfSilence {
+            closing(ConnectionFault(.silent, "nothing was heard for \(server.limits.silenceMilliseconds) ms"))
+        }
+    }
+
+    private func closing(_ fault: ConnectionFault) {
+        server.report(fault, from: self)
+        wire?.close()
+    }
+
+    var wireIsPaused: Bool {
+        if session.isFull { return true }
+        guard let wire else { return true }
+        return !wire.isWritable && wire.outbound.count >= server.limits.outboundPauseBytes
+    }
+
+    func wireReceived(_ frame: consuming Frame) {
+        guard let wire else { return }
+        switch session.receive(frame) {
+        case .deliver:
+            requests += 1
+            let header = frame.header
+            let entry = server.entry(of: header.service)
+            touched |= 1 << UInt64(entry.object)
+            let milliseconds = UInt64(header.deadlineMilliseconds)
+            entry.service.receive(
+                InboundCall(
+                    reply: CallReply(connection: self, call: header.call), service: header.service,
+                    method: header.method,
+                    deadline: milliseconds == 0 ? nil : RPCClock.now() + milliseconds * 1_000_000,
+                    payload: frame.payload))
+        case .deliverOneway:
+            oneways += 1
+            let header = frame.header
+            let entry = server.entry(of: header.service)
+            touched |= 1 << UInt64(entry.object)
+            entry.service.receive(
+                oneway: InboundOneway(
+                    connection: self, service: header.service, method: header.method, payload: frame.payload))
+        case .cancel(let service):
+            let entry = server.entry(of: service)
+            touched |= 1 << UInt64(entry.object)
+            entry.service.cancelled(CallReply(connection: self, call: frame.header.call))
+        case .fail(let error):
+            append(error, to: frame.header.call, on: wire)
+            wire.written()
+        case .pong:
+            wire.outbound.append(FrameHeader(kind: .pong, call: frame.header.call))
+            wire.written()
+        case .drop:
+            server.counters.dropped.add(1, ordering: .relaxed)
+        case .shakeHands(let hello):
+            shakeHands(hello, on: wire)
+        case .refuse(let error):
+            refuse(error, on: wire)
+        case .close(let fault):
+            closing(fault)
+        }
+    }
+
+    private func shakeHands(_ hello: Hello, on wire: Wire<InboundConnection>) {
+        let reply = session.answered(hello: hello, with: server.policy.answer(to: hello, from: remoteAddress))
+        if case .refused(let error) = reply { return refuse(error, on: wire) }
+        self.hello = hello
+        wire.payloadBytesMax = FrameHeader.payloadBytesMax
+        _ = wire.outbound.append(FrameHeader(kind: .helloReply)) { reply.encode(into: &$0) }
+        wire.written()
+        for service in server.objects { service.connectionOpened(self) }
+    }
+
+    private func refuse(_ error: RPCError, on wire: Wire<InboundConnection>) {
+        _ = wire.outbound.append(FrameHeader(kind: .helloReply)) { HelloReply.refused(error).encode(into: &$0) }
+        closing(ConnectionFault(.refused, error.message))
+    }
+
+    func wireBatchEnded() {
+        hasSpokenSinceTick = true
+        var left = touched
+        touched = 0
+        while left != 0 {
+            let object = left.trailingZeroBitCount
+            left &= left - 1
+            server.objects[object].readComplete(on: eventLoop)
+        }
+        flushCounters()
+    }
+
+    private func flushCounters() {
+        if requests > 0 { server.counters.requests.add(requests, ordering: .relaxed) }
+        if oneways > 0 { server.counters.oneways.add(oneways, ordering: .relaxed) }
+        if answers > 0 { server.counters.answers.add(answers, ordering: .relaxed) }
+        requests = 0
+        oneways = 0
+        answers = 0
+    }
+
+    func wireWritable() {}
+
+    func wireFailed(_ fault: ConnectionFault) { server.report(fault, from: self) }
+
+    func wireEnded(truncated: Bool, cause: (any Error)?) {
+        ticker?.cancel()
+        ticker = nil
+        wire = nil
+        let wasOpen = session.phase == .open || session.phase == .draining
+        if truncated, wasOpen || session.phase == .awaitingHello {
+            server.report(ConnectionFault(.truncated, "the stream ended in the middle of a frame"), from: self)
+        }
+        let orphans = session.close()
+        for orphan in orphans {
+            server.entry(of: orphan.service).service.cancelled(CallReply(connection: self, call: orphan.call))
+        }
+        if wasOpen { for service in server.objects { service.connectionClosed(self) } }
+        flushCounters()
+        server.closed(self)
+    }
+}

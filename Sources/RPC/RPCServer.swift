@@ -1,0 +1,291 @@
+// The listening side: accepts connections within bounds and gives each to its services. Owns the listener, the registry
+// of
+// connections, counters and the rate of its log lines.
+
+public import Logging
+public import NIOCore
+import NIOPosix
+package import Primitives
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#endif
+
+/// What the server counted since its start.
+public struct RPCServerCounters: Sendable {
+    public var connectionsOpen = 0
+    public var connectionsAccepted = 0
+    public var requests = 0
+    public var oneways = 0
+    /// Counted at the end of each read; may lag by one batch per connection.
+    public var answers = 0
+    /// Legal noise: late cancellations, second answers, one-way frames for nobody.
+    public var dropped = 0
+    /// Connections closed by this side, by reason.
+    public var faults: [ConnectionFault.Reason: Int] = [:]
+}
+
+public final class RPCServer: Sendable {
+    private let core: ServerCore
+    private let channel: any Channel
+
+    /// Where it listens; tells the port when 0 was asked for.
+    public let address: NetworkAddress
+
+    private init(core: ServerCore, channel: any Channel) {
+        self.core = core
+        self.channel = channel
+        let local = channel.localAddress
+        address = NetworkAddress(host: local?.ipAddress ?? "", port: local?.port ?? 0)
+    }
+
+    /// Listens, and serves from then on. Accepted connections are spread over the group's event loops. Throws
+    /// `cannotListen` with the reason when the address is taken or not this machine's. At most 64 service objects,
+    /// numbers
+    /// below 256.
+    public static func start(
+        on address: NetworkAddress, group: any EventLoopGroup, services: [(number: UInt16, service: any RPCService)],
+        policy: any HandshakePolicy, limits: ServerLimits = ServerLimits(), logger: Logger? = nil
+    ) async throws(RPCError) -> RPCServer {
+        let core = ServerCore(services: services, policy: policy, limits: limits, logger: logger)
+        let bootstrap = ServerBootstrap(group: group)
+            .serverChannelOption(.backlog, value: 1_024)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelOption(.maxMessagesPerRead, value: 4)
+            .childChannelOption(.recvAllocator, value: receiveAllocator)
+            .childChannelOption(.writeBufferWaterMark, value: writeMarks)
+            .childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture { try core.accept(channel) }
+            }
+        do {
+            let channel = try await bootstrap.bind(host: address.host, port: address.port).get()
+            return RPCServer(core: core, channel: channel)
+        } catch {
+            throw RPCError(.cannotListen, "cannot listen on \(address): \(text(of: error))")
+        }
+    }
+
+    public var counters: RPCServerCounters { core.snapshot() }
+
+    /// Accepts no more, tells peers to send no new calls, waits until those in flight are answered or
+    /// `graceMilliseconds`
+    /// have passed, and closes all connections.
+    public func stop(graceMilliseconds: Int64 = 1_000) async {
+        try? await channel.close().get()
+        let end = NIODeadline.now() + .milliseconds(graceMilliseconds)
+        while true {
+            var inFlight = 0
+            for connection in core.connections() {
+                inFlight += (try? await connection.eventLoop.submit { connection.drain() }.get()) ?? 0
+            }
+            if inFlight == 0 || NIODeadline.now() >= end { break }
+            try? await Task.sleep(for: .milliseconds(10))
+        }
+        // Again and again: one may have been accepted just before the listener closed.
+        while !core.connections().isEmpty, NIODeadline.now() < end + .seconds(5) {
+            for connection in core.connections() { connection.close() }
+            try? await Task.sleep(for: .milliseconds(2))
+        }
+    }
+}
+
+/// Reads grow up to 256 KiB: at full load one read brings a thousand requests.
+var receiveAllocator: AdaptiveRecvByteBufferAllocator {
+    AdaptiveRecvByteBufferAllocator(minimum: 2_048, initial: 16_384, maximum: 256 << 10)
+}
+
+/// Above 1 MiB in the socket's queue no more is given to it: the rest waits with us, where it can still be counted,
+/// and is known not to have been sent.
+var writeMarks: ChannelOptions.Types.WriteBufferWaterMark {
+    ChannelOptions.Types.WriteBufferWaterMark(low: 256 << 10, high: 1 << 20)
+}
+
+/// The system's words for an error of the network.
+func text(of error: any Error) -> String {
+    if let error = error as? IOError { return String(cString: strerror(error.errnoCode)) }
+    if let error = error as? NIOConnectionError, let first = error.connectionErrors.first {
+        return text(of: first.error)
+    }
+    return "\(error)"
+}
+
+/// What all connections of a server share.
+final class ServerCore: Sendable {
+    struct Entry: Sendable {
+        let service: any RPCService
+        /// Index into `objects`.
+        let object: Int
+    }
+
+    final class Counters: Sendable {
+        let accepted = Atomic(0)
+        let requests = Atomic(0)
+        let oneways = Atomic(0)
+        let answers = Atomic(0)
+        let dropped = Atomic(0)
+    }
+
+    /// Who is connected. Looked at when a connection comes or goes.
+    private struct Registry {
+        var connections: [UInt64: InboundConnection] = [:]
+        var perAddress: [String: Int] = [:]
+        var nextID: UInt64 = 1
+        var faults = [Int](repeating: 0, count: ConnectionFault.Reason.allCases.count)
+        var limiter = LogLimiter()
+    }
+
+    let limits: ServerLimits
+    let policy: any HandshakePolicy
+    let serviceNumbers: [UInt16]
+    let objects: [any RPCService]
+    private let entries: [Entry?]
+    let seed: UInt64
+    let counters = Counters()
+    private let logger: Logger?
+    private let registry = Mutex(Registry())
+
+    init(
+        services: [(number: UInt16, service: any RPCService)], policy: any HandshakePolicy, limits: ServerLimits,
+        logger: Logger?
+    ) {
+        var objects: [any RPCService] = []
+        var entries = [Entry?](repeating: nil, count: ServerSession.servicesMax)
+        for (number, service) in services {
+            precondition(Int(number) < ServerSession.servicesMax, "service numbers are below 256")
+            precondition(entries[Int(number)] == nil, "two services with number \(number)")
+            let object = objects.firstIndex { $0 === service } ?? objects.count
+            if object == objects.count { objects.append(service) }
+            entries[Int(number)] = Entry(service: service, object: object)
+        }
+        precondition(objects.count <= 64, "at most 64 services")
+        self.objects = objects
+        self.entries = entries
+        self.limits = limits
+        self.policy = policy
+        self.logger = logger
+        serviceNumbers = services.map(\.number)
+        var random = SystemRandomNumberGenerator()
+        seed = random.next()
+    }
+
+    /// The session delivers only to services that are there.
+    @inline(__always)
+    func entry(of service: UInt16) -> Entry { entries[Int(service)]! }
+
+    /// On the channel's event loop, before it reads.
+    func accept(_ channel: any Channel) throws {
+        let address = channel.remoteAddress?.ipAddress ?? "unknown"
+        let eventLoop = channel.eventLoop
+        let connection = registry.withLock { registry -> InboundConnection? in
+            guard registry.connections.count < limits.connectionsMax,
+                registry.perAddress[address, default: 0] < limits.connectionsPerAddressMax
+            else { return nil }
+            let id = registry.nextID
+            registry.nextID += 1
+            registry.perAddress[address, default: 0] += 1
+            let connection = InboundConnection(id: id, eventLoop: eventLoop, remoteAddress: address, server: self)
+            registry.connections[id] = connection
+            return connection
+        }
+        guard let connection else {
+            report(ConnectionFault(.tooManyConnections, "the bound on connections is reached"), address: address)
+            return refuse(channel)
+        }
+        counters.accepted.add(1, ordering: .relaxed)
+        do {
+            try channel.pipeline.syncOperations.addHandler(connection.makeWire())
+        } catch {
+            closed(connection)
+            throw error
+        }
+    }
+
+    /// Says why, without waiting for the hello, and closes.
+    private func refuse(_ channel: any Channel) {
+        var frame = FrameWriter()
+        let error = RPCError(.tooManyConnections, "this host has as many connections as it accepts: try later")
+        _ = frame.append(FrameHeader(kind: .helloReply)) { HelloReply.refused(error).encode(into: &$0) }
+        let buffer = frame.withUnsafeBytes { ByteBuffer(bytes: $0) }
+        // Once the channel is active: in its initializer nothing can be written yet.
+        channel.eventLoop.execute {
+            channel.writeAndFlush(buffer).whenComplete { _ in channel.close(promise: nil) }
+        }
+    }
+
+    func closed(_ connection: InboundConnection) {
+        registry.withLock { registry in
+            registry.connections[connection.id] = nil
+            let left = registry.perAddress[connection.remoteAddress, default: 1] - 1
+            registry.perAddress[connection.remoteAddress] = left == 0 ? nil : left
+        }
+    }
+
+    func connections() -> [InboundConnection] {
+        registry.withLock { $0.connections.values.sorted { $0.id < $1.id } }
+    }
+
+    /// Counts why a connection is closed, and logs it unless many were logged just now.
+    func report(_ fault: ConnectionFault, from connection: InboundConnection) {
+        report(fault, address: connection.remoteAddress)
+    }
+
+    private func report(_ fault: ConnectionFault, address: String) {
+        let suppressed = registry.withLock { registry -> Int? in
+            registry.faults[fault.reason.rawValue] += 1
+            return registry.limiter.admit(now: RPCClock.now())
+        }
+        guard let suppressed else { return }
+        logger?.warning(
+            "connection closed",
+            metadata: [
+                "address": "\(address)", "reason": "\(fault.reason)", "detail": "\(fault.text)",
+                "suppressed": "\(suppressed)",
+            ])
+    }
+
+    func snapshot() -> RPCServerCounters {
+        var result = RPCServerCounters()
+        registry.withLock { registry in
+            result.connectionsOpen = registry.connections.count
+            for reason in ConnectionFault.Reason.allCases where registry.faults[reason.rawValue] > 0 {
+                result.faults[reason] = registry.faults[reason.rawValue]
+            }
+        }
+        result.connectionsAccepted = counters.accepted.load(ordering: .relaxed)
+        result.requests = counters.requests.load(ordering: .relaxed)
+        result.oneways = counters.oneways.load(ordering: .relaxed)
+        result.answers = counters.answers.load(ordering: .relaxed)
+        result.dropped = counters.dropped.load(ordering: .relaxed)
+        return result
+    }
+}
+
+/// At most ten lines in ten seconds: a port scan must not fill the disk.
+package struct LogLimiter: Sendable {
+    package static let linesMax = 10
+    package static let windowNanoseconds: UInt64 = 10_000_000_000
+    private var windowStart = Instant.zero
+    private var lines = 0
+    private var suppressed = 0
+
+    package init() {}
+
+    /// How many lines were suppressed before this one, or nil: suppress it.
+    package mutating func admit(now: Instant) -> Int? {
+        if now.since(windowStart) >= Self.windowNanoseconds || windowStart == .zero {
+            windowStart = now
+            lines = 0
+        }
+        guard lines < Self.linesMax else {
+            suppressed += 1
+            return nil
+        }
+        lines += 1
+        defer { suppressed = 0 }
+        return suppressed
+    }
+}

@@ -1,0 +1,112 @@
+// What a follower does with its leader's messages.
+
+internal import Primitives
+
+extension RaftCore {
+    /// The sender leads this term. False if that can't be.
+    mutating func follow(_ message: RaftMessage) -> Bool {
+        if role == .leader || leader != .none && leader != message.from {
+            // Two leaders in one term: somebody broke a promise. Nothing of it is believed.
+            statistics.surprises += 1
+            return false
+        }
+        if role != .follower || leader == .none { become(.follower, term: term, leader: message.from) }
+        electionElapsed = 0
+        isDoubtful = false
+        hasWork = true
+        return true
+    }
+
+    mutating func receiveAppend(_ message: RaftMessage) {
+        let (isWellFormed, hasConfiguration) = check(message)
+        guard isWellFormed else {
+            statistics.malformed += 1
+            return
+        }
+        if message.index < commit {
+            // An old message. All that is committed here is the leader's too.
+            acknowledge(commit, to: message.from)
+            return
+        }
+        guard log.term(at: message.index) == message.logTerm else {
+            reject(message)
+            return
+        }
+        let end = message.index + message.entries.count
+        store(message, hasConfiguration: hasConfiguration)
+        advanceCommit(to: min(message.commit, end))
+        acknowledge(end, to: message.from)
+    }
+
+    /// Indexes without a gap, terms that never fall and are not above the leader's, configurations that can be read.
+    private func check(_ message: RaftMessage) -> (isWellFormed: Bool, hasConfiguration: Bool) {
+        let configurationKind = EntryKind.configuration
+        var index = message.index
+        var previous = message.logTerm
+        var hasConfiguration = false
+        for position in message.entries.indices {
+            let term = message.entries[position].term
+            index = index.next
+            guard message.entries[position].index == index, term >= previous, term <= message.term else {
+                return (false, false)
+            }
+            if message.entries[position].kind == configurationKind {
+                guard Self.configuration(of: message.entries[position]) != nil else { return (false, false) }
+                hasConfiguration = true
+            }
+            previous = term
+        }
+        return (true, hasConfiguration)
+    }
+
+    /// Skips what is here already, replaces from the first entry that differs (Raft paper, figure 2: only on a
+    /// conflict, since an old message may hold less than what is here).
+    private mutating func store(_ message: RaftMessage, hasConfiguration: Bool) {
+        var offset = 0
+        if message.index != log.last {
+            while offset < message.entries.count, let term = log.term(at: message.entries[offset].index),
+                term == message.entries[offset].term
+            {
+                offset += 1
+            }
+            guard offset < message.entries.count else { return }
+            if message.entries[offset].index <= log.last { truncate(from: message.entries[offset].index) }
+        }
+        guard offset < message.entries.count else { return }
+        // Only if all that is to be written is this message's can it be handed on as it came.
+        let isAlone = offset == 0 && persistence.written == log.last
+        if hasConfiguration {
+            for entry in message.entries[offset...] { append(entry) }
+        } else {
+            log.append(message.entries[offset...])
+        }
+        arrived = isAlone ? message.entries : []
+    }
+
+    /// One answer per turn: the newest says it all. It waits until what it acknowledges is durable.
+    private mutating func acknowledge(_ index: LogIndex, to leader: ReplicaID) {
+        let index = max(index, acknowledgement?.index ?? .zero)
+        acknowledgement = RaftMessage(kind: .appendReply, from: replica, to: leader, term: term, index: index)
+    }
+
+    private mutating func reject(_ message: RaftMessage) {
+        // Of several that follow a lost one the first tells the leader all.
+        guard rejection == nil else { return }
+        let hint = log.lastIndex(atOrBelow: message.index.previous, termAtMost: message.logTerm)
+        rejection = RaftMessage(
+            kind: .appendReply, from: replica, to: message.from, term: term, index: message.index,
+            commit: commit, reject: true, hintIndex: hint, hintTerm: log.term(at: hint) ?? .zero)
+    }
+
+    mutating func receiveHeartbeat(_ message: RaftMessage) {
+        if message.commit > log.last {
+            // The leader bounds it by what was durable here: this log has lost something.
+            statistics.surprises += 1
+        } else {
+            advanceCommit(to: message.commit)
+        }
+        let context = max(message.context, heartbeatAnswer?.context ?? 0)
+        heartbeatAnswer = RaftMessage(
+            kind: .heartbeatReply, from: replica, to: message.from, term: term, context: context)
+    }
+}

@@ -1,0 +1,181 @@
+// The map's bytes, on the wire and in the meta group's records. One version for the map as a whole and one in each
+// record, because each stands alone in the meta group's state.
+
+public import Primitives
+
+extension ClusterMap {
+    public static let formatVersion: UInt16 = 1
+
+    /// `version u16 = 1 | head | as many host records as the head says | as many group records | slot table`
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(Self.formatVersion)
+        head.encode(into: &writer)
+        for host in hosts { host.encode(into: &writer) }
+        for group in groups { group.encode(into: &writer) }
+        ring.encode(into: &writer)
+    }
+
+    /// Reads what `encode` wrote, and checks the map's invariants.
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        try reader.expect(version: Self.formatVersion, of: "a cluster map")
+        let head = try ClusterMapHead(from: &reader)
+        let hostCount = Int(head.hosts)
+        guard hostCount <= Self.hostsMax else {
+            throw DecodingFailure(expected: "at most \(Self.hostsMax) hosts", found: "\(hostCount)")
+        }
+        try reader.check(count: hostCount, ofSize: HostRecord.encodedBytesMin)
+        var hosts: [HostRecord] = []
+        for _ in 0..<hostCount { hosts.append(try HostRecord(from: &reader)) }
+        let groupCount = Int(head.groups)
+        guard groupCount <= Self.groupsMax else {
+            throw DecodingFailure(expected: "at most \(Self.groupsMax) groups", found: "\(groupCount)")
+        }
+        try reader.check(count: groupCount, ofSize: GroupRecord.encodedBytesMin)
+        var groups: [GroupRecord] = []
+        for _ in 0..<groupCount { groups.append(try GroupRecord(from: &reader)) }
+        try self.init(head: head, hosts: hosts, groups: groups, ring: SlotTable(from: &reader))
+    }
+
+    /// Puts a map together from its parts and checks that none is missing, and its invariants.
+    public init(
+        head: ClusterMapHead, hosts: [HostRecord], groups: [GroupRecord], ring: SlotTable
+    ) throws(DecodingFailure) {
+        guard hosts.count == Int(head.hosts), groups.count == Int(head.groups) else {
+            throw DecodingFailure(
+                expected: "\(head.hosts) hosts and \(head.groups) groups", found: "\(hosts.count) and \(groups.count)")
+        }
+        self.init(
+            cluster: head.cluster, version: head.version, featureLevel: head.featureLevel, hosts: hosts, groups: groups,
+            ring: ring, nextHost: head.nextHost, nextGroup: head.nextGroup, nextReplica: head.nextReplica)
+        if let problem = problem() { throw DecodingFailure(expected: "a consistent cluster map", found: problem) }
+    }
+
+    /// All but hosts, groups and ring.
+    public var head: ClusterMapHead {
+        ClusterMapHead(
+            cluster: cluster, version: version, featureLevel: featureLevel, nextHost: nextHost,
+            nextGroup: nextGroup, nextReplica: nextReplica, hosts: UInt32(hosts.count), groups: UInt32(groups.count))
+    }
+}
+
+/// The map's own numbers: the record that changes with every version.
+public struct ClusterMapHead: Hashable, Sendable {
+    public var cluster: ClusterID
+    public var version: UInt64
+    public var featureLevel: UInt32
+    public var nextHost: HostID
+    public var nextGroup: GroupID
+    public var nextReplica: ReplicaID
+    /// How many there are, so that a missing record shows.
+    public var hosts: UInt32
+    public var groups: UInt32
+
+    public static let formatVersion: UInt16 = 1
+
+    init(
+        cluster: ClusterID, version: UInt64, featureLevel: UInt32, nextHost: HostID, nextGroup: GroupID,
+        nextReplica: ReplicaID, hosts: UInt32, groups: UInt32
+    ) {
+        self.cluster = cluster
+        self.version = version
+        self.featureLevel = featureLevel
+        self.nextHost = nextHost
+        self.nextGroup = nextGroup
+        self.nextReplica = nextReplica
+        self.hosts = hosts
+        self.groups = groups
+    }
+
+    /// `version u16 = 1 | cluster u64 × 2 | map version u64 | feature level u32 | next host u64 | next group u32 |
+    /// next replica u64 | hosts u32 | groups u32`
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(Self.formatVersion)
+        writer.write(cluster)
+        writer.write(version)
+        writer.write(featureLevel)
+        writer.write(nextHost)
+        writer.write(nextGroup)
+        writer.write(nextReplica)
+        writer.write(hosts)
+        writer.write(groups)
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        try reader.expect(version: Self.formatVersion, of: "a cluster map's head")
+        cluster = try reader.readClusterID()
+        version = try reader.read()
+        featureLevel = try reader.read()
+        nextHost = try reader.read()
+        nextGroup = try reader.read()
+        nextReplica = try reader.read()
+        hosts = try reader.read()
+        groups = try reader.read()
+    }
+}
+
+extension HostRecord {
+    public static let formatVersion: UInt16 = 1
+    static let encodedBytesMin = 38
+
+    /// `version u16 = 1 | id u64 | incarnation u64 | weight u32 | feature level u32 | name, address, zone: length u32,
+    /// UTF-8`
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(Self.formatVersion)
+        writer.write(id)
+        writer.write(incarnation)
+        writer.write(weight)
+        writer.write(featureLevel)
+        for text in [name, address, zone] { writer.writeWithLength(text) }
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        try reader.expect(version: Self.formatVersion, of: "a host record")
+        id = try reader.read()
+        incarnation = try reader.read()
+        weight = try reader.read()
+        featureLevel = try reader.read()
+        name = try reader.readStringWithLength(limit: ClusterMap.textBytesMax)
+        address = try reader.readStringWithLength(limit: ClusterMap.textBytesMax)
+        zone = try reader.readStringWithLength(limit: ClusterMap.textBytesMax)
+    }
+}
+
+extension GroupRecord {
+    public static let formatVersion: UInt16 = 1
+    static let encodedBytesMin = 19
+
+    /// `version u16 = 1 | id u32 | weight u32 | preferred leader u64 | replicas u8 | each: id u64, host u64`
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(Self.formatVersion)
+        writer.write(id)
+        writer.write(weight)
+        writer.write(preferredLeader)
+        writer.write(UInt8(replicas.count))
+        for replica in replicas {
+            writer.write(replica.id)
+            writer.write(replica.host)
+        }
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        try reader.expect(version: Self.formatVersion, of: "a group record")
+        id = try reader.read()
+        weight = try reader.read()
+        preferredLeader = try reader.read()
+        let count = Int(try reader.read(UInt8.self))
+        guard count <= ClusterMap.replicasPerGroupMax else {
+            throw DecodingFailure(expected: "at most \(ClusterMap.replicasPerGroupMax) replicas", found: "\(count)")
+        }
+        replicas = []
+        for _ in 0..<count { replicas.append(ReplicaRecord(id: try reader.read(), host: try reader.read())) }
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func expect(version: UInt16, of what: String) throws(DecodingFailure) {
+        let found = try read(UInt16.self)
+        guard found == version else {
+            throw DecodingFailure(expected: "\(what) of version \(version)", found: "version \(found)")
+        }
+    }
+}

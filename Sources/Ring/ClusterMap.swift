@@ -1,0 +1,211 @@
+// All that a host or a client must know to find a record: hosts, groups with their replicas, the ring. The meta group
+// owns it; everybody else has a copy with a version. Refuses to own: health, load, migrations.
+
+public import Primitives
+
+/// One host of the cluster.
+public struct HostRecord: Hashable, Sendable {
+    public var id: HostID
+    /// What people call it; for messages only.
+    public var name: String
+    /// "address:port" under which peers and clients reach it.
+    public var address: String
+    /// Where it stands; replicas of one group go to different zones where there are enough. Empty is a zone like
+    /// others.
+    public var zone: String
+    /// Its share of replicas and leaders in proportion to the other hosts'; 100 is the ordinary one, 0 takes none.
+    public var weight: UInt32
+    public var incarnation: Incarnation
+    /// The newest formats and commands that its version can read.
+    public var featureLevel: UInt32
+
+    public init(
+        id: HostID, name: String, address: String, zone: String = "", weight: UInt32 = 100,
+        incarnation: Incarnation, featureLevel: UInt32 = 1
+    ) {
+        self.id = id
+        self.name = name
+        self.address = address
+        self.zone = zone
+        self.weight = weight
+        self.incarnation = incarnation
+        self.featureLevel = featureLevel
+    }
+}
+
+/// One replica's place.
+public struct ReplicaRecord: Hashable, Sendable {
+    public var id: ReplicaID
+    public var host: HostID
+    public init(id: ReplicaID, host: HostID) {
+        self.id = id
+        self.host = host
+    }
+}
+
+/// One group and where its replicas are.
+public struct GroupRecord: Hashable, Sendable {
+    public var id: GroupID
+    /// Its share of the slots in proportion to the other groups'; 100 is the ordinary one. The meta group has 0.
+    public var weight: UInt32
+    /// Ascending by id, on distinct hosts.
+    public var replicas: [ReplicaRecord]
+    /// The replica that should lead when all are well: it campaigns first at the start. One of `replicas`.
+    public var preferredLeader: ReplicaID
+
+    public init(id: GroupID, weight: UInt32 = 100, replicas: [ReplicaRecord], preferredLeader: ReplicaID) {
+        self.id = id
+        self.weight = weight
+        self.replicas = replicas.sorted { $0.id < $1.id }
+        self.preferredLeader = preferredLeader
+    }
+
+    public func replica(on host: HostID) -> ReplicaID? { replicas.first { $0.host == host }?.id }
+    public func host(of replica: ReplicaID) -> HostID? { replicas.first { $0.id == replica }?.host }
+    /// The group's first configuration: all replicas vote.
+    public var configuration: Configuration { Configuration(voters: replicas.map(\.id)) }
+}
+
+/// Hosts, groups, placement and ring, at one version.
+///
+/// Invariants, checked by `problem` and so after every decoding: hosts and groups ascend by id; addresses and
+/// incarnations are unique; replicas ascend by id, each of another host that exists, and belong to one group only; the
+/// preferred leader is one of them; every owner in the ring is a group of the map; all ids are below the next ones.
+public struct ClusterMap: Hashable, Sendable {
+    public static let hostsMax = 4_096
+    public static let groupsMax = 65_536
+    public static let replicasPerGroupMax = 15
+    /// Names, addresses and zones, in bytes.
+    public static let textBytesMax = 255
+
+    public var cluster: ClusterID
+    /// Raised by one with each change of anything in the map; the first has 1.
+    public var version: UInt64
+    /// Commands and formats above this level are not used: some host could not read them.
+    public var featureLevel: UInt32
+    public var hosts: [HostRecord]
+    public var groups: [GroupRecord]
+    public var ring: SlotTable
+    /// The ids to give next. They are never given twice, so they only grow.
+    public var nextHost: HostID
+    public var nextGroup: GroupID
+    public var nextReplica: ReplicaID
+
+    public init(
+        cluster: ClusterID, version: UInt64 = 1, featureLevel: UInt32 = 1, hosts: [HostRecord],
+        groups: [GroupRecord], ring: SlotTable, nextHost: HostID, nextGroup: GroupID, nextReplica: ReplicaID
+    ) {
+        self.cluster = cluster
+        self.version = version
+        self.featureLevel = featureLevel
+        self.hosts = hosts
+        self.groups = groups
+        self.ring = ring
+        self.nextHost = nextHost
+        self.nextGroup = nextGroup
+        self.nextReplica = nextReplica
+    }
+
+    /// By binary search.
+    public func host(_ id: HostID) -> HostRecord? {
+        let place = hosts.place { $0.id < id }
+        return place < hosts.count && hosts[place].id == id ? hosts[place] : nil
+    }
+
+    /// By binary search.
+    public func group(_ id: GroupID) -> GroupRecord? {
+        let place = groups.place { $0.id < id }
+        return place < groups.count && groups[place].id == id ? groups[place] : nil
+    }
+
+    /// The group that owns a slot; the meta group for `Slot.group` has to be named by the caller.
+    public func owner(of slot: Slot) -> GroupID? { ring.owner(of: slot) }
+
+    /// The replicas that belong on a host, ascending by group. Reads all groups.
+    public func replicas(on host: HostID) -> [(group: GroupRecord, replica: ReplicaID)] {
+        groups.compactMap { group in group.replica(on: host).map { (group, $0) } }
+    }
+
+    /// Groups that may own slots: all but the meta group.
+    public var dataGroups: [GroupRecord] { groups.filter { $0.id != .meta } }
+
+    /// What is wrong with the map, in words; nil if its invariants hold.
+    public func problem() -> String? {
+        guard hosts.count <= Self.hostsMax else { return "more than \(Self.hostsMax) hosts" }
+        guard groups.count <= Self.groupsMax else { return "more than \(Self.groupsMax) groups" }
+        var addresses: [String] = []
+        var incarnations: [Incarnation] = []
+        for (position, host) in hosts.enumerated() {
+            guard host.id.rawValue > 0 else { return "a host with id 0" }
+            guard position == 0 || hosts[position - 1].id < host.id else { return "host \(host.id) is out of order" }
+            guard host.id < nextHost else { return "host \(host.id) is not below the next id \(nextHost)" }
+            for text in [host.name, host.address, host.zone] where text.utf8.count > Self.textBytesMax {
+                return "a text of host \(host.id) has more than \(Self.textBytesMax) bytes"
+            }
+            addresses.append(host.address)
+            incarnations.append(host.incarnation)
+        }
+        addresses.sort()
+        incarnations.sort()
+        for position in addresses.indices.dropFirst() {
+            guard addresses[position - 1] != addresses[position] else {
+                return "two hosts have the address \(addresses[position])"
+            }
+            guard incarnations[position - 1] != incarnations[position] else { return "two hosts have one incarnation" }
+        }
+        var replicas: [ReplicaID] = []
+        for (position, group) in groups.enumerated() {
+            guard position == 0 || groups[position - 1].id < group.id else {
+                return "group \(group.id) is out of order"
+            }
+            guard group.id < nextGroup else { return "group \(group.id) is not below the next id \(nextGroup)" }
+            if let problem = problem(of: group) { return problem }
+            replicas += group.replicas.map(\.id)
+        }
+        replicas.sort()
+        for position in replicas.indices.dropFirst() where replicas[position - 1] == replicas[position] {
+            return "replica \(replicas[position]) belongs to two groups"
+        }
+        if let owner = ring.owner(outside: groups.map(\.id)) {
+            return "the ring names group \(owner), which does not exist"
+        }
+        return nil
+    }
+
+    private func problem(of group: GroupRecord) -> String? {
+        guard group.replicas.count <= Self.replicasPerGroupMax else {
+            return "group \(group.id) has more than \(Self.replicasPerGroupMax) replicas"
+        }
+        guard group.replicas.contains(where: { $0.id == group.preferredLeader }) else {
+            return "group \(group.id) prefers a leader that is none of its replicas"
+        }
+        for (position, replica) in group.replicas.enumerated() {
+            guard replica.id != .none, replica.id < nextReplica else {
+                return "replica \(replica.id) is not between 1 and the next id \(nextReplica)"
+            }
+            guard position == 0 || group.replicas[position - 1].id < replica.id else {
+                return "replica \(replica.id) of group \(group.id) is out of order"
+            }
+            guard host(replica.host) != nil else {
+                return "replica \(replica.id) is on host \(replica.host), which does not exist"
+            }
+            guard !group.replicas[..<position].contains(where: { $0.host == replica.host }) else {
+                return "group \(group.id) has two replicas on host \(replica.host)"
+            }
+        }
+        return nil
+    }
+}
+
+extension Array {
+    /// The first position whose element is not before; the array ascends.
+    func place(isBefore: (Element) -> Bool) -> Int {
+        var low = 0
+        var high = count
+        while low < high {
+            let middle = (low + high) / 2
+            if isBefore(self[middle]) { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+}

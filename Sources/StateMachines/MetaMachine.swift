@@ -1,0 +1,262 @@
+// The meta group's machine: the cluster's map as replicated state. Owns the map and its records; plans nothing.
+
+public import Messages
+public import Primitives
+public import Ring
+
+/// What a host says of itself when it registers.
+public struct HostRegistration: Hashable, Sendable {
+    public var name: String
+    public var address: String
+    public var zone: String
+    public var weight: UInt32
+    public var incarnation: Incarnation
+    public var featureLevel: UInt32
+
+    public init(
+        name: String, address: String, zone: String = "", weight: UInt32 = 100, incarnation: Incarnation,
+        featureLevel: UInt32
+    ) {
+        self.name = name
+        self.address = address
+        self.zone = zone
+        self.weight = weight
+        self.incarnation = incarnation
+        self.featureLevel = featureLevel
+    }
+}
+
+/// Sub state machine 2, in the meta group only. The command stands behind a command header:
+/// `number u8 | version u8 = 1 | fields`.
+public enum MetaCommand: Hashable, Sendable {
+    /// 1, `map`: the cluster's first map. Again with the same cluster: nothing happens.
+    case initialise(ClusterMap)
+    /// 2, a host record with id 0: a host that is new or has changed. The incarnation tells which it is: a known one is
+    /// updated, an unknown one gets the next host id. An address that another host has is refused, so a host that comes
+    /// back without its disk can't take the place of the replicas that it lost.
+    case registerHost(HostRegistration)
+
+    static let formatVersion: UInt8 = 1
+
+    /// A whole payload: header and command.
+    public func payload() -> Bytes {
+        var writer = ByteWriter()
+        CommandHeader(machine: .meta).encode(into: &writer)
+        switch self {
+        case .initialise(let map):
+            writer.write(1 as UInt8)
+            writer.write(Self.formatVersion)
+            map.encode(into: &writer)
+        case .registerHost(let host):
+            writer.write(2 as UInt8)
+            writer.write(Self.formatVersion)
+            HostRecord(
+                id: HostID(0), name: host.name, address: host.address, zone: host.zone, weight: host.weight,
+                incarnation: host.incarnation, featureLevel: host.featureLevel
+            ).encode(into: &writer)
+        }
+        return writer.take()
+    }
+
+    /// Reads a whole payload, header included.
+    public init(payload: Bytes) throws(DecodingFailure) {
+        var reader = ByteReader(payload)
+        _ = try reader.readBytes(count: CommandHeader.encodedBytes)
+        let number = try reader.read(UInt8.self)
+        let version = try reader.read(UInt8.self)
+        guard version == Self.formatVersion else {
+            throw DecodingFailure(expected: "a meta command of version 1", found: "version \(version)")
+        }
+        switch number {
+        case 1: self = .initialise(try ClusterMap(from: &reader))
+        case 2:
+            let host = try HostRecord(from: &reader)
+            self = .registerHost(
+                HostRegistration(
+                    name: host.name, address: host.address, zone: host.zone, weight: host.weight,
+                    incarnation: host.incarnation,
+                    featureLevel: host.featureLevel))
+        default: throw DecodingFailure(expected: "a meta command of kind 1 or 2", found: "kind \(number)")
+        }
+        try reader.expectEnd()
+    }
+}
+
+/// The answer to every meta command. `host u64 | map version u64`
+public struct MetaResult: Message {
+    /// The host that the command was about; 0 if it was about none.
+    public var host: HostID
+    /// The map's version from which on the command shows.
+    public var mapVersion: UInt64
+
+    public init(host: HostID, mapVersion: UInt64) {
+        self.host = host
+        self.mapVersion = mapVersion
+    }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(host)
+        writer.write(mapVersion)
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        host = try reader.read()
+        mapVersion = try reader.read()
+    }
+}
+
+/// A record of the meta group's state: in `Slot.group`, machine 2.
+public struct MetaRecord: Hashable, Sendable {
+    public var key: Bytes
+    public var value: Bytes
+    public init(key: Bytes, value: Bytes) {
+        self.key = key
+        self.value = value
+    }
+}
+
+/// The map, live. Its records: "head" with the map's own numbers and counts, "ring", "host/" and the id (u64,
+/// big-endian, so that
+/// records sort like ids) for each host, "group/" and the id (u32, big-endian) for each group; values as the parts of
+/// the
+/// map encode themselves.
+public struct MetaMachine: Sendable {
+    /// Nil before the cluster's first map.
+    public private(set) var map: ClusterMap?
+
+    public init() {}
+
+    /// What a command does: records to write, none if nothing changes; or why it does nothing.
+    enum Effect {
+        case done([MetaRecord], MetaResult)
+        case refused(Refusal)
+    }
+
+    mutating func apply(_ command: MetaCommand) -> Effect {
+        switch command {
+        case .initialise(let first):
+            guard let map else {
+                self.map = first
+                return .done(
+                    Self.records(of: first, changedFrom: nil), MetaResult(host: HostID(0), mapVersion: first.version))
+            }
+            guard map.cluster == first.cluster else {
+                return .refused(.invalid("the cluster \(map.cluster) is here already"))
+            }
+            return .done([], MetaResult(host: HostID(0), mapVersion: map.version))
+        case .registerHost(let registration): return register(registration)
+        }
+    }
+
+    private mutating func register(_ registration: HostRegistration) -> Effect {
+        guard let map else { return .refused(.invalid("there is no cluster yet")) }
+        guard registration.featureLevel >= map.featureLevel else {
+            return .refused(
+                .invalid(
+                    "the cluster uses feature level \(map.featureLevel), the host's version knows \(registration.featureLevel)"
+                ))
+        }
+        if let other = map.hosts.first(where: {
+            $0.address == registration.address && $0.incarnation != registration.incarnation
+        }) {
+            return .refused(
+                .invalid(
+                    "the address \(registration.address) belongs to host \(other.id); if its disk is lost, remove that host first"
+                ))
+        }
+        var changed = map
+        let position = map.hosts.firstIndex { $0.incarnation == registration.incarnation }
+        let record = HostRecord(
+            id: position.map { map.hosts[$0].id } ?? map.nextHost, name: registration.name,
+            address: registration.address,
+            zone: registration.zone, weight: registration.weight, incarnation: registration.incarnation,
+            featureLevel: registration.featureLevel)
+        if let position {
+            guard map.hosts[position] != record else {
+                return .done([], MetaResult(host: record.id, mapVersion: map.version))
+            }
+            changed.hosts[position] = record
+        } else {
+            changed.hosts.append(record)
+            changed.nextHost = HostID(map.nextHost.rawValue + 1)
+        }
+        changed.version += 1
+        if let problem = changed.problem() { return .refused(.invalid(problem)) }
+        self.map = changed
+        return .done(
+            Self.records(of: changed, changedFrom: map), MetaResult(host: record.id, mapVersion: changed.version))
+    }
+
+    // MARK: - Records
+
+    /// The records in which a map differs from the one before, in a fixed order. Nothing is ever deleted in this
+    /// version.
+    private static func records(of map: ClusterMap, changedFrom old: ClusterMap?) -> [MetaRecord] {
+        var records: [MetaRecord] = []
+        func add(_ key: Bytes, _ encode: (inout ByteWriter) -> Void) {
+            var writer = ByteWriter()
+            encode(&writer)
+            records.append(MetaRecord(key: key, value: writer.take()))
+        }
+        if map.head != old?.head { add(headKey) { map.head.encode(into: &$0) } }
+        if map.ring != old?.ring { add(ringKey) { map.ring.encode(into: &$0) } }
+        for host in map.hosts where host != old?.host(host.id) { add(key(of: host.id)) { host.encode(into: &$0) } }
+        for group in map.groups where group != old?.group(group.id) {
+            add(key(of: group.id)) { group.encode(into: &$0) }
+        }
+        return records
+    }
+
+    /// Rebuilds the map from all its records, in any order; from none, there is no map.
+    public init(restoring records: some Sequence<MetaRecord>) throws(DecodingFailure) {
+        var head: ClusterMapHead?
+        var ring: SlotTable?
+        var hosts: [HostRecord] = []
+        var groups: [GroupRecord] = []
+        for record in records {
+            var reader = ByteReader(record.value)
+            if record.key == Self.headKey {
+                head = try ClusterMapHead(from: &reader)
+            } else if record.key == Self.ringKey {
+                ring = try SlotTable(from: &reader)
+            } else if record.key.count > 5, record.key[0..<5] == Self.hostPrefix {
+                hosts.append(try HostRecord(from: &reader))
+                try Self.expect(record.key, Self.key(of: hosts[hosts.count - 1].id))
+            } else if record.key.count > 6, record.key[0..<6] == Self.groupPrefix {
+                groups.append(try GroupRecord(from: &reader))
+                try Self.expect(record.key, Self.key(of: groups[groups.count - 1].id))
+            } else {
+                throw DecodingFailure(
+                    expected: "a record of the cluster's map", found: "one with the key \(record.key)")
+            }
+            try reader.expectEnd()
+        }
+        if head == nil, ring == nil, hosts.isEmpty, groups.isEmpty { return }
+        guard let head, let ring else {
+            throw DecodingFailure(expected: "a map's head and ring", found: "records without them")
+        }
+        hosts.sort { $0.id < $1.id }
+        groups.sort { $0.id < $1.id }
+        map = try ClusterMap(head: head, hosts: hosts, groups: groups, ring: ring)
+    }
+
+    private static func expect(_ found: Bytes, _ expected: Bytes) throws(DecodingFailure) {
+        guard found == expected else {
+            throw DecodingFailure(expected: "a record of the cluster's map under its own key", found: "\(found)")
+        }
+    }
+
+    private static var headKey: Bytes { "head" }
+    private static var ringKey: Bytes { "ring" }
+    private static var hostPrefix: Bytes { "host/" }
+    private static var groupPrefix: Bytes { "group/" }
+
+    private static func key(of host: HostID) -> Bytes { key(hostPrefix, host.rawValue.bigEndian) }
+    private static func key(of group: GroupID) -> Bytes { key(groupPrefix, group.rawValue.bigEndian) }
+
+    private static func key(_ prefix: Bytes, _ bigEndian: some FixedWidthInteger) -> Bytes {
+        var bytes = prefix.array
+        withUnsafeBytes(of: bigEndian) { bytes += $0 }
+        return Bytes(bytes)
+    }
+}

@@ -1,0 +1,254 @@
+// Prefix deletion. Values go only from the front; what still lives in them goes to the base table in the same
+// transaction.
+
+public import Primitives
+import Synchronization
+
+/// Bounds of one call, so that a transaction stays small (what it frees costs little, what it writes counts).
+enum JournalTrim {
+    static let valuesMax = 512
+    static let bytesMax = 32 << 20
+    static let movedBytesMax = 1 << 20
+    /// At least 1 / garbageShare of the bodies must be garbage, else moving costs more than it gains. Counted from one
+    /// possible
+    /// end of the prefix to the next, so that garbage in front is no reason to move what lives behind it.
+    static let garbageShare = 2
+}
+
+extension Journal {
+    /// Deletes the longest prefix of values of which at least half is not needed any more, within bounds: call it again
+    /// until it says 0 values. The pairs name the last entry that a replica needs no more (its durable manifest's
+    /// index, or
+    /// less for the sake of laggards); replicas that are not named keep all. The last commit is always kept, and so is
+    /// everything from the first damaged value on. Replicas' bases rise to what was deleted, never beyond the index
+    /// named.
+    ///
+    /// Commit thread only. Durable when it returns; when it throws `.failed` it may or may not have happened.
+    public func trim(superfluousThrough: [(ReplicaID, LogIndex)]) throws -> (values: Int, bytes: Int) {
+        let plan = index.withLock { JournalTrimPlan($0, superfluousThrough: superfluousThrough) }
+        guard plan.values > 0 else { return (0, 0) }
+        return try moving.withLock { _ in
+            let (logs, movedBytes) = try write(plan)
+            index.withLock { index in
+                for (position, var log) in logs {
+                    // A reader may have found damage meanwhile.
+                    log.isDamaged = log.isDamaged || index.logs[position].isDamaged
+                    index.logs[position] = log
+                }
+                index.removeValues(plan.values)
+                index.statistics.transactions += 1
+                index.statistics.trimmedValues += plan.values
+                index.statistics.trimmedBytes += plan.bytes
+                index.statistics.movedBytes += movedBytes
+            }
+            return (plan.values, plan.bytes)
+        }
+    }
+
+    /// One transaction; gives the logs as they are on disk afterwards.
+    private func write(_ plan: JournalTrimPlan) throws -> (logs: [(Int, ReplicaLog)], movedBytes: Int) {
+        try disk.write { writer in
+            var changed: [(Int, ReplicaLog)] = []
+            var movedBytes = 0
+            for (position, planned) in plan.logs {
+                var log = planned
+                do {
+                    movedBytes += try JournalMove(through: plan.cut).move(&log, writer)
+                } catch let error as DiskError where error.code == .corrupt {
+                    index.withLock { $0.logs[position].isDamaged = true }
+                    throw error
+                }
+                log.hasRow = true
+                log.coveredThrough = plan.lastSequence
+                try writer.put(
+                    JournalBaseTable.rowKey(log.replica),
+                    JournalBaseTable.encodeRow(log, coveredThrough: plan.lastSequence))
+                changed.append((position, log))
+            }
+            for place in plan.places {
+                try writer.delete(DiskKey(table: JournalFormat.valueTable, high: place.sequence, low: place.part))
+            }
+            try writer.put(
+                JournalFormat.trimKey,
+                JournalBaseTable.encodeTrim(
+                    journal: plan.journal, deletedThrough: plan.cut.sequence, replicas: plan.replicasWithRow))
+            return (changed, movedBytes)
+        }
+    }
+}
+
+/// Which prefix goes, and what the logs concerned are then (their entries not moved yet).
+struct JournalTrimPlan {
+    var values = 0
+    var bytes = 0
+    var cut = JournalPlace(sequence: 0, part: 0)
+    var places: [JournalPlace] = []
+    /// With their positions in the index, in order of replica.
+    var logs: [(Int, ReplicaLog)] = []
+    var lastSequence: UInt64
+    var journal: UInt64
+    var replicasWithRow = 0
+
+    init(_ index: JournalIndex, superfluousThrough: [(ReplicaID, LogIndex)]) {
+        lastSequence = index.lastSequence
+        journal = index.identity.journal
+        guard !index.isDamaged else { return }
+        var superfluous: [ReplicaID: LogIndex] = [:]
+        for (replica, through) in superfluousThrough {
+            superfluous[replica] = max(superfluous[replica] ?? .zero, through)
+        }
+
+        // Walk the values; each replica's segments are met in the same order, as places ascend along a log.
+        var next: [Int: Int] = [:]
+        var deleted = 0
+        var moved = 0
+        var live = 0
+        var bodies = 0
+        var count = 0
+        for value in index.liveValues {
+            if value.place.sequence == index.lastSequence || count == JournalTrim.valuesMax
+                || deleted >= JournalTrim.bytesMax
+                || value.logs.contains(where: { index.logs[$0].isDamaged })
+            {
+                break
+            }
+            deleted += value.bytes
+            bodies += value.bodyBytes
+            count += 1
+            for position in value.logs {
+                let segments = index.logs[position].segments
+                let through = superfluous[index.logs[position].replica] ?? .zero
+                var number = next[position] ?? 0
+                while number < segments.count, segments[number].place <= value.place {
+                    if segments[number].place.sequence != 0, segments[number].last > through {
+                        live += segments[number].liveBytes(above: through)
+                    }
+                    number += 1
+                }
+                next[position] = number
+            }
+            if moved + live > JournalTrim.movedBytesMax { break }
+            if value.isLastPart && live * JournalTrim.garbageShare <= bodies {
+                moved += live
+                live = 0
+                bodies = 0
+                values = count
+                bytes = deleted
+                cut = value.place
+            }
+        }
+        guard values > 0 else { return }
+        var touched: Set<Int> = []
+        for value in index.liveValues.prefix(values) {
+            places.append(value.place)
+            touched.formUnion(value.logs)
+        }
+        for position in touched {
+            var log = index.logs[position]
+            if let through = superfluous[log.replica], let last = log.segments.last(where: { $0.place <= cut })?.last {
+                log.discard(through: min(through, last))
+            }
+            logs.append((position, log))
+        }
+        logs.sort { $0.1.replica < $1.1.replica }
+        replicasWithRow = index.logs.count { $0.hasRow } + logs.count { !$0.1.hasRow }
+    }
+}
+
+extension JournalSegment {
+    /// Bytes of the live entries above an index, in proportion.
+    func liveBytes(above index: LogIndex) -> Int {
+        guard index >= first else { return liveBytes }
+        return Int(length) * (last - index) / max(Int(bodyCount), 1)
+    }
+}
+
+/// Moves a log's entries out of values that are about to go.
+struct JournalMove {
+    /// The last value that goes.
+    var through: JournalPlace
+
+    /// Rewrites the log's segments at or before `through` as chunks; chunks that are large enough already stay. Returns
+    /// the bytes
+    /// of entries written.
+    func move(_ log: inout ReplicaLog, _ writer: some DiskWriter) throws -> Int {
+        let count = log.segments.prefix { $0.place <= through }.count
+        var kept = log.segments.prefix(count).prefix { $0.place.sequence == 0 }.count
+        if kept < count, kept > 0, log.segments[kept - 1].liveBytes < JournalBaseTable.chunkBytesMin { kept -= 1 }
+        var segments = Array(log.segments[..<kept])
+        var movedBytes = 0
+        if kept < count {
+            var chunk = Chunk(first: log.segments[kept].first)
+            for segment in log.segments[kept..<count] {
+                try append(segment, of: log.replica, to: &chunk, writer) { full in
+                    segments.append(try put(&full, &log, writer))
+                    movedBytes += Int(segments[segments.count - 1].length)
+                }
+            }
+            if chunk.count > 0 {
+                segments.append(try put(&chunk, &log, writer))
+                movedBytes += Int(segments[segments.count - 1].length)
+            }
+        }
+        let rows = segments.map(\.place.part)
+        for row in log.chunkRows where !rows.contains(row) {
+            try writer.delete(JournalPlace(sequence: 0, part: row).key(of: log.replica))
+        }
+        log.chunkRows = rows
+        log.segments.replaceSubrange(..<count, with: segments)
+        return movedBytes
+    }
+
+    private struct Chunk {
+        var first: LogIndex
+        var count = 0
+        var bytes: [UInt8] = []
+    }
+
+    private func append(
+        _ segment: JournalSegment, of replica: ReplicaID, to chunk: inout Chunk, _ writer: some DiskWriter,
+        whenFull: (inout Chunk) throws -> Void
+    ) throws {
+        var from = segment.first
+        while from <= segment.last {
+            let added = try writer.withValue(for: segment.place.key(of: replica)) { value in
+                guard let value, let body = segment.checkedBody(in: value) else {
+                    throw DiskError(
+                        .corrupt,
+                        "journal: entries \(segment.first) to \(segment.last) of replica \(replica) cannot be read")
+                }
+                let room = JournalBaseTable.chunkBytesMax - chunk.bytes.count
+                let (range, count) = try segment.range(
+                    in: body, from: from, through: segment.last, bytesMax: max(room, 0))
+                // One entry always comes; a chunk takes a larger one only when it is empty.
+                guard range.count <= room || chunk.count == 0 else { return 0 }
+                chunk.bytes.append(contentsOf: body[range])
+                return count
+            }
+            chunk.count += added
+            from = from + added
+            if from <= segment.last { try whenFull(&chunk) }
+        }
+    }
+
+    /// Writes the chunk as a new row and begins the next.
+    private func put(_ chunk: inout Chunk, _ log: inout ReplicaLog, _ writer: some DiskWriter) throws -> JournalSegment
+    {
+        let place = JournalPlace(sequence: 0, part: log.nextRow)
+        let header = JournalBaseTable.chunkHeaderBytes
+        let checksum = chunk.bytes.withUnsafeBytes { crc32c($0) }
+        try writer.put(place.key(of: log.replica), count: header + chunk.bytes.count, append: false) { bytes in
+            JournalBaseTable.encodeChunkHeader(
+                replica: log.replica, bodyFirst: chunk.first,
+                into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<header]))
+            UnsafeMutableRawBufferPointer(rebasing: bytes[header...]).copyBytes(from: chunk.bytes)
+        }
+        log.nextRow += 1
+        let last = chunk.first + (chunk.count - 1)
+        let segment = JournalSegment(
+            first: chunk.first, last: last, bodyFirst: chunk.first, bodyCount: UInt32(chunk.count), place: place,
+            offset: UInt32(header), length: UInt32(chunk.bytes.count), checksum: checksum)
+        chunk = Chunk(first: last.next)
+        return segment
+    }
+}

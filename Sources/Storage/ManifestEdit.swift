@@ -1,0 +1,73 @@
+// How manifests change: by edits only, each applied inside the write transaction to the manifest as it then stands on
+// disk. A thread that works from an older manifest cannot write that one back.
+
+public import Primitives
+
+/// An edit does not fit the manifest as it stands: what it was based on is no longer true. Nothing was changed.
+public struct ManifestConflict: Error, Hashable, CustomStringConvertible {
+    public var replica: ReplicaID
+    public var expected: String
+    public var found: String
+    public var description: String { "manifest of replica \(replica): expected \(expected), found \(found)" }
+}
+
+enum ManifestEdit {
+    /// A new replica begins, with nothing.
+    case create(ManifestHeader)
+    /// A checkpoint: what changed since `base`, and where the replica now stands. No run when nothing changed.
+    case add(RunDescriptor?, base: LogIndex, ManifestHeader)
+    /// A merge: these runs, adjacent and in this order, become one, or none when nothing was left of them.
+    /// With `horizon`, tombstones through that index were dropped: then the oldest run must be among them.
+    case replace([RunID], by: RunDescriptor?, horizon: LogIndex?)
+    /// The replica is gone.
+    case delete
+
+    /// The manifest after the edit; nil when it is deleted.
+    func applied(to manifest: Manifest?, replica: ReplicaID) throws(ManifestConflict) -> Manifest? {
+        func conflict(_ expected: String, _ found: String) -> ManifestConflict {
+            ManifestConflict(replica: replica, expected: expected, found: found)
+        }
+        if case .create(let header) = self {
+            guard manifest == nil else { throw conflict("no manifest", "one") }
+            return Manifest(header: header)
+        }
+        guard var manifest else { throw conflict("a manifest", "none") }
+        manifest.edits += 1
+        switch self {
+        case .create: preconditionFailure("handled above")
+        case .add(let run, let base, let header):
+            guard manifest.index == base else { throw conflict("the end at index \(base)", "index \(manifest.index)") }
+            guard header.group == manifest.group else {
+                throw conflict("group \(manifest.group)", "group \(header.group)")
+            }
+            guard header.index >= base, header.term >= manifest.term, header.revision >= manifest.revision,
+                header.logTime >= manifest.logTime
+            else {
+                throw conflict("index, term, revision and log time that do not fall", "lower ones")
+            }
+            manifest.header = header
+            if let run {
+                guard !manifest.runs.contains(where: { $0.id == run.id }) else {
+                    throw conflict("a new run", "run \(run.id)")
+                }
+                manifest.runs.append(run)
+            }
+        case .replace(let old, let new, let horizon):
+            guard let first = manifest.runs.firstIndex(where: { $0.id == old.first }),
+                manifest.runs[first...].prefix(old.count).map(\.id) == old
+            else {
+                throw conflict("runs \(old.map(\.rawValue))", "\(manifest.runs.map(\.id.rawValue))")
+            }
+            if let horizon {
+                guard first == 0 else {
+                    throw conflict("the oldest run among those that lost tombstones", "an older one")
+                }
+                manifest.horizon = max(manifest.horizon, horizon)
+            }
+            manifest.runs.replaceSubrange(first..<first + old.count, with: new.map { [$0] } ?? [])
+        case .delete:
+            return nil
+        }
+        return manifest
+    }
+}

@@ -1,0 +1,265 @@
+// What the store thread does: checkpoints, merges, removal, and the deletion of what nobody reads any more.
+
+public import Primitives
+import Synchronization
+
+/// What a batch of checkpoints publishes for one replica.
+public struct CheckpointPart: Sendable {
+    public var frozen: FrozenMemtable
+    public var header: ManifestHeader
+    public init(_ frozen: FrozenMemtable, _ header: ManifestHeader) {
+        self.frozen = frozen
+        self.header = header
+    }
+}
+
+extension Store {
+    /// A new replica's first, empty manifest, durably. `ManifestConflict` if there is one.
+    @discardableResult
+    public func start(_ header: ManifestHeader) throws -> Manifest {
+        if let error = state.withLock({ $0.damaged[header.replica] }) { throw error }
+        return try commit([], [(header.replica, .create(header))])[0]!
+    }
+
+    /// Makes frozen memtables durable as runs, each replica at its header's index: chunks first, in transactions of at
+    /// most `transactionBytesMax`, then all manifests in one. Small ones share that one with their chunks. When it
+    /// throws, none of the manifests has changed (unless the code is `.failed`: then nobody knows before a restart).
+    ///
+    /// - Parameter pace: called between transactions; may do other work of the store thread, or wait. What it throws
+    ///   aborts.
+    /// - Returns: the new manifests, in the order of `parts`.
+    @discardableResult @_specialize(where Storage == LMDBDisk)
+    public func checkpoint(_ parts: [CheckpointPart], pace: () throws -> Void = {}) throws -> [Manifest] {
+        var edits: [(ReplicaID, ManifestEdit)] = []
+        var pending = PendingChunks()
+        var written: [RunID] = []
+        do {
+            for part in parts {
+                let base = try current(part.header.replica)
+                guard base.runs.count < Manifest.runsMax else {
+                    throw DiskError(.misuse, "replica \(base.replica) has \(base.runs.count) runs: merge first")
+                }
+                var descriptor: RunDescriptor?
+                if !part.frozen.isEmpty {
+                    let run = try takeRun()
+                    written.append(run)
+                    part.frozen.sort()
+                    var writer = RunWriter(run: run, replica: base.replica, recordsMax: part.frozen.count)
+                    for position in 0..<part.frozen.count {
+                        try writer.add(part.frozen.record(at: position))
+                        if pending.bytes + writer.completeBytes >= settings.transactionBytesMax - Chunk.bytesMax {
+                            try drain(&writer, &pending, pace)
+                        }
+                    }
+                    descriptor = writer.finish(from: base.index, to: part.header.index)
+                    try drain(&writer, &pending, pace)
+                }
+                edits.append((base.replica, .add(descriptor, base: base.index, part.header)))
+            }
+            return try commit(pending.chunks, edits).map { $0! }
+        } catch {
+            abandon(written)
+            throw error
+        }
+    }
+
+    @discardableResult
+    public func checkpoint(_ frozen: FrozenMemtable, _ header: ManifestHeader, pace: () throws -> Void = {}) throws
+        -> Manifest
+    {
+        try checkpoint([CheckpointPart(frozen, header)], pace: pace)[0]
+    }
+
+    /// Whether the replica has more runs than settings want.
+    public func isMergeDue(_ replica: ReplicaID) -> Bool {
+        state.withLock { ($0.replicas[replica]?.manifest.runs.count ?? 0) > settings.runsMax }
+    }
+
+    /// Merges adjacent runs into one: the newest record of each key stays. Tombstones go only when the oldest run is
+    /// among them, and then `horizon` rises to the last one that went. Expiry is not looked at: merges never judge
+    /// time.
+    ///
+    /// - Parameters:
+    ///   - range: of the manifest's runs; nil: all, if more than `runsMax` are there.
+    ///   - tombstonesThrough: those that changed later stay: exports and known laggards hold the horizon back so.
+    ///   - pace: as in `checkpoint`. Checkpoints of the same replica may come in between.
+    /// - Returns: the new manifest; nil if nothing was to be done.
+    @discardableResult @_specialize(where Storage == LMDBDisk)
+    public func merge(
+        _ replica: ReplicaID, range: Range<Int>? = nil, tombstonesThrough: LogIndex = LogIndex(.max),
+        pace: () throws -> Void = {}
+    ) throws -> Manifest? {
+        guard let view = view(replica) else { throw DiskError(.misuse, "the store has no replica \(replica) to merge") }
+        guard let range = range ?? (view.runs.count > settings.runsMax ? 0..<view.runs.count : nil), !range.isEmpty
+        else { return nil }
+        guard range.lowerBound >= 0, range.upperBound <= view.runs.count else {
+            throw DiskError(.misuse, "replica \(replica) has \(view.runs.count) runs, not \(range)")
+        }
+        let runs = Array(view.runs[range])
+        let hasOldest = range.lowerBound == 0
+        let id = try takeRun()
+        var pending = PendingChunks()
+        var horizon: LogIndex?
+        do {
+            var writer = RunWriter(
+                run: id, replica: replica, recordsMax: runs.reduce(0) { $0 + Int($1.descriptor.records) })
+            var merge = RunMerge(newestFirst: runs.reversed().map { RunCursor($0, loadsChunks: true) })
+            while true {
+                if merge.needsLoad { try disk.read { reader in try merge.load(reader) } }
+                merge.choose()
+                guard let winner = merge.winner, let record = winner.current else { break }
+                if hasOldest, record.isTombstone, record.changed <= tombstonesThrough {
+                    horizon = max(horizon ?? .zero, record.changed)
+                } else if record.overflow != nil {
+                    let value = try disk.read { reader in try winner.overflowValue(reader) } ?? Bytes()
+                    try value.withUnsafeBytes { try writer.add(record, value: $0) }
+                } else {
+                    try writer.add(record)
+                }
+                if writer.completeBytes >= settings.transactionBytesMax - Chunk.bytesMax {
+                    try drain(&writer, &pending, pace)
+                }
+                try merge.pass()
+            }
+            let descriptor = writer.finish(from: runs.first!.descriptor.from, to: runs.last!.descriptor.to)
+            try drain(&writer, &pending, pace)
+            return try commit(
+                pending.chunks, [(replica, .replace(runs.map(\.descriptor.id), by: descriptor, horizon: horizon))])[0]
+        } catch {
+            abandon([id])
+            throw error
+        }
+    }
+
+    /// Deletes a replica's manifest, durably; its runs go by and by. Also for a damaged one (its runs go at the next
+    /// start). Nothing happens if there is none.
+    public func remove(_ replica: ReplicaID) throws {
+        let (isKnown, isDamaged) = state.withLock { ($0.replicas[replica] != nil, $0.damaged[replica] != nil) }
+        if isKnown {
+            try commit([], [(replica, .delete)])
+        } else if isDamaged {
+            try disk.write { writer in _ = try writer.delete(Manifest.key(replica)) }
+            state.withLock { $0.damaged[replica] = nil }
+        }
+    }
+
+    /// Deletes some chunks that nobody reads any more, in one bounded transaction; 0: there is nothing to do.
+    public func reclaim() throws -> Int {
+        while let run = graveyard.first {
+            let deleted = try deleteChunks(of: run)
+            if deleted < settings.deletionsMax { graveyard.remove(run) }
+            if deleted > 0 { return deleted }
+        }
+        return 0
+    }
+
+    // MARK: - Transactions
+
+    /// Chunks of one or several runs that wait for their transaction.
+    struct PendingChunks {
+        var chunks: [(key: DiskKey, bytes: Bytes)] = []
+        var bytes = 0
+    }
+
+    /// Takes the writer's complete chunks, and writes in full transactions what has come together.
+    private func drain(_ writer: inout RunWriter, _ pending: inout PendingChunks, _ pace: () throws -> Void) throws {
+        for chunk in writer.takeComplete() {
+            if pending.bytes + chunk.bytes.count > settings.transactionBytesMax {
+                try commit(pending.chunks, [])
+                pending = PendingChunks()
+                try pace()
+            }
+            pending.chunks.append(chunk)
+            pending.bytes += chunk.bytes.count
+        }
+    }
+
+    private func current(_ replica: ReplicaID) throws -> Manifest {
+        if let manifest = manifest(of: replica) { return manifest }
+        if let error = state.withLock({ $0.damaged[replica] }) { throw error }
+        throw DiskError(.misuse, "the store has no replica \(replica): start it first")
+    }
+
+    /// A run id that was never used. Durable before it is used: a reservation of many at a time.
+    private func takeRun() throws -> RunID {
+        var superblock = state.withLock { $0.superblock }
+        if state.withLock({ $0.nextRun }) >= superblock.runsReserved {
+            superblock.runsReserved += StoreSuperblock.runsPerReservation
+            try write(superblock)
+        }
+        return state.withLock { state in
+            defer { state.nextRun += 1 }
+            return RunID(state.nextRun)
+        }
+    }
+
+    /// What was written of runs that will not be published goes, now if the disk lets it, else later.
+    private func abandon(_ runs: [RunID]) {
+        for run in runs { graveyard.bury(run) }
+        // An error here would hide the one that led here; what stays is in the graveyard, and garbage at the next
+        // start.
+        while let deleted = try? reclaim(), deleted > 0 {}
+    }
+
+    /// One write transaction: chunks, then edits, each applied to the manifest as it stands on disk. Memory follows
+    /// only when it is durable.
+    @discardableResult
+    private func commit(_ chunks: [(key: DiskKey, bytes: Bytes)], _ edits: [(ReplicaID, ManifestEdit)]) throws
+        -> [Manifest?]
+    {
+        if chunks.isEmpty, edits.isEmpty { return [] }
+        let highest = state.withLock { $0.highestChunk }
+        let results = try disk.write { writer in
+            var top = highest
+            for chunk in chunks {
+                let isAbove = top.map { chunk.key > $0 } ?? true
+                if isAbove { top = chunk.key }
+                try writer.put(chunk.key, count: chunk.bytes.count, append: isAbove) { place in
+                    chunk.bytes.withUnsafeBytes { place.copyMemory(from: $0) }
+                }
+            }
+            // The body may run more than once: results begin anew.
+            var results: [Manifest?] = []
+            for (replica, edit) in edits {
+                let key = Manifest.key(replica)
+                let stored = try writer.withValue(for: key) { $0.map { Bytes(copying: $0) } }
+                let manifest = try stored.map { bytes throws(DiskError) in try Manifest(bytes, replica: replica) }
+                let edited = try edit.applied(to: manifest, replica: replica)
+                if let edited {
+                    let bytes = edited.encoded()
+                    try writer.put(key, count: bytes.count, append: false) { place in
+                        bytes.withUnsafeBytes { place.copyMemory(from: $0) }
+                    }
+                } else {
+                    try writer.delete(key)
+                }
+                results.append(edited)
+            }
+            return results
+        }
+        // Runs that nobody else holds end up in the graveyard when `released` goes, outside of the mutex.
+        var released: [Run] = []
+        state.withLock { state in
+            if let last = chunks.last?.key {
+                state.highestChunk = max(state.highestChunk ?? last, chunks.map(\.key).max() ?? last)
+            }
+            for ((replica, _), manifest) in zip(edits, results) {
+                let old = state.replicas[replica]?.runs ?? []
+                guard let manifest else {
+                    for run in old { run.markReplaced() }
+                    released += old
+                    state.replicas[replica] = nil
+                    continue
+                }
+                let runs = manifest.runs.map { run in old.first { $0.descriptor.id == run.id } ?? handle(run, replica) }
+                for run in old where !manifest.runs.contains(where: { $0.id == run.descriptor.id }) {
+                    run.markReplaced()
+                    released.append(run)
+                }
+                state.replicas[replica] = (manifest, runs)
+            }
+        }
+        released.removeAll()
+        return results
+    }
+}

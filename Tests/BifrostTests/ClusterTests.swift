@@ -1,0 +1,325 @@
+// The client over real sockets, against hosts that keep their records in a dictionary.
+
+import Bifrost
+import ClientCore
+import Logging
+import Messages
+import NIOCore
+import NIOPosix
+import Primitives
+import RPC
+import Ring
+import StateMachines
+import Synchronization
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#endif
+
+/// What the pretended hosts share: the records, and who leads.
+private final class World: Sendable {
+    struct State {
+        var map: ClusterMap?
+        var records: [Bytes: (value: Bytes, revision: UInt64)] = [:]
+        var revision: UInt64 = 0
+        var leader = HostID(1)
+        var isSilent = false
+    }
+    let state = Mutex(State())
+}
+
+private final class PretendedHost: RPCService {
+    let id: HostID
+    let world: World
+    init(id: HostID, world: World) {
+        self.id = id
+        self.world = world
+    }
+
+    func receive(_ call: InboundCall) {
+        let answer: Bytes? = world.state.withLock { (state: inout World.State) -> Bytes? in
+            if call.service == ServiceNumber.cluster {
+                switch call.method {
+                case ClusterMethod.map: return (state.map.map { MapReply.map($0) } ?? .notInitialised).encoded()
+                default:
+                    var status = HostStatus()
+                    status.host = id
+                    return status.encoded()
+                }
+            }
+            guard !state.isSilent else { return nil }
+            guard state.leader == id else {
+                return Response<DataResult>.refused(.notLeader(leader: state.leader, term: Term(1))).encoded()
+            }
+            switch call.method {
+            case DataMethod.execute:
+                guard let request = try? ExecuteRequest(decoding: call.payload) else { return nil }
+                let payload = request.payload
+                let keyCount = Int(payload[30]) | Int(payload[31]) << 8
+                state.revision += 1
+                if payload[28] == 1 {
+                    let value = payload[(40 + keyCount)..<payload.count].compacted()
+                    state.records[payload[40..<40 + keyCount].compacted()] = (value, state.revision)
+                } else {
+                    state.records[payload[32..<32 + keyCount]] = nil
+                }
+                return Response.done(DataResult(index: LogIndex(state.revision), revision: Revision(state.revision)))
+                    .encoded()
+            case DataMethod.query:
+                guard let request = try? QueryRequest(decoding: call.payload),
+                    case .get(let key)? = try? KeyValueQuery(decoding: request.query)
+                else { return nil }
+                var reading = KeyValueReading.absent
+                if let found = state.records[key] {
+                    reading = .found(value: found.value, revision: Revision(found.revision), expiry: .zero)
+                }
+                return Response.done(
+                    DataResult(index: LogIndex(1), revision: Revision(state.revision), body: reading.encoded())
+                ).encoded()
+            default:
+                guard let request = try? PageRequest(decoding: call.payload) else { return nil }
+                let all = state.records.keys.sorted()
+                let rest = all.filter { key in request.after.map { $0.key < key } ?? true }
+                let records = rest.prefix(3).map { key in
+                    PageRecord(
+                        position: RecordPosition(slot: slot(of: key), machine: .keyValue, key: key),
+                        revision: Revision(1),
+                        value: state.records[key]!.value)
+                }
+                return Response.done(
+                    PageResult(index: LogIndex(1), revision: Revision(1), records: records, hasMore: rest.count > 3)
+                ).encoded()
+            }
+        }
+        if let answer { call.reply.respond(answer) }
+    }
+}
+
+private func withCluster(
+    groupCount: Int = 1, options: ClusterOptions = ClusterOptions(), initialised: Bool = true,
+    _ body: (World, [RPCServer]) async throws -> Void
+) async throws {
+    let world = World()
+    let servers = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    var logger = Logger(label: "test")
+    logger.logLevel = .error
+    var running: [RPCServer] = []
+    for number in 1...2 {
+        let host = PretendedHost(id: HostID(UInt64(number)), world: world)
+        let identity = PeerIdentity(cluster: ClusterID(high: 0, low: 7), host: host.id, featureLevel: 1)
+        running.append(
+            try await RPCServer.start(
+                on: NetworkAddress(host: "127.0.0.1", port: 0), group: servers,
+                services: [(ServiceNumber.data, host), (ServiceNumber.cluster, host)],
+                policy: FixedIdentityPolicy(identity: identity), logger: logger))
+    }
+    if initialised {
+        let hosts = running.enumerated().map { (number: Int, server: RPCServer) -> HostRecord in
+            let id = UInt64(number + 1)
+            return HostRecord(id: HostID(id), name: "h", address: "\(server.address)", incarnation: Incarnation(id))
+        }
+        let groups = (1...groupCount).map { (number: Int) -> GroupRecord in
+            let first = UInt64(number * 2)
+            let replicas = [
+                ReplicaRecord(id: ReplicaID(first + 1), host: HostID(1)),
+                ReplicaRecord(id: ReplicaID(first + 2), host: HostID(2)),
+            ]
+            return GroupRecord(id: GroupID(UInt32(number)), replicas: replicas, preferredLeader: ReplicaID(first + 1))
+        }
+        let owners = (0..<Slot.count).map { GroupID(UInt32($0 % groupCount + 1)) }
+        let map = ClusterMap(
+            cluster: ClusterID(high: 0, low: 7), hosts: hosts, groups: groups,
+            ring: SlotTable(epoch: Epoch(1), owners: owners),
+            nextHost: HostID(3), nextGroup: GroupID(100), nextReplica: ReplicaID(1_000))
+        world.state.withLock { $0.map = map }
+    }
+    do {
+        try await body(world, running)
+    } catch {
+        for server in running { await server.stop(graceMilliseconds: 10) }
+        throw error
+    }
+    for server in running { await server.stop(graceMilliseconds: 10) }
+    try await servers.shutdownGracefully()
+}
+
+@Suite(.serialized) struct ClusterTests {
+    @Test func putGetDeleteAndALeaderThatChanges() async throws {
+        try await withCluster { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            let first = try await cluster.kv.put("a", "1")
+            #expect(first == Revision(1))
+            let found = try await cluster.kv.get("a")
+            #expect(found?.value == "1" && found?.revision == first)
+            world.state.withLock { $0.leader = HostID(2) }
+            #expect(try await cluster.kv.put("b", "2") == Revision(2))
+            #expect(try await cluster.kv.delete("a") == Revision(3))
+            #expect(try await cluster.kv.get("a") == nil)
+            await cluster.close()
+            await #expect(throws: BifrostError(.closed, "")) { try await cluster.kv.put("c", "3") }
+        }
+    }
+
+    @Test func limitsAreCheckedBeforeAnythingIsSent() async throws {
+        try await withCluster { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            let error = await #expect(throws: BifrostError.self) {
+                try await cluster.kv.put(Bytes([UInt8](repeating: 1, count: 4_097)), "")
+            }
+            #expect(error?.code == .tooLarge)
+            #expect(error?.message == "a key has at most 4096 bytes, not 4097")
+            await #expect(throws: BifrostError(.tooLarge, "")) {
+                try await cluster.kv.put("k", Bytes([UInt8](repeating: 1, count: 1_048_577)))
+            }
+            await #expect(throws: BifrostError(.invalid, "")) { try await cluster.kv.get("") }
+            #expect(world.state.withLock { $0.revision } == 0)
+            let large = Bytes([UInt8](repeating: 7, count: 1_048_576))
+            try await cluster.kv.put("k", large)
+            #expect(try await cluster.kv.get("k")?.value == large)
+            await cluster.close()
+        }
+    }
+
+    @Test func whereNobodyListensConnectSaysSo() async throws {
+        var options = ClusterOptions()
+        options.connectTimeout = .milliseconds(200)
+        let error = await #expect(throws: BifrostError.self) {
+            try await Cluster.connect(to: ["127.0.0.1:1"], options: options)
+        }
+        #expect(error?.code == .unreachable)
+        #expect(error?.message.contains("127.0.0.1:1") == true)
+        #expect(error?.isRetrySafe == true)
+        await #expect(throws: BifrostError(.invalid, "")) { try await Cluster.connect(to: ["nonsense"]) }
+        try await withCluster(initialised: false) { _, servers in
+            await #expect(throws: BifrostError(.notInitialised, "")) {
+                try await Cluster.connect(to: ["\(servers[0].address)"])
+            }
+        }
+    }
+
+    @Test func silenceEndsAtTheDeadlineAndCancellationAtOnce() async throws {
+        try await withCluster { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            try await cluster.kv.put("a", "1")
+            world.state.withLock { $0.isSilent = true }
+            let error = await #expect(throws: BifrostError.self) {
+                try await cluster.kv.put("a", "2", timeout: .milliseconds(100))
+            }
+            #expect(error?.code == .outcomeUnknown && error?.mayHaveHappened == true && error?.isRetrySafe == false)
+            await #expect(throws: BifrostError(.deadlineExceeded, "")) {
+                try await cluster.kv.get("a", timeout: .milliseconds(100))
+            }
+            let task = Task { try await cluster.kv.put("a", "3", timeout: .seconds(60)) }
+            try await Task.sleep(for: .milliseconds(50))
+            task.cancel()
+            let cancelled = await #expect(throws: BifrostError.self) { try await task.value }
+            #expect(cancelled?.cause is CancellationError)
+            await cluster.close()
+        }
+    }
+
+    @Test func pagesAndStatus() async throws {
+        try await withCluster { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[1].address)"])
+            for number in 0..<10 { try await cluster.kv.put(Bytes("k\(number)"), "v") }
+            var keys: [String] = []
+            for try await page in cluster.pages(of: GroupID(1), .linearizableAt(HostID(1))) {
+                keys += page.records.map(\.position.key.string)
+            }
+            #expect(keys == (0..<10).map { "k\($0)" })
+            let reports = try await cluster.status(timeout: .seconds(2))
+            #expect(reports.map { try? $0.status.get().host } == [HostID(1), HostID(2)])
+            await servers[1].stop(graceMilliseconds: 10)
+            let after = try await cluster.status(timeout: .milliseconds(300))
+            #expect((try? after[1].status.get()) == nil && (try? after[0].status.get()) != nil)
+            #expect(try await cluster.map(refresh: true).groups.count == 1)
+            await cluster.close()
+        }
+    }
+
+    @Test func manyTasksAtOnce() async throws {
+        try await withCluster(groupCount: 8) { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for number in 0..<2_000 {
+                    group.addTask { try await cluster.kv.put(Bytes("k\(number)"), Bytes("\(number)")) }
+                }
+                try await group.waitForAll()
+            }
+            #expect(world.state.withLock { $0.records.count } == 2_000)
+            await cluster.close()
+        }
+    }
+
+    @Test func aClosedLoopOfPipelinedPutsIsCheap() async throws {
+        try await withCluster(groupCount: 16) { world, servers in
+            let own = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+            var options = ClusterOptions()
+            options.eventLoopGroup = own
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"], options: options)
+            let loop = cluster.loop
+            let total = 400_000
+            let (nanoseconds, failures) = await withCheckedContinuation {
+                (continuation: CheckedContinuation<(UInt64, Int), Never>) in
+                loop.eventLoop.execute {
+                    let driver = Driver(loop: loop, total: total) { continuation.resume(returning: ($0, $1)) }
+                    driver.start(window: 16 * 512)
+                }
+            }
+            print("closed loop: \(nanoseconds / UInt64(total)) ns of client CPU per put, \(failures) failures")
+            #expect(failures == 0)
+            await cluster.close()
+            try await own.shutdownGracefully()
+        }
+    }
+}
+
+/// Lives on the event loop.
+private final class Driver: @unchecked Sendable {
+    let loop: ClientLoop
+    let total: Int
+    let done: (UInt64, Int) -> Void
+    let keys: [Bytes]
+    let value = Bytes([UInt8](repeating: 65, count: 128))
+    var submitted = 0
+    var completed = 0
+    var failures = 0
+    var begin: UInt64 = 0
+    let started = RPCClock.now()
+    init(loop: ClientLoop, total: Int, done: @escaping (UInt64, Int) -> Void) {
+        self.loop = loop
+        self.total = total
+        self.done = done
+        keys = (0..<10_000).map { Bytes("key-\($0)") }
+    }
+    static func cpu() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+    lazy var completion: ClientLoop.Completion = { [unowned self] _, result in
+        if case .failure = result { self.failures += 1 }
+        self.completed += 1
+        if self.completed == self.total {
+            let wall = RPCClock.now().since(self.started)
+            print("closed loop: \(UInt64(self.total) * 1_000_000_000 / wall) puts/s")
+            self.done(Driver.cpu() - self.begin, self.failures)
+            self.keep = nil
+        } else if self.submitted < self.total {
+            self.next()
+        }
+    }
+    var keep: Driver?
+    func start(window: Int) {
+        keep = self
+        begin = Self.cpu()
+        for _ in 0..<window { next() }
+    }
+    func next() {
+        submitted += 1
+        loop.put(
+            keys[submitted % keys.count], value, deadline: RPCClock.now() + 30_000_000_000, tag: UInt64(submitted),
+            completion: completion)
+    }
+}

@@ -1,0 +1,111 @@
+// Lines as records: what is read, what is written, and what is said about lines that are no records.
+
+import BifrostTool
+import Primitives
+import Testing
+
+private func decode(_ format: RecordFormat, _ line: [UInt8]) throws(MalformedLine) -> (key: Bytes, value: Bytes) {
+    try line.withUnsafeBufferPointer { (bytes) throws(MalformedLine) in try format.decode(UnsafeRawBufferPointer(bytes))
+    }
+}
+
+private func decode(_ format: RecordFormat, _ line: String) throws(MalformedLine) -> (key: Bytes, value: Bytes) {
+    try decode(format, Array(line.utf8))
+}
+
+private func encode(_ format: RecordFormat, _ key: Bytes, _ value: Bytes) throws(MalformedLine) -> [UInt8] {
+    var line: [UInt8] = []
+    try format.encode(key: key, value: value, into: &line)
+    return line
+}
+
+@Suite struct RecordFormatTests {
+    @Test func anyBytesSurviveTSV() throws {
+        let all = Bytes((0...255).map { UInt8($0) })
+        let line = try encode(.tsv, all, all)
+        #expect(!line.contains(UInt8(ascii: "\n")) && !line.contains(UInt8(ascii: "\r")) && !line.contains(0))
+        #expect(line.count { $0 == UInt8(ascii: "\t") } == 1)
+        let record = try decode(.tsv, line)
+        #expect(record.key == all && record.value == all)
+    }
+
+    @Test func randomBytesSurviveTSV() throws {
+        var random = SeededRandom(seed: 7)
+        let letters: [UInt8] = [0, 9, 10, 13, 92, 110, 116, 48, 65, 255]
+        for _ in 0..<2_000 {
+            let key = Bytes((0...random.below(8)).map { _ in letters[Int(random.below(10))] })
+            let value = Bytes((0..<random.below(12)).map { _ in letters[Int(random.below(10))] })
+            let record = try decode(.tsv, try encode(.tsv, key, value))
+            #expect(record.key == key && record.value == value)
+        }
+    }
+
+    @Test func escapesAreThoseOfTheHelp() throws {
+        #expect(try encode(.tsv, "a\tb", "\n\r\0\\é") == Array("a\\tb\t\\n\\r\\0\\\\é".utf8))
+    }
+
+    @Test(arguments: [
+        ("", "empty line"), ("key", "no tab"), ("a\tb\tc", "found more"), ("a\tb\r", "carriage return"),
+        ("a\tb\\", "last backslash"), ("a\t\\x", "'x'"), ("\tvalue", "key is empty"),
+    ])
+    func malformedLinesAreExplained(_ line: String, _ words: String) {
+        do throws(MalformedLine) {
+            _ = try decode(.tsv, line)
+            Issue.record("\(line) was taken for a record")
+        } catch {
+            #expect(error.description.contains(words))
+        }
+    }
+
+    @Test func limitsHoldForTheBytesAndNotForTheirEscapes() throws {
+        let key = Bytes([UInt8](repeating: 0, count: 4_096))
+        #expect(try decode(.tsv, try encode(.tsv, key, "v")).key == key)
+        #expect(throws: MalformedLine.self) { try decode(.tsv, [UInt8](repeating: 65, count: 4_097) + [9]) }
+        #expect(throws: MalformedLine.self) { try decode(.tsv, [65, 9] + [UInt8](repeating: 65, count: 1_048_577)) }
+    }
+
+    @Test func unicodeDataIsTakenAsItIs() throws {
+        let line = "0041;LATIN CAPITAL LETTER A;Lu;0;L;;;;;N;;;;0061;"
+        let record = try decode(.ucd, line)
+        #expect(record.key == "0041" && record.value == "LATIN CAPITAL LETTER A;Lu;0;L;;;;;N;;;;0061;")
+        #expect(try encode(.ucd, record.key, record.value) == Array(line.utf8))
+        #expect(throws: MalformedLine.self) { try encode(.ucd, "a;b", "c") }
+        #expect(throws: MalformedLine.self) { try encode(.ucd, "a", "b\nc") }
+        #expect(throws: MalformedLine.self) { try decode(.ucd, "0041") }
+    }
+
+    @Test func digestKnowsRecordsButNotTheirOrder() {
+        var one = LinesDigest()
+        one.add(key: "a", value: "1")
+        one.add(key: "b", value: "2")
+        var other = LinesDigest()
+        other.add(key: "b", value: "2")
+        other.add(key: "a", value: "1")
+        #expect(one == other && one.description == other.description)
+        var swapped = LinesDigest()
+        swapped.add(key: "a", value: "2")
+        swapped.add(key: "b", value: "1")
+        #expect(one != swapped)
+    }
+
+    @Test(arguments: 1...9) func linesDoNotDependOnThePiecesTheyComeIn(_ size: Int) throws {
+        let text = Array("one\n\ntwo two\nlast".utf8)
+        var splitter = LineSplitter()
+        var lines: [String] = []
+        func take(_ line: UnsafeRawBufferPointer) -> String { String(decoding: line, as: UTF8.self) }
+        for start in stride(from: 0, to: text.count, by: size) {
+            splitter.append(Array(text[start..<min(start + size, text.count)]))
+            while let line = try splitter.next(take) { lines.append(line) }
+        }
+        if let line = try splitter.last(take) { lines.append(line) }
+        #expect(lines == ["one", "", "two two", "last"])
+        #expect(splitter.lines == 4)
+    }
+
+    @Test func anEndlessLineIsRefusedBeforeItFillsTheMemory() {
+        var splitter = LineSplitter(lineBytesMax: 100)
+        splitter.append([UInt8](repeating: 65, count: 101))
+        #expect(throws: MalformedLine.self) { try splitter.next { _ in } }
+        #expect(splitter.isStuck && splitter.lines == 1)
+    }
+}

@@ -1,0 +1,144 @@
+// Numbers, tables and progress as people see them; what makes a cluster healthy.
+
+import BifrostTool
+import Messages
+import Primitives
+import Ring
+import Testing
+
+@Suite struct TextTests {
+    @Test func numbersAreReadable() {
+        #expect(
+            HumanText.grouped(0) == "0" && HumanText.grouped(1_234_567) == "1,234,567"
+                && HumanText.grouped(999) == "999")
+        #expect(
+            HumanText.bytes(1_023) == "1023 B" && HumanText.bytes(1_536) == "1.5 KiB"
+                && HumanText.bytes(20 << 20) == "20 MiB")
+        #expect(
+            HumanText.duration(milliseconds: 850) == "850 ms" && HumanText.duration(milliseconds: 200_000) == "3 m 20 s"
+        )
+        #expect(HumanText.clock(seconds: 7) == "0:07" && HumanText.clock(seconds: 3_723) == "1:02:03")
+        #expect(HumanText.fixed(1.005, 1) == "1.0" && HumanText.fixed(2, 0) == "2" && HumanText.fixed(.nan, 1) == "?")
+        #expect(HumanText.quoted("a\nb") == "'a\\u{a}b'")
+        #expect(HumanText.quoted(Bytes([UInt8](repeating: 65, count: 100))).hasSuffix("…' (100 bytes)"))
+    }
+
+    @Test func columnsAreAsWideAsTheirWidestCell() {
+        var table = Table([("host", .right), ("name", .left)])
+        table.add(["1", "alpha"])
+        table.add(["10", "b"])
+        #expect(table.text == "HOST  NAME\n   1  alpha\n  10  b")
+    }
+
+    @Test func progressTellsPercentRateAndTimeLeft() {
+        var line = ProgressLine(
+            verb: "import", records: 15_412, recordsPerSecond: 52_310.4, bytes: 3 << 20, done: 25, total: 100,
+            elapsedSeconds: 4)
+        #expect(line.text(barWidth: 8) == "import [##......]  25.0 %  15,412 records  3.0 MiB  52,310/s  ETA 0:12")
+        line.total = nil
+        #expect(line.text() == "import  15,412 records  3.0 MiB  52,310/s  in 0:04")
+        line.total = 0
+        line.notes = "2 repeated"
+        #expect(line.text(barWidth: 2) == "import [##] 100.0 %  15,412 records  3.0 MiB  52,310/s  in 0:04  2 repeated")
+    }
+}
+
+@Suite struct ClusterHealthTests {
+    private let map: ClusterMap
+
+    init() throws {
+        let hosts = (1...3).map {
+            HostRecord(
+                id: HostID(UInt64($0)), name: "h\($0)", address: "127.0.0.1:700\($0)",
+                incarnation: Incarnation(UInt64(90 + $0)))
+        }
+        map = try Planner.firstMap(cluster: ClusterID(high: 1, low: 2), hosts: hosts, groups: 2, replicas: 3)
+    }
+
+    /// All is well: the preferred replicas lead, everybody has applied everything.
+    private func accounts() -> [HostAccount] {
+        map.hosts.map { host in
+            var status = HostStatus()
+            status.cluster = map.cluster
+            status.host = host.id
+            status.incarnation = host.incarnation
+            status.replicas = map.replicas(on: host.id).map { group, replica in
+                var status = ReplicaStatus(group: group.id, replica: replica)
+                status.role = group.preferredLeader == replica ? .leader : .follower
+                status.isQuorumActive = true
+                status.leader = group.preferredLeader
+                status.commitIndex = LogIndex(50_000)
+                status.appliedIndex = LogIndex(50_000)
+                return status
+            }
+            return HostAccount(host: host, status: status)
+        }
+    }
+
+    @Test func allWell() {
+        let health = ClusterHealth(map: map, accounts: accounts())
+        #expect(health.verdict == .healthy && health.problems.isEmpty)
+        #expect(health.groups.allSatisfy { $0.leader == $0.preferredHost && $0.working == 3 })
+    }
+
+    @Test func aGroupWithoutALeaderIsUnavailable() throws {
+        var accounts = accounts()
+        for index in accounts.indices { accounts[index].status?.replicas[1].role = .follower }
+        let health = ClusterHealth(map: map, accounts: accounts)
+        #expect(health.verdict == .unavailable && health.leaderless == [GroupID(1)])
+        #expect(try #require(health.problems.first).contains("1 group without a leader: 1"))
+    }
+
+    @Test func aLeaderThatHearsNoMajorityDoesNotCount() {
+        var accounts = accounts()
+        for index in accounts.indices { accounts[index].status?.replicas[2].isQuorumActive = false }
+        #expect(ClusterHealth(map: map, accounts: accounts).leaderless == [GroupID(2)])
+    }
+
+    @Test func aMissingHostIsDegradedAsLongAsOthersLead() throws {
+        var accounts = accounts()
+        let missing = try #require(
+            accounts.indices.first { index in
+                accounts[index].status?.replicas.allSatisfy { $0.role == .follower } ?? false
+            } ?? accounts.indices.last)
+        let led = accounts[missing].status?.replicas.filter { $0.role == .leader }.map(\.group) ?? []
+        accounts[missing] = HostAccount(host: accounts[missing].host, status: nil, problem: "connection refused")
+        let other = missing == 0 ? 1 : 0
+        for index in accounts[other].status!.replicas.indices
+        where led.contains(accounts[other].status!.replicas[index].group) {
+            accounts[other].status!.replicas[index].role = .leader
+        }
+        let health = ClusterHealth(map: map, accounts: accounts)
+        #expect(health.verdict == .degraded)
+        #expect(
+            health.problems == ["host \(missing + 1) at 127.0.0.1:700\(missing + 1) is missing: connection refused"])
+    }
+
+    @Test func aReplicaFarBehindIsLagging() throws {
+        var accounts = accounts()
+        let follower = try #require(accounts.indices.first { accounts[$0].status?.replicas[1].role == .follower })
+        accounts[follower].status?.replicas[1].appliedIndex = LogIndex(100)
+        let health = ClusterHealth(map: map, accounts: accounts)
+        #expect(health.verdict == .degraded && health.laggards.map(\.entries) == [49_900])
+        #expect(ClusterHealth(map: map, accounts: accounts, lagEntriesMax: 60_000).verdict == .healthy)
+    }
+
+    @Test func anotherDirectoryAtAHostsAddressIsNotThatHost() {
+        var accounts = accounts()
+        accounts[2].status = HostStatus()
+        accounts[2].status?.incarnation = Incarnation(5)
+        #expect(ClusterHealth(map: map, accounts: accounts).problems.contains { $0.contains("another data directory") })
+        accounts[2].status?.incarnation = Incarnation(93)
+        #expect(
+            ClusterHealth(map: map, accounts: accounts).problems.contains { $0.contains("run 'bifrost init' again") })
+    }
+
+    @Test func damagedAndStoppedReplicasAreNamed() {
+        var accounts = accounts()
+        accounts[0].status?.replicas[1].isImpaired = true
+        accounts[1].status?.replicas[2].problem = "an unknown command"
+        let problems = ClusterHealth(map: map, accounts: accounts).problems
+        #expect(problems.contains { $0.contains("group 1 on host 1 is damaged") })
+        #expect(problems.contains { $0.contains("group 2 on host 2 does not take part: an unknown command") })
+    }
+}

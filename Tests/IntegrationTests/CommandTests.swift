@@ -1,0 +1,146 @@
+// What people and scripts do with a cluster on the command line.
+
+import BifrostTool
+import Foundation
+import Testing
+
+extension IntegrationTests {
+    @Suite(.serialized) struct CommandTests {
+        @Test func aValueThatOneHostTookIsReadAtTheOthersUntilItIsDeleted() async throws {
+            try await withCluster { cluster in
+                let put = try await cluster.bifrost("put", "greeting", "hello", at: [cluster.hosts[0]])
+                put.expect(0)
+                #expect(put.text == "revision 1\n")
+                for host in cluster.hosts {
+                    let get = try await cluster.bifrost("get", "greeting", at: [host])
+                    get.expect(0)
+                    #expect(get.text == "hello")
+                }
+                try await cluster.bifrost("put", "greeting", "hello again", at: [cluster.hosts[1]]).expect(0)
+                #expect(try await cluster.bifrost("get", "greeting", at: [cluster.hosts[2]]).text == "hello again")
+
+                let delete = try await cluster.bifrost("delete", "greeting", at: [cluster.hosts[2]])
+                delete.expect(0)
+                #expect(delete.text == "revision 3\n")
+                for host in cluster.hosts {
+                    let get = try await cluster.bifrost("get", "greeting", at: [host])
+                    get.expect(1, saying: "'greeting' has no value")
+                    #expect(get.output.isEmpty)
+                }
+                // Deleting what is not there is no failure.
+                try await cluster.bifrost("delete", "greeting").expect(0)
+                try await everyResultIsOneObject(cluster)
+            }
+        }
+
+        private func everyResultIsOneObject(_ cluster: TestCluster) async throws {
+            let put = try await cluster.bifrost("put", "--json", "a", "1").json()
+            #expect(put["key"] as? String == "a" && put["revision"] is Int && put["group"] is Int)
+            let get = try await cluster.bifrost("get", "--json", "a").json()
+            #expect(get["value"] as? String == "1" && get["revision"] as? Int == put["revision"] as? Int)
+            let binary = try await cluster.bifrost("put", "--json", "b", "-", input: [0xff, 0xfe])
+            binary.expect(0)
+            #expect(try await cluster.bifrost("get", "--json", "b").json()["valueBase64"] as? String == "//4=")
+            #expect(try await cluster.bifrost("delete", "--json", "b").json()["revision"] is Int)
+            let status = try await cluster.bifrost("status", "--json").json()
+            #expect(status["status"] as? String == "healthy" && (status["hosts"] as? [Any])?.count == 3)
+            let ring = try await cluster.bifrost("ring", "show", "--json").json()
+            let groups = try #require(ring["groups"] as? [[String: Any]])
+            #expect(groups.count == 5)
+            #expect(groups.compactMap { $0["slots"] as? Int }.reduce(0, +) == 16_384)
+            #expect(groups.allSatisfy { $0["leader"] is Int })
+            let imported = try await cluster.bifrost("import", "--json", "-", input: Array("x\ty\n".utf8)).json()
+            #expect(imported["records"] as? Int == 1)
+            let file = cluster.directory + "/all.tsv"
+            let exported = try await cluster.bifrost("export", "--json", file).json()
+            #expect(exported["records"] as? Int == 2)
+            let again = try await cluster.local.command(["init", "--hosts", cluster.local.addresses, "--groups", "5"])
+            again.expect(64, saying: "with 4 groups")
+            let same = try await cluster.local.command([
+                "init", "--hosts", cluster.local.addresses, "--groups", "4", "--json",
+            ])
+            #expect(try same.json()["hostsThatWereMembers"] as? Int == 3)
+        }
+
+        @Test func anyBytesPassThroughPipesAndComeBackFromAnExport() async throws {
+            try await withCluster(hosts: 1) { cluster in
+                let all = (0...255).map { UInt8($0) }
+                let values: [(String, [UInt8])] = [
+                    ("all", all + all.reversed()), ("empty", []), ("line", Array("one\n".utf8)),
+                    ("tabs", Array("a\tb\\t\r\n\0c".utf8)), ("large", [UInt8](repeating: 10, count: 1 << 20)),
+                    ("k\tey\n", Array("odd key".utf8)),
+                ]
+                for (key, value) in values {
+                    try await cluster.bifrost("put", key, "-", input: value).expect(0)
+                    let get = try await cluster.bifrost("get", key)
+                    get.expect(0)
+                    #expect(get.output == value, "\(key)")
+                }
+                let export = try await cluster.bifrost("export", "--sorted", "-")
+                export.expect(0)
+                #expect(export.text.split(separator: "\n").count == values.count)
+                #expect(export.text.contains("tabs\ta\\tb\\\\t\\r\\n\\0c\n"))
+
+                for (key, _) in values { try await cluster.bifrost("delete", key).expect(0) }
+                #expect(try await cluster.bifrost("export", "-").output.isEmpty)
+
+                let imported = try await cluster.bifrost("import", "-", input: export.output)
+                imported.expect(0)
+                #expect(imported.text.hasPrefix("imported \(values.count) records"))
+                #expect(try await cluster.bifrost("export", "--sorted", "-").output == export.output)
+                for (key, value) in values { #expect(try await cluster.bifrost("get", key).output == value, "\(key)") }
+
+                // A reader that goes away ends the export as SIGPIPE would.
+                let shell = try ChildProcess(
+                    "/bin/bash",
+                    [
+                        "-c",
+                        "'\(cluster.local.executable)' export --connect \(cluster.hosts[0].address) - | true; exit ${PIPESTATUS[0]}",
+                    ])
+                #expect(await shell.end(killAfter: .seconds(20)).ending == .exit(141))
+            }
+        }
+
+        @Test func statusIsHealthyThenDegradedAfterAKillAndHealthyAfterARestart() async throws {
+            try await withCluster { cluster in
+                let before = try await cluster.bifrost("status")
+                before.expect(0)
+                #expect(before.text.hasPrefix("healthy\n"))
+
+                cluster.local.kill(cluster.hosts[2])
+                let degraded = try await cluster.waitForStatus(3)
+                #expect(degraded.text.hasPrefix("degraded\n"))
+                #expect(degraded.text.contains("host 3 at \(cluster.hosts[2].address)"), "\(degraded.text)")
+                let json = try await cluster.bifrost("status", "--json", "--timeout", "1s")
+                #expect(json.ending == .exit(3))
+                #expect(try json.json()["status"] as? String == "degraded")
+                // Two of three go on.
+                try await cluster.bifrost("put", "k", "v").expect(0)
+
+                try cluster.start(cluster.hosts[2])
+                #expect(try await cluster.waitForStatus(0).text.hasPrefix("healthy\n"))
+                #expect(try await cluster.bifrost("get", "k", at: [cluster.hosts[2]]).text == "v")
+            }
+        }
+
+        @Test func settingsComeFromTheCommandLineThenTheEnvironmentThenTheFile() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let file = cluster.directory + "/settings.json"
+                try #"{"connect": "127.0.0.1:1", "json": true, "timeout": "500ms"}"#.write(
+                    toFile: file, atomically: true, encoding: .utf8)
+                func run(_ environment: [String: String], _ words: String...) async throws -> ChildProcess.Result {
+                    try await ChildProcess(cluster.local.executable, words, environment: environment).end(
+                        killAfter: .seconds(20))
+                }
+                let address = cluster.hosts[0].address
+                try await run(["BIFROST_CONFIG": file], "put", "k", "v").expect(4)
+                let put = try await run(["BIFROST_CONFIG": file, "BIFROST_CONNECT": address], "put", "k", "v")
+                put.expect(0)
+                #expect(try put.json()["revision"] as? Int == 1)
+                try await run(["BIFROST_CONNECT": "127.0.0.1:1"], "get", "--connect", address, "k").expect(0)
+                try #"{"conect": "127.0.0.1:1"}"#.write(toFile: file, atomically: true, encoding: .utf8)
+                try await run(["BIFROST_CONFIG": file], "get", "k").expect(64, saying: "\"conect\"")
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+// Hosts and commands as processes, for the tests of the whole. Owns finding the executable and removing what was made.
+
+import Foundation
+import Testing
+
+import BifrostTool
+
+/// All of them run one after the other: each has several processes, and elections should not wait for processor time.
+@Suite(.serialized) struct IntegrationTests {}
+
+typealias Ending = ChildProcess.Ending
+
+/// Hosts, and commands that are told where they are.
+struct TestCluster: Sendable {
+    let local: LocalCluster
+
+    var hosts: [LocalCluster.HostProcess] { local.hosts }
+    var directory: String { local.directory }
+
+    /// `bifrost WORDS…` with `--connect` to all hosts.
+    @discardableResult
+    func bifrost(
+        _ words: String..., input: [UInt8]? = nil, at hosts: [LocalCluster.HostProcess]? = nil,
+        limit: Duration = .seconds(60)
+    ) async throws -> ChildProcess.Result {
+        let count = words.first == "ring" ? 2 : 1
+        let connect = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]
+        return try await local.command(
+            Array(words.prefix(count)) + connect + words.dropFirst(count), input: input, limit: limit)
+    }
+
+    /// Runs `bifrost status` until it ends with this code.
+    func waitForStatus(_ code: Int32, seconds: Double = 20) async throws -> ChildProcess.Result {
+        let end = ContinuousClock.now + .seconds(seconds)
+        while true {
+            let result = try await bifrost("status", "--timeout", "1s")
+            if result.ending == .exit(code) { return result }
+            guard ContinuousClock.now < end else {
+                Issue.record(
+                    "status did not end with \(code) within \(seconds) s, but with \(result.ending): \(result.text)\(result.errorText)"
+                )
+                return result
+            }
+            try await Task.sleep(for: .milliseconds(50))
+        }
+    }
+
+    /// Starts a host and waits until it answers.
+    func start(_ host: LocalCluster.HostProcess) throws { try local.start(host) }
+
+    func log(_ host: LocalCluster.HostProcess) -> String {
+        (try? String(contentsOfFile: host.log, encoding: .utf8)) ?? ""
+    }
+}
+
+enum Executable {
+    /// `bifrost` beside the test bundle: where `swift build --build-tests` puts both.
+    static func path() throws -> String {
+        let own = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+        let places = [own, CommandLine.arguments[0], Bundle.main.bundlePath].map {
+            (($0 as NSString).deletingLastPathComponent as NSString).appendingPathComponent("bifrost")
+        }
+        guard let found = places.first(where: { FileManager.default.isExecutableFile(atPath: $0) }) else {
+            throw Missing(
+                description: "there is no executable at \(places[0]): run the tests with Tools/test, which builds it")
+        }
+        return found
+    }
+
+    struct Missing: Error, CustomStringConvertible {
+        var description: String
+    }
+}
+
+/// Hosts that run and belong to no cluster; gone with their data when `body` is done.
+func withHosts<Result>(_ count: Int, _ body: (TestCluster) async throws -> Result) async throws -> Result {
+    let local = try LocalCluster(
+        below: "/var/tmp", name: "bifrost-test", count: count, executable: try Executable.path())
+    defer { local.dispose(keepDirectory: false) }
+    return try await body(TestCluster(local: local))
+}
+
+/// The same as a cluster.
+func withCluster<Result>(
+    hosts: Int = 3, groups: Int = 4, _ body: (TestCluster) async throws -> Result
+) async throws -> Result {
+    try await withHosts(hosts) { cluster in
+        try cluster.local.startAll()
+        try await cluster.local.run(["init", "--hosts", cluster.local.addresses, "--groups", "\(groups)"])
+        return try await body(cluster)
+    }
+}
+
+extension ChildProcess.Result {
+    /// Its standard output as one JSON object.
+    func json() throws -> [String: Any] {
+        let object = try JSONSerialization.jsonObject(with: Data(output))
+        return try #require(object as? [String: Any], "expected a JSON object, found \(text)")
+    }
+
+    /// It ended with this code, and said on one line of standard error what the texts say.
+    func expect(
+        _ code: Int32, saying texts: String..., sourceLocation: SourceLocation = #_sourceLocation
+    ) {
+        #expect(ending == .exit(code), "\(errorText)", sourceLocation: sourceLocation)
+        for text in texts { #expect(errorText.contains(text), "\(errorText)", sourceLocation: sourceLocation) }
+        guard code != 0 else { return }
+        #expect(errorText.hasPrefix("bifrost: "), "\(errorText)", sourceLocation: sourceLocation)
+        #expect(errorText.split(separator: "\n").count == 1, "\(errorText)", sourceLocation: sourceLocation)
+    }
+}

@@ -1,0 +1,409 @@
+import NIOCore
+import NIOPosix
+import Primitives
+import RPC
+import Synchronization
+import Testing
+
+/// Writes down what happens on a connection.
+final class Recorder: RPCConnectionDelegate {
+    struct State {
+        var ups = 0
+        var downs: [RPCError] = []
+        var results: [UInt64: Result<Bytes, RPCError>] = [:]
+        var order: [UInt64] = []
+        var batches = 0
+        var writable = 0
+    }
+    let state = Mutex(State())
+
+    func connectionUp(_ connection: RPCConnection, welcome: Welcome) { state.withLock { $0.ups += 1 } }
+    func connectionDown(_ connection: RPCConnection, reason: RPCError) { state.withLock { $0.downs.append(reason) } }
+    func completed(_ connection: RPCConnection, tag: UInt64, _ result: Result<Bytes, RPCError>) {
+        state.withLock {
+            $0.results[tag] = result
+            $0.order.append(tag)
+        }
+    }
+    func readComplete(_ connection: RPCConnection) { state.withLock { $0.batches += 1 } }
+    func connectionWritable(_ connection: RPCConnection) { state.withLock { $0.writable += 1 } }
+}
+
+@Suite struct LoopbackTests {
+    @Test func aCallIsAnswered() async throws {
+        try await Loopback.run { loopback async throws in
+            let client = loopback.client()
+            #expect(try await client.ask(service: 2, method: 1, payload: "hello") == "hello")
+            #expect(try await client.ask(service: 3, method: 1, payload: "") == "")
+            let large = Bytes([UInt8](repeating: 9, count: FrameHeader.payloadBytesMax))
+            #expect(try await client.ask(service: 2, method: 1, payload: large) == large)
+            #expect(loopback.server.counters.requests == 3)
+        }
+    }
+
+    @Test func tenThousandCallsAnsweredInReverseOrderFindTheirCallers() async throws {
+        try await Loopback.run { loopback async throws in
+            let recorder = Recorder()
+            let client = loopback.client(delegate: recorder)
+            try await client.waitUntilUp(deadline: soon())
+            try await client.eventLoop.submit {
+                for tag in 0..<10_000 as Range<UInt64> {
+                    try client.call(service: 2, method: 3, tag: tag) { $0.write(tag) }
+                }
+            }.get()
+            #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 10_000 })
+            let kept = loopback.echo.state.withLock { $0.kept }
+            // From this thread, which is not the connection's.
+            for call in kept.reversed() { call.reply.respond(call.payload) }
+            #expect(await eventually { recorder.state.withLock { $0.order.count } == 10_000 })
+            recorder.state.withLock { state in
+                #expect(state.order == (0..<10_000).reversed())
+                for tag in 0..<10_000 as Range<UInt64> {
+                    var writer = ByteWriter()
+                    writer.write(tag)
+                    let expected = writer.take()
+                    #expect((try? state.results[tag]?.get()) == expected)
+                }
+                #expect(state.batches < 10_000)
+            }
+            // A second answer is dropped.
+            kept[0].reply.respond("again")
+            #expect(await eventually { loopback.server.counters.dropped == 1 })
+        }
+    }
+
+    @Test func answersFromOtherThreadsAndErrorsArrive() async throws {
+        try await Loopback.run { loopback async throws in
+            let client = loopback.client()
+            await withTaskGroup(of: Bool.self) { group in
+                for number in 0..<500 {
+                    group.addTask {
+                        (try? await client.request(service: 2, method: 5, payload: Bytes("\(number)")))
+                            == Bytes("\(number)")
+                    }
+                }
+                for await isRight in group { #expect(isRight) }
+            }
+            await #expect(throws: RPCError(.overloaded, "")) {
+                try await client.request(service: 2, method: 6, payload: "")
+            }
+            await #expect(throws: RPCError(.unknownMethod, "")) {
+                try await client.request(service: 2, method: 99, payload: "")
+            }
+            await #expect(throws: RPCError(.unknownService, "")) {
+                try await client.request(service: 9, method: 1, payload: "")
+            }
+            await #expect(throws: RPCError(.tooLarge, "")) {
+                let payload = Bytes([UInt8](repeating: 9, count: FrameHeader.payloadBytesMax + 1))
+                return try await client.request(service: 2, method: 1, payload: payload)
+            }
+            #expect(try await client.ask(service: 2, method: 1, payload: "still there") == "still there")
+        }
+    }
+
+    @Test func anAnswerThatFitsIntoNoFrameBecomesAnError() async throws {
+        try await Loopback.run { loopback async throws in
+            let client = loopback.client()
+            var writer = ByteWriter()
+            writer.write(UInt32(FrameHeader.payloadBytesMax + 1))
+            let request = writer.take()
+            await #expect(throws: RPCError(.answerDropped, "")) {
+                try await client.request(service: 2, method: 4, payload: request)
+            }
+        }
+    }
+
+    @Test func oneBatchOfRequestsIsAnsweredInOneTurn() async throws {
+        try await Loopback.run { loopback async throws in
+            let recorder = Recorder()
+            let client = loopback.client(delegate: recorder)
+            try await client.waitUntilUp(deadline: soon())
+            try await client.eventLoop.submit {
+                for tag in 0..<500 as Range<UInt64> { try client.call(service: 2, method: 2, payload: "x", tag: tag) }
+            }.get()
+            #expect(await eventually { recorder.state.withLock { $0.results.count } == 500 })
+            #expect(loopback.echo.state.withLock { $0.batches } < 20)
+        }
+    }
+
+    @Test func oneWayFramesArriveInOrder() async throws {
+        try await Loopback.run { loopback async throws in
+            let client = loopback.client()
+            try await client.waitUntilUp(deadline: soon())
+            try await client.eventLoop.submit {
+                for number in 0..<1_000 as Range<UInt32> {
+                    #expect(client.sendOneway(service: 3, method: 1) { $0.write(number) })
+                }
+            }.get()
+            #expect(await eventually { loopback.echo.state.withLock { $0.oneways.count } == 1_000 })
+            let numbers = loopback.echo.state.withLock { $0.oneways }.map { bytes in
+                var reader = ByteReader(bytes)
+                return try? reader.read(UInt32.self)
+            }
+            #expect(numbers == Array(0..<1_000))
+        }
+    }
+
+    @Test func aDeadlineEndsTheCallAndTheHostIsTold() async throws {
+        try await Loopback.run { loopback async throws in
+            let client = loopback.client()
+            try await client.waitUntilUp(deadline: soon())
+            let start = RPCClock.now()
+            do throws(RPCError) {
+                _ = try await client.request(service: 2, method: 3, payload: "", deadline: soon(80))
+                Issue.record("answered")
+            } catch {
+                #expect(error.code == .deadlineExceeded)
+                #expect(error.mayHaveBeenSent)
+            }
+            let took = RPCClock.now().since(start) / 1_000_000
+            #expect(took >= 80 && took < 2_000)
+            #expect(await eventually { loopback.echo.state.withLock { $0.cancelled.count } == 1 })
+            let call = loopback.echo.state.withLock { $0.kept[0] }
+            #expect(call.deadline != nil)
+            call.reply.respond("late")
+            #expect(try await client.ask(service: 2, method: 1, payload: "next", deadline: soon()) == "next")
+        }
+    }
+
+    @Test func aCancelledTaskCancelsTheCallAtTheHost() async throws {
+        try await Loopback.run { loopback async throws in
+            let client = loopback.client()
+            let task = Task { try await client.request(service: 2, method: 3, payload: "") }
+            #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 1 })
+            task.cancel()
+            await #expect(throws: RPCError(.cancelled, "")) { try await task.value }
+            #expect(await eventually { loopback.echo.state.withLock { $0.cancelled.count } == 1 })
+            let cancelled = Task {
+                withUnsafeCurrentTask { $0?.cancel() }
+                return try await client.request(service: 2, method: 1, payload: "")
+            }
+            await #expect(throws: RPCError(.cancelled, "")) { try await cancelled.value }
+        }
+    }
+
+    @Test func closuresAndCancelOnTheLoop() async throws {
+        try await Loopback.run { loopback async throws in
+            let client = loopback.client()
+            try await client.waitUntilUp(deadline: soon())
+            let results = Mutex<[Result<Bytes, RPCError>]>([])
+            try await client.eventLoop.submit {
+                let call = try client.call(service: 2, method: 3, payload: "") { result in
+                    results.withLock { $0.append(result) }
+                }
+                client.cancel(call)
+                client.cancel(call)
+                try client.call(service: 2, method: 1, payload: "b") { result in results.withLock { $0.append(result) }
+                }
+            }.get()
+            #expect(await eventually { results.withLock { $0.count } == 2 })
+            #expect(results.withLock { $0 } == [.failure(RPCError(.cancelled, "")), .success("b")])
+        }
+    }
+
+    @Test func aReaderThatDoesNotReadDoesNotFillTheHostsMemory() async throws {
+        try await Loopback.run { loopback async throws in
+            let socket = try await RawSocket.connect(loopback.server.address, loopback.clientGroup, autoRead: false)
+            try await socket.send(helloFrame())
+            #expect(await eventually { loopback.echo.state.withLock { $0.opened } == 1 })
+            var requests: [UInt8] = []
+            for call in 1...4_000 as ClosedRange<UInt64> {
+                requests += FrameTests.frame(FrameHeader(kind: .request, service: 2, method: 4, call: call)) {
+                    $0.write(16_384 as UInt32)
+                }
+            }
+            try await socket.send(requests)
+            var before = -1
+            while true {
+                let now = loopback.echo.state.withLock { $0.received }
+                if now == before, now > 0 { break }
+                before = now
+                try await Task.sleep(for: .milliseconds(200))
+            }
+            // 64 MB were asked for; what the sockets hold and a little more was made.
+            #expect(before < 1_500)
+            try await socket.channel.setOption(.autoRead, value: true).get()
+            let length = FrameHeader.byteCount + 16_384
+            #expect(await eventually { socket.state.withLock { $0.bytes.count } >= 4_000 * length })
+            let frames = socket.frames
+            #expect(frames.count == 4_001)
+            #expect(frames.dropFirst().map(\.header.call) == Array(1...4_000))
+            try await socket.close()
+        }
+    }
+
+    @Test func beyondItsBoundOnCallsInFlightTheHostStopsReading() async throws {
+        var limits = ServerLimits()
+        limits.callsInFlightMax = 100
+        try await Loopback.run(limits: limits) { loopback async throws in
+            let socket = try await RawSocket.connect(loopback.server.address, loopback.clientGroup)
+            try await socket.send(helloFrame())
+            var requests: [UInt8] = []
+            for call in 1...1_000 as ClosedRange<UInt64> {
+                requests += FrameTests.frame(FrameHeader(kind: .request, service: 2, method: 3, call: call), "x")
+            }
+            try await socket.send(requests)
+            #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 100 })
+            try await Task.sleep(for: .milliseconds(50))
+            #expect(loopback.echo.state.withLock { $0.kept.count } == 100)
+            #expect(
+                await eventually {
+                    let kept = loopback.echo.state.withLock { state in
+                        defer { state.kept = [] }
+                        return state.kept
+                    }
+                    for call in kept { call.reply.respond(call.payload) }
+                    return loopback.echo.state.withLock { $0.received } == 1_000
+                })
+            #expect(await eventually { socket.frames.count == 1_001 - loopback.echo.state.withLock { $0.kept.count } })
+            try await socket.close()
+        }
+    }
+
+    @Test func aHostThatDoesNotReadMakesOneWayFramesFailAndThenRecovers() async throws {
+        var limits = ServerLimits()
+        limits.bytesInFlightMax = 1  // any call with a payload stops the host from reading
+        try await Loopback.run(limits: limits) { loopback async throws in
+            var clientLimits = ClientLimits()
+            clientLimits.outboundBytesMax = 1 << 20
+            let recorder = Recorder()
+            let client = loopback.client(delegate: recorder, limits: clientLimits)
+            try await client.waitUntilUp(deadline: soon())
+            _ = try await client.eventLoop.submit { try client.call(service: 2, method: 3, payload: "stop", tag: 1) }
+                .get()
+            #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 1 })
+            let block = Bytes([UInt8](repeating: 1, count: 256 << 10))
+            var sent = 0
+            while try await client.eventLoop.submit({ client.sendOneway(service: 2, method: 1) { $0.write(block) } })
+                .get()
+            {
+                sent += 1
+                if sent == 400 { break }
+            }
+            #expect(sent < 400)
+            #expect(try await client.eventLoop.submit { client.unsentBytes }.get() < 3 << 20)
+            let refused = try await client.eventLoop.submit {
+                do throws(RPCError) {
+                    try client.call(service: 2, method: 1, payload: "x", tag: 2)
+                    return nil as RPCError?
+                } catch { return error }
+            }.get()
+            #expect(refused?.code == .overloaded)
+            loopback.echo.state.withLock { $0.kept[0] }.reply.respond("go")
+            #expect(await eventually { loopback.echo.state.withLock { $0.oneways.count } == sent })
+            #expect(await eventually { recorder.state.withLock { $0.writable } > 0 })
+        }
+    }
+
+    @Test func aLostConnectionTellsWhichCallsNeverLeft() async throws {
+        var limits = ServerLimits()
+        limits.bytesInFlightMax = 1
+        try await Loopback.run(limits: limits) { loopback async throws in
+            let recorder = Recorder()
+            let client = loopback.client(delegate: recorder)
+            try await client.waitUntilUp(deadline: soon())
+            let block = Bytes([UInt8](repeating: 1, count: 1 << 20))
+            for tag in 0..<40 as Range<UInt64> {
+                _ = try await client.eventLoop.submit {
+                    try client.call(service: 2, method: 3, payload: block, tag: tag)
+                }.get()
+            }
+            #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 1 })
+            loopback.echo.state.withLock { $0.kept[0] }.connection.close()
+            #expect(await eventually { recorder.state.withLock { $0.results.count } == 40 })
+            let marks = recorder.state.withLock { state in
+                (0..<40 as Range<UInt64>).map { tag -> Bool? in
+                    guard case .failure(let error) = state.results[tag], error.code == .connectionLost else {
+                        return nil
+                    }
+                    return error.mayHaveBeenSent
+                }
+            }
+            #expect(marks.first == true)
+            #expect(marks.last == false)
+            let firstUnsent = marks.firstIndex(of: false) ?? 0
+            #expect(marks[firstUnsent...].allSatisfy { $0 == false })
+            #expect(marks[..<firstUnsent].allSatisfy { $0 == true })
+            // The call that the host worked on is cancelled there.
+            #expect(await eventually { loopback.echo.state.withLock { $0.cancelled.count } == 1 })
+        }
+    }
+
+    @Test func aStoppingHostAnswersWhatIsInFlight() async throws {
+        try await Loopback.run { loopback async throws in
+            let recorder = Recorder()
+            let client = loopback.client(delegate: recorder)
+            let answer = Task { try await client.request(service: 2, method: 3, payload: "last") }
+            #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 1 })
+            let stopped = Task { await loopback.server.stop(graceMilliseconds: 5_000) }
+            #expect(await eventually { (try? await client.eventLoop.submit { !client.isConnected }.get()) == true })
+            loopback.echo.state.withLock { $0.kept[0] }.reply.respond("done")
+            #expect(try await answer.value == "done")
+            await stopped.value
+            #expect(loopback.server.counters.connectionsOpen == 0)
+            client.close()
+        }
+    }
+
+    @Test func itComesBackAfterTheHostRestartedWithABackOff() async throws {
+        let first = try await Loopback()
+        let recorder = Recorder()
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let client = RPCConnection(
+            to: first.server.address, hello: clientHello, eventLoop: group.next(), seed: 11, delegate: recorder)
+        client.connect()
+        #expect(try await client.ask(service: 2, method: 1, payload: "a") == "a")
+        try await first.stop()
+        try await Task.sleep(for: .milliseconds(600))
+        let attempts = recorder.state.withLock { $0.downs.count }
+        #expect(attempts >= 2 && attempts <= 12)
+        let last = recorder.state.withLock { $0.downs.last }
+        #expect(last?.code == .connectFailed)
+        #expect(last?.message.contains("refused") == true)
+        let second = try await Loopback(port: first.server.address.port)
+        #expect(try await client.ask(service: 2, method: 1, payload: "b", deadline: soon(8_000)) == "b")
+        #expect(recorder.state.withLock { $0.ups } == 2)
+        client.close()
+        #expect(await eventually { recorder.state.withLock { $0.downs.last?.code } == .closed })
+        await #expect(throws: RPCError(.closed, "")) { try await client.request(service: 2, method: 1, payload: "c") }
+        try await second.stop()
+        try await group.shutdownGracefully()
+    }
+
+    @Test func withoutAHostACallFailsWithinItsDeadlineAndSaysWhy() async throws {
+        let first = try await Loopback()
+        await first.server.stop()
+        let client = first.client()
+        do throws(RPCError) {
+            _ = try await client.request(service: 2, method: 1, payload: "a", deadline: soon(150))
+            Issue.record("answered")
+        } catch {
+            #expect(error.code == .deadlineExceeded)
+            #expect(!error.mayHaveBeenSent)
+            #expect(error.message.contains("refused"))
+        }
+        let thrown = try await client.eventLoop.submit {
+            do throws(RPCError) {
+                try client.call(service: 2, method: 1, payload: "x", tag: 2)
+                return nil as RPCError?
+            } catch { return error }
+        }.get()
+        #expect(thrown?.code == .notConnected)
+        client.close()
+        try await first.stop()
+    }
+
+    @Test func anAddressThatIsTakenIsSaidSo() async throws {
+        try await Loopback.run { loopback async throws in
+            do throws(RPCError) {
+                _ = try await RPCServer.start(
+                    on: loopback.server.address, group: loopback.serverGroup, services: [],
+                    policy: FixedIdentityPolicy(identity: serverIdentity))
+                Issue.record("listening twice")
+            } catch {
+                #expect(error.code == .cannotListen)
+                #expect(error.message == "cannot listen on \(loopback.server.address): Address already in use")
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// Writes until it is killed, and says on standard output what is durable: the other half of the SIGKILL tests.
+// `StorageKillHelper MODE DIRECTORY SEED`. It prints one line per acknowledged fact, in one write each.
+
+import Glibc
+
+let arguments = CommandLine.arguments
+guard arguments.count == 4, let seed = UInt64(arguments[3]) else {
+    say("usage: StorageKillHelper journal DIRECTORY SEED", on: STDERR_FILENO)
+    exit(64)
+}
+do {
+    switch arguments[1] {
+    case "journal": try writeJournal(directory: arguments[2], seed: seed)
+    case "store": try writeStore(directory: arguments[2], seed: seed)
+    default:
+        say("unknown mode \(arguments[1])", on: STDERR_FILENO)
+        exit(64)
+    }
+} catch {
+    say("\(error)", on: STDERR_FILENO)
+    exit(1)
+}
+
+/// One line (or several) in one write, so that a kill cuts between lines; a line that did not get out was not
+/// acknowledged.
+func acknowledge(_ line: String) { say(line, on: STDOUT_FILENO) }
+
+func say(_ line: String, on descriptor: Int32) {
+    var line = line + "\n"
+    line.withUTF8 { bytes in _ = write(descriptor, bytes.baseAddress, bytes.count) }
+}

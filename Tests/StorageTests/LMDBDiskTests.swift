@@ -1,0 +1,85 @@
+import Foundation
+import Primitives
+import Storage
+import Testing
+
+@Suite struct LMDBDiskTests {
+    @Test func aFullMapGrowsAndTheTransactionRunsAgainFromItsStart() throws {
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 18))
+        var runs = 0
+        try fixture.disk.write { writer in
+            runs += 1
+            for number in 0..<40 as Range<UInt64> {
+                try writer.put(DiskKey(table: 9, high: number), count: 50_000, append: true) {
+                    $0.initializeMemory(as: UInt8.self, repeating: UInt8(number))
+                }
+            }
+        }
+        #expect(runs > 1)
+        #expect(fixture.disk.mapBytes >= 1 << 21)
+        try fixture.reopen()
+        for number in 0..<40 as Range<UInt64> {
+            #expect(
+                try fixture.disk.get(DiskKey(table: 9, high: number)) == Array(repeating: UInt8(number), count: 50_000))
+        }
+    }
+
+    @Test func theMapsLimitIsAFullDiskOfWhichNothingIsLost() throws {
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 18, mapBytesMax: 1 << 19))
+        try fixture.disk.put(DiskKey(table: 1), [1])
+        let error = #expect(throws: DiskError.self) {
+            try fixture.disk.put(DiskKey(table: 2), Array(repeating: 2, count: 1 << 20))
+        }
+        #expect(error?.code == .full)
+        #expect(try fixture.disk.get(DiskKey(table: 2)) == nil)
+        #expect(try fixture.disk.get(DiskKey(table: 1)) == [1])
+        try fixture.disk.put(DiskKey(table: 2), [2])
+    }
+
+    @Test func aSecondOpenIsRefusedAndNamesTheDirectory() throws {
+        let fixture = try LMDBFixture()
+        let error = #expect(throws: DiskError.self) { try LMDBDisk(directory: fixture.path) }
+        #expect(error?.code == .refused)
+        #expect(error?.message.contains(fixture.path) == true)
+    }
+
+    @Test func aFileThatIsNotLMDBIsCorrupt() throws {
+        let path = NSTemporaryDirectory() + "bifrost-storage-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try Data(repeating: 9, count: 10_000).write(to: URL(fileURLWithPath: path + "/data.mdb"))
+        let error = #expect(throws: DiskError.self) { try LMDBDisk(directory: path) }
+        #expect(error?.code == .corrupt)
+    }
+
+    @Test func keysOfAllSizesKeepTheirOrder() throws {
+        let fixture = try LMDBFixture()
+        let keys = [
+            DiskKey(table: 0), DiskKey(table: 0, high: 0, low: 1), DiskKey(table: 0, high: 0, low: .max),
+            DiskKey(table: 0, high: 1, low: 0), DiskKey(table: 0, high: 255, low: 7),
+            DiskKey(table: 0, high: 256, low: 7),
+            DiskKey(table: 0, high: .max, low: .max), DiskKey(table: 1), DiskKey(table: 255, high: .max, low: .max),
+        ]
+        for key in keys.reversed() { try fixture.disk.put(key, [key.table]) }
+        #expect(try fixture.disk.dump().map(\.0) == keys)
+        #expect(keys == keys.sorted())
+    }
+
+    @Test func preallocationChangesNothingThatIsStored() throws {
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 20, preallocateBytes: 1 << 20))
+        for number in 0..<300 as Range<UInt64> {
+            try fixture.disk.put(
+                DiskKey(table: 9, high: number), Array(repeating: UInt8(truncatingIfNeeded: number), count: 20_000))
+            if number >= 100 {
+                _ = try fixture.disk.write { try $0.delete(DiskKey(table: 9, high: number - 100)) }
+            }
+        }
+        try fixture.reopen()
+        let all = try fixture.disk.dump()
+        #expect(all.count == 100)
+        #expect(
+            all.allSatisfy { key, value in
+                value.count == 20_000 && value.array.allSatisfy { $0 == UInt8(truncatingIfNeeded: key.high) }
+            })
+    }
+}

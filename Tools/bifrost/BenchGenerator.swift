@@ -1,0 +1,285 @@
+// The load of the benchmark: a closed loop of operations per group, on the client's own event loop.
+
+import Bifrost
+import ClientCore
+import Histogram
+import Messages
+import NIOCore
+import Primitives
+import RPC
+import Ring
+import StateMachines
+
+/// Keeps `window` operations per group in flight over a fixed set of keys. Each key has at most one operation in
+/// flight, so
+/// that a read knows exactly which value it must find. Belongs to the client's event loop.
+final class BenchGenerator: @unchecked Sendable {
+    // @unchecked: everything belongs to `loop.eventLoop`; whoever asks from elsewhere goes there first.
+
+    struct Settings: Sendable {
+        var keys: Int
+        var payload: Int
+        var window: Int
+        /// Reads among the operations, in percent.
+        var reads: Int
+        var seed: UInt64
+        var deadlineNanoseconds: UInt64 = 30_000_000_000
+    }
+
+    struct GroupCount: Sendable {
+        var group: GroupID
+        var operations: Int
+    }
+
+    struct Counts: Sendable {
+        var operations = 0
+        var errors = 0
+        var firstError: String?
+        var perGroup: [GroupCount] = []
+    }
+
+    private struct Lane {
+        var group: Int
+        var key: Int
+        var isRead: Bool
+        var started: UInt64
+    }
+
+    private let loop: ClientLoop
+    let settings: Settings
+    private let groups: [GroupID]
+    /// Keys of each group, by number.
+    private var keysOfGroup: [[Int32]]
+    /// How often each key was written; 0: never.
+    private var versions: [UInt32]
+    private var isBusy: [Bool]
+    private var lanes: [Lane] = []
+    private var idle: [Int] = []
+    private var random: SeededRandom
+    private var histogram = Histogram<UInt32>(highestTrackableValue: 60_000_000, numberOfSignificantValueDigits: .three)
+    private var counts: Counts
+    private var isStopping = false
+    private var inFlight = 0
+    private var drained: (() -> Void)?
+    /// Set while every key is written or read once, in order.
+    private var sweep: Range<Int>?
+
+    init(loop: ClientLoop, map: ClusterMap, settings: Settings) {
+        self.loop = loop
+        self.settings = settings
+        random = SeededRandom(seed: settings.seed)
+        groups = map.dataGroups.map(\.id)
+        keysOfGroup = Array(repeating: [], count: groups.count)
+        versions = Array(repeating: 0, count: settings.keys)
+        isBusy = Array(repeating: false, count: settings.keys)
+        counts = Counts(perGroup: groups.map { GroupCount(group: $0, operations: 0) })
+        for key in 0..<settings.keys {
+            guard let owner = map.ring.owner(of: slot(of: Self.name(key))), let place = groups.firstIndex(of: owner)
+            else { continue }
+            keysOfGroup[place].append(Int32(key))
+        }
+    }
+
+    // MARK: Keys and values
+
+    static func name(_ key: Int) -> Bytes {
+        Bytes(count: 16) { place in
+            var rest = UInt64(key)
+            for offset in stride(from: 15, through: 4, by: -1) {
+                place[offset] = UInt8(48 + rest % 10)
+                rest /= 10
+            }
+            place.copyBytes(from: [0x6b, 0x65, 0x79, 0x2d])  // "key-"
+        }
+    }
+
+    /// Bytes that only this key in this version has.
+    private func value(_ key: Int, _ version: UInt32) -> Bytes {
+        Bytes(count: settings.payload) { place in
+            var word = mix(UInt64(key) << 32 | UInt64(version))
+            var offset = 0
+            while offset + 8 <= place.count {
+                place.storeBytes(of: word, toByteOffset: offset, as: UInt64.self)
+                word = word &* 0x9e37_79b9_7f4a_7c15 &+ 1
+                offset += 8
+            }
+            while offset < place.count {
+                place[offset] = UInt8(truncatingIfNeeded: word)
+                word >>= 8
+                offset += 1
+            }
+        }
+    }
+
+    // MARK: Phases
+
+    /// Writes every key once. Calls back with what failed.
+    func preload(_ finished: @escaping () -> Void) {
+        loop.eventLoop.preconditionInEventLoop()
+        sweep = 0..<settings.keys
+        makeLanes(count: min(settings.keys, 8_192))
+        drained = finished
+        start()
+    }
+
+    /// Keeps the windows full until `stop`.
+    func run() {
+        loop.eventLoop.preconditionInEventLoop()
+        sweep = nil
+        lanes = []
+        idle = []
+        for group in groups.indices where !keysOfGroup[group].isEmpty {
+            // A key has one operation in flight: a window can't be wider than the group has keys.
+            for _ in 0..<min(settings.window, max(1, keysOfGroup[group].count / 2)) {
+                idle.append(lanes.count)
+                lanes.append(Lane(group: group, key: 0, isRead: false, started: 0))
+            }
+        }
+        resetCounts()
+        start()
+    }
+
+    func resetCounts() {
+        counts = Counts(
+            errors: counts.errors, firstError: counts.firstError,
+            perGroup: groups.map { GroupCount(group: $0, operations: 0) })
+        histogram.reset()
+    }
+
+    /// What was counted since `run` or `resetCounts`.
+    var current: Counts { counts }
+    var latencies: Histogram<UInt32> { histogram }
+
+    func stop(_ finished: @escaping () -> Void) {
+        isStopping = true
+        drained = finished
+        if inFlight == 0 { finish() }
+    }
+
+    private func makeLanes(count: Int) {
+        lanes = Array(repeating: Lane(group: 0, key: 0, isRead: false, started: 0), count: count)
+        idle = Array(0..<count)
+    }
+
+    private func start() {
+        isStopping = false
+        let waiting = idle
+        idle = []
+        for lane in waiting { next(lane) }
+    }
+
+    private func finish() {
+        let callback = drained
+        drained = nil
+        callback?()
+    }
+
+    // MARK: One operation after the other
+
+    private func next(_ lane: Int) {
+        if isStopping { return rest(lane) }
+        let key: Int
+        if let left = sweep {
+            guard let first = left.first else { return rest(lane) }
+            sweep = left.dropFirst()
+            key = first
+        } else {
+            key = freeKey(of: lanes[lane].group)
+        }
+        isBusy[key] = true
+        let isRead = sweep == nil && settings.reads > 0 && Int(random.below(100)) < settings.reads
+        lanes[lane].key = key
+        lanes[lane].isRead = isRead
+        let now = RPCClock.now()
+        lanes[lane].started = now.rawValue
+        inFlight += 1
+        let deadline = now + settings.deadlineNanoseconds
+        let completion: ClientLoop.Completion = { [unowned self] tag, result in self.completed(Int(tag), result) }
+        if isRead {
+            loop.get(Self.name(key), deadline: deadline, tag: UInt64(lane), completion: completion)
+        } else {
+            loop.put(
+                Self.name(key), value(key, versions[key] + 1), deadline: deadline, tag: UInt64(lane),
+                completion: completion)
+        }
+    }
+
+    private func freeKey(of group: Int) -> Int {
+        let keys = keysOfGroup[group]
+        while true {
+            let key = Int(keys[Int(random.below(UInt64(keys.count)))])
+            if !isBusy[key] { return key }
+        }
+    }
+
+    private func rest(_ lane: Int) {
+        idle.append(lane)
+        if inFlight == 0 { finish() }
+    }
+
+    private func completed(_ lane: Int, _ result: Result<Bytes, OperationFailure>) {
+        inFlight -= 1
+        let key = lanes[lane].key
+        isBusy[key] = false
+        switch result {
+        case .success(let bytes):
+            if lanes[lane].isRead {
+                if let wrong = check(key, bytes) { note(wrong) }
+            } else {
+                versions[key] += 1
+            }
+            counts.operations += 1
+            counts.perGroup[lanes[lane].group].operations += 1
+            _ = histogram.record((RPCClock.now().rawValue - lanes[lane].started) / 1_000)
+        case .failure(let failure):
+            note("\(lanes[lane].isRead ? "get" : "put") of key \(key): \(failure)")
+        }
+        next(lane)
+    }
+
+    private func note(_ error: String) {
+        counts.errors += 1
+        if counts.firstError == nil { counts.firstError = error }
+    }
+
+    /// Nil if the reading is the value that was acknowledged last.
+    private func check(_ key: Int, _ bytes: Bytes) -> String? {
+        guard let result = try? DataResult(decoding: bytes), let reading = try? KeyValueReading(decoding: result.body)
+        else {
+            return "the answer to a get of key \(key) can't be read"
+        }
+        switch reading {
+        case .absent: return versions[key] == 0 ? nil : "key \(key) is missing"
+        case .found(let found, _, _):
+            return found == value(key, versions[key])
+                ? nil : "key \(key) has a value that is not the last acknowledged one"
+        }
+    }
+
+    // MARK: Reading back
+
+    /// Reads `count` random acknowledged keys, each compared with what was acknowledged last. Calls back with how many
+    /// were
+    /// right, and the first that was not.
+    func verify(count: Int, _ finished: @escaping (_ right: Int, _ asked: Int, _ firstWrong: String?) -> Void) {
+        loop.eventLoop.preconditionInEventLoop()
+        let written = versions.indices.filter { versions[$0] > 0 }
+        guard !written.isEmpty else { return finished(0, 0, nil) }
+        let asked = (0..<count).map { _ in written[Int(random.below(UInt64(written.count)))] }
+        var right = 0
+        var left = asked.count
+        var firstWrong: String?
+        let deadline = RPCClock.now() + 60_000_000_000
+        for (number, key) in asked.enumerated() {
+            loop.get(Self.name(key), deadline: deadline, tag: UInt64(number)) { [unowned self] _, result in
+                switch result {
+                case .success(let bytes):
+                    if let wrong = self.check(key, bytes) { firstWrong = firstWrong ?? wrong } else { right += 1 }
+                case .failure(let failure): firstWrong = firstWrong ?? "get of key \(key): \(failure)"
+                }
+                left -= 1
+                if left == 0 { finished(right, asked.count, firstWrong) }
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+// The root of all commands.
+
+import ArgumentParser
+
+/// The program's version. Formats and protocols have versions of their own.
+let programVersion = "0.1.0"
+
+struct BifrostCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bifrost",
+        abstract: "Partitioned, replicated storage: many Raft groups, few hosts, one program.",
+        discussion: """
+            Three hosts on this machine, a cluster, a value:
+
+              bifrost serve --directory /tmp/a --listen 127.0.0.1:7001 &
+              bifrost serve --directory /tmp/b --listen 127.0.0.1:7002 &
+              bifrost serve --directory /tmp/c --listen 127.0.0.1:7003 &
+              bifrost init --hosts 127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003 --groups 16
+              bifrost put greeting hello
+              bifrost get greeting
+
+            Results go to standard output, all else to standard error. --json prints results as one JSON object.
+
+            SETTINGS: every long flag can also come from an environment variable, as BIFROST_CONNECT for --connect or \
+            BIFROST_LOG_LEVEL for --log-level, and from the JSON file that --config or BIFROST_CONFIG names, as in
+              {"connect": "10.0.0.1:7001,10.0.0.2:7001", "timeout": "5s", "json": true}
+            The command line overrides the environment, the environment overrides the file. A key in the file that is \
+            no flag of any command is an error.
+
+            EXIT CODES:
+              0   done; of status: healthy
+              1   the answer is no: get found no value
+              2   the outcome of a write is unknown: read before you repeat it
+              3   status: degraded
+              4   unavailable: no quorum, no host answers, no cluster, overloaded; the
+                  write was not done
+              5   serve: the disk failed; look at it, then start the host again
+              64  the command line or the configuration is wrong
+              65  the data is wrong: a malformed line, a key or a value over its limit
+              69  serve: the address can't be listened on
+              70  a fault of this program or of a host's answer
+              73  serve: the data directory can't be used: held by another process, of
+                  another cluster, newer, damaged
+              74  a file can't be read or written
+              141 standard output was closed by its reader
+            """,
+        version: programVersion,
+        subcommands: [
+            Serve.self,
+            Init.self,
+            Put.self,
+            Get.self,
+            Delete.self,
+            Import.self,
+            Export.self,
+            Status.self,
+            RingCommand.self,
+            // Trials and measurements, from here on.
+            Bench.self,
+            Demo.self,
+        ])
+}

@@ -1,0 +1,289 @@
+// A process that this one starts: its input, its output, its end. Owns descriptors and the wait for the end; refuses to
+// know what the program does.
+
+import Foundation
+import Synchronization
+
+/// A child with nothing inherited but what is named here: no descriptors, no ignored or blocked signals, and a process
+/// group
+/// of its own, so that Ctrl-C on a terminal reaches the parent alone, which decides what becomes of its children.
+package final class ChildProcess: Sendable {
+    package struct Failure: Error, CustomStringConvertible {
+        package var description: String
+    }
+
+    package enum Input: Sendable {
+        /// `/dev/null`.
+        case nothing
+        /// A pipe that stays open without a byte in it until `closeInput`, or until this process ends, however it ends.
+        case lifeline
+        case bytes([UInt8])
+    }
+
+    package enum Output: Sendable {
+        /// `/dev/null`.
+        case nothing
+        /// Kept in memory, given by `end`. At most `collectedBytesMax`; a child that writes more finds its pipe closed.
+        case collected
+        /// Appended to this file.
+        case file(String)
+    }
+
+    package enum Ending: Equatable, Sendable, CustomStringConvertible {
+        case exit(Int32)
+        case signal(Int32)
+
+        package var description: String {
+            switch self {
+            case .exit(let code): "exit code \(code)"
+            case .signal(let number): "signal \(number)"
+            }
+        }
+    }
+
+    /// How it ended and what it wrote where that was collected.
+    package struct Result: Sendable {
+        package var ending: Ending
+        package var output: [UInt8]
+        package var errors: [UInt8]
+
+        package var text: String { String(decoding: output, as: UTF8.self) }
+        package var errorText: String { String(decoding: errors, as: UTF8.self) }
+    }
+
+    package static let collectedBytesMax = 1 << 30
+
+    private struct State {
+        var ending: Ending?
+        var output: [UInt8] = []
+        var errors: [UInt8] = []
+        var input: Int32 = -1
+    }
+
+    package let pid: Int32
+    private let state = Mutex(State())
+    /// Left when the child is reaped and what it wrote is read.
+    private let open = DispatchGroup()
+
+    /// - Parameter environment: in place of this process's own.
+    package init(
+        _ executable: String, _ arguments: [String], environment: [String: String]? = nil, input: Input = .nothing,
+        output: Output = .collected, errors: Output = .collected
+    ) throws(Failure) {
+        let ours: [Int32]
+        (pid, ours) = try Self.start(executable, arguments, environment, input, [output, errors])
+        switch input {
+        case .nothing: break
+        case .lifeline: state.withLock { $0.input = ours[0] }
+        case .bytes(let bytes): Self.write(bytes, to: ours[0])
+        }
+        if ours[1] >= 0 { collect(ours[1]) { $0.output = $1 } }
+        if ours[2] >= 0 { collect(ours[2]) { $0.errors = $1 } }
+        awaitEnd()
+    }
+
+    deinit { closeInput() }
+
+    // MARK: what is done with it
+
+    package var isRunning: Bool { state.withLock { $0.ending == nil } }
+
+    package func hasEnded(with ending: Ending) -> Bool { state.withLock { $0.ending == ending } }
+
+    /// Nothing happens if it has ended: its number may be another process's by then.
+    package func send(_ signal: Int32) {
+        state.withLock { state in
+            if state.ending == nil { Foundation.kill(pid, signal) }
+        }
+    }
+
+    package func closeInput() {
+        state.withLock { state in
+            if state.input >= 0 { close(state.input) }
+            state.input = -1
+        }
+    }
+
+    /// Waits until it has ended and all it wrote is read.
+    package func end() async -> Result {
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            open.notify(queue: .global()) { continuation.resume() }
+        }
+        return result
+    }
+
+    /// The same, and SIGKILL when the time is over, so that a test or a demo never hangs.
+    package func end(killAfter limit: Duration) async -> Result {
+        let killer = Task {
+            try await Task.sleep(for: limit)
+            send(SIGKILL)
+        }
+        defer { killer.cancel() }
+        return await end()
+    }
+
+    /// Blocks the thread.
+    package func waitForEnd(secondsMax: Double) -> Bool {
+        open.wait(timeout: .now() + secondsMax) == .success
+    }
+
+    private var result: Result {
+        state.withLock { Result(ending: $0.ending ?? .exit(0), output: $0.output, errors: $0.errors) }
+    }
+
+    // MARK: beginning and end
+
+    /// A pipe is for a moment open without its mark to be closed in children: no other child begins in that moment.
+    private static let starting = Mutex(())
+
+    /// The child's number, and this side's ends of input, output and errors; -1 where there is none.
+    private static func start(
+        _ executable: String, _ arguments: [String], _ environment: [String: String]?, _ input: Input,
+        _ outputs: [Output]
+    ) throws(Failure) -> (Int32, [Int32]) {
+        try starting.withLock { (_) throws(Failure) in
+            var ours: [Int32] = []
+            var theirs: [Int32] = []
+            defer { for descriptor in theirs { close(descriptor) } }
+            do throws(Failure) {
+                try openInput(input, &ours, &theirs)
+                for output in outputs { try openOutput(output, &ours, &theirs) }
+                return (try spawn(executable, arguments, environment, theirs), ours)
+            } catch {
+                for descriptor in ours where descriptor >= 0 { close(descriptor) }
+                throw error
+            }
+        }
+    }
+
+    private static func spawn(
+        _ executable: String, _ arguments: [String], _ environment: [String: String]?, _ descriptors: [Int32]
+    ) throws(Failure) -> pid_t {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        for (number, descriptor) in descriptors.enumerated() {
+            posix_spawn_file_actions_adddup2(&actions, descriptor, Int32(number))
+        }
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var all = sigset_t()
+        var none = sigset_t()
+        sigfillset(&all)
+        sigemptyset(&none)
+        posix_spawnattr_setsigdefault(&attributes, &all)
+        posix_spawnattr_setsigmask(&attributes, &none)
+        posix_spawnattr_setpgroup(&attributes, 0)
+        posix_spawnattr_setflags(
+            &attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK))
+        let words = ([executable] + arguments).map { strdup($0) } + [nil]
+        let settings = (environment ?? ProcessInfo.processInfo.environment).map { strdup("\($0)=\($1)") } + [nil]
+        defer { for text in words + settings { free(text) } }
+        var pid: pid_t = 0
+        let error = posix_spawn(&pid, executable, &actions, &attributes, words, settings)
+        guard error == 0 else {
+            throw Failure(description: "can't start \(executable): \(String(cString: strerror(error)))")
+        }
+        return pid
+    }
+
+    /// A thread that waits for the end. Until the child is reaped under the lock its number is its own.
+    private func awaitEnd() {
+        open.enter()
+        Thread.detachNewThread { [self] in
+            var information = siginfo_t()
+            while waitid(P_PID, id_t(pid), &information, WEXITED | WNOWAIT) != 0, errno == EINTR {}
+            state.withLock { state in
+                var status: Int32 = 0
+                while waitpid(pid, &status, 0) < 0, errno == EINTR {}
+                let signal = status & 0x7f
+                state.ending = signal == 0 ? .exit((status >> 8) & 0xff) : .signal(signal)
+            }
+            closeInput()
+            open.leave()
+        }
+    }
+
+    // MARK: pipes
+
+    private static func pipe() throws(Failure) -> (read: Int32, write: Int32) {
+        var ends: [Int32] = [-1, -1]
+        guard Foundation.pipe(&ends) == 0 else {
+            throw Failure(description: "no pipe: \(String(cString: strerror(errno)))")
+        }
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        return (ends[0], ends[1])
+    }
+
+    private static func openFile(_ path: String, _ flags: Int32) throws(Failure) -> Int32 {
+        let descriptor = Foundation.open(path, flags | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else {
+            throw Failure(description: "can't open \(path): \(String(cString: strerror(errno)))")
+        }
+        return descriptor
+    }
+
+    private static func openInput(_ input: Input, _ ours: inout [Int32], _ theirs: inout [Int32]) throws(Failure) {
+        guard case .nothing = input else {
+            let ends = try pipe()
+            ours.append(ends.write)
+            theirs.append(ends.read)
+            return
+        }
+        theirs.append(try openFile("/dev/null", O_RDONLY))
+        ours.append(-1)
+    }
+
+    private static func openOutput(_ output: Output, _ ours: inout [Int32], _ theirs: inout [Int32]) throws(Failure) {
+        switch output {
+        case .nothing:
+            theirs.append(try openFile("/dev/null", O_WRONLY))
+            ours.append(-1)
+        case .file(let path):
+            theirs.append(try openFile(path, O_WRONLY | O_CREAT | O_APPEND))
+            ours.append(-1)
+        case .collected:
+            let ends = try pipe()
+            ours.append(ends.read)
+            theirs.append(ends.write)
+        }
+    }
+
+    private func collect(_ descriptor: Int32, _ take: @escaping @Sendable (inout State, [UInt8]) -> Void) {
+        open.enter()
+        Thread.detachNewThread { [self] in
+            var all: [UInt8] = []
+            var buffer = [UInt8](repeating: 0, count: 65_536)
+            while all.count <= Self.collectedBytesMax {
+                let count = read(descriptor, &buffer, buffer.count)
+                if count < 0, errno == EINTR { continue }
+                guard count > 0 else { break }
+                all += buffer[..<count]
+            }
+            close(descriptor)
+            state.withLock { take(&$0, all) }
+            open.leave()
+        }
+    }
+
+    private static func write(_ bytes: [UInt8], to descriptor: Int32) {
+        Thread.detachNewThread {
+            // A child that does not read: EPIPE for this thread, and no signal for the process.
+            var pipeSignal = sigset_t()
+            sigemptyset(&pipeSignal)
+            sigaddset(&pipeSignal, SIGPIPE)
+            pthread_sigmask(SIG_BLOCK, &pipeSignal, nil)
+            var offset = 0
+            while offset < bytes.count {
+                let count = bytes.withUnsafeBytes {
+                    Foundation.write(descriptor, $0.baseAddress! + offset, $0.count - offset)
+                }
+                if count < 0, errno == EINTR { continue }
+                guard count > 0 else { break }
+                offset += count
+            }
+            close(descriptor)
+        }
+    }
+}

@@ -1,0 +1,132 @@
+// Files and pipes that commands read from and write to.
+
+import ArgumentParser
+import Foundation
+import NIOPosix
+import Primitives
+
+/// An open file or standard input. Belongs to one task at a time; closed by `close`.
+struct InputFile: Sendable {
+    let name: String
+    /// Nil: unknown, as of a pipe.
+    let bytes: UInt64?
+    private let descriptor: Int32
+
+    static let standard = InputFile(name: "standard input", bytes: nil, descriptor: STDIN_FILENO)
+
+    private init(name: String, bytes: UInt64?, descriptor: Int32) {
+        self.name = name
+        self.bytes = bytes
+        self.descriptor = descriptor
+    }
+
+    /// `-` is standard input.
+    init(opening path: String) throws(ToolError) {
+        let descriptor = path == "-" ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else {
+            throw ToolError(.fileTrouble, "can't open \(path): \(String(cString: strerror(errno)))")
+        }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else {
+            throw ToolError(.fileTrouble, "can't look at \(path): \(String(cString: strerror(errno)))")
+        }
+        guard status.st_mode & S_IFMT != S_IFDIR else {
+            throw ToolError(.fileTrouble, "\(path) is a directory; expected a file")
+        }
+        self.init(
+            name: path == "-" ? "standard input" : path,
+            bytes: status.st_mode & S_IFMT == S_IFREG ? UInt64(status.st_size) : nil, descriptor: descriptor)
+    }
+
+    /// Up to this many bytes; empty at the end. Blocks the thread until something comes.
+    func read(bytesMax: Int = 256 << 10) throws(ToolError) -> [UInt8] {
+        var problem: Int32 = 0
+        let piece = [UInt8](unsafeUninitializedCapacity: bytesMax) { buffer, count in
+            var result: Int
+            repeat { result = Glibc.read(descriptor, buffer.baseAddress!, bytesMax) } while result < 0 && errno == EINTR
+            if result < 0 { problem = errno }
+            count = max(result, 0)
+        }
+        guard problem == 0 else {
+            throw ToolError(.fileTrouble, "can't read \(name): \(String(cString: strerror(problem)))")
+        }
+        return piece
+    }
+
+    /// The same from an async function: a thread of its own waits for a slow pipe.
+    func next() async throws -> [UInt8] {
+        try await NIOThreadPool.singleton.runIfActive { try read() }
+    }
+
+    /// All of it; more than the limit is an error. Blocks the thread.
+    func readAll(bytesMax: Int) throws(ToolError) -> Bytes {
+        var all: [UInt8] = []
+        while true {
+            let piece = try read()
+            if piece.isEmpty { return Bytes(all) }
+            all += piece
+            guard all.count <= bytesMax else {
+                throw ToolError(.badData, "expected at most \(bytesMax) bytes of value on \(name), found more")
+            }
+        }
+    }
+
+    func close() {
+        if descriptor != STDIN_FILENO { Glibc.close(descriptor) }
+    }
+}
+
+/// A file that is there as a whole or not at all, or standard output.
+struct OutputFile: Sendable {
+    let name: String
+    let isStandard: Bool
+    private let path: String
+    private let temporary: String
+    private let descriptor: Int32
+
+    /// `-` is standard output. A file that exists is replaced when all is written, and stays as it is if that fails.
+    init(creating path: String) throws(ToolError) {
+        isStandard = path == "-"
+        name = isStandard ? "standard output" : path
+        self.path = path
+        temporary = "\(path).\(getpid()).partial"
+        // What is there and is no plain file (a device, a named pipe) is written to and not replaced.
+        var status = stat()
+        let isSpecial = !isStandard && stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFREG
+        isDirect = isStandard || isSpecial
+        descriptor =
+            switch (isStandard, isSpecial) {
+            case (true, _): STDOUT_FILENO
+            case (_, true): open(path, O_WRONLY | O_CLOEXEC)
+            default: open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+            }
+        guard descriptor >= 0 else {
+            throw ToolError(.fileTrouble, "can't write \(path): \(String(cString: strerror(errno)))")
+        }
+    }
+
+    private let isDirect: Bool
+
+    func write(_ bytes: [UInt8]) throws(ToolError) {
+        try bytes.withUnsafeBufferPointer { (bytes) throws(ToolError) in
+            try Output.write(UnsafeRawBufferPointer(bytes), to: descriptor, name: name)
+        }
+    }
+
+    /// All is written: puts the file in its place.
+    func finish() throws(ToolError) {
+        guard !isDirect else { return }
+        guard fsync(descriptor) == 0, Glibc.close(descriptor) == 0, rename(temporary, path) == 0 else {
+            let problem = String(cString: strerror(errno))
+            unlink(temporary)
+            throw ToolError(.fileTrouble, "can't write \(path): \(problem)")
+        }
+    }
+
+    /// It came to nothing.
+    func abandon() {
+        guard !isDirect else { return }
+        Glibc.close(descriptor)
+        unlink(temporary)
+    }
+}

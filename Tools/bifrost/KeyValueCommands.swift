@@ -1,0 +1,161 @@
+// `bifrost put`, `get`, `delete`: commands about one key.
+
+import ArgumentParser
+import Bifrost
+import Foundation
+import Messages
+import Primitives
+import Ring
+import StateMachines
+
+/// A key as an argument.
+struct KeyArgument: ExpressibleByArgument {
+    var bytes: Bytes
+
+    init?(argument: String) { bytes = Bytes(argument) }
+
+    /// The same check as the hosts'.
+    func check() throws(ToolError) {
+        if let problem = KeyValue.problem(ofKeyOf: bytes.count) { throw ToolError(.badData, "\(problem)") }
+    }
+}
+
+/// What a write did.
+struct WriteReport: Encodable {
+    var key: String?
+    var keyBase64: String?
+    var slot: UInt16
+    var group: UInt32?
+    var revision: UInt64
+
+    init(_ key: Bytes, _ revision: Revision, _ map: ClusterMap) {
+        (self.key, keyBase64) = key.forJSON
+        let slot = Ring.slot(of: key)
+        self.slot = slot.rawValue
+        group = map.owner(of: slot)?.rawValue
+        self.revision = revision.rawValue
+    }
+
+    func print(_ options: CommonOptions) throws(ToolError) {
+        if options.json { return try Output.json(self) }
+        try Output.line("revision \(revision)")
+    }
+}
+
+extension Bytes {
+    /// As text if it is UTF-8, otherwise as base 64.
+    var forJSON: (text: String?, base64: String?) {
+        let text = withUnsafeBytes { String(validating: $0, as: UTF8.self) }
+        return text != nil ? (text, nil) : (nil, Data(array).base64EncodedString())
+    }
+}
+
+struct Put: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Sets a key's value.",
+        discussion: """
+            A key has 1 to \(Limits.keyBytesMax) bytes (4 KiB), a value 0 to \(Limits.valueBytesMax) (1 MiB). Keys \
+            with the same part in {…} live in the same group. When it returns 0 the value is on the disks of a \
+            majority; prints the revision of the key's group. Exit code 2: the outcome is unknown.
+
+            EXAMPLES:
+              bifrost put greeting hello
+              bifrost put '{user:7}/photo' - < photo.jpg
+              bifrost put --json greeting hello
+              bifrost put -- -key-with-a-dash value
+            """)
+
+    @Argument(help: "The key.")
+    var key: KeyArgument
+
+    @Argument(help: "The value; - reads it from standard input, as it is.")
+    var value: String
+
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        try key.check()
+        let bytes = value == "-" ? try InputFile.standard.readAll(bytesMax: Limits.valueBytesMax) : Bytes(value)
+        if let problem = KeyValue.problem(ofValueOf: bytes.count, timeToLiveMillis: 0) {
+            throw ToolError(.badData, "\(problem)")
+        }
+        let cluster = try await options.cluster()
+        let revision = try await cluster.kv.put(key.bytes, bytes)
+        try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common)
+        await cluster.close()
+    }
+}
+
+struct Delete: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Removes a key, whether or not it has a value.",
+        discussion: """
+            When it returns 0 the key has no value, on the disks of a majority; prints the revision of the key's \
+            group. Exit code 2: the outcome is unknown.
+
+            EXAMPLES:
+              bifrost delete greeting
+              bifrost delete --json greeting
+            """)
+
+    @Argument(help: "The key.")
+    var key: KeyArgument
+
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        try key.check()
+        let cluster = try await options.cluster()
+        let revision = try await cluster.kv.delete(key.bytes)
+        try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common)
+        await cluster.close()
+    }
+}
+
+struct Get: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Prints a key's value.",
+        discussion: """
+            Sees every write that was acknowledged before. Writes the value's bytes and nothing else; to a terminal \
+            also a line break, if the value has none at its end. Exit code 1: the key has no value.
+
+            EXAMPLES:
+              bifrost get greeting
+              bifrost get '{user:7}/photo' > photo.jpg
+              bifrost get --json greeting        {"key":"greeting","revision":7,"value":"hello"}
+              bifrost get maybe 2> /dev/null || echo no
+            """)
+
+    @Argument(help: "The key.")
+    var key: KeyArgument
+
+    @OptionGroup var options: ClientOptions
+
+    private struct Report: Encodable {
+        var key: String?
+        var keyBase64: String?
+        var value: String?
+        var valueBase64: String?
+        var revision: UInt64
+    }
+
+    func run() async throws {
+        try key.check()
+        let cluster = try await options.cluster()
+        guard let found = try await cluster.kv.get(key.bytes) else {
+            throw ToolError(.negative, "the key \(HumanText.quoted(key.bytes)) has no value")
+        }
+        await cluster.close()
+        if options.common.json {
+            let (key, keyBase64) = key.bytes.forJSON
+            let (value, valueBase64) = found.value.forJSON
+            return try Output.json(
+                Report(
+                    key: key, keyBase64: keyBase64, value: value, valueBase64: valueBase64,
+                    revision: found.revision.rawValue))
+        }
+        try Output.write(found.value)
+        let endsLine = !found.value.isEmpty && found.value[found.value.count - 1] == UInt8(ascii: "\n")
+        if Output.isTerminal, !endsLine { try Output.line("") }
+    }
+}

@@ -1,0 +1,105 @@
+// Options that several commands share, and the types of their values.
+
+import ArgumentParser
+import Bifrost
+import Logging
+import RPC
+
+/// Options of every command.
+struct CommonOptions: ParsableArguments {
+    @Flag(help: "Print the result as one JSON object.")
+    var json = false
+
+    @Option(help: ArgumentHelp("A JSON file with settings; see 'bifrost --help'.", valueName: "file"))
+    var config: String?
+}
+
+/// Options of the commands that talk to a cluster.
+struct ClientOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Hosts to begin with; one that answers is enough. (environment: BIFROST_CONNECT)",
+            valueName: "host:port,…"),
+        transform: AddressList.init(parsing:))
+    var connect = AddressList(addresses: ["127.0.0.1:7001"])
+
+    @Option(
+        help: ArgumentHelp(
+            "How long an operation may take, as in 500ms, 5s, 2m. (default: 10s; import: 60s, export: 30s, status: 2s)",
+            valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var timeout: TimeSpan?
+
+    @OptionGroup var common: CommonOptions
+
+    /// How long to look for a host that answers, if no time-out was given: long enough for one that is just starting,
+    /// short
+    /// enough for somebody who mistyped a port.
+    private static let connectTimeout = Duration.seconds(3)
+    static let timeout = Duration.seconds(10)
+
+    /// - Parameter timeout: of an operation, if the command line says nothing.
+    func cluster(timeout standard: Duration = ClientOptions.timeout) async throws -> Cluster {
+        var options = ClusterOptions()
+        options.timeout = timeout?.duration ?? standard
+        options.connectTimeout = timeout?.duration ?? Self.connectTimeout
+        options.name = "bifrost command line"
+        return try await Cluster.connect(to: connect.addresses, options: options)
+    }
+}
+
+/// "host:port", with commas between several.
+struct AddressList: CustomStringConvertible {
+    var addresses: [String]
+
+    init(addresses: [String]) { self.addresses = addresses }
+
+    init(parsing text: String) throws {
+        // An empty piece may be a host that was forgotten: `init` must not found a cluster without it.
+        addresses = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        guard !addresses.contains("") else {
+            throw ValidationError("expected host:port, or several with commas between them, found '\(text)'")
+        }
+        for address in addresses {
+            do {
+                _ = try NetworkAddress(address)
+            } catch {
+                throw ValidationError("'\(address)' is no address; expected host:port")
+            }
+        }
+    }
+
+    var description: String { addresses.joined(separator: ",") }
+}
+
+/// A length of time as people write it.
+package struct TimeSpan: Equatable, Sendable {
+    package var duration: Duration
+
+    /// 10, 10s, 500ms, 1.5s, 2m, 1h. A number alone is seconds.
+    package init(parsing text: String) throws {
+        let units: [(String, Double)] = [("ms", 0.001), ("s", 1), ("m", 60), ("h", 3_600)]
+        var seconds: Double?
+        if let plain = Double(text) {
+            seconds = plain
+        } else {
+            for (unit, factor) in units where text.hasSuffix(unit) {
+                if let number = Double(text.dropLast(unit.count)) {
+                    seconds = number * factor
+                    break
+                }
+            }
+        }
+        guard let seconds, seconds > 0, seconds <= 86_400 else {
+            throw ValidationError("expected a time above 0 and at most 24h, as in 500ms, 5s or 2m")
+        }
+        duration = .milliseconds(max(1, Int64(seconds * 1_000)))
+    }
+}
+
+/// How much a host says on standard error.
+enum LogLevel: String, CaseIterable, ExpressibleByArgument {
+    case trace, debug, info, notice, warning, error, critical
+
+    var level: Logger.Level { Logger.Level(rawValue: rawValue) ?? .info }
+}

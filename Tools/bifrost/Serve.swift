@@ -1,0 +1,209 @@
+// `bifrost serve`: one host, until a signal ends it.
+
+import ArgumentParser
+import BifrostHost
+import Foundation
+import Logging
+import Primitives
+import RPC
+import Synchronization
+import UnixSignals
+
+struct Serve: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Runs a host: serves what its data directory holds, until SIGTERM or SIGINT.",
+        discussion: """
+            When it listens it prints one line on standard output, and nothing after it:
+
+              listening 127.0.0.1:7001 pid 4711 directory /data cluster none host 0
+
+            The second word is the address, with the port that was taken if 0 was asked for. With --json the line is \
+            an object. Everything else goes to standard error. A new host waits until 'bifrost init' makes it part of \
+            a cluster.
+
+            SIGTERM or SIGINT: answers what is under way, closes everything, exits with 0; a second one ends it at \
+            once, which loses nothing that was acknowledged. If the disk fails it ends at once with 5.
+
+            EXAMPLES:
+              bifrost serve --directory /var/lib/bifrost
+              bifrost serve --directory /tmp/b --listen 127.0.0.1:7002 --zone east
+              bifrost serve --directory /data --listen 10.0.0.5:7001 --insecure-listen
+            """)
+
+    @Option(
+        help: ArgumentHelp("Where the data lives; made if it is missing. One process at a time.", valueName: "path"))
+    var directory: String
+
+    @Option(
+        help: ArgumentHelp(
+            "Where to listen; port 0 takes a free one. (default: 127.0.0.1:7001)", valueName: "host:port"),
+        transform: SingleAddress.init(parsing:))
+    var listen = SingleAddress(NetworkAddress(host: "127.0.0.1", port: 7_001))
+
+    @Option(
+        help: ArgumentHelp(
+            "The address that others reach this host by, if not the one it listens on.", valueName: "host:port"),
+        transform: SingleAddress.init(parsing:))
+    var advertise: SingleAddress?
+
+    @Option(help: ArgumentHelp("What people call this host. (default: the machine's name)", valueName: "text"))
+    var name: String?
+
+    @Option(help: ArgumentHelp("Where it stands: replicas of a group go to different zones.", valueName: "text"))
+    var zone = ""
+
+    @Flag(help: "Listen on an address that is not loopback, though nothing is encrypted or authenticated yet.")
+    var insecureListen = false
+
+    @Flag(help: "Stop when standard input ends, for parents that must not leave hosts behind however they end.")
+    var endWithInput = false
+
+    @Option(help: ArgumentHelp("What to log on standard error, and what is more important.", valueName: "level"))
+    var logLevel = LogLevel.notice
+
+    @OptionGroup var common: CommonOptions
+
+    func validate() throws {
+        let address = listen.address
+        if !address.isLoopback, !insecureListen {
+            throw ValidationError(
+                "\(address) is not loopback, and traffic is not encrypted yet: listen on 127.0.0.1, or say "
+                    + "--insecure-listen"
+            )
+        }
+        if address.isAny, advertise == nil {
+            throw ValidationError(
+                "others can't reach \(address): say which address they can reach, with --advertise host:port")
+        }
+        if let advertise, advertise.address.isAny || advertise.address.port == 0 {
+            throw ValidationError(
+                "--advertise needs an address and a port that others can connect to, not \(advertise.address)")
+        }
+        for (flag, text) in [("name", name ?? ""), ("zone", zone)] where text.utf8.count > Self.textBytesMax {
+            throw ValidationError("--\(flag) has at most \(Self.textBytesMax) bytes, not \(text.utf8.count)")
+        }
+    }
+
+    /// What a cluster's map takes.
+    private static let textBytesMax = 255
+    private static let graceMilliseconds: Int64 = 3_000
+
+    func run() async throws {
+        let level = logLevel.level
+        LoggingSystem.bootstrap { label in
+            var handler = StreamLogHandler.standardError(label: label)
+            handler.logLevel = level
+            return handler
+        }
+        let (stop, stopper) = AsyncStream.makeStream(of: UnixSignal.self)
+        let phase = Phase()
+        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+        let watcher = Task {
+            for await signal in signals {
+                // What is on disk is safe at any moment, so that nobody has to wait who does not want to.
+                guard phase.takeSignal() else { _exit(128 + (signal == .sigint ? SIGINT : SIGTERM)) }
+                stopper.yield(signal)
+            }
+        }
+        defer { watcher.cancel() }
+        if endWithInput {
+            Thread.detachNewThread {
+                while let piece = try? InputFile.standard.read(), !piece.isEmpty {}
+                guard phase.takeSignal() else { _exit(ExitStatus.done.rawValue) }
+                stopper.yield(.sigterm)
+            }
+        }
+
+        var configuration = HostConfiguration(
+            directory: directory, listen: listen.address, name: name ?? Self.machineName, zone: zone)
+        configuration.advertise = advertise?.address.description
+        configuration.version = programVersion
+        let host = try await BifrostHost.Host.start(configuration, logger: Logger(label: "bifrost")) { error in
+            // Nothing in memory may be believed: no flush, no clean end.
+            Output.note("\(error.message); this host stops: look at the disk, then start it again")
+            _exit(ExitStatus.diskFailed.rawValue)
+        }
+        phase.serves()
+        // A parent that does not want to know the address is no reason not to serve.
+        try? announce(host)
+        for await _ in stop { break }
+        await host.stop(graceMilliseconds: Self.graceMilliseconds)
+    }
+
+    private func announce(_ host: BifrostHost.Host) throws {
+        let cluster = host.cluster == .none ? nil : host.cluster.description
+        guard common.json else {
+            return try Output.line(
+                "listening \(host.address) pid \(getpid()) directory \(directory) cluster "
+                    + "\(cluster ?? "none") host \(host.host)"
+            )
+        }
+        struct Announcement: Encodable {
+            var event = "listening"
+            var address: String
+            var port: Int
+            var pid: Int32
+            var directory: String
+            var cluster: String?
+            var host: UInt64
+        }
+        try Output.json(
+            Announcement(
+                address: host.address.description, port: host.address.port, pid: getpid(), directory: directory,
+                cluster: cluster, host: host.host.rawValue))
+    }
+
+    private static var machineName: String {
+        var name = [UInt8](repeating: 0, count: 256)
+        let isKnown = name.withUnsafeMutableBytes { bytes in
+            gethostname(bytes.baseAddress!.assumingMemoryBound(to: CChar.self), bytes.count - 1) == 0
+        }
+        return isKnown ? String(decoding: name.prefix { $0 != 0 }, as: UTF8.self) : ""
+    }
+
+    /// How far the process is, for its signals. While it starts there is nothing to end cleanly.
+    private final class Phase: Sendable {
+        private let state = Mutex((isServing: false, signals: 0))
+
+        func serves() { state.withLock { $0.isServing = true } }
+
+        /// False: end now.
+        func takeSignal() -> Bool {
+            state.withLock {
+                $0.signals += 1
+                return $0.isServing && $0.signals == 1
+            }
+        }
+    }
+}
+
+/// One "host:port".
+struct SingleAddress: Equatable, CustomStringConvertible {
+    var address: NetworkAddress
+
+    init(_ address: NetworkAddress) { self.address = address }
+
+    init(parsing text: String) throws {
+        do {
+            address = try NetworkAddress(text)
+        } catch {
+            throw ValidationError("expected host:port, as in 127.0.0.1:7001")
+        }
+    }
+
+    var description: String { address.description }
+}
+
+extension NetworkAddress {
+    /// Reached from this machine only.
+    var isLoopback: Bool { host == "localhost" || host == "::1" || host.isIPv4Loopback }
+    /// Stands for all of the machine's addresses.
+    var isAny: Bool { host == "0.0.0.0" || host == "::" }
+}
+
+extension String {
+    fileprivate var isIPv4Loopback: Bool {
+        let parts = split(separator: ".", omittingEmptySubsequences: false)
+        return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
+    }
+}

@@ -1,0 +1,223 @@
+// Settings that do not stand on the command line: how a file and the environment become flags. Pure but for reading the
+// file; what a flag means is its command's business.
+
+import ArgumentParser
+package import Foundation
+
+/// What the argument parser knows of a command: names, flags, subcommands.
+package struct CommandShape: Decodable, Sendable {
+    package struct Argument: Decodable, Sendable {
+        package struct Name: Decodable, Sendable {
+            package var kind: String
+            package var name: String
+            package init(kind: String, name: String) {
+                self.kind = kind
+                self.name = name
+            }
+        }
+        package var kind: String
+        package var names: [Name]?
+        package init(kind: String, names: [Name]) {
+            self.kind = kind
+            self.names = names
+        }
+
+        /// Without the dashes.
+        package var longNames: [String] { (names ?? []).filter { $0.kind == "long" }.map(\.name) }
+    }
+
+    package var commandName: String
+    package var subcommands: [CommandShape]?
+    package var arguments: [Argument]?
+
+    package init(commandName: String, subcommands: [CommandShape] = [], arguments: [Argument] = []) {
+        self.commandName = commandName
+        self.subcommands = subcommands
+        self.arguments = arguments
+    }
+
+    /// The flags that a file or the environment may set.
+    package var settable: [Argument] {
+        (arguments ?? []).filter { argument in
+            argument.kind != "positional" && argument.longNames.first.map { !Self.notSettable.contains($0) } ?? false
+        }
+    }
+
+    private static let notSettable = ["help", "version", "config"]
+
+    /// All flags of all commands: what a configuration file may have, as one file serves them all.
+    package var allSettableNames: [String] {
+        var names = settable.flatMap(\.longNames)
+        for command in subcommands ?? [] { names += command.allSettableNames }
+        return Array(Set(names)).sorted()
+    }
+
+    static var root: CommandShape {
+        struct Dump: Decodable { var command: CommandShape }
+        guard let dump = try? JSONDecoder().decode(Dump.self, from: Data(BifrostCommand._dumpHelp().utf8)) else {
+            preconditionFailure("the argument parser describes the commands in another way than expected")
+        }
+        return dump.command
+    }
+}
+
+/// A value in the configuration file. A list stands for its elements with commas between them.
+package enum SettingValue: Decodable, Equatable, Sendable {
+    case flag(Bool)
+    case text(String)
+
+    package init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        if let flag = try? container.decode(Bool.self) {
+            self = .flag(flag)
+        } else if let number = try? container.decode(Int64.self) {
+            self = .text(String(number))
+        } else if let number = try? container.decode(Double.self) {
+            self = .text(String(number))
+        } else if let text = try? container.decode(String.self) {
+            self = .text(text)
+        } else if let list = try? container.decode([String].self) {
+            self = .text(list.joined(separator: ","))
+        } else {
+            throw DecodingError.typeMismatch(
+                SettingValue.self,
+                .init(
+                    codingPath: decoder.codingPath,
+                    debugDescription: "neither text, number, true, false nor a list of texts"))
+        }
+    }
+}
+
+/// Arguments as given, and what file and environment add to them.
+package struct Settings: Sendable {
+    package struct Given: Equatable, Sendable {
+        /// As it would stand on the command line.
+        package var argument: String
+        /// For messages: where it comes from.
+        package var source: String
+    }
+
+    /// The subcommand's name, or names.
+    package var path: [String]
+    package var given: [Given]
+    /// What follows the path on the command line.
+    package var rest: [String]
+
+    package var arguments: [String] { path + given.map(\.argument) + rest }
+
+    package func arguments(without index: Int) -> [String] {
+        var fewer = self
+        fewer.given.remove(at: index)
+        return fewer.arguments
+    }
+
+    /// Reads the file that the arguments or the environment name, and merges.
+    package static func gather(
+        _ arguments: [String], shape: CommandShape, environment: [String: String]
+    ) throws(ToolError) -> Settings {
+        let fromArguments = value(of: "config", in: arguments)
+        let fromEnvironment = environment["BIFROST_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
+        guard let path = fromArguments ?? fromEnvironment else {
+            return try merge(arguments, shape: shape, file: [:], fileName: "", environment: environment)
+        }
+        let data: Data
+        do {
+            data = try Data(contentsOf: URL(fileURLWithPath: path))
+        } catch {
+            throw ToolError(.fileTrouble, "can't read the configuration file \(path): \(words(of: error))")
+        }
+        return try merge(
+            arguments, shape: shape, file: try decode(data, name: path), fileName: path, environment: environment)
+    }
+
+    package static func decode(_ data: Data, name: String) throws(ToolError) -> [String: SettingValue] {
+        do {
+            return try JSONDecoder().decode([String: SettingValue].self, from: data)
+        } catch let DecodingError.typeMismatch(_, context) where !context.codingPath.isEmpty {
+            let key = context.codingPath[0].stringValue
+            throw ToolError(.usage, "\(name): the value of \"\(key)\" is \(context.debugDescription)")
+        } catch {
+            throw ToolError(
+                .usage, "\(name): expected one JSON object with the long flags as keys, as in {\"timeout\": \"5s\"}")
+        }
+    }
+
+    /// The command line wins over the environment, the environment over the file. A variable that is no flag of this
+    /// command is ignored, since it may be meant for another; a key of the file that is no flag of any command is an
+    /// error.
+    package static func merge(
+        _ arguments: [String], shape: CommandShape, file: [String: SettingValue], fileName: String,
+        environment: [String: String]
+    ) throws(ToolError) -> Settings {
+        var command = shape
+        var path: [String] = []
+        for argument in arguments {
+            guard let next = command.subcommands?.first(where: { $0.commandName == argument }) else { break }
+            path.append(argument)
+            command = next
+        }
+        let known = shape.allSettableNames
+        if let unknown = file.keys.filter({ !known.contains($0) }).min() {
+            throw ToolError(
+                .usage, "\(fileName): \"\(unknown)\" is no setting; expected one of \(known.joined(separator: ", "))")
+        }
+        let rest = Array(arguments.dropFirst(path.count))
+        var given: [Given] = []
+        for argument in command.settable {
+            // Any of its names on the command line: nothing from elsewhere.
+            if argument.longNames.contains(where: { isGiven($0, in: rest) }) { continue }
+            for name in argument.longNames {
+                let variable = "BIFROST_" + name.uppercased().replacing("-", with: "_")
+                let value: SettingValue
+                let source: String
+                if let text = environment[variable], !text.isEmpty {
+                    value = .text(text)
+                    source = "environment variable \(variable)"
+                } else if let found = file[name] {
+                    value = found
+                    source = "\(fileName), key \"\(name)\""
+                } else {
+                    continue
+                }
+                if let flag = try self.argument(name, argument, value, source) {
+                    given.append(Given(argument: flag, source: source))
+                }
+            }
+        }
+        return Settings(path: path, given: given, rest: rest)
+    }
+
+    private static func argument(
+        _ name: String, _ argument: CommandShape.Argument, _ value: SettingValue, _ source: String
+    ) throws(ToolError) -> String? {
+        guard argument.kind == "flag" else {
+            guard case .text(let text) = value else {
+                throw ToolError(.usage, "\(source): expected a value, found true or false")
+            }
+            return "--\(name)=\(text)"
+        }
+        let isOn: Bool
+        switch value {
+        case .flag(let flag): isOn = flag
+        case .text("1"), .text("true"), .text("yes"), .text("on"): isOn = true
+        case .text("0"), .text("false"), .text("no"), .text("off"): isOn = false
+        case .text(let text): throw ToolError(.usage, "\(source): expected true or false, found '\(text)'")
+        }
+        if isOn { return "--\(name)" }
+        // "progress": false is --no-progress, where there is such a flag.
+        return argument.longNames.contains("no-\(name)") ? "--no-\(name)" : nil
+    }
+
+    private static func isGiven(_ name: String, in arguments: [String]) -> Bool {
+        arguments.prefix { $0 != "--" }.contains { $0 == "--\(name)" || $0.hasPrefix("--\(name)=") }
+    }
+
+    private static func value(of name: String, in arguments: [String]) -> String? {
+        let flags = Array(arguments.prefix { $0 != "--" })
+        for (position, argument) in flags.enumerated() {
+            if argument.hasPrefix("--\(name)=") { return String(argument.dropFirst(name.utf8.count + 3)) }
+            if argument == "--\(name)", position + 1 < flags.count { return flags[position + 1] }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,78 @@
+// How commands end: exit codes, and the one line that says why.
+
+import Bifrost
+import BifrostHost
+import Messages
+import RPC
+import Ring
+
+/// The exit codes that the root's help promises. Scripts rely on them: a number never changes its meaning.
+package enum ExitStatus: Int32 {
+    case done = 0
+    case negative = 1
+    case outcomeUnknown = 2
+    case degraded = 3
+    case unavailable = 4
+    case diskFailed = 5
+    case usage = 64
+    case badData = 65
+    case cannotListen = 69
+    case fault = 70
+    case badDirectory = 73
+    case fileTrouble = 74
+    case outputClosed = 141
+}
+
+/// An end that needs no words on standard error, because the result has them.
+struct Outcome: Error {
+    var status: ExitStatus
+    init(_ status: ExitStatus) { self.status = status }
+}
+
+/// An end with a line on standard error: what was expected, what came, what to do. An empty message prints nothing.
+package struct ToolError: Error {
+    package var status: ExitStatus
+    package var message: String
+
+    package init(_ status: ExitStatus, _ message: String) {
+        self.status = status
+        self.message = message
+    }
+
+    init(_ error: any Error) {
+        switch error {
+        case let error as ToolError: self = error
+        case let error as BifrostError: self.init(error)
+        case let error as HostError: self.init(error)
+        case let error as RPCError: self.init(.unavailable, error.message)
+        case let error as LocalCluster.Failure: self.init(.unavailable, error.description)
+        case let error as PlannerError: self.init(.usage, "\(error)")
+        case is CancellationError: self.init(.unavailable, "interrupted before it was done")
+        default: self.init(.fault, "an error that was not expected: \(error); please report it")
+        }
+    }
+
+    init(_ error: BifrostError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .outcomeUnknown: .outcomeUnknown
+            case .tooLarge: .badData
+            case .invalid: .usage
+            case .malformedAnswer: .fault
+            default: error.mayHaveHappened ? .outcomeUnknown : .unavailable
+            }
+        let hint = error.code == .unreachable ? "; is a host running there, and is --connect right?" : ""
+        self.init(status, error.message + hint)
+    }
+
+    init(_ error: HostError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .directory: .badDirectory
+            case .address: .cannotListen
+            case .disk: .diskFailed
+            case .invalid: .usage
+            }
+        self.init(status, error.message)
+    }
+}
