@@ -90,6 +90,10 @@ let parts: [Part] = [
     Part(
         name: "RPCTests", kind: .test, needs: ["RPC", "Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
+    Part(
+        name: "BifrostTests", kind: .test,
+        needs: ["Bifrost", "RPC", "ClientCore", "StateMachines", "Messages", "Ring", "Primitives"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(name: "BifrostToolTests", kind: .test, needs: ["BifrostTool", "Messages", "Ring", "Primitives"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
