@@ -19,8 +19,10 @@ extension HostCore {
             for replica in group.replicas { hostOfReplica[replica.id] = replica.host }
         }
         for replica in replicas { updateLiveness(replica) }
-        if loop.isFirst { effects.map = newer }
-        tell(.map(newer))
+        if loop.isFirst {
+            effects.map = newer
+            tell(.map(newer))
+        }
         askForBirths()
     }
 

@@ -2,12 +2,12 @@
 
 import Bifrost
 import BifrostHost
-import BifrostSimulator
 import Foundation
 import HostCore
 import Messages
 import Primitives
 import RPC
+import Ring
 import StateMachines
 import Storage
 import Testing

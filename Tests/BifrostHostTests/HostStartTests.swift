@@ -5,6 +5,7 @@ import Foundation
 import Messages
 import Primitives
 import RPC
+import Ring
 import Testing
 
 @Suite struct HostStartTests {
