@@ -107,10 +107,15 @@ import Testing
             try await put("k", 0..<60, on: hosts)
             try await hosts.waitForEqualStates()
             await hosts.stopAll()
-            // As a newer version would have written it: a majority has it, so it will be committed.
+            // As a newer version would have written it. Its log is the longest, and so no other of the first two can lead.
             let group = GroupID(1)
-            let entry = try writeUnknownCommand(to: group, on: hosts)
-            for number in 0..<3 { try await hosts.start(number, loops: 2) }
+            let (writer, entry) = try writeUnknownCommand(to: group, on: hosts)
+            try await hosts.start(writer, loops: 2)
+            try await hosts.start((writer + 1) % 3, loops: 3)
+            try await wait(for: "the leader to stop") {
+                try await hosts.status(writer).replicas.contains { $0.group == group && $0.role == .stopped }
+            }
+            try await hosts.start((writer + 2) % 3, loops: 1)
             try await wait(for: "all three to stop") {
                 var stopped = 0
                 for number in 0..<3 {
@@ -141,19 +146,24 @@ import Testing
         }
     }
 
-    private func writeUnknownCommand(to group: GroupID, on hosts: TestHosts) throws -> LogIndex {
-        var index = LogIndex.zero
+    /// Appends what nobody understands to the most recent of the group's logs; hosts stop one after the other, and the
+    /// last ones may have elected a leader meanwhile.
+    private func writeUnknownCommand(to group: GroupID, on hosts: TestHosts) throws -> (host: Int, index: LogIndex) {
+        var best: (host: Int, term: Term, index: LogIndex)?
         for number in 0..<3 {
             let disk = try LMDBDisk(directory: hosts.path(number) + "/journal")
-            let journal = try Journal(disk: disk, formatting: nil)
-            let log = try #require(journal.recovered().first { $0.group == group })
-            let term = try #require(log.termRuns.last?.term)
-            index = log.last.next
-            let entry = LogEntry(
-                index: index, term: term, logTime: LogTime(1 << 40), kind: EntryKind(rawValue: 99), payload: Bytes())
-            _ = try journal.append([.append(group, log.replica, [entry])])
+            let log = try #require(try Journal(disk: disk, formatting: nil).recovered().first { $0.group == group })
+            let term = log.termRuns.last?.term ?? log.baseTerm
+            if let best, (best.term, best.index) >= (term, log.last) { continue }
+            best = (number, term, log.last)
         }
-        return index
+        let (host, term, last) = try #require(best)
+        let journal = try Journal(disk: try LMDBDisk(directory: hosts.path(host) + "/journal"), formatting: nil)
+        let replica = try #require(journal.recovered().first { $0.group == group }).replica
+        let entry = LogEntry(
+            index: last.next, term: term, logTime: LogTime(1 << 40), kind: EntryKind(rawValue: 99), payload: Bytes())
+        _ = try journal.append([.append(group, replica, [entry])])
+        return (host, entry.index)
     }
 
     @Test func aHostThatWasRefusedForItsDirectoryIsDialledAgainWhenItHasTheRightOne() async throws {

@@ -14,12 +14,8 @@ import Testing
         for _ in 0..<4 {
             let directory = try TestDirectory()
             // A start that makes the directory tells the incarnation, so that the request can wait for the next one.
-            let first = try await startHost(directory.path, loops: loops)
-            let address = first.address
-            let early = Probe(address)
-            let ping = try await early.ping()
-            early.close()
-            await first.stop(graceMilliseconds: 0)
+            let ping = try await pingOfFirstStart(in: directory, loops: loops)
+            let address = try NetworkAddress(ping.address)
             let map = try firstMap([ping], groups: 2)
 
             let probe = Probe(address, backoffMilliseconds: 1)
@@ -42,6 +38,15 @@ import Testing
             }
             await host.stop(graceMilliseconds: 0)
         }
+    }
+
+    private func pingOfFirstStart(in directory: TestDirectory, loops: Int) async throws -> PingReply {
+        let host = try await startHost(directory.path, loops: loops)
+        let probe = Probe(host.address)
+        defer { probe.close() }
+        let ping = try await probe.ping()
+        await host.stop(graceMilliseconds: 0)
+        return ping
     }
 
     /// A directory of a host that was a cluster of its own and was stopped.
