@@ -62,17 +62,21 @@ let parts: [Part] = [
             "hdrhistogram-swift/Histogram",
         ],
         path: "Tools/bifrost"),
+    // What test targets share; nothing of it is in the product.
+    Part(name: "TestSupport", needs: ["Primitives"], path: "Tests/TestSupport"),
     Part(name: "PrimitivesTests", kind: .test, needs: ["Primitives"]),
     Part(name: "RaftCoreTests", kind: .test, needs: ["RaftCore", "Primitives"], resources: ["testdata"]),
-    Part(name: "RingTests", kind: .test, needs: ["Ring", "Primitives"]),
-    Part(name: "MessagesTests", kind: .test, needs: ["Messages", "Ring", "Primitives"]),
-    Part(name: "StateMachinesTests", kind: .test, needs: ["StateMachines", "Messages", "Ring", "Primitives"]),
+    Part(name: "RingTests", kind: .test, needs: ["TestSupport", "Ring", "Primitives"]),
+    Part(name: "MessagesTests", kind: .test, needs: ["TestSupport", "Messages", "Ring", "Primitives"]),
+    Part(
+        name: "StateMachinesTests", kind: .test,
+        needs: ["TestSupport", "StateMachines", "Messages", "Ring", "Primitives"]),
     Part(name: "LMDBTests", kind: .test, needs: ["LMDB"]),
     Part(
         name: "StorageKillHelper", kind: .executable, needs: ["Storage", "Primitives"], path: "Tests/StorageKillHelper"),
     Part(
         name: "StorageTests", kind: .test,
-        needs: ["Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper"],
+        needs: ["TestSupport", "Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper"],
         resources: ["Samples"]),
     Part(
         name: "HostCoreTests", kind: .test,
@@ -88,13 +92,20 @@ let parts: [Part] = [
             "Primitives",
         ]),
     Part(
-        name: "RPCTests", kind: .test, needs: ["RPC", "Primitives"],
+        name: "RPCTests", kind: .test, needs: ["TestSupport", "RPC", "Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
+    Part(
+        name: "BifrostTests", kind: .test,
+        needs: ["TestSupport", "Bifrost", "ClientCore", "RPC", "StateMachines", "Messages", "Ring", "Primitives"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(name: "BifrostToolTests", kind: .test, needs: ["BifrostTool", "Messages", "Ring", "Primitives"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
         name: "IntegrationTests", kind: .test,
-        needs: ["BifrostTool", "Bifrost", "ClientCore", "Messages", "StateMachines", "Ring", "Storage", "Primitives"],
+        needs: [
+            "TestSupport", "BifrostTool", "Bifrost", "ClientCore", "Messages", "StateMachines", "Ring", "Storage",
+            "Primitives",
+        ],
         products: ["swift-nio/NIOCore"]),
 ]
 
