@@ -62,17 +62,21 @@ let parts: [Part] = [
             "hdrhistogram-swift/Histogram",
         ],
         path: "Tools/bifrost"),
+    // What test targets share; nothing of it is in the product.
+    Part(name: "TestSupport", needs: ["Primitives"], path: "Tests/TestSupport"),
     Part(name: "PrimitivesTests", kind: .test, needs: ["Primitives"]),
     Part(name: "RaftCoreTests", kind: .test, needs: ["RaftCore", "Primitives"], resources: ["testdata"]),
-    Part(name: "RingTests", kind: .test, needs: ["Ring", "Primitives"]),
-    Part(name: "MessagesTests", kind: .test, needs: ["Messages", "Ring", "Primitives"]),
-    Part(name: "StateMachinesTests", kind: .test, needs: ["StateMachines", "Messages", "Ring", "Primitives"]),
+    Part(name: "RingTests", kind: .test, needs: ["TestSupport", "Ring", "Primitives"]),
+    Part(name: "MessagesTests", kind: .test, needs: ["TestSupport", "Messages", "Ring", "Primitives"]),
+    Part(
+        name: "StateMachinesTests", kind: .test,
+        needs: ["TestSupport", "StateMachines", "Messages", "Ring", "Primitives"]),
     Part(name: "LMDBTests", kind: .test, needs: ["LMDB"]),
     Part(
         name: "StorageKillHelper", kind: .executable, needs: ["Storage", "Primitives"], path: "Tests/StorageKillHelper"),
     Part(
         name: "StorageTests", kind: .test,
-        needs: ["Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper"],
+        needs: ["TestSupport", "Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper"],
         resources: ["Samples"]),
     Part(
         name: "HostCoreTests", kind: .test,
@@ -88,11 +92,11 @@ let parts: [Part] = [
             "Primitives",
         ]),
     Part(
-        name: "RPCTests", kind: .test, needs: ["RPC", "Primitives"],
+        name: "RPCTests", kind: .test, needs: ["TestSupport", "RPC", "Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
     Part(
         name: "BifrostTests", kind: .test,
-        needs: ["Bifrost", "RPC", "ClientCore", "StateMachines", "Messages", "Ring", "Primitives"],
+        needs: ["TestSupport", "Bifrost", "ClientCore", "RPC", "StateMachines", "Messages", "Ring", "Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     // Whole hosts in one process, on loopback, with the client; and the threads of one on a simulated disk.
     Part(
@@ -106,7 +110,10 @@ let parts: [Part] = [
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
         name: "IntegrationTests", kind: .test,
-        needs: ["BifrostTool", "Bifrost", "ClientCore", "Messages", "StateMachines", "Ring", "Storage", "Primitives"],
+        needs: [
+            "TestSupport", "BifrostTool", "Bifrost", "ClientCore", "Messages", "StateMachines", "Ring", "Storage",
+            "Primitives",
+        ],
         products: ["swift-nio/NIOCore"]),
 ]
 

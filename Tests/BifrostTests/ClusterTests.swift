@@ -11,6 +11,7 @@ import RPC
 import Ring
 import StateMachines
 import Synchronization
+import TestSupport
 import Testing
 
 #if canImport(Glibc)
@@ -25,8 +26,25 @@ private final class World: Sendable {
         var revision: UInt64 = 0
         var leader = HostID(1)
         var isSilent = false
+        /// Calls that were left without an answer.
+        var unanswered = 0
+        /// Writes that took effect, by key.
+        var executions: [Bytes: Int] = [:]
+        /// Keeps the calls until `release`.
+        var isHolding = false
+        var held: [(host: PretendedHost, call: InboundCall)] = []
     }
     let state = Mutex(State())
+
+    /// Performs what was held, late as it is.
+    func release() {
+        let held = state.withLock { state in
+            state.isHolding = false
+            defer { state.held = [] }
+            return state.held
+        }
+        for (host, call) in held { host.perform(call) }
+    }
 }
 
 private final class PretendedHost: RPCService {
@@ -38,6 +56,15 @@ private final class PretendedHost: RPCService {
     }
 
     func receive(_ call: InboundCall) {
+        let isHeld = world.state.withLock { state in
+            guard state.isHolding, call.service == ServiceNumber.data else { return false }
+            state.held.append((self, call))
+            return true
+        }
+        if !isHeld { perform(call) }
+    }
+
+    fileprivate func perform(_ call: InboundCall) {
         let answer: Bytes? = world.state.withLock { (state: inout World.State) -> Bytes? in
             if call.service == ServiceNumber.cluster {
                 switch call.method {
@@ -48,7 +75,10 @@ private final class PretendedHost: RPCService {
                     return status.encoded()
                 }
             }
-            guard !state.isSilent else { return nil }
+            guard !state.isSilent else {
+                state.unanswered += 1
+                return nil
+            }
             guard state.leader == id else {
                 return Response<DataResult>.refused(.notLeader(leader: state.leader, term: Term(1))).encoded()
             }
@@ -58,6 +88,8 @@ private final class PretendedHost: RPCService {
                 let payload = request.payload
                 let keyCount = Int(payload[30]) | Int(payload[31]) << 8
                 state.revision += 1
+                let start = payload[28] == 1 ? 40 : 32
+                state.executions[payload[start..<start + keyCount].compacted(), default: 0] += 1
                 if payload[28] == 1 {
                     let value = payload[(40 + keyCount)..<payload.count].compacted()
                     state.records[payload[40..<40 + keyCount].compacted()] = (value, state.revision)
@@ -79,19 +111,18 @@ private final class PretendedHost: RPCService {
                 ).encoded()
             default:
                 guard let request = try? PageRequest(decoding: call.payload) else { return nil }
-                let all = state.records.keys.map { key in
+                let all = state.records.keys.sorted()
+                let rest = all.filter { key in request.from.map { $0.key <= key } ?? true }
+                func position(_ key: Bytes) -> RecordPosition {
                     RecordPosition(slot: slot(of: key), machine: .keyValue, key: key)
-                }.sorted { ($0.slot, $0.key) < ($1.slot, $1.key) }
-                let rest = all.drop { position in
-                    request.from.map { (position.slot, position.key) < ($0.slot, $0.key) } ?? false
                 }
-                let records = rest.prefix(3).map { position in
-                    PageRecord(position: position, revision: Revision(1), value: state.records[position.key]!.value)
+                let records = rest.prefix(3).map { key in
+                    PageRecord(position: position(key), revision: Revision(1), value: state.records[key]!.value)
                 }
                 return Response.done(
                     PageResult(
                         index: LogIndex(1), revision: Revision(1), records: records,
-                        next: rest.dropFirst(3).first)
+                        next: rest.dropFirst(3).first.map(position))
                 ).encoded()
             }
         }
@@ -100,7 +131,7 @@ private final class PretendedHost: RPCService {
 }
 
 private func withCluster(
-    groupCount: Int = 1, options: ClusterOptions = ClusterOptions(), initialised: Bool = true,
+    groupCount: Int = 1, limits: ServerLimits = ServerLimits(), initialised: Bool = true,
     _ body: (World, [RPCServer]) async throws -> Void
 ) async throws {
     let world = World()
@@ -115,7 +146,7 @@ private func withCluster(
             try await RPCServer.start(
                 on: NetworkAddress(host: "127.0.0.1", port: 0), group: servers,
                 services: [(ServiceNumber.data, host), (ServiceNumber.cluster, host)],
-                policy: FixedIdentityPolicy(identity: identity), logger: logger))
+                policy: FixedIdentityPolicy(identity: identity), limits: limits, logger: logger))
     }
     if initialised {
         let hosts = running.enumerated().map { (number: Int, server: RPCServer) -> HostRecord in
@@ -147,7 +178,7 @@ private func withCluster(
     try await servers.shutdownGracefully()
 }
 
-@Suite(.serialized) struct ClusterTests {
+@Suite(.serialized, .ownExecutor) struct ClusterTests {
     @Test func putGetDeleteAndALeaderThatChanges() async throws {
         try await withCluster { world, servers in
             let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
@@ -213,13 +244,111 @@ private func withCluster(
             await #expect(throws: BifrostError(.deadlineExceeded, "")) {
                 try await cluster.kv.get("a", timeout: .milliseconds(100))
             }
-            let task = Task { try await cluster.kv.put("a", "3", timeout: .seconds(60)) }
-            try await Task.sleep(for: .milliseconds(50))
+            let before = world.state.withLock { $0.unanswered }
+            let task = Task(executorPreference: OwnExecutor.current) {
+                try await cluster.kv.put("a", "3", timeout: .seconds(60))
+            }
+            while world.state.withLock({ $0.unanswered }) == before { await OwnExecutor.pause(milliseconds: 2) }
             task.cancel()
             let cancelled = await #expect(throws: BifrostError.self) { try await task.value }
             #expect(cancelled?.cause is CancellationError)
             await cluster.close()
         }
+    }
+
+    private func eventually(_ condition: () -> Bool) async -> Bool {
+        for _ in 0..<5_000 {
+            if condition() { return true }
+            await OwnExecutor.pause(milliseconds: 2)
+        }
+        return false
+    }
+
+    /// The host that was asked answers after the deadline, and what it says would make another attempt safe at any other
+    /// time.
+    @Test func aWriteWhoseAnswerComesAfterTheDeadlineIsNotSentToAnotherHost() async throws {
+        try await withCluster { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            try await cluster.kv.put("a", "1")
+            world.state.withLock { $0.isHolding = true }
+            let error = await #expect(throws: BifrostError.self) {
+                try await cluster.kv.put("a", "2", timeout: .milliseconds(100))
+            }
+            #expect(error?.code == .outcomeUnknown && error?.mayHaveHappened == true && error?.isRetrySafe == false)
+            #expect(await eventually { world.state.withLock { $0.held.count } == 1 })
+            world.state.withLock { $0.leader = HostID(2) }
+            world.release()
+            // The client is busy with this for longer than with anything that the late answer could have begun.
+            #expect(try await cluster.kv.put("b", "1") == Revision(2))
+            #expect(world.state.withLock { $0.executions } == ["a": 1, "b": 1])
+            await cluster.close()
+        }
+    }
+
+    /// The host reads no more, so that requests wait on this side, where the connection knows that they have not left
+    /// yet. They leave when it reads again: at their deadlines they may still take effect, and once only.
+    @Test func aWriteThatWaitsInABufferAtItsDeadlineIsOfUnknownOutcomeAndTakesEffectOnce() async throws {
+        var limits = ServerLimits()
+        limits.bytesInFlightMax = 1
+        try await withCluster(limits: limits) { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            try await cluster.kv.put("a", "1")
+            world.state.withLock { $0.isHolding = true }
+            let large = Bytes([UInt8](repeating: 7, count: 1 << 20))
+            var keys = (0..<40).map { Bytes("large \($0)") }
+            let filling = keys.map { key in
+                Task(executorPreference: OwnExecutor.current) {
+                    try await cluster.kv.put(key, large, timeout: .seconds(60))
+                }
+            }
+            #expect(await eventually { world.state.withLock { $0.held.count } == 1 })
+            let connection = try #require(await onLoop(cluster) { $0.connection(to: HostID(1)) })
+            #expect(
+                await eventuallyOnLoop(cluster) { _ in
+                    connection.callsInFlight == 40 && connection.unsentBytes > 1 << 20
+                })
+            // Their deadlines fall before, on and behind the ticks at which the client looks at its operations.
+            let late = (0..<50).map { Bytes("late \($0)") }
+            let outcomes = await withTaskGroup(of: BifrostError?.self) { group in
+                for (number, key) in late.enumerated() {
+                    group.addTask {
+                        do throws(BifrostError) {
+                            _ = try await cluster.kv.put(key, "x", timeout: .milliseconds(100 + number))
+                            return nil
+                        } catch {
+                            return error
+                        }
+                    }
+                }
+                var outcomes: [BifrostError?] = []
+                for await outcome in group { outcomes.append(outcome) }
+                return outcomes
+            }
+            #expect(outcomes.allSatisfy { $0?.code == .outcomeUnknown && $0?.mayHaveHappened == true })
+            world.release()
+            for task in filling { _ = try await task.value }
+            keys += late
+            #expect(await eventually { world.state.withLock { $0.executions.count } == keys.count + 1 })
+            #expect(world.state.withLock { $0.executions.values.allSatisfy { $0 == 1 } })
+            await cluster.close()
+        }
+    }
+
+    private func onLoop<Result: Sendable>(
+        _ cluster: Cluster, _ body: @escaping @Sendable (ClientLoop) -> Result
+    ) async throws -> Result {
+        let loop = cluster.loop
+        return try await loop.eventLoop.submit { body(loop) }.get()
+    }
+
+    private func eventuallyOnLoop(
+        _ cluster: Cluster, _ condition: @escaping @Sendable (ClientLoop) -> Bool
+    ) async -> Bool {
+        for _ in 0..<5_000 {
+            if (try? await onLoop(cluster, condition)) == true { return true }
+            await OwnExecutor.pause(milliseconds: 2)
+        }
+        return false
     }
 
     @Test func pagesAndStatus() async throws {
@@ -230,8 +359,7 @@ private func withCluster(
             for try await page in cluster.pages(of: GroupID(1), .linearizableAt(HostID(1))) {
                 keys += page.records.map(\.position.key.string)
             }
-            let all = (0..<10).map { "k\($0)" }
-            #expect(keys == all.sorted { (slot(of: Bytes($0)), $0) < (slot(of: Bytes($1)), $1) })
+            #expect(keys == (0..<10).map { "k\($0)" })
             let reports = try await cluster.status(timeout: .seconds(2))
             #expect(reports.map { try? $0.status.get().host } == [HostID(1), HostID(2)])
             await servers[1].stop(graceMilliseconds: 10)
@@ -254,5 +382,76 @@ private func withCluster(
             #expect(world.state.withLock { $0.records.count } == 2_000)
             await cluster.close()
         }
+    }
+
+    @Test func aClosedLoopOfPipelinedPutsIsCheap() async throws {
+        try await withCluster(groupCount: 16) { world, servers in
+            let own = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+            var options = ClusterOptions()
+            options.eventLoopGroup = own
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"], options: options)
+            let loop = cluster.loop
+            let total = 400_000
+            let (nanoseconds, failures) = await withCheckedContinuation {
+                (continuation: CheckedContinuation<(UInt64, Int), Never>) in
+                loop.eventLoop.execute {
+                    let driver = Driver(loop: loop, total: total) { continuation.resume(returning: ($0, $1)) }
+                    driver.start(window: 16 * 512)
+                }
+            }
+            print("closed loop: \(nanoseconds / UInt64(total)) ns of client CPU per put, \(failures) failures")
+            #expect(failures == 0)
+            await cluster.close()
+            try await own.shutdownGracefully()
+        }
+    }
+}
+
+/// Lives on the event loop.
+private final class Driver: @unchecked Sendable {
+    let loop: ClientLoop
+    let total: Int
+    let done: (UInt64, Int) -> Void
+    let keys: [Bytes]
+    let value = Bytes([UInt8](repeating: 65, count: 128))
+    var submitted = 0
+    var completed = 0
+    var failures = 0
+    var begin: UInt64 = 0
+    let started = RPCClock.now()
+    init(loop: ClientLoop, total: Int, done: @escaping (UInt64, Int) -> Void) {
+        self.loop = loop
+        self.total = total
+        self.done = done
+        keys = (0..<10_000).map { Bytes("key-\($0)") }
+    }
+    static func cpu() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+    lazy var completion: ClientLoop.Completion = { [unowned self] _, result in
+        if case .failure = result { self.failures += 1 }
+        self.completed += 1
+        if self.completed == self.total {
+            let wall = RPCClock.now().since(self.started)
+            print("closed loop: \(UInt64(self.total) * 1_000_000_000 / wall) puts/s")
+            self.done(Driver.cpu() - self.begin, self.failures)
+            self.keep = nil
+        } else if self.submitted < self.total {
+            self.next()
+        }
+    }
+    var keep: Driver?
+    func start(window: Int) {
+        keep = self
+        begin = Self.cpu()
+        for _ in 0..<window { next() }
+    }
+    func next() {
+        submitted += 1
+        loop.put(
+            keys[submitted % keys.count], value, deadline: RPCClock.now() + 30_000_000_000, tag: UInt64(submitted),
+            completion: completion)
     }
 }

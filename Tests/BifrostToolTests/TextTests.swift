@@ -114,6 +114,42 @@ import Testing
             health.problems == ["host \(missing + 1) at 127.0.0.1:700\(missing + 1) is missing: connection refused"])
     }
 
+    /// A leader that only this client can't reach is no leader that is missing; one that its followers don't hear is.
+    @Test func aLeaderThatItsFollowersHearIsOnlyOutOfReach() throws {
+        var accounts = accounts()
+        let group = GroupID(1)
+        let leader = try #require(map.group(group)?.preferredLeader)
+        let place = try #require(
+            accounts.firstIndex { $0.status?.replicas.contains { $0.replica == leader } ?? false })
+        let host = accounts[place].host
+        accounts[place] = HostAccount(host: host, status: nil, problem: "no answer")
+        for other in accounts.indices where other != place {
+            for index in accounts[other].status!.replicas.indices {
+                accounts[other].status!.replicas[index].term = Term(3)
+            }
+        }
+        let health = ClusterHealth(map: map, accounts: accounts)
+        #expect(health.verdict == .degraded && !health.leaderless.contains(group))
+        #expect(health.unreached.contains { $0.group == group && $0.host == host.id })
+        #expect(
+            health.problems.contains {
+                $0.contains("can't be reached from here") && $0.contains("1 on host \(host.id)")
+            }, "\(health.problems)")
+
+        // One of two hears it no more, in a later term.
+        let other = place == 0 ? 1 : 0
+        var silent = accounts
+        silent[other].status?.replicas[1].term = Term(4)
+        silent[other].status?.replicas[1].isQuorumActive = false
+        silent[other].status?.replicas[1].leader = .none
+        #expect(ClusterHealth(map: map, accounts: silent).leaderless.contains(group))
+        // The host that is said to lead answers that it does not.
+        var denying = accounts
+        denying[place] = self.accounts()[place]
+        denying[place].status?.replicas[1].role = .follower
+        #expect(ClusterHealth(map: map, accounts: denying).leaderless == [group])
+    }
+
     @Test func aReplicaFarBehindIsLagging() throws {
         var accounts = accounts()
         let follower = try #require(accounts.indices.first { accounts[$0].status?.replicas[1].role == .follower })

@@ -6,6 +6,7 @@ import Foundation
 import Messages
 import Primitives
 import Synchronization
+import TestSupport
 import Testing
 
 extension IntegrationTests {
@@ -15,7 +16,7 @@ extension IntegrationTests {
             try await withCluster { cluster in
                 let client = try await Cluster.connect(to: cluster.hosts.map(\.address))
                 let load = KeyedLoad(workers: 32, client: client)
-                let running = Task { await load.run() }
+                let running = Task(executorPreference: OwnExecutor.current) { await load.run() }
                 let rounds = ProcessInfo.processInfo.environment["BIFROST_KILL_ROUNDS"].flatMap { Int($0) } ?? 1
                 for _ in 0..<rounds {
                     for host in cluster.hosts {
@@ -68,7 +69,7 @@ extension IntegrationTests {
                 if !groups.isEmpty, isSettled {
                     return groups.values.first { Set($0.map(\.digest)).count > 1 }.map { "group \($0[0].group): \($0)" }
                 }
-                try await Task.sleep(for: .milliseconds(50))
+                await OwnExecutor.pause(milliseconds: 50)
             }
             return "the replicas did not come to equal indices within 20 s"
         }
@@ -120,7 +121,10 @@ extension IntegrationTests {
                 #expect(ContinuousClock.now - begin < .seconds(3))
                 // A host that belongs to no cluster yet.
                 try cluster.start(cluster.hosts[0])
-                try await Task.sleep(for: .milliseconds(300))
+                let end = ContinuousClock.now + .seconds(20)
+                while !cluster.log(cluster.hosts[0]).contains("listening"), ContinuousClock.now < end {
+                    await OwnExecutor.pause(milliseconds: 10)
+                }
                 try await cluster.bifrost("get", "--timeout", "1s", "k").expect(4, saying: "bifrost init")
             }
         }
@@ -207,7 +211,7 @@ extension IntegrationTests {
                     place.local.executable, ["demo", "--input", input, "--groups", "4", "--directory", work])
                 let end = ContinuousClock.now + .seconds(20)
                 while try FileManager.default.subpathsOfDirectory(atPath: work).count < 6, ContinuousClock.now < end {
-                    try await Task.sleep(for: .milliseconds(20))
+                    await OwnExecutor.pause(milliseconds: 20)
                 }
                 let hosts = Self.hosts(below: work)
                 #expect(hosts.count == 3)
@@ -285,7 +289,7 @@ final class KeyedLoad: Sendable {
                 // A write whose outcome is unknown may show, and may show late: only the bounds of what is read grow.
                 if !error.mayHaveHappened && !error.isRetrySafe { state.withLock { $0.unexpected = error.description } }
                 // It must not be able to overtake the next one.
-                if error.mayHaveHappened { try? await Task.sleep(for: .seconds(2)) }
+                if error.mayHaveHappened { await OwnExecutor.pause(milliseconds: 2_000) }
             }
         }
     }
@@ -299,7 +303,7 @@ final class KeyedLoad: Sendable {
                 Issue.record("the load made no progress within 30 s")
                 return
             }
-            try await Task.sleep(for: .milliseconds(10))
+            await OwnExecutor.pause(milliseconds: 10)
         }
     }
 

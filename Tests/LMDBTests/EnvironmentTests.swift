@@ -102,9 +102,23 @@ private func put(_ environment: Environment, _ numbers: Range<UInt32>, bytes: In
         let error = #expect(throws: LMDBError.self) { try Environment(path: directory.path) }
         #expect(error?.code == .inUse)
         #expect(error?.description.contains(directory.path) == true)
-        #expect(error?.description.contains("process ") == true)
+        let number = try String(contentsOfFile: directory.path + "/LOCK", encoding: .utf8).prefix { $0.isNumber }
+        #expect(error?.description.contains("process \(number) has it open") == true)
         try input.fileHandleForWriting.close()
         holder.waitUntilExit()
+        _ = try Environment(path: directory.path)
+    }
+
+    /// As when a host is started right behind one that was killed.
+    @Test func aDirectoryWhoseHolderIsJustEndingIsWaitedFor() throws {
+        let directory = try TemporaryDirectory()
+        let holder = open(directory.path + "/LOCK", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        try #require(holder >= 0 && flock(holder, LOCK_EX | LOCK_NB) == 0)
+        Thread.detachNewThread {
+            usleep(200_000)
+            flock(holder, LOCK_UN)
+            close(holder)
+        }
         _ = try Environment(path: directory.path)
     }
 

@@ -1,6 +1,7 @@
 import Messages
 import Primitives
 import Ring
+import TestSupport
 import Testing
 
 private func sampleMap() throws -> ClusterMap {

@@ -3,6 +3,7 @@ import NIOPosix
 import Primitives
 import RPC
 import Synchronization
+import TestSupport
 import Testing
 
 /// Refuses every incarnation but one.
@@ -17,9 +18,10 @@ struct IncarnationPolicy: HandshakePolicy {
     }
 }
 
-@Suite struct BadPeerTests {
+@Suite(.ownExecutor) struct BadPeerTests {
     private func refusal(of hello: Hello, _ loopback: Loopback) async -> RPCError? {
-        let recorder = Recorder()
+        // One attempt: each is counted.
+        let recorder = Recorder(isOneAttempt: true)
         let client = loopback.client(hello: hello, delegate: recorder)
         _ = await eventually { recorder.state.withLock { !$0.downs.isEmpty || $0.ups > 0 } }
         client.close()

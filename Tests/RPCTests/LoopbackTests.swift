@@ -3,6 +3,7 @@ import NIOPosix
 import Primitives
 import RPC
 import Synchronization
+import TestSupport
 import Testing
 
 /// Writes down what happens on a connection.
@@ -10,15 +11,26 @@ final class Recorder: RPCConnectionDelegate {
     struct State {
         var ups = 0
         var downs: [RPCError] = []
+        var downTimes: [Instant] = []
         var results: [UInt64: Result<Bytes, RPCError>] = [:]
         var order: [UInt64] = []
         var batches = 0
         var writable = 0
     }
     let state = Mutex(State())
+    private let isOneAttempt: Bool
+
+    /// - Parameter isOneAttempt: closes the connection when it went down, before it connects again.
+    init(isOneAttempt: Bool = false) { self.isOneAttempt = isOneAttempt }
 
     func connectionUp(_ connection: RPCConnection, welcome: Welcome) { state.withLock { $0.ups += 1 } }
-    func connectionDown(_ connection: RPCConnection, reason: RPCError) { state.withLock { $0.downs.append(reason) } }
+    func connectionDown(_ connection: RPCConnection, reason: RPCError) {
+        state.withLock {
+            $0.downs.append(reason)
+            $0.downTimes.append(RPCClock.now())
+        }
+        if isOneAttempt { connection.close() }
+    }
     func completed(_ connection: RPCConnection, tag: UInt64, _ result: Result<Bytes, RPCError>) {
         state.withLock {
             $0.results[tag] = result
@@ -29,7 +41,7 @@ final class Recorder: RPCConnectionDelegate {
     func connectionWritable(_ connection: RPCConnection) { state.withLock { $0.writable += 1 } }
 }
 
-@Suite struct LoopbackTests {
+@Suite(.ownExecutor) struct LoopbackTests {
     @Test func aCallIsAnswered() async throws {
         try await Loopback.run { loopback async throws in
             let client = loopback.client()
@@ -37,7 +49,8 @@ final class Recorder: RPCConnectionDelegate {
             #expect(try await client.ask(service: 3, method: 1, payload: "") == "")
             let large = Bytes([UInt8](repeating: 9, count: FrameHeader.payloadBytesMax))
             #expect(try await client.ask(service: 2, method: 1, payload: large) == large)
-            #expect(loopback.server.counters.requests == 3)
+            // A long answer leaves before its batch is counted.
+            #expect(await eventually { loopback.server.counters.requests == 3 })
         }
     }
 
@@ -169,12 +182,14 @@ final class Recorder: RPCConnectionDelegate {
     @Test func aCancelledTaskCancelsTheCallAtTheHost() async throws {
         try await Loopback.run { loopback async throws in
             let client = loopback.client()
-            let task = Task { try await client.request(service: 2, method: 3, payload: "") }
+            let task = Task(executorPreference: OwnExecutor.current) {
+                try await client.request(service: 2, method: 3, payload: "")
+            }
             #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 1 })
             task.cancel()
             await #expect(throws: RPCError(.cancelled, "")) { try await task.value }
             #expect(await eventually { loopback.echo.state.withLock { $0.cancelled.count } == 1 })
-            let cancelled = Task {
+            let cancelled = Task(executorPreference: OwnExecutor.current) {
                 withUnsafeCurrentTask { $0?.cancel() }
                 return try await client.request(service: 2, method: 1, payload: "")
             }
@@ -218,7 +233,7 @@ final class Recorder: RPCConnectionDelegate {
                 let now = loopback.echo.state.withLock { $0.received }
                 if now == before, now > 0 { break }
                 before = now
-                try await Task.sleep(for: .milliseconds(200))
+                await OwnExecutor.pause(milliseconds: 200)
             }
             // 64 MB were asked for; what the sockets hold and a little more was made.
             #expect(before < 1_500)
@@ -244,7 +259,7 @@ final class Recorder: RPCConnectionDelegate {
             }
             try await socket.send(requests)
             #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 100 })
-            try await Task.sleep(for: .milliseconds(50))
+            await OwnExecutor.pause(milliseconds: 50)
             #expect(loopback.echo.state.withLock { $0.kept.count } == 100)
             #expect(
                 await eventually {
@@ -333,9 +348,13 @@ final class Recorder: RPCConnectionDelegate {
         try await Loopback.run { loopback async throws in
             let recorder = Recorder()
             let client = loopback.client(delegate: recorder)
-            let answer = Task { try await client.request(service: 2, method: 3, payload: "last") }
+            let answer = Task(executorPreference: OwnExecutor.current) {
+                try await client.request(service: 2, method: 3, payload: "last")
+            }
             #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 1 })
-            let stopped = Task { await loopback.server.stop(graceMilliseconds: 5_000) }
+            let stopped = Task(executorPreference: OwnExecutor.current) {
+                await loopback.server.stop(graceMilliseconds: 5_000)
+            }
             #expect(await eventually { (try? await client.eventLoop.submit { !client.isConnected }.get()) == true })
             loopback.echo.state.withLock { $0.kept[0] }.reply.respond("done")
             #expect(try await answer.value == "done")
@@ -346,7 +365,8 @@ final class Recorder: RPCConnectionDelegate {
     }
 
     @Test func itComesBackAfterTheHostRestartedWithABackOff() async throws {
-        let first = try await Loopback()
+        let port = try HeldPort()
+        let first = try await Loopback(port: port.number)
         let recorder = Recorder()
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let client = RPCConnection(
@@ -354,13 +374,13 @@ final class Recorder: RPCConnectionDelegate {
         client.connect()
         #expect(try await client.ask(service: 2, method: 1, payload: "a") == "a")
         try await first.stop()
-        try await Task.sleep(for: .milliseconds(600))
-        let attempts = recorder.state.withLock { $0.downs.count }
-        #expect(attempts >= 2 && attempts <= 12)
-        let last = recorder.state.withLock { $0.downs.last }
-        #expect(last?.code == .connectFailed)
-        #expect(last?.message.contains("refused") == true)
-        let second = try await Loopback(port: first.server.address.port)
+        // The end of the connection, and four refusals after waits of at least half of 25, 50, 100 and 200 ms.
+        #expect(await eventually { recorder.state.withLock { $0.downs.count } >= 5 })
+        let (downs, times) = recorder.state.withLock { (Array($0.downs.prefix(5)), Array($0.downTimes.prefix(5))) }
+        // The first wait began a little before its mark.
+        #expect(times[4].since(times[0]) >= 150_000_000)
+        #expect(downs.dropFirst().allSatisfy { $0.code == .connectFailed && $0.message.contains("refused") })
+        let second = try await Loopback(port: port.number)
         #expect(try await client.ask(service: 2, method: 1, payload: "b", deadline: soon(8_000)) == "b")
         #expect(recorder.state.withLock { $0.ups } == 2)
         client.close()
@@ -368,12 +388,17 @@ final class Recorder: RPCConnectionDelegate {
         await #expect(throws: RPCError(.closed, "")) { try await client.request(service: 2, method: 1, payload: "c") }
         try await second.stop()
         try await group.shutdownGracefully()
+        withExtendedLifetime(port) {}
     }
 
     @Test func withoutAHostACallFailsWithinItsDeadlineAndSaysWhy() async throws {
-        let first = try await Loopback()
+        let port = try HeldPort()
+        let first = try await Loopback(port: port.number)
         await first.server.stop()
-        let client = first.client()
+        let recorder = Recorder()
+        let client = first.client(delegate: recorder)
+        // Before, it could not know why.
+        #expect(await eventually { recorder.state.withLock { !$0.downs.isEmpty } })
         do throws(RPCError) {
             _ = try await client.request(service: 2, method: 1, payload: "a", deadline: soon(150))
             Issue.record("answered")
@@ -391,6 +416,7 @@ final class Recorder: RPCConnectionDelegate {
         #expect(thrown?.code == .notConnected)
         client.close()
         try await first.stop()
+        withExtendedLifetime(port) {}
     }
 
     @Test func anAddressThatIsTakenIsSaidSo() async throws {

@@ -1,8 +1,12 @@
+import Dispatch
+import Glibc
 import NIOCore
 import NIOPosix
 import Primitives
 import RPC
 import Synchronization
+import TestSupport
+import Testing
 
 let serverIdentity = PeerIdentity(
     cluster: ClusterID(high: 1, low: 2), host: HostID(1), incarnation: Incarnation(3), bootCounter: 4, featureLevel: 1,
@@ -10,8 +14,8 @@ let serverIdentity = PeerIdentity(
 let clientHello = Hello(role: .client, identity: PeerIdentity(name: "test"))
 
 /// Method 1 answers with the request, method 2 with 24 bytes at the end of the batch, method 3 keeps the call for the
-/// test to
-/// answer, method 4 answers with as many bytes as the request's first four say, method 5 answers from another thread.
+/// test to answer, method 4 answers with as many bytes as the request's first four say, method 5 answers from another
+/// thread.
 final class EchoService: RPCService {
     struct State {
         var kept: [InboundCall] = []
@@ -45,7 +49,7 @@ final class EchoService: RPCService {
                 _ = writer.extend(by: Int(count))
             }
         case 5:
-            Task.detached { call.reply.respond(call.payload) }
+            DispatchQueue.global().async { call.reply.respond(call.payload) }
         case 6:
             call.reply.fail(.overloaded, "later")
         default: call.reply.fail(.unknownMethod, "method \(call.method)")
@@ -122,9 +126,36 @@ func eventually(_ condition: () async throws -> Bool) async rethrows -> Bool {
     let end = soon(10_000)
     while try await !condition() {
         if RPCClock.now() > end { return false }
-        try? await Task.sleep(for: .milliseconds(2))
+        await OwnExecutor.pause(milliseconds: 2)
     }
     return true
+}
+
+/// A port that is this test's although nobody listens there: bound, and free for whoever asks for it by its number. No
+/// other test that runs meanwhile is given it, so what connects there is refused, or finds the host that is meant.
+final class HeldPort {
+    let number: Int
+    private let descriptor: Int32
+
+    init() throws {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var reuse: Int32 = 1
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &reuse, socklen_t(MemoryLayout<Int32>.size))
+        var place = sockaddr_in()
+        place.sin_family = sa_family_t(AF_INET)
+        place.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let isBound = withUnsafeMutablePointer(to: &place) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+                bind(descriptor, address, length) == 0 && getsockname(descriptor, address, &length) == 0
+            }
+        }
+        self.descriptor = descriptor
+        number = Int(UInt16(bigEndian: place.sin_port))
+        try #require(isBound, "no port: errno \(errno)")
+    }
+
+    deinit { close(descriptor) }
 }
 
 /// A socket without our protocol: sends what it is told, keeps what comes.

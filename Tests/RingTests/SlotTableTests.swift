@@ -1,5 +1,6 @@
 import Primitives
 import Ring
+import TestSupport
 import Testing
 
 @Suite struct SlotTableTests {

@@ -2,6 +2,7 @@ import Messages
 import Primitives
 import Ring
 import StateMachines
+import TestSupport
 import Testing
 
 @Suite struct MetaMachineTests {

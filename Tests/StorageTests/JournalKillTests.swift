@@ -3,10 +3,15 @@
 import Foundation
 import Primitives
 import Storage
+import TestSupport
 import Testing
 
-/// Runs `StorageKillHelper MODE DIRECTORY SEED`, kills it after some milliseconds, and gives the lines that it wrote.
-func runAndKill(mode: String, directory: String, seed: UInt64, afterMicroseconds: UInt64) throws -> [String] {
+/// Runs `StorageKillHelper MODE DIRECTORY SEED`, kills it `thenMicroseconds` after it wrote its line number `afterLines`
+/// (0: after its start), and gives the lines that it wrote. Lines and not time alone: a disk that takes 4 ms for a sync,
+/// or a machine with much else to do, would leave nothing to look at.
+func runAndKill(mode: String, directory: String, seed: UInt64, afterLines: Int, thenMicroseconds: UInt64) throws
+    -> [String]
+{
     let helper = Process()
     // Built into the directory of this test bundle.
     helper.executableURL = Bundle.module.bundleURL.deletingLastPathComponent().appendingPathComponent(
@@ -14,24 +19,34 @@ func runAndKill(mode: String, directory: String, seed: UInt64, afterMicroseconds
     helper.arguments = [mode, directory, "\(seed)"]
     let output = Pipe()
     let errors = Pipe()
+    // Another test's child that inherited an end for writing would keep it open past this one's.
+    for end in [output, errors].flatMap({ [$0.fileHandleForReading, $0.fileHandleForWriting] }) {
+        _ = fcntl(end.fileDescriptor, F_SETFD, FD_CLOEXEC)
+    }
     helper.standardOutput = output
     helper.standardError = errors
     try helper.run()
-    // It writes little enough for the pipe to be read in the same thread after the kill only if nothing blocks it: so
-    // read
-    // beside it.
+    // Read while it runs: a full pipe would block it.
     var collected = Data()
+    var lines = 0
     let reading = output.fileHandleForReading
-    let deadline = DispatchTime.now() + .microseconds(Int(afterMicroseconds))
+    let patience = DispatchTime.now() + .seconds(60)
+    var killTime: DispatchTime?
     let descriptor = reading.fileDescriptor
     _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
     var buffer = [UInt8](repeating: 0, count: 65_536)
     var isKilled = false
     while true {
         let count = read(descriptor, &buffer, buffer.count)
-        if count > 0 { collected.append(contentsOf: buffer[..<count]) }
+        if count > 0 {
+            collected.append(contentsOf: buffer[..<count])
+            lines += buffer[..<count].count { $0 == UInt8(ascii: "\n") }
+        }
+        // It ended by itself: what it complained of stands below.
         if count == 0 { break }
-        if !isKilled && (DispatchTime.now() >= deadline || !helper.isRunning) {
+        let now = DispatchTime.now()
+        if killTime == nil, lines >= afterLines { killTime = now + .microseconds(Int(thenMicroseconds)) }
+        if !isKilled, now >= killTime ?? patience {
             kill(helper.processIdentifier, SIGKILL)
             isKilled = true
         }
@@ -41,13 +56,14 @@ func runAndKill(mode: String, directory: String, seed: UInt64, afterMicroseconds
     let complaint = errors.fileHandleForReading.readDataToEndOfFile()
     try #require(complaint.isEmpty, "\(String(decoding: complaint, as: UTF8.self))")
     try #require(helper.terminationReason == .uncaughtSignal)
+    try #require(lines >= afterLines, "\(lines) lines in 60 s, expected \(afterLines)")
     // A line without its end was cut by the kill.
     let text = String(decoding: collected, as: UTF8.self)
     guard let end = text.lastIndex(of: "\n") else { return [] }
     return text[..<end].split(separator: "\n").map(String.init)
 }
 
-@Suite(.serialized) struct JournalKillTests {
+@Suite(.serialized, .ownExecutor) struct JournalKillTests {
     @Test func aKilledProcessLosesNothingThatItAcknowledged() throws {
         var random = SeededRandom(seed: 2)
         var commits = 0
@@ -61,7 +77,7 @@ func runAndKill(mode: String, directory: String, seed: UInt64, afterMicroseconds
             for round in 0..<10 as Range<UInt64> {
                 let lines = try runAndKill(
                     mode: "journal", directory: path, seed: life * 100 + round,
-                    afterMicroseconds: 5_000 + random.below(100_000))
+                    afterLines: Int(random.below(60)), thenMicroseconds: random.below(20_000))
                 for line in lines {
                     let words = line.split(separator: " ")
                     let replica = try #require(UInt64(words[1]))

@@ -5,9 +5,10 @@
 import Foundation
 import Primitives
 import Storage
+import TestSupport
 import Testing
 
-@Suite(.serialized) struct StoreKillTests {
+@Suite(.serialized, .ownExecutor) struct StoreKillTests {
     @Test func aKilledProcessLeavesWholeCheckpointsOnly() throws {
         var random = SeededRandom(seed: 3)
         var checkpoints = 0
@@ -18,7 +19,7 @@ import Testing
             for round in 0..<10 as Range<UInt64> {
                 let lines = try runAndKill(
                     mode: "store", directory: directory.path, seed: life * 100 + round,
-                    afterMicroseconds: 5_000 + random.below(100_000))
+                    afterLines: Int(random.below(8)), thenMicroseconds: random.below(40_000))
                 for line in lines {
                     let words = line.split(separator: " ").compactMap { UInt64($0) }
                     acknowledged[words[0]] = words[1]

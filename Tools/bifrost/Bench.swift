@@ -97,7 +97,9 @@ struct Bench: AsyncParsableCommand {
 
     private func finish(_ report: BenchReport) throws {
         if client.common.json { try Output.json(report) } else { try Output.line(report.table) }
-        if !report.isGood { throw Outcome(.negative) }
+        guard report.problems.isEmpty else {
+            throw ToolError(.negative, "the run does not count: \(report.problems.joined(separator: "; "))")
+        }
     }
 
     private func say(_ text: String) {
@@ -176,7 +178,7 @@ struct Bench: AsyncParsableCommand {
             cpuMicrosPerOperation: counts.operations > 0 ? Double(cpu) / Double(counts.operations) : 0,
             errors: counts.errors,
             firstError: counts.firstError ?? firstWrong, verified: right, verifiedOf: asked,
-            checkpointsPerReplica: checkpoints,
+            checkpointsPerReplica: checkpoints, secondsMax: secondsMax,
             seconds: elapsed, operations: counts.operations, hosts: map.hosts.count, payload: payload, window: window,
             keys: keys,
             reads: reads,

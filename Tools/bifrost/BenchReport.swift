@@ -22,6 +22,8 @@ struct BenchReport: Codable {
     var verifiedOf: Int
     /// The least of all replicas, inside the measured interval.
     var checkpointsPerReplica: UInt64
+    /// When the run ends although that is less than three.
+    var secondsMax: Double
     var seconds: Double
     var operations: Int
     var hosts: Int
@@ -32,8 +34,22 @@ struct BenchReport: Codable {
     var groups: [Group]
     var machine: Machine
 
-    var isGood: Bool {
-        errors == 0 && verified == verifiedOf && verifiedOf > 0 && (checkpointsPerReplica >= 3 || reads == 100)
+    /// Why the figures don't count; empty if they do.
+    var problems: [String] {
+        var problems: [String] = []
+        if errors > 0 {
+            problems.append(HumanText.count(errors, "error") + (firstError.map { ", first: \($0)" } ?? ""))
+        }
+        if verifiedOf == 0 || verified != verifiedOf {
+            problems.append("\(verifiedOf - verified) of \(verifiedOf) keys were not read back right")
+        }
+        if checkpointsPerReplica < 3, reads < 100, errors == 0 {
+            problems.append(
+                "it was cut off after \(HumanText.fixed(seconds, 1)) s, when not every replica had checkpointed three "
+                    + "times (one has \(checkpointsPerReplica)): give it more than --seconds-max "
+                    + "\(HumanText.fixed(secondsMax, 1)), or fewer --groups")
+        }
+        return problems
     }
 }
 
@@ -41,8 +57,9 @@ struct Machine: Codable {
     var kernel: String
     var cores: Int
     var filesystem: String
-    /// Of 4 KiB written over zeros, in the benchmark's directory, before the load began. 0: not measured.
-    var fdatasyncP50Micros: UInt64
+    /// Of 4 KiB written over zeros, in the benchmark's directory, before the load began. Nil where it can't be
+    /// measured: the disks are those of other machines.
+    var fdatasyncP50Micros: UInt64?
     var commit: String
 
     init(directory: String?) {
@@ -51,7 +68,7 @@ struct Machine: Codable {
         kernel = withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
         cores = ProcessInfo.processInfo.activeProcessorCount
         filesystem = directory.map(LocalCluster.fileSystem) ?? "of the hosts"
-        fdatasyncP50Micros = directory.flatMap(Self.syncTime) ?? 0
+        fdatasyncP50Micros = directory.flatMap(Self.syncTime)
         commit = Self.currentCommit
     }
 
@@ -116,8 +133,9 @@ extension BenchReport {
             "checkpoints  at least \(checkpointsPerReplica) per replica",
             "read back    \(HumanText.grouped(UInt64(verified))) of \(HumanText.grouped(UInt64(verifiedOf))) right",
             "errors       \(errors)" + (firstError.map { ": \($0)" } ?? ""),
-            "machine      \(machine.cores) cores, Linux \(machine.kernel), \(machine.filesystem), fdatasync p50 "
-                + "\(micros(machine.fdatasyncP50Micros)), commit \(machine.commit)",
+            "machine      \(machine.cores) cores, Linux \(machine.kernel), \(machine.filesystem)"
+                + (machine.fdatasyncP50Micros.map { ", fdatasync p50 \(micros($0))" } ?? "")
+                + ", commit \(machine.commit)",
         ]
         return lines.joined(separator: "\n")
     }

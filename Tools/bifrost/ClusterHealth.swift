@@ -53,6 +53,8 @@ package struct ClusterHealth: Sendable {
     /// Ascending by id.
     package private(set) var groups: [Group] = []
     package private(set) var leaderless: [GroupID] = []
+    /// Groups with a leader that does not answer here, as those of its followers say that do.
+    package private(set) var unreached: [(group: GroupID, host: HostID)] = []
     package private(set) var laggards: [Laggard] = []
 
     /// - Parameter lagEntriesMax: a replica that many entries behind is still not lagging: accounts are taken one after
@@ -69,6 +71,11 @@ package struct ClusterHealth: Sendable {
         }
         judgeGroups(accounts, lagEntriesMax)
         judgeHosts(accounts)
+        if !unreached.isEmpty {
+            problems.insert(
+                "\(HumanText.count(unreached.count, "group")) with a leader that can't be reached from here, though its "
+                    + "followers hear from it: \(Self.list(unreached.map { "\($0.group) on host \($0.host)" }))", at: 0)
+        }
         if !leaderless.isEmpty {
             verdict = .unavailable
             problems.insert(
@@ -124,7 +131,13 @@ package struct ClusterHealth: Sendable {
         groups[index].term = replicas.map(\.status.term).max() ?? .zero
         groups[index].commitIndex = replicas.map(\.status.commitIndex).max() ?? .zero
         groups[index].revision = replicas.map(\.status.revision).max() ?? .zero
-        if leader == nil { leaderless.append(id) }
+        if leader == nil {
+            if let host = hostThatLeads(groups[index], by: replicas, accounts) {
+                unreached.append((id, host))
+            } else {
+                leaderless.append(id)
+            }
+        }
         for expected in groups[index].replicas {
             guard let account = accounts.first(where: { $0.host.id == expected.host }), account.status != nil else {
                 continue
@@ -156,6 +169,21 @@ package struct ClusterHealth: Sendable {
                 )
             }
         }
+    }
+
+    /// The host of the leader that followers of the latest term hear from, if it has not been heard itself. One that
+    /// answers knows better than its followers whether it leads.
+    private func hostThatLeads(
+        _ group: Group, by replicas: [(host: HostID, status: ReplicaStatus)], _ accounts: [HostAccount]
+    ) -> HostID? {
+        let followers = replicas.filter {
+            $0.status.term == group.term && $0.status.isQuorumActive && [.follower, .learner].contains($0.status.role)
+        }
+        guard let leader = followers.first?.status.leader, followers.allSatisfy({ $0.status.leader == leader }),
+            let host = group.replicas.first(where: { $0.replica == leader })?.host,
+            accounts.first(where: { $0.host.id == host })?.status == nil
+        else { return nil }
+        return host
     }
 
     private mutating func judgeHosts(_ accounts: [HostAccount]) {

@@ -12,7 +12,7 @@ struct EntryPoint {
     static func main() async {
         // A reader that went away shows as EPIPE where it is written to, and ends the program there.
         signal(SIGPIPE, SIG_IGN)
-        exit(await run(Array(CommandLine.arguments.dropFirst())).rawValue)
+        exit(await run(RawArguments.ofProcess).rawValue)
     }
 
     private static func run(_ arguments: [String]) async -> ExitStatus {
@@ -57,8 +57,26 @@ struct EntryPoint {
             if let culprit {
                 throw ToolError(.usage, "\(settings.given[culprit].source): \(message)")
             }
-            throw ToolError(.usage, "\(message.ended) See '\(help)'")
+            if settings.path.isEmpty, let word = arguments.first, !word.hasPrefix("-") {
+                let known = (shape.subcommands ?? []).map(\.commandName).joined(separator: ", ")
+                throw ToolError(
+                    .usage,
+                    "there is no command \(HumanText.quoted(RawArguments.bytes(of: word))); expected one of \(known)")
+            }
+            throw ToolError(.usage, "\(message.ended)\(Self.hint(settings.rest, message)) See '\(help)'")
         }
+    }
+}
+
+extension EntryPoint {
+    /// For who meant a key or a value that begins with a dash.
+    private static func hint(_ arguments: [String], _ message: String) -> String {
+        guard ["Unknown option", "Missing expected argument"].contains(where: message.hasPrefix) else { return "" }
+        let word = arguments.prefix { $0 != "--" }.first { $0.hasPrefix("-") && !$0.hasPrefix("--") && $0 != "-" }
+        guard let word else { return "" }
+        return
+            " \(HumanText.quoted(RawArguments.bytes(of: word))) is taken for an option: a key or a value that begins "
+            + "with a dash goes behind --, as in 'bifrost put -- -key -value'."
     }
 }
 

@@ -85,6 +85,18 @@ struct Import: AsyncParsableCommand {
         let repeated = try outcome.get()
         let seconds = meter.elapsedSeconds
         let rate = Double(meter.records) / max(seconds, 1e-6)
+        do throws(ToolError) {
+            try report(meter, seconds, rate, repeated, digest)
+        } catch {
+            throw error.after("all \(HumanText.count(Int(meter.records), "record")) are written")
+        }
+    }
+
+    private func report(
+        _ meter: ProgressMeter, _ seconds: Double, _ rate: Double, _ repeated: Int, _ digest: LinesDigest
+    )
+        throws(ToolError)
+    {
         if options.common.json {
             return try Output.json(
                 Report(

@@ -94,6 +94,7 @@ struct OutputFile: Sendable {
         var status = stat()
         let isSpecial = !isStandard && stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFREG
         isDirect = isStandard || isSpecial
+        if !isDirect { PartialFile.removeOnSignals(temporary) }
         descriptor =
             switch (isStandard, isSpecial) {
             case (true, _): STDOUT_FILENO
@@ -110,6 +111,29 @@ struct OutputFile: Sendable {
     func write(_ bytes: [UInt8]) throws(ToolError) {
         try bytes.withUnsafeBufferPointer { (bytes) throws(ToolError) in
             try Output.write(UnsafeRawBufferPointer(bytes), to: descriptor, name: name)
+        }
+    }
+
+    /// A file that the signals which end a program from outside take with them. One at a time.
+    private enum PartialFile {
+        // Set before the handlers are, and never changed or freed: a handler reads it at any moment.
+        nonisolated(unsafe) private static var path: UnsafeMutablePointer<CChar>?
+
+        static func removeOnSignals(_ file: String) {
+            precondition(path == nil, "one file at a time")
+            path = strdup(file)
+            for number in [SIGHUP, SIGINT, SIGTERM] {
+                // One that this process was started to ignore (nohup) stays ignored.
+                let before = signal(number, SIG_IGN)
+                guard unsafeBitCast(before, to: Int.self) != unsafeBitCast(SIG_IGN, to: Int.self) else { continue }
+                signal(number) { number in
+                    // Nothing but system calls: whatever runs was interrupted anywhere. Once `finish` gave the file its
+                    // name there is none under this one.
+                    if let path = PartialFile.path { unlink(path) }
+                    signal(number, SIG_DFL)
+                    raise(number)
+                }
+            }
         }
     }
 

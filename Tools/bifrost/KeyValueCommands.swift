@@ -12,7 +12,7 @@ import StateMachines
 struct KeyArgument: ExpressibleByArgument {
     var bytes: Bytes
 
-    init?(argument: String) { bytes = Bytes(argument) }
+    init?(argument: String) { bytes = RawArguments.bytes(of: argument) }
 
     /// The same check as the hosts'.
     func check() throws(ToolError) {
@@ -36,14 +36,19 @@ struct WriteReport: Encodable {
         self.revision = revision.rawValue
     }
 
-    func print(_ options: CommonOptions) throws(ToolError) {
-        if options.json { return try Output.json(self) }
-        try Output.line("revision \(revision)")
+    /// - Parameter deed: what was done, for who can't be shown it.
+    func print(_ options: CommonOptions, _ deed: String) throws(ToolError) {
+        do {
+            if options.json { return try Output.json(self) }
+            try Output.line("revision \(revision)")
+        } catch {
+            throw error.after("\(deed) at revision \(revision)")
+        }
     }
 }
 
 extension Bytes {
-    /// As text if it is UTF-8, otherwise as base 64.
+    /// As text if it is UTF-8, otherwise as base 64: JSON has no other place for bytes.
     var forJSON: (text: String?, base64: String?) {
         let text = withUnsafeBytes { String(validating: $0, as: UTF8.self) }
         return text != nil ? (text, nil) : (nil, Data(array).base64EncodedString())
@@ -75,13 +80,15 @@ struct Put: AsyncParsableCommand {
 
     func run() async throws {
         try key.check()
-        let bytes = value == "-" ? try InputFile.standard.readAll(bytesMax: Limits.valueBytesMax) : Bytes(value)
+        let bytes =
+            value == "-"
+            ? try InputFile.standard.readAll(bytesMax: Limits.valueBytesMax) : RawArguments.bytes(of: value)
         if let problem = KeyValue.problem(ofValueOf: bytes.count, timeToLiveMillis: 0) {
             throw ToolError(.badData, "\(problem)")
         }
         let cluster = try await options.cluster()
         let revision = try await cluster.kv.put(key.bytes, bytes)
-        try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common)
+        try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common, "the value is written")
         await cluster.close()
     }
 }
@@ -107,7 +114,7 @@ struct Delete: AsyncParsableCommand {
         try key.check()
         let cluster = try await options.cluster()
         let revision = try await cluster.kv.delete(key.bytes)
-        try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common)
+        try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common, "the key is deleted")
         await cluster.close()
     }
 }
@@ -122,7 +129,8 @@ struct Get: AsyncParsableCommand {
             EXAMPLES:
               bifrost get greeting
               bifrost get '{user:7}/photo' > photo.jpg
-              bifrost get --json greeting        {"key":"greeting","revision":7,"value":"hello"}
+              bifrost get --json greeting   {"found":true,"key":"greeting","revision":7,"value":"hello"}
+              bifrost get --json nothing    {"found":false,"key":"nothing"}
               bifrost get maybe 2> /dev/null || echo no
             """)
 
@@ -136,23 +144,26 @@ struct Get: AsyncParsableCommand {
         var keyBase64: String?
         var value: String?
         var valueBase64: String?
-        var revision: UInt64
+        var revision: UInt64?
+        var found: Bool
     }
 
     func run() async throws {
         try key.check()
         let cluster = try await options.cluster()
-        guard let found = try await cluster.kv.get(key.bytes) else {
+        let reading = try await cluster.kv.get(key.bytes)
+        await cluster.close()
+        let (keyText, keyBase64) = key.bytes.forJSON
+        guard let found = reading else {
+            if options.common.json { try Output.json(Report(key: keyText, keyBase64: keyBase64, found: false)) }
             throw ToolError(.negative, "the key \(HumanText.quoted(key.bytes)) has no value")
         }
-        await cluster.close()
         if options.common.json {
-            let (key, keyBase64) = key.bytes.forJSON
             let (value, valueBase64) = found.value.forJSON
             return try Output.json(
                 Report(
-                    key: key, keyBase64: keyBase64, value: value, valueBase64: valueBase64,
-                    revision: found.revision.rawValue))
+                    key: keyText, keyBase64: keyBase64, value: value, valueBase64: valueBase64,
+                    revision: found.revision.rawValue, found: true))
         }
         try Output.write(found.value)
         let endsLine = !found.value.isEmpty && found.value[found.value.count - 1] == UInt8(ascii: "\n")

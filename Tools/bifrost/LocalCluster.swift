@@ -242,6 +242,7 @@ package final class LocalCluster: Sendable {
     /// Where hosts' data may go: the directory that was asked for, or else $TMPDIR or /var/tmp. It has to be on a disk:
     /// on a file system that forgets with the power nothing measured or proved would be worth anything.
     static func parentDirectory(_ asked: String?) throws(ToolError) -> String {
+        guard asked != "" else { throw ToolError(.usage, "--directory is empty: name a directory on a disk") }
         let standard = [ProcessInfo.processInfo.environment["TMPDIR"], "/var/tmp"].compactMap(\.self).filter {
             !$0.isEmpty
         }

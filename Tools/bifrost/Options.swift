@@ -42,7 +42,7 @@ struct ClientOptions: ParsableArguments {
     func cluster(timeout standard: Duration = ClientOptions.timeout) async throws -> Cluster {
         var options = ClusterOptions()
         options.timeout = timeout?.duration ?? standard
-        options.connectTimeout = timeout?.duration ?? Self.connectTimeout
+        options.connectTimeout = timeout?.duration ?? min(standard, Self.connectTimeout)
         options.name = "bifrost command line"
         return try await Cluster.connect(to: connect.addresses, options: options)
     }

@@ -70,6 +70,9 @@ struct Serve: AsyncParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func validate() throws {
+        guard !directory.isEmpty else {
+            throw ValidationError("--directory is empty: name the directory where the data shall live")
+        }
         let address = listen.address
         if !address.isLoopback, !insecureListen {
             throw ValidationError(

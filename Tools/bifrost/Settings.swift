@@ -120,6 +120,7 @@ package struct Settings: Sendable {
         guard let path = fromArguments ?? fromEnvironment else {
             return try merge(arguments, shape: shape, file: [:], fileName: "", environment: environment)
         }
+        guard !path.isEmpty else { throw ToolError(.usage, "--config is empty: name a file, or leave it out") }
         let data: Data
         do {
             data = try Data(contentsOf: URL(fileURLWithPath: path))

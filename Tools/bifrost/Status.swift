@@ -12,7 +12,8 @@ struct Status: AsyncParsableCommand {
         discussion: """
             The first line is that one word. healthy (exit code 0): all hosts answer, every group has a leader and \
             all its replicas, none is far behind. degraded (3): all data can be read and written, but a host or a \
-            replica is missing or behind. unavailable (4): some group has no leader, or no host answers.
+            replica is missing or behind, or a leader can't be reached from here while its followers still hear \
+            from it. unavailable (4): some group has no leader, or no host answers.
 
             EXAMPLES:
               bifrost status
@@ -63,6 +64,8 @@ struct Status: AsyncParsableCommand {
         var groups: Int?
         var hosts: [Host] = []
         var groupsWithoutLeader: [UInt32] = []
+        /// Whose leader does not answer here, and leads as other replicas say.
+        var groupsWithUnreachedLeader: [UInt32] = []
         var laggingReplicas: [Laggard] = []
     }
 
@@ -73,10 +76,12 @@ struct Status: AsyncParsableCommand {
     func run() async throws {
         let map: ClusterMap
         let accounts: [HostAccount]
+        let deadline = ContinuousClock.now + (options.timeout?.duration ?? Self.timeout)
         do {
             let cluster = try await options.cluster(timeout: Self.timeout)
-            map = try await cluster.map(refresh: true)
-            accounts = try await cluster.accounts(timeout: options.timeout?.duration ?? Self.timeout)
+            // As a host gave it just now.
+            map = try await cluster.map()
+            accounts = try await cluster.accounts(timeout: max(ContinuousClock.now.duration(to: deadline), .zero))
             await cluster.close()
         } catch let error as BifrostError where ToolError(error).status == .unavailable {
             return try sayUnavailable(error)
@@ -130,6 +135,7 @@ struct Status: AsyncParsableCommand {
             return host
         }
         report.groupsWithoutLeader = health.leaderless.map(\.rawValue)
+        report.groupsWithUnreachedLeader = health.unreached.map(\.group.rawValue)
         report.laggingReplicas = health.laggards.map {
             Report.Laggard(group: $0.group.rawValue, host: $0.host.rawValue, entries: $0.entries)
         }

@@ -39,6 +39,11 @@ package struct ToolError: Error {
         self.message = message
     }
 
+    /// The same when something was done before that can't be undone. A reader who went away is told nothing.
+    func after(_ deed: String) -> ToolError {
+        message.isEmpty ? self : ToolError(status, "\(deed), but this could not be reported: \(message)")
+    }
+
     init(_ error: any Error) {
         switch error {
         case let error as ToolError: self = error

@@ -1,8 +1,8 @@
-import Primitives
+package import Primitives
 
 /// Calls `decode` with thousands of damaged copies of `original` and with random bytes. What is proved is that nothing
 /// traps: every call returns or throws. `decode` itself checks that what it got is bounded by what it read.
-func mutate(_ original: Bytes, seed: UInt64, rounds: Int = 2_000, decode: (Bytes) -> Void) {
+package func mutate(_ original: Bytes, seed: UInt64, rounds: Int = 2_000, decode: (Bytes) -> Void) {
     var random = SeededRandom(seed: seed)
     for length in 0..<min(original.count, 300) { decode(original[0..<length]) }
     for round in 0..<rounds {

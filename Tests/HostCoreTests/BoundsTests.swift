@@ -1,0 +1,238 @@
+// What a host says when it holds as much as it may, and that it goes on when it has let go of it; and what it says again
+// because nobody may have heard it.
+
+import HostCore
+import Messages
+import Primitives
+import RaftCore
+import Ring
+import StateMachines
+import Storage
+import Testing
+
+private let group = GroupID(1)
+
+@Suite struct BoundsTests {
+    /// A tick of every host, and delivery until nothing moves of all payloads but those that are lost.
+    private func tick(_ trio: Trio, losing isLost: (_ from: TestHost, PeerBatchReader) throws -> Bool) throws {
+        for host in trio.hosts {
+            host.now = host.now + 50_000_000
+            host.core.tick(now: host.now)
+        }
+        for _ in 0..<1_000 {
+            var moves = false
+            for (place, host) in trio.hosts.enumerated() {
+                try host.turn()
+                if host.core.hasWork { moves = true }
+                for (target, payload) in host.takeOutbox() {
+                    moves = true
+                    let to = Int(target.rawValue) - 1
+                    if trio.isCut.contains(place) || trio.isCut.contains(to) { continue }
+                    if try isLost(host, PeerBatchReader(payload)) { continue }
+                    try trio.hosts[to].core.receive(payload, from: host.id)
+                }
+            }
+            if !moves { return }
+        }
+    }
+
+    private func isOverloaded(_ refusal: Refusal?) -> Bool {
+        if case .overloaded(let millis) = refusal { millis > 0 } else { false }
+    }
+
+    private func status(_ host: TestHost) throws -> ReplicaStatus {
+        try #require(host.core.replicaStatuses().first { $0.group == group })
+    }
+
+    // MARK: Bounds
+
+    @Test func aJournalThatFallsBehindIsOverloadedUntilItCatchesUp() throws {
+        let trio = try Trio { $0.undurableBytesMax = 2_000 }
+        let host = trio.hosts[try trio.leader()]
+        host.holdsJournal = true
+        for token in 0..<20 as Range<UInt64> {
+            host.put("key \(token)", String(repeating: "x", count: 400), group: group, token: token)
+            try trio.settle()
+        }
+        let refused = (0..<20 as Range<UInt64>).filter { isOverloaded(host.refusal($0)) }
+        // The followers are a majority: what was taken is done. What comes once the bound is reached is not taken.
+        #expect((10...16).contains(refused.count), "\(refused)")
+        #expect(refused == Array(UInt64(20 - refused.count)..<20))
+        #expect((0..<UInt64(20 - refused.count)).allSatisfy { host.isDone($0) })
+        host.holdsJournal = false
+        try host.commit()
+        try trio.settle()
+        host.put("again", "v", group: group, token: 100)
+        try trio.settle()
+        #expect(host.isDone(100))
+    }
+
+    @Test func aFollowerWhoseJournalFallsBehindTakesNoMoreAndCatchesUpLater() throws {
+        let trio = try Trio {
+            $0.undurableBytesMax = 2_000
+            $0.raft.appendBytesMax = 500
+        }
+        let leader = try trio.leader()
+        let follower = trio.hosts[(leader + 1) % 3]
+        let before = try #require(follower.core.inspection(of: group)).last
+        follower.holdsJournal = true
+        for token in 0..<40 as Range<UInt64> {
+            trio.hosts[leader].put("key \(token)", String(repeating: "x", count: 400), group: group, token: token)
+            try trio.tick()
+        }
+        let held = try #require(follower.core.inspection(of: group)).last - before
+        #expect(held > 0 && held <= 8, "\(held) entries of more than 400 bytes, at a bound of 2,000 bytes")
+        #expect((0..<40 as Range<UInt64>).allSatisfy { trio.hosts[leader].isDone($0) })
+        follower.holdsJournal = false
+        try follower.commit()
+        try trio.tick(40)
+        #expect(
+            follower.core.inspection(of: group)?.applied == trio.hosts[leader].core.inspection(of: group)?.applied)
+    }
+
+    @Test func aFullMemtableIsOverloadedUntilTheOneBeforeItIsWritten() throws {
+        let trio = try Trio {
+            $0.memtableBytesTrigger = 100_000
+            // A memtable takes memory in blocks of 256 KiB.
+            $0.memtableBytesMax = 600_000
+        }
+        let host = trio.hosts[try trio.leader()]
+        host.holdsStore = true
+        for token in 0..<60 as Range<UInt64> {
+            host.put("key \(token)", String(repeating: "x", count: 20_000), group: group, token: token)
+            try trio.settle()
+        }
+        let refused = (0..<60 as Range<UInt64>).filter { isOverloaded(host.refusal($0)) }
+        #expect(refused.count > 10 && refused.count < 50)
+        #expect(try status(host).memtableBytes < 1 << 20)
+        host.holdsStore = false
+        try host.doJobs()
+        try trio.settle()
+        #expect((0..<60 as Range<UInt64>).allSatisfy { host.isDone($0) != refused.contains($0) })
+        host.put("again", "v", group: group, token: 100)
+        try trio.settle()
+        #expect(host.isDone(100))
+    }
+
+    @Test func aFollowerThatCannotApplyTakesNoMoreAndCatchesUpLater() throws {
+        let trio = try Trio {
+            $0.memtableBytesTrigger = 100_000
+            $0.memtableBytesMax = 600_000
+            $0.logMemoryBytesMax = 100_000
+            $0.raft.uncommittedBytesMax = 200_000
+            $0.raft.appendBytesMax = 50_000
+        }
+        let leader = try trio.leader()
+        let follower = trio.hosts[(leader + 1) % 3]
+        follower.holdsStore = true
+        for token in 0..<100 as Range<UInt64> {
+            trio.hosts[leader].put("key \(token)", String(repeating: "x", count: 20_000), group: group, token: token)
+            try trio.tick()
+        }
+        #expect((0..<100 as Range<UInt64>).allSatisfy { trio.hosts[leader].isDone($0) })
+        let held = try status(follower)
+        #expect(held.appliedIndex < held.commitIndex)
+        #expect(
+            held.logBytes <= 400_000, "\(held.logBytes) bytes in memory, at a bound of 200,000 that are not applied")
+        follower.holdsStore = false
+        try follower.doJobs()
+        try trio.tick(60)
+        #expect(try status(follower).appliedIndex == status(trio.hosts[leader]).appliedIndex)
+    }
+
+    @Test func runsThatPileUpAreMergedBeforeTheNextCheckpoint() throws {
+        let trio = try Trio {
+            $0.memtableBytesTrigger = 1
+            $0.runsMax = 2
+        }
+        let host = trio.hosts[try trio.leader()]
+        host.holdsStore = true
+        var most: UInt32 = 0
+        // There is always another checkpoint that waits.
+        for token in 0..<40 as Range<UInt64> {
+            host.put("key \(token)", "v", group: group, token: token)
+            try trio.settle()
+            try host.doJobs()
+            most = max(most, try status(host).runs)
+            host.put("other \(token)", "v", group: group, token: 1_000 + token)
+            try trio.settle()
+        }
+        #expect(most >= 3 && most <= 5, "\(most) runs, where 2 are wanted and a merge goes first from 4 on")
+        #expect(try status(host).merges > 0)
+        host.holdsStore = false
+        try host.doJobs()
+        try trio.settle()
+        for token in 0..<40 as Range<UInt64> { host.get("key \(token)", group: group, token: 2_000 + token) }
+        try trio.settle()
+        #expect((2_000..<2_040 as Range<UInt64>).allSatisfy { host.isDone($0) })
+    }
+
+    // MARK: Said again
+
+    @Test func aFloorThatWasLostIsToldAgainWithinAMinute() throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        try trio.tick(20)
+        let follower = trio.hosts[(leader + 1) % 3]
+        trio.hosts[leader].put("k", "v", group: group, token: 1)
+        // All that has a floor is lost, until there is no more of it.
+        var lost = 0
+        for _ in 0..<200 {
+            try tick(trio) { _, batch in
+                if batch.floors.isEmpty { return false }
+                lost += 1
+                return true
+            }
+        }
+        func floors() throws -> [LogIndex] {
+            try [trio.hosts[leader], follower].map { try #require($0.core.inspection(of: group)).floor }
+        }
+        let before = try floors()
+        #expect(lost > 0 && before[1] < before[0])
+        try trio.tick(1_200)
+        let after = try floors()
+        #expect(after[0] == before[0] && after[1] == after[0])
+    }
+
+    @Test func theFirstMapIsProposedAgainByALeaderThatHadLostItsFirstProposal() throws {
+        let trio = try Trio()
+        var proposals: [(host: HostID, term: Term)] = []
+        /// No command of the meta group gets through: who proposes one is written down.
+        func tickWithoutMap() throws {
+            try tick(trio) { host, batch in
+                var batch = batch
+                var isLost = false
+                while let (group, message) = try batch.next() {
+                    guard group == .meta, message.kind == .append,
+                        message.entries.contains(where: { $0.kind == .command })
+                    else { continue }
+                    isLost = true
+                    if proposals.last.map({ $0 != (host.id, message.term) }) ?? true {
+                        proposals.append((host.id, message.term))
+                    }
+                }
+                return isLost
+            }
+        }
+        func ticks(until isTrue: () -> Bool) throws {
+            for _ in 0..<400 where !isTrue() { try tickWithoutMap() }
+            try #require(isTrue())
+        }
+        try ticks { !proposals.isEmpty }
+        let first = proposals[0].host
+        // The others go on without it, and its entry is replaced. Whoever leads meanwhile has no more luck.
+        var leader = Int(first.rawValue) - 1
+        for _ in 0..<40 {
+            let cut = leader
+            let count = proposals.count
+            trio.cut(cut)
+            try ticks { proposals.count > count && proposals.last?.host != trio.hosts[cut].id }
+            trio.join(cut)
+            for _ in 0..<10 { try tickWithoutMap() }
+            leader = Int(try #require(proposals.last).host.rawValue) - 1
+            if proposals.last?.host == first { break }
+        }
+        #expect(proposals.last?.host == first, "it led again, and never proposed: \(proposals)")
+        #expect(proposals.last!.term > proposals[0].term)
+    }
+}

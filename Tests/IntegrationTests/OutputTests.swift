@@ -1,0 +1,128 @@
+// What commands print, where they print it, and what they leave behind when that fails.
+
+import BifrostTool
+import Foundation
+import TestSupport
+import Testing
+
+extension IntegrationTests {
+    @Suite(.serialized) struct OutputTests {
+        /// The command line as a shell has it, with `bifrost` for the executable and its first host.
+        private func shell(_ cluster: TestCluster, _ script: String) async throws -> ChildProcess.Result {
+            let name =
+                "bifrost() { local command=$1; shift; '\(cluster.local.executable)' $command --connect "
+                + "\(cluster.hosts[0].address) \"$@\"; }; "
+            return try await ChildProcess("/bin/bash", ["-c", name + script]).end(killAfter: .seconds(60))
+        }
+
+        @Test func bytesThatAreNoTextPassThroughArgumentsAndJSON() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let put = try await shell(cluster, #"bifrost put --json $'k\xff' $'v\xfe'"#)
+                #expect(put.ending == .exit(0), "\(put.errorText)")
+                #expect(try put.json()["keyBase64"] as? String == "a/8=")
+                #expect(try put.json()["key"] == nil)
+                let get = try await shell(cluster, #"bifrost get --json $'k\xff'"#).json()
+                #expect(get["keyBase64"] as? String == "a/8=" && get["valueBase64"] as? String == "dv4=")
+                #expect(get["found"] as? Bool == true)
+                #expect(try await shell(cluster, #"bifrost get $'k\xff'"#).output == [0x76, 0xfe])
+                // It is not the key that U+FFFD would have made of it.
+                try await shell(cluster, #"bifrost get $'k\xef\xbf\xbd'"#).expect(1)
+                #expect(
+                    try await shell(cluster, #"bifrost delete --json $'k\xff'"#).json()["keyBase64"] as? String
+                        == "a/8=")
+                try await shell(cluster, #"bifrost get $'k\xff'"#).expect(1)
+            }
+        }
+
+        @Test func aKeyWithoutAValueIsAnObjectToo() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let get = try await cluster.bifrost("get", "--json", "nothing")
+                get.expect(1, saying: "'nothing' has no value")
+                #expect(try get.json()["found"] as? Bool == false)
+                #expect(try get.json()["key"] as? String == "nothing")
+                #expect(try get.json().count == 2)
+            }
+        }
+
+        @Test func aResultThatCannotBeWrittenDoesNotHideThatTheWriteHappened() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                try await shell(cluster, "bifrost put k v > /dev/full").expect(
+                    74, saying: "the value is written at revision 1", "standard output", "No space left")
+                #expect(try await cluster.bifrost("get", "k").text == "v")
+                try await shell(cluster, "bifrost delete --json k > /dev/full").expect(
+                    74, saying: "the key is deleted at revision 2", "No space left")
+                try await shell(cluster, #"printf 'a\t1\nb\t2\n' | bifrost import - > /dev/full"#).expect(
+                    74, saying: "all 2 records are written", "No space left")
+                try await shell(cluster, "bifrost get a > /dev/full").expect(
+                    74, saying: "can't write to standard output")
+            }
+        }
+
+        @Test func anExportThatASignalEndsLeavesNothing() async throws {
+            try await withCluster { cluster in
+                try await cluster.bifrost("put", "k", "v").expect(0)
+                // The last host gives the map, and no majority gives records: an export has made its file and waits.
+                cluster.local.kill(cluster.hosts[0])
+                cluster.local.kill(cluster.hosts[1])
+                let place = cluster.directory + "/exports"
+                try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: true)
+                try Data("before\n".utf8).write(to: URL(fileURLWithPath: place + "/all.tsv"))
+                func files() throws -> [String] { try FileManager.default.contentsOfDirectory(atPath: place).sorted() }
+                for number in [SIGINT, SIGTERM, SIGHUP] {
+                    let export = try ChildProcess(
+                        cluster.local.executable,
+                        ["export", "--connect", cluster.hosts[2].address, "--timeout", "60s", place + "/all.tsv"])
+                    let end = ContinuousClock.now + .seconds(20)
+                    while try files().count < 2, ContinuousClock.now < end { await OwnExecutor.pause(milliseconds: 5) }
+                    #expect(try files().count == 2)
+                    export.send(number)
+                    let result = await export.end(killAfter: .seconds(20))
+                    #expect(result.ending == .signal(number), "\(result.errorText)")
+                    #expect(try files() == ["all.tsv"])
+                }
+                #expect(try String(contentsOfFile: place + "/all.tsv", encoding: .utf8) == "before\n")
+            }
+        }
+
+        @Test func aBenchThatIsCutOffSaysWhy() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let bench = try await cluster.bifrost(
+                    "bench", "--seconds", "0.2", "--seconds-max", "0.2", "--keys", "10")
+                #expect(bench.ending == .exit(1))
+                #expect(bench.errorText.contains("checkpointed three times"), "\(bench.errorText)")
+                #expect(bench.errorText.contains("--seconds-max 0.2"), "\(bench.errorText)")
+                // Nobody measured the hosts' disks.
+                #expect(bench.text.contains("machine") && !bench.text.contains("fdatasync"), "\(bench.text)")
+            }
+        }
+
+        @Test func statusTakesNoLongerThanItSays() async throws {
+            try await withHosts(1) { cluster in
+                let begin = ContinuousClock.now
+                let status = try await cluster.bifrost("status")
+                let took = ContinuousClock.now - begin
+                #expect(status.ending == .exit(4))
+                #expect(took >= .seconds(2) && took < .milliseconds(2_900), "\(took)")
+            }
+        }
+
+        @Test func commandLinesThatGoWrongAreExplained() async throws {
+            try await withHosts(0) { place in
+                func run(_ words: String...) async throws -> ChildProcess.Result {
+                    try await place.local.command(words)
+                }
+                try await run("frobnicate").expect(64, saying: "there is no command 'frobnicate'", "serve, init, put")
+                try await run("put", "-k", "v").expect(64, saying: "'-k' is taken", "behind --", "bifrost put --help")
+                try await run("put", "k", "-5").expect(64, saying: "'-5' is taken", "behind --")
+                try await run("serve", "--directory", "").expect(64, saying: "--directory is empty")
+                try await run("bench", "--local", "1", "--directory", "").expect(64, saying: "--directory is empty")
+                try await run("demo", "--directory", "").expect(64, saying: "--directory is empty")
+                try await run("get", "--config", "", "k").expect(64, saying: "--config is empty")
+                for list in ["127.0.0.1:1,,127.0.0.1:2", "127.0.0.1:1,", ",127.0.0.1:1", ","] {
+                    try await run("init", "--hosts", list).expect(64, saying: "expected host:port", "'\(list)'")
+                    try await run("get", "--connect", list, "k").expect(64, saying: "expected host:port", "'\(list)'")
+                }
+            }
+        }
+    }
+}
