@@ -165,14 +165,18 @@ final class TestHosts {
         var last = "nothing"
         try await wait(for: "equal states, found \(last)") {
             var states: [GroupID: Set<String>] = [:]
+            var replicas = 0
             for number in running.indices where running[number] != nil {
                 for replica in try await status(number).replicas {
+                    replicas += 1
                     states[replica.group, default: []].insert(
                         "\(replica.lastIndex) \(replica.appliedIndex) \(replica.digest)")
                 }
             }
             last = "\(states)"
-            return states.count == map.groups.count && states.values.allSatisfy { $0.count == 1 }
+            // A host that has just started has not restored all of its replicas yet.
+            return replicas == map.groups.count * running.count { $0 != nil }
+                && states.values.allSatisfy { $0.count == 1 }
         }
     }
 }
