@@ -15,21 +15,18 @@ private let group = GroupID(1)
 @Suite struct BoundsTests {
     /// A tick of every host, and delivery until nothing moves of all payloads but those that are lost.
     private func tick(_ trio: Trio, losing isLost: (_ from: TestHost, PeerBatchReader) throws -> Bool) throws {
-        for host in trio.hosts {
-            host.now = host.now + 50_000_000
-            host.core.tick(now: host.now)
-        }
+        for host in trio.hosts { host.tick() }
         for _ in 0..<1_000 {
             var moves = false
             for (place, host) in trio.hosts.enumerated() {
                 try host.turn()
-                if host.core.hasWork { moves = true }
-                for (target, payload) in host.takeOutbox() {
+                if host.hasWork { moves = true }
+                for (target, _, payload) in host.takeOutbox() {
                     moves = true
                     let to = Int(target.rawValue) - 1
                     if trio.isCut.contains(place) || trio.isCut.contains(to) { continue }
                     if try isLost(host, PeerBatchReader(payload)) { continue }
-                    try trio.hosts[to].core.receive(payload, from: host.id)
+                    try trio.hosts[to].receive(payload, from: host.id)
                 }
             }
             if !moves { return }
