@@ -102,7 +102,8 @@ let parts: [Part] = [
     Part(
         name: "BifrostHostTests", kind: .test,
         needs: [
-            "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Storage", "StateMachines", "Messages", "Ring",
+            "TestSupport", "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Storage", "StateMachines",
+            "Messages", "Ring",
             "RPC", "Primitives",
         ],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),

@@ -10,9 +10,10 @@ import RPC
 import Ring
 import StateMachines
 import Storage
+import TestSupport
 import Testing
 
-@Suite struct ClusterOfLoopsTests {
+@Suite(.ownExecutor) struct ClusterOfLoopsTests {
     /// Ticks short enough that elections do not take most of a test, and long enough for a busy machine.
     static func brisk(_ settings: inout HostSettings) { settings.tickNanoseconds = 25_000_000 }
 
@@ -185,7 +186,7 @@ import Testing
             // A copy of the past: its boot counter is behind the one that the other host has seen.
             try await hosts.start(1, loops: 1, in: backup)
             try await wait(for: "the other to be gone") { try await hosts.status(0).peersConnected == 0 }
-            try await Task.sleep(for: .seconds(1))
+            await OwnExecutor.pause(milliseconds: 1_000)
             #expect(try await hosts.status(0).peersConnected == 0)
             await hosts.stop(1)
             try await hosts.start(1, loops: 3)

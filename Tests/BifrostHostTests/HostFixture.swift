@@ -12,6 +12,7 @@ import Primitives
 import RPC
 import Ring
 import Synchronization
+import TestSupport
 import Testing
 
 typealias Host = BifrostHost.Host
@@ -27,7 +28,7 @@ func wait(
     let end = ContinuousClock.now + .seconds(seconds)
     while try await !isSo() {
         guard ContinuousClock.now < end else { throw Timeout(description: "waited \(seconds) s for: \(what())") }
-        try await Task.sleep(for: .milliseconds(5))
+        await OwnExecutor.pause(milliseconds: 5)
     }
 }
 
@@ -41,12 +42,20 @@ final class TestDirectory: Sendable {
     deinit { try? FileManager.default.removeItem(atPath: path) }
 }
 
+/// A loopback address for the hosts of one test's directory: a port that a host gave back stays free until the next life
+/// of that host takes it, because nobody else listens, or calls from, there.
+private func loopback(of directory: String) -> String {
+    let name = directory.split(separator: "/").first { $0.hasPrefix("bifrost-host-") } ?? "0"
+    let number = name.utf8.reduce(1 as UInt64) { mix($0 ^ UInt64($1)) }
+    return "127.\(1 + number % 254).\(1 + number / 254 % 254).\(1 + number / 64_516 % 254)"
+}
+
 /// Starts a host. One that was stopped a moment ago in this process is let some time to let its directory go.
 func startHost(_ directory: String, port: Int = 0, loops: Int = 1, _ adapt: (inout HostSettings) -> Void = { _ in })
     async throws -> Host
 {
     var configuration = HostConfiguration(
-        directory: directory, listen: NetworkAddress(host: "127.0.0.1", port: port), name: "test")
+        directory: directory, listen: NetworkAddress(host: loopback(of: directory), port: port), name: "test")
     configuration.eventLoops = loops
     configuration.journalPreallocateBytes = 0
     adapt(&configuration.settings)
@@ -58,7 +67,7 @@ func startHost(_ directory: String, port: Int = 0, loops: Int = 1, _ adapt: (ino
             return try await Host.start(configuration, logger: logger) { Issue.record("the disk failed: \($0)") }
         } catch let error as HostError {
             guard error.message.contains("this process has it open"), ContinuousClock.now < end else { throw error }
-            try await Task.sleep(for: .milliseconds(5))
+            await OwnExecutor.pause(milliseconds: 5)
         }
     }
 }

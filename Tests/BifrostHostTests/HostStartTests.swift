@@ -6,9 +6,10 @@ import Messages
 import Primitives
 import RPC
 import Ring
+import TestSupport
 import Testing
 
-@Suite struct HostStartTests {
+@Suite(.ownExecutor) struct HostStartTests {
     /// `init` comes in the very moment in which the host begins to listen, before its start has looked at what it is.
     @Test(arguments: [1, 3]) func anInitInTheFirstMomentsOfAStartIsDoneOnce(loops: Int) async throws {
         for _ in 0..<4 {

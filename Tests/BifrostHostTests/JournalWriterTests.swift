@@ -9,9 +9,10 @@ import NIOPosix
 import Primitives
 import Storage
 import Synchronization
+import TestSupport
 import Testing
 
-@Suite struct JournalWriterTests {
+@Suite(.ownExecutor) struct JournalWriterTests {
     private struct Told: Hashable {
         var loop: Int
         var ticket: UInt64

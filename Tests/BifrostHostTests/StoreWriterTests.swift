@@ -7,9 +7,10 @@ import HostCore
 import Primitives
 import Storage
 import Synchronization
+import TestSupport
 import Testing
 
-@Suite struct StoreWriterTests {
+@Suite(.ownExecutor) struct StoreWriterTests {
     private final class Outcomes: Sendable {
         let list = Mutex<[String]>([])
     }
