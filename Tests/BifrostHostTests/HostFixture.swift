@@ -159,12 +159,12 @@ final class TestHosts {
         options.name = name
         options.timeout = .seconds(20)
         return try await Cluster.connect(
-            to: zip(ports, running).compactMap { port, host in host == nil ? nil : "127.0.0.1:\(port)" },
+            to: zip(ports, running).compactMap { port, host in host == nil ? nil : "\(loopback(of: directory.path)):\(port)" },
             options: options)
     }
 
     func status(_ number: Int) async throws -> HostStatus {
-        let probe = Probe(NetworkAddress(host: "127.0.0.1", port: ports[number]))
+        let probe = Probe(NetworkAddress(host: loopback(of: directory.path), port: ports[number]))
         defer { probe.close() }
         return try await probe.status()
     }
