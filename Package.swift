@@ -96,6 +96,14 @@ let parts: [Part] = [
     Part(
         name: "RPCTests", kind: .test, needs: ["RPC", "Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
+    // Whole hosts in one process, on loopback, with the client; and the threads of one on a simulated disk.
+    Part(
+        name: "BifrostHostTests", kind: .test,
+        needs: [
+            "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Storage", "StateMachines", "Messages", "Ring",
+            "RPC", "Primitives",
+        ],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(name: "BifrostToolTests", kind: .test, needs: ["BifrostTool", "Messages", "Ring", "Primitives"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(

@@ -1,5 +1,6 @@
 // What goes wrong, and when all is well again.
 
+import HostCore
 import Primitives
 
 extension SimulatedCluster {
@@ -50,6 +51,11 @@ extension SimulatedCluster {
         case .pause:
             let time = random.below(4) == 0 ? random.below(4_000_000_000) : random.below(700_000_000)
             hosts[host].pausedUntil = max(hosts[host].pausedUntil, now + time)
+        case .stallLoop:
+            let loops = hosts[host].loops
+            guard !loops.isEmpty else { break }
+            let loop = loops[Int(random.below(UInt64(loops.count)))]
+            loop.stalledUntil = max(loop.stalledUntil, now + random.below(2_500_000_000))
         case .slowDisk: hosts[host].slowDiskUntil = now + random.below(2_000_000_000)
         case .diskError:
             let disk = random.below(2) == 0 ? hosts[host].journalDisk : hosts[host].storeDisk
@@ -68,7 +74,8 @@ extension SimulatedCluster {
         network.block(from, to, nanoseconds: nanoseconds)
         for (a, b) in [(from, to), (to, from)] where random.below(2) == 0 {
             schedule(after: random.below(2_500_000_000), "given up", UInt64(a), UInt64(b)) { [unowned self] in
-                if network.isBlocked(from, to) { peerLink(from: a, to: b).reset() }
+                guard network.isBlocked(from, to) else { return }
+                for channel in PeerChannel.allCases { peerLink(from: a, to: b, over: channel).reset() }
             }
         }
         if random.below(4) == 0 {
@@ -96,6 +103,7 @@ extension SimulatedCluster {
         network.heal()
         for host in hosts {
             host.pausedUntil = min(host.pausedUntil, now)
+            for loop in host.loops { loop.stalledUntil = min(loop.stalledUntil, now) }
             host.slowDiskUntil = 0
             host.journalDisk.faults = .init()
             host.storeDisk.faults = .init()

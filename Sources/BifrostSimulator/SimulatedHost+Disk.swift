@@ -29,11 +29,14 @@ extension SimulatedHost {
     // MARK: Journal
 
     /// As the real writer: while one commit is under way batches queue up, the next takes them all.
-    func submit(_ batch: JournalBatch?, superfluous news: [(replica: ReplicaID, through: LogIndex)]) {
-        if let batch { queuedBatches.append(batch) }
+    func submit(
+        _ batch: JournalBatch?, superfluous news: [(replica: ReplicaID, through: LogIndex)], of loop: SimulatedHostLoop
+    ) {
+        if let batch { queuedBatches.append((loop.number, batch)) }
         if !news.isEmpty {
-            // Each list is complete, as in the real writer the newest counts.
-            superfluous = news
+            // Each list is complete for its loop, as in the real writer the newest of each counts. What is in none,
+            // because its loop has told nothing yet, is kept.
+            superfluous[loop.number] = news
             isTrimDue = true
         }
         if !isCommitting { startCommit() }
@@ -44,7 +47,7 @@ extension SimulatedHost {
         isCommitting = true
         committing = queuedBatches
         queuedBatches = []
-        schedule(after: duration(cluster.plan.commitNanosecondsMax), "commit", committing.last?.ticket ?? 0) {
+        schedule(after: duration(cluster.plan.commitNanosecondsMax), "commit", committing.last?.batch.ticket ?? 0) {
             [unowned self] in
             do {
                 try finishCommit()
@@ -57,18 +60,22 @@ extension SimulatedHost {
     private func finishCommit() throws {
         guard let journal else { return }
         let batches = committing
-        if let last = batches.last {
-            let sequence = try write(batches)
+        if !batches.isEmpty {
+            let sequence = try write(batches.map(\.batch))
             committing = []
-            execute(after: cluster.random.below(30_000), "durable", last.ticket) { [unowned self] in
-                core?.journalDone(ticket: last.ticket, sequence: sequence)
-                runTurn()
+            for loop in loops {
+                guard let last = batches.last(where: { $0.loop == loop.number })?.batch.ticket else { continue }
+                loop.execute(after: cluster.random.below(30_000), "durable", last) { [unowned loop] in
+                    loop.core.journalDone(ticket: last, sequence: sequence)
+                    loop.runTurn()
+                }
             }
         }
         if isTrimDue {
             isTrimDue = false
-            cluster.invariants.willTrim(self, superfluous)
-            let (values, _) = try journal.trim(superfluousThrough: superfluous)
+            let all = superfluous.count == 1 ? superfluous[0] : Array(superfluous.joined())
+            cluster.invariants.willTrim(self, all)
+            let (values, _) = try journal.trim(superfluousThrough: all)
             cluster.report.trimmedValues += values
             cluster.invariants.trimmed(self, journal)
             isTrimDue = values > 0
@@ -128,9 +135,10 @@ extension SimulatedHost {
             guard let view = store.view(header.replica) else {
                 throw DiskError(.corrupt, "no view of \(header.replica)")
             }
-            execute(after: cluster.random.below(200_000), "checkpoint", UInt64(group.rawValue)) { [unowned self] in
-                core?.checkpointDone(group: group, view: view)
-                scheduleTurn()
+            let loop = loop(of: group)
+            loop.execute(after: cluster.random.below(200_000), "checkpoint", UInt64(group.rawValue)) { [unowned loop] in
+                loop.core.checkpointDone(group: group, view: view)
+                loop.scheduleTurn()
             }
         case .merge(let group, let replica):
             if let manifest = try store.merge(replica) {
@@ -138,9 +146,10 @@ extension SimulatedHost {
                 cluster.report.merges += 1
             }
             guard let view = store.view(replica) else { throw DiskError(.corrupt, "no view of \(replica)") }
-            execute(after: cluster.random.below(200_000), "merge", UInt64(group.rawValue)) { [unowned self] in
-                core?.mergeDone(group: group, view: view)
-                scheduleTurn()
+            let loop = loop(of: group)
+            loop.execute(after: cluster.random.below(200_000), "merge", UInt64(group.rawValue)) { [unowned loop] in
+                loop.core.mergeDone(group: group, view: view)
+                loop.scheduleTurn()
             }
         }
         _ = try store.reclaim()
@@ -174,15 +183,15 @@ extension SimulatedHost {
         }
     }
 
-    func startLogRead(_ read: JournalRead) {
+    func startLogRead(_ read: JournalRead, of loop: SimulatedHostLoop) {
         cluster.report.logReads += 1
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "log read") { [unowned self] in
+        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "log read") { [unowned self, unowned loop] in
             guard let journal else { return }
             do {
                 let entries = try journal.entries(
                     of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
-                core?.supply(entries, group: read.group, follower: read.follower)
-                scheduleTurn()
+                loop.core.supply(entries, group: read.group, follower: read.follower)
+                loop.scheduleTurn()
             } catch {
                 cluster.fail("storage", "host \(id) can't read its log: \(error)")
             }
@@ -191,9 +200,9 @@ extension SimulatedHost {
 
     // MARK: Births
 
-    func startBirths(_ births: [ReplicaBirth]) {
+    func startBirths(_ births: [ReplicaBirth], of loop: SimulatedHostLoop) {
         let logs = journal?.recovered() ?? []
-        schedule(after: duration(5_000_000), "births", UInt64(births.count)) { [unowned self] in
+        loop.schedule(after: duration(5_000_000), "births", UInt64(births.count)) { [unowned self, unowned loop] in
             guard let journal, let store else { return }
             do {
                 if let damaged = store.damaged().first { throw damaged.error }
@@ -202,12 +211,12 @@ extension SimulatedHost {
                 if !records.isEmpty { _ = try journal.append(records) }
                 for replica in restored {
                     cluster.invariants.restored(self, replica)
-                    core?.install(
+                    loop.core.install(
                         group: replica.group, plan: replica.plan, machine: replica.machine,
                         memtable: Memtable(pool: memtables),
                         view: replica.view)
                 }
-                scheduleTurn()
+                loop.scheduleTurn()
             } catch {
                 diskFailed(error)
             }

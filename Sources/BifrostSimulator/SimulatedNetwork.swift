@@ -82,6 +82,8 @@ final class SimulatedChannel {
     private var queue: [(at: UInt64, frame: SimulatedFrame)] = []
     private var head = 0
     private var isArmed = false
+    /// How much longer than the pair's own delay frames may take: what is large waits for itself.
+    var extraDelayMax: UInt64 = 0
     /// When the receiver's process takes nothing in before some time (it is stopped).
     var receiverReady: () -> UInt64 = { 0 }
     var deliver: (SimulatedFrame) -> Void = { _ in }
@@ -117,6 +119,7 @@ final class SimulatedChannel {
         guard isOpen else { return }
         let cluster = network.cluster
         var at = cluster.now + network.delay(from, to)
+        if extraDelayMax > 0 { at += cluster.random.below(extraDelayMax) }
         if head < queue.count { at = max(at, queue[queue.count - 1].at) }
         queue.append((at, frame))
         arm()
@@ -159,25 +162,31 @@ final class SimulatedChannel {
     }
 }
 
-/// One host's consensus connection to another: made, lost, made again, as the shell's connections are.
+/// One direction of one of the two connections of a pair of hosts: made, lost, made again, as the shell's connections
+/// are.
 final class SimulatedPeerLink {
     private unowned let cluster: SimulatedCluster
     let from: Int
     let to: Int
-    let channel: SimulatedChannel
+    let channel: PeerChannel
+    /// Tells connections apart.
+    let number: Int
+    let connection: SimulatedChannel
     private var attempt: UInt64 = 0
 
-    init(cluster: SimulatedCluster, from: Int, to: Int) {
+    init(cluster: SimulatedCluster, from: Int, to: Int, over channel: PeerChannel, number: Int) {
         self.cluster = cluster
         self.from = from
         self.to = to
-        channel = cluster.network.channel(from: from, to: to)
+        self.channel = channel
+        self.number = number
+        connection = cluster.network.channel(from: from, to: to)
+        if channel == .bulk { connection.extraDelayMax = cluster.plan.bulkNanosecondsMax }
         let target = cluster.hosts[to]
         let source = cluster.hosts[from]
-        channel.receiverReady = { [unowned target] in target.pausedUntil }
-        channel.deliver = { [unowned target, unowned source] frame in
-            guard target.isRunning else { return }
-            target.receive(frame.payload, from: source.id)
+        connection.receiverReady = { [unowned target] in target.isReady(forConnection: number) }
+        connection.deliver = { [unowned target, unowned source] frame in
+            target.receive(frame.payload, from: source.id, connection: number)
         }
     }
 
@@ -186,8 +195,8 @@ final class SimulatedPeerLink {
         attempt += 1
         let number = attempt
         let source = cluster.hosts[from]
-        source.schedule(after: delay, "connect", UInt64(to)) { [unowned self] in
-            guard number == attempt, !channel.isOpen else { return }
+        source.schedule(after: delay, "connect", UInt64(to), loop: 0) { [unowned self] in
+            guard number == attempt, !connection.isOpen else { return }
             let target = cluster.hosts[to]
             guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= cluster.now else {
                 connect(after: 25_000_000 + cluster.random.below(475_000_000))
@@ -195,28 +204,28 @@ final class SimulatedPeerLink {
             }
             let life = target.life
             let handshake = cluster.network.delay(from, to) + cluster.network.delay(to, from)
-            source.schedule(after: handshake, "connected", UInt64(to)) { [unowned self] in
-                guard number == attempt, !channel.isOpen else { return }
+            source.schedule(after: handshake, "connected", UInt64(to), loop: 0) { [unowned self] in
+                guard number == attempt, !connection.isOpen else { return }
                 guard target.life == life, cluster.network.isReachable(from, to) else {
                     connect(after: 25_000_000 + cluster.random.below(475_000_000))
                     return
                 }
-                channel.open()
-                source.core?.peerUp(target.id)
-                source.scheduleTurn()
+                connection.open()
+                source.loops[0].core.peerUp(target.id, over: channel)
+                source.loops[0].scheduleTurn()
             }
         }
     }
 
     /// The connection breaks; the sender learns it after `delay`, and what was under way is lost.
     func reset(after delay: UInt64 = 0) {
-        guard channel.isOpen else { return }
-        channel.close()
+        guard connection.isOpen else { return }
+        connection.close()
         attempt += 1
         let source = cluster.hosts[from]
-        source.schedule(after: delay, "lost", UInt64(to)) { [unowned self] in
-            source.core?.peerDown(cluster.hosts[to].id)
-            source.scheduleTurn()
+        source.schedule(after: delay, "lost", UInt64(to), loop: 0) { [unowned self] in
+            source.loops[0].core.peerDown(cluster.hosts[to].id, over: channel)
+            source.loops[0].scheduleTurn()
             connect(after: cluster.random.below(100_000_000))
         }
     }
@@ -227,14 +236,15 @@ final class SimulatedPeerLink {
         let target = cluster.hosts[to]
         let life = target.life
         let source = cluster.hosts[from].id
-        if channel.isOpen, cluster.random.below(2) == 0 {
-            for (at, frame) in channel.takeUnderway() {
+        let number = number
+        if connection.isOpen, cluster.random.below(2) == 0 {
+            for (at, frame) in connection.takeUnderway() {
                 let wait = max(at, cluster.now) - cluster.now
                 target.schedule(after: wait, "late frame", UInt64(from)) {
-                    if target.life == life { target.receive(frame.payload, from: source) }
+                    if target.life == life { target.receive(frame.payload, from: source, connection: number) }
                 }
             }
         }
-        channel.close()
+        connection.close()
     }
 }

@@ -1,0 +1,91 @@
+// One event loop of a simulated host: feeds its HostCore, runs its turns, and takes what other threads hand to it in the
+// order in which they did. Decides nothing, as the real shell.
+
+import HostCore
+import Messages
+import Primitives
+import Storage
+
+final class SimulatedHostLoop {
+    unowned let host: SimulatedHost
+    let number: Int
+    let core: HostCore
+    private var effects = HostEffects()
+    private var isTurnScheduled = false
+    private var inbox: [() -> Void] = []
+    /// A long turn or a thread that gets no processor: nothing of this loop runs until then.
+    var stalledUntil: UInt64 = 0
+
+    private var cluster: SimulatedCluster { host.cluster }
+
+    init(host: SimulatedHost, core: HostCore) {
+        self.host = host
+        self.core = core
+        number = core.loop.number
+    }
+
+    /// Something of this loop that happens later.
+    func schedule(after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, _ action: @escaping () -> Void) {
+        host.schedule(after: delay, name, b, loop: number, action)
+    }
+
+    /// Something that another thread hands to the loop: what was handed over first is done first.
+    func execute(after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, _ action: @escaping () -> Void) {
+        inbox.append(action)
+        schedule(after: delay, name, b) { [unowned self] in
+            if !inbox.isEmpty { inbox.removeFirst()() }
+        }
+    }
+
+    /// Something that comes up on another loop of the host: at once if it is this one.
+    func take(from other: Int, _ name: StaticString, _ action: @escaping () -> Void) {
+        if other == number {
+            action()
+        } else {
+            execute(after: cluster.random.below(cluster.plan.turnDelayNanosecondsMax), name, UInt64(number), action)
+        }
+    }
+
+    // MARK: Turns
+
+    func begin() {
+        scheduleTick()
+        runTurn()
+    }
+
+    private func scheduleTick() {
+        schedule(after: host.tickNanoseconds, "tick") { [unowned self] in
+            scheduleTick()
+            core.journalBytes = host.journal?.statistics.bytes ?? 0
+            core.tick(now: host.clock)
+            runTurn()
+        }
+    }
+
+    /// Has a turn soon, once for all that comes until then.
+    func scheduleTurn() {
+        guard !isTurnScheduled else { return }
+        isTurnScheduled = true
+        schedule(after: cluster.random.below(cluster.plan.turnDelayNanosecondsMax), "turn") { [unowned self] in
+            isTurnScheduled = false
+            runTurn()
+        }
+    }
+
+    /// A turn at once, or soon.
+    func getOn() {
+        if cluster.random.below(4) == 0 { runTurn() } else { scheduleTurn() }
+    }
+
+    func runTurn() {
+        guard host.isRunning else { return }
+        core.turn(now: host.clock, into: &effects)
+        let work = effects
+        effects = HostEffects()
+        if let batch = work.journal { cluster.invariants.asked(host, batch) }
+        host.carryOut(work, of: self)
+        guard host.isRunning else { return }
+        cluster.invariants.observe(host, core)
+        if core.hasWork { scheduleTurn() }
+    }
+}
