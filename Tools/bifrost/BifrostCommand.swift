@@ -58,6 +58,7 @@ struct BifrostCommand: AsyncParsableCommand {
             RingCommand.self,
             // Trials and measurements, from here on.
             HistoryCommand.self,
+            Chaos.self,
             Bench.self,
             Demo.self,
         ])

@@ -112,7 +112,7 @@ struct HistorySummary: Encodable {
 
     var text: String {
         let counts =
-            "\(HumanText.grouped(UInt64(operations))) operations on \(HumanText.grouped(UInt64(keys))) keys, "
+            "\(HumanText.count(operations, "operation")) on \(HumanText.count(keys, "key")), "
             + "\(HumanText.grouped(UInt64(unknownOutcomes))) of unknown outcome"
         let words =
             switch verdict {
