@@ -1,4 +1,4 @@
-# Shell code that Tools/run, Tools/test and Tools/check share. It is sourced, never run.
+# Shell code that the scripts in Tools share. It is sourced, never run.
 #
 # Everything here talks on standard error: standard output belongs to what the caller starts.
 

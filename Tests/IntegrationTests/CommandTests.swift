@@ -142,5 +142,36 @@ extension IntegrationTests {
                 try await run(["BIFROST_CONFIG": file], "get", "k").expect(64, saying: "\"conect\"")
             }
         }
+
+        @Test func aHistoryIsJudgedAndItsViolationDrawn() async throws {
+            try await withHosts(0) { place in
+                func line(_ rest: String) -> String { #"{"client":1,"key":"k","outcome":"ok","# + rest + "}\n" }
+                let good =
+                    line(#""op":"put","value":"a","call":1,"return":2"#)
+                    + line(#""op":"put","value":"b","call":3,"return":4"#)
+                let file = place.directory + "/history.jsonl"
+                let svg = place.directory + "/violation.svg"
+                func check(_ history: String, _ arguments: String...) async throws -> ChildProcess.Result {
+                    try history.write(toFile: file, atomically: true, encoding: .utf8)
+                    return try await place.local.command(["history", "check", file] + arguments)
+                }
+
+                let fine = try await check(good, "--svg", svg)
+                fine.expect(0)
+                #expect(fine.text == "linearizable: 2 operations on 1 key, 0 of unknown outcome\n")
+                #expect(!FileManager.default.fileExists(atPath: svg))
+
+                let stale = good + line(#""op":"get","value":"a","call":5,"return":6"#)
+                let bad = try await check(stale, "--svg", svg, "--json")
+                #expect(bad.ending == .exit(1) && bad.errors.isEmpty, "\(bad.errorText)")
+                #expect(try bad.json()["verdict"] as? String == "violation")
+                #expect(try String(contentsOfFile: svg, encoding: .utf8).contains("get → a"))
+
+                let short = try await check(stale, "--steps", "1")
+                #expect(short.ending == .exit(2) && short.text.contains("no answer for key k within "), "\(short.text)")
+                try await check(good + "{}\n").expect(65, saying: "history.jsonl, line 3: ")
+                try await place.local.command(["history", "check", place.directory]).expect(74)
+            }
+        }
     }
 }

@@ -53,7 +53,15 @@ package final class LocalCluster: Sendable {
 
     /// Makes a directory of its own below `parent`, and picks free ports. Nothing runs yet.
     /// - Parameter executable: nil: this program.
-    package init(below parent: String, name: String, count: Int, executable: String? = nil) throws(Failure) {
+    package convenience init(
+        below parent: String, name: String, count: Int, executable: String? = nil
+    ) throws(Failure) {
+        let addresses = try Self.freePorts(count).map { "127.0.0.1:\($0)" }
+        try self.init(below: parent, name: name, addresses: addresses, executable: executable)
+    }
+
+    /// The same with hosts that listen on these addresses.
+    package init(below parent: String, name: String, addresses: [String], executable: String? = nil) throws(Failure) {
         guard let executable = executable ?? Self.ownPath else {
             throw Failure(description: "this program's own path can't be found")
         }
@@ -64,14 +72,8 @@ package final class LocalCluster: Sendable {
         }
         let directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
         self.directory = directory
-        do throws(Failure) {
-            hosts = try Self.freePorts(count).enumerated().map { number, port in
-                HostProcess(
-                    number: number + 1, address: "127.0.0.1:\(port)", directory: "\(directory)/host-\(number + 1)")
-            }
-        } catch {
-            rmdir(directory)
-            throw error
+        hosts = addresses.enumerated().map { number, address in
+            HostProcess(number: number + 1, address: address, directory: "\(directory)/host-\(number + 1)")
         }
     }
 
@@ -120,12 +122,16 @@ package final class LocalCluster: Sendable {
         for host in hosts { try start(host, arguments: arguments) }
     }
 
-    package func start(_ host: HostProcess, arguments: [String] = []) throws(Failure) {
+    /// - Parameter wrapper: a command that runs its arguments in its own place, as `ip netns exec NAME` does: the
+    ///   host's process is the one that it was started as.
+    package func start(
+        _ host: HostProcess, arguments: [String] = [], through wrapper: [String] = []
+    ) throws(Failure) {
         let child = try spawn(
             [
                 "serve", "--directory", host.directory, "--listen", host.address, "--name", "host-\(host.number)",
                 "--end-with-input",
-            ] + arguments, input: .lifeline, output: .file(host.log), errors: .file(host.log))
+            ] + arguments, through: wrapper, input: .lifeline, output: .file(host.log), errors: .file(host.log))
         host.child.withLock { $0 = child }
     }
 
@@ -178,8 +184,10 @@ package final class LocalCluster: Sendable {
     }
 
     private func spawn(
-        _ arguments: [String], input: ChildProcess.Input, output: ChildProcess.Output, errors: ChildProcess.Output
+        _ arguments: [String], through wrapper: [String] = [], input: ChildProcess.Input,
+        output: ChildProcess.Output, errors: ChildProcess.Output
     ) throws(Failure) -> ChildProcess {
+        let command = wrapper + [executable] + arguments
         // What is meant for this program's own command line must not reach the children.
         let environment = ProcessInfo.processInfo.environment.filter { !$0.key.hasPrefix("BIFROST_") }
         return try state.withLock { (state) throws(Failure) in
@@ -187,7 +195,8 @@ package final class LocalCluster: Sendable {
             state.children.removeAll { !$0.isRunning }
             do throws(ChildProcess.Failure) {
                 let child = try ChildProcess(
-                    executable, arguments, environment: environment, input: input, output: output, errors: errors)
+                    command[0], Array(command.dropFirst()), environment: environment, input: input, output: output,
+                    errors: errors)
                 state.children.append(child)
                 return child
             } catch {
