@@ -27,6 +27,8 @@ public struct SimulatedOperation: Sendable {
     public var called: UInt64
     /// `.max` while the outcome is unknown.
     public var ended: UInt64 = .max
+    /// The caller waits no longer.
+    var hasEnded = false
     public var outcome = Outcome.unknown
 
     public init(client: Int, key: Bytes, kind: Kind, called: UInt64) {
@@ -104,7 +106,7 @@ final class SimulatedClient {
     // MARK: Workers
 
     private func work(after delay: UInt64) {
-        cluster.schedule(after: delay, "work", UInt64(place)) { [unowned self] in
+        cluster.schedule(after: delay, "client %h thinks of something", UInt64(place)) { [unowned self] in
             guard cluster.isLoadOn else { return }
             workersBusy += 1
             cluster.submitOperation(of: self) { [unowned self] in
@@ -162,7 +164,8 @@ final class SimulatedClient {
     private func tickIfNeeded() {
         guard !isTicking, router.needsTicks else { return }
         isTicking = true
-        cluster.schedule(after: router.settings.tickNanoseconds, "client tick", UInt64(place)) { [unowned self] in
+        cluster.schedule(after: router.settings.tickNanoseconds, "the clock of client %h ticks", UInt64(place)) {
+            [unowned self] in
             isTicking = false
             router.tick(now: now, into: &effects)
             runTurn()
@@ -236,7 +239,8 @@ final class SimulatedClient {
     private func connect(_ link: SimulatedClientLink, after delay: UInt64) {
         link.attempt += 1
         let attempt = link.attempt
-        cluster.schedule(after: delay, "client connects", UInt64(place), UInt64(link.host)) { [unowned self] in
+        cluster.schedule(after: delay, "client %h connects to host %i", UInt64(place), UInt64(link.host)) {
+            [unowned self] in
             let host = cluster.hosts[link.host]
             guard attempt == link.attempt, !link.requests.isOpen else { return }
             guard host.isListening, host.pausedUntil <= cluster.now, cluster.network.isReachable(endpoint, link.host)
@@ -280,8 +284,10 @@ final class SimulatedClient {
         link.responses.close()
         link.attempt += 1
         let attempt = link.attempt
-        cluster.schedule(after: 100_000 + cluster.random.below(500_000), "client lost", UInt64(place), UInt64(host)) {
-            [unowned self] in
+        cluster.schedule(
+            after: 100_000 + cluster.random.below(500_000), "client %h notices that host %i is gone", UInt64(place),
+            UInt64(host)
+        ) { [unowned self] in
             if attempt == link.attempt { reset(link) }
         }
     }

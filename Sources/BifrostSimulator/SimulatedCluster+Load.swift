@@ -9,8 +9,10 @@ import StateMachines
 extension SimulatedCluster {
     /// One random operation of a client.
     func submitOperation(of client: SimulatedClient, _ ended: @escaping () -> Void) {
-        let key = keys[Int(random.below(UInt64(keys.count)))]
+        let keyNumber = random.below(UInt64(keys.count))
+        let key = keys[Int(keyNumber)]
         let number = operations.count
+        let place = UInt64(client.place)
         let dice = random.below(100)
         let time = 150_000_000 + random.below(random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
         if dice < 45 || dice >= 90 {
@@ -18,16 +20,17 @@ extension SimulatedCluster {
             nextSequence += 1
             let command: KeyValueCommand
             if dice < 45 {
-                let padding = String(repeating: "x", count: Int(random.below(UInt64(plan.valueBytesMax))))
-                let value = Bytes("\(nextSequence) \(padding)")
+                let value = value(padding: Int(random.below(UInt64(plan.valueBytesMax))))
+                note("client %h puts value %b at key %c, operation %d", place, nextSequence, keyNumber, UInt64(number))
                 command = .put(key: key, value: value)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .put(value), called: now))
             } else {
+                note("client %h deletes key %b, operation %c", place, keyNumber, UInt64(number))
                 command = .delete(key: key)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .delete, called: now))
             }
             let payload = command.payload(header: header)
-            payloads[number] = payload
+            commandHashes.append(payload.withUnsafeBytes { hash64($0) })
             client.submit(kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: time) {
                 [unowned self] result in
                 end(number, result)
@@ -35,10 +38,16 @@ extension SimulatedCluster {
             }
         } else {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
+            commandHashes.append(nil)
             // A third of the reads goes to some host, leader or not.
             let isPinned = random.below(3) == 0
             let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
             let host = isPinned && !owners.isEmpty ? owners[Int(random.below(UInt64(owners.count)))].host : HostID(0)
+            if host == HostID(0) {
+                note("client %h gets key %b, operation %c", place, keyNumber, UInt64(number))
+            } else {
+                note("client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number), host.rawValue)
+            }
             client.submit(
                 kind: .query, target: .slot(slot(of: key)), pinned: host,
                 consistency: isPinned ? .linearizableAnywhere : .linearizable,
@@ -50,31 +59,71 @@ extension SimulatedCluster {
         }
     }
 
+    /// The number of the command, and as many letters.
+    private func value(padding: Int) -> Bytes {
+        var digits = String(nextSequence)
+        digits += " "
+        return digits.withUTF8 { digits in
+            Bytes(count: digits.count + padding) { bytes in
+                bytes.copyMemory(from: UnsafeRawBufferPointer(digits))
+                UnsafeMutableRawBufferPointer(rebasing: bytes[digits.count...])
+                    .initializeMemory(as: UInt8.self, repeating: 120)
+            }
+        }
+    }
+
     private func end(_ number: Int, _ result: Result<Bytes, OperationFailure>) {
-        note("ended", UInt64(number))
+        operations[number].hasEnded = true
         switch result {
         case .failure(let failure):
             if failure.code == .invalid || failure.code == .tooLarge {
                 fail("valid requests", "\(operations[number]): \(failure)")
             }
-            guard !failure.mayHaveHappened else { return }
+            guard !failure.mayHaveHappened else {
+                note("operation %a ends, nobody knows how", UInt64(number))
+                mark(.unknownOutcome)
+                return
+            }
+            note("operation %a fails without effect", UInt64(number))
+            mark(.certainFailure)
             operations[number].outcome = .failed
         case .success(let bytes):
             do throws(DecodingFailure) {
                 let result = try DataResult(decoding: bytes)
                 if operations[number].kind != .get {
+                    note("operation %a is done", UInt64(number))
                     operations[number].outcome = .done
                 } else {
                     switch try KeyValueReading(decoding: result.body) {
-                    case .absent: operations[number].outcome = .found(nil)
-                    case .found(let value, _, _): operations[number].outcome = .found(value)
+                    case .absent:
+                        note("operation %a finds nothing", UInt64(number))
+                        operations[number].outcome = .found(nil)
+                    case .found(let value, _, _):
+                        note("operation %a finds value %b", UInt64(number), Self.number(of: value))
+                        operations[number].outcome = .found(value)
                     }
                 }
             } catch {
                 fail("wire", "an answer that can't be read: \(error)")
             }
+            acknowledged += 1
+            let second = Int(now / 1_000_000_000)
+            while acknowledgedInSecond.count <= second { acknowledgedInSecond.append(0) }
+            acknowledgedInSecond[second] += 1
         }
         operations[number].ended = now
+    }
+
+    /// The number of the command that wrote a value; 0 if it is none of ours.
+    private static func number(of value: Bytes) -> UInt64 {
+        var number: UInt64 = 0
+        value.withUnsafeBytes { bytes in
+            for byte in bytes {
+                guard byte >= 48, byte <= 57, number < 1 << 56 else { return }
+                number = number * 10 + UInt64(byte - 48)
+            }
+        }
+        return number
     }
 
     /// All records of a group as one host has them, linearizably: one more read of each of its keys.
@@ -83,10 +132,12 @@ extension SimulatedCluster {
         let mine = keys.filter { map.owner(of: slot(of: $0)) == group }
         for key in mine {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
+            commandHashes.append(nil)
         }
         readPage(of: group, at: host, through: client, from: nil, found: [:]) { [unowned self] found in
             for (offset, key) in mine.enumerated() {
                 operations[first + offset].ended = now
+                operations[first + offset].hasEnded = true
                 operations[first + offset].outcome = .found(found[key])
             }
             if let stranger = found.keys.sorted().first(where: { !mine.contains($0) }) {
@@ -127,14 +178,14 @@ extension SimulatedCluster {
     /// What clients were told of their commands against what stands in the logs.
     func judgeCommands() {
         for (number, operation) in operations.enumerated() {
-            guard let payload = payloads[number] else { continue }
+            guard let command = commandHashes[number] else { continue }
             switch operation.outcome {
             case .failed:
-                if invariants.isCommitted(payload) {
+                if invariants.isCommitted(command) {
                     fail("failed is failed", "operation \(number), called without effect, is in the log: \(operation)")
                 }
             case .done:
-                if !invariants.isCommitted(payload) {
+                if !invariants.isCommitted(command) {
                     fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
                 }
             case .unknown, .found: break

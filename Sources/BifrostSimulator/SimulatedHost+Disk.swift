@@ -12,7 +12,8 @@ import Storage
 extension SimulatedHost {
     private func duration(_ nanosecondsMax: UInt64) -> UInt64 {
         let usual = nanosecondsMax / 8 + cluster.random.below(nanosecondsMax)
-        let stall = cluster.random.below(400) == 0 ? cluster.random.below(300_000_000) : 0
+        var stall = cluster.random.below(400) == 0 ? cluster.random.below(300_000_000) : 0
+        if stalledDiskUntil > cluster.now { stall += stalledDiskUntil - cluster.now }
         return (slowDiskUntil > cluster.now ? usual * 20 : usual) + stall
     }
 

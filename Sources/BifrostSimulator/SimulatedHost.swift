@@ -31,6 +31,8 @@ final class SimulatedHost {
     var pausedUntil: UInt64 = 0
     /// Everything on the disks takes so many times as long until then.
     var slowDiskUntil: UInt64 = 0
+    /// Nothing on the disks ends before then.
+    var stalledDiskUntil: UInt64 = 0
 
     // The process.
     private(set) var core: HostCore?

@@ -25,13 +25,14 @@ package struct SimulatedPlan: Sendable {
     package var clockDriftMillionths: UInt64 = 50_000
     package var valueBytesMax = 200
 
-    /// Virtual nanoseconds with faults, and between two of them.
-    package var faultsNanoseconds: UInt64 = 13_000_000_000
+    /// Virtual nanoseconds between two faults, at most.
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
+    /// How many times longer than in `safety` a fault may last.
+    package var faultLength: UInt64 = 1
     /// Relative frequencies, in the order of `SimulatedFault`.
     package var weights: [UInt64] = []
 
-    package init(random: inout SeededRandom) {
+    package init(_ simulation: SimulationSettings, random: inout SeededRandom) {
         func draw(_ range: ClosedRange<Int>) -> Int { range.lowerBound + Int(random.below(UInt64(range.count))) }
         func chance(_ percent: UInt64) -> Bool { random.below(100) < percent }
         hosts = chance(20) ? 5 : 3
@@ -75,10 +76,15 @@ package struct SimulatedPlan: Sendable {
         weights = SimulatedFault.allCases.map { _ in random.below(3) == 0 ? 0 : 1 + random.below(4) }
         // A run without crashes finds little.
         weights[SimulatedFault.crash.rawValue] += 2
+        if simulation.profile == .liveness {
+            faultPauseNanosecondsMax *= 4
+            faultLength = UInt64(draw(3...10))
+        }
     }
 }
 
 /// What may go wrong at a moment.
 package enum SimulatedFault: Int, CaseIterable, Sendable {
     case crash, crashAll, isolate, cutOneWay, clog, resetPeers, resetClients, pause, slowDisk, diskError, crashMajority
+    case partition, stallDisk, changeMap
 }

@@ -1,18 +1,26 @@
-// Whole clusters from seeds. `BIFROST_SEEDS=A..B` runs those instead of the usual ones, `BIFROST_TRACE=1` prints each
-// event.
+// Whole clusters from seeds. `BIFROST_SEEDS=A..B` runs those instead of the usual ones, with `BIFROST_SECONDS` and
+// `BIFROST_PROFILE` of each; `BIFROST_TRACE=1` prints each event.
 
 import BifrostSimulator
 import Glibc
 import Primitives
 import Testing
 
-/// The seed under way, for the report of a trap: a precondition in production code ends the process.
+// Written by the one test that simulates at a time, before each run; read by the signal handler in the same thread.
+/// The seed under way and its last events, for the report of a trap: a precondition in production code ends the process.
 nonisolated(unsafe) private var seedUnderWay: UInt64 = 0
+nonisolated(unsafe) private var eventsUnderWay: SimulationLastEvents?
 
 private func reportTraps() {
     for trap in [SIGILL, SIGTRAP, SIGABRT, SIGSEGV] {
         signal(trap) { number in
-            var line: [UInt8] = Array("a trap while simulating; reproduce with BIFROST_SEEDS=".utf8)
+            var line: [UInt8] = Array("a trap while simulating; last events:\n".utf8)
+            _ = write(2, line, line.count)
+            eventsUnderWay?.forEachLine { text in
+                _ = write(2, text.baseAddress, text.count)
+                _ = write(2, "\n", 1)
+            }
+            line = Array("reproduce with BIFROST_SEEDS=".utf8)
             let digits = Array(String(seedUnderWay).utf8)
             line += digits + Array("..".utf8) + digits + [10]
             _ = write(2, line, line.count)
@@ -23,42 +31,25 @@ private func reportTraps() {
 }
 
 /// Runs one seed with all checks. Nil: nothing was violated.
-func simulate(_ seed: UInt64, into total: inout SimulationReport, isTraced: Bool = false) -> String? {
+func simulate(
+    _ seed: UInt64, _ settings: SimulationSettings = SimulationSettings(), into total: inout SimulationReport,
+    isTraced: Bool = false
+) -> String? {
+    let cluster = SimulatedCluster(seed: seed, settings: settings)
     seedUnderWay = seed
-    let cluster = SimulatedCluster(seed: seed)
-    if isTraced { cluster.listen { print($0) } }
+    eventsUnderWay = cluster.lastEvents
+    defer { eventsUnderWay = nil }
+    if isTraced { cluster.listener = { print($0) } }
+    let line =
+        "reproduce: BIFROST_SEEDS=\(seed)..\(seed) BIFROST_SECONDS=\(settings.seconds) "
+        + "BIFROST_PROFILE=\(settings.profile.rawValue) Tools/test --filter SimulationTests.ClusterSimulationTests"
     do throws(SimulationFailure) {
         total.add(try cluster.run())
     } catch {
-        return "\(error)\nreproduce: BIFROST_SEEDS=\(seed)..\(seed) swift test --filter ClusterSimulationTests"
+        return "\(error)\n\(line)"
     }
-    if let violation = linearizabilityViolation(of: cluster.operations) {
-        return
-            "seed \(seed): \(violation)\nreproduce: BIFROST_SEEDS=\(seed)..\(seed) swift test --filter ClusterSimulationTests"
-    }
+    if let violation = linearizabilityViolation(of: cluster.operations) { return "seed \(seed): \(violation)\n\(line)" }
     return nil
-}
-
-extension SimulationReport {
-    mutating func add(_ other: SimulationReport) {
-        events += other.events
-        simulatedNanoseconds += other.simulatedNanoseconds
-        operations += other.operations
-        acknowledged += other.acknowledged
-        unknownOutcomes += other.unknownOutcomes
-        faults += other.faults
-        crashes += other.crashes
-        diskFailures += other.diskFailures
-        elections += other.elections
-        commits += other.commits
-        checkpoints += other.checkpoints
-        merges += other.merges
-        trimmedValues += other.trimmedValues
-        coldReads += other.coldReads
-        logReads += other.logReads
-        journalBytesAtRest = max(journalBytesAtRest, other.journalBytesAtRest)
-        leadersNanoseconds = max(leadersNanoseconds, other.leadersNanoseconds)
-    }
 }
 
 private func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
@@ -74,13 +65,16 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     @Test func seedsWithoutViolation() {
         reportTraps()
         let seeds = chosenSeeds() ?? 1...300
+        let settings = SimulationSettings(
+            profile: environment("BIFROST_PROFILE").flatMap { SimulationProfile(rawValue: $0) } ?? .safety,
+            seconds: environment("BIFROST_SECONDS").flatMap { Int($0) } ?? 12)
         let isTraced = environment("BIFROST_TRACE") != nil
         let failuresMax = environment("BIFROST_FAILURES").flatMap { Int($0) } ?? 1
         var total = SimulationReport()
         var failures = 0
         let start = ContinuousClock.now
         for seed in seeds {
-            guard let failure = simulate(seed, into: &total, isTraced: isTraced) else { continue }
+            guard let failure = simulate(seed, settings, into: &total, isTraced: isTraced) else { continue }
             Issue.record("\(failure)")
             print(failure)
             failures += 1
@@ -89,7 +83,10 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
         let time = ContinuousClock.now - start
         let seconds = Double(time.components.seconds) + Double(time.components.attoseconds) / 1e18
         print("\(seeds.count) seeds in \(seconds) s: \(total)")
-        print("\(Int(Double(total.simulatedNanoseconds) / 1e9 / seconds)) simulated seconds per second")
+        print(
+            "\(Int(Double(total.busySeconds) / seconds)) busy simulated seconds per second, "
+                + "\(Int(Double(total.simulatedNanoseconds) / 1e9 / seconds)) of all")
+        for mark in SimulationMark.allCases { print("\(mark): \(total.marks[mark.rawValue])") }
         if chosenSeeds() == nil, failures == 0 {
             // Otherwise the run has proved little.
             #expect(total.acknowledged > 300 * 500)
