@@ -70,6 +70,8 @@ final class SimulatedClient {
     private var isTicking = false
     private(set) var workersBusy = 0
     private var isInTurn = false
+    /// What is submitted waits for company.
+    private var holdsBack = false
 
     init(cluster: SimulatedCluster, place: Int) {
         self.cluster = cluster
@@ -109,10 +111,19 @@ final class SimulatedClient {
         cluster.schedule(after: delay, "client %h thinks of something", UInt64(place)) { [unowned self] in
             guard cluster.isLoadOn else { return }
             workersBusy += 1
-            cluster.submitOperation(of: self) { [unowned self] in
-                workersBusy -= 1
-                work(after: cluster.random.below(cluster.plan.thinkNanosecondsMax))
+            // Several at a time leave together, as those of a caller that does not wait for each answer.
+            var open = 1 + Int(cluster.random.below(UInt64(cluster.plan.burstMax)))
+            holdsBack = true
+            for _ in 0..<open {
+                cluster.submitOperation(of: self) { [unowned self] in
+                    open -= 1
+                    guard open == 0 else { return }
+                    workersBusy -= 1
+                    work(after: cluster.random.below(cluster.plan.thinkNanosecondsMax))
+                }
             }
+            holdsBack = false
+            runTurn()
         }
     }
 
@@ -137,7 +148,7 @@ final class SimulatedClient {
     // MARK: Turns
 
     private func runTurn() {
-        guard !isInTurn else { return }
+        guard !isInTurn, !holdsBack else { return }
         isInTurn = true
         while !effects.isEmpty {
             let work = effects

@@ -1,9 +1,6 @@
 // What goes wrong, and when all is well again.
 
-import ClientCore
 import Primitives
-import Ring
-import StateMachines
 
 extension SimulatedCluster {
     /// From now on things go wrong, until `heal`.
@@ -93,7 +90,6 @@ extension SimulatedCluster {
                 note("the next write of a disk of host %h is reported as failed, and stays", UInt64(host))
                 disk.faults.nextWriteFailsButStays = true
             }
-        case .changeMap: changeMap(host)
         }
     }
 
@@ -108,21 +104,6 @@ extension SimulatedCluster {
                 cut(from, to, time)
                 if !isOneWay { cut(to, from, time) }
             }
-        }
-    }
-
-    /// A host's record in the cluster map changes: all learn of it while they work.
-    private func changeMap(_ host: Int) {
-        guard let record = map.host(hosts[host].id), let client = clients.first else { return }
-        let weight = UInt32(50 + random.below(100))
-        note("the weight of host %h becomes %b", UInt64(host), UInt64(weight))
-        let command = MetaCommand.registerHost(
-            HostRegistration(
-                name: record.name, address: record.address, zone: record.zone, weight: weight,
-                incarnation: record.incarnation, featureLevel: record.featureLevel))
-        client.submit(kind: .command, target: .group(.meta), payload: command.payload(), nanoseconds: 2_000_000_000) {
-            [unowned self] result in
-            if case .success = result { mark(.mapChanged) }
         }
     }
 

@@ -12,6 +12,8 @@ package struct SimulatedPlan: Sendable {
     package var groups = 4
     package var clients = 2
     package var workersPerClient = 2
+    /// Operations that a worker submits at a time, at most.
+    package var burstMax = 8
     package var keys = 6
     package var settings = HostSettings()
 
@@ -39,7 +41,8 @@ package struct SimulatedPlan: Sendable {
         groups = draw(4...8)
         clients = draw(2...4)
         workersPerClient = draw(1...3)
-        keys = draw(3...12)
+        burstMax = draw(4...16)
+        keys = draw(4...24)
 
         settings.memtableBytesTrigger = draw(500...6_000)
         settings.memtableBytesMax = settings.memtableBytesTrigger * draw(1...4)
@@ -86,5 +89,5 @@ package struct SimulatedPlan: Sendable {
 /// What may go wrong at a moment.
 package enum SimulatedFault: Int, CaseIterable, Sendable {
     case crash, crashAll, isolate, cutOneWay, clog, resetPeers, resetClients, pause, slowDisk, diskError, crashMajority
-    case partition, stallDisk, changeMap
+    case partition, stallDisk
 }

@@ -1,7 +1,7 @@
 // What a run leaves: how much happened in it, or the rule that was broken.
 
 /// How much happened in a run, or in many.
-public struct SimulationReport: Hashable, Sendable {
+public struct SimulationReport: Hashable, Codable, Sendable {
     /// 0 for the sum of many.
     public var seed: UInt64 = 0
     /// Over all events; equal for equal seeds. 0 for the sum of many.
@@ -94,14 +94,12 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case pausedBeyondElection
     /// A disk failed on write.
     case diskFailed
-    /// The cluster map changed under load.
-    case mapChanged
     /// All hosts were down at the same time.
     case allDown
 }
 
 /// A rule that was broken.
-public struct SimulationFailure: Error, Sendable, CustomStringConvertible {
+public struct SimulationFailure: Error, Codable, Sendable, CustomStringConvertible {
     public var seed: UInt64
     /// The rule's name.
     public var invariant: String

@@ -58,5 +58,6 @@ struct BifrostCommand: AsyncParsableCommand {
             // Trials and measurements, from here on.
             Bench.self,
             Demo.self,
+            Simulate.self,
         ])
 }
