@@ -78,7 +78,8 @@ final class GroupModel {
 }
 
 final class Invariants {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     private(set) var groups: [GroupModel] = []
     /// By the replica's number, which the planner counts from 1.
     private var models: [ReplicaModel?] = []

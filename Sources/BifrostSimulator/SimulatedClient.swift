@@ -44,21 +44,25 @@ enum ClientFrameKind: UInt8 { case execute = 1, query, page, map }
 /// A client's connection to one host.
 final class SimulatedClientLink {
     let host: Int
+    /// Tells the connections to a host apart.
+    let number: Int
     let requests: SimulatedChannel
     let responses: SimulatedChannel
     /// Calls without an answer, in order.
     var open: [(kind: ClientFrameKind, call: UInt64)] = []
     var attempt: UInt64 = 0
 
-    init(host: Int, requests: SimulatedChannel, responses: SimulatedChannel) {
+    init(host: Int, number: Int, requests: SimulatedChannel, responses: SimulatedChannel) {
         self.host = host
+        self.number = number
         self.requests = requests
         self.responses = responses
     }
 }
 
 final class SimulatedClient {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     let place: Int
     private let endpoint: Int
     private var router: ClientRouter
@@ -86,10 +90,11 @@ final class SimulatedClient {
         router = ClientRouter(settings: settings, seedCount: cluster.hosts.count, seed: cluster.random.next())
         for host in cluster.hosts.indices {
             let link = SimulatedClientLink(
-                host: host, requests: cluster.network.channel(from: endpoint, to: host),
+                host: host, number: endpoint, requests: cluster.network.channel(from: endpoint, to: host),
                 responses: cluster.network.channel(from: host, to: endpoint))
             let target = cluster.hosts[host]
-            link.requests.receiverReady = { [unowned target] in target.pausedUntil }
+            let number = link.number
+            link.requests.receiverReady = { [unowned target] in target.isReady(forConnection: number) }
             link.requests.deliver = { [unowned target, unowned link] frame in target.receive(frame, on: link) }
             link.responses.deliver = { [unowned self, unowned link] frame in receive(frame, on: link) }
             links.append(link)

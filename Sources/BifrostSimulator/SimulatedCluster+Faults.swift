@@ -1,5 +1,6 @@
 // What goes wrong, and when all is well again.
 
+import HostCore
 import Primitives
 
 extension SimulatedCluster {
@@ -60,6 +61,12 @@ extension SimulatedCluster {
             let time = random.below(1_500_000_000 * plan.faultLength)
             note("the link from host %h to host %i is clogged for %c µs", UInt64(host), UInt64(other), time / 1_000)
             network.block(host, other, nanoseconds: time)
+        case .narrow:
+            let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
+            let time = random.below(3_000_000_000 * plan.faultLength)
+            let bytes = 2_000 + random.below(100_000)
+            note("%c bytes a second pass from host %h to host %i for %d µs", UInt64(host), UInt64(other), bytes, time / 1_000)
+            network.narrow(host, other, bytesPerSecond: bytes, nanoseconds: time)
         case .resetPeers:
             note("connections of host %h are reset", UInt64(host))
             for link in peerLinks where link.from == host || random.below(6) == 0 { link.reset() }
@@ -72,6 +79,13 @@ extension SimulatedCluster {
             note("host %h is stopped for %b µs", UInt64(host), time / 1_000)
             if time > 2_000_000_000 { mark(.pausedBeyondElection) }
             hosts[host].pausedUntil = max(hosts[host].pausedUntil, now + time)
+        case .stallLoop:
+            let loops = hosts[host].loops
+            guard !loops.isEmpty else { break }
+            let loop = loops[Int(random.below(UInt64(loops.count)))]
+            let time = random.below(2_500_000_000)
+            note("loop %b of host %h stands still for %c µs", UInt64(host), UInt64(loop.number), time / 1_000)
+            loop.stalledUntil = max(loop.stalledUntil, now + time)
         case .slowDisk:
             let time = random.below(2_000_000_000 * plan.faultLength)
             note("the disks of host %h are slow for %b µs", UInt64(host), time / 1_000)
@@ -114,9 +128,10 @@ extension SimulatedCluster {
         network.block(from, to, nanoseconds: nanoseconds)
         for (a, b) in [(from, to), (to, from)] where random.below(2) == 0 {
             schedule(
-                after: random.below(2_500_000_000), "host %h gives its connection to host %i up", UInt64(a), UInt64(b)
+                after: random.below(2_500_000_000), "host %h gives its connections to host %i up", UInt64(a), UInt64(b)
             ) { [unowned self] in
-                if network.isBlocked(from, to) { peerLink(from: a, to: b).reset() }
+                guard network.isBlocked(from, to) else { return }
+                for channel in PeerChannel.allCases { peerLink(from: a, to: b, over: channel).reset() }
             }
         }
         if random.below(4) == 0 {
@@ -145,6 +160,7 @@ extension SimulatedCluster {
         network.heal()
         for host in hosts {
             host.pausedUntil = min(host.pausedUntil, now)
+            for loop in host.loops { loop.stalledUntil = min(loop.stalledUntil, now) }
             host.slowDiskUntil = 0
             host.stalledDiskUntil = 0
             host.journalDisk.faults = .init()

@@ -65,9 +65,12 @@ public final class SimulatedCluster {
         invariants = Invariants(cluster: self)
         network = SimulatedNetwork(cluster: self, count: plan.hosts + plan.clients)
         hosts = (0..<plan.hosts).map { SimulatedHost(cluster: self, place: $0, id: HostID(UInt64($0 + 1)), map: map) }
-        for from in hosts.indices {
-            for to in hosts.indices where to != from {
-                peerLinks.append(SimulatedPeerLink(cluster: self, from: from, to: to))
+        for channel in PeerChannel.allCases {
+            for from in hosts.indices {
+                for to in hosts.indices where to != from {
+                    peerLinks.append(
+                        SimulatedPeerLink(cluster: self, from: from, to: to, over: channel, number: peerLinks.count))
+                }
             }
         }
         clients = (0..<plan.clients).map { SimulatedClient(cluster: self, place: $0) }
@@ -157,10 +160,10 @@ public final class SimulatedCluster {
         }
     }
 
-    var isAtRest: Bool { hosts.allSatisfy { ($0.core?.activeCount ?? 0) == 0 } }
+    var isAtRest: Bool { hosts.allSatisfy { $0.activeCount == 0 } }
 
     func inspections(of group: GroupRecord) -> [ReplicaInspection] {
-        group.replicas.compactMap { hosts[place(of: $0.host)].core?.inspection(of: group.id) }
+        group.replicas.compactMap { hosts[place(of: $0.host)].inspection(of: group.id) }
     }
 
     func describeReplicas() -> String {
@@ -177,7 +180,8 @@ public final class SimulatedCluster {
 
     func place(of host: HostID) -> Int { Int(host.rawValue) - 1 }
 
-    func peerLink(from: Int, to: Int) -> SimulatedPeerLink {
-        peerLinks[from * (plan.hosts - 1) + (to > from ? to - 1 : to)]
+    func peerLink(from: Int, to: Int, over channel: PeerChannel) -> SimulatedPeerLink {
+        let place = from * (plan.hosts - 1) + (to > from ? to - 1 : to)
+        return peerLinks[Int(channel.rawValue) * plan.hosts * (plan.hosts - 1) + place]
     }
 }

@@ -21,6 +21,7 @@ extension SimulatedHost {
     func diskFailed(_ error: any Error) {
         if let error = error as? DiskError, error.code == .failed {
             cluster.report.diskFailures += 1
+            cluster.mark(.diskFailed)
             cluster.crash(place)
         } else {
             cluster.fail("storage", "host \(id): \(error)")
@@ -30,11 +31,14 @@ extension SimulatedHost {
     // MARK: Journal
 
     /// As the real writer: while one commit is under way batches queue up, the next takes them all.
-    func submit(_ batch: JournalBatch?, superfluous news: [(replica: ReplicaID, through: LogIndex)]) {
-        if let batch { queuedBatches.append(batch) }
+    func submit(
+        _ batch: JournalBatch?, superfluous news: [(replica: ReplicaID, through: LogIndex)], of loop: SimulatedHostLoop
+    ) {
+        if let batch { queuedBatches.append((loop.number, batch)) }
         if !news.isEmpty {
-            // Each list is complete, as in the real writer the newest counts.
-            superfluous = news
+            // Each list is complete for its loop, as in the real writer the newest of each counts. What is in none,
+            // because its loop has told nothing yet, is kept.
+            superfluous[loop.number] = news
             isTrimDue = true
         }
         if !isCommitting { startCommit() }
@@ -45,7 +49,7 @@ extension SimulatedHost {
         isCommitting = true
         committing = queuedBatches
         queuedBatches = []
-        schedule(after: duration(cluster.plan.commitNanosecondsMax), "commit", committing.last?.ticket ?? 0) {
+        schedule(after: duration(cluster.plan.commitNanosecondsMax), "host %h: a commit ends, ticket %b", committing.last?.batch.ticket ?? 0) {
             [unowned self] in
             do {
                 try finishCommit()
@@ -58,19 +62,24 @@ extension SimulatedHost {
     private func finishCommit() throws {
         guard let journal else { return }
         let batches = committing
-        if let last = batches.last {
-            let sequence = try write(batches)
+        if !batches.isEmpty {
+            let sequence = try write(batches.map(\.batch))
             committing = []
-            execute(after: cluster.random.below(30_000), "durable", last.ticket) { [unowned self] in
-                core?.journalDone(ticket: last.ticket, sequence: sequence)
-                runTurn()
+            for loop in loops {
+                guard let last = batches.last(where: { $0.loop == loop.number })?.batch.ticket else { continue }
+                loop.execute(after: cluster.random.below(30_000), "host %h: ticket %b is durable", last) { [unowned loop] in
+                    loop.core.journalDone(ticket: last, sequence: sequence)
+                    loop.runTurn()
+                }
             }
         }
         if isTrimDue {
             isTrimDue = false
-            cluster.invariants.willTrim(self, superfluous)
-            let (values, _) = try journal.trim(superfluousThrough: superfluous)
+            let all = superfluous.count == 1 ? superfluous[0] : Array(superfluous.joined())
+            cluster.invariants.willTrim(self, all)
+            let (values, _) = try journal.trim(superfluousThrough: all)
             cluster.report.trimmedValues += values
+            if values > 0 { cluster.mark(.journalTrimmed) }
             cluster.invariants.trimmed(self, journal)
             isTrimDue = values > 0
         }
@@ -106,7 +115,7 @@ extension SimulatedHost {
         guard !storeJobs.isEmpty else { return }
         isStoreBusy = true
         let job = storeJobs.removeFirst()
-        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "store job") { [unowned self] in
+        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") { [unowned self] in
             do {
                 try carryOut(job)
             } catch {
@@ -129,19 +138,22 @@ extension SimulatedHost {
             guard let view = store.view(header.replica) else {
                 throw DiskError(.corrupt, "no view of \(header.replica)")
             }
-            execute(after: cluster.random.below(200_000), "checkpoint", UInt64(group.rawValue)) { [unowned self] in
-                core?.checkpointDone(group: group, view: view)
-                scheduleTurn()
+            let loop = loop(of: group)
+            loop.execute(after: cluster.random.below(200_000), "host %h: a checkpoint of group %b is there", UInt64(group.rawValue)) { [unowned loop] in
+                loop.core.checkpointDone(group: group, view: view)
+                loop.scheduleTurn()
             }
         case .merge(let group, let replica):
             if let manifest = try store.merge(replica) {
                 cluster.invariants.published(self, manifest)
                 cluster.report.merges += 1
+                cluster.mark(.merged)
             }
             guard let view = store.view(replica) else { throw DiskError(.corrupt, "no view of \(replica)") }
-            execute(after: cluster.random.below(200_000), "merge", UInt64(group.rawValue)) { [unowned self] in
-                core?.mergeDone(group: group, view: view)
-                scheduleTurn()
+            let loop = loop(of: group)
+            loop.execute(after: cluster.random.below(200_000), "host %h: a merge of group %b is there", UInt64(group.rawValue)) { [unowned loop] in
+                loop.core.mergeDone(group: group, view: view)
+                loop.scheduleTurn()
             }
         }
         _ = try store.reclaim()
@@ -151,7 +163,8 @@ extension SimulatedHost {
 
     func startColdRead(_ read: ColdRead) {
         cluster.report.coldReads += 1
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "cold read") { [unowned self] in
+        cluster.mark(.coldRead)
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a read from disk ends") { [unowned self] in
             guard let store else { return }
             do {
                 let found = try store.get(read.key, in: read.view)
@@ -164,7 +177,7 @@ extension SimulatedHost {
     }
 
     func startColdPage(_ page: ColdPage) {
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "cold page") { [unowned self] in
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a page comes from disk") { [unowned self] in
             guard let store else { return }
             do {
                 let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)
@@ -175,15 +188,16 @@ extension SimulatedHost {
         }
     }
 
-    func startLogRead(_ read: JournalRead) {
+    func startLogRead(_ read: JournalRead, of loop: SimulatedHostLoop) {
         cluster.report.logReads += 1
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "log read") { [unowned self] in
+        cluster.mark(.entriesReadBack)
+        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: entries come back from the journal") { [unowned self, unowned loop] in
             guard let journal else { return }
             do {
                 let entries = try journal.entries(
                     of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
-                core?.supply(entries, group: read.group, follower: read.follower)
-                scheduleTurn()
+                loop.core.supply(entries, group: read.group, follower: read.follower)
+                loop.scheduleTurn()
             } catch {
                 cluster.fail("storage", "host \(id) can't read its log: \(error)")
             }
@@ -192,9 +206,9 @@ extension SimulatedHost {
 
     // MARK: Births
 
-    func startBirths(_ births: [ReplicaBirth]) {
+    func startBirths(_ births: [ReplicaBirth], of loop: SimulatedHostLoop) {
         let logs = journal?.recovered() ?? []
-        schedule(after: duration(5_000_000), "births", UInt64(births.count)) { [unowned self] in
+        loop.schedule(after: duration(5_000_000), "host %h: %b replicas begin", UInt64(births.count)) { [unowned self, unowned loop] in
             guard let journal, let store else { return }
             do {
                 if let damaged = store.damaged().first { throw damaged.error }
@@ -203,12 +217,12 @@ extension SimulatedHost {
                 if !records.isEmpty { _ = try journal.append(records) }
                 for replica in restored {
                     cluster.invariants.restored(self, replica)
-                    core?.install(
+                    loop.core.install(
                         group: replica.group, plan: replica.plan, machine: replica.machine,
                         memtable: Memtable(pool: memtables),
                         view: replica.view)
                 }
-                scheduleTurn()
+                loop.scheduleTurn()
             } catch {
                 diskFailed(error)
             }

@@ -10,7 +10,8 @@ import StateMachines
 import Storage
 
 final class SimulatedHost {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     /// Position among the hosts; its endpoint in the network.
     let place: Int
     let id: HostID
@@ -35,16 +36,14 @@ final class SimulatedHost {
     var stalledDiskUntil: UInt64 = 0
 
     // The process.
-    private(set) var core: HostCore?
+    private(set) var loops: [SimulatedHostLoop] = []
     var journal: Journal<SimulatedDisk>?
     var store: Store<SimulatedDisk>?
-    private var effects = HostEffects()
-    private var isTurnScheduled = false
-    private var handedOver: [() -> Void] = []
-    var queuedBatches: [JournalBatch] = []
-    var committing: [JournalBatch] = []
-    /// What the core last called superfluous in the journal.
-    var superfluous: [(replica: ReplicaID, through: LogIndex)] = []
+    /// With the loops that they are from.
+    var queuedBatches: [(loop: Int, batch: JournalBatch)] = []
+    var committing: [(loop: Int, batch: JournalBatch)] = []
+    /// What each loop last called superfluous in the journal.
+    var superfluous: [[(replica: ReplicaID, through: LogIndex)]] = []
     var isTrimDue = false
     var isCommitting = false
     var storeJobs: [StoreJob] = []
@@ -72,27 +71,37 @@ final class SimulatedHost {
         Instant(clockStart + cluster.now / 1_000 * clockRate / 1_000 + cluster.now % 1_000)
     }
 
+    /// Virtual time between two ticks of its clock.
+    var tickNanoseconds: UInt64 { cluster.plan.settings.tickNanoseconds * 1_000_000 / clockRate }
+
     var isListening: Bool { isRunning }
 
     /// Something of this process that happens later: not at all if it has ended by then, later if it is stopped.
-    func schedule(after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, _ action: @escaping () -> Void) {
+    /// If it is of one of the loops, that one must not be stalled either.
+    func schedule(
+        after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, loop: Int? = nil, _ action: @escaping () -> Void
+    ) {
         let life = life
-        cluster.schedule(after: delay, name, UInt64(place), b) { [unowned self] in run(life, name, b, action) }
-    }
-
-    /// Something that another thread hands to the loop: what was handed over first is done first.
-    func execute(after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, _ action: @escaping () -> Void) {
-        handedOver.append(action)
-        schedule(after: delay, name, b) { [unowned self] in
-            if !handedOver.isEmpty { handedOver.removeFirst()() }
+        cluster.schedule(after: delay, name, UInt64(place), b) { [unowned(unsafe) self] in
+            run(life, name, b, loop, action)
         }
     }
 
-    private func run(_ life: UInt64, _ name: StaticString, _ b: UInt64, _ action: @escaping () -> Void) {
+    /// An event that may be scheduled again and again, with the same name, as long as this process lives.
+    func event(_ name: StaticString, loop: Int, _ action: @escaping () -> Void) -> () -> Void {
+        let life = life
+        return { [unowned(unsafe) self] in run(life, name, UInt64(loop), loop, action) }
+    }
+
+    private func run(
+        _ life: UInt64, _ name: StaticString, _ b: UInt64, _ loop: Int?, _ action: @escaping () -> Void
+    ) {
         guard life == self.life, isRunning else { return }
-        if pausedUntil > cluster.now {
-            cluster.schedule(after: pausedUntil - cluster.now, name, UInt64(place), b) { [unowned self] in
-                run(life, name, b, action)
+        var until = pausedUntil
+        if let loop { until = max(until, loops[loop].stalledUntil) }
+        if until > cluster.now {
+            cluster.schedule(after: until - cluster.now, name, UInt64(place), b) { [unowned self] in
+                run(life, name, b, loop, action)
             }
             return
         }
@@ -120,14 +129,19 @@ final class SimulatedHost {
                 settings: StoreSettings(cacheBytesMax: 1 << 16, runsMax: cluster.plan.settings.runsMax, deletionsMax: 8)
             )
             self.store = store
-            let core = HostCore(
-                host: id, journal: identity.journal, settings: cluster.plan.settings,
-                seed: mix(incarnation.rawValue ^ mix(identity.bootCounter)), now: clock,
-                journalSequence: journal.lastSequence)
-            self.core = core
-            core.adopt(savedMap)
-            scheduleTick()
-            runTurn()
+            // Another number of threads at each start.
+            let count = 1 + Int(cluster.random.below(UInt64(cluster.plan.loopsMax)))
+            superfluous = Array(repeating: [], count: count)
+            loops = (0..<count).map { number in
+                SimulatedHostLoop(
+                    host: self,
+                    core: HostCore(
+                        host: id, journal: identity.journal, settings: cluster.plan.settings,
+                        seed: mix(incarnation.rawValue ^ mix(identity.bootCounter)), now: clock,
+                        journalSequence: journal.lastSequence, loop: LoopPlace(number: number, count: count)))
+            }
+            loops[0].core.adopt(savedMap)
+            for loop in loops { loop.begin() }
         } catch {
             diskFailed(error)
             return
@@ -139,17 +153,16 @@ final class SimulatedHost {
     func crash() {
         guard isRunning else { return }
         // A commit that was on its way may have reached the disk before the end, whole or not at all.
-        if !committing.isEmpty, cluster.random.below(2) == 0 { _ = try? write(committing) }
+        if !committing.isEmpty, cluster.random.below(2) == 0, (try? write(committing.map(\.batch))) != nil {
+            cluster.mark(.commitSurvivedItsProcess)
+        }
         isRunning = false
         life += 1
         pausedUntil = 0
         for call in calls.keys.sorted() { calls[call] = nil }
-        core = nil
+        loops = []
         journal = nil
         store = nil
-        effects = HostEffects()
-        isTurnScheduled = false
-        handedOver = []
         queuedBatches = []
         committing = []
         superfluous = []
@@ -171,80 +184,118 @@ final class SimulatedHost {
         for client in cluster.clients { client.hostEnded(place) }
     }
 
-    // MARK: Turns
+    // MARK: Loops
 
-    private func scheduleTick() {
-        let period = cluster.plan.settings.tickNanoseconds * 1_000_000 / clockRate
-        schedule(after: period, "tick") { [unowned self] in
-            scheduleTick()
-            core?.journalBytes = journal?.statistics.bytes ?? 0
-            core?.tick(now: clock)
-            runTurn()
-        }
+    func loop(of group: GroupID) -> SimulatedHostLoop {
+        loops[LoopPlace.owner(of: group, loops: loops.count)]
     }
 
-    /// Has a turn soon, once for all that comes until then.
-    func scheduleTurn() {
-        guard !isTurnScheduled else { return }
-        isTurnScheduled = true
-        schedule(after: cluster.random.below(cluster.plan.turnDelayNanosecondsMax), "turn") { [unowned self] in
-            isTurnScheduled = false
-            runTurn()
-        }
+    /// The loop that a connection belongs to: any, and another one in another process.
+    func loop(ofConnection number: Int) -> SimulatedHostLoop { loops[(number + Int(life)) % loops.count] }
+
+    /// When a connection's loop takes in what arrives.
+    func isReady(forConnection number: Int) -> UInt64 {
+        isRunning ? max(pausedUntil, loop(ofConnection: number).stalledUntil) : pausedUntil
     }
 
-    func runTurn() {
-        guard let core, isRunning else { return }
-        core.turn(now: clock, into: &effects)
-        let work = effects
-        effects = HostEffects()
-        if let batch = work.journal { cluster.invariants.asked(self, batch) }
-        carryOut(work)
-        guard isRunning else { return }
-        cluster.invariants.observe(self, core)
-        if core.hasWork { scheduleTurn() }
+    var activeCount: Int { loops.reduce(0) { $0 + $1.core.activeCount } }
+
+    func inspection(of group: GroupID) -> ReplicaInspection? {
+        isRunning ? loop(of: group).core.inspection(of: group) : nil
     }
 
-    private func carryOut(_ work: HostEffects) {
+    func carryOut(_ work: HostEffects, of loop: SimulatedHostLoop) {
         if let map = work.map { savedMap = map }
-        for (host, payload) in work.peerPayloads {
+        for (host, channel, payload) in work.peerPayloads {
             cluster.invariants.sent(self, payload)
-            cluster.peerLink(from: place, to: cluster.place(of: host)).channel.send(SimulatedFrame(payload: payload))
+            if channel == .bulk {
+                cluster.report.bulkPayloads += 1
+                // Refused: too much is unsent.
+                if cluster.areFaultsOn, cluster.random.below(16) == 0 { continue }
+            }
+            let link = cluster.peerLink(from: place, to: cluster.place(of: host), over: channel)
+            let sender = self.loop(ofConnection: link.number)
+            if sender === loop {
+                link.connection.send(SimulatedFrame(payload: payload))
+            } else {
+                sender.take(from: loop.number, "host %h: loop %b gets a payload to send") {
+                    link.connection.send(SimulatedFrame(payload: payload))
+                }
+            }
         }
-        if work.journal != nil || !work.superfluous.isEmpty { submit(work.journal, superfluous: work.superfluous) }
+        for (target, message) in work.loopMessages {
+            let target = loops[target]
+            target.take(from: loop.number, "host %h: loop %b gets a message of another loop") { [unowned target] in
+                target.core.receive(message)
+                target.scheduleTurn()
+            }
+        }
+        if work.journal != nil || !work.superfluous.isEmpty {
+            submit(work.journal, superfluous: work.superfluous, of: loop)
+        }
         for reply in work.replies { answer(reply.call) { reply.response.encode(into: &$0) } }
         for read in work.coldReads { startColdRead(read) }
         for page in work.coldPages { startColdPage(page) }
-        for read in work.logReads { startLogRead(read) }
+        for read in work.logReads { startLogRead(read, of: loop) }
         if !work.storeJobs.isEmpty { submit(work.storeJobs) }
-        if !work.births.isEmpty { startBirths(work.births) }
+        if !work.births.isEmpty { startBirths(work.births, of: loop) }
     }
 
     // MARK: What comes in
 
-    func receive(_ payload: Bytes, from host: HostID) {
-        guard let core else { return }
+    /// What another host said, on a connection of this number.
+    func receive(_ payload: Bytes, from host: HostID, connection: Int) {
+        guard isRunning else { return }
         do throws(DecodingFailure) {
-            try core.receive(payload, from: host)
+            if loops.count == 1 {
+                try loops[0].core.receive(payload, from: host)
+                return loops[0].getOn()
+            }
+            let parts = try PeerBatchPart.split(payload, loops: loops.count)
+            let at = loop(ofConnection: connection).number
+            // Loop 0 last: it compares heartbeats with what the others made of their parts.
+            for loop in loops.reversed() {
+                guard let part = parts[loop.number] else { continue }
+                loop.take(from: at, "host %h: loop %b gets its part of what came") { [unowned loop] in
+                    loop.core.receive(part, from: host)
+                    loop.getOn()
+                }
+            }
         } catch {
             cluster.fail("wire", "host \(id) can't read what host \(host) sent: \(error)")
         }
-        if cluster.random.below(4) == 0 { runTurn() } else { scheduleTurn() }
     }
 
     /// A client's request, as the shell's services take it.
     func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink) {
-        guard let core, let kind = ClientFrameKind(rawValue: frame.kind) else { return }
+        guard isRunning, let kind = ClientFrameKind(rawValue: frame.kind) else { return }
         let call = SimulatedCall(link: link, generation: link.responses.generation, frame: frame)
+        let at = loop(ofConnection: link.number).number
+        func hand(to group: GroupID, _ action: @escaping (HostCore) -> Void) {
+            let loop = loop(of: group)
+            loop.take(from: at, "host %h: loop %b gets a call") { [unowned loop] in
+                action(loop.core)
+                loop.getOn()
+            }
+        }
         do throws(DecodingFailure) {
             switch kind {
-            case .execute: core.execute(try ExecuteRequest(decoding: frame.payload), call: add(call))
-            case .query: core.query(try QueryRequest(decoding: frame.payload), call: add(call))
-            case .page: core.page(try PageRequest(decoding: frame.payload), call: add(call))
+            case .execute:
+                let request = try ExecuteRequest(decoding: frame.payload)
+                let token = add(call)
+                hand(to: request.group) { $0.execute(request, call: token) }
+            case .query:
+                let request = try QueryRequest(decoding: frame.payload)
+                let token = add(call)
+                hand(to: request.group) { $0.query(request, call: token) }
+            case .page:
+                let request = try PageRequest(decoding: frame.payload)
+                let token = add(call)
+                hand(to: request.group) { $0.page(request, call: token) }
             case .map:
                 let request = try MapRequest(decoding: frame.payload)
                 let reply: MapReply =
-                    if let map = core.map {
+                    if let map = loops[0].core.map {
                         map.version > request.known ? .map(map) : .unchanged(version: map.version)
                     } else {
                         .notInitialised
@@ -254,7 +305,6 @@ final class SimulatedHost {
         } catch {
             cluster.fail("wire", "host \(id) can't read a client's request: \(error)")
         }
-        if cluster.random.below(4) == 0 { runTurn() } else { scheduleTurn() }
     }
 
     private func add(_ call: SimulatedCall) -> CallToken {

@@ -15,10 +15,12 @@ struct SimulatedFrame {
 
 /// Which endpoints can reach which. Hosts come first, then clients.
 final class SimulatedNetwork {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     let count: Int
     /// Until when packets from one endpoint don't reach the other, by from * count + to.
     private var blockedUntil: [UInt64]
+    private var bandwidth: [(until: UInt64, bytesPerSecond: UInt64)]
     private var channels: [SimulatedChannel] = []
     /// Least delay of each directed pair.
     private var base: [UInt64]
@@ -27,8 +29,15 @@ final class SimulatedNetwork {
         self.cluster = cluster
         self.count = count
         blockedUntil = Array(repeating: 0, count: count * count)
+        bandwidth = Array(repeating: (0, 1), count: count * count)
         base = []
         for _ in 0..<count * count { base.append(20_000 + cluster.random.below(cluster.plan.latencyNanosecondsMax)) }
+    }
+
+    /// The endpoint's number in the trace.
+    func traceName(_ endpoint: Int) -> UInt64 {
+        let hosts = cluster.plan.hosts
+        return endpoint < hosts ? UInt64(endpoint) : TraceNote.firstClient + UInt64(endpoint - hosts)
     }
 
     func channel(from: Int, to: Int) -> SimulatedChannel {
@@ -47,12 +56,27 @@ final class SimulatedNetwork {
         let until = nanoseconds == .max ? .max : cluster.now + nanoseconds
         blockedUntil[from * count + to] = max(blockedUntil[from * count + to], until)
         if until != .max {
-            cluster.schedule(after: nanoseconds, "unclog", UInt64(from), UInt64(to)) { [unowned self] in resume() }
+            cluster.schedule(
+                after: nanoseconds, "packets from %x to %y may pass again", traceName(from), traceName(to)
+            ) { [unowned self] in resume() }
         }
     }
 
+    /// So many bytes in a second pass in this direction for a while.
+    func narrow(_ from: Int, _ to: Int, bytesPerSecond: UInt64, nanoseconds: UInt64) {
+        bandwidth[from * count + to] = (cluster.now + nanoseconds, max(1, bytesPerSecond))
+    }
+
+    func bytesPerSecond(_ from: Int, _ to: Int) -> UInt64? {
+        let (until, bytes) = bandwidth[from * count + to]
+        return until > cluster.now ? bytes : nil
+    }
+
     func heal() {
-        for place in blockedUntil.indices { blockedUntil[place] = 0 }
+        for place in blockedUntil.indices {
+            blockedUntil[place] = 0
+            bandwidth[place].until = 0
+        }
         resume()
     }
 
@@ -73,15 +97,29 @@ final class SimulatedNetwork {
 
 /// One direction of a connection. While it is open, frames arrive in order.
 final class SimulatedChannel {
-    private unowned let network: SimulatedNetwork
+    // It owns this, and outlives it.
+    private unowned(unsafe) let network: SimulatedNetwork
     let from: Int
     let to: Int
+    private let fromName: UInt64
+    private let toName: UInt64
     private(set) var generation: UInt64 = 0
     private(set) var isOpen = false
     private(set) var isStalled = false
     private var queue: [(at: UInt64, frame: SimulatedFrame)] = []
     private var head = 0
     private var isArmed = false
+    /// When the event that `isArmed` speaks of happens. One of an earlier generation happens at another time, or does what
+    /// was to be done at this one.
+    private var armedAt: UInt64 = 0
+    /// When the newest frame was sent: what is sent at one moment is one packet.
+    private var sentAt: UInt64 = 0
+    /// When all that was sent has left, if the bandwidth bounds it.
+    private var departure: UInt64 = 0
+    /// One closure for all frames.
+    private var arrival: () -> Void = {}
+    /// How much longer than the pair's own delay frames may take: what is large waits for itself.
+    var extraDelayMax: UInt64 = 0
     /// When the receiver's process takes nothing in before some time (it is stopped).
     var receiverReady: () -> UInt64 = { 0 }
     var deliver: (SimulatedFrame) -> Void = { _ in }
@@ -90,6 +128,9 @@ final class SimulatedChannel {
         self.network = network
         self.from = from
         self.to = to
+        fromName = network.traceName(from)
+        toName = network.traceName(to)
+        arrival = { [unowned(unsafe) self] in arrive() }
     }
 
     func open() {
@@ -116,8 +157,19 @@ final class SimulatedChannel {
     func send(_ frame: SimulatedFrame) {
         guard isOpen else { return }
         let cluster = network.cluster
-        var at = cluster.now + network.delay(from, to)
-        if head < queue.count { at = max(at, queue[queue.count - 1].at) }
+        var at: UInt64
+        if head < queue.count, sentAt == cluster.now {
+            at = queue[queue.count - 1].at
+        } else {
+            at = cluster.now + network.delay(from, to)
+            if extraDelayMax > 0 { at += cluster.random.below(extraDelayMax) }
+            if head < queue.count { at = max(at, queue[queue.count - 1].at) }
+        }
+        if let bytes = network.bytesPerSecond(from, to) {
+            departure = max(departure, cluster.now) + UInt64(frame.payload.count + 64) * 1_000_000_000 / bytes
+            at = max(at, departure)
+        }
+        sentAt = cluster.now
         queue.append((at, frame))
         arm()
     }
@@ -131,21 +183,26 @@ final class SimulatedChannel {
         guard !isArmed, !isStalled, head < queue.count else { return }
         isArmed = true
         let cluster = network.cluster
-        let armedFor = generation
-        let at = max(queue[head].at, cluster.now)
-        cluster.schedule(after: at - cluster.now, "frame", UInt64(from), UInt64(to)) { [unowned self] in
-            guard armedFor == generation else { return }
-            isArmed = false
-            if network.isBlocked(from, to) {
-                isStalled = true
-                return
-            }
-            let ready = receiverReady()
-            if ready > cluster.now {
-                queue[head].at = ready
-                arm()
-                return
-            }
+        armedAt = max(queue[head].at, cluster.now)
+        cluster.schedule(after: armedAt - cluster.now, "bytes from %x reach %y", fromName, toName, arrival)
+    }
+
+    private func arrive() {
+        let cluster = network.cluster
+        guard isArmed, armedAt == cluster.now else { return }
+        isArmed = false
+        if network.isBlocked(from, to) {
+            isStalled = true
+            return
+        }
+        let ready = receiverReady()
+        if ready > cluster.now {
+            queue[head].at = ready
+            arm()
+            return
+        }
+        let current = generation
+        while head < queue.count, queue[head].at <= cluster.now {
             let frame = queue[head].frame
             queue[head].frame = SimulatedFrame()
             head += 1
@@ -153,31 +210,40 @@ final class SimulatedChannel {
                 queue.removeSubrange(..<head)
                 head = 0
             }
-            arm()
             deliver(frame)
+            // The receiver may have ended of it.
+            guard generation == current, !isArmed else { return }
         }
+        arm()
     }
 }
 
-/// One host's consensus connection to another: made, lost, made again, as the shell's connections are.
+/// One direction of one of the two connections of a pair of hosts: made, lost, made again, as the shell's connections
+/// are.
 final class SimulatedPeerLink {
-    private unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    private unowned(unsafe) let cluster: SimulatedCluster
     let from: Int
     let to: Int
-    let channel: SimulatedChannel
+    let channel: PeerChannel
+    /// Tells connections apart.
+    let number: Int
+    let connection: SimulatedChannel
     private var attempt: UInt64 = 0
 
-    init(cluster: SimulatedCluster, from: Int, to: Int) {
+    init(cluster: SimulatedCluster, from: Int, to: Int, over channel: PeerChannel, number: Int) {
         self.cluster = cluster
         self.from = from
         self.to = to
-        channel = cluster.network.channel(from: from, to: to)
+        self.channel = channel
+        self.number = number
+        connection = cluster.network.channel(from: from, to: to)
+        if channel == .bulk { connection.extraDelayMax = cluster.plan.bulkNanosecondsMax }
         let target = cluster.hosts[to]
         let source = cluster.hosts[from]
-        channel.receiverReady = { [unowned target] in target.pausedUntil }
-        channel.deliver = { [unowned target, unowned source] frame in
-            guard target.isRunning else { return }
-            target.receive(frame.payload, from: source.id)
+        connection.receiverReady = { [unowned target] in target.isReady(forConnection: number) }
+        connection.deliver = { [unowned target, unowned source] frame in
+            target.receive(frame.payload, from: source.id, connection: number)
         }
     }
 
@@ -186,8 +252,8 @@ final class SimulatedPeerLink {
         attempt += 1
         let number = attempt
         let source = cluster.hosts[from]
-        source.schedule(after: delay, "connect", UInt64(to)) { [unowned self] in
-            guard number == attempt, !channel.isOpen else { return }
+        source.schedule(after: delay, "host %h connects to host %i", UInt64(to), loop: 0) { [unowned self] in
+            guard number == attempt, !connection.isOpen else { return }
             let target = cluster.hosts[to]
             guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= cluster.now else {
                 connect(after: 25_000_000 + cluster.random.below(475_000_000))
@@ -195,28 +261,28 @@ final class SimulatedPeerLink {
             }
             let life = target.life
             let handshake = cluster.network.delay(from, to) + cluster.network.delay(to, from)
-            source.schedule(after: handshake, "connected", UInt64(to)) { [unowned self] in
-                guard number == attempt, !channel.isOpen else { return }
+            source.schedule(after: handshake, "host %h is connected to host %i", UInt64(to), loop: 0) { [unowned self] in
+                guard number == attempt, !connection.isOpen else { return }
                 guard target.life == life, cluster.network.isReachable(from, to) else {
                     connect(after: 25_000_000 + cluster.random.below(475_000_000))
                     return
                 }
-                channel.open()
-                source.core?.peerUp(target.id)
-                source.scheduleTurn()
+                connection.open()
+                source.loops[0].core.peerUp(target.id, over: channel)
+                source.loops[0].scheduleTurn()
             }
         }
     }
 
     /// The connection breaks; the sender learns it after `delay`, and what was under way is lost.
     func reset(after delay: UInt64 = 0) {
-        guard channel.isOpen else { return }
-        channel.close()
+        guard connection.isOpen else { return }
+        connection.close()
         attempt += 1
         let source = cluster.hosts[from]
-        source.schedule(after: delay, "lost", UInt64(to)) { [unowned self] in
-            source.core?.peerDown(cluster.hosts[to].id)
-            source.scheduleTurn()
+        source.schedule(after: delay, "host %h notices that its connection to host %i is lost", UInt64(to), loop: 0) { [unowned self] in
+            source.loops[0].core.peerDown(cluster.hosts[to].id, over: channel)
+            source.loops[0].scheduleTurn()
             connect(after: cluster.random.below(100_000_000))
         }
     }
@@ -227,14 +293,15 @@ final class SimulatedPeerLink {
         let target = cluster.hosts[to]
         let life = target.life
         let source = cluster.hosts[from].id
-        if channel.isOpen, cluster.random.below(2) == 0 {
-            for (at, frame) in channel.takeUnderway() {
+        let number = number
+        if connection.isOpen, cluster.random.below(2) == 0 {
+            for (at, frame) in connection.takeUnderway() {
                 let wait = max(at, cluster.now) - cluster.now
-                target.schedule(after: wait, "late frame", UInt64(from)) {
-                    if target.life == life { target.receive(frame.payload, from: source) }
+                target.schedule(after: wait, "bytes of the ended host %i reach host %h", UInt64(from)) {
+                    if target.life == life { target.receive(frame.payload, from: source, connection: number) }
                 }
             }
         }
-        channel.close()
+        connection.close()
     }
 }

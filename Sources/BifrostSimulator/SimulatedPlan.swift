@@ -17,7 +17,11 @@ package struct SimulatedPlan: Sendable {
     package var keys = 6
     package var settings = HostSettings()
 
+    /// Event loops of a host: each start draws how many.
+    package var loopsMax = 3
     package var latencyNanosecondsMax: UInt64 = 400_000
+    /// What the bulk connection may take longer.
+    package var bulkNanosecondsMax: UInt64 = 20_000_000
     package var slowPerThousand: UInt64 = 3
     package var turnDelayNanosecondsMax: UInt64 = 60_000
     package var commitNanosecondsMax: UInt64 = 2_000_000
@@ -66,6 +70,7 @@ package struct SimulatedPlan: Sendable {
         settings.raft.commitHintEntries = draw(1...64)
         settings.raft.electionTicks = draw(6...12)
 
+        bulkNanosecondsMax = UInt64(draw(100_000...200_000_000))
         latencyNanosecondsMax = UInt64(draw(50_000...2_000_000))
         slowPerThousand = UInt64(draw(0...12))
         turnDelayNanosecondsMax = UInt64(draw(1_000...200_000))
@@ -89,5 +94,5 @@ package struct SimulatedPlan: Sendable {
 /// What may go wrong at a moment.
 package enum SimulatedFault: Int, CaseIterable, Sendable {
     case crash, crashAll, isolate, cutOneWay, clog, resetPeers, resetClients, pause, slowDisk, diskError, crashMajority
-    case partition, stallDisk
+    case partition, stallDisk, stallLoop, narrow
 }

@@ -26,6 +26,7 @@ public struct SimulationReport: Hashable, Codable, Sendable {
     public var trimmedValues = 0
     public var coldReads = 0
     public var logReads = 0
+    public var bulkPayloads = 0
     /// How often each rare path was taken, by `SimulationMark.rawValue`.
     public var marks = [Int](repeating: 0, count: SimulationMark.allCases.count)
     /// The largest journal of a host when all groups are idle.
@@ -58,6 +59,7 @@ public struct SimulationReport: Hashable, Codable, Sendable {
         trimmedValues += other.trimmedValues
         coldReads += other.coldReads
         logReads += other.logReads
+        bulkPayloads += other.bulkPayloads
         for place in marks.indices { marks[place] += other.marks[place] }
         journalBytesAtRest = max(journalBytesAtRest, other.journalBytesAtRest)
         leadersNanoseconds = max(leadersNanoseconds, other.leadersNanoseconds)

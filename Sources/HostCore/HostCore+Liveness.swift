@@ -15,7 +15,7 @@ extension HostCore {
         if now > self.now { self.now = now }
         tickCount += 1
         for peer in peers { suspectIfSilent(peer) }
-        if tickCount % UInt64(settings.heartbeatTicks) == 0 { sendHeartbeats() }
+        if loop.isFirst, tickCount % UInt64(settings.heartbeatTicks) == 0 { beginHeartbeats() }
         continueWaking()
         campaignWherePreferred()
         proposeFirstMap()
@@ -26,21 +26,38 @@ extension HostCore {
 
     // MARK: Hosts
 
-    /// A host's consensus connection is up.
-    public func peerUp(_ host: HostID) {
-        guard let peer = peer(host) else { return }
-        peer.isConnected = true
-        // Floors that were told while it was away are lost, and a quiet group would never tell them again.
-        for replica in replicas where replica.leadingOn.contains(host) { replica.announcedFloor = .zero }
+    /// One of the connections to a host is up. Loop 0 is told, and tells the other loops.
+    public func peerUp(_ host: HostID, over channel: PeerChannel) {
+        linkChanged(host, channel, isUp: true)
+        tell(.link(host, channel, isUp: true))
     }
 
-    public func peerDown(_ host: HostID) {
+    /// One of the connections to a host is lost, with what was under way on it. Loop 0 is told.
+    public func peerDown(_ host: HostID, over channel: PeerChannel) {
+        linkChanged(host, channel, isUp: false)
+        tell(.link(host, channel, isUp: false))
+    }
+
+    func linkChanged(_ host: HostID, _ channel: PeerChannel, isUp: Bool) {
         guard let peer = peer(host) else { return }
-        peer.isConnected = false
-        _ = peer.writer.take()
-        peer.lastAgreedTick = nil
-        peer.lastFollowedTick = nil
-        suspectIfSilent(peer)
+        switch (channel, isUp) {
+        case (.consensus, true):
+            peer.isConnected = true
+            // Floors that were told while it was away are lost, and a quiet group would never tell them again.
+            for replica in replicas where replica.leadingOn.contains(host) { replica.announcedFloor = .zero }
+        case (.consensus, false):
+            peer.isConnected = false
+            _ = peer.writer.take()
+            peer.lastAgreedTick = nil
+            peer.lastFollowedTick = nil
+            peer.followingPoll = nil
+            peer.nextHeartbeat = nil
+            suspectIfSilent(peer)
+        case (.bulk, true): peer.isBulkConnected = true
+        case (.bulk, false):
+            peer.isBulkConnected = false
+            _ = peer.bulkWriter.take()
+        }
     }
 
     private func isFresh(_ tick: UInt64?) -> Bool {
@@ -61,59 +78,54 @@ extension HostCore {
         }
     }
 
-    private func sendHeartbeats() {
-        for peer in peers where peer.isConnected {
-            peer.heartbeatSequence += 1
-            peer.writer.heartbeat = HostHeartbeat(
-                sequence: peer.heartbeatSequence, groups: peer.leading.groups, digest: peer.leading.digest)
-        }
-    }
-
-    /// What another host said in one turn. Throws when the payload is malformed: the shell closes that connection.
+    /// What another host said in one turn, when this is the only loop. Throws when the payload is malformed: the shell
+    /// closes that connection.
     public func receive(_ payload: Bytes, from host: HostID) throws(DecodingFailure) {
+        precondition(loop.count == 1, "several loops share what a peer says: see PeerBatchPart")
         guard let peer = peer(host) else { return }
         var batch = try PeerBatchReader(payload)
         // Messages first: they may bring the very agreement that the digest is then compared for.
-        while let (group, message) = try batch.next() {
-            guard let replica = replica(of: group), message.to == replica.id, hostOfReplica[message.from] == host,
-                !replica.isMute
-            else {
-                strayMessages += 1
-                continue
-            }
-            guard replica.stopped == nil else { continue }
-            // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window.
-            if !message.entries.isEmpty, isOverfull(replica) {
-                overloads += 1
-                continue
-            }
-            replica.core.step(message)
-            markReady(replica)
+        while let (group, message) = try batch.next() { receive(message, of: group, from: host) }
+        for floor in batch.floors { receive(floor, from: host) }
+        receive(batch.heartbeat, batch.reply, of: peer)
+    }
+
+    /// This loop's part of what another host said. Loop 0 gets its own after all others got theirs.
+    public func receive(_ part: PeerBatchPart, from host: HostID) {
+        guard let peer = peer(host) else { return }
+        for (group, message) in part.messages { receive(message, of: group, from: host) }
+        for floor in part.floors { receive(floor, from: host) }
+        receive(part.heartbeat, part.reply, of: peer)
+    }
+
+    private func receive(_ message: RaftMessage, of group: GroupID, from host: HostID) {
+        guard let replica = replica(of: group), message.to == replica.id, hostOfReplica[message.from] == host,
+            !replica.isMute
+        else {
+            strayMessages += 1
+            return
         }
-        for floor in batch.floors {
-            guard let replica = replica(of: floor.group), replica.core.leader != replica.id,
-                hostOfReplica[replica.core.leader] == host, floor.index > replica.floor
-            else { continue }
-            replica.floor = min(floor.index, replica.core.lastIndex)
-            announceSuperfluous(replica)
+        guard replica.stopped == nil else { return }
+        // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window.
+        if !message.entries.isEmpty, isOverfull(replica) {
+            overloads += 1
+            return
         }
-        if let heartbeat = batch.heartbeat {
-            // Roles that changed by these very messages count from the next heartbeat on.
-            let agrees = heartbeat.digest == peer.following.digest && heartbeat.groups == peer.following.groups
-            peer.writer.reply = HostHeartbeatReply(sequence: heartbeat.sequence, agrees: agrees)
-            if agrees {
-                peer.lastFollowedTick = tickCount
-                peer.isFollowingSuspected = false
-            }
-        }
-        if let reply = batch.reply {
-            if reply.agrees {
-                peer.lastAgreedTick = tickCount
-                peer.isLeadingSuspected = false
-            } else if peer.wakeFrom == nil {
-                peer.wakeFrom = 0
-            }
-        }
+        replica.core.step(message)
+        markReady(replica)
+    }
+
+    private func receive(_ floor: LogFloor, from host: HostID) {
+        guard let replica = replica(of: floor.group), replica.core.leader != replica.id,
+            hostOfReplica[replica.core.leader] == host, floor.index > replica.floor
+        else { return }
+        replica.floor = min(floor.index, replica.core.lastIndex)
+        announceSuperfluous(replica)
+    }
+
+    private func receive(_ heartbeat: HostHeartbeat?, _ reply: HostHeartbeatReply?, of peer: Peer) {
+        if let heartbeat { compare(heartbeat, of: peer) }
+        if let reply { decide(reply.agrees ? .agreed : .disagreed, of: peer) }
     }
 
     /// After a disagreement our groups with members there speak for themselves, a bounded number per tick.

@@ -7,7 +7,8 @@ public import StateMachines
 public import Storage
 
 extension HostCore {
-    /// A cluster map from the disk, from another host or from the meta group here. Older ones are ignored.
+    /// A cluster map from the disk, from another host or from the meta group here. Older ones are ignored. The other
+    /// loops learn it from loop 0.
     public func adopt(_ newer: ClusterMap) {
         if let map {
             guard newer.cluster == map.cluster, newer.version > map.version else { return }
@@ -18,7 +19,10 @@ extension HostCore {
             for replica in group.replicas { hostOfReplica[replica.id] = replica.host }
         }
         for replica in replicas { updateLiveness(replica) }
-        effects.map = newer
+        if loop.isFirst {
+            effects.map = newer
+            tell(.map(newer))
+        }
         askForBirths()
     }
 
@@ -26,8 +30,8 @@ extension HostCore {
     /// is restored, one that is not is born, and either comes back through `install`.
     private func askForBirths() {
         guard let map else { return }
-        for (group, id) in map.replicas(on: host) where replica(of: group.id) == nil && isBirthAsked.insert(id).inserted
-        {
+        for (group, id) in map.replicas(on: host)
+        where loop.owns(group.id) && replica(of: group.id) == nil && isBirthAsked.insert(id).inserted {
             effects.births.append(ReplicaBirth(group: group.id, replica: id, configuration: group.configuration))
         }
     }

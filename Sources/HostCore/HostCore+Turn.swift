@@ -9,7 +9,7 @@ import Storage
 
 extension HostCore {
     /// Whether another turn has something to do at once.
-    public var hasWork: Bool { !ready.isEmpty || !effects.replies.isEmpty }
+    public var hasWork: Bool { !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty }
 
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.
     public func turn(now: Instant, into out: inout HostEffects) {
@@ -39,12 +39,16 @@ extension HostCore {
                 effects.superfluous.append((replica.id, replica.discarded))
             }
         }
-        for peer in peers where !peer.writer.isEmpty {
-            guard peer.isConnected else {
-                _ = peer.writer.take()  // consensus sends again what it must
-                continue
+        for peer in peers {
+            // What is dropped here for want of a connection consensus sends again.
+            if !peer.writer.isEmpty {
+                let payload = peer.writer.take()
+                if peer.isConnected { effects.peerPayloads.append((peer.host, .consensus, payload)) }
             }
-            effects.peerPayloads.append((peer.host, peer.writer.take()))
+            if !peer.bulkWriter.isEmpty {
+                let payload = peer.bulkWriter.take()
+                if peer.isBulkConnected { effects.peerPayloads.append((peer.host, .bulk, payload)) }
+            }
         }
         swap(&effects, &out)
     }
@@ -76,6 +80,7 @@ extension HostCore {
 
     private func carryOut(_ replica: Replica) {
         for message in raftEffects.messages { send(message, of: replica) }
+        for message in raftEffects.bulkMessages { sendInBulk(message, of: replica) }
         if let sequence = raftEffects.persistSequence {
             if let hardState = raftEffects.hardState {
                 records.append(.hardState(replica.group, replica.id, hardState))
@@ -121,9 +126,18 @@ extension HostCore {
     private func send(_ message: RaftMessage, of replica: Replica) {
         guard let host = hostOfReplica[message.to], let peer = peer(host), peer.isConnected else { return }
         if peer.writer.messageBytes + message.encodedBytes > Self.peerPayloadBytes, !peer.writer.isEmpty {
-            effects.peerPayloads.append((host, peer.writer.take()))
+            effects.peerPayloads.append((host, .consensus, peer.writer.take()))
         }
         peer.writer.append(message, group: replica.group)
+    }
+
+    /// Catch-up has a connection of its own, so that heartbeats and fresh appends never wait behind it.
+    private func sendInBulk(_ message: RaftMessage, of replica: Replica) {
+        guard let host = hostOfReplica[message.to], let peer = peer(host), peer.isBulkConnected else { return }
+        if peer.bulkWriter.messageBytes + message.encodedBytes > Self.peerPayloadBytes, !peer.bulkWriter.isEmpty {
+            effects.peerPayloads.append((host, .bulk, peer.bulkWriter.take()))
+        }
+        peer.bulkWriter.append(message, group: replica.group)
     }
 
     /// A payload that would grow beyond this is closed and another begun.

@@ -10,22 +10,31 @@ public import Ring
 import StateMachines
 import Storage
 
-/// One host. Inputs note what came; `turn` steps every group that has something to do once and says what to do.
-/// Not thread-safe: it belongs to one event loop.
+/// One event loop's part of a host: all of it, if there is one loop. Inputs note what came; `turn` steps every group
+/// that has something to do once and says what to do. Not thread-safe: it belongs to its event loop.
 public final class HostCore {
     /// Another host of the cluster.
     final class Peer {
         let host: HostID
         var isConnected = false
+        var isBulkConnected = false
         var writer = PeerBatchWriter()
+        var bulkWriter = PeerBatchWriter()
         var heartbeatSequence: UInt64 = 0
         /// The tick in which this host last agreed with our heartbeat: it follows us where we lead.
         var lastAgreedTick: UInt64?
         /// The tick in which we last agreed with this host's heartbeat: it leads where we follow.
         var lastFollowedTick: UInt64?
-        /// Sum and number of what we lead with a member there, and of what we follow there.
+        /// Of what this loop leads with a member there, and of what it follows there.
         var leading = LivenessSum()
         var following = LivenessSum()
+        /// Loop 0: the same of the other loops, as far as they have answered.
+        var leadingElsewhere = LivenessSum()
+        var followingElsewhere = LivenessSum()
+        /// Loop 0: the heartbeat that is being compared with what all loops follow there, and the newest one since.
+        var followingPoll: LoopPoll?
+        var comparedHeartbeat: HostHeartbeat?
+        var nextHeartbeat: HostHeartbeat?
         /// Our groups' explicit heartbeats towards it are wanted, from this position in `replicas` on.
         var wakeFrom: Int?
         /// What we lead with a member there, and what we follow there, is ticked: the host has not agreed lately.
@@ -33,13 +42,6 @@ public final class HostCore {
         var isFollowingSuspected = true
 
         init(host: HostID) { self.host = host }
-    }
-
-    struct LivenessSum {
-        var groups: UInt32 = 0
-        var digest: UInt64 = 0
-        mutating func add(_ value: UInt64) { groups &+= 1; digest &+= value }
-        mutating func remove(_ value: UInt64) { groups &-= 1; digest &-= value }
     }
 
     /// Messages that wait until a journal ticket is durable.
@@ -53,7 +55,9 @@ public final class HostCore {
     }
 
     public let host: HostID
+    /// Its bounds on the whole host are this loop's share of them.
     public let settings: HostSettings
+    public let loop: LoopPlace
     public internal(set) var map: ClusterMap?
     /// Name of the journal, for manifests.
     let journal: UInt64
@@ -87,6 +91,9 @@ public final class HostCore {
     /// The host's own elapsed time, at most 100 ms per tick: what log times go by.
     var elapsedMilliseconds: UInt64 = 0
     var elapsedCountedTo: Instant
+    /// Loop 0: the question what all loops lead, and the number of questions so far.
+    var leadingPoll: LoopPoll?
+    var polls: UInt64 = 0
     var storeJobsUnderWay = 0
     /// Some replica needs less of the journal than it did.
     var isTrimDue = false
@@ -97,13 +104,19 @@ public final class HostCore {
     /// Messages that named a group or replica which is not here.
     public internal(set) var strayMessages: UInt64 = 0
 
+    /// - Parameters:
+    ///   - settings: the host's; each loop takes its share of the bounds that are the whole host's.
+    ///   - seed: of all randomness here. The host's: loops make theirs from it.
+    ///   - loop: the groups that it owns. All loops of a host have the same count.
     public init(
-        host: HostID, journal: UInt64, settings: HostSettings, seed: UInt64, now: Instant, journalSequence: UInt64
+        host: HostID, journal: UInt64, settings: HostSettings, seed: UInt64, now: Instant, journalSequence: UInt64,
+        loop: LoopPlace = .only
     ) {
         self.host = host
         self.journal = journal
-        self.settings = settings
-        self.random = SeededRandom(seed: seed)
+        self.settings = settings.share(of: loop)
+        self.loop = loop
+        self.random = SeededRandom(seed: loop.isFirst ? seed : mix(seed ^ mix(UInt64(loop.number))))
         self.now = now
         self.journalSequence = journalSequence
         elapsedCountedTo = now
@@ -125,6 +138,7 @@ public final class HostCore {
     func add(_ replica: Replica) {
         let place = Int(replica.group.rawValue)
         precondition(place < Self.groupNumberMax, "a group's number is out of bounds")
+        precondition(loop.owns(replica.group), "a replica belongs to one loop")
         while replicaOfGroup.count <= place { replicaOfGroup.append(nil) }
         precondition(replicaOfGroup[place] == nil, "a group has one replica on a host")
         replicaOfGroup[place] = replica

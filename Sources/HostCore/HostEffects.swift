@@ -68,8 +68,10 @@ public struct ReplicaBirth: Sendable {
 
 /// Filled by `HostCore.turn`, emptied by the shell. Reused from turn to turn.
 public struct HostEffects: Sendable {
-    /// One payload for each host that is told something, more only when one would not fit into a frame. In order.
-    public var peerPayloads: [(host: HostID, payload: Bytes)] = []
+    /// One payload for each connection that is told something, more only when one would not fit into a frame. In order.
+    public var peerPayloads: [(host: HostID, channel: PeerChannel, payload: Bytes)] = []
+    /// For other loops of this host, to be handed over after the payloads, in order. Empty when there is one loop.
+    public var loopMessages: [(loop: Int, message: LoopMessage)] = []
     public var journal: JournalBatch?
     public var replies: [HostReply] = []
     public var coldReads: [ColdRead] = []
@@ -77,8 +79,9 @@ public struct HostEffects: Sendable {
     public var logReads: [JournalRead] = []
     public var storeJobs: [StoreJob] = []
     public var births: [ReplicaBirth] = []
-    /// Not empty when something changed, and then complete, for all replicas: entries at or below these indices are
-    /// superfluous, and the journal may trim.
+    /// Not empty when something changed, and then complete, for all replicas of this loop: entries at or below these
+    /// indices are superfluous, and the journal may trim. A value goes when the newest lists of all loops let it: a
+    /// replica that is in none keeps its entries.
     public var superfluous: [(replica: ReplicaID, through: LogIndex)] = []
     /// A newer cluster map to keep, and to connect by.
     public var map: ClusterMap?
@@ -89,6 +92,7 @@ public struct HostEffects: Sendable {
 
     public mutating func removeAll() {
         peerPayloads.removeAll(keepingCapacity: true)
+        loopMessages.removeAll(keepingCapacity: true)
         journal = nil
         replies.removeAll(keepingCapacity: true)
         coldReads.removeAll(keepingCapacity: true)

@@ -43,4 +43,16 @@ public struct HostSettings: Sendable {
     public var wakesPerTick = 512
 
     public init() {}
+
+    /// One loop's share of the bounds on the whole host.
+    func share(of loop: LoopPlace) -> HostSettings {
+        var share = self
+        share.undurableBytesMax = max(undurableBytesMax / loop.count, Self.undurableBytesLeast)
+        share.storeJobsMax = max(storeJobsMax / loop.count, 1)
+        share.wakesPerTick = max(wakesPerTick / loop.count, 1)
+        return loop.count == 1 ? self : share
+    }
+
+    /// Below this a loop's share would stall on a few large appends.
+    private static var undurableBytesLeast: Int { 4 << 20 }
 }

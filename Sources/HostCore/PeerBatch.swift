@@ -143,3 +143,48 @@ public struct PeerBatchReader {
         return (group, try RaftMessage(from: &reader))
     }
 }
+
+/// What of such a payload is for one loop of the host.
+public struct PeerBatchPart: Sendable {
+    package private(set) var messages: [(group: GroupID, message: RaftMessage)] = []
+    package private(set) var floors: [LogFloor] = []
+    /// Loop 0's.
+    package private(set) var heartbeat: HostHeartbeat?
+    package private(set) var reply: HostHeartbeatReply?
+
+    private init() {}
+
+    /// Reads a whole payload and deals it out, in order. By the loop of the connection that it came over; hand the
+    /// parts to the other loops first and to loop 0 last, which compares heartbeats with what all loops made of it.
+    ///
+    /// - Returns: one place for each loop; nil if there is nothing for it.
+    /// - Throws: when the payload is malformed: then nobody gets anything, and the shell closes that connection.
+    public static func split(_ payload: Bytes, loops: Int) throws(DecodingFailure) -> [PeerBatchPart?] {
+        var parts = [PeerBatchPart?](repeating: nil, count: loops)
+        var batch = try PeerBatchReader(payload)
+        while let (group, message) = try batch.next() {
+            parts[LoopPlace.owner(of: group, loops: loops), default: PeerBatchPart()].messages.append((group, message))
+        }
+        for floor in batch.floors {
+            parts[LoopPlace.owner(of: floor.group, loops: loops), default: PeerBatchPart()].floors.append(floor)
+        }
+        if batch.heartbeat != nil || batch.reply != nil {
+            parts[0, default: PeerBatchPart()].heartbeat = batch.heartbeat
+            parts[0, default: PeerBatchPart()].reply = batch.reply
+        }
+        return parts
+    }
+}
+
+extension Array {
+    /// In place: an optional element, filled if it is nil.
+    fileprivate subscript<Wrapped>(place: Int, default filling: @autoclosure () -> Wrapped) -> Wrapped
+    where Element == Wrapped? {
+        get { self[place] ?? filling() }
+        _modify {
+            var value = self[place].take() ?? filling()
+            defer { self[place] = value }
+            yield &value
+        }
+    }
+}

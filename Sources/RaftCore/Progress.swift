@@ -59,6 +59,8 @@ struct Progress: Sendable {
     var isReadingLog = false
     var isReadFailed = false
     var supplied: [LogEntry] = []
+    /// The last entry that was sent in bulk since logs were last known to part.
+    var bulkLast: LogIndex = .zero
     private var inflight: Deque<Inflight> = []
     private var inflightBytes = 0
 
@@ -72,6 +74,10 @@ struct Progress: Sendable {
         self = Progress(replica: replica, seat: seat)
         self.next = next
     }
+
+    /// Something sent in bulk is not acknowledged: what is in memory waits for it, or it would overtake it, be refused,
+    /// and be sent twice. So catch-up in bulk ends with a pause of one round trip, also under steady load.
+    var isBulkOpen: Bool { match < bulkLast }
 
     func isFull(_ settings: RaftSettings) -> Bool {
         inflight.count >= settings.inflightMessagesMax || inflightBytes >= settings.inflightBytesMax
@@ -95,6 +101,7 @@ struct Progress: Sendable {
         inflight.removeAll(keepingCapacity: true)
         inflightBytes = 0
         supplied = []
+        bulkLast = .zero
         if state != .snapshot { next = match.next }
     }
 

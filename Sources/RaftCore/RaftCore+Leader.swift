@@ -80,6 +80,7 @@ extension RaftCore {
             // The answer to the probe under way, or an old one.
             guard progress[position].next.previous == rejected else { return }
             progress[position].isProbeSent = false
+            progress[position].bulkLast = .zero
         }
         let hint = log.lastIndex(atOrBelow: min(message.hintIndex, rejected.previous), termAtMost: message.hintTerm)
         let next = max(min(rejected, hint.next), progress[position].match.next)
@@ -105,7 +106,8 @@ extension RaftCore {
         if message.commit > progress[position].commitKnown { progress[position].commitKnown = message.commit }
         if progress[position].isHeartbeatOpen {
             progress[position].isHeartbeatOpen = false
-            progress[position].isProbeSent = false
+            // What went in bulk may be under way for long: a nudge behind it asks what became of it.
+            if !progress[position].isBulkOpen { progress[position].isProbeSent = false }
             progress[position].isReadFailed = false
             // It is there but did not get on since the heartbeat: something may be lost.
             if progress[position].match < log.last, progress[position].match == progress[position].matchAtHeartbeat {
@@ -144,7 +146,11 @@ extension RaftCore {
         while true {
             let state = progress[position].state
             let next = progress[position].next
-            if state == .snapshot || state == .probe && progress[position].isProbeSent { return }
+            let isBulkOpen = progress[position].isBulkOpen
+            let isNudged = progress[position].isNudged
+            if state == .snapshot || state == .probe && progress[position].isProbeSent && !(isBulkOpen && isNudged) {
+                return
+            }
             let isFull = state == .replicate && progress[position].isFull(settings)
             guard let logTerm = log.term(at: next.previous) else {
                 progress[position].become(.snapshot)
@@ -152,17 +158,17 @@ extension RaftCore {
                 return
             }
             var entries: [LogEntry] = []
-            if next <= log.last, !isFull {
-                if log.isInMemory(next) {
-                    entries = slice(from: next, bytesMax: settings.appendBytesMax, &cache)
-                } else {
+            var isInBulk = isBulkOpen
+            if next <= log.last, !isFull, !(state == .probe && progress[position].isProbeSent) {
+                if !log.isInMemory(next) {
                     entries = takeSupplied(for: position, from: next, into: &effects)
+                    isInBulk = isBulkOpen || !entries.isEmpty
+                } else if !isBulkOpen {
+                    entries = slice(from: next, bytesMax: settings.appendBytesMax, &cache)
                 }
             }
-            let isNews = progress[position].commitSent < commit && !isFull && next > log.last
-            guard !entries.isEmpty || isNews || progress[position].isNudged || state == .probe && next > log.last else {
-                return
-            }
+            let isNews = progress[position].commitSent < commit && !isFull && next > log.last && !isBulkOpen
+            guard !entries.isEmpty || isNews || isNudged || state == .probe && next > log.last else { return }
             var bytes = 0
             for offset in entries.indices { bytes += entries[offset].encodedBytes }
             progress[position].isNudged = false
@@ -171,12 +177,13 @@ extension RaftCore {
                 if state == .probe { progress[position].isProbeSent = true }
             } else {
                 progress[position].sent(through: next + (entries.count - 1), bytes: bytes)
+                if isInBulk { progress[position].bulkLast = next + (entries.count - 1) }
             }
             let isLast = entries.isEmpty || next + entries.count > log.last
-            effects.messages.append(
-                RaftMessage(
-                    kind: .append, from: replica, to: progress[position].replica, term: term, index: next.previous,
-                    logTerm: logTerm, commit: commit, entries: entries))
+            let message = RaftMessage(
+                kind: .append, from: replica, to: progress[position].replica, term: term, index: next.previous,
+                logTerm: logTerm, commit: commit, entries: entries)
+            if isInBulk { effects.bulkMessages.append(message) } else { effects.messages.append(message) }
             if isLast { return }
         }
     }

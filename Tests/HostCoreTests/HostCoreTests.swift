@@ -178,7 +178,7 @@ private let group = GroupID(1)
                 try each.turn()
             }
             for each in trio.hosts {
-                for (target, payload) in each.takeOutbox() {
+                for (target, _, payload) in each.takeOutbox() {
                     var reader = try PeerBatchReader(payload)
                     if each.id == other.id, target == host.id, reader.reply != nil {
                         var changed = PeerBatchWriter()

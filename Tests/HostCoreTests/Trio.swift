@@ -12,21 +12,38 @@ import Storage
 /// One host; the test says when its journal and its store get on.
 final class TestHost {
     let id: HostID
-    let core: HostCore
+    /// One for each event loop.
+    let cores: [HostCore]
+    /// The only one, or loop 0's.
+    var core: HostCore { cores[0] }
     let journal: Journal<SimulatedDisk>
     let store: Store<SimulatedDisk>
     var holdsJournal = false
     var holdsStore = false
-    private(set) var batches: [JournalBatch] = []
+    /// Loops that get nothing done.
+    var stuckLoops: Set<Int> = []
+    /// What was handed to each loop, in order.
+    private var inboxes: [[LoopInput]]
+    private(set) var batches: [(loop: Int, batch: JournalBatch)] = []
     private(set) var jobs: [StoreJob] = []
-    private(set) var outbox: [(host: HostID, payload: Bytes)] = []
+    private(set) var outbox: [(host: HostID, channel: PeerChannel, payload: Bytes)] = []
     private(set) var replies: [CallToken: Response<DataResult>] = [:]
-    private(set) var superfluous: [(replica: ReplicaID, through: LogIndex)] = []
+    /// The newest list of each loop.
+    private var superfluousOfLoop: [[(replica: ReplicaID, through: LogIndex)]]
+    var superfluous: [(replica: ReplicaID, through: LogIndex)] { Array(superfluousOfLoop.joined()) }
     private(set) var notices: [String] = []
     private var effects = HostEffects()
 
-    init(_ id: HostID, map: ClusterMap, settings: HostSettings) throws {
+    /// What comes to a loop from another thread.
+    enum LoopInput {
+        case message(LoopMessage)
+        case part(PeerBatchPart, HostID)
+    }
+
+    init(_ id: HostID, map: ClusterMap, settings: HostSettings, loops: Int = 1) throws {
         self.id = id
+        inboxes = Array(repeating: [], count: loops)
+        superfluousOfLoop = Array(repeating: [], count: loops)
         let identity = HostIdentity(
             cluster: map.cluster, host: id, incarnation: Incarnation(id.rawValue), featureLevel: 1,
             journal: 100 + id.rawValue)
@@ -35,21 +52,61 @@ final class TestHost {
             disk: SimulatedDisk(seed: 10 + id.rawValue),
             formatting: StoreIdentity(cluster: map.cluster, host: id, journal: identity.journal),
             settings: StoreSettings(runsMax: settings.runsMax))
-        core = HostCore(
-            host: id, journal: identity.journal, settings: settings, seed: id.rawValue, now: Instant(1_000_000),
-            journalSequence: journal.lastSequence)
+        let sequence = journal.lastSequence
+        cores = (0..<loops).map { number in
+            HostCore(
+                host: id, journal: identity.journal, settings: settings, seed: id.rawValue, now: Instant(1_000_000),
+                journalSequence: sequence, loop: LoopPlace(number: number, count: loops))
+        }
         core.adopt(map)
     }
 
     var now = Instant(1_000_000)
 
+    func core(of group: GroupID) -> HostCore { cores[LoopPlace.owner(of: group, loops: cores.count)] }
+    func inspection(of group: GroupID) -> ReplicaInspection? { core(of: group).inspection(of: group) }
+    var activeCount: Int { cores.reduce(0) { $0 + $1.activeCount } }
+    var hasWork: Bool {
+        cores.contains { !stuckLoops.contains($0.loop.number) && ($0.hasWork || !inboxes[$0.loop.number].isEmpty) }
+    }
+
+    func tick() {
+        now = now + 50_000_000
+        for core in cores where !stuckLoops.contains(core.loop.number) { core.tick(now: now) }
+    }
+
+    /// What another host said: dealt out to the loops as a shell does it.
+    func receive(_ payload: Bytes, from host: HostID) throws {
+        if cores.count == 1 { return try core.receive(payload, from: host) }
+        let parts = try PeerBatchPart.split(payload, loops: cores.count)
+        for number in cores.indices.reversed() {
+            guard let part = parts[number] else { continue }
+            inboxes[number].append(.part(part, host))
+        }
+    }
+
+    /// One turn of each loop that is not stuck.
     func turn() throws {
+        for core in cores where !stuckLoops.contains(core.loop.number) { try turn(core) }
+    }
+
+    private func turn(_ core: HostCore) throws {
+        let number = core.loop.number
+        let inbox = inboxes[number]
+        inboxes[number] = []
+        for input in inbox {
+            switch input {
+            case .message(let message): core.receive(message)
+            case .part(let part, let host): core.receive(part, from: host)
+            }
+        }
         core.turn(now: now, into: &effects)
         let work = effects
         effects = HostEffects()
         outbox += work.peerPayloads
+        for (loop, message) in work.loopMessages { inboxes[loop].append(.message(message)) }
         for reply in work.replies { replies[reply.call] = reply.response }
-        if !work.superfluous.isEmpty { superfluous = work.superfluous }
+        if !work.superfluous.isEmpty { superfluousOfLoop[number] = work.superfluous }
         notices += work.notices
         for read in work.coldReads {
             let found = try store.get(read.key, in: read.view)
@@ -68,17 +125,21 @@ final class TestHost {
                 group: restored.group, plan: restored.plan, machine: restored.machine, memtable: Memtable(),
                 view: restored.view)
         }
-        if let batch = work.journal { batches.append(batch) }
+        if let batch = work.journal { batches.append((number, batch)) }
         jobs += work.storeJobs
         if !holdsJournal { try commit() }
         if !holdsStore { try doJobs() }
     }
 
     func commit() throws {
-        guard let last = batches.last else { return }
-        let sequence = try journal.append(batches.flatMap(\.records))
+        guard !batches.isEmpty else { return }
+        let sequence = try journal.append(batches.flatMap(\.batch.records))
+        let durable = batches
         batches = []
-        core.journalDone(ticket: last.ticket, sequence: sequence)
+        for core in cores {
+            guard let last = durable.last(where: { $0.loop == core.loop.number }) else { continue }
+            core.journalDone(ticket: last.batch.ticket, sequence: sequence)
+        }
     }
 
     func doJobs() throws {
@@ -88,15 +149,15 @@ final class TestHost {
             switch job {
             case .checkpoint(let group, let frozen, let header):
                 try store.checkpoint(frozen, header)
-                if let view = store.view(header.replica) { core.checkpointDone(group: group, view: view) }
+                if let view = store.view(header.replica) { core(of: group).checkpointDone(group: group, view: view) }
             case .merge(let group, let replica):
                 try store.merge(replica)
-                if let view = store.view(replica) { core.mergeDone(group: group, view: view) }
+                if let view = store.view(replica) { core(of: group).mergeDone(group: group, view: view) }
             }
         }
     }
 
-    func takeOutbox() -> [(host: HostID, payload: Bytes)] {
+    func takeOutbox() -> [(host: HostID, channel: PeerChannel, payload: Bytes)] {
         defer { outbox = [] }
         return outbox
     }
@@ -104,14 +165,14 @@ final class TestHost {
     /// Begins a put; its answer comes under the token.
     func put(_ key: String, _ value: String, group: GroupID, token: UInt64) {
         let command = KeyValueCommand.put(key: Bytes(key), value: Bytes(value))
-        core.execute(
+        core(of: group).execute(
             ExecuteRequest(group: group, epoch: Epoch(1), slot: slot(of: Bytes(key)), payload: command.payload()),
             call: CallToken(rawValue: token))
     }
 
     func get(_ key: String, group: GroupID, _ consistency: Consistency = .linearizable, token: UInt64) {
         let slot = slot(of: Bytes(key))
-        core.query(
+        core(of: group).query(
             QueryRequest(
                 group: group, epoch: Epoch(1), slot: slot, machine: .keyValue, consistency: consistency,
                 query: KeyValueQuery.get(key: Bytes(key)).encoded()),
@@ -132,8 +193,15 @@ final class Trio {
     let hosts: [TestHost]
     /// Places of hosts that are cut off from the others.
     var isCut: Set<Int> = []
+    /// What went over the bulk connections, and whether it is lost.
+    private(set) var bulkPayloads = 0
+    private(set) var bulkBytes = 0
+    var isBulkLost = false
+    /// Called with each payload that is sent.
+    var look: ((_ from: Int, _ channel: PeerChannel, _ payload: Bytes) -> Void)?
 
-    init(groups: Int = 1, adjust: (inout HostSettings) -> Void = { _ in }) throws {
+    /// - Parameter loops: event loops of each host.
+    init(groups: Int = 1, loops: [Int] = [1, 1, 1], adjust: (inout HostSettings) -> Void = { _ in }) throws {
         var settings = HostSettings()
         adjust(&settings)
         let records = (1...3).map { number in
@@ -143,10 +211,16 @@ final class Trio {
         }
         map = try Planner.firstMap(cluster: ClusterID(high: 1, low: 2), hosts: records, groups: groups, replicas: 3)
         var hosts: [TestHost] = []
-        for record in records { hosts.append(try TestHost(record.id, map: map, settings: settings)) }
+        for (record, count) in zip(records, loops) {
+            hosts.append(try TestHost(record.id, map: map, settings: settings, loops: count))
+        }
         self.hosts = hosts
         for host in hosts { try host.turn() }
-        for host in hosts { for other in hosts where other.id != host.id { host.core.peerUp(other.id) } }
+        for host in hosts {
+            for other in hosts where other.id != host.id {
+                for channel in PeerChannel.allCases { host.core.peerUp(other.id, over: channel) }
+            }
+        }
     }
 
     /// Delivers until nothing moves.
@@ -155,13 +229,19 @@ final class Trio {
             var moved = false
             for (place, host) in hosts.enumerated() {
                 try host.turn()
-                for (target, payload) in host.takeOutbox() {
+                for (target, channel, payload) in host.takeOutbox() {
                     moved = true
                     let to = Int(target.rawValue) - 1
                     if isCut.contains(place) || isCut.contains(to) { continue }
-                    try hosts[to].core.receive(payload, from: host.id)
+                    look?(place, channel, payload)
+                    if channel == .bulk {
+                        bulkPayloads += 1
+                        bulkBytes += payload.count
+                        if isBulkLost { continue }
+                    }
+                    try hosts[to].receive(payload, from: host.id)
                 }
-                if host.core.hasWork { moved = true }
+                if host.hasWork { moved = true }
             }
             if !moved { return }
         }
@@ -169,10 +249,7 @@ final class Trio {
 
     func tick(_ count: Int = 1) throws {
         for _ in 0..<count {
-            for host in hosts {
-                host.now = host.now + 50_000_000
-                host.core.tick(now: host.now)
-            }
+            for host in hosts { host.tick() }
             try settle()
         }
     }
@@ -180,16 +257,20 @@ final class Trio {
     func cut(_ place: Int) {
         isCut.insert(place)
         for (other, host) in hosts.enumerated() where other != place {
-            host.core.peerDown(hosts[place].id)
-            hosts[place].core.peerDown(host.id)
+            for channel in PeerChannel.allCases {
+                host.core.peerDown(hosts[place].id, over: channel)
+                hosts[place].core.peerDown(host.id, over: channel)
+            }
         }
     }
 
     func join(_ place: Int) {
         isCut.remove(place)
         for (other, host) in hosts.enumerated() where other != place {
-            host.core.peerUp(hosts[place].id)
-            hosts[place].core.peerUp(host.id)
+            for channel in PeerChannel.allCases {
+                host.core.peerUp(hosts[place].id, over: channel)
+                hosts[place].core.peerUp(host.id, over: channel)
+            }
         }
     }
 
@@ -198,7 +279,7 @@ final class Trio {
         for _ in 0..<200 {
             try tick()
             for (place, host) in hosts.enumerated() where !isCut.contains(place) {
-                if host.core.inspection(of: group)?.isEstablished == true { return place }
+                if host.inspection(of: group)?.isEstablished == true { return place }
             }
         }
         throw DiskError(.misuse, "no leader came")

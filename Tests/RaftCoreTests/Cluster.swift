@@ -122,6 +122,7 @@ struct Cluster {
         guard replicas[position].core != nil else { return }
         replicas[position].core!.ready(into: &effects)
         flight += effects.messages
+        flight += effects.bulkMessages
         if bug == .promiseBeforeDurable {
             flight += effects.durableMessages
         } else {

@@ -38,6 +38,7 @@ private struct Trio {
             isBusy = true
             cores[position].ready(into: &effects)
             send(effects.messages)
+            send(effects.bulkMessages)
             if let sequence = effects.persistSequence { cores[position].persisted(sequence: sequence) }
             send(effects.durableMessages)
             guard effects.commitAdvanced else { continue }

@@ -92,7 +92,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
             #expect(total.acknowledged > 300 * 500)
             #expect(total.crashes > 1_000 && total.elections > 3_000 && total.diskFailures > 10)
             #expect(total.checkpoints > 5_000 && total.merges > 300 && total.trimmedValues > 5_000)
-            #expect(total.coldReads > 1_000 && total.logReads > 100)
+            #expect(total.coldReads > 1_000 && total.logReads > 100 && total.bulkPayloads > 100)
         }
     }
 

@@ -1,0 +1,202 @@
+// A host's event loops: which groups each owns, and what they say to each other. Each loop has a `HostCore` of its own;
+// loop 0 speaks for the host where there is only one to speak: connections, heartbeats, the cluster map.
+//
+//            loop 0                                  the other loops
+//     a map was adopted ───── map ──────────────────► adopt it, ask for their births
+//     a connection came up ── link ─────────────────► send over it, or not
+//     heartbeats are due ──── leadingAsked ─────────►
+//     send them          ◄─── leadingTold ─────────── what they lead, by host
+//     a heartbeat came ────── followingAsked ───────►
+//     compare, reply     ◄─── followingTold ───────── what they follow there
+//     it came to this ─────── verdict ──────────────► suspect, rest or wake
+//
+// The number of loops shows neither on disk nor on the wire, and may be another at each start.
+
+public import Primitives
+import Ring
+
+/// Which of a host's event loops a core belongs to, and with it which groups.
+public struct LoopPlace: Hashable, Sendable {
+    public let number: Int
+    public let count: Int
+
+    /// The only loop of a host.
+    public static let only = LoopPlace(number: 0, count: 1)
+    public static let countMax = 64
+
+    /// - Precondition: `number` is one of `count`, and that at most `countMax`.
+    public init(number: Int, count: Int) {
+        precondition((1...Self.countMax).contains(count) && (0..<count).contains(number), "a loop's number is wrong")
+        self.number = number
+        self.count = count
+    }
+
+    public func owns(_ group: GroupID) -> Bool { Self.owner(of: group, loops: count) == number }
+
+    /// The number of the loop that owns a group; the meta group's is 0.
+    public static func owner(of group: GroupID, loops: Int) -> Int { loops == 1 ? 0 : Int(group.rawValue) % loops }
+
+    /// The loop that owns connections, heartbeats and map.
+    var isFirst: Bool { number == 0 }
+}
+
+/// Which of the two connections of a pair of hosts something goes over.
+public enum PeerChannel: UInt8, CaseIterable, Sendable {
+    /// Heartbeats, elections, fresh entries: nothing on it waits behind something large.
+    case consensus
+    /// Entries that were read back from the journal for a follower that is behind.
+    case bulk
+}
+
+/// Sum and number of the groups that a host leads with a member on another, or follows there.
+struct LivenessSum: Hashable, Sendable {
+    var groups: UInt32 = 0
+    var digest: UInt64 = 0
+    mutating func add(_ value: UInt64) { groups &+= 1; digest &+= value }
+    mutating func remove(_ value: UInt64) { groups &-= 1; digest &-= value }
+    mutating func add(_ other: LivenessSum) { groups &+= other.groups; digest &+= other.digest }
+}
+
+/// What one loop of a host says to another. Opaque to the shell, which hands all of them over in order.
+public struct LoopMessage: Sendable {
+    enum Kind: Sendable {
+        case map(ClusterMap)
+        case link(HostID, PeerChannel, isUp: Bool)
+        case leadingAsked(poll: UInt64)
+        case leadingTold(poll: UInt64, [(host: HostID, sum: LivenessSum)])
+        case followingAsked(HostID, poll: UInt64)
+        case followingTold(HostID, poll: UInt64, LivenessSum)
+        case verdict(HostID, HeartbeatVerdict)
+    }
+
+    var kind: Kind
+}
+
+/// What came of a heartbeat.
+enum HeartbeatVerdict: Sendable {
+    /// We agreed with theirs: they lead where we follow.
+    case followed
+    /// They agreed with ours: they follow where we lead.
+    case agreed
+    /// They did not: our groups there have to speak for themselves.
+    case disagreed
+}
+
+/// A question to all other loops: which one it is, and how many have not answered yet.
+struct LoopPoll {
+    var number: UInt64
+    var missing: Int
+}
+
+extension HostCore {
+    /// What another loop of this host says.
+    public func receive(_ message: LoopMessage) {
+        switch message.kind {
+        case .map(let map): adopt(map)
+        case .link(let host, let channel, let isUp): linkChanged(host, channel, isUp: isUp)
+        case .leadingAsked(let poll):
+            let sums = peers.map { (host: $0.host, sum: $0.leading) }
+            effects.loopMessages.append((0, LoopMessage(kind: .leadingTold(poll: poll, sums))))
+        case .leadingTold(let poll, let sums): leadingTold(poll, sums)
+        case .followingAsked(let host, let poll):
+            let sum = peer(host)?.following ?? LivenessSum()
+            effects.loopMessages.append((0, LoopMessage(kind: .followingTold(host, poll: poll, sum))))
+        case .followingTold(let host, let poll, let sum): followingTold(host, poll, sum)
+        case .verdict(let host, let verdict): if let peer = peer(host) { accept(verdict, of: peer) }
+        }
+    }
+
+    /// From loop 0 to all others.
+    func tell(_ kind: LoopMessage.Kind) {
+        guard loop.count > 1 else { return }
+        precondition(loop.isFirst, "only loop 0 speaks for the host")
+        for other in 1..<loop.count { effects.loopMessages.append((other, LoopMessage(kind: kind))) }
+    }
+
+    // MARK: Heartbeats
+
+    /// Asks all loops what they lead, unless the last such question is still open: a loop that is stuck keeps the host's
+    /// heartbeats back, and its peers notice.
+    func beginHeartbeats() {
+        guard loop.count > 1 else { return sendHeartbeats() }
+        guard leadingPoll == nil else { return }
+        polls += 1
+        leadingPoll = LoopPoll(number: polls, missing: loop.count - 1)
+        for peer in peers { peer.leadingElsewhere = LivenessSum() }
+        tell(.leadingAsked(poll: polls))
+    }
+
+    private func leadingTold(_ poll: UInt64, _ sums: [(host: HostID, sum: LivenessSum)]) {
+        guard leadingPoll?.number == poll else { return }
+        for (host, sum) in sums { peer(host)?.leadingElsewhere.add(sum) }
+        leadingPoll?.missing -= 1
+        guard leadingPoll?.missing == 0 else { return }
+        leadingPoll = nil
+        sendHeartbeats()
+    }
+
+    private func sendHeartbeats() {
+        for peer in peers where peer.isConnected {
+            peer.heartbeatSequence += 1
+            var sum = peer.leading
+            sum.add(peer.leadingElsewhere)
+            peer.writer.heartbeat = HostHeartbeat(
+                sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest)
+        }
+    }
+
+    /// Compares a heartbeat with what all loops follow there. While one is being compared, the newest of those that
+    /// came since waits: loops that are slower than the heartbeats must not keep all of them from an answer.
+    func compare(_ heartbeat: HostHeartbeat, of peer: Peer) {
+        guard loop.count > 1 else { return conclude(heartbeat, following: peer.following, of: peer) }
+        guard peer.followingPoll == nil else {
+            peer.nextHeartbeat = heartbeat
+            return
+        }
+        polls += 1
+        peer.followingPoll = LoopPoll(number: polls, missing: loop.count - 1)
+        peer.comparedHeartbeat = heartbeat
+        peer.followingElsewhere = LivenessSum()
+        tell(.followingAsked(peer.host, poll: polls))
+    }
+
+    private func followingTold(_ host: HostID, _ poll: UInt64, _ sum: LivenessSum) {
+        guard let peer = peer(host), peer.followingPoll?.number == poll else { return }
+        peer.followingElsewhere.add(sum)
+        peer.followingPoll?.missing -= 1
+        guard peer.followingPoll?.missing == 0, let heartbeat = peer.comparedHeartbeat else { return }
+        peer.followingPoll = nil
+        var sum = peer.following
+        sum.add(peer.followingElsewhere)
+        conclude(heartbeat, following: sum, of: peer)
+        if let next = peer.nextHeartbeat {
+            peer.nextHeartbeat = nil
+            compare(next, of: peer)
+        }
+    }
+
+    private func conclude(_ heartbeat: HostHeartbeat, following: LivenessSum, of peer: Peer) {
+        // Roles that change from here on count from the next heartbeat on.
+        let agrees = heartbeat.digest == following.digest && heartbeat.groups == following.groups
+        peer.writer.reply = HostHeartbeatReply(sequence: heartbeat.sequence, agrees: agrees)
+        if agrees { decide(.followed, of: peer) }
+    }
+
+    /// Loop 0's word on a heartbeat, to all loops.
+    func decide(_ verdict: HeartbeatVerdict, of peer: Peer) {
+        accept(verdict, of: peer)
+        tell(.verdict(peer.host, verdict))
+    }
+
+    private func accept(_ verdict: HeartbeatVerdict, of peer: Peer) {
+        switch verdict {
+        case .followed:
+            peer.lastFollowedTick = tickCount
+            peer.isFollowingSuspected = false
+        case .agreed:
+            peer.lastAgreedTick = tickCount
+            peer.isLeadingSuspected = false
+        case .disagreed: if peer.wakeFrom == nil { peer.wakeFrom = 0 }
+        }
+    }
+}
