@@ -121,7 +121,7 @@ public final class SimulatedCluster {
                 if isDone() { return true }
                 nextLook = time + 20_000_000
             }
-            guard let (_, event) = queue.take() else { break }
+            let event = queue.take()
             now = time
             note(event.name, event.a, event.b)
             event.action()

@@ -26,7 +26,8 @@ struct SimulatedEventQueue {
     }
 
     private var heap: [Entry] = []
-    private var events: [SimulatedEvent?] = []
+    private var events: [SimulatedEvent] = []
+    private static let nothing: () -> Void = {}
     private var free: [Int] = []
     private var nextNumber: UInt64 = 0
 
@@ -58,8 +59,9 @@ struct SimulatedEventQueue {
         heap[hole] = entry
     }
 
-    mutating func take() -> (time: UInt64, event: SimulatedEvent)? {
-        guard let last = heap.popLast() else { return nil }
+    /// The next event. There must be one.
+    mutating func take() -> SimulatedEvent {
+        guard let last = heap.popLast() else { preconditionFailure("nothing happens any more") }
         var first = last
         if !heap.isEmpty {
             first = heap[0]
@@ -79,7 +81,8 @@ struct SimulatedEventQueue {
         }
         let place = first.place
         free.append(place)
-        guard let event = events[place].take() else { preconditionFailure("an event happens once") }
-        return (first.time, event)
+        let event = events[place]
+        events[place].action = Self.nothing
+        return event
     }
 }

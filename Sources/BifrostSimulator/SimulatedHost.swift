@@ -130,7 +130,8 @@ final class SimulatedHost {
             )
             self.store = store
             // Another number of threads at each start.
-            let count = 1 + Int(cluster.random.below(UInt64(cluster.plan.loopsMax)))
+            let isOne = cluster.random.below(2) == 0
+            let count = isOne ? 1 : 1 + Int(cluster.random.below(UInt64(cluster.plan.loopsMax)))
             superfluous = Array(repeating: [], count: count)
             loops = (0..<count).map { number in
                 SimulatedHostLoop(

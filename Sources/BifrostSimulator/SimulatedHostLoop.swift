@@ -86,7 +86,7 @@ final class SimulatedHostLoop {
 
     /// A turn at once, or soon.
     func getOn() {
-        if cluster.random.below(4) == 0 { runTurn() } else { scheduleTurn() }
+        if cluster.random.below(16) == 0 { runTurn() } else { scheduleTurn() }
     }
 
     func runTurn() {

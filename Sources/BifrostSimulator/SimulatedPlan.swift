@@ -17,7 +17,7 @@ package struct SimulatedPlan: Sendable {
     package var keys = 6
     package var settings = HostSettings()
 
-    /// Event loops of a host: each start draws how many.
+    /// Event loops of a host: each start draws how many, mostly one.
     package var loopsMax = 3
     package var latencyNanosecondsMax: UInt64 = 400_000
     /// What the bulk connection may take longer.
@@ -27,6 +27,7 @@ package struct SimulatedPlan: Sendable {
     package var commitNanosecondsMax: UInt64 = 2_000_000
     package var storeJobNanosecondsMax: UInt64 = 20_000_000
     package var readNanosecondsMax: UInt64 = 1_000_000
+    /// Between two bursts of a worker.
     package var thinkNanosecondsMax: UInt64 = 20_000_000
     package var clockDriftMillionths: UInt64 = 50_000
     package var valueBytesMax = 200
@@ -45,7 +46,7 @@ package struct SimulatedPlan: Sendable {
         groups = draw(4...8)
         clients = draw(2...4)
         workersPerClient = draw(1...3)
-        burstMax = draw(4...16)
+        burstMax = draw(6...24)
         keys = draw(4...24)
 
         settings.memtableBytesTrigger = draw(500...6_000)
@@ -73,11 +74,14 @@ package struct SimulatedPlan: Sendable {
         bulkNanosecondsMax = UInt64(draw(100_000...200_000_000))
         latencyNanosecondsMax = UInt64(draw(50_000...2_000_000))
         slowPerThousand = UInt64(draw(0...12))
-        turnDelayNanosecondsMax = UInt64(draw(1_000...200_000))
+        turnDelayNanosecondsMax = UInt64(draw(1...10) * draw(1_000...200_000))
         commitNanosecondsMax = UInt64(draw(100_000...8_000_000))
         storeJobNanosecondsMax = UInt64(draw(500_000...150_000_000))
         readNanosecondsMax = UInt64(draw(50_000...8_000_000))
-        thinkNanosecondsMax = UInt64(draw(1_000_000...16_000_000))
+        // What all workers together submit in a second when nothing is wrong, at most.
+        let rate = draw(200...400)
+        let cycle = clients * workersPerClient * (1 + burstMax) * 500_000_000 / rate
+        thinkNanosecondsMax = UInt64(max(2_000_000, 2 * (cycle - 15_000_000)))
         clockDriftMillionths = UInt64(draw(0...50_000))
         valueBytesMax = draw(10...300)
         faultPauseNanosecondsMax = UInt64(draw(500_000_000...3_000_000_000))
