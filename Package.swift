@@ -40,6 +40,7 @@ let parts: [Part] = [
     Part(
         name: "ClientCore", needs: ["Primitives", "Ring", "Messages", "StateMachines"],
         products: ["swift-collections/DequeModule"]),
+    Part(name: "Linearizability", needs: ["Primitives"]),
     Part(
         name: "BifrostSimulator",
         needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage", "HostCore", "ClientCore"]),
@@ -55,7 +56,10 @@ let parts: [Part] = [
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(
         name: "BifrostTool", kind: .executable,
-        needs: ["Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "RPC", "BifrostHost", "Bifrost"],
+        needs: [
+            "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "RPC", "BifrostHost",
+            "Bifrost",
+        ],
         products: [
             "swift-argument-parser/ArgumentParser", "swift-log/Logging", "swift-nio/NIOCore", "swift-nio/NIOPosix",
             "swift-service-lifecycle/UnixSignals",
@@ -81,15 +85,25 @@ let parts: [Part] = [
         ]),
     Part(
         name: "ClientCoreTests", kind: .test, needs: ["ClientCore", "StateMachines", "Messages", "Ring", "Primitives"]),
+    Part(name: "LinearizabilityTests", kind: .test, needs: ["Linearizability", "Primitives"]),
     Part(
         name: "SimulationTests", kind: .test,
         needs: [
-            "BifrostSimulator", "HostCore", "ClientCore", "Storage", "StateMachines", "Messages", "Ring", "RaftCore",
+            "BifrostSimulator", "Linearizability", "HostCore", "ClientCore", "Storage", "StateMachines", "Messages",
+            "Ring", "RaftCore",
             "Primitives",
         ]),
     Part(
         name: "RPCTests", kind: .test, needs: ["RPC", "Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
+    // Whole hosts in one process, on loopback, with the client; and the threads of one on a simulated disk.
+    Part(
+        name: "BifrostHostTests", kind: .test,
+        needs: [
+            "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Storage", "StateMachines", "Messages", "Ring",
+            "RPC", "Primitives",
+        ],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(name: "BifrostToolTests", kind: .test, needs: ["BifrostTool", "Messages", "Ring", "Primitives"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
@@ -135,6 +149,7 @@ let package = Package(
     name: "bifrost",
     products: (isBuilt("Bifrost") ? [.library(name: "Bifrost", targets: ["Bifrost"])] : [])
         + (isBuilt("BifrostSimulator") ? [.library(name: "BifrostSimulator", targets: ["BifrostSimulator"])] : [])
+        + (isBuilt("Linearizability") ? [.library(name: "Linearizability", targets: ["Linearizability"])] : [])
         + (isBuilt("BifrostTool") ? [.executable(name: "bifrost", targets: ["BifrostTool"])] : []),
     dependencies: Set(built.flatMap(\.products).map { String($0.split(separator: "/")[0]) }).sorted().map {
         packages[$0]!

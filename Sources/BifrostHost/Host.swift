@@ -45,31 +45,38 @@ public final class Host: Sendable {
         let (journalDisk, storeDisk, journal) = try open(directory, configuration)
         let map = try directory.loadMap()
 
-        // One loop owns all replicas of the host; disks and cold reads have threads of their own.
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        precondition(
+            (1...HostConfiguration.eventLoopsMax).contains(configuration.eventLoops),
+            "a host has 1 to \(HostConfiguration.eventLoopsMax) event loops")
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: configuration.eventLoops)
         let readers = NIOThreadPool(numberOfThreads: configuration.readerThreads)
         readers.start()
         let shell = HostShell(
-            loop: group.next(), configuration: configuration, directory: directory, journal: journal,
-            journalDisk: journalDisk, storeDisk: storeDisk, readers: readers, logger: logger, failed: failed)
+            eventLoops: Array(group.makeIterator()), configuration: configuration, directory: directory,
+            journal: journal, journalDisk: journalDisk, storeDisk: storeDisk, readers: readers, logger: logger,
+            failed: failed)
+        var listening: RPCServer?
         do {
             let server: RPCServer
             do throws(RPCError) {
                 server = try await RPCServer.start(
                     on: configuration.listen, group: group,
-                    services: [
-                        (ServiceNumber.consensus, shell), (ServiceNumber.data, shell),
-                        (ServiceNumber.cluster, shell),
-                    ],
+                    servicesOn: { eventLoop in
+                        guard let loop = shell.loops.first(where: { $0.eventLoop === eventLoop }) else {
+                            preconditionFailure("every event loop of the group is one of the host's")
+                        }
+                        return [ServiceNumber.consensus, ServiceNumber.data, ServiceNumber.cluster].map { ($0, loop) }
+                    },
                     policy: shell.door, limits: configuration.limits, logger: logger)
             } catch {
                 throw HostError(.address, "\(error.message); choose another with --listen")
             }
-            try await shell.loop.submit {
+            listening = server
+            try await shell.main.eventLoop.submit {
                 shell.boundAddress = server.address
                 shell.server = server
                 // An `init` may have come first: then it has begun, or is about to.
-                guard shell.core == nil, !shell.isInitialising, shell.journal.identity.cluster != .none else { return }
+                guard !shell.hasBegun, !shell.isInitialising, shell.journal.identity.cluster != .none else { return }
                 guard let map else {
                     throw HostError(
                         .directory,
@@ -86,11 +93,20 @@ public final class Host: Sendable {
             }.get()
             return Host(shell: shell, server: server, group: group)
         } catch {
-            try? await shell.loop.flatSubmit { shell.stop() }.get()
-            try? await group.shutdownGracefully()
+            await listening?.stop(graceMilliseconds: 0)
+            await end(shell, group)
             if let error = error as? DiskError { throw HostError(error, of: directory) }
             throw error
         }
+    }
+
+    /// Ends all threads: first what answers to the loops, last the loops, so that nothing comes to one that is gone.
+    private static func end(_ shell: HostShell, _ group: MultiThreadedEventLoopGroup) async {
+        await shell.stop()
+        try? await shell.storeWriter.shutDown()
+        try? await shell.journalWriter.shutDown()
+        try? await shell.readers.shutdownGracefully()
+        try? await group.shutdownGracefully()
     }
 
     private static func open(
@@ -143,12 +159,11 @@ public final class Host: Sendable {
     /// Stops listening, answers what is in flight within the grace time, and ends all threads.
     public func stop(graceMilliseconds: Int64 = 1_000) async {
         await server.stop(graceMilliseconds: graceMilliseconds)
-        try? await shell.loop.flatSubmit { self.shell.stop() }.get()
-        try? await shell.journalWriter.shutDown()
-        try? await shell.storeWorker.shutDown()
-        try? await shell.readers.shutdownGracefully()
-        try? await group.shutdownGracefully()
+        await Self.end(shell, group)
     }
+
+    /// What was sent and received over the bulk connections, in payloads: shows which way catching up took.
+    package var bulkPayloads: (sent: Int, received: Int) { shell.links.bulkPayloads }
 }
 
 extension HostError {

@@ -1,6 +1,7 @@
 // What a host is told when it starts.
 
 public import HostCore
+import NIOCore
 public import RPC
 
 /// Where a host keeps its data and listens. Everything else is in the cluster's map.
@@ -14,6 +15,9 @@ public struct HostConfiguration: Sendable {
     /// What people call it, for messages.
     public var name: String
     public var zone: String
+    /// Event loops: threads that own sockets and replicas, 1 to `eventLoopsMax`. Nothing on disk or on the wire depends
+    /// on the number: it may be another at the next start.
+    public var eventLoops = Self.eventLoopsDefault
     /// Threads for reads that may touch the disk.
     public var readerThreads = 2
     /// Bytes of the store's index and filter chunks kept in memory.
@@ -26,6 +30,10 @@ public struct HostConfiguration: Sendable {
     public var limits = ServerLimits()
     /// The program's version, for status.
     public var version = ""
+
+    public static let eventLoopsMax = 64
+    /// Half of the cores, as disks and clients want theirs, and at most four.
+    public static var eventLoopsDefault: Int { max(1, min(4, System.coreCount / 2)) }
 
     public init(directory: String, listen: NetworkAddress, name: String = "", zone: String = "") {
         self.directory = directory

@@ -1,4 +1,4 @@
-// The services of a host: data for clients, consensus for peers, cluster for both.
+// The cluster service, for clients and hosts: who is there, the map, the beginning of a cluster, status.
 
 import Foundation
 import HostCore
@@ -11,62 +11,9 @@ import Ring
 import Storage
 import Synchronization
 
-extension HostShell: RPCService {
-    /// One object serves all three numbers, so that a batch of reads ends in one turn.
-    func receive(_ call: InboundCall) {
-        switch call.service {
-        case ServiceNumber.data: receiveData(call)
-        case ServiceNumber.cluster: receiveCluster(call)
-        default: call.reply.fail(.unknownMethod, "service \(call.service) has no method \(call.method)")
-        }
-    }
-
-    func receive(oneway: InboundOneway) {
-        guard oneway.service == ServiceNumber.consensus, oneway.method == ConsensusMethod.batch,
-            links.isPresent(oneway.connection)
-        else { return }
-        if !receiveBatch(oneway.payload, from: oneway.connection.peer.host) { oneway.connection.close() }
-    }
-
-    func connectionOpened(_ connection: InboundConnection) {
-        if connection.hello.role == .consensus { links.accepted(connection) }
-    }
-
-    func connectionClosed(_ connection: InboundConnection) {
-        if connection.hello.role == .consensus { links.closed(connection) }
-    }
-
-    func readComplete(on eventLoop: any EventLoop) { runTurn() }
-
-    // MARK: Data
-
-    private func receiveData(_ call: InboundCall) {
-        guard let core, !isStopping else {
-            let why = isStopping ? "the host is stopping" : "the host belongs to no cluster yet"
-            return call.reply.respond { Response<DataResult>.refused(.unavailable(why)).encode(into: &$0) }
-        }
-        do throws(DecodingFailure) {
-            switch call.method {
-            case DataMethod.execute:
-                let request = try ExecuteRequest(decoding: call.payload)
-                core.execute(request, call: calls.add(call.reply))
-            case DataMethod.query:
-                let request = try QueryRequest(decoding: call.payload)
-                core.query(request, call: calls.add(call.reply))
-            case DataMethod.page:
-                let request = try PageRequest(decoding: call.payload)
-                core.page(request, call: calls.add(call.reply))
-            default:
-                call.reply.fail(.unknownMethod, "the data service has no method \(call.method)")
-            }
-        } catch {
-            call.reply.fail(.invalid, "the request can't be read: \(error)")
-        }
-    }
-
-    // MARK: Cluster
-
-    private func receiveCluster(_ call: InboundCall) {
+extension HostShell {
+    /// A call of the cluster service, on loop 0.
+    func receiveCluster(_ call: InboundCall) {
         do throws(DecodingFailure) {
             switch call.method {
             case ClusterMethod.map:
@@ -74,7 +21,7 @@ extension HostShell: RPCService {
                 call.reply.respond { mapReply(request).encode(into: &$0) }
             case ClusterMethod.status:
                 _ = try StatusRequest(decoding: call.payload)
-                call.reply.respond { status().encode(into: &$0) }
+                reportStatus(to: call.reply)
             case ClusterMethod.ping:
                 let request = try PingRequest(decoding: call.payload)
                 call.reply.respond { pingReply(request).encode(into: &$0) }
@@ -90,7 +37,7 @@ extension HostShell: RPCService {
     }
 
     private func mapReply(_ request: MapRequest) -> MapReply {
-        guard let map = core?.map else { return .notInitialised }
+        guard let map = main.core?.map else { return .notInitialised }
         return map.version > request.known ? .map(map) : .unchanged(version: map.version)
     }
 
@@ -98,7 +45,8 @@ extension HostShell: RPCService {
         let identity = journal.identity
         return PingReply(
             nonce: request.nonce, cluster: identity.cluster, host: identity.host, incarnation: identity.incarnation,
-            bootCounter: identity.bootCounter, featureLevel: identity.featureLevel, mapVersion: core?.map?.version ?? 0,
+            bootCounter: identity.bootCounter, featureLevel: identity.featureLevel,
+            mapVersion: main.core?.map?.version ?? 0,
             name: configuration.name, address: advertised, zone: configuration.zone)
     }
 
@@ -129,7 +77,9 @@ extension HostShell: RPCService {
             changed.cluster = request.map.cluster
             changed.host = request.host
             try journal.update(changed)
-            loop.execute { [self] in
+            main.eventLoop.execute { [self] in
+                // The identity is on disk: the next start begins with it.
+                guard !isStopping else { return answer(.refused("this host is stopping: start it again")) }
                 do {
                     try begin(with: request.map)
                     answer(.done)
@@ -140,6 +90,26 @@ extension HostShell: RPCService {
 
     // MARK: Status
 
+    /// Asks every loop for its replicas. A loop that is stuck keeps the answer back, and the caller's deadline tells.
+    private func reportStatus(to reply: CallReply) {
+        let parts = loops.map { loop in
+            loop.eventLoop.submit {
+                (replicas: loop.core?.replicaStatuses() ?? [], overloads: loop.core?.overloads ?? 0)
+            }
+        }
+        EventLoopFuture.whenAllSucceed(parts, on: main.eventLoop).whenComplete { [self] result in
+            switch result {
+            case .success(let parts):
+                var status = status()
+                status.replicas = parts.flatMap(\.replicas).sorted { $0.group < $1.group }
+                status.overloads = parts.reduce(0) { $0 + $1.overloads }
+                reply.respond { status.encode(into: &$0) }
+            case .failure(let error): reply.fail(.unavailable, "this host is stopping: \(error)")
+            }
+        }
+    }
+
+    /// Of the host as a whole.
     private func status() -> HostStatus {
         let identity = journal.identity
         var status = HostStatus()
@@ -152,8 +122,8 @@ extension HostShell: RPCService {
         status.name = configuration.name
         status.address = advertised
         status.uptimeMillis = UInt64((NIODeadline.now() - started).nanoseconds / 1_000_000)
-        status.mapVersion = core?.map?.version ?? 0
-        status.ringEpoch = core?.map?.ring.epoch ?? .zero
+        status.mapVersion = main.core?.map?.version ?? 0
+        status.ringEpoch = main.core?.map?.ring.epoch ?? .zero
         status.cpuMicros = ProcessUsage.cpuMicros
         status.memoryBytes = ProcessUsage.residentBytes
         let journalStatistics = journal.statistics
@@ -167,8 +137,6 @@ extension HostShell: RPCService {
         }
         status.peersConnected = UInt32(links.connectedCount)
         status.badFrames = UInt64(faults())
-        status.overloads = core?.overloads ?? 0
-        status.replicas = core?.replicaStatuses() ?? []
         return status
     }
 }

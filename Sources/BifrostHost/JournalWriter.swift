@@ -1,54 +1,67 @@
-// Group commit: while one commit is in its fsync, batches of all groups queue up; the next commit takes them all.
+// Group commit: while one commit is in its fsync, batches of all groups on all event loops queue up; the next commit
+// takes them all.
 
-import NIOCore
-import HostCore
-import Primitives
-import Storage
-import Synchronization
+package import HostCore
+package import NIOCore
+package import Primitives
+package import Storage
+package import Synchronization
 
-/// Feeds the journal from its event loop and reports what is durable back to it.
-final class JournalWriter<Storage: Disk>: Sendable {
+/// Feeds the journal from the event loops and reports to each what of its own is durable.
+package final class JournalWriter<Storage: Disk>: Sendable {
+    /// Bounded by the cores' bounds on undurable bytes: each counts what it handed in until it is told of it.
     private struct Queue {
-        var batches: [JournalBatch] = []
-        var superfluous: [(replica: ReplicaID, through: LogIndex)] = []
-        /// Lists of what is superfluous that came so far.
+        var batches: [(loop: Int, batch: JournalBatch)] = []
+        /// The newest list of what is superfluous that each loop gave. A loop that gave none yet pins all of its
+        /// groups: what is in no list is not trimmed.
+        var superfluous: [[(replica: ReplicaID, through: LogIndex)]]
+        /// Lists that came so far.
         var lists: UInt64 = 0
+        /// There is more to trim, as far as is known.
+        var isTrimDue = false
         var isRunning = false
+        var hasFailed = false
     }
 
     private let journal: Journal<Storage>
     private let worker = SerialWorker()
-    private let queue = Mutex(Queue())
-    private let loop: any EventLoop
-    private let durable: @Sendable (_ ticket: UInt64, _ sequence: UInt64) -> Void
+    private let queue: Mutex<Queue>
+    private let loops: [any EventLoop]
+    private let durable: @Sendable (_ loop: Int, _ ticket: UInt64, _ sequence: UInt64) -> Void
     private let failed: @Sendable (any Error) -> Void
-    let statistics = Mutex(CommitStatistics())
+    package let statistics = Mutex(CommitStatistics())
 
     /// - Parameters:
-    ///   - durable: called on `loop` when all batches up to a ticket are on disk.
-    ///   - failed: called once, on the worker's thread, when a commit failed: nothing may be believed from then on.
-    init(
-        journal: Journal<Storage>, loop: any EventLoop,
-        durable: @escaping @Sendable (_ ticket: UInt64, _ sequence: UInt64) -> Void,
+    ///   - durable: called on a loop when all its batches up to a ticket are on disk.
+    ///   - failed: called once, on the worker's thread, when a commit failed: nothing may be believed from then on,
+    ///     and nothing is written any more.
+    package init(
+        journal: Journal<Storage>, loops: [any EventLoop],
+        durable: @escaping @Sendable (_ loop: Int, _ ticket: UInt64, _ sequence: UInt64) -> Void,
         failed: @escaping @Sendable (any Error) -> Void
     ) {
         self.journal = journal
-        self.loop = loop
+        self.loops = loops
         self.durable = durable
         self.failed = failed
+        queue = Mutex(Queue(superfluous: Array(repeating: [], count: loops.count)))
     }
 
-    /// - Parameter superfluous: if not empty, all that the host knows to be superfluous: it takes the place of an
-    ///   earlier
-    ///   list.
-    func submit(_ batch: JournalBatch?, superfluous: [(replica: ReplicaID, through: LogIndex)]) {
+    /// Queues a loop's batch for the next commit. Tickets of one loop come in ascending order.
+    ///
+    /// - Parameter superfluous: if not empty, all that this loop knows to be superfluous: it takes the place of the
+    ///   loop's earlier list.
+    package func submit(
+        _ batch: JournalBatch?, superfluous: [(replica: ReplicaID, through: LogIndex)], from loop: Int
+    ) {
         let mustStart = queue.withLock { queue in
-            if let batch { queue.batches.append(batch) }
+            if let batch { queue.batches.append((loop, batch)) }
             if !superfluous.isEmpty {
-                queue.superfluous = superfluous
+                queue.superfluous[loop] = superfluous
                 queue.lists += 1
+                queue.isTrimDue = true
             }
-            guard !queue.isRunning, !queue.batches.isEmpty || !queue.superfluous.isEmpty else { return false }
+            guard !queue.isRunning, !queue.batches.isEmpty || queue.isTrimDue else { return false }
             queue.isRunning = true
             return true
         }
@@ -58,47 +71,65 @@ final class JournalWriter<Storage: Disk>: Sendable {
     private func drain() {
         while true {
             let (batches, superfluous, list) = queue.withLock { queue in
-                let taken = (queue.batches, queue.superfluous, queue.lists)
+                let batches = queue.batches
                 queue.batches = []
-                if taken.0.isEmpty, taken.1.isEmpty { queue.isRunning = false }
-                return taken
+                if batches.isEmpty, !queue.isTrimDue { queue.isRunning = false }
+                return (batches, queue.isTrimDue ? queue.superfluous : [], queue.lists)
             }
             if batches.isEmpty, superfluous.isEmpty { return }
             do {
-                if let last = batches.last {
-                    var records = batches[0].records
-                    for batch in batches.dropFirst() { records += batch.records }
-                    let start = NIODeadline.now()
-                    let sequence = try journal.append(records)
-                    statistics.withLock { $0.note(NIODeadline.now() - start) }
-                    loop.execute { self.durable(last.ticket, sequence) }
-                }
+                if !batches.isEmpty { try commit(batches) }
                 // One bounded piece after each commit, so that nobody's commit waits long for the cleaning, until
-                // nothing
-                // is left of the newest list.
-                if !superfluous.isEmpty, try journal.trim(superfluousThrough: superfluous).values == 0 {
-                    queue.withLock { if $0.lists == list { $0.superfluous = [] } }
+                // nothing is left of the newest lists.
+                if !superfluous.isEmpty, try journal.trim(superfluousThrough: superfluous.flatMap(\.self)).values == 0 {
+                    queue.withLock { if $0.lists == list { $0.isTrimDue = false } }
                 }
             } catch {
-                failed(error)
+                fail(error)
                 return  // isRunning stays true: nothing is ever written again
             }
         }
     }
 
-    /// Something rare that needs the journal to itself, in turn with the commits.
-    func perform(_ work: @escaping @Sendable (Journal<Storage>) throws -> Void) {
-        worker.submit { [self] in
-            do { try work(journal) } catch { failed(error) }
+    private func commit(_ batches: [(loop: Int, batch: JournalBatch)]) throws {
+        var records = batches[0].batch.records
+        for (_, batch) in batches.dropFirst() { records += batch.records }
+        let start = NIODeadline.now()
+        let sequence = try journal.append(records)
+        statistics.withLock { $0.note(NIODeadline.now() - start) }
+        var tickets = [UInt64?](repeating: nil, count: loops.count)
+        for (loop, batch) in batches { tickets[loop] = batch.ticket }
+        for (loop, ticket) in tickets.enumerated() {
+            guard let ticket else { continue }
+            loops[loop].execute { self.durable(loop, ticket, sequence) }
         }
     }
 
-    func shutDown() async throws { try await worker.shutDown() }
+    /// Something rare that needs the journal to itself, in turn with the commits. Not done any more after a failure.
+    package func perform(_ work: @escaping @Sendable (Journal<Storage>) throws -> Void) {
+        worker.submit { [self] in
+            guard !queue.withLock({ $0.hasFailed }) else { return }
+            do { try work(journal) } catch { fail(error) }
+        }
+    }
+
+    private func fail(_ error: any Error) {
+        let isFirst = queue.withLock { queue in
+            defer {
+                queue.hasFailed = true
+                queue.isRunning = true
+            }
+            return !queue.hasFailed
+        }
+        if isFirst { failed(error) }
+    }
+
+    package func shutDown() async throws { try await worker.shutDown() }
 }
 
 /// How long commits take: their number and a small reservoir of the latest, for the median.
-struct CommitStatistics {
-    private(set) var commits: UInt64 = 0
+package struct CommitStatistics: Sendable {
+    package private(set) var commits: UInt64 = 0
     private var latest: [Int64] = []
     private static let keep = 256
 

@@ -1,196 +1,139 @@
-// The consensus connections: one between each two hosts, dialled by the one with the lower id, used by both.
+// The connections with the other hosts: two between each two hosts, one for consensus and one for bulk, dialled by the
+// host with the lower id, used by both. Owns whom they are with and which of them count; the payloads pass `PeerLink`.
 
+import HostCore
 import Logging
 import Messages
 import NIOCore
 import Primitives
 import RPC
 import Ring
+import Synchronization
 
-/// Methods of the consensus service.
-enum ConsensusMethod {
-    /// One way, in both directions: a peer batch (see `HostCore.PeerBatchWriter`).
-    static let batch: UInt16 = 1
-}
-
-/// One link for each other host. Belongs to the host's event loop.
+/// Belongs to the host's loop 0, which tells the cores what is up and the loops where to send.
 final class PeerLinks: @unchecked Sendable {
-    // @unchecked: all mutable state belongs to `loop`.
+    // @unchecked: `shell` never changes, the counters are atomic; all else belongs to loop 0.
 
-    private enum Link {
-        /// Dialled here; comes back by itself.
-        case dialled(RPCConnection)
-        /// Dialled by the other host.
-        case accepted(InboundConnection)
+    private struct Entry {
+        var link: PeerLink
+        /// Up, judged, and the core knows.
+        var isUp = false
     }
 
-    private let loop: any EventLoop
-    private let door: HostDoor
-    private let logger: Logger
-    private var links: [HostID: Link] = [:]
-    private var up: Set<HostID> = []
+    private unowned let shell: HostShell
+    private var entries: [PeerChannelKey: Entry] = [:]
     private var isClosed = false
-    /// Told what comes; set once, right after both are made.
-    weak var shell: HostShell?
+    private let bulkSent = Atomic(0)
+    private let bulkReceived = Atomic(0)
 
-    init(loop: any EventLoop, door: HostDoor, logger: Logger) {
-        self.loop = loop
-        self.door = door
-        self.logger = logger
+    init(shell: HostShell) { self.shell = shell }
+
+    /// Hosts with which a consensus connection stands.
+    var connectedCount: Int { entries.count { $0.key.channel == .consensus && $0.value.isUp } }
+
+    var bulkPayloads: (sent: Int, received: Int) {
+        (bulkSent.load(ordering: .relaxed), bulkReceived.load(ordering: .relaxed))
     }
+    func noteBulkSent() { bulkSent.add(1, ordering: .relaxed) }
+    func noteBulkReceived() { bulkReceived.add(1, ordering: .relaxed) }
 
-    /// Hosts with which a connection stands.
-    var connectedCount: Int { up.count }
+    // MARK: Dialling
 
     /// Dials the hosts of the map that are ours to dial and that are not dialled yet, or elsewhere.
     func adopt(_ map: ClusterMap) {
-        loop.preconditionInEventLoop()
-        let own = door.identity
+        shell.main.eventLoop.preconditionInEventLoop()
+        let own = shell.door.identity
         for host in map.hosts where host.id > own.host {
             guard let address = try? NetworkAddress(host.address) else {
-                logger.error("host \(host.id) has the address '\(host.address)', which is none")
+                shell.logger.error("host \(host.id) has the address '\(host.address)', which is none")
                 continue
             }
-            if case .dialled(let known)? = links[host.id], known.address == address { continue }
-            dial(host.id, at: address)
+            for channel in [PeerChannel.consensus, .bulk] {
+                let key = PeerChannelKey(host: host.id, channel: channel)
+                if entries[key]?.link.address != address { dial(key, at: address) }
+            }
         }
     }
 
-    /// Takes the place of an earlier connection to the host, if there is one.
-    private func dial(_ host: HostID, at address: NetworkAddress) {
-        let earlier = links[host]
-        let connection = RPCConnection(
-            to: address, hello: Hello(role: .consensus, identity: door.identity, target: host), eventLoop: loop,
-            seed: mix(host.rawValue ^ door.identity.incarnation.rawValue),
-            delegate: DialledLink(host: host, links: self),
-            backoff: Backoff(firstMilliseconds: 25, maxMilliseconds: 500), logger: logger)
-        links[host] = .dialled(connection)
-        if case .dialled(let known)? = earlier {
-            wentDown(host)
-            known.close()
-        }
-        connection.connect()
+    /// Takes the place of an earlier connection, if there is one.
+    private func dial(_ key: PeerChannelKey, at address: NetworkAddress) {
+        // Spread like those that are accepted; a pair's two connections apart, where there are two loops.
+        let turn = key.host.rawValue &+ (key.channel == .bulk ? 1 : 0)
+        let link = PeerLink(to: key, loop: shell.loops[Int(turn % UInt64(shell.loops.count))], links: self)
+        replace(key, by: link)
+        link.dial(address, as: shell.door.identity, logger: shell.logger)
     }
 
-    /// False if nothing was sent: no connection, or too much is unsent. Consensus sends again what it must.
-    @discardableResult
-    func send(_ payload: Bytes, to host: HostID) -> Bool {
-        guard up.contains(host) else { return false }
-        return switch links[host] {
-        case .dialled(let connection)?:
-            connection.sendOneway(service: ServiceNumber.consensus, method: ConsensusMethod.batch) { $0.write(payload) }
-        case .accepted(let connection)?:
-            connection.sendOneway(service: ServiceNumber.consensus, method: ConsensusMethod.batch) { $0.write(payload) }
-        case nil: false
+    private func replace(_ key: PeerChannelKey, by link: PeerLink) {
+        if let earlier = entries[key]?.link {
+            markDown(key)
+            earlier.close()
         }
+        entries[key] = Entry(link: link)
+    }
+
+    /// What came over this link could not be read.
+    func redial(_ link: PeerLink) {
+        guard !isClosed, entries[link.key]?.link === link, let address = link.address else { return }
+        dial(link.key, at: address)
     }
 
     func closeAll() {
-        loop.preconditionInEventLoop()
+        shell.main.eventLoop.preconditionInEventLoop()
         isClosed = true
-        for link in links.values {
-            switch link {
-            case .dialled(let connection): connection.close()
-            case .accepted(let connection): connection.close()
+        for entry in entries.values { entry.link.close() }
+        entries = [:]
+    }
+
+    // MARK: Up and down
+
+    /// - Parameter identity: as in `PeerLink.cameUp`.
+    func cameUp(_ link: PeerLink, _ generation: UInt64, as identity: PeerIdentity?) {
+        shell.main.eventLoop.preconditionInEventLoop()
+        guard !isClosed else { return link.close() }
+        let key = link.key
+        if let identity {
+            guard entries[key]?.link === link else { return }
+            // The other side judged us at its door; this side judges it likewise.
+            if let refusal = shell.door.refusal(of: identity) {
+                shell.logger.error("host \(key.host) is not believed: \(refusal.message)")
+                // It may have been started with the wrong directory, and come back with the right one.
+                shell.main.eventLoop.scheduleTask(in: .seconds(5)) { [self] in redial(link) }
+                return link.close()
             }
-        }
-        links = [:]
-        up = []
-    }
-
-    // MARK: Accepted
-
-    /// A host with a lower id dialled. A newer connection of the same host takes the place of an older one.
-    func accepted(_ connection: InboundConnection) {
-        let host = connection.peer.host
-        guard !isClosed, host < door.identity.host else {
-            logger.warning("host \(host) dialled, which is not its part; its connection is closed")
-            return connection.close()
-        }
-        if case .accepted(let old)? = links[host] {
-            wentDown(host)
-            old.close()
-        }
-        links[host] = .accepted(connection)
-        cameUp(host)
-    }
-
-    func closed(_ connection: InboundConnection) {
-        let host = connection.peer.host
-        guard case .accepted(let present)? = links[host], present === connection else { return }
-        links[host] = nil
-        wentDown(host)
-    }
-
-    /// Whether what comes over this connection is the host's present word.
-    func isPresent(_ connection: InboundConnection) -> Bool {
-        guard case .accepted(let present)? = links[connection.peer.host] else { return false }
-        return present === connection
-    }
-
-    // MARK: Dialled
-
-    fileprivate func dialledUp(_ host: HostID, _ connection: RPCConnection, _ welcome: Welcome) {
-        guard !isClosed, case .dialled(let present)? = links[host], present === connection else { return }
-        // The other side judged us at its door; this side judges it likewise.
-        if let refusal = door.refusal(of: welcome.identity) {
-            logger.error("host \(host) is not believed: \(refusal.message)")
-            // It may have been started with the wrong directory, and come back with the right one.
-            loop.scheduleTask(in: .seconds(5)) { [weak self] in
-                guard let self, !isClosed, case .dialled(let present)? = links[host], present === connection else {
-                    return
-                }
-                dial(host, at: connection.address)
+        } else {
+            guard key.host < shell.door.identity.host else {
+                shell.logger.warning("host \(key.host) dialled, which is not its part; its connection is closed")
+                return link.close()
             }
-            return connection.close()
+            // A newer connection of the same host takes the place of an older one.
+            replace(key, by: link)
         }
-        cameUp(host)
+        entries[key]?.isUp = true
+        shell.logger.debug("connected with host \(key.host)", metadata: ["for": "\(key.channel)"])
+        link.loop.run { link.allowWriting(generation) }
+        for loop in shell.loops { loop.run { loop.addRoute(link) } }
+        shell.main.peerUp(key.host, over: key.channel)
+        if shell.loops.count == 1 {
+            link.allowReading(generation)
+        } else {
+            // Behind the turn in which the core tells those of the other loops.
+            shell.main.eventLoop.execute { link.loop.run { link.allowReading(generation) } }
+        }
     }
 
-    fileprivate func dialledDown(_ host: HostID, _ connection: RPCConnection) {
-        guard case .dialled(let present)? = links[host], present === connection else { return }
-        wentDown(host)
+    func wentDown(_ link: PeerLink) {
+        shell.main.eventLoop.preconditionInEventLoop()
+        guard let entry = entries[link.key], entry.link === link else { return }
+        markDown(link.key)
+        if link.address == nil { entries[link.key] = nil }
     }
 
-    fileprivate func received(
-        _ host: HostID, _ connection: RPCConnection, _ service: UInt16, _ method: UInt16, _ payload: Bytes
-    ) {
-        guard up.contains(host), case .dialled(let present)? = links[host], present === connection,
-            service == ServiceNumber.consensus, method == ConsensusMethod.batch
-        else { return }
-        if shell?.receiveBatch(payload, from: host) == false { dial(host, at: connection.address) }
+    private func markDown(_ key: PeerChannelKey) {
+        guard let entry = entries[key], entry.isUp else { return }
+        entries[key]?.isUp = false
+        shell.logger.debug("no connection with host \(key.host)", metadata: ["for": "\(key.channel)"])
+        for loop in shell.loops { loop.run { loop.removeRoute(entry.link) } }
+        shell.main.peerDown(key.host, over: key.channel)
     }
-
-    fileprivate func readComplete() { shell?.runTurn() }
-
-    private func cameUp(_ host: HostID) {
-        guard up.insert(host).inserted else { return }
-        logger.debug("connected with host \(host)")
-        shell?.peerUp(host)
-    }
-
-    private func wentDown(_ host: HostID) {
-        guard up.remove(host) != nil else { return }
-        logger.debug("no connection with host \(host)")
-        shell?.peerDown(host)
-    }
-}
-
-/// Reports a dialled connection's state.
-private final class DialledLink: RPCConnectionDelegate {
-    private let host: HostID
-    private let links: PeerLinks
-
-    init(host: HostID, links: PeerLinks) {
-        self.host = host
-        self.links = links
-    }
-
-    func connectionUp(_ connection: RPCConnection, welcome: Welcome) { links.dialledUp(host, connection, welcome) }
-    func connectionDown(_ connection: RPCConnection, reason: RPCError) { links.dialledDown(host, connection) }
-    func completed(_ connection: RPCConnection, tag: UInt64, _ result: Result<Bytes, RPCError>) {}
-    func received(_ connection: RPCConnection, service: UInt16, method: UInt16, payload: Bytes) {
-        links.received(host, connection, service, method, payload)
-    }
-    func readComplete(_ connection: RPCConnection) { links.readComplete() }
 }

@@ -18,6 +18,6 @@ final class SerialWorker: Sendable {
         }
     }
 
-    /// Waits for what was submitted, then ends the thread.
+    /// Waits for the work that has begun, drops what has not, and ends the thread. What is submitted later is dropped.
     func shutDown() async throws { try await pool.shutdownGracefully() }
 }

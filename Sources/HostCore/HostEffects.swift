@@ -9,6 +9,11 @@ public import Storage
 public struct JournalBatch: Sendable {
     public var ticket: UInt64
     public var records: [JournalRecord]
+
+    package init(ticket: UInt64, records: [JournalRecord]) {
+        self.ticket = ticket
+        self.records = records
+    }
 }
 
 /// An answer to a client's call on the data service. The shell encodes it.

@@ -1,7 +1,7 @@
 // Little-endian encoding into memory that becomes `Bytes` without a copy.
 
 /// Appends integers and bytes; grows as needed. All integers are little-endian unless a name says otherwise.
-public struct ByteWriter: ~Copyable {
+public struct ByteWriter: ~Copyable, Sendable {
     @usableFromInline var storage: Bytes.Storage
     @usableFromInline var used: Int
     @inlinable public var count: Int { used }

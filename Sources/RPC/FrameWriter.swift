@@ -2,7 +2,7 @@
 
 package import Primitives
 
-package struct FrameWriter: ~Copyable {
+package struct FrameWriter: ~Copyable, Sendable {
     /// Above this much the memory is given back after it was sent, so that one large answer does not stay for ever.
     private static let keptBytesMax = 256 << 10
 

@@ -7,7 +7,7 @@ public import Primitives
 import Synchronization
 
 public final class InboundConnection: @unchecked Sendable {
-    // @unchecked: `id`, `eventLoop`, `remoteAddress`, `server` never change. `mailbox` is a mutex. All else belongs to
+    // @unchecked: `id`, `eventLoop`, `services`, `remoteAddress`, `server` never change. `mailbox` is a mutex. All else belongs to
     // the
     // event loop: the functions that touch it check that they run there. `hello` is written once, before the connection
     // is
@@ -18,6 +18,7 @@ public final class InboundConnection: @unchecked Sendable {
     public let eventLoop: any EventLoop
     /// Without port.
     public let remoteAddress: String
+    private let services: ServiceTable
     private let server: ServerCore
     private let mailbox = Mutex(Mailbox())
 
@@ -26,7 +27,7 @@ public final class InboundConnection: @unchecked Sendable {
 
     private var session: ServerSession
     private var wire: Wire<InboundConnection>?
-    /// Services that got something in this batch: bit i is `server.services[i]`. At most 64 objects.
+    /// Services that got something in this batch: bit i is `services.objects[i]`. At most 64 objects.
     private var touched: UInt64 = 0
     private var hasSpokenSinceTick = false
     private var silentTicks: Int64 = 0
@@ -38,13 +39,16 @@ public final class InboundConnection: @unchecked Sendable {
 
     private static var ticksOfSilence: Int64 { 7 }
 
-    init(id: UInt64, eventLoop: any EventLoop, remoteAddress: String, server: ServerCore) {
+    init(
+        id: UInt64, eventLoop: any EventLoop, services: ServiceTable, remoteAddress: String, server: ServerCore
+    ) {
         self.id = id
         self.eventLoop = eventLoop
+        self.services = services
         self.remoteAddress = remoteAddress
         self.server = server
         hello = Hello(role: .client, identity: PeerIdentity())
-        session = ServerSession(limits: server.limits, services: server.serviceNumbers, seed: mix(id ^ server.seed))
+        session = ServerSession(limits: server.limits, services: services.numbers, seed: mix(id ^ server.seed))
     }
 
     func makeWire() -> Wire<InboundConnection> {
@@ -59,6 +63,12 @@ public final class InboundConnection: @unchecked Sendable {
     public var callsInFlight: Int {
         eventLoop.preconditionInEventLoop()
         return session.callsInFlight
+    }
+
+    /// Bytes that the socket has not taken. On the event loop only.
+    public var unsentBytes: Int {
+        eventLoop.preconditionInEventLoop()
+        return wire?.outbound.count ?? 0
     }
 
     /// Sends now what was answered, instead of at the end of the batch or of this turn of the loop. On the event loop
@@ -115,7 +125,8 @@ public final class InboundConnection: @unchecked Sendable {
     }
 
     func respond(_ call: UInt64, writing body: (inout ByteWriter) -> Void) {
-        guard eventLoop.inEventLoop, let wire, !isOverfull(wire) else {
+        guard eventLoop.inEventLoop else { return post(call, writing: body) }
+        guard let wire, !isOverfull(wire) else {
             var writer = ByteWriter()
             body(&writer)
             return respond(call, writer.take())
@@ -196,8 +207,8 @@ public final class InboundConnection: @unchecked Sendable {
     // MARK: Answers from other threads
 
     /// Frames that other threads encoded, and whose they are. One task takes all of them over.
-    private struct Mailbox: ~Copyable {
-        struct Letter {
+    private struct Mailbox: ~Copyable, Sendable {
+        struct Letter: Sendable {
             var call: UInt64
             var start: Int
             var count: Int
@@ -205,6 +216,13 @@ public final class InboundConnection: @unchecked Sendable {
         var letters: [Letter] = []
         var frames = FrameWriter()
         var isTaskScheduled = false
+
+        /// Notes whose frame was just added. True: a task has to be scheduled for it.
+        mutating func add(_ call: UInt64, from start: Int) -> Bool {
+            letters.append(Letter(call: call, start: start, count: frames.count - start))
+            defer { isTaskScheduled = true }
+            return !isTaskScheduled
+        }
     }
 
     private func post(_ call: UInt64, _ header: FrameHeader, _ payload: Bytes) {
@@ -216,10 +234,27 @@ public final class InboundConnection: @unchecked Sendable {
             } else {
                 box.frames.append(header, payload: payload)
             }
-            box.letters.append(Mailbox.Letter(call: call, start: start, count: box.frames.count - start))
-            let mustSchedule = !box.isTaskScheduled
-            box.isTaskScheduled = true
-            return mustSchedule
+            return box.add(call, from: start)
+        }
+        if mustSchedule { eventLoop.execute { self.takeMail() } }
+    }
+
+    /// The same, encoded in place: answers of one loop's groups to another loop's connections come by thousands.
+    private func post(_ call: UInt64, writing body: (inout ByteWriter) -> Void) {
+        let outboundBytesMax = server.limits.outboundBytesMax
+        let mustSchedule = mailbox.withLock { box -> Bool? in
+            let start = box.frames.count
+            guard start <= outboundBytesMax else { return nil }
+            if !box.frames.append(FrameHeader(kind: .response, call: call), writing: body) {
+                let error = Self.tooLong(FrameHeader.payloadBytesMax + 1)
+                _ = box.frames.append(FrameHeader(kind: .error, call: call)) { error.encode(into: &$0) }
+            }
+            return box.add(call, from: start)
+        }
+        guard let mustSchedule else {
+            var writer = ByteWriter()
+            body(&writer)
+            return respond(call, writer.take())
         }
         if mustSchedule { eventLoop.execute { self.takeMail() } }
     }
@@ -289,7 +324,7 @@ extension InboundConnection: WireOwner {
         case .deliver:
             requests += 1
             let header = frame.header
-            let entry = server.entry(of: header.service)
+            let entry = services.entry(of: header.service)
             touched |= 1 << UInt64(entry.object)
             let milliseconds = UInt64(header.deadlineMilliseconds)
             entry.service.receive(
@@ -301,13 +336,13 @@ extension InboundConnection: WireOwner {
         case .deliverOneway:
             oneways += 1
             let header = frame.header
-            let entry = server.entry(of: header.service)
+            let entry = services.entry(of: header.service)
             touched |= 1 << UInt64(entry.object)
             entry.service.receive(
                 oneway: InboundOneway(
                     connection: self, service: header.service, method: header.method, payload: frame.payload))
         case .cancel(let service):
-            let entry = server.entry(of: service)
+            let entry = services.entry(of: service)
             touched |= 1 << UInt64(entry.object)
             entry.service.cancelled(CallReply(connection: self, call: frame.header.call))
         case .fail(let error):
@@ -334,7 +369,7 @@ extension InboundConnection: WireOwner {
         wire.payloadBytesMax = FrameHeader.payloadBytesMax
         _ = wire.outbound.append(FrameHeader(kind: .helloReply)) { reply.encode(into: &$0) }
         wire.written()
-        for service in server.objects { service.connectionOpened(self) }
+        for service in services.objects { service.connectionOpened(self) }
     }
 
     private func refuse(_ error: RPCError, on wire: Wire<InboundConnection>) {
@@ -349,7 +384,7 @@ extension InboundConnection: WireOwner {
         while left != 0 {
             let object = left.trailingZeroBitCount
             left &= left - 1
-            server.objects[object].readComplete(on: eventLoop)
+            services.objects[object].readComplete(on: eventLoop)
         }
         flushCounters()
     }
@@ -377,9 +412,9 @@ extension InboundConnection: WireOwner {
         }
         let orphans = session.close()
         for orphan in orphans {
-            server.entry(of: orphan.service).service.cancelled(CallReply(connection: self, call: orphan.call))
+            services.entry(of: orphan.service).service.cancelled(CallReply(connection: self, call: orphan.call))
         }
-        if wasOpen { for service in server.objects { service.connectionClosed(self) } }
+        if wasOpen { for service in services.objects { service.connectionClosed(self) } }
         flushCounters()
         server.closed(self)
     }

@@ -50,7 +50,19 @@ public final class RPCServer: Sendable {
         on address: NetworkAddress, group: any EventLoopGroup, services: [(number: UInt16, service: any RPCService)],
         policy: any HandshakePolicy, limits: ServerLimits = ServerLimits(), logger: Logger? = nil
     ) async throws(RPCError) -> RPCServer {
-        let core = ServerCore(services: services, policy: policy, limits: limits, logger: logger)
+        try await start(
+            on: address, group: group, servicesOn: { _ in services }, policy: policy, limits: limits, logger: logger)
+    }
+
+    /// The same with services of each event loop's own: a connection is served by those of the loop that it lives on,
+    /// which then need no lock. `servicesOn` is called once for each loop of the group, before this returns.
+    public static func start(
+        on address: NetworkAddress, group: any EventLoopGroup,
+        servicesOn: (any EventLoop) -> [(number: UInt16, service: any RPCService)],
+        policy: any HandshakePolicy, limits: ServerLimits = ServerLimits(), logger: Logger? = nil
+    ) async throws(RPCError) -> RPCServer {
+        let tables = group.makeIterator().map { ($0, ServiceTable(servicesOn($0))) }
+        let core = ServerCore(tables: tables, policy: policy, limits: limits, logger: logger)
         let bootstrap = ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 1_024)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
@@ -113,14 +125,41 @@ func text(of error: any Error) -> String {
     return "\(error)"
 }
 
-/// What all connections of a server share.
-final class ServerCore: Sendable {
+/// The services of one event loop's connections, by number.
+final class ServiceTable: Sendable {
     struct Entry: Sendable {
         let service: any RPCService
         /// Index into `objects`.
         let object: Int
     }
 
+    let numbers: [UInt16]
+    let objects: [any RPCService]
+    private let entries: [Entry?]
+
+    init(_ services: [(number: UInt16, service: any RPCService)]) {
+        var objects: [any RPCService] = []
+        var entries = [Entry?](repeating: nil, count: ServerSession.servicesMax)
+        for (number, service) in services {
+            precondition(Int(number) < ServerSession.servicesMax, "service numbers are below 256")
+            precondition(entries[Int(number)] == nil, "two services with number \(number)")
+            let object = objects.firstIndex { $0 === service } ?? objects.count
+            if object == objects.count { objects.append(service) }
+            entries[Int(number)] = Entry(service: service, object: object)
+        }
+        precondition(objects.count <= 64, "at most 64 services")
+        self.objects = objects
+        self.entries = entries
+        numbers = services.map(\.number)
+    }
+
+    /// The session delivers only to services that are there.
+    @inline(__always)
+    func entry(of service: UInt16) -> Entry { entries[Int(service)]! }
+}
+
+/// What all connections of a server share.
+final class ServerCore: Sendable {
     final class Counters: Sendable {
         let accepted = Atomic(0)
         let requests = Atomic(0)
@@ -140,46 +179,36 @@ final class ServerCore: Sendable {
 
     let limits: ServerLimits
     let policy: any HandshakePolicy
-    let serviceNumbers: [UInt16]
-    let objects: [any RPCService]
-    private let entries: [Entry?]
+    private let tables: [(eventLoop: any EventLoop, services: ServiceTable)]
     let seed: UInt64
     let counters = Counters()
     private let logger: Logger?
     private let registry = Mutex(Registry())
 
     init(
-        services: [(number: UInt16, service: any RPCService)], policy: any HandshakePolicy, limits: ServerLimits,
-        logger: Logger?
+        tables: [(any EventLoop, ServiceTable)], policy: any HandshakePolicy, limits: ServerLimits, logger: Logger?
     ) {
-        var objects: [any RPCService] = []
-        var entries = [Entry?](repeating: nil, count: ServerSession.servicesMax)
-        for (number, service) in services {
-            precondition(Int(number) < ServerSession.servicesMax, "service numbers are below 256")
-            precondition(entries[Int(number)] == nil, "two services with number \(number)")
-            let object = objects.firstIndex { $0 === service } ?? objects.count
-            if object == objects.count { objects.append(service) }
-            entries[Int(number)] = Entry(service: service, object: object)
-        }
-        precondition(objects.count <= 64, "at most 64 services")
-        self.objects = objects
-        self.entries = entries
+        self.tables = tables
         self.limits = limits
         self.policy = policy
         self.logger = logger
-        serviceNumbers = services.map(\.number)
         var random = SystemRandomNumberGenerator()
         seed = random.next()
     }
 
-    /// The session delivers only to services that are there.
-    @inline(__always)
-    func entry(of service: UInt16) -> Entry { entries[Int(service)]! }
+    /// Looked for when a connection comes, among at most some dozens.
+    private func services(on eventLoop: any EventLoop) -> ServiceTable {
+        guard let table = tables.first(where: { $0.eventLoop === eventLoop }) else {
+            preconditionFailure("a connection on an event loop that is none of the server's group")
+        }
+        return table.services
+    }
 
     /// On the channel's event loop, before it reads.
     func accept(_ channel: any Channel) throws {
         let address = channel.remoteAddress?.ipAddress ?? "unknown"
         let eventLoop = channel.eventLoop
+        let services = services(on: eventLoop)
         let connection = registry.withLock { registry -> InboundConnection? in
             guard registry.connections.count < limits.connectionsMax,
                 registry.perAddress[address, default: 0] < limits.connectionsPerAddressMax
@@ -187,7 +216,8 @@ final class ServerCore: Sendable {
             let id = registry.nextID
             registry.nextID += 1
             registry.perAddress[address, default: 0] += 1
-            let connection = InboundConnection(id: id, eventLoop: eventLoop, remoteAddress: address, server: self)
+            let connection = InboundConnection(
+                id: id, eventLoop: eventLoop, services: services, remoteAddress: address, server: self)
             registry.connections[id] = connection
             return connection
         }

@@ -32,6 +32,8 @@ struct Bench: AsyncParsableCommand {
     var local: Int?
     @Option(help: "Where --local keeps the hosts' data. Default: $TMPDIR or /var/tmp.")
     var directory: String?
+    @Option(help: "Event loops of each --local host. Default: as 'serve' takes.")
+    var loops: Int?
     @Option(help: "Groups of a --local cluster.")
     var groups = 16
     @Option(help: "Bytes of each value.")
@@ -54,6 +56,8 @@ struct Bench: AsyncParsableCommand {
 
     func validate() throws {
         if let local, !(1...15).contains(local) { throw ValidationError("--local takes 1 to 15 hosts, not \(local)") }
+        if loops != nil, local == nil { throw ValidationError("--loops is for the hosts that --local starts") }
+        try Serve.check(loops: loops)
         guard (1...65_535).contains(groups) else { throw ValidationError("--groups takes 1 to 65,535, not \(groups)") }
         guard (0...Limits.valueBytesMax).contains(payload) else {
             throw ValidationError("--payload takes 0 to \(Limits.valueBytesMax) bytes, not \(payload)")
@@ -82,7 +86,7 @@ struct Bench: AsyncParsableCommand {
             if keep { say("data and logs: \(home)") }
         }
         let machine = Machine(directory: home)
-        try cluster.startAll()
+        try cluster.startAll(arguments: loops.map { ["--loops", "\($0)"] } ?? [])
         say("\(local) hosts on loopback in \(home); making \(groups) groups")
         try await cluster.run([
             "init", "--hosts", cluster.addresses, "--groups", "\(groups)", "--replicas", "\(min(local, 3))",

@@ -29,8 +29,9 @@ struct BifrostCommand: AsyncParsableCommand {
 
             EXIT CODES:
               0   done; of status: healthy
-              1   the answer is no: get found no value
-              2   the outcome of a write is unknown: read before you repeat it
+              1   the answer is no: get found no value, history check a violation
+              2   the outcome of a write is unknown: read before you repeat it;
+                  history check: no answer within its bound
               3   status: degraded
               4   unavailable: no quorum, no host answers, no cluster, overloaded; the
                   write was not done
@@ -56,6 +57,7 @@ struct BifrostCommand: AsyncParsableCommand {
             Status.self,
             RingCommand.self,
             // Trials and measurements, from here on.
+            HistoryCommand.self,
             Bench.self,
             Demo.self,
             Simulate.self,

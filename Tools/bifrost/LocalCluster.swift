@@ -116,7 +116,9 @@ package final class LocalCluster: Sendable {
 
     // MARK: Hosts
 
-    package func startAll() throws(Failure) { for host in hosts { try start(host) } }
+    package func startAll(arguments: [String] = []) throws(Failure) {
+        for host in hosts { try start(host, arguments: arguments) }
+    }
 
     package func start(_ host: HostProcess, arguments: [String] = []) throws(Failure) {
         let child = try spawn(

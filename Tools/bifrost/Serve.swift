@@ -52,6 +52,12 @@ struct Serve: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Where it stands: replicas of a group go to different zones.", valueName: "text"))
     var zone = ""
 
+    @Option(
+        help: ArgumentHelp(
+            "Event loops, 1 to 64: threads that own connections and groups. The same directory may be started with "
+                + "another number. (default: half of the cores, at most 4)", valueName: "count"))
+    var loops: Int?
+
     @Flag(help: "Listen on an address that is not loopback, though nothing is encrypted or authenticated yet.")
     var insecureListen = false
 
@@ -79,9 +85,15 @@ struct Serve: AsyncParsableCommand {
             throw ValidationError(
                 "--advertise needs an address and a port that others can connect to, not \(advertise.address)")
         }
+        try Self.check(loops: loops)
         for (flag, text) in [("name", name ?? ""), ("zone", zone)] where text.utf8.count > Self.textBytesMax {
             throw ValidationError("--\(flag) has at most \(Self.textBytesMax) bytes, not \(text.utf8.count)")
         }
+    }
+
+    static func check(loops: Int?) throws {
+        guard let loops, !(1...HostConfiguration.eventLoopsMax).contains(loops) else { return }
+        throw ValidationError("--loops is 1 to \(HostConfiguration.eventLoopsMax), not \(loops)")
     }
 
     /// What a cluster's map takes.
@@ -118,6 +130,7 @@ struct Serve: AsyncParsableCommand {
             directory: directory, listen: listen.address, name: name ?? Self.machineName, zone: zone)
         configuration.advertise = advertise?.address.description
         configuration.version = programVersion
+        if let loops { configuration.eventLoops = loops }
         let host = try await BifrostHost.Host.start(configuration, logger: Logger(label: "bifrost")) { error in
             // Nothing in memory may be believed: no flush, no clean end.
             Output.note("\(error.message); this host stops: look at the disk, then start it again")

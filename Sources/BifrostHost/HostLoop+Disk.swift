@@ -1,0 +1,106 @@
+// What an event loop has done on the threads that may wait for a disk: cold reads, log reads, births.
+
+import HostCore
+import Logging
+import Messages
+import NIOCore
+import NIOPosix
+import Primitives
+import RPC
+import RaftCore
+import StateMachines
+import Storage
+
+extension HostLoop {
+    // MARK: Readers
+
+    /// All cold reads of one turn go to one reader thread and come back in one task.
+    func startColdReads(_ reads: [ColdRead]) {
+        guard let store else { return }
+        shell.readers.submit { [self] _ in
+            var answers: [(CallToken, Response<DataResult>)] = []
+            answers.reserveCapacity(reads.count)
+            for read in reads {
+                do {
+                    let found = try store.get(read.key, in: read.view)
+                    answers.append(
+                        (read.call, .done(HostCore.result(found, index: read.index, revision: read.revision))))
+                } catch {
+                    answers.append((read.call, .refused(.unavailable(unreadable(error, in: read.group)))))
+                }
+            }
+            eventLoop.execute { [self, answers] in
+                for (call, response) in answers { calls.take(call)?.respond { response.encode(into: &$0) } }
+            }
+        }
+    }
+
+    func startColdPage(_ page: ColdPage) {
+        guard let store else { return }
+        shell.readers.submit { [self] _ in
+            var response: Response<PageResult>
+            do {
+                response = .done(
+                    try page.result(from: store, recordsMax: shell.configuration.settings.pageRecordsMax))
+            } catch {
+                response = .refused(.unavailable(unreadable(error, in: page.group)))
+            }
+            eventLoop.execute { [self, response] in
+                calls.take(page.call)?.respond { response.encode(into: &$0) }
+            }
+        }
+    }
+
+    func startLogRead(_ read: JournalRead) {
+        shell.readers.submit { [self] _ in
+            let entries: [LogEntry]
+            do {
+                entries = try shell.journal.entries(
+                    of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
+            } catch {
+                shell.logger.error(
+                    "a follower's entries can't be read", metadata: ["group": "\(read.group)", "error": "\(error)"])
+                entries = []
+            }
+            eventLoop.execute { [self, entries] in
+                core?.supply(entries, group: read.group, follower: read.follower)
+                scheduleTurn()
+            }
+        }
+    }
+
+    private func unreadable(_ error: any Error, in group: GroupID) -> String {
+        shell.logger.error("a record can't be read", metadata: ["group": "\(group)", "error": "\(error)"])
+        return "the store can't be read: \(error)"
+    }
+
+    // MARK: Births
+
+    /// Restores the replicas that the disk knows, makes the first manifest of those that it doesn't, and adds all to
+    /// the core.
+    func startBirths(_ births: [ReplicaBirth]) {
+        guard let store else { return }
+        let shell = shell
+        let logs = shell.journal.recovered()
+        shell.storeWriter.perform("reading the replicas from disk") { [self] in
+            if let damaged = store.damaged().first {
+                throw HostError(.disk, "replica \(damaged.replica) is damaged on disk: \(damaged.error)")
+            }
+            let restored = try births.map {
+                try RestoredReplica($0, logs: logs, journal: shell.journal, store: store)
+            }
+            let records = restored.flatMap(\.plan.records)
+            shell.journalWriter.perform { [self] journal in
+                if !records.isEmpty { _ = try journal.append(records) }
+                eventLoop.execute { [self] in
+                    for replica in restored {
+                        core?.install(
+                            group: replica.group, plan: replica.plan, machine: replica.machine,
+                            memtable: Memtable(pool: shell.memtables), view: replica.view)
+                    }
+                    scheduleTurn()
+                }
+            }
+        }
+    }
+}

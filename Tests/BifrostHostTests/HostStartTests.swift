@@ -1,0 +1,111 @@
+// The first moments of a host, and directories that are not what they should be.
+
+import BifrostHost
+import Foundation
+import Messages
+import Primitives
+import RPC
+import Ring
+import Testing
+
+@Suite struct HostStartTests {
+    /// `init` comes in the very moment in which the host begins to listen, before its start has looked at what it is.
+    @Test(arguments: [1, 3]) func anInitInTheFirstMomentsOfAStartIsDoneOnce(loops: Int) async throws {
+        for _ in 0..<4 {
+            let directory = try TestDirectory()
+            // A start that makes the directory tells the incarnation, so that the request can wait for the next one.
+            let first = try await startHost(directory.path, loops: loops)
+            let address = first.address
+            let early = Probe(address)
+            let ping = try await early.ping()
+            early.close()
+            await first.stop(graceMilliseconds: 0)
+            let map = try firstMap([ping], groups: 2)
+
+            let probe = Probe(address, backoffMilliseconds: 1)
+            defer { probe.close() }
+            async let answer = probe.initialise(HostID(1), ping.incarnation, map)
+            let host = try await startHost(directory.path, port: address.port, loops: loops)
+            guard case .done = try await answer else {
+                Issue.record("init was refused")
+                return await host.stop(graceMilliseconds: 0)
+            }
+            #expect(host.cluster == map.cluster && host.host == HostID(1))
+            try await wait(for: "leaders") {
+                let status = try await probe.status()
+                return status.replicas.count == 3 && status.replicas.allSatisfy { $0.leader == $0.replica }
+            }
+            // A repeated one finds it done.
+            guard case .done = try await probe.initialise(HostID(1), ping.incarnation, map) else {
+                Issue.record("a repeated init was refused")
+                return await host.stop(graceMilliseconds: 0)
+            }
+            await host.stop(graceMilliseconds: 0)
+        }
+    }
+
+    /// A directory of a host that was a cluster of its own and was stopped.
+    private func usedDirectory() async throws -> TestDirectory {
+        let directory = try TestDirectory()
+        let host = try await startHost(directory.path)
+        let probe = Probe(host.address)
+        defer { probe.close() }
+        let ping = try await probe.ping()
+        let reply = try await probe.initialise(HostID(1), ping.incarnation, try firstMap([ping], groups: 1))
+        guard case .done = reply else { throw Timeout(description: "init was answered \(reply)") }
+        try await wait(for: "a store and a map on disk") {
+            let status = try await probe.status()
+            let isMapThere = FileManager.default.fileExists(atPath: directory.path + "/cluster-map")
+            return status.replicas.count == 2 && isMapThere
+        }
+        await host.stop(graceMilliseconds: 0)
+        return directory
+    }
+
+    private func expectRefusal(_ directory: TestDirectory, saying text: String) async throws {
+        do {
+            let host = try await startHost(directory.path)
+            await host.stop(graceMilliseconds: 0)
+            Issue.record("it started")
+        } catch let error as HostError {
+            #expect(error.code == .directory && error.message.contains(text), "\(error)")
+        }
+    }
+
+    private func remove(_ name: String, of directory: TestDirectory) throws {
+        try FileManager.default.removeItem(atPath: "\(directory.path)/\(name)/data.mdb")
+        try FileManager.default.removeItem(atPath: "\(directory.path)/\(name)/lock.mdb")
+    }
+
+    @Test func aStoreOrAMapWithoutTheirJournalAreNoNewHost() async throws {
+        let directory = try await usedDirectory()
+        try remove("journal", of: directory)
+        try await expectRefusal(directory, saying: "has a store but no journal")
+        try remove("store", of: directory)
+        try await expectRefusal(directory, saying: "has a cluster map but no journal")
+        // Nor does a refusal leave a journal behind that would make the next start go well.
+        try await expectRefusal(directory, saying: "has a cluster map but no journal")
+    }
+
+    @Test func aStoreBesideAJournalOfNoClusterIsNoNewHost() async throws {
+        let directory = try await usedDirectory()
+        let other = try TestDirectory()
+        await (try startHost(other.path)).stop(graceMilliseconds: 0)
+        try remove("journal", of: directory)
+        try FileManager.default.copyItem(
+            atPath: other.path + "/journal/data.mdb", toPath: directory.path + "/journal/data.mdb")
+        try await expectRefusal(directory, saying: "a journal of none")
+    }
+
+    @Test func aStartThatFailsLetsGoOfDirectoryAndPort() async throws {
+        let directory = try await usedDirectory()
+        try FileManager.default.moveItem(
+            atPath: directory.path + "/cluster-map", toPath: directory.path + "/cluster-map.away")
+        try await expectRefusal(directory, saying: "no copy of the cluster map")
+        try FileManager.default.moveItem(
+            atPath: directory.path + "/cluster-map.away", toPath: directory.path + "/cluster-map")
+        let host = try await startHost(directory.path)
+        #expect(host.host == HostID(1))
+        await host.stop(graceMilliseconds: 0)
+    }
+}

@@ -1,0 +1,146 @@
+// Group commit over several event loops, on a simulated disk.
+
+import BifrostHost
+import BifrostSimulator
+import Dispatch
+import HostCore
+import NIOCore
+import NIOPosix
+import Primitives
+import Storage
+import Synchronization
+import Testing
+
+@Suite struct JournalWriterTests {
+    private struct Told: Hashable {
+        var loop: Int
+        var ticket: UInt64
+        var sequence: UInt64
+        var isOnItsLoop: Bool
+    }
+
+    private final class Record: Sendable {
+        let told = Mutex<[Told]>([])
+        let failures = Mutex(0)
+        let work = Mutex(0)
+    }
+
+    /// A writer with two event loops, and what it told.
+    private final class Fixture: Sendable {
+        let disk = SimulatedDisk(seed: 1)
+        let journal: Journal<SimulatedDisk>
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
+        let record = Record()
+        let writer: JournalWriter<SimulatedDisk>
+
+        init() throws {
+            journal = try Journal(
+                disk: disk, formatting: HostIdentity(incarnation: Incarnation(1), featureLevel: 1, journal: 7))
+            let loops = Array(group.makeIterator()) as [any EventLoop]
+            writer = JournalWriter(
+                journal: journal, loops: loops,
+                durable: { [record] loop, ticket, sequence in
+                    let told = Told(
+                        loop: loop, ticket: ticket, sequence: sequence, isOnItsLoop: loops[loop].inEventLoop)
+                    record.told.withLock { $0.append(told) }
+                }, failed: { [record] _ in record.failures.withLock { $0 += 1 } })
+        }
+
+        /// Keeps the commit thread busy until the semaphore is signalled.
+        func block() -> DispatchSemaphore {
+            let semaphore = DispatchSemaphore(value: 0)
+            writer.perform { _ in semaphore.wait() }
+            return semaphore
+        }
+
+        /// A batch of its own commit.
+        func commit(_ loop: Int, ticket: UInt64, _ records: [JournalRecord]) async throws {
+            writer.submit(JournalBatch(ticket: ticket, records: records), superfluous: [], from: loop)
+            try await wait(for: "ticket \(ticket) of loop \(loop)") {
+                record.told.withLock { $0.contains { $0.loop == loop && $0.ticket == ticket } }
+            }
+        }
+
+        func end() async throws {
+            try await writer.shutDown()
+            try await group.shutdownGracefully()
+        }
+    }
+
+    /// Replica r of group r.
+    private func entries(_ replica: UInt64, _ range: ClosedRange<UInt64>, bytes: Int = 100) -> JournalRecord {
+        .append(
+            GroupID(UInt32(replica)), ReplicaID(replica),
+            range.map {
+                LogEntry(
+                    index: LogIndex($0), term: Term(1), logTime: .zero, kind: .command,
+                    payload: Bytes(Array(repeating: 1, count: bytes)))
+            })
+    }
+
+    @Test func ticketsOfSeveralLoopsComeOfOneCommitEachOnItsOwnLoop() async throws {
+        let fixture = try Fixture()
+        let busy = fixture.block()
+        fixture.writer.submit(JournalBatch(ticket: 1, records: [entries(2, 1...3)]), superfluous: [], from: 0)
+        fixture.writer.submit(JournalBatch(ticket: 1, records: [entries(1, 1...2)]), superfluous: [], from: 1)
+        fixture.writer.submit(JournalBatch(ticket: 2, records: [entries(2, 4...4)]), superfluous: [], from: 0)
+        busy.signal()
+        try await wait(for: "both loops") { fixture.record.told.withLock { $0.count } == 2 }
+        try await fixture.end()
+        #expect(
+            fixture.record.told.withLock { Set($0) } == [
+                Told(loop: 0, ticket: 2, sequence: 1, isOnItsLoop: true),
+                Told(loop: 1, ticket: 1, sequence: 1, isOnItsLoop: true),
+            ])
+        #expect(fixture.writer.statistics.withLock { $0.commits } == 1)
+        #expect(fixture.journal.log(of: ReplicaID(2))?.last == LogIndex(4))
+        #expect(fixture.journal.log(of: ReplicaID(1))?.last == LogIndex(2))
+    }
+
+    @Test func aTrimListThatCameWhileTheQueueWasBusyIsCarriedOut() async throws {
+        let fixture = try Fixture()
+        for ticket in UInt64(1)...4 {
+            try await fixture.commit(0, ticket: ticket, [entries(2, (ticket * 10 - 9)...(ticket * 10))])
+        }
+        let busy = fixture.block()
+        fixture.writer.submit(JournalBatch(ticket: 5, records: [entries(2, 41...41)]), superfluous: [], from: 0)
+        // Nothing else ever comes that would take the list along.
+        fixture.writer.submit(nil, superfluous: [(ReplicaID(2), LogIndex(40))], from: 0)
+        busy.signal()
+        try await wait(for: "the trim") { fixture.journal.statistics.trimmedValues == 4 }
+        try await fixture.end()
+        #expect(fixture.journal.log(of: ReplicaID(2))?.base == LogIndex(40))
+    }
+
+    @Test func theNewestListsOfAllLoopsTrimTogether() async throws {
+        let fixture = try Fixture()
+        // Most of each value is loop 1's: its silence pins all of them.
+        for ticket in UInt64(1)...4 {
+            let range = (ticket * 10 - 9)...(ticket * 10)
+            try await fixture.commit(0, ticket: ticket, [entries(2, range), entries(1, range, bytes: 1_000)])
+        }
+        fixture.writer.submit(nil, superfluous: [(ReplicaID(2), LogIndex(40))], from: 0)
+        try await fixture.commit(0, ticket: 5, [entries(2, 41...41)])
+        try await fixture.commit(0, ticket: 6, [entries(2, 42...42)])
+        #expect(fixture.journal.statistics.trimmedValues == 0)
+        fixture.writer.submit(nil, superfluous: [(ReplicaID(1), LogIndex(40))], from: 1)
+        try await wait(for: "the trim") { fixture.journal.statistics.trimmedValues >= 4 }
+        try await fixture.end()
+        #expect(fixture.journal.log(of: ReplicaID(2))?.base == LogIndex(40))
+        #expect(fixture.journal.log(of: ReplicaID(1))?.base == LogIndex(40))
+    }
+
+    @Test func aFailedCommitIsReportedOnceAndNothingIsAcknowledgedFromThenOn() async throws {
+        let fixture = try Fixture()
+        fixture.disk.faults.nextWriteFails = true
+        fixture.writer.submit(JournalBatch(ticket: 1, records: [entries(2, 1...3)]), superfluous: [], from: 0)
+        fixture.writer.submit(JournalBatch(ticket: 1, records: [entries(1, 1...3)]), superfluous: [], from: 1)
+        try await wait(for: "the failure") { fixture.record.failures.withLock { $0 } > 0 }
+        fixture.writer.submit(JournalBatch(ticket: 2, records: [entries(2, 4...5)]), superfluous: [], from: 0)
+        fixture.writer.perform { [record = fixture.record] _ in record.work.withLock { $0 += 1 } }
+        try await fixture.end()
+        #expect(fixture.record.failures.withLock { $0 } == 1)
+        #expect(fixture.record.told.withLock { $0.isEmpty })
+        #expect(fixture.record.work.withLock { $0 } == 0)
+    }
+}
