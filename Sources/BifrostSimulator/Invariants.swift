@@ -193,6 +193,7 @@ final class Invariants {
         for group in groups {
             for model in group.replicas where model.host == host.place {
                 model.written = model.durable
+                if host.isRotten { continue }
                 let log = logs.first { $0.replica == model.replica }
                 guard let log else {
                     if model.durable.last > .zero || model.durable.hardState.term > .zero {
@@ -216,13 +217,17 @@ final class Invariants {
 
     func restored(_ host: SimulatedHost, _ replica: RestoredReplica) {
         guard let model = model(of: replica.view.replica) else { return }
-        if let impairment = replica.plan.impairment { fail("no lost disk", model, "impaired: \(impairment)") }
+        if let impairment = replica.plan.impairment {
+            if !host.isRotten { fail("no lost disk", model, "impaired: \(impairment)") }
+            if replica.plan.isMute { cluster.mark(.damageMadeMute) }
+        }
         let header = replica.view.manifest.header
         if let doubtful = model.doubtfulManifest, header.index == doubtful.index {
             cluster.mark(.failedCheckpointWasThere)
             published(doubtful, of: model)
         }
         model.doubtfulManifest = nil
+        if host.isRotten { model.manifestIndex = header.index }
         if header.index != model.manifestIndex {
             fail(
                 "durable means durable", model,
@@ -336,12 +341,16 @@ final class Invariants {
     func observe(_ host: SimulatedHost, _ core: HostCore) {
         core.inspectStepped { replica in
             guard let model = model(of: replica.replica) else { return }
-            observe(replica, model)
+            observe(replica, model, isRotten: host.isRotten)
         }
     }
 
-    private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel) {
+    private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel, isRotten: Bool) {
         if replica.statistics.surprises > 0 { fail("Raft's promises", model, "\(replica.statistics)") }
+        if replica.isImpaired, isRotten {
+            if replica.role == .leader { fail("what is damaged does not lead", model, "\(replica)") }
+            return
+        }
         if replica.isStopped || replica.isImpaired { fail("no lost disk", model, "it stopped or is impaired") }
         if replica.term < model.term { fail("terms only grow", model, "\(replica.term) after \(model.term)") }
         if replica.commit < model.commit { fail("commits only grow", model, "\(replica.commit) after \(model.commit)") }
@@ -452,6 +461,13 @@ final class Invariants {
         } else if group.digests[place] != digest {
             fail("state machine safety", model, "its digest at \(index) differs from another replica's")
         }
+    }
+
+    /// Whether the host's replica of the slot's group leads.
+    func leads(_ host: HostID, _ slot: Slot) -> Bool {
+        guard let owner = cluster.map.owner(of: slot) else { return false }
+        let place = cluster.place(of: host)
+        return groups[Int(owner.rawValue)].replicas.contains { $0.host == place && $0.role == .leader }
     }
 
     // MARK: At the end

@@ -16,9 +16,10 @@ public struct SimulatedOperation: Sendable {
         /// Certainly without effect, now and later.
         case failed
         /// A command that took effect.
-        case done
+        /// And at which revision, if it has one of its own.
+        case done(revision: UInt64?)
         /// What a get found.
-        case found(Bytes?)
+        case found(Bytes?, revision: UInt64?)
     }
     public var client: Int
     public var key: Bytes

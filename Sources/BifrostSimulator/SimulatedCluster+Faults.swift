@@ -51,6 +51,7 @@ extension SimulatedCluster {
                 cut(other, host, time)
             }
         case .partition: partition()
+        case .rot: rot()
         case .cutOneWay:
             let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
             let time = duration
@@ -65,7 +66,9 @@ extension SimulatedCluster {
             let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
             let time = random.below(3_000_000_000 * plan.faultLength)
             let bytes = 2_000 + random.below(100_000)
-            note("%c bytes a second pass from host %h to host %i for %d µs", UInt64(host), UInt64(other), bytes, time / 1_000)
+            note(
+                "%c bytes a second pass from host %h to host %i for %d µs", UInt64(host), UInt64(other), bytes,
+                time / 1_000)
             network.narrow(host, other, bytesPerSecond: bytes, nanoseconds: time)
         case .resetPeers:
             note("connections of host %h are reset", UInt64(host))
@@ -104,6 +107,34 @@ extension SimulatedCluster {
                 note("the next write of a disk of host %h is reported as failed, and stays", UInt64(host))
                 disk.faults.nextWriteFailsButStays = true
             }
+        }
+    }
+
+    /// Damage behind everybody's back, on one host's disks only.
+    private func rot() {
+        let host = hosts[plan.rottenHost]
+        guard !host.isLost else { return }
+        host.isRotten = true
+        switch random.below(40) {
+        case 0:
+            note("host %h loses both disks", UInt64(host.place))
+            host.lose()
+        case 1:
+            note("host %h loses its store", UInt64(host.place))
+            crash(host.place)
+            host.storeDisk.wipe()
+        case 2:
+            note("host %h loses its journal", UInt64(host.place))
+            crash(host.place)
+            host.journalDisk.wipe()
+            host.journalName = random.next() | 1
+        case let dice:
+            let isJournal = dice % 2 == 0
+            let disk = isJournal ? host.journalDisk : host.storeDisk
+            let contents = disk.contents()
+            guard !contents.isEmpty else { return }
+            note("a bit flips on a disk of host %h", UInt64(host.place))
+            disk.flipBit(in: contents[Int(random.below(UInt64(contents.count)))].key)
         }
     }
 
@@ -151,7 +182,9 @@ extension SimulatedCluster {
             delay = 20_000_000
             delay += random.below(random.below(3) == 0 ? 3_500_000_000 * plan.faultLength : 500_000_000)
         }
-        schedule(after: delay, "host %h may start again", UInt64(place)) { if !host.isRunning { host.start() } }
+        schedule(after: delay, "host %h may start again", UInt64(place)) {
+            if !host.isRunning, !host.isLost { host.start() }
+        }
     }
 
     func heal() {
@@ -165,7 +198,7 @@ extension SimulatedCluster {
             host.stalledDiskUntil = 0
             host.journalDisk.faults = .init()
             host.storeDisk.faults = .init()
-            if !host.isRunning { host.start() }
+            if !host.isRunning, !host.isLost { host.start() }
         }
     }
 }

@@ -53,6 +53,9 @@ extension SimulatedCluster {
                 consistency: isPinned ? .linearizableAnywhere : .linearizable,
                 payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
             ) { [unowned self] result in
+                if case .success = result, host != HostID(0), !invariants.leads(host, slot(of: key)) {
+                    mark(.followerRead)
+                }
                 end(number, result)
                 ended()
             }
@@ -92,15 +95,18 @@ extension SimulatedCluster {
                 let result = try DataResult(decoding: bytes)
                 if operations[number].kind != .get {
                     note("operation %a is done", UInt64(number))
-                    operations[number].outcome = .done
+                    // A delete of what is absent changes nothing, and has no revision of its own.
+                    let revision: UInt64? =
+                        if case .put = operations[number].kind { result.revision.rawValue } else { nil }
+                    operations[number].outcome = .done(revision: revision)
                 } else {
                     switch try KeyValueReading(decoding: result.body) {
                     case .absent:
                         note("operation %a finds nothing", UInt64(number))
-                        operations[number].outcome = .found(nil)
-                    case .found(let value, _, _):
+                        operations[number].outcome = .found(nil, revision: nil)
+                    case .found(let value, let revision, _):
                         note("operation %a finds value %b", UInt64(number), Self.number(of: value))
-                        operations[number].outcome = .found(value)
+                        operations[number].outcome = .found(value, revision: revision.rawValue)
                     }
                 }
             } catch {
@@ -126,7 +132,8 @@ extension SimulatedCluster {
         return number
     }
 
-    /// All records of a group as one host has them, linearizably: one more read of each of its keys.
+    /// All records of a group as one host has them, linearizably: one more read of each of its keys, of unknown outcome
+    /// if the host's disks are damaged and it refuses.
     func readAll(of group: GroupID, at host: HostID, through client: SimulatedClient, _ ended: @escaping () -> Void) {
         let first = operations.count
         let mine = keys.filter { map.owner(of: slot(of: $0)) == group }
@@ -135,10 +142,12 @@ extension SimulatedCluster {
             commandHashes.append(nil)
         }
         readPage(of: group, at: host, through: client, from: nil, found: [:]) { [unowned self] found in
+            guard let found else { return ended() }
             for (offset, key) in mine.enumerated() {
                 operations[first + offset].ended = now
                 operations[first + offset].hasEnded = true
-                operations[first + offset].outcome = .found(found[key])
+                operations[first + offset].outcome = .found(
+                    found[key]?.value, revision: found[key]?.revision.rawValue)
             }
             if let stranger = found.keys.sorted().first(where: { !mine.contains($0) }) {
                 fail("only what was written", "group \(group) at host \(host) has the key \(stranger)")
@@ -149,8 +158,8 @@ extension SimulatedCluster {
 
     private func readPage(
         of group: GroupID, at host: HostID, through client: SimulatedClient, from: RecordPosition?,
-        found: [Bytes: Bytes],
-        _ ended: @escaping ([Bytes: Bytes]) -> Void
+        found: [Bytes: PageRecord],
+        _ ended: @escaping ([Bytes: PageRecord]?) -> Void
     ) {
         let request = PageRequest(
             group: group, consistency: .linearizableAnywhere, from: from, bytesMax: UInt32(100 + random.below(2_000)))
@@ -163,13 +172,15 @@ extension SimulatedCluster {
             do {
                 let page = try PageResult(decoding: try result.get())
                 for record in page.records {
-                    if found.updateValue(record.value, forKey: record.position.key) != nil {
+                    if found.updateValue(record, forKey: record.position.key) != nil {
                         fail("pages", "group \(group) at host \(host) shows \(record.position.key) twice")
                     }
                 }
                 guard let next = page.next else { return ended(found) }
                 readPage(of: group, at: host, through: client, from: next, found: found, ended)
             } catch {
+                // What is damaged need not be served.
+                if hosts[place(of: host)].isRotten { return ended(nil) }
                 fail("reading back", "group \(group) at host \(host): \(error)")
             }
         }

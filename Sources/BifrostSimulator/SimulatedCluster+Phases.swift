@@ -41,7 +41,9 @@ extension SimulatedCluster {
             try pass(Self.leadersNanosecondsMax, until: { isAtRest }), "idle groups cost nothing", describeReplicas())
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }
         try readBack()
-        for host in hosts { crash(host.place, restartAfter: random.below(500_000_000)) }
+        for host in hosts where !host.isLost {
+            crash(host.place, restartAfter: random.below(500_000_000))
+        }
         try pass(600_000_000)
         try awaitLeaders()
         try readBack()
@@ -79,7 +81,7 @@ extension SimulatedCluster {
 
     private func readBack() throws(SimulationFailure) {
         var open = 0
-        for (number, host) in hosts.enumerated() {
+        for (number, host) in hosts.enumerated() where !host.isLost {
             for group in map.dataGroups where group.replica(on: host.id) != nil {
                 open += 1
                 readAll(of: group.id, at: host.id, through: clients[number % clients.count]) { open -= 1 }

@@ -140,27 +140,34 @@ public final class SimulatedCluster {
 
     // MARK: State
 
-    /// Every group has one leader with a committed entry of its term, and all members follow it.
+    /// Every group has one leader with a committed entry of its term, and all members on sound hosts follow it.
     var hasLeaders: Bool {
         map.groups.allSatisfy { group in
-            let replicas = inspections(of: group)
-            guard replicas.count == group.replicas.count, let leader = replicas.first(where: { $0.isEstablished })
-            else { return false }
-            return replicas.allSatisfy { $0.term == leader.term && $0.leader == leader.replica }
+            guard let leader = inspections(of: group).first(where: { $0.isEstablished }) else { return false }
+            let sound = soundInspections(of: group)
+            return sound.count == group.replicas.count(where: { !hosts[place(of: $0.host)].isRotten })
+                && sound.allSatisfy { $0.term == leader.term && $0.leader == leader.replica }
         }
     }
 
     var isConverged: Bool {
         map.groups.allSatisfy { group in
-            let replicas = inspections(of: group)
-            return replicas.count == group.replicas.count
-                && replicas.allSatisfy {
-                    $0.applied == replicas[0].applied && $0.digest == replicas[0].digest && $0.applied == $0.last
-                }
+            let sound = soundInspections(of: group)
+            return sound.allSatisfy {
+                $0.applied == sound[0].applied && $0.digest == sound[0].digest && $0.applied == $0.last
+            }
         }
     }
 
-    var isAtRest: Bool { hosts.allSatisfy { $0.activeCount == 0 } }
+    /// A group that waits for a lost or mute replica does not rest.
+    var isAtRest: Bool { hosts.allSatisfy { $0.activeCount == 0 } || hosts.contains { $0.isRotten } }
+
+    private func soundInspections(of group: GroupRecord) -> [ReplicaInspection] {
+        group.replicas.compactMap {
+            let host = hosts[place(of: $0.host)]
+            return host.isRotten ? nil : host.inspection(of: group.id)
+        }
+    }
 
     func inspections(of group: GroupRecord) -> [ReplicaInspection] {
         group.replicas.compactMap { hosts[place(of: $0.host)].inspection(of: group.id) }

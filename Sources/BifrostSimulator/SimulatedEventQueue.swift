@@ -27,7 +27,6 @@ struct SimulatedEventQueue {
 
     private var heap: [Entry] = []
     private var events: [SimulatedEvent] = []
-    private static let nothing: () -> Void = {}
     private var free: [Int] = []
     private var nextNumber: UInt64 = 0
 
@@ -82,7 +81,7 @@ struct SimulatedEventQueue {
         let place = first.place
         free.append(place)
         let event = events[place]
-        events[place].action = Self.nothing
+        events[place].action = {}
         return event
     }
 }

@@ -18,11 +18,13 @@ extension SimulatedHost {
     }
 
     /// A disk failed: nothing may be believed any more, the process ends, and is started anew.
-    func diskFailed(_ error: any Error) {
+    func diskFailed(_ error: any Error, isStarting: Bool = false) {
         if let error = error as? DiskError, error.code == .failed {
             cluster.report.diskFailures += 1
             cluster.mark(.diskFailed)
             cluster.crash(place)
+        } else if isRotten, error is DiskError {
+            endOfDamage(isStarting: isStarting)
         } else {
             cluster.fail("storage", "host \(id): \(error)")
         }
@@ -49,7 +51,10 @@ extension SimulatedHost {
         isCommitting = true
         committing = queuedBatches
         queuedBatches = []
-        schedule(after: duration(cluster.plan.commitNanosecondsMax), "host %h: a commit ends, ticket %b", committing.last?.batch.ticket ?? 0) {
+        schedule(
+            after: duration(cluster.plan.commitNanosecondsMax), "host %h: a commit ends, ticket %b",
+            committing.last?.batch.ticket ?? 0
+        ) {
             [unowned self] in
             do {
                 try finishCommit()
@@ -67,7 +72,8 @@ extension SimulatedHost {
             committing = []
             for loop in loops {
                 guard let last = batches.last(where: { $0.loop == loop.number })?.batch.ticket else { continue }
-                loop.execute(after: cluster.random.below(30_000), "host %h: ticket %b is durable", last) { [unowned loop] in
+                loop.execute(after: cluster.random.below(30_000), "host %h: ticket %b is durable", last) {
+                    [unowned loop] in
                     loop.core.journalDone(ticket: last, sequence: sequence)
                     loop.runTurn()
                 }
@@ -115,7 +121,8 @@ extension SimulatedHost {
         guard !storeJobs.isEmpty else { return }
         isStoreBusy = true
         let job = storeJobs.removeFirst()
-        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") { [unowned self] in
+        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
+            [unowned self] in
             do {
                 try carryOut(job)
             } catch {
@@ -139,7 +146,10 @@ extension SimulatedHost {
                 throw DiskError(.corrupt, "no view of \(header.replica)")
             }
             let loop = loop(of: group)
-            loop.execute(after: cluster.random.below(200_000), "host %h: a checkpoint of group %b is there", UInt64(group.rawValue)) { [unowned loop] in
+            loop.execute(
+                after: cluster.random.below(200_000), "host %h: a checkpoint of group %b is there",
+                UInt64(group.rawValue)
+            ) { [unowned loop] in
                 loop.core.checkpointDone(group: group, view: view)
                 loop.scheduleTurn()
             }
@@ -151,7 +161,9 @@ extension SimulatedHost {
             }
             guard let view = store.view(replica) else { throw DiskError(.corrupt, "no view of \(replica)") }
             let loop = loop(of: group)
-            loop.execute(after: cluster.random.below(200_000), "host %h: a merge of group %b is there", UInt64(group.rawValue)) { [unowned loop] in
+            loop.execute(
+                after: cluster.random.below(200_000), "host %h: a merge of group %b is there", UInt64(group.rawValue)
+            ) { [unowned loop] in
                 loop.core.mergeDone(group: group, view: view)
                 loop.scheduleTurn()
             }
@@ -160,6 +172,16 @@ extension SimulatedHost {
     }
 
     // MARK: Readers
+
+    /// As the shell answers when a disk can't be read.
+    private func refusal(unread error: any Error, _ what: String) -> Refusal {
+        if isRotten, error is DiskError {
+            cluster.mark(.damageNoticedByRead)
+        } else {
+            cluster.fail("storage", "host \(id) can't read \(what): \(error)")
+        }
+        return .unavailable("\(error)")
+    }
 
     func startColdRead(_ read: ColdRead) {
         cluster.report.coldReads += 1
@@ -171,19 +193,22 @@ extension SimulatedHost {
                 let result = HostCore.result(found, index: read.index, revision: read.revision)
                 answer(read.call) { Response<DataResult>.done(result).encode(into: &$0) }
             } catch {
-                cluster.fail("storage", "host \(id) can't read a record: \(error)")
+                let refusal = refusal(unread: error, "a record")
+                answer(read.call) { Response<DataResult>.refused(refusal).encode(into: &$0) }
             }
         }
     }
 
     func startColdPage(_ page: ColdPage) {
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a page comes from disk") { [unowned self] in
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a page comes from disk") {
+            [unowned self] in
             guard let store else { return }
             do {
                 let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)
                 answer(page.call) { Response<PageResult>.done(result).encode(into: &$0) }
             } catch {
-                cluster.fail("storage", "host \(id) can't read a page: \(error)")
+                let refusal = refusal(unread: error, "a page")
+                answer(page.call) { Response<PageResult>.refused(refusal).encode(into: &$0) }
             }
         }
     }
@@ -191,16 +216,18 @@ extension SimulatedHost {
     func startLogRead(_ read: JournalRead, of loop: SimulatedHostLoop) {
         cluster.report.logReads += 1
         cluster.mark(.entriesReadBack)
-        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: entries come back from the journal") { [unowned self, unowned loop] in
+        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: entries come back from the journal") {
+            [unowned self, unowned loop] in
             guard let journal else { return }
+            var entries: [LogEntry] = []
             do {
-                let entries = try journal.entries(
+                entries = try journal.entries(
                     of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
-                loop.core.supply(entries, group: read.group, follower: read.follower)
-                loop.scheduleTurn()
             } catch {
-                cluster.fail("storage", "host \(id) can't read its log: \(error)")
+                _ = refusal(unread: error, "its log")
             }
+            loop.core.supply(entries, group: read.group, follower: read.follower)
+            loop.scheduleTurn()
         }
     }
 
@@ -208,7 +235,8 @@ extension SimulatedHost {
 
     func startBirths(_ births: [ReplicaBirth], of loop: SimulatedHostLoop) {
         let logs = journal?.recovered() ?? []
-        loop.schedule(after: duration(5_000_000), "host %h: %b replicas begin", UInt64(births.count)) { [unowned self, unowned loop] in
+        loop.schedule(after: duration(5_000_000), "host %h: %b replicas begin", UInt64(births.count)) {
+            [unowned self, unowned loop] in
             guard let journal, let store else { return }
             do {
                 if let damaged = store.damaged().first { throw damaged.error }
@@ -224,7 +252,7 @@ extension SimulatedHost {
                 }
                 loop.scheduleTurn()
             } catch {
-                diskFailed(error)
+                diskFailed(error, isStarting: true)
             }
         }
     }

@@ -18,7 +18,8 @@ final class SimulatedHost {
     let journalDisk: SimulatedDisk
     let storeDisk: SimulatedDisk
     private let incarnation: Incarnation
-    private let journalName: UInt64
+    /// Of the next journal that is made.
+    var journalName: UInt64
     /// The copy of the cluster map that a restart begins with.
     private var savedMap: ClusterMap
     /// Its clock goes `clockRate` millionths as fast as virtual time.
@@ -34,6 +35,12 @@ final class SimulatedHost {
     var slowDiskUntil: UInt64 = 0
     /// Nothing on the disks ends before then.
     var stalledDiskUntil: UInt64 = 0
+    /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
+    var isRotten = false
+    /// It says that its disks can't be used, and is not started any more.
+    private(set) var isLost = false
+    /// How often it ended because of damage.
+    private var damagedEnds = 0
 
     // The process.
     private(set) var loops: [SimulatedHostLoop] = []
@@ -110,6 +117,24 @@ final class SimulatedHost {
 
     // MARK: Beginning and end
 
+    /// The process ends because of what it read from a damaged disk. An operator starts it again some times.
+    func endOfDamage(isStarting: Bool) {
+        cluster.note("host %h ends: its disks are damaged", UInt64(place))
+        cluster.mark(.damageEndedHost)
+        damagedEnds += 1
+        if isStarting || damagedEnds >= 3 { isLost = true }
+        cluster.crash(place)
+    }
+
+    /// Both disks are empty: a host of another incarnation, which is in no map, and does nothing.
+    func lose() {
+        isRotten = true
+        isLost = true
+        cluster.crash(place)
+        journalDisk.wipe()
+        storeDisk.wipe()
+    }
+
     /// Starts the process on what the disks hold.
     func start() {
         precondition(!isRunning)
@@ -117,6 +142,7 @@ final class SimulatedHost {
         do {
             let fresh = HostIdentity(
                 cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: 1, journal: journalName)
+            journalDisk.faults.commitsWithoutSync = cluster.plan.forgetsToSync
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
             identity.bootCounter += 1
@@ -144,7 +170,7 @@ final class SimulatedHost {
             loops[0].core.adopt(savedMap)
             for loop in loops { loop.begin() }
         } catch {
-            diskFailed(error)
+            diskFailed(error, isStarting: true)
             return
         }
         for link in cluster.peerLinks where link.from == place { link.connect(after: cluster.random.below(20_000_000)) }

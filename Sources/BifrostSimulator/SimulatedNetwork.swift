@@ -261,7 +261,8 @@ final class SimulatedPeerLink {
             }
             let life = target.life
             let handshake = cluster.network.delay(from, to) + cluster.network.delay(to, from)
-            source.schedule(after: handshake, "host %h is connected to host %i", UInt64(to), loop: 0) { [unowned self] in
+            source.schedule(after: handshake, "host %h is connected to host %i", UInt64(to), loop: 0) {
+                [unowned self] in
                 guard number == attempt, !connection.isOpen else { return }
                 guard target.life == life, cluster.network.isReachable(from, to) else {
                     connect(after: 25_000_000 + cluster.random.below(475_000_000))
@@ -280,7 +281,8 @@ final class SimulatedPeerLink {
         connection.close()
         attempt += 1
         let source = cluster.hosts[from]
-        source.schedule(after: delay, "host %h notices that its connection to host %i is lost", UInt64(to), loop: 0) { [unowned self] in
+        source.schedule(after: delay, "host %h notices that its connection to host %i is lost", UInt64(to), loop: 0) {
+            [unowned self] in
             source.loops[0].core.peerDown(cluster.hosts[to].id, over: channel)
             source.loops[0].scheduleTurn()
             connect(after: cluster.random.below(100_000_000))

@@ -36,6 +36,10 @@ package struct SimulatedPlan: Sendable {
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
     /// How many times longer than in `safety` a fault may last.
     package var faultLength: UInt64 = 1
+    /// The only host whose disks are damaged: fewer copies than any promise needs.
+    package var rottenHost = 0
+    /// A bug on purpose: the journal is not synced. For tests of the rules.
+    package var forgetsToSync = false
     /// Relative frequencies, in the order of `SimulatedFault`.
     package var weights: [UInt64] = []
 
@@ -79,15 +83,17 @@ package struct SimulatedPlan: Sendable {
         storeJobNanosecondsMax = UInt64(draw(500_000...150_000_000))
         readNanosecondsMax = UInt64(draw(50_000...8_000_000))
         // What all workers together submit in a second when nothing is wrong, at most.
-        let rate = draw(200...400)
+        let rate = draw(500...1_000)
         let cycle = clients * workersPerClient * (1 + burstMax) * 500_000_000 / rate
         thinkNanosecondsMax = UInt64(max(2_000_000, 2 * (cycle - 15_000_000)))
         clockDriftMillionths = UInt64(draw(0...50_000))
         valueBytesMax = draw(10...300)
-        faultPauseNanosecondsMax = UInt64(draw(500_000_000...3_000_000_000))
+        faultPauseNanosecondsMax = UInt64(draw(800_000_000...5_000_000_000))
         weights = SimulatedFault.allCases.map { _ in random.below(3) == 0 ? 0 : 1 + random.below(4) }
         // A run without crashes finds little.
         weights[SimulatedFault.crash.rawValue] += 2
+        rottenHost = draw(0...hosts - 1)
+        weights[SimulatedFault.rot.rawValue] = simulation.profile == .rot ? 6 : 0
         if simulation.profile == .liveness {
             faultPauseNanosecondsMax *= 4
             faultLength = UInt64(draw(3...10))
@@ -98,5 +104,5 @@ package struct SimulatedPlan: Sendable {
 /// What may go wrong at a moment.
 package enum SimulatedFault: Int, CaseIterable, Sendable {
     case crash, crashAll, isolate, cutOneWay, clog, resetPeers, resetClients, pause, slowDisk, diskError, crashMajority
-    case partition, stallDisk, stallLoop, narrow
+    case partition, stallDisk, stallLoop, narrow, rot
 }

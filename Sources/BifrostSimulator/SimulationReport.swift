@@ -66,7 +66,7 @@ public struct SimulationReport: Hashable, Codable, Sendable {
     }
 }
 
-/// A path that a run takes rarely. Over many seeds each must have been taken, or what lies behind it was not tested.
+/// A path that a run takes rarely; those of damage in the profile `rot` only. Over many seeds each must have been taken, or what lies behind it was not tested.
 public enum SimulationMark: Int, CaseIterable, Sendable {
     /// A commit under way when the process ended was on the disk afterwards.
     case commitSurvivedItsProcess
@@ -98,6 +98,12 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case diskFailed
     /// All hosts were down at the same time.
     case allDown
+    /// A damaged disk was noticed by a read, which was refused.
+    case damageNoticedByRead
+    /// A damaged journal made a replica mute.
+    case damageMadeMute
+    /// A damaged disk ended its host.
+    case damageEndedHost
 }
 
 /// A rule that was broken.

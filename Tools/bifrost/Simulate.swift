@@ -38,7 +38,8 @@ struct Simulate: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Virtual seconds with load and faults, of each seed.", valueName: "count"))
     var seconds = SimulationSettings.secondsStandard
 
-    @Option(help: "safety, liveness or rot.")
+    @Option(
+        help: ArgumentHelp("safety, liveness or rot. (default: safety)", valueName: "name"), transform: Self.profile)
     var profile = SimulationProfile.safety
 
     @Option(help: ArgumentHelp("Processes that run seeds at the same time.", valueName: "count"))
@@ -107,18 +108,23 @@ struct Simulate: AsyncParsableCommand {
             guard trouble == nil else { return }
             do { try Output.line(line) } catch { trouble = error }
         }
-        do throws(SimulationFailure) {
-            let report = try cluster.runAndCheck()
-            if let trouble { throw trouble }
-            try Output.line("no violation; trace hash \(report.traceHash)")
-        } catch {
-            try Output.line("violation: \(error.invariant): \(error.detail)")
+        let outcome = Result { () throws(SimulationFailure) in try cluster.runAndCheck() }
+        if let trouble { throw trouble }
+        switch outcome {
+        case .success(let report): try Output.line("no violation; trace hash \(report.traceHash)")
+        case .failure(let failure):
+            try Output.line("violation: \(failure.invariant): \(failure.detail)")
             throw Outcome(.negative)
         }
     }
-}
 
-extension SimulationProfile: @retroactive ExpressibleByArgument {}
+    private static func profile(_ text: String) throws -> SimulationProfile {
+        guard let profile = SimulationProfile(rawValue: text) else {
+            throw ValidationError("expected safety, liveness or rot, found '\(text)'")
+        }
+        return profile
+    }
+}
 
 /// `A..B`, both included.
 struct SeedRange: ExpressibleByArgument, CustomStringConvertible {

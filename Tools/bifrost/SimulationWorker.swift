@@ -25,11 +25,11 @@ enum SimulationWorker {
             let cluster = SimulatedCluster(seed: seed, settings: settings)
             reportTraps(of: cluster)
             try Output.line("\(SimulationWorkerLine.begin) \(seed)")
-            do throws(SimulationFailure) {
-                let report = try cluster.runAndCheck()
+            switch Result(catching: { () throws(SimulationFailure) in try cluster.runAndCheck() }) {
+            case .success(let report):
                 try Output.line("\(SimulationWorkerLine.done) \(try Output.jsonText(report))")
-            } catch {
-                try Output.line("\(SimulationWorkerLine.violation) \(try Output.jsonText(error))")
+            case .failure(let failure):
+                try Output.line("\(SimulationWorkerLine.violation) \(try Output.jsonText(failure))")
                 return
             }
         }
