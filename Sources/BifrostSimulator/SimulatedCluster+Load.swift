@@ -7,12 +7,26 @@ import Ring
 import StateMachines
 
 extension SimulatedCluster {
-    /// One random operation of a client.
+    /// A key that has not many operations open: a checker's work doubles with each that is open at the same time.
+    private func drawKey() -> UInt64? {
+        for _ in 0..<4 {
+            let key = random.below(UInt64(keys.count))
+            if openOperations[Int(key)] < plan.openOperationsPerKeyMax { return key }
+        }
+        return nil
+    }
+
+    /// One random operation of a client; none if all keys are busy.
     func submitOperation(of client: SimulatedClient, _ ended: @escaping () -> Void) {
-        let keyNumber = random.below(UInt64(keys.count))
+        guard let keyNumber = drawKey() else { return ended() }
         let key = keys[Int(keyNumber)]
         let number = operations.count
         let place = UInt64(client.place)
+        openOperations[Int(keyNumber)] += 1
+        let ended = { [unowned self] in
+            openOperations[Int(keyNumber)] -= 1
+            ended()
+        }
         let dice = random.below(100)
         let time = 150_000_000 + random.below(random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
         if dice < 45 || dice >= 90 {

@@ -36,7 +36,7 @@ extension SimulatedCluster {
                 Self.operationsNanosecondsMax,
                 until: { clients.allSatisfy { $0.openOperations == 0 && $0.workersBusy == 0 } }),
             "operations end", "\(clients.map(\.openOperations)) are still open")
-        try expect(try pass(Self.leadersNanosecondsMax, until: { isConverged }), "convergence", describeReplicas())
+        try expect(try pass(Self.operationsNanosecondsMax, until: { isConverged }), "convergence", describeReplicas())
         try expect(
             try pass(Self.leadersNanosecondsMax, until: { isAtRest }), "idle groups cost nothing", describeReplicas())
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }

@@ -34,6 +34,8 @@ public final class SimulatedCluster {
     /// Operations acknowledged in each virtual second.
     var acknowledgedInSecond: [Int] = []
     var acknowledged = 0
+    /// By key.
+    var openOperations: [Int]
     /// What clients did, in the order of calls; reads of the end included.
     public internal(set) var operations: [SimulatedOperation] = []
     /// Hashes of commands' payloads, by operation; nil for what is no command.
@@ -61,6 +63,7 @@ public final class SimulatedCluster {
                 cluster: ClusterID(high: 1, low: seed | 1), hosts: records, groups: plan.groups, replicas: 3)
         } catch { preconditionFailure("no map: \(error)") }
         keys = (0..<plan.keys).map { Bytes("key \($0)") }
+        openOperations = Array(repeating: 0, count: keys.count)
         report.seed = seed
         invariants = Invariants(cluster: self)
         network = SimulatedNetwork(cluster: self, count: plan.hosts + plan.clients)

@@ -14,7 +14,9 @@ package struct SimulatedPlan: Sendable {
     package var workersPerClient = 2
     /// Operations that a worker submits at a time, at most.
     package var burstMax = 8
-    package var keys = 6
+    package var keys = 24
+    /// Operations of one key that may be open at the same time.
+    package var openOperationsPerKeyMax = 6
     package var settings = HostSettings()
 
     /// Event loops of a host: each start draws how many, mostly one.
@@ -51,7 +53,8 @@ package struct SimulatedPlan: Sendable {
         clients = draw(2...4)
         workersPerClient = draw(1...3)
         burstMax = draw(6...24)
-        keys = draw(4...24)
+        keys = draw(16...64)
+        openOperationsPerKeyMax = draw(2...7)
 
         settings.memtableBytesTrigger = draw(500...6_000)
         settings.memtableBytesMax = settings.memtableBytesTrigger * draw(1...4)
@@ -75,7 +78,7 @@ package struct SimulatedPlan: Sendable {
         settings.raft.commitHintEntries = draw(1...64)
         settings.raft.electionTicks = draw(6...12)
 
-        bulkNanosecondsMax = UInt64(draw(100_000...200_000_000))
+        bulkNanosecondsMax = UInt64(draw(100_000...40_000_000))
         latencyNanosecondsMax = UInt64(draw(50_000...2_000_000))
         slowPerThousand = UInt64(draw(0...12))
         turnDelayNanosecondsMax = UInt64(draw(1...10) * draw(1_000...200_000))
