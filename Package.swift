@@ -13,7 +13,8 @@ let house: [SwiftSetting] = [
 ]
 
 struct Part {
-    enum Kind { case library, executable, c, lmdb, test }
+    /// `preloaded`: C, built as a dynamic library that tests preload into processes; nothing is linked with it.
+    enum Kind { case library, executable, c, lmdb, preloaded, test }
     var name: String
     var kind: Kind = .library
     /// Targets of this package. The order of `parts` is the order of the house: imports point up this list, never down.
@@ -78,9 +79,10 @@ let parts: [Part] = [
     Part(name: "LMDBTests", kind: .test, needs: ["LMDB"]),
     Part(
         name: "StorageKillHelper", kind: .executable, needs: ["Storage", "Primitives"], path: "Tests/StorageKillHelper"),
+    Part(name: "CWriteRecorder", kind: .preloaded, path: "Tests/CWriteRecorder"),
     Part(
         name: "StorageTests", kind: .test,
-        needs: ["Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper"],
+        needs: ["Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper", "CWriteRecorder"],
         resources: ["Samples"]),
     Part(
         name: "HostCoreTests", kind: .test,
@@ -141,8 +143,10 @@ let chosen = closure(of: only.map { $0.flatMap { [$0, $0 + "Tests"] } } ?? parts
 let built = parts.filter { chosen.contains($0.name) }
 func isBuilt(_ name: String) -> Bool { chosen.contains(name) }
 
+let preloaded = parts.filter { $0.kind == .preloaded }.map(\.name)
+
 func dependencies(of part: Part) -> [Target.Dependency] {
-    part.needs.map { .byName(name: $0) }
+    part.needs.filter { !preloaded.contains($0) }.map { .byName(name: $0) }
         + part.products.map { product in
             let pieces = product.split(separator: "/").map(String.init)
             return .product(name: pieces[1], package: pieces[0])
@@ -154,7 +158,8 @@ let package = Package(
     products: (isBuilt("Bifrost") ? [.library(name: "Bifrost", targets: ["Bifrost"])] : [])
         + (isBuilt("BifrostSimulator") ? [.library(name: "BifrostSimulator", targets: ["BifrostSimulator"])] : [])
         + (isBuilt("Linearizability") ? [.library(name: "Linearizability", targets: ["Linearizability"])] : [])
-        + (isBuilt("BifrostTool") ? [.executable(name: "bifrost", targets: ["BifrostTool"])] : []),
+        + (isBuilt("BifrostTool") ? [.executable(name: "bifrost", targets: ["BifrostTool"])] : [])
+        + preloaded.filter(isBuilt).map { .library(name: $0, type: .dynamic, targets: [$0]) },
     dependencies: Set(built.flatMap(\.products).map { String($0.split(separator: "/")[0]) }).sorted().map {
         packages[$0]!
     },
@@ -165,8 +170,8 @@ let package = Package(
         case .executable:
             .executableTarget(
                 name: part.name, dependencies: dependencies(of: part), path: part.path, swiftSettings: house)
-        case .c:
-            .target(name: part.name)
+        case .c, .preloaded:
+            .target(name: part.name, path: part.path)
         case .lmdb:
             .systemLibrary(name: part.name, pkgConfig: "lmdb", providers: [.apt(["liblmdb-dev"])])
         case .test:

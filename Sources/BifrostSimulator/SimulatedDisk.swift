@@ -19,26 +19,39 @@ public struct SimulatedDiskFaults: Hashable, Sendable {
     public var nextFlushFails = false
     /// Commits are visible but not durable before `flush`: a page cache taken for a disk.
     public var commitsWithoutSync = false
-    /// Puts are refused with `.full` when the keys' values together would pass this many bytes.
+    /// Puts are refused with `.full` when the keys' values together would pass this many bytes, until more is given.
+    /// Deletes always go.
     public var bytesMax = Int.max
+    /// Of `bytesMax`, as many are for upkeep only.
+    public var reserveBytes = 0
+    /// The process ends at a later write transaction: 0, the next one, 1, the one after it. That call and all that
+    /// follow throw `SimulatedProcessEnd`, until `crash` or `kill` says how the world goes on.
+    public var transactionsUntilEnd: Int?
+    /// The transaction at which the process ends is durable all the same: the end comes behind it, else before it.
+    public var endsBehindTransaction = false
     public init() {}
 }
 
-/// A `Disk` for the simulator and for model tests.
+/// The process of a simulated disk has ended in the middle of its work. Not a `DiskError`: nothing may handle it but who
+/// carries the process, by ending it.
+public struct SimulatedProcessEnd: Error {}
+
+/// A `Disk` for the simulator and for model tests. One write at a time: a second one that begins before the first has
+/// ended is refused with `.misuse`, as on one thread of the real disk (which lets other threads wait).
 public final class SimulatedDisk: Disk {
     private struct State {
         var visible = SimulatedTree()
         var durable = SimulatedTree()
         var faults = SimulatedDiskFaults()
         var hasFailed = false
+        var hasEnded = false
+        var isWriting = false
         var random: SeededRandom
         var commits = 0
         var flushes = 0
     }
 
     private let state: Mutex<State>
-    /// Held by the one writer.
-    private let writing = Mutex(())
 
     public init(seed: UInt64) { state = Mutex(State(random: SeededRandom(seed: seed))) }
 
@@ -58,6 +71,7 @@ public final class SimulatedDisk: Disk {
         state.withLock { state in
             state.visible = state.durable
             state.hasFailed = false
+            state.hasEnded = false
             state.faults = SimulatedDiskFaults()
         }
     }
@@ -66,9 +80,12 @@ public final class SimulatedDisk: Disk {
     public func kill() {
         state.withLock { state in
             state.hasFailed = false
+            state.hasEnded = false
             state.faults.nextWriteFails = false
             state.faults.nextWriteFailsButStays = false
             state.faults.nextFlushFails = false
+            state.faults.transactionsUntilEnd = nil
+            state.faults.endsBehindTransaction = false
         }
     }
 
@@ -78,6 +95,7 @@ public final class SimulatedDisk: Disk {
             state.visible = SimulatedTree()
             state.durable = SimulatedTree()
             state.hasFailed = false
+            state.hasEnded = false
         }
     }
 
@@ -95,6 +113,22 @@ public final class SimulatedDisk: Disk {
             if state.durable[key] != nil { state.durable[key] = damaged }
             return true
         }
+    }
+
+    /// Flips one bit somewhere in the tables named, each value as likely as any other, and says where. Nil if they are
+    /// empty.
+    public func flipAnyBit(inTables tables: ClosedRange<UInt8> = 0 ... .max) -> DiskKey? {
+        let chosen: DiskKey? = state.withLock { state in
+            let items = state.visible.items
+            let from = state.visible.position(DiskKey(table: tables.lowerBound))
+            let through =
+                tables.upperBound == .max
+                ? items.count : state.visible.position(DiskKey(table: tables.upperBound + 1))
+            guard from < through else { return nil }
+            return items[from + Int(state.random.below(UInt64(through - from)))].key
+        }
+        guard let chosen, flipBit(in: chosen) else { return nil }
+        return chosen
     }
 
     /// Removes a value behind everybody's back, or puts one there. For damage and for what earlier versions wrote.
@@ -121,32 +155,56 @@ public final class SimulatedDisk: Disk {
         return try body(SimulatedReader(tree: tree))
     }
 
-    public func write<Result>(_ body: (borrowing SimulatedWriter) throws -> Result) throws -> Result {
-        try writing.withLock { _ in
-            let (tree, bytesMax) = try state.withLock { state in
-                try Self.check(state)
-                return (state.visible, state.faults.bytesMax)
+    public func write<Result>(
+        _ purpose: DiskPurpose, _ body: (borrowing SimulatedWriter) throws -> Result
+    ) throws -> Result {
+        let (tree, bytesMax) = try state.withLock { state in
+            try Self.check(state)
+            guard !state.isWriting else {
+                throw DiskError(.misuse, "simulated disk: a write transaction is open already")
             }
-            let writer = SimulatedWriter(tree: tree, bytesMax: bytesMax)
-            let result = try body(writer)
-            let written = writer.contents.tree
-            try state.withLock { state in
-                if state.faults.nextWriteFails {
-                    state.hasFailed = true
-                    throw DiskError(.failed, "simulated disk: EIO on write")
-                }
-                if state.faults.nextWriteFailsButStays {
-                    state.hasFailed = true
-                    state.visible = written
-                    state.durable = written
-                    throw DiskError(.failed, "simulated disk: EIO on the last sync")
-                }
-                state.commits += 1
-                state.visible = written
-                if !state.faults.commitsWithoutSync { state.durable = written }
-            }
-            return result
+            state.isWriting = true
+            let faults = state.faults
+            return (state.visible, purpose == .growth ? faults.bytesMax - faults.reserveBytes : faults.bytesMax)
         }
+        defer { state.withLock { $0.isWriting = false } }
+        let writer = SimulatedWriter(tree: tree, bytesMax: bytesMax)
+        let result: Result
+        do {
+            result = try body(writer)
+        } catch {
+            // Whatever the body made of it, as with the real disk.
+            if writer.contents.isFull { throw SimulatedWriter.full }
+            throw error
+        }
+        if writer.contents.isFull { throw SimulatedWriter.full }
+        let written = writer.contents.tree
+        try state.withLock { state in
+            let ends = state.faults.transactionsUntilEnd == 0
+            if let left = state.faults.transactionsUntilEnd, left > 0 { state.faults.transactionsUntilEnd = left - 1 }
+            if ends, !state.faults.endsBehindTransaction {
+                state.hasEnded = true
+                throw SimulatedProcessEnd()
+            }
+            if state.faults.nextWriteFails {
+                state.hasFailed = true
+                throw DiskError(.failed, "simulated disk: EIO on write")
+            }
+            if state.faults.nextWriteFailsButStays {
+                state.hasFailed = true
+                state.visible = written
+                state.durable = written
+                throw DiskError(.failed, "simulated disk: EIO on the last sync")
+            }
+            state.commits += 1
+            state.visible = written
+            if !state.faults.commitsWithoutSync { state.durable = written }
+            if ends {
+                state.hasEnded = true
+                throw SimulatedProcessEnd()
+            }
+        }
+        return result
     }
 
     public func flush() throws {
@@ -161,7 +219,8 @@ public final class SimulatedDisk: Disk {
         }
     }
 
-    private static func check(_ state: borrowing State) throws(DiskError) {
+    private static func check(_ state: borrowing State) throws {
+        if state.hasEnded { throw SimulatedProcessEnd() }
         if state.hasFailed { throw DiskError(.failed, "simulated disk: an earlier write failed") }
     }
 }
@@ -250,8 +309,14 @@ public struct SimulatedWriter: DiskWriter {
     /// A class: the writer is borrowed by its body, and so changes what it refers to.
     final class Contents {
         var tree: SimulatedTree
+        /// A put was refused: the transaction comes to nothing, whatever follows.
+        var isFull = false
         init(tree: SimulatedTree) { self.tree = tree }
     }
+
+    static let full = DiskError(.full, "simulated disk: full")
+    /// As LMDB's.
+    static let valueBytesMax = Int(UInt32.max)
 
     let contents: Contents
     let bytesMax: Int
@@ -280,10 +345,17 @@ public struct SimulatedWriter: DiskWriter {
     public func put(
         _ key: DiskKey, count: Int, append: Bool, _ fill: (UnsafeMutableRawBufferPointer) throws -> Void
     ) throws {
+        guard count <= Self.valueBytesMax else {
+            throw DiskError(.misuse, "simulated disk: a value has less than 4 GiB")
+        }
         if append, let last = contents.tree.items.last, last.key >= key {
             throw DiskError(.misuse, "simulated disk: an append is not above all keys")
         }
-        guard contents.tree.bytes + count <= bytesMax else { throw DiskError(.full, "simulated disk: full") }
+        let replaced = contents.tree[key]?.count ?? 0
+        guard !contents.isFull, contents.tree.bytes - replaced + count <= bytesMax else {
+            contents.isFull = true
+            throw Self.full
+        }
         // Filled with what nobody expects, so that a place left unwritten shows.
         contents.tree[key] = try Bytes(count: count) { place in
             place.initializeMemory(as: UInt8.self, repeating: 0xa5)

@@ -19,7 +19,12 @@ extension SimulatedHost {
 
     /// A disk failed: nothing may be believed any more, the process ends, and is started anew.
     func diskFailed(_ error: any Error, isStarting: Bool = false) {
-        if let error = error as? DiskError, error.code == .failed {
+        if error is SimulatedProcessEnd {
+            // It ended in the middle of what it was doing, between two transactions.
+            cluster.note("host %h ends within a job of its disks", UInt64(place))
+            cluster.mark(.endedWithinJob)
+            cluster.crash(place)
+        } else if let error = error as? DiskError, error.code == .failed {
             cluster.report.diskFailures += 1
             cluster.mark(.diskFailed)
             cluster.crash(place)
@@ -28,6 +33,13 @@ extension SimulatedHost {
         } else {
             cluster.fail("storage", "host \(id): \(error)")
         }
+    }
+
+    /// Sometimes the process will end at one of the next transactions, before it or just behind it.
+    private func endPerhaps(_ disk: SimulatedDisk, within transactions: UInt64) {
+        guard cluster.areFaultsOn, cluster.random.below(cluster.plan.jobsPerEnd) == 0 else { return }
+        disk.faults.transactionsUntilEnd = Int(cluster.random.below(transactions))
+        disk.faults.endsBehindTransaction = cluster.random.below(2) == 0
     }
 
     // MARK: Journal
@@ -57,7 +69,9 @@ extension SimulatedHost {
         ) {
             [unowned self] in
             do {
+                endPerhaps(journalDisk, within: 3)
                 try finishCommit()
+                journalDisk.faults.transactionsUntilEnd = nil
             } catch {
                 diskFailed(error)
             }
@@ -107,6 +121,9 @@ extension SimulatedHost {
             // What was reported as failed may be there all the same.
             if error.code == .failed { cluster.invariants.perhapsCommitted(self, batches) }
             throw error
+        } catch let error as SimulatedProcessEnd {
+            cluster.invariants.perhapsCommitted(self, batches)
+            throw error
         }
     }
 
@@ -124,7 +141,9 @@ extension SimulatedHost {
         schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
             [unowned self] in
             do {
+                endPerhaps(storeDisk, within: 12)
                 try carryOut(job)
+                storeDisk.faults.transactionsUntilEnd = nil
             } catch {
                 if case .checkpoint(_, _, let header) = job { cluster.invariants.perhapsPublished(self, header) }
                 diskFailed(error)

@@ -152,7 +152,9 @@ final class SimulatedHost {
             let store = try Store(
                 disk: storeDisk,
                 formatting: StoreIdentity(cluster: identity.cluster, host: id, journal: identity.journal),
-                settings: StoreSettings(cacheBytesMax: 1 << 16, runsMax: cluster.plan.settings.runsMax, deletionsMax: 8)
+                settings: StoreSettings(
+                    cacheBytesMax: 1 << 16, runsMax: cluster.plan.settings.runsMax,
+                    transactionBytesMax: 70_000, deletionsMax: 8)
             )
             self.store = store
             // Another number of threads at each start.

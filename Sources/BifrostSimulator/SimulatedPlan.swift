@@ -42,6 +42,8 @@ package struct SimulatedPlan: Sendable {
     package var rottenHost = 0
     /// A bug on purpose: the journal is not synced. For tests of the rules.
     package var forgetsToSync = false
+    /// Of so many commits, checkpoints and merges one ends the process between its transactions.
+    package var jobsPerEnd: UInt64 = 1_000
     /// Relative frequencies, in the order of `SimulatedFault`.
     package var weights: [UInt64] = []
 
@@ -92,6 +94,7 @@ package struct SimulatedPlan: Sendable {
         clockDriftMillionths = UInt64(draw(0...50_000))
         valueBytesMax = draw(10...300)
         faultPauseNanosecondsMax = UInt64(draw(800_000_000...5_000_000_000))
+        jobsPerEnd = UInt64(draw(200...3_000))
         weights = SimulatedFault.allCases.map { _ in random.below(3) == 0 ? 0 : 1 + random.below(4) }
         // A run without crashes finds little.
         weights[SimulatedFault.crash.rawValue] += 2

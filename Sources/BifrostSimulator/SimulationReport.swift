@@ -98,6 +98,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case diskFailed
     /// All hosts were down at the same time.
     case allDown
+    /// A process ended between two transactions of a commit, a checkpoint or a merge.
+    case endedWithinJob
     /// A damaged disk was noticed by a read, which was refused.
     case damageNoticedByRead
     /// A damaged journal made a replica mute.

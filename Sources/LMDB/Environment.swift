@@ -42,21 +42,19 @@ public final class Environment: @unchecked Sendable {
         precondition(mapBytes >= 1 << 16 && mapBytes <= mapBytesMax, "a map has 64 KiB to mapBytesMax bytes")
         let lock = try DirectoryLock(path: path)
         try AssertionNote.check(path: path)
-        let isNew = access(path + "/data.mdb", F_OK) != 0
-        var made: OpaquePointer?
-        try check(mdb_env_create(&made), "create", path)
-        guard let handle = made else { throw LMDBError(.noMemory, operation: "create", path: path) }
+        try EnvironmentFile.makeIfMissing(directory: path, mapBytes: mapBytes)
+        // Always: a process that made the file may have been killed before it did this.
+        try EnvironmentFile.syncDirectory(path)
+        try EnvironmentFile.check(directory: path)
+        if access(path + "/lock.mdb", F_OK) != 0 {
+            // LMDB makes it, with the size that it wants.
+            try mdb_env_close(Self.open(path, mapBytes: mapBytes))
+        }
+        try EnvironmentFile.allocateLockFile(directory: path)
+        let handle = try Self.open(path, mapBytes: mapBytes)
         let database: Database
         do throws(LMDBError) {
-            _ = mdb_env_set_assert(handle, AssertionNote.write)
-            try check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the readers", path)
-            try check(mdb_env_set_mapsize(handle, mapBytes), "set the map's size", path)
-            try check(mdb_env_open(handle, path, UInt32(MDB_NOTLS | MDB_NORDAHEAD), 0o600), "open", path)
             try Self.closeOnExec(handle, path)
-            if isNew {
-                try check(mdb_env_sync(handle, 1), "sync a new environment", path)
-                try Self.syncDirectory(path)
-            }
             database = try Database(opening: handle, path: path)
             var dead: Int32 = 0
             try check(mdb_reader_check(handle, &dead), "check the readers", path)
@@ -75,6 +73,22 @@ public final class Environment: @unchecked Sendable {
         self.database = database
         pageBytes = Int(statistics.ms_psize)
         mapBytesNow = information.me_mapsize
+    }
+
+    private static func open(_ path: String, mapBytes: Int) throws(LMDBError) -> OpaquePointer {
+        var made: OpaquePointer?
+        try check(mdb_env_create(&made), "create", path)
+        guard let handle = made else { throw LMDBError(.noMemory, operation: "create", path: path) }
+        do throws(LMDBError) {
+            _ = mdb_env_set_assert(handle, AssertionNote.write)
+            try check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the readers", path)
+            try check(mdb_env_set_mapsize(handle, mapBytes), "set the map's size", path)
+            try check(mdb_env_open(handle, path, UInt32(MDB_NOTLS | MDB_NORDAHEAD), 0o600), "open", path)
+        } catch {
+            mdb_env_close(handle)
+            throw error
+        }
+        return handle
     }
 
     deinit {
@@ -197,31 +211,65 @@ public final class Environment: @unchecked Sendable {
         return Int(dead)
     }
 
-    /// Writes zeros behind the last page that LMDB ever used, if fewer than `aheadBytes` are written there, `stepBytes`
-    /// at a time: a commit into blocks that exist syncs in half the time of one that extends the file.
+    /// Allocates space behind the last page that LMDB ever used, if fewer than `aheadBytes` are there, `stepBytes` at a
+    /// time. With zeros, a commit into it syncs in half the time of one that extends the file; without, it costs nothing
+    /// and only has to be there when the file system is full.
     ///
     /// Safe because no transaction, old or new, refers to a page above the last one of the last commit, that number
     /// never falls, and the writer's lock keeps new pages from being taken meanwhile. LMDB does not look at the file's
     /// length when it opens. Failure is no error: the file is then extended by commits, as without it.
-    public func preallocate(aheadBytes: Int, stepBytes: Int) {
-        guard aheadBytes > 0, stepBytes > 0, writerLock.lock() else { return }
+    ///
+    /// - Returns: bytes that are allocated behind the last page now.
+    @discardableResult
+    public func preallocate(aheadBytes: Int, stepBytes: Int, writesZeros: Bool = true) -> Int {
+        guard aheadBytes > 0, stepBytes > 0, writerLock.lock() else { return 0 }
         defer { writerLock.unlock() }
         var descriptor: Int32 = -1
-        guard mdb_env_get_fd(handle, &descriptor) == MDB_SUCCESS else { return }
+        guard mdb_env_get_fd(handle, &descriptor) == MDB_SUCCESS else { return 0 }
         let used = usedBytes
         if zeroedThrough == 0 {
             // What lies behind the last page at open was preallocated before, or is left of a commit that did not
             // come about; either way its blocks exist.
             var status = stat()
-            guard fstat(descriptor, &status) == 0 else { return }
+            guard fstat(descriptor, &status) == 0 else { return 0 }
             zeroedThrough = Int(status.st_size)
         }
-        guard zeroedThrough < used + aheadBytes else { return }
+        guard zeroedThrough < used + aheadBytes else { return spareBytes }
         let begin = max(zeroedThrough, used)
-        let end = min(begin + stepBytes, mapBytes)
-        guard begin < end else { return }
-        let written = Self.writeZeros(descriptor, from: begin, through: end)
+        let end = min(begin + stepBytes, mapBytesMax)
+        guard begin < end else { return spareBytes }
+        let written =
+            writesZeros
+            ? Self.writeZeros(descriptor, from: begin, through: end)
+            : Self.allocate(descriptor, from: begin, through: end)
         zeroedThrough = max(zeroedThrough, begin + written)
+        return spareBytes
+    }
+
+    /// Bytes that are allocated behind the last page, as far as `preallocate` knows. For whoever holds the write
+    /// transaction.
+    public var spareBytes: Int { max(0, zeroedThrough - usedBytes) }
+
+    /// Bytes of the pages inside of the file that the next write transaction may use again, by its list of free pages;
+    /// readers that hold some back are not asked. What the last transaction gave back is not among them before there was
+    /// another one. Cost: a walk over that list.
+    public func reusableBytes(afterAnotherCommit: Bool = false) throws(LMDBError) -> Int {
+        let transaction = try beginRead()
+        return try transaction.reusablePages(afterAnotherCommit: afterAnotherCommit) * pageBytes
+    }
+
+    /// In pieces, so that what there is room for is there.
+    private static func allocate(_ descriptor: Int32, from begin: Int, through end: Int) -> Int {
+        let pieceBytes = 256 << 10
+        var offset = begin
+        while offset < end {
+            let count = min(pieceBytes, end - offset)
+            let result = posix_fallocate(descriptor, off_t(offset), off_t(count))
+            if result == EINTR { continue }
+            guard result == 0 else { break }
+            offset += count
+        }
+        return offset - begin
     }
 
     private static func writeZeros(_ descriptor: Int32, from begin: Int, through end: Int) -> Int {
@@ -242,13 +290,6 @@ public final class Environment: @unchecked Sendable {
         var descriptor: Int32 = -1
         try check(mdb_env_get_fd(handle, &descriptor), "get the descriptor", path)
         guard fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else { throw systemError("set close-on-exec", path: path) }
-    }
-
-    private static func syncDirectory(_ path: String) throws(LMDBError) {
-        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw systemError("open the directory", path: path) }
-        defer { close(descriptor) }
-        guard fsync(descriptor) == 0 else { throw systemError("sync the directory", path: path) }
     }
 }
 

@@ -46,6 +46,25 @@ extension Transaction where Self: ~Copyable {
         return Cursor(handle: handle!, path: environment.path)
     }
 
+    /// How many pages the list of free pages has for the write transaction after the one that this one sees; or for those
+    /// after another commit.
+    func reusablePages(afterAnotherCommit: Bool) throws(LMDBError) -> Int {
+        let list: MDB_dbi = 0
+        var handle: OpaquePointer?
+        try check(mdb_cursor_open(raw.handle, list, &handle), "open the list of free pages", environment.path)
+        let cursor = Cursor(handle: handle!, path: environment.path)
+        // What the last transaction gave back is not free before another one.
+        let newest = mdb_txn_id(raw.handle)
+        var pages = 0
+        while let item = try cursor.next() {
+            guard item.key.count >= MemoryLayout<Int>.size, item.value.count >= MemoryLayout<Int>.size,
+                afterAnotherCommit || item.key.loadUnaligned(as: Int.self) < newest
+            else { break }
+            pages += item.value.loadUnaligned(as: Int.self)
+        }
+        return pages
+    }
+
     /// How many keys there are.
     public func count() throws(LMDBError) -> Int {
         var statistics = MDB_stat()

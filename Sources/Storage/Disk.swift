@@ -44,6 +44,14 @@ public struct DiskError: Error, CustomStringConvertible {
     public var description: String { message }
 }
 
+/// What a write transaction is for: it matters when space runs out.
+public enum DiskPurpose: Hashable, Sendable {
+    /// Brings data in. Refused with `.full` when nothing but the disk's reserve is left.
+    case growth
+    /// Gives space back, now or in the end: deletes, moves of what still lives, merges. May use the reserve.
+    case upkeep
+}
+
 /// A consistent view. Values are valid during the closure only.
 public protocol DiskReader: ~Copyable {
     /// Calls `body` with the key's value, or with nil when there is none.
@@ -71,11 +79,18 @@ public protocol Disk: AnyObject, Sendable {
     associatedtype Writer: DiskWriter
     /// Any thread, also beside a writer. Keep it short: it pins pages.
     func read<Result>(_ body: (borrowing Reader) throws -> Result) throws -> Result
-    /// One at a time. When it returns, all of it is durable; when it throws, what is durable is unknown if the code is
-    /// `.failed`, and nothing happened otherwise. An error thrown by `body` aborts. `body` may run more than once (from
-    /// its
-    /// start, when the environment had to be enlarged): it must not change what it reads outside of the transaction.
-    func write<Result>(_ body: (borrowing Writer) throws -> Result) throws -> Result
+    /// One at a time; a second one inside of `body` is refused with `.misuse`. When it returns, all of it is durable; when it throws, what is durable is unknown if the code is
+    /// `.failed`, and nothing happened otherwise. An error thrown by `body` aborts. A put that was refused as `.full`
+    /// makes the whole transaction so, even if `body` catches it. `body` may run more than once (from its start, when the
+    /// environment had to be enlarged): it must not change what it reads outside of the transaction.
+    func write<Result>(_ purpose: DiskPurpose, _ body: (borrowing Writer) throws -> Result) throws -> Result
     /// Makes what can be read durable: called at open, before anything read counts.
     func flush() throws
+}
+
+extension Disk {
+    /// A write that brings data in.
+    public func write<Result>(_ body: (borrowing Writer) throws -> Result) throws -> Result {
+        try write(.growth, body)
+    }
 }

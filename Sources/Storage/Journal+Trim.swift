@@ -47,7 +47,7 @@ extension Journal {
 
     /// One transaction; gives the logs as they are on disk afterwards.
     private func write(_ plan: JournalTrimPlan) throws -> (logs: [(Int, ReplicaLog)], movedBytes: Int) {
-        try disk.write { writer in
+        try disk.write(.upkeep) { writer in
             var changed: [(Int, ReplicaLog)] = []
             var movedBytes = 0
             for (position, planned) in plan.logs {

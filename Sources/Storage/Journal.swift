@@ -44,7 +44,8 @@ public final class Journal<Storage: Disk>: Sendable {
         guard identity.journal == self.identity.journal else {
             throw DiskError(.misuse, "journal: its name \(hexadecimal(self.identity.journal)) never changes")
         }
-        try disk.write { writer in try Self.put(identity, writer) }
+        // Also on a full disk: a host that cannot start there cannot tidy up either.
+        try disk.write(.upkeep) { writer in try Self.put(identity, writer) }
         index.withLock {
             $0.identity = identity
             $0.statistics.transactions += 1

@@ -16,13 +16,22 @@ public final class LMDBDisk: Disk {
         public var preallocateBytes = 0
         /// As many at once, so that one commit is not held up for long.
         public var preallocateStepBytes = 1 << 20
+        /// Space of the file system kept behind the file's last page for upkeep: writes that bring data in are refused
+        /// with `.full` before they touch it. With it, a full file system shows before anything is written, and not as a
+        /// write that failed in the middle. 0: no reserve, and LMDB finds out; some of what it finds is `.failed`.
+        /// Otherwise more than upkeep takes in one transaction (8 MiB is); as much again is allocated ahead.
+        public var reserveBytes = 0
 
         public init() {}
-        public init(mapBytes: Int, mapBytesMax: Int = 1 << 40, preallocateBytes: Int = 0) {
+        public init(mapBytes: Int, mapBytesMax: Int = 1 << 40, preallocateBytes: Int = 0, reserveBytes: Int = 0) {
             self.mapBytes = mapBytes
             self.mapBytesMax = mapBytesMax
             self.preallocateBytes = preallocateBytes
+            self.reserveBytes = reserveBytes
         }
+
+        /// What is to lie behind the last page.
+        var aheadBytes: Int { max(preallocateBytes, 2 * reserveBytes) }
     }
 
     public let settings: Settings
@@ -40,9 +49,15 @@ public final class LMDBDisk: Disk {
         } catch {
             throw DiskError(error)
         }
-        if settings.preallocateBytes > 0 {
-            environment.preallocate(aheadBytes: settings.preallocateBytes, stepBytes: settings.preallocateBytes)
-        }
+        preallocate(settings.aheadBytes, settings.aheadBytes)
+    }
+
+    /// Zeros make later commits faster, at the price of being written: the setting decides. The reserve only has to be
+    /// there.
+    @discardableResult private func preallocate(_ aheadBytes: Int, _ stepBytes: Int) -> Int {
+        guard aheadBytes > 0 else { return 0 }
+        return environment.preallocate(
+            aheadBytes: aheadBytes, stepBytes: stepBytes, writesZeros: settings.preallocateBytes > 0)
     }
 
     public var directory: String { environment.path }
@@ -65,38 +80,103 @@ public final class LMDBDisk: Disk {
         }
     }
 
-    /// `body` runs again, from its start, when the map was full and has been enlarged.
-    public func write<Result>(_ body: (borrowing LMDBWriter) throws -> Result) throws -> Result {
+    /// `body` runs again, from its start, when the map was full and has been enlarged, or when it takes more space than
+    /// lies ready behind the last page.
+    public func write<Result>(
+        _ purpose: DiskPurpose, _ body: (borrowing LMDBWriter) throws -> Result
+    ) throws -> Result {
+        var reusableBytes = 0
+        var mayCommitNothing = true
         while true {
             try checkLatch()
+            let note = LMDBWriter.Note()
             do {
-                let result = try attempt(body)
-                if settings.preallocateBytes > 0 {
-                    environment.preallocate(
-                        aheadBytes: settings.preallocateBytes, stepBytes: settings.preallocateStepBytes)
-                }
+                let result = try attempt(purpose, reusableBytes, note, body)
+                preallocate(settings.aheadBytes, max(settings.preallocateStepBytes, note.takenBytes))
                 return result
             } catch let error as LMDBError where error.code == .mapFull {
                 // The transaction is aborted and none is open on this thread.
-                do throws(LMDBError) { try environment.growMap() } catch { throw note(error) }
+                do throws(LMDBError) { try environment.growMap() } catch { throw self.note(error) }
+            } catch is LMDBWriter.Short {
+                reusableBytes = try makeRoom(note.takenBytes, purpose, &mayCommitNothing)
             } catch let error as LMDBError {
-                throw note(error)
+                throw self.note(error)
             }
         }
     }
 
-    private func attempt<Result>(_ body: (borrowing LMDBWriter) throws -> Result) throws -> Result {
+    /// Allocates so many bytes, and the reserve, behind the last page. When the file system has no more, pages that are
+    /// free inside of the file may do: says how many bytes they are. Throws `.full` if that is not enough either.
+    private func makeRoom(_ bytes: Int, _ purpose: DiskPurpose, _ mayCommitNothing: inout Bool) throws -> Int {
+        // Twice: an attempt stops where it first has too little, the whole may need more.
+        let ahead = 2 * bytes + settings.aheadBytes
+        let spare = preallocate(ahead, ahead)
+        if room(spare, 0, purpose) >= bytes { return 0 }
+        var reusable: Int
+        do throws(LMDBError) {
+            reusable = try environment.reusableBytes()
+            if room(spare, reusable, purpose) < bytes, mayCommitNothing, spare >= Self.emptyCommitBytes {
+                // What the last transaction gave back can be used when there was another one: one without effect.
+                mayCommitNothing = false
+                let later = try environment.reusableBytes(afterAnotherCommit: true)
+                if room(spare, later, purpose) >= bytes {
+                    try commitNothing()
+                    reusable = try environment.reusableBytes()
+                    return reusable
+                }
+            }
+        } catch {
+            throw note(error)
+        }
+        if room(spare, reusable, purpose) >= bytes { return reusable }
+        throw DiskError(
+            .full,
+            "\(environment.path): the file system is full: \(bytes) bytes are to be written, and the file has \(spare) "
+                + "behind its last page and \(reusable) inside, of which \(settings.reserveBytes) are for deletes and "
+                + "merges only; free space")
+    }
+
+    /// More than a commit without effect takes.
+    private static let emptyCommitBytes = 64 << 10
+
+    private func commitNothing() throws(LMDBError) {
         let transaction = try environment.beginWrite()
-        let note = LMDBWriter.Note()
+        try DiskKey(table: .max, high: .max, low: .max).withEncoded {
+            (key: UnsafeRawBufferPointer) throws(LMDBError) -> Void in
+            // Nobody has this key; if somebody did, it would stay.
+            guard try transaction.get(key) == nil else { return }
+            _ = try transaction.reserve(key, count: 0)
+            _ = try transaction.delete(key)
+        }
+        try transaction.commit()
+    }
+
+    /// What a transaction may take. Free pages inside of a file may be scattered, and then what brings large values in
+    /// takes its pages behind the last one all the same: there must be enough.
+    private func room(_ spareBytes: Int, _ reusableBytes: Int, _ purpose: DiskPurpose) -> Int {
+        switch purpose {
+        case .growth: min(spareBytes, spareBytes + reusableBytes - settings.reserveBytes)
+        case .upkeep: spareBytes + reusableBytes
+        }
+    }
+
+    private func attempt<Result>(
+        _ purpose: DiskPurpose, _ reusableBytes: Int, _ note: LMDBWriter.Note,
+        _ body: (borrowing LMDBWriter) throws -> Result
+    ) throws -> Result {
+        let transaction = try environment.beginWrite()
+        if settings.reserveBytes > 0 {
+            note.roomBytes = room(environment.spareBytes, reusableBytes, purpose)
+        }
         let result: Result
         do {
             result = try body(LMDBWriter(transaction, note: note))
         } catch {
-            // Whatever the body made of it: a full map is cured here.
-            if let full = note.fullMap { throw full }
+            // Whatever the body made of it: a full map is cured here, and so is too little room.
+            try note.check()
             throw error
         }
-        if let full = note.fullMap { throw full }
+        try note.check()
         try transaction.commit()
         return result
     }
@@ -148,8 +228,40 @@ public struct LMDBReader: DiskReader, Transaction {
 
 /// The write transaction of an `LMDBDisk`. Borrows: the transaction itself stays in `write`.
 public struct LMDBWriter: DiskWriter, WritableTransaction {
-    /// A full map is remembered here, beside the transaction, so that no `catch` in a body hides it.
-    final class Note { var fullMap: LMDBError? }
+    /// There is less space than the transaction takes.
+    struct Short: Error {}
+
+    /// A full map, or too little space, is remembered here, beside the transaction, so that no `catch` in a body hides
+    /// it.
+    final class Note {
+        var fullMap: LMDBError?
+        /// What may be taken, and what the transaction takes at most, by estimate: its values in whole pages, and the
+        /// pages of the tree that lead to them, copied.
+        var roomBytes = Int.max
+        private(set) var takenBytes = 128 << 10
+        private var isShort = false
+
+        private static let pageBytes = 4_096
+
+        func take(_ bytes: Int) throws {
+            // A page's header comes on top; keys beside one another share their way from the root.
+            try add((bytes + 16 + Self.pageBytes - 1) / Self.pageBytes * Self.pageBytes + Self.pageBytes)
+        }
+
+        func takeForDeletion() throws { try add(Self.pageBytes / 8) }
+
+        private func add(_ bytes: Int) throws {
+            takenBytes += bytes
+            guard takenBytes > roomBytes else { return }
+            isShort = true
+            throw Short()
+        }
+
+        func check() throws {
+            if let fullMap { throw fullMap }
+            if isShort { throw Short() }
+        }
+    }
 
     public let environment: Environment
     public let raw: RawTransaction
@@ -164,6 +276,7 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
     public func put(
         _ key: DiskKey, count: Int, append: Bool, _ fill: (UnsafeMutableRawBufferPointer) throws -> Void
     ) throws {
+        try note.take(count)
         let place: UnsafeMutableRawBufferPointer
         do throws(LMDBError) {
             place = try key.withEncoded { key throws(LMDBError) in
@@ -177,6 +290,7 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
     }
 
     @discardableResult public func delete(_ key: DiskKey) throws -> Bool {
+        try note.takeForDeletion()
         do throws(LMDBError) {
             return try key.withEncoded { key throws(LMDBError) in try delete(key) }
         } catch {

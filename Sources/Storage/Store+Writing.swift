@@ -48,11 +48,11 @@ extension Store {
                     for position in 0..<part.frozen.count {
                         try writer.add(part.frozen.record(at: position))
                         if pending.bytes + writer.completeBytes >= settings.transactionBytesMax - Chunk.bytesMax {
-                            try drain(&writer, &pending, pace)
+                            try drain(&writer, &pending, .growth, pace)
                         }
                     }
                     descriptor = writer.finish(from: base.index, to: part.header.index)
-                    try drain(&writer, &pending, pace)
+                    try drain(&writer, &pending, .growth, pace)
                 }
                 edits.append((base.replica, .add(descriptor, base: base.index, part.header)))
             }
@@ -117,14 +117,15 @@ extension Store {
                     try writer.add(record)
                 }
                 if writer.completeBytes >= settings.transactionBytesMax - Chunk.bytesMax {
-                    try drain(&writer, &pending, pace)
+                    try drain(&writer, &pending, .upkeep, pace)
                 }
                 try merge.pass()
             }
             let descriptor = writer.finish(from: runs.first!.descriptor.from, to: runs.last!.descriptor.to)
-            try drain(&writer, &pending, pace)
+            try drain(&writer, &pending, .upkeep, pace)
             return try commit(
-                pending.chunks, [(replica, .replace(runs.map(\.descriptor.id), by: descriptor, horizon: horizon))])[0]
+                pending.chunks, [(replica, .replace(runs.map(\.descriptor.id), by: descriptor, horizon: horizon))],
+                .upkeep)[0]
         } catch {
             abandon([id])
             throw error
@@ -136,9 +137,9 @@ extension Store {
     public func remove(_ replica: ReplicaID) throws {
         let (isKnown, isDamaged) = state.withLock { ($0.replicas[replica] != nil, $0.damaged[replica] != nil) }
         if isKnown {
-            try commit([], [(replica, .delete)])
+            try commit([], [(replica, .delete)], .upkeep)
         } else if isDamaged {
-            try disk.write { writer in _ = try writer.delete(Manifest.key(replica)) }
+            try disk.write(.upkeep) { writer in _ = try writer.delete(Manifest.key(replica)) }
             state.withLock { $0.damaged[replica] = nil }
         }
     }
@@ -162,10 +163,13 @@ extension Store {
     }
 
     /// Takes the writer's complete chunks, and writes in full transactions what has come together.
-    private func drain(_ writer: inout RunWriter, _ pending: inout PendingChunks, _ pace: () throws -> Void) throws {
+    private func drain(
+        _ writer: inout RunWriter, _ pending: inout PendingChunks, _ purpose: DiskPurpose,
+        _ pace: () throws -> Void
+    ) throws {
         for chunk in writer.takeComplete() {
             if pending.bytes + chunk.bytes.count > settings.transactionBytesMax {
-                try commit(pending.chunks, [])
+                try commit(pending.chunks, [], purpose)
                 pending = PendingChunks()
                 try pace()
             }
@@ -204,12 +208,13 @@ extension Store {
     /// One write transaction: chunks, then edits, each applied to the manifest as it stands on disk. Memory follows
     /// only when it is durable.
     @discardableResult
-    private func commit(_ chunks: [(key: DiskKey, bytes: Bytes)], _ edits: [(ReplicaID, ManifestEdit)]) throws
-        -> [Manifest?]
-    {
+    private func commit(
+        _ chunks: [(key: DiskKey, bytes: Bytes)], _ edits: [(ReplicaID, ManifestEdit)],
+        _ purpose: DiskPurpose = .growth
+    ) throws -> [Manifest?] {
         if chunks.isEmpty, edits.isEmpty { return [] }
         let highest = state.withLock { $0.highestChunk }
-        let results = try disk.write { writer in
+        let results = try disk.write(purpose) { writer in
             var top = highest
             for chunk in chunks {
                 let isAbove = top.map { chunk.key > $0 } ?? true

@@ -103,7 +103,8 @@ public final class Store<Storage: Disk>: Sendable {
 
     func write(_ superblock: StoreSuperblock) throws {
         let bytes = superblock.encoded()
-        try disk.write { writer in
+        // A merge on a full disk needs a run id too.
+        try disk.write(.upkeep) { writer in
             try writer.put(StoreSuperblock.key, count: bytes.count, append: false) { place in
                 bytes.withUnsafeBytes { place.copyMemory(from: $0) }
             }
@@ -246,7 +247,7 @@ public final class Store<Storage: Disk>: Sendable {
     /// Deletes a bounded number of a run's chunks and says how many.
     func deleteChunks(of run: RunID) throws -> Int {
         let deletionsMax = settings.deletionsMax
-        return try disk.write { writer in
+        return try disk.write(.upkeep) { writer in
             // The body may run more than once: the list begins anew.
             var keys: [DiskKey] = []
             try writer.scan(from: Chunk.key(run, 0), through: Chunk.key(run, Int(UInt32.max))) { key, _ in

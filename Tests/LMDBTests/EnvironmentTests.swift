@@ -12,11 +12,11 @@ final class TemporaryDirectory {
     deinit { try? FileManager.default.removeItem(atPath: path) }
 }
 
-private func withKey<Result>(_ number: UInt32, _ body: (UnsafeRawBufferPointer) throws -> Result) rethrows -> Result {
+func withKey<Result>(_ number: UInt32, _ body: (UnsafeRawBufferPointer) throws -> Result) rethrows -> Result {
     try withUnsafeBytes(of: number.bigEndian) { try body($0) }
 }
 
-private func put(_ environment: Environment, _ numbers: Range<UInt32>, bytes: Int = 100) throws {
+func put(_ environment: Environment, _ numbers: Range<UInt32>, bytes: Int = 100) throws {
     let transaction = try environment.beginWrite()
     for number in numbers {
         try withKey(number) { key in

@@ -7,16 +7,16 @@ import Storage
 
 /// Lines: `last REPLICA INDEX TERM` after a commit: the log of the replica ends there (overwriting only ever raises the
 /// term),
-/// `trim REPLICA INDEX` before a trim: entries up to the index may go.
-func writeJournal(directory: String, seed: UInt64) throws {
+/// `trim REPLICA INDEX` before a trim: entries up to the index may go; `base REPLICA INDEX` after it: they are gone.
+func writeJournal(directory: String, seed: UInt64, steps: Int) throws {
     var random = SeededRandom(seed: seed)
     let identity = HostIdentity(incarnation: Incarnation(1), journal: 42)
     let journal = try Journal(
-        disk: try LMDBDisk(directory: directory, settings: .init(mapBytes: 1 << 20, preallocateBytes: 1 << 20)),
+        disk: try LMDBDisk(directory: directory, settings: helperDiskSettings(seed: seed)),
         formatting: identity)
     var applied: [UInt64] = [0, 0, 0, 0, 0]
     for log in journal.recovered() { applied[Int(log.replica.rawValue)] = log.base.rawValue }
-    while true {
+    for _ in 0..<steps {
         var records: [JournalRecord] = []
         var lines: [String] = []
         for replica in 1...4 as ClosedRange<UInt64> where random.below(3) > 0 {
@@ -48,8 +48,16 @@ func writeJournal(directory: String, seed: UInt64) throws {
             }
             _ = try journal.trim(
                 superfluousThrough: (1...4).map { (ReplicaID($0), LogIndex(applied[Int($0)])) })
+            let bases = journal.recovered().map { "base \($0.replica) \($0.base)" }
+            if !bases.isEmpty { acknowledge(bases.joined(separator: "\n")) }
         }
     }
+}
+
+/// A small map, so that it grows; by turns with zeros ahead, with nothing, and with a reserve.
+func helperDiskSettings(seed: UInt64) -> LMDBDisk.Settings {
+    .init(
+        mapBytes: 1 << 18, preallocateBytes: seed % 3 == 0 ? 1 << 20 : 0, reserveBytes: seed % 3 == 2 ? 1 << 20 : 0)
 }
 
 /// The one entry that stands at this place.

@@ -17,12 +17,12 @@ func storeKillRecord(replica: UInt64, index: UInt64) -> Record {
         value: isDeleted ? nil : Bytes(Array(repeating: fill, count: count)))
 }
 
-/// Lines: `at REPLICA INDEX` after a checkpoint.
-func writeStore(directory: String, seed: UInt64) throws {
+/// Lines: `at REPLICA INDEX` for each replica of a checkpoint when it is durable, and when a replica was started.
+func writeStore(directory: String, seed: UInt64, steps: Int) throws {
     var random = SeededRandom(seed: seed)
     let settings = StoreSettings(cacheBytesMax: 1 << 20, transactionBytesMax: 256 << 10, deletionsMax: 4)
     let store = try Store(
-        disk: try LMDBDisk(directory: directory, settings: .init(mapBytes: 1 << 20, preallocateBytes: 1 << 20)),
+        disk: try LMDBDisk(directory: directory, settings: helperDiskSettings(seed: seed)),
         formatting: StoreIdentity(cluster: .none, host: HostID(1), journal: 42), settings: settings)
     func header(_ replica: UInt64, _ index: UInt64) -> ManifestHeader {
         ManifestHeader(
@@ -33,9 +33,10 @@ func writeStore(directory: String, seed: UInt64) throws {
     }
     for replica in 1...2 as ClosedRange<UInt64> where store.manifest(of: ReplicaID(replica)) == nil {
         try store.start(header(replica, 0))
+        acknowledge("at \(replica) 0")
     }
     let memtable = Memtable()
-    while true {
+    for _ in 0..<steps {
         var parts: [CheckpointPart] = []
         for replica in 1...2 as ClosedRange<UInt64> where random.below(3) > 0 {
             let base = store.manifest(of: ReplicaID(replica))!.index.rawValue
@@ -43,7 +44,10 @@ func writeStore(directory: String, seed: UInt64) throws {
             for index in base + 1...end { memtable.put(storeKillRecord(replica: replica, index: index)) }
             parts.append(CheckpointPart(memtable.freeze(), header(replica, end)))
         }
-        for manifest in try store.checkpoint(parts) { acknowledge("at \(manifest.replica) \(manifest.index)") }
+        let manifests = try store.checkpoint(parts)
+        if !manifests.isEmpty {
+            acknowledge(manifests.map { "at \($0.replica) \($0.index)" }.joined(separator: "\n"))
+        }
         for replica in 1...2 as ClosedRange<UInt64> {
             let runs = store.manifest(of: ReplicaID(replica))!.runs.count
             if runs > 2, random.below(3) == 0 {

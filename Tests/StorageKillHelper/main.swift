@@ -1,17 +1,20 @@
-// Writes until it is killed, and says on standard output what is durable: the other half of the SIGKILL tests.
-// `StorageKillHelper MODE DIRECTORY SEED`. It prints one line per acknowledged fact, in one write each.
+// Writes until it is killed, or for so many steps, and says on standard output what is durable: the other half of the
+// SIGKILL and power-failure tests. `StorageKillHelper MODE DIRECTORY SEED [STEPS]`. It prints the lines that belong to
+// one acknowledged transaction in one write.
 
 import Glibc
 
 let arguments = CommandLine.arguments
-guard arguments.count == 4, let seed = UInt64(arguments[3]) else {
-    say("usage: StorageKillHelper journal DIRECTORY SEED", on: STDERR_FILENO)
+guard arguments.count == 4 || arguments.count == 5, let seed = UInt64(arguments[3]),
+    let steps = arguments.count == 5 ? Int(arguments[4]) : .max
+else {
+    say("usage: StorageKillHelper journal|store DIRECTORY SEED [STEPS]", on: STDERR_FILENO)
     exit(64)
 }
 do {
     switch arguments[1] {
-    case "journal": try writeJournal(directory: arguments[2], seed: seed)
-    case "store": try writeStore(directory: arguments[2], seed: seed)
+    case "journal": try writeJournal(directory: arguments[2], seed: seed, steps: steps)
+    case "store": try writeStore(directory: arguments[2], seed: seed, steps: steps)
     default:
         say("unknown mode \(arguments[1])", on: STDERR_FILENO)
         exit(64)

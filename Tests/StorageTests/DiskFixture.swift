@@ -1,21 +1,43 @@
 import BifrostSimulator
 import Foundation
+import Glibc
 import Primitives
 import Storage
+import Testing
 
 /// A disk that a test can reopen and crash, real or simulated.
 protocol DiskFixture: AnyObject {
     associatedtype Storage: Disk
     var disk: Storage { get }
-    /// As a process that ends and starts again.
+    /// As a process that ends and starts again. Faults are over then.
     func reopen() throws
+    /// What a disk does to a commit; `.failed` until `reopen`.
+    func set(_ fault: DiskFault) throws
 }
+
+enum DiskFault { case none, everyWriteFails, noSpace }
 
 final class SimulatedFixture: DiskFixture {
     let disk: SimulatedDisk
     init(seed: UInt64 = 1) { disk = SimulatedDisk(seed: seed) }
-    func reopen() throws { disk.crash() }
+    /// By turns the machine's end and the process's, which keeps the page cache.
+    func reopen() throws {
+        isKill.toggle()
+        if isKill { disk.kill() } else { disk.crash() }
+        disk.faults = SimulatedDiskFaults()
+    }
+    private var isKill = false
+    func set(_ fault: DiskFault) {
+        disk.faults.nextWriteFails = fault == .everyWriteFails
+        disk.faults.bytesMax = fault == .noSpace ? 0 : .max
+    }
 }
+
+/// A directory's parent for tests in which no disk's durability is at stake: in memory, if there is such a place.
+let scratchParent: String = {
+    let inMemory = "/dev/shm"
+    return FileManager.default.isWritableFile(atPath: inMemory) ? inMemory + "/" : NSTemporaryDirectory()
+}()
 
 final class LMDBFixture: DiskFixture {
     let path: String
@@ -23,8 +45,8 @@ final class LMDBFixture: DiskFixture {
     private var open: LMDBDisk?
     var disk: LMDBDisk { open! }
 
-    init(settings: LMDBDisk.Settings = LMDBDisk.Settings(mapBytes: 1 << 18)) throws {
-        path = NSTemporaryDirectory() + "bifrost-storage-\(UUID().uuidString)"
+    init(settings: LMDBDisk.Settings = LMDBDisk.Settings(mapBytes: 1 << 18), isInMemory: Bool = false) throws {
+        path = (isInMemory ? scratchParent : NSTemporaryDirectory()) + "bifrost-storage-\(UUID().uuidString)"
         self.settings = settings
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         open = try LMDBDisk(directory: path, settings: settings)
@@ -32,11 +54,47 @@ final class LMDBFixture: DiskFixture {
 
     /// Whoever holds the old disk must have let it go.
     func reopen() throws {
+        try set(.none)
         open = nil
         open = try LMDBDisk(directory: path, settings: settings)
     }
 
+    /// LMDB's descriptors of its file, and copies of them, while something else stands in their place.
+    private var replaced: [(descriptor: Int32, original: Int32)] = []
+
+    /// Puts a device in the place of LMDB's file that refuses all writes. The map goes on to show the file.
+    func set(_ fault: DiskFault) throws {
+        for (descriptor, original) in replaced {
+            try #require(dup2(original, descriptor) == descriptor)
+            close(original)
+        }
+        replaced = []
+        let device: Int32
+        switch fault {
+        case .none: return
+        // ENOSPC for every write.
+        case .noSpace: device = Glibc.open("/dev/full", O_RDWR | O_CLOEXEC)
+        // EBADF: not open for writing.
+        case .everyWriteFails: device = Glibc.open("/dev/null", O_RDONLY | O_CLOEXEC)
+        }
+        try #require(device >= 0)
+        defer { close(device) }
+        // First which, then replace them: a copy takes the number of a descriptor that was only there for the listing.
+        let descriptors = try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").compactMap {
+            Int32($0)
+        }.filter {
+            (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/fd/\($0)")) == path + "/data.mdb"
+        }
+        for descriptor in descriptors {
+            let original = dup(descriptor)
+            try #require(original >= 0 && dup2(device, descriptor) == descriptor)
+            replaced.append((descriptor, original))
+        }
+        try #require(replaced.count == 2, "LMDB has a descriptor for pages and one for its meta pages")
+    }
+
     deinit {
+        try? set(.none)
         open = nil
         try? FileManager.default.removeItem(atPath: path)
     }

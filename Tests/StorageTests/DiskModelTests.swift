@@ -1,90 +1,307 @@
-// One suite for every disk: random transactions beside a plain dictionary, with crashes between. If the simulated disk
-// and LMDB did not behave alike here, a simulation would say nothing about the disk.
+// One suite for every disk: random transactions, reads, crashes and faults on the simulated disk and on LMDB, step by
+// step beside one another and beside a plain dictionary. If they did not behave alike here, down to the codes of their
+// errors, a simulation would say nothing about the disk.
+//
+// BIFROST_DISK_MODEL_SEEDS: how many seeds (100 by itself), of 10,000 operations each.
 
 import BifrostSimulator
+import Foundation
+import LMDB
 import Primitives
 import Storage
 import Testing
 
 @Suite struct DiskModelTests {
-    @Test(arguments: 1...30 as ClosedRange<UInt64>) func theSimulatedDiskIsADictionary(seed: UInt64) throws {
-        try run(SimulatedFixture(seed: seed), seed: seed, operations: 300)
-    }
+    static let seeds = ProcessInfo.processInfo.environment["BIFROST_DISK_MODEL_SEEDS"].flatMap { UInt64($0) } ?? 100
+    static let operations = 10_000
 
-    @Test(arguments: 1...6 as ClosedRange<UInt64>) func lmdbIsADictionary(seed: UInt64) throws {
-        try run(LMDBFixture(), seed: seed, operations: 150)
-    }
+    /// 16 MiB: a value that neither has room for.
+    static let bytesMax = 8 << 20
 
-    private struct Abandoned: Error {}
-
-    private func run(_ fixture: some DiskFixture, seed: UInt64, operations: Int) throws {
+    @Test(arguments: 1...seeds) func theSimulatedDiskDoesWhatLMDBDoes(seed: UInt64) throws {
+        let simulated = DiskModel(SimulatedFixture(seed: seed))
+        // A map that grows, up to a limit that is met.
+        let real = DiskModel(
+            try LMDBFixture(settings: .init(mapBytes: 1 << 18, mapBytesMax: Self.bytesMax), isInMemory: true))
         var random = SeededRandom(seed: seed)
         var model: [DiskKey: Bytes] = [:]
-        func key() -> DiskKey {
+        for number in 0..<Self.operations {
+            let operation = DiskOperation(&random)
+            simulated.fixture.disk.faults.bytesMax = Self.bytesMax
+            let expected = operation.outcome(&model)
+            let outcomes = try (simulated.perform(operation), real.perform(operation))
+            // Not #expect for each: a million times it takes longer than the disks.
+            if outcomes.0 != expected || outcomes.1 != expected {
+                func short(_ outcome: Any) -> String { String("\(outcome)".prefix(600)) }
+                Issue.record(
+                    """
+                    seed \(seed), operation \(number), \(short(operation)): expected \(short(expected)), the simulated \
+                    disk says \(short(outcomes.0)), LMDB \(short(outcomes.1))
+                    """)
+                return
+            }
+        }
+        try simulated.fixture.reopen()
+        try real.fixture.reopen()
+        let expected = model.keys.sorted().map { DiskContent(key: $0, value: model[$0]!) }
+        #expect(try simulated.fixture.disk.dump().map { DiskContent(key: $0.0, value: $0.1) } == expected)
+        #expect(try real.fixture.disk.dump().map { DiskContent(key: $0.0, value: $0.1) } == expected)
+    }
+}
+
+private struct DiskContent: Equatable {
+    var key: DiskKey
+    var value: Bytes
+}
+
+/// One step. All that is random in it is drawn when it is made.
+private enum DiskOperation {
+    enum Step {
+        case put(DiskKey, Bytes)
+        /// Above all keys or not.
+        case append(DiskKey, Bytes)
+        case delete(DiskKey)
+        case get(DiskKey)
+        /// What `get` gives outside of the transaction, which has not happened yet.
+        case getBeside(DiskKey)
+        /// A second write transaction inside of the first.
+        case nestedWrite
+        /// A value of 4 GiB.
+        case tooBig(DiskKey)
+        /// 16 MiB, and the error caught in the transaction if so.
+        case full(DiskKey, isCaught: Bool)
+    }
+    case write([Step], isAbandoned: Bool)
+    case writeWhileFull([Step])
+    case writeThatFails([Step])
+    case scan(DiskKey, DiskKey, limit: Int)
+    case get(DiskKey)
+    case flush
+    case reopen
+
+    init(_ random: inout SeededRandom) {
+        func key(_ random: inout SeededRandom) -> DiskKey {
             DiskKey(
                 table: UInt8(random.below(3)), high: random.below(4) << (random.below(2) * 62),
                 low: UInt32(random.below(6)))
         }
-        func value() -> Bytes {
-            let size = random.below(10) == 0 ? 5_000 + random.below(60_000) : random.below(300)
+        func value(_ random: inout SeededRandom) -> Bytes {
+            let size = random.below(20) == 0 ? 2_000 + random.below(30_000) : random.below(300)
             let fill = UInt8(truncatingIfNeeded: random.next())
             return Bytes(count: Int(size)) { $0.initializeMemory(as: UInt8.self, repeating: fill) }
         }
-        for _ in 0..<operations {
-            switch random.below(20) {
-            case 0..<12:
-                // A transaction, sometimes abandoned; its changes are drawn first, as its body may run twice.
-                let changes = (0...random.below(6)).map { _ in (key(), random.below(3) == 0 ? nil : value()) }
-                let isAbandoned = random.below(8) == 0
-                let before = model
-                for (key, value) in changes { model[key] = value }
-                do {
-                    let counts = try fixture.disk.write { writer in
-                        var seen: [Bool] = []
-                        for (key, value) in changes {
-                            if let value {
-                                try writer.put(key, count: value.count, append: false) { place in
-                                    value.withUnsafeBytes { place.copyMemory(from: $0) }
-                                }
-                                seen.append(try writer.withValue(for: key) { $0.map { Bytes(copying: $0) } == value })
-                            } else {
-                                try writer.delete(key)
-                                seen.append(try !writer.delete(key))
-                            }
-                        }
-                        if isAbandoned { throw Abandoned() }
-                        return seen
-                    }
-                    #expect(counts.allSatisfy { $0 }, "a transaction sees its own changes")
-                    #expect(!isAbandoned)
-                } catch is Abandoned {
-                    model = before
+        func steps(_ random: inout SeededRandom) -> [Step] {
+            (0...random.below(6)).map { _ in
+                switch random.below(60) {
+                case 0..<28: .put(key(&random), value(&random))
+                case 28..<32: .append(DiskKey(table: 9, high: random.below(4)), value(&random))
+                case 32..<33: .append(key(&random), value(&random))
+                case 33..<45: .delete(key(&random))
+                case 45..<47: .delete(DiskKey(table: 9, high: random.below(4)))
+                case 47..<54: .get(key(&random))
+                case 54..<57: .getBeside(key(&random))
+                case 57: .nestedWrite
+                case 58: .tooBig(key(&random))
+                default:
+                    random.below(10) == 0
+                        ? .full(key(&random), isCaught: random.below(2) == 0) : .put(key(&random), value(&random))
                 }
-            case 12..<14: try fixture.reopen()
-            case 14: try fixture.disk.flush()
-            case 15..<17:
-                let wanted = key()
-                #expect(try fixture.disk.get(wanted) == model[wanted]?.array)
-            default:
-                let bounds = [key(), key()].sorted()
-                let expected = model.keys.filter { $0 >= bounds[0] && $0 <= bounds[1] }.sorted()
-                let limit = Int(random.below(8)) + 1
-                let (found, last) = try fixture.disk.read { reader in
-                    var found: [DiskKey] = []
-                    try reader.scan(from: bounds[0], through: bounds[1]) { key, _ in
-                        found.append(key)
-                        return found.count < limit
-                    }
-                    return (found, try reader.lastKey(from: bounds[0], through: bounds[1]))
-                }
-                #expect(found == Array(expected.prefix(limit)))
-                #expect(last == expected.last)
             }
         }
-        try fixture.reopen()
-        let all = try fixture.disk.dump()
-        #expect(all.map(\.0) == model.keys.sorted())
-        #expect(all.allSatisfy { model[$0.0] == $0.1 })
+        switch random.below(1_000) {
+        case 0..<350: self = .write(steps(&random), isAbandoned: random.below(8) == 0)
+        case 350..<354: self = .writeWhileFull(steps(&random) + [.put(key(&random), Bytes([1, 2, 3]))])
+        case 354..<357: self = .writeThatFails(steps(&random) + [.put(key(&random), value(&random))])
+        case 357..<650:
+            let bounds = [key(&random), key(&random)].sorted()
+            self = .scan(bounds[0], bounds[1], limit: Int(random.below(8)) + 1)
+        case 650..<985: self = .get(key(&random))
+        case 985..<995: self = .flush
+        default: self = .reopen
+        }
+    }
+
+    /// What comes out of a step, or of an operation.
+    enum Outcome: Equatable {
+        case nothing
+        case value(Bytes?)
+        case deleted(Bool)
+        case refused(DiskError.Code)
+        case steps([Outcome])
+        case abandoned
+        case found([DiskKey], last: DiskKey?)
+    }
+
+    struct Abandoned: Error {}
+
+    /// What a dictionary does.
+    func outcome(_ model: inout [DiskKey: Bytes]) -> Outcome {
+        switch self {
+        case .write(let steps, let isAbandoned):
+            var next = model
+            var outcomes: [Outcome] = []
+            for step in steps {
+                switch step {
+                case .put(let key, let value):
+                    next[key] = value
+                    outcomes.append(.nothing)
+                case .append(let key, let value):
+                    if let last = next.keys.max(), last >= key {
+                        outcomes.append(.refused(.misuse))
+                    } else {
+                        next[key] = value
+                        outcomes.append(.nothing)
+                    }
+                case .delete(let key): outcomes.append(.deleted(next.removeValue(forKey: key) != nil))
+                case .get(let key): outcomes.append(.value(next[key]))
+                case .getBeside(let key): outcomes.append(.value(model[key]))
+                case .nestedWrite, .tooBig: outcomes.append(.refused(.misuse))
+                case .full: return .refused(.full)
+                }
+            }
+            if isAbandoned { return .abandoned }
+            model = next
+            return .steps(outcomes)
+        case .writeWhileFull: return .refused(.full)
+        case .writeThatFails: return .refused(.failed)
+        case .scan(let first, let last, let limit):
+            let keys = model.keys.filter { $0 >= first && $0 <= last }.sorted()
+            return .found(Array(keys.prefix(limit)), last: keys.last)
+        case .get(let key): return .value(model[key])
+        case .flush, .reopen: return .nothing
+        }
+    }
+}
+
+/// Carries operations out on a disk.
+private final class DiskModel<Fixture: DiskFixture> {
+    let fixture: Fixture
+    init(_ fixture: Fixture) { self.fixture = fixture }
+
+    private var disk: Fixture.Storage { fixture.disk }
+
+    func perform(_ operation: DiskOperation) throws -> DiskOperation.Outcome {
+        switch operation {
+        case .write(let steps, let isAbandoned):
+            return try refusal {
+                do {
+                    return .steps(try write(steps, isAbandoned: isAbandoned))
+                } catch is DiskOperation.Abandoned {
+                    return .abandoned
+                }
+            }
+        case .writeWhileFull(let steps):
+            let plain = steps.filter(\.isPlain)
+            try fixture.set(.noSpace)
+            let outcome = try refusal { .steps(try write(plain, isAbandoned: false)) }
+            try fixture.set(.none)
+            return outcome
+        case .writeThatFails(let steps):
+            let plain = steps.filter(\.isPlain)
+            try fixture.set(.everyWriteFails)
+            let outcome = try refusal { .steps(try write(plain, isAbandoned: false)) }
+            // Nothing is answered any more, not even by a disk that works again.
+            try fixture.set(.none)
+            let later: [DiskOperation.Outcome] = [
+                try refusal { .value(try disk.get(DiskKey(table: 1)).map { Bytes($0) }) },
+                try refusal { .steps(try write(plain, isAbandoned: false)) },
+                try refusal {
+                    try disk.flush()
+                    return .nothing
+                },
+            ]
+            try fixture.reopen()
+            return later == [outcome, outcome, outcome] ? outcome : .steps(later)
+        case .scan(let first, let last, let limit):
+            return try disk.read { reader in
+                var found: [DiskKey] = []
+                try reader.scan(from: first, through: last) { key, _ in
+                    found.append(key)
+                    return found.count < limit
+                }
+                return .found(found, last: try reader.lastKey(from: first, through: last))
+            }
+        case .get(let key): return .value(try disk.get(key).map { Bytes($0) })
+        case .flush:
+            try disk.flush()
+            return .nothing
+        case .reopen:
+            try fixture.reopen()
+            return .nothing
+        }
+    }
+
+    private func refusal(_ body: () throws -> DiskOperation.Outcome) throws -> DiskOperation.Outcome {
+        do { return try body() } catch let error as DiskError { return .refused(error.code) }
+    }
+
+    private func write(_ steps: [DiskOperation.Step], isAbandoned: Bool) throws -> [DiskOperation.Outcome] {
+        try disk.write { writer in
+            var outcomes: [DiskOperation.Outcome] = []
+            func put(_ key: DiskKey, _ value: Bytes, append: Bool, _ writer: borrowing Fixture.Storage.Writer) throws {
+                try writer.put(key, count: value.count, append: append) { place in
+                    value.withUnsafeBytes { place.copyMemory(from: $0) }
+                }
+            }
+            for step in steps {
+                switch step {
+                case .put(let key, let value):
+                    try put(key, value, append: false, writer)
+                    outcomes.append(.nothing)
+                case .append(let key, let value):
+                    do {
+                        try put(key, value, append: true, writer)
+                        outcomes.append(.nothing)
+                    } catch {
+                        outcomes.append(.refused(try code(error)))
+                    }
+                case .delete(let key): outcomes.append(.deleted(try writer.delete(key)))
+                case .get(let key):
+                    outcomes.append(try writer.withValue(for: key) { .value($0.map { Bytes(copying: $0) }) })
+                case .getBeside(let key): outcomes.append(.value(try disk.get(key).map { Bytes($0) }))
+                case .nestedWrite:
+                    do {
+                        _ = try disk.write { try $0.delete(DiskKey(table: 1)) }
+                        outcomes.append(.nothing)
+                    } catch {
+                        outcomes.append(.refused(try code(error)))
+                    }
+                case .tooBig(let key):
+                    do {
+                        try writer.put(key, count: 1 << 32, append: false) { _ in }
+                        outcomes.append(.nothing)
+                    } catch {
+                        outcomes.append(.refused(try code(error)))
+                    }
+                case .full(let key, let isCaught):
+                    do {
+                        try writer.put(key, count: 16 << 20, append: false) { _ in }
+                    } catch {
+                        if !isCaught { throw error }
+                        return outcomes
+                    }
+                }
+            }
+            if isAbandoned { throw DiskOperation.Abandoned() }
+            return outcomes
+        }
+    }
+
+    /// Inside of a transaction LMDB's own errors show; the disk translates those that leave it.
+    private func code(_ error: any Error) throws -> DiskError.Code {
+        if let error = error as? DiskError { return error.code }
+        if let error = error as? LMDBError { return DiskError(error).code }
+        throw error
+    }
+}
+
+extension DiskOperation.Step {
+    /// Neither refused by itself nor about other transactions: what it comes to is the disk's affair alone.
+    fileprivate var isPlain: Bool {
+        switch self {
+        case .put, .delete, .get: true
+        default: false
+        }
     }
 }
 
@@ -145,5 +362,51 @@ import Testing
         #expect(disk.flipBit(in: key, bit: 9))
         #expect(try disk.get(key) == [0, 2])
         #expect(!disk.flipBit(in: DiskKey(table: 9)))
+    }
+
+    @Test func aReserveIsForUpkeepOnly() throws {
+        let disk = SimulatedDisk(seed: 1)
+        try disk.put(key, [1, 2, 3])
+        disk.faults.bytesMax = 8
+        disk.faults.reserveBytes = 4
+        #expect(throws: DiskError.self) { try disk.put(DiskKey(table: 2), [1, 2]) }
+        try disk.write(.upkeep) { writer in
+            try writer.put(DiskKey(table: 2), count: 2, append: false) { $0.copyBytes(from: [1, 2]) }
+        }
+        disk.faults.bytesMax = .max
+        try disk.put(DiskKey(table: 3), [1, 2, 3, 4, 5])
+    }
+
+    /// The same transactions whole, and ended at each of them, before and behind.
+    @Test func theProcessEndsAtAnyTransaction() throws {
+        func work(_ disk: SimulatedDisk) throws {
+            for number in 0..<5 as Range<UInt8> { try disk.put(DiskKey(table: number), [number]) }
+        }
+        for end in 0..<5 {
+            for isBehind in [false, true] {
+                let disk = SimulatedDisk(seed: 1)
+                disk.faults.transactionsUntilEnd = end
+                disk.faults.endsBehindTransaction = isBehind
+                #expect(throws: SimulatedProcessEnd.self) { try work(disk) }
+                #expect(throws: SimulatedProcessEnd.self) { try disk.put(key, [7]) }
+                #expect(throws: SimulatedProcessEnd.self) { try disk.get(key) }
+                #expect(throws: SimulatedProcessEnd.self) { try disk.flush() }
+                if end % 2 == 0 { disk.crash() } else { disk.kill() }
+                #expect(try disk.dump().map(\.0.table) == Array(0..<UInt8(end + (isBehind ? 1 : 0))))
+                try work(disk)
+                #expect(try disk.dump().count == 5)
+            }
+        }
+    }
+
+    @Test func anyBitMeansEveryValueOfTheTables() throws {
+        let disk = SimulatedDisk(seed: 3)
+        for number in 0..<20 as Range<UInt8> { try disk.put(DiskKey(table: number), [0]) }
+        var hit: Set<UInt8> = []
+        for _ in 0..<200 { hit.insert(try #require(disk.flipAnyBit(inTables: 5...9)).table) }
+        #expect(hit == [5, 6, 7, 8, 9])
+        #expect(try disk.get(DiskKey(table: 4)) == [0])
+        #expect(disk.flipAnyBit(inTables: 30...40) == nil)
+        #expect(disk.flipAnyBit() != nil)
     }
 }

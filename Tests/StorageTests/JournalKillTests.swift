@@ -69,7 +69,7 @@ func runAndKill(mode: String, directory: String, seed: UInt64, afterMicroseconds
                     if words[0] == "last" {
                         last[replica] = (index, try #require(UInt64(words[3])))
                         commits += 1
-                    } else {
+                    } else if words[0] == "trim" {
                         trimmed[replica] = index
                     }
                 }
@@ -114,7 +114,7 @@ func runAndKill(mode: String, directory: String, seed: UInt64, afterMicroseconds
 }
 
 /// The one entry that stands at this place, as the helper makes it.
-private func killTestEntry(replica: UInt64, index: UInt64, term: UInt64) -> LogEntry {
+func killTestEntry(replica: UInt64, index: UInt64, term: UInt64) -> LogEntry {
     var random = SeededRandom(seed: replica << 48 ^ index << 8 ^ term)
     let count = Int(random.below(600))
     let fill = UInt8(truncatingIfNeeded: random.next())

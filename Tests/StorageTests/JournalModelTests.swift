@@ -21,22 +21,32 @@ import Testing
     @Test(arguments: 1...200 as ClosedRange<UInt64>) func onTheSimulatedDisk(seed: UInt64) throws {
         let fixture = SimulatedFixture(seed: seed)
         try run(fixture, seed: seed, operations: 120) { random in
-            // A failed write, there or not there after the restart.
-            if random.below(2) == 0 {
-                fixture.disk.faults.nextWriteFails = true
+            // A failed write, there or not there after the restart; or the process ends at it.
+            switch random.below(4) {
+            case 0:
+                fixture.set(.everyWriteFails)
                 return false
+            case 1:
+                fixture.disk.faults.nextWriteFailsButStays = true
+                return true
+            default:
+                fixture.disk.faults.transactionsUntilEnd = 0
+                fixture.disk.faults.endsBehindTransaction = random.below(2) == 0
+                return fixture.disk.faults.endsBehindTransaction
             }
-            fixture.disk.faults.nextWriteFailsButStays = true
-            return true
         }
     }
 
-    @Test(arguments: 1...5 as ClosedRange<UInt64>) func onLMDB(seed: UInt64) throws {
-        try run(LMDBFixture(), seed: seed, operations: 120, fault: nil)
+    @Test(arguments: 1...40 as ClosedRange<UInt64>) func onLMDB(seed: UInt64) throws {
+        let fixture = try LMDBFixture(isInMemory: true)
+        try run(fixture, seed: seed, operations: 120) { _ in
+            try fixture.set(.everyWriteFails)
+            return false
+        }
     }
 
     private func run<Fixture: DiskFixture>(
-        _ fixture: Fixture, seed: UInt64, operations: Int, fault: ((inout SeededRandom) -> Bool)?
+        _ fixture: Fixture, seed: UInt64, operations: Int, fault: (inout SeededRandom) throws -> Bool
     ) throws {
         var random = SeededRandom(seed: seed)
         var models: [UInt64: Model] = [:]
@@ -86,9 +96,19 @@ import Testing
                     }
                     next[replica] = model
                 }
-                if let fault, !records.isEmpty, random.below(25) == 0 {
-                    let isThere = fault(&random)
-                    #expect(throws: DiskError.self) { try journal!.append(records) }
+                if !records.isEmpty, random.below(25) == 0 {
+                    // No space first: nothing happens, and the same records go in when there is some.
+                    try fixture.set(.noSpace)
+                    #expect(failure { try journal!.append(records) } == .full)
+                    try fixture.set(.none)
+                    try compare(journal!, models)
+                    if random.below(2) == 0 {
+                        _ = try journal!.append(records)
+                        models = next
+                        continue
+                    }
+                    let isThere = try fault(&random)
+                    #expect(throws: (any Error).self) { try journal!.append(records) }
                     if isThere { models = next }
                     journal = nil
                     try fixture.reopen()

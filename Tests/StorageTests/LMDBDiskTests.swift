@@ -52,6 +52,25 @@ import Testing
         #expect(error?.code == .corrupt)
     }
 
+    @Test func aFileThatWasCutOffIsCorruptAndSaysSo() throws {
+        let path = NSTemporaryDirectory() + "bifrost-storage-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        do {
+            let journal = try Journal(disk: LMDBDisk(directory: path), formatting: sampleIdentity)
+            for index in 1...40 as ClosedRange<UInt64> {
+                _ = try journal.append([append(1, index...index, bytes: 9_000)])
+            }
+        }
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path + "/data.mdb"))
+        try file.truncate(atOffset: 200_000)
+        try file.close()
+        let error = #expect(throws: DiskError.self) { try LMDBDisk(directory: path) }
+        #expect(error?.code == .corrupt)
+        #expect(error?.message.contains("data.mdb was cut off: it has 200000 bytes") == true)
+        #expect(error?.message.contains("rebuild its replicas from their peers") == true)
+    }
+
     @Test func keysOfAllSizesKeepTheirOrder() throws {
         let fixture = try LMDBFixture()
         let keys = [

@@ -64,7 +64,7 @@ import Testing
 }
 
 /// What the helper's replica holds as of an index.
-private struct StoreKillModel {
+struct StoreKillModel {
     var replica: UInt64
     var index: UInt64 = 0
     var records: [RecordKey: Record] = [:]

@@ -8,28 +8,38 @@ import Testing
 
 @Suite struct StoreModelTests {
     @Test(arguments: 0..<60 as Range<UInt64>) func onTheSimulatedDisk(seed: UInt64) throws {
-        let disk = SimulatedDisk(seed: seed)
-        try StoreModel(seed: seed, disk: disk) { disk, isCrash in
-            if isCrash { disk.crash() } else { disk.kill() }
-            return disk
+        let fixture = SimulatedFixture(seed: seed)
+        try StoreModel(seed: seed, fixture) { random in
+            // At any transaction of a checkpoint: a failed write, there or not there after the restart, or the end of
+            // the process.
+            switch random.below(4) {
+            case 0: fixture.set(.everyWriteFails)
+            case 1: fixture.disk.faults.nextWriteFailsButStays = true
+            default:
+                fixture.disk.faults.transactionsUntilEnd = Int(random.below(12))
+                fixture.disk.faults.endsBehindTransaction = random.below(2) == 0
+            }
         }.run(steps: 400)
     }
 
-    @Test(arguments: 0..<8 as Range<UInt64>) func onLMDB(seed: UInt64) throws {
-        let directory = StoreDirectory()
-        let disk = try LMDBDisk(directory: directory.path, settings: LMDBDisk.Settings(mapBytes: 8 << 20))
-        try StoreModel(seed: seed, disk: disk) { disk, _ in disk }.run(steps: 300)
+    @Test(arguments: 0..<20 as Range<UInt64>) func onLMDB(seed: UInt64) throws {
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 20), isInMemory: true)
+        try StoreModel(seed: seed, fixture) { _ in try fixture.set(.everyWriteFails) }.run(steps: 300)
     }
 }
 
 private struct Stop: Error {}
 
 /// Random work on a store beside a dictionary that does the same.
-final class StoreModel<D: Disk> {
+final class StoreModel<Fixture: DiskFixture> {
     private var random: SeededRandom
-    private var disk: D
-    private let reopen: (D, _ isCrash: Bool) throws -> D
-    private var store: Store<D>
+    private let fixture: Fixture
+    private var disk: Fixture.Storage { fixture.disk }
+    /// Nil only while the disk is reopened.
+    private var open: Store<Fixture.Storage>?
+    private var store: Store<Fixture.Storage> { open! }
+    /// Makes something fail that the store does next.
+    private let fault: (inout SeededRandom) throws -> Void
     private let settings = StoreSettings(
         cacheBytesMax: 100_000, runsMax: 4, transactionBytesMax: 200_000, deletionsMax: 5)
     private var replicas: [Replica] = []
@@ -46,11 +56,11 @@ final class StoreModel<D: Disk> {
         var views: [(StoreView, [RecordKey: Record])] = []
     }
 
-    init(seed: UInt64, disk: D, reopen: @escaping (D, Bool) throws -> D) throws {
+    init(seed: UInt64, _ fixture: Fixture, fault: @escaping (inout SeededRandom) throws -> Void) throws {
         random = SeededRandom(seed: seed)
-        self.disk = disk
-        self.reopen = reopen
-        store = try Store(disk: disk, formatting: storeIdentity, settings: settings)
+        self.fixture = fixture
+        self.fault = fault
+        open = try Store(disk: fixture.disk, formatting: storeIdentity, settings: settings)
     }
 
     func run(steps: Int) throws {
@@ -74,6 +84,8 @@ final class StoreModel<D: Disk> {
             case 84..<88: _ = try store.reclaim()
             case 88..<91: try restart()
             case 91..<93: try abortedCheckpoint(n)
+            case 93: try checkpointOnAFullDisk(n)
+            case 94..<96: try failedCheckpoint(n)
             default: try verify(n)
             }
         }
@@ -83,7 +95,7 @@ final class StoreModel<D: Disk> {
         try expectNoGarbage()
     }
 
-    private func put(_ n: Int) {
+    private func put(_ n: Int, bytes: Int? = nil) {
         replicas[n].index += 1
         let index = replicas[n].index
         let key = storeKey(UInt16(random.below(5)), "key \(random.below(120))")
@@ -93,7 +105,7 @@ final class StoreModel<D: Disk> {
         case 1..<20: size = Int(random.below(20_000))
         default: size = Int(random.below(300))
         }
-        let value = random.below(4) == 0 ? nil : storeValue(size, index)
+        let value = bytes == nil && random.below(4) == 0 ? nil : storeValue(bytes ?? size, index)
         let record = Record(
             key: key, revision: Revision(index), changed: LogIndex(index), expiry: LogTime(random.below(3)),
             value: value)
@@ -117,6 +129,55 @@ final class StoreModel<D: Disk> {
             replicas[n].durableIndex = replicas[n].index
         }
         try expect(view, replicas[n].live)
+    }
+
+    /// A checkpoint, and a merge, find no space: everything is as before, and they succeed when there is some.
+    private func checkpointOnAFullDisk(_ n: Int) throws {
+        for _ in 0..<40 { put(n) }
+        let id = replicas[n].id
+        let before = store.manifest(of: id)
+        let part = CheckpointPart(
+            replicas[n].memtable.freeze(), storeHeader(replicas[n].index, replica: id.rawValue))
+        try fixture.set(.noSpace)
+        #expect(code { _ = try store.checkpoint([part]) } == .full)
+        if before!.runs.count > 1 {
+            #expect(code { _ = try store.merge(id, range: 0..<before!.runs.count) } == .full)
+        }
+        #expect(store.manifest(of: id) == before)
+        try expect(store.view(id, frozen: part.frozen)!, replicas[n].live)
+        try fixture.set(.none)
+        try store.checkpoint([part])
+        replicas[n].durable = replicas[n].live
+        replicas[n].durableIndex = replicas[n].index
+        try verify(n)
+    }
+
+    /// A checkpoint of several transactions does not come to its end: after a restart it is there as a whole, or
+    /// nothing of it.
+    private func failedCheckpoint(_ n: Int) throws {
+        for _ in 0..<40 { put(n) }
+        for _ in 0..<random.below(8) { put(n, bytes: 180_000) }
+        let live = replicas[n].live
+        let index = replicas[n].index
+        let frozen = replicas[n].memtable.freeze()
+        try fault(&random)
+        do {
+            try store.checkpoint(frozen, storeHeader(index, replica: replicas[n].id.rawValue))
+            // The fault is still to come, and hits something that is nobody's: the restart ends it.
+            replicas[n].durable = live
+            replicas[n].durableIndex = index
+        } catch {
+            #expect((error as? DiskError)?.code == .failed || error is SimulatedProcessEnd)
+        }
+        try restart { store in
+            guard store.manifest(of: self.replicas[n].id)?.index.rawValue == index else { return }
+            self.replicas[n].durable = live
+            self.replicas[n].durableIndex = index
+            self.replicas[n].live = live
+            self.replicas[n].index = index
+        }
+        try expectNoGarbage()
+        try verify(n)
     }
 
     /// The store thread is told to stop in the middle: nothing of it may stay.
@@ -164,15 +225,18 @@ final class StoreModel<D: Disk> {
         }
     }
 
-    private func restart() throws {
+    /// - Parameter found: what to make of what the store turns out to hold.
+    private func restart(_ found: (Store<Fixture.Storage>) -> Void = { _ in }) throws {
         for n in replicas.indices {
             replicas[n].views = []
             replicas[n].memtable = Memtable()
             replicas[n].live = replicas[n].durable
             replicas[n].index = replicas[n].durableIndex
         }
-        disk = try reopen(disk, random.below(2) == 0)
-        store = try Store(disk: disk, settings: settings)
+        open = nil
+        try fixture.reopen()
+        open = try Store(disk: disk, settings: settings)
+        found(store)
         #expect(store.damaged().isEmpty)
         #expect(store.manifests().map(\.replica) == replicas.map(\.id))
         for replica in replicas { #expect(store.manifest(of: replica.id)?.horizon == replica.horizon) }

@@ -1,0 +1,191 @@
+// The file data.mdb before LMDB maps it: made so that a power failure leaves all of it or nothing, and measured so that
+// one that was cut off is an error instead of a SIGBUS. Owns no descriptor beyond a call, and never changes a file that
+// is there.
+//
+//   page 0, 1   header 16 bytes | magic u32 | version u32 | address u64 | map size u64 | free tree | main tree
+//               | last page u64 | transaction u64       the one with the greater transaction counts
+//   tree        page size u32 (of the free tree) | flags u16 | depth u16 | 4 counts u64 | root u64
+//   page        number u64 | 0 u16 | flags u16 | lower u16 | upper u16 | offsets of nodes, u16 each | … | nodes
+//   node        low u16 | high u16 | flags u16 | key size u16 | key | data, or the number of the first page with it
+
+internal import CLMDB
+import Glibc
+
+enum EnvironmentFile {
+    static let name = "data.mdb"
+    /// What a creation that was cut short leaves.
+    private static let newName = "new.mdb"
+
+    /// Makes the file if it is missing. It is durable then; its name is when the directory was synced. LMDB itself would
+    /// write it in place, and after a power failure meanwhile refuse the torn first page for ever.
+    static func makeIfMissing(directory: String, mapBytes: Int) throws(LMDBError) {
+        guard access(directory + "/" + name, F_OK) != 0 else { return }
+        guard errno == ENOENT else { throw systemError("look for \(name)", path: directory) }
+        let path = directory + "/" + newName
+        for leftover in [path, path + "-lock"] {
+            guard unlink(leftover) == 0 || errno == ENOENT else {
+                throw systemError("remove \(leftover)", path: directory)
+            }
+        }
+        try makeEmpty(path, directory: directory, mapBytes: mapBytes)
+        _ = unlink(path + "-lock")
+        guard rename(path, directory + "/" + name) == 0 else { throw systemError("rename \(newName)", path: directory) }
+    }
+
+    /// Gives LMDB's lock file, which it makes sparse and writes through a map, all of its blocks: a reader in a slot that
+    /// none had before would else end the process with SIGBUS when the file system is full. Content and size stay. To be
+    /// called before LMDB opens it: closing a descriptor would release LMDB's locks.
+    static func allocateLockFile(directory: String) throws(LMDBError) {
+        let descriptor = open(directory + "/lock.mdb", O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+        guard descriptor >= 0 else {
+            if errno == ENOENT { return }
+            throw systemError("open lock.mdb", path: directory)
+        }
+        defer { close(descriptor) }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw systemError("measure lock.mdb", path: directory) }
+        guard status.st_size > 0 else { return }
+        let result = posix_fallocate(descriptor, 0, status.st_size)
+        // Other failures: the file system does not know of this, and nothing is worse than without it.
+        if result == ENOSPC { throw systemError("allocate lock.mdb", path: directory, number: result) }
+    }
+
+    private static func makeEmpty(_ path: String, directory: String, mapBytes: Int) throws(LMDBError) {
+        var made: OpaquePointer?
+        try LMDB.check(mdb_env_create(&made), "create", directory)
+        guard let handle = made else { throw LMDBError(.noMemory, operation: "create", path: directory) }
+        defer { mdb_env_close(handle) }
+        try LMDB.check(mdb_env_set_mapsize(handle, mapBytes), "set the map's size", directory)
+        try LMDB.check(
+            mdb_env_open(handle, path, UInt32(MDB_NOSUBDIR | MDB_NOTLS | MDB_NORDAHEAD), 0o600), "create", directory)
+        try LMDB.check(mdb_env_sync(handle, 1), "sync a new environment", directory)
+    }
+
+    static func syncDirectory(_ path: String) throws(LMDBError) {
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw systemError("open the directory", path: path) }
+        defer { close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw systemError("sync the directory", path: path) }
+    }
+
+    /// Throws `.corrupted` if the file ends before the tree does. What else may be wrong with it is for LMDB to find.
+    ///
+    /// Cost: two small reads. Only if the file ends before the last page that was ever used is the tree walked, one
+    /// read
+    /// for each of its pages: LMDB does not write pages that were taken and given back in one transaction, so such a
+    /// file may be whole.
+    static func check(directory: String) throws(LMDBError) {
+        let descriptor = open(directory + "/" + name, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw systemError("open \(name)", path: directory) }
+        defer { close(descriptor) }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw systemError("measure \(name)", path: directory) }
+        let bytes = Int(status.st_size)
+        // Files are made whole (see above), so none is this short for any other reason.
+        guard bytes >= 2 * smallestPageBytes else {
+            throw cutOff(directory, bytes, "an empty environment has \(2 * smallestPageBytes) at least")
+        }
+        guard let first = meta(descriptor, at: 0) else { return }
+        guard first.pageBytes >= 512, first.pageBytes <= 65_536, first.pageBytes.nonzeroBitCount == 1 else { return }
+        guard let second = meta(descriptor, at: first.pageBytes) else {
+            if bytes < 2 * first.pageBytes { throw cutOff(directory, bytes, "its second page is not there") }
+            return
+        }
+        let newest = second.transaction > first.transaction ? second : first
+        let pages = UInt64(bytes / first.pageBytes)
+        guard newest.lastPage >= pages else { return }
+        var walk = TreeWalk(
+            descriptor: descriptor, directory: directory, pageBytes: first.pageBytes, fileBytes: bytes,
+            pagesLeft: pages)
+        for root in [newest.freeRoot, newest.mainRoot] where root != .max { try walk.visit(root, depth: 0) }
+    }
+
+    /// LMDB takes the system's page size, which is never smaller.
+    private static let smallestPageBytes = 4_096
+
+    private struct Meta {
+        var pageBytes: Int
+        var freeRoot: UInt64
+        var mainRoot: UInt64
+        var lastPage: UInt64
+        var transaction: UInt64
+    }
+
+    /// nil if it is not one that this LMDB writes.
+    private static func meta(_ descriptor: Int32, at offset: Int) -> Meta? {
+        withUnsafeTemporaryAllocation(byteCount: 152, alignment: 8) { place in
+            guard pread(descriptor, place.baseAddress, place.count, off_t(offset)) == place.count else { return nil }
+            let header = 16
+            guard place.load(fromByteOffset: header, as: UInt32.self) == 0xbeef_c0de,
+                place.load(fromByteOffset: header + 4, as: UInt32.self) == 1
+            else { return nil }
+            func word(_ offset: Int) -> UInt64 { place.load(fromByteOffset: header + offset, as: UInt64.self) }
+            return Meta(
+                pageBytes: Int(place.load(fromByteOffset: header + 24, as: UInt32.self)), freeRoot: word(64),
+                mainRoot: word(112), lastPage: word(120), transaction: word(128))
+        }
+    }
+
+    fileprivate static func cutOff(_ directory: String, _ bytes: Int, _ what: String) -> LMDBError {
+        LMDBError(
+            .corrupted, number: MDB_CORRUPTED, operation: "open", path: directory,
+            detail: "\(name) was cut off: it has \(bytes) bytes, but \(what)")
+    }
+}
+
+/// A walk over all pages of a tree, as far as the file goes.
+private struct TreeWalk {
+    let descriptor: Int32
+    let directory: String
+    let pageBytes: Int
+    let fileBytes: Int
+    /// A tree has no more pages than the file; one that has goes in circles.
+    var pagesLeft: UInt64
+
+    private static let depthMax = 32
+    private static let headerBytes = 16
+    private static let nodeBytes = 8
+
+    private func damaged(_ what: String) -> LMDBError {
+        LMDBError(.corrupted, number: MDB_CORRUPTED, operation: "open", path: directory, detail: what)
+    }
+
+    private mutating func reach(_ page: UInt64, count: UInt64) throws(LMDBError) {
+        let (end, overflow) = page.addingReportingOverflow(count)
+        guard !overflow, end <= UInt64(fileBytes / pageBytes) else {
+            throw EnvironmentFile.cutOff(directory, fileBytes, "page \(page) of \(pageBytes) bytes belongs to it")
+        }
+        guard pagesLeft >= count else { throw damaged("the tree has more pages than the file") }
+        pagesLeft -= count
+    }
+
+    mutating func visit(_ page: UInt64, depth: Int) throws(LMDBError) {
+        try reach(page, count: 1)
+        guard depth < Self.depthMax else { throw damaged("the tree is deeper than \(Self.depthMax) levels") }
+        var content = [UInt8](repeating: 0, count: pageBytes)
+        guard pread(descriptor, &content, pageBytes, off_t(page) * off_t(pageBytes)) == pageBytes else {
+            throw systemError("read page \(page)", path: directory)
+        }
+        func half(_ offset: Int) -> Int { Int(content[offset]) | Int(content[offset + 1]) << 8 }
+        let flags = half(10)
+        let (isBranch, isLeaf) = (flags & 1 != 0, flags & 2 != 0)
+        let lower = half(12)
+        guard isBranch != isLeaf, lower >= Self.headerBytes, lower <= pageBytes else {
+            throw damaged("page \(page) is none of a tree")
+        }
+        for slot in stride(from: Self.headerBytes, to: lower - 1, by: 2) {
+            let node = half(slot)
+            guard node >= lower, node + Self.nodeBytes <= pageBytes else { throw damaged("page \(page) is broken") }
+            let size = UInt64(half(node)) | UInt64(half(node + 2)) << 16
+            if isBranch {
+                try visit(size | UInt64(half(node + 4)) << 32, depth: depth + 1)
+            } else if half(node + 4) & 1 != 0 {
+                let place = node + Self.nodeBytes + half(node + 6)
+                guard place + 8 <= pageBytes else { throw damaged("page \(page) is broken") }
+                var first: UInt64 = 0
+                for byte in (0..<8).reversed() { first = first << 8 | UInt64(content[place + byte]) }
+                try reach(first, count: (size + UInt64(Self.headerBytes) - 1) / UInt64(pageBytes) + 1)
+            }
+        }
+    }
+}
