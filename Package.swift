@@ -44,7 +44,10 @@ let parts: [Part] = [
     Part(name: "Linearizability", needs: ["Primitives"]),
     Part(
         name: "BifrostSimulator",
-        needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage", "HostCore", "ClientCore"]),
+        needs: [
+            "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage", "HostCore", "ClientCore",
+            "Linearizability",
+        ]),
     Part(
         name: "RPC", needs: ["Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
@@ -58,8 +61,9 @@ let parts: [Part] = [
     Part(
         name: "BifrostTool", kind: .executable,
         needs: [
-            "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "RPC", "BifrostHost",
-            "Bifrost",
+            "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "BifrostSimulator",
+            "RPC",
+            "BifrostHost", "Bifrost",
         ],
         products: [
             "swift-argument-parser/ArgumentParser", "swift-log/Logging", "swift-nio/NIOCore", "swift-nio/NIOPosix",

@@ -78,9 +78,11 @@ final class GroupModel {
 }
 
 final class Invariants {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     private(set) var groups: [GroupModel] = []
-    private var modelOfReplica: [ReplicaID: ReplicaModel] = [:]
+    /// By the replica's number, which the planner counts from 1.
+    private var models: [ReplicaModel?] = []
     /// Batches of a commit that was reported as failed, by host.
     private var doubtful: [[JournalBatch]]
 
@@ -92,10 +94,15 @@ final class Invariants {
             for record in group.replicas {
                 let replica = ReplicaModel(group: group.id, replica: record.id, host: Int(record.host.rawValue) - 1)
                 model.replicas.append(replica)
-                modelOfReplica[record.id] = replica
+                while models.count <= record.id.rawValue { models.append(nil) }
+                models[Int(record.id.rawValue)] = replica
             }
             groups.append(model)
         }
+    }
+
+    private func model(of replica: ReplicaID) -> ReplicaModel? {
+        replica.rawValue < UInt64(models.count) ? models[Int(replica.rawValue)] : nil
     }
 
     private func fail(_ name: String, _ model: ReplicaModel, _ text: String) {
@@ -104,44 +111,53 @@ final class Invariants {
 
     // MARK: Journal
 
-    private func apply(_ batch: JournalBatch, to log: WritableKeyPath<ReplicaModel, LogModel>) {
+    private func apply(_ batch: JournalBatch, _ change: (ReplicaModel, JournalRecord) -> Void) {
         for record in batch.records {
-            guard var model = modelOfReplica[record.replica] else {
+            guard let model = model(of: record.replica) else {
                 cluster.fail("placement", "replica \(record.replica) is in no map")
                 continue
             }
-            switch record {
-            case .append(_, _, let entries):
-                guard let first = entries.first else { continue }
-                let kept = Int(first.index.rawValue) - 1
-                guard kept <= model[keyPath: log].marks.count else {
-                    fail("log without gaps", model, "entry \(first.index) after \(model[keyPath: log].last)")
-                    continue
-                }
-                model[keyPath: log].marks.removeSubrange(kept...)
-                for entry in entries { model[keyPath: log].marks.append(EntryMark(entry)) }
-            case .truncate(_, _, let from):
-                model[keyPath: log].marks.removeSubrange(
-                    min(Int(from.rawValue) - 1, model[keyPath: log].marks.count)...)
-            case .hardState(_, _, let state):
-                let known = model[keyPath: log].hardState
-                if state.term < known.term
-                    || state.term == known.term && known.vote != .none && state.vote != known.vote
-                {
-                    fail("one vote per term", model, "\(state) after \(known)")
-                }
-                model[keyPath: log].hardState = state
-            case .base, .tombstone: fail("no lost disk", model, "\(record) is written though nothing was lost")
+            change(model, record)
+        }
+    }
+
+    private func apply(_ record: JournalRecord, to log: inout LogModel, of model: ReplicaModel) {
+        switch record {
+        case .append(_, _, let entries):
+            guard let first = entries.first else { return }
+            let kept = Int(first.index.rawValue) - 1
+            guard kept <= log.marks.count else {
+                fail("log without gaps", model, "entry \(first.index) after \(log.last)")
+                return
             }
+            if kept < log.marks.count {
+                cluster.mark(.logTruncated)
+                log.marks.removeSubrange(kept...)
+            }
+            for entry in entries { log.marks.append(EntryMark(entry)) }
+        case .truncate(_, _, let from):
+            cluster.mark(.logTruncated)
+            log.marks.removeSubrange(min(Int(from.rawValue) - 1, log.marks.count)...)
+        case .hardState(_, _, let state):
+            let known = log.hardState
+            if state.term < known.term
+                || state.term == known.term && known.vote != .none && state.vote != known.vote
+            {
+                fail("one vote per term", model, "\(state) after \(known)")
+            }
+            log.hardState = state
+        case .base, .tombstone: fail("no lost disk", model, "\(record) is written though nothing was lost")
         }
     }
 
     /// A host asks for a batch to be made durable.
-    func asked(_ host: SimulatedHost, _ batch: JournalBatch) { apply(batch, to: \.written) }
+    func asked(_ host: SimulatedHost, _ batch: JournalBatch) {
+        apply(batch) { model, record in apply(record, to: &model.written, of: model) }
+    }
 
     /// Batches are durable.
     func committed(_ host: SimulatedHost, _ batches: [JournalBatch]) {
-        for batch in batches { apply(batch, to: \.durable) }
+        for batch in batches { apply(batch) { model, record in apply(record, to: &model.durable, of: model) } }
     }
 
     func perhapsCommitted(_ host: SimulatedHost, _ batches: [JournalBatch]) { doubtful[host.place] = batches }
@@ -165,15 +181,19 @@ final class Invariants {
         doubtful[host.place] = []
         if !batches.isEmpty {
             let isThere = logs.contains { log in
-                guard let model = modelOfReplica[log.replica] else { return false }
+                guard let model = model(of: log.replica) else { return false }
                 return log.last != model.durable.last || log.hardState != model.durable.hardState
                     || (log.termRuns.last?.term ?? log.baseTerm).rawValue != model.durable.marks.last?.term ?? 0
             }
-            if isThere { committed(host, batches) }
+            if isThere {
+                cluster.mark(.failedCommitWasThere)
+                committed(host, batches)
+            }
         }
         for group in groups {
             for model in group.replicas where model.host == host.place {
                 model.written = model.durable
+                if host.isRotten { continue }
                 let log = logs.first { $0.replica == model.replica }
                 guard let log else {
                     if model.durable.last > .zero || model.durable.hardState.term > .zero {
@@ -196,11 +216,18 @@ final class Invariants {
     }
 
     func restored(_ host: SimulatedHost, _ replica: RestoredReplica) {
-        guard let model = modelOfReplica[replica.view.replica] else { return }
-        if let impairment = replica.plan.impairment { fail("no lost disk", model, "impaired: \(impairment)") }
+        guard let model = model(of: replica.view.replica) else { return }
+        if let impairment = replica.plan.impairment {
+            if !host.isRotten { fail("no lost disk", model, "impaired: \(impairment)") }
+            if replica.plan.isMute { cluster.mark(.damageMadeMute) }
+        }
         let header = replica.view.manifest.header
-        if let doubtful = model.doubtfulManifest, header.index == doubtful.index { published(doubtful, of: model) }
+        if let doubtful = model.doubtfulManifest, header.index == doubtful.index {
+            cluster.mark(.failedCheckpointWasThere)
+            published(doubtful, of: model)
+        }
         model.doubtfulManifest = nil
+        if host.isRotten { model.manifestIndex = header.index }
         if header.index != model.manifestIndex {
             fail(
                 "durable means durable", model,
@@ -216,11 +243,11 @@ final class Invariants {
 
     /// A checkpoint or a merge is durable.
     func published(_ host: SimulatedHost, _ manifest: Manifest) {
-        if let model = modelOfReplica[manifest.replica] { published(manifest.header, of: model) }
+        if let model = model(of: manifest.replica) { published(manifest.header, of: model) }
     }
 
     func perhapsPublished(_ host: SimulatedHost, _ header: ManifestHeader) {
-        modelOfReplica[header.replica]?.doubtfulManifest = header
+        model(of: header.replica)?.doubtfulManifest = header
     }
 
     private func published(_ header: ManifestHeader, of model: ReplicaModel) {
@@ -241,7 +268,7 @@ final class Invariants {
 
     func willTrim(_ host: SimulatedHost, _ superfluous: [(replica: ReplicaID, through: LogIndex)]) {
         for (replica, through) in superfluous {
-            guard let model = modelOfReplica[replica] else { continue }
+            guard let model = model(of: replica) else { continue }
             if through > model.manifestIndex {
                 fail(
                     "journal kept", model,
@@ -282,7 +309,7 @@ final class Invariants {
     }
 
     private func check(_ message: RaftMessage) {
-        guard let model = modelOfReplica[message.from] else { return }
+        guard let model = model(of: message.from) else { return }
         let state = model.durable.hardState
         switch message.kind {
         case .appendReply where !message.reject && message.term == state.term:
@@ -313,13 +340,17 @@ final class Invariants {
     /// After a turn.
     func observe(_ host: SimulatedHost, _ core: HostCore) {
         core.inspectStepped { replica in
-            guard let model = modelOfReplica[replica.replica] else { return }
-            observe(replica, model)
+            guard let model = model(of: replica.replica) else { return }
+            observe(replica, model, isRotten: host.isRotten)
         }
     }
 
-    private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel) {
+    private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel, isRotten: Bool) {
         if replica.statistics.surprises > 0 { fail("Raft's promises", model, "\(replica.statistics)") }
+        if replica.isImpaired, isRotten {
+            if replica.role == .leader { fail("what is damaged does not lead", model, "\(replica)") }
+            return
+        }
         if replica.isStopped || replica.isImpaired { fail("no lost disk", model, "it stopped or is impaired") }
         if replica.term < model.term { fail("terms only grow", model, "\(replica.term) after \(model.term)") }
         if replica.commit < model.commit { fail("commits only grow", model, "\(replica.commit) after \(model.commit)") }
@@ -365,6 +396,12 @@ final class Invariants {
         if let other = group.leaders[replica.term.rawValue], other != replica.replica {
             fail("election safety", model, "leads term \(replica.term), and so does replica \(other)")
         }
+        cluster.note(
+            "host %h: replica %b leads group %c in term %d", UInt64(model.host), replica.replica.rawValue,
+            UInt64(replica.group.rawValue), replica.term.rawValue)
+        if group.replicas.contains(where: { $0 !== model && $0.role == .leader }) {
+            cluster.mark(.twoLeaders)
+        }
         group.leaders[replica.term.rawValue] = replica.replica
         // Of what earlier terms committed: an election may also be won late, when a later term has got on already.
         for (place, mark) in group.committed.enumerated()
@@ -378,6 +415,9 @@ final class Invariants {
 
     private func commit(_ replica: ReplicaInspection, _ model: ReplicaModel, _ group: GroupModel) {
         let count = Int(replica.commit.rawValue)
+        cluster.note(
+            "host %h: group %c is committed up to %b", UInt64(model.host), replica.commit.rawValue,
+            UInt64(model.group.rawValue))
         guard count <= model.written.marks.count else { return }
         var place = Int(model.commit.rawValue)
         while place < count {
@@ -423,11 +463,17 @@ final class Invariants {
         }
     }
 
+    /// Whether the host's replica of the slot's group leads.
+    func leads(_ host: HostID, _ slot: Slot) -> Bool {
+        guard let owner = cluster.map.owner(of: slot) else { return false }
+        let place = cluster.place(of: host)
+        return groups[Int(owner.rawValue)].replicas.contains { $0.host == place && $0.role == .leader }
+    }
+
     // MARK: At the end
 
     /// A command that its client was told to be without effect, or to be done: is it in a log?
-    func isCommitted(_ payload: Bytes) -> Bool {
-        let command = payload.withUnsafeBytes { hash64($0) }
-        return groups.contains { $0.commands.contains(command) }
+    func isCommitted(_ command: UInt64) -> Bool {
+        groups.contains { $0.commands.contains(command) }
     }
 }

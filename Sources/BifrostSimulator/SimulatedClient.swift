@@ -16,9 +16,10 @@ public struct SimulatedOperation: Sendable {
         /// Certainly without effect, now and later.
         case failed
         /// A command that took effect.
-        case done
+        /// And at which revision, if it has one of its own.
+        case done(revision: UInt64?)
         /// What a get found.
-        case found(Bytes?)
+        case found(Bytes?, revision: UInt64?)
     }
     public var client: Int
     public var key: Bytes
@@ -27,6 +28,8 @@ public struct SimulatedOperation: Sendable {
     public var called: UInt64
     /// `.max` while the outcome is unknown.
     public var ended: UInt64 = .max
+    /// The caller waits no longer.
+    var hasEnded = false
     public var outcome = Outcome.unknown
 
     public init(client: Int, key: Bytes, kind: Kind, called: UInt64) {
@@ -59,7 +62,8 @@ final class SimulatedClientLink {
 }
 
 final class SimulatedClient {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     let place: Int
     private let endpoint: Int
     private var router: ClientRouter
@@ -71,6 +75,8 @@ final class SimulatedClient {
     private var isTicking = false
     private(set) var workersBusy = 0
     private var isInTurn = false
+    /// What is submitted waits for company.
+    private var holdsBack = false
 
     init(cluster: SimulatedCluster, place: Int) {
         self.cluster = cluster
@@ -108,13 +114,22 @@ final class SimulatedClient {
     // MARK: Workers
 
     private func work(after delay: UInt64) {
-        cluster.schedule(after: delay, "work", UInt64(place)) { [unowned self] in
+        cluster.schedule(after: delay, "client %h thinks of something", UInt64(place)) { [unowned self] in
             guard cluster.isLoadOn else { return }
             workersBusy += 1
-            cluster.submitOperation(of: self) { [unowned self] in
-                workersBusy -= 1
-                work(after: cluster.random.below(cluster.plan.thinkNanosecondsMax))
+            // Several at a time leave together, as those of a caller that does not wait for each answer.
+            var open = 1 + Int(cluster.random.below(UInt64(cluster.plan.burstMax)))
+            holdsBack = true
+            for _ in 0..<open {
+                cluster.submitOperation(of: self) { [unowned self] in
+                    open -= 1
+                    guard open == 0 else { return }
+                    workersBusy -= 1
+                    work(after: cluster.random.below(cluster.plan.thinkNanosecondsMax))
+                }
             }
+            holdsBack = false
+            runTurn()
         }
     }
 
@@ -139,7 +154,7 @@ final class SimulatedClient {
     // MARK: Turns
 
     private func runTurn() {
-        guard !isInTurn else { return }
+        guard !isInTurn, !holdsBack else { return }
         isInTurn = true
         while !effects.isEmpty {
             let work = effects
@@ -166,7 +181,8 @@ final class SimulatedClient {
     private func tickIfNeeded() {
         guard !isTicking, router.needsTicks else { return }
         isTicking = true
-        cluster.schedule(after: router.settings.tickNanoseconds, "client tick", UInt64(place)) { [unowned self] in
+        cluster.schedule(after: router.settings.tickNanoseconds, "the clock of client %h ticks", UInt64(place)) {
+            [unowned self] in
             isTicking = false
             router.tick(now: now, into: &effects)
             runTurn()
@@ -240,7 +256,8 @@ final class SimulatedClient {
     private func connect(_ link: SimulatedClientLink, after delay: UInt64) {
         link.attempt += 1
         let attempt = link.attempt
-        cluster.schedule(after: delay, "client connects", UInt64(place), UInt64(link.host)) { [unowned self] in
+        cluster.schedule(after: delay, "client %h connects to host %i", UInt64(place), UInt64(link.host)) {
+            [unowned self] in
             let host = cluster.hosts[link.host]
             guard attempt == link.attempt, !link.requests.isOpen else { return }
             guard host.isListening, host.pausedUntil <= cluster.now, cluster.network.isReachable(endpoint, link.host)
@@ -284,8 +301,10 @@ final class SimulatedClient {
         link.responses.close()
         link.attempt += 1
         let attempt = link.attempt
-        cluster.schedule(after: 100_000 + cluster.random.below(500_000), "client lost", UInt64(place), UInt64(host)) {
-            [unowned self] in
+        cluster.schedule(
+            after: 100_000 + cluster.random.below(500_000), "client %h notices that host %i is gone", UInt64(place),
+            UInt64(host)
+        ) { [unowned self] in
             if attempt == link.attempt { reset(link) }
         }
     }

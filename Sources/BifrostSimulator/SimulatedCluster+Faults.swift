@@ -4,9 +4,18 @@ import HostCore
 import Primitives
 
 extension SimulatedCluster {
-    func scheduleFault() {
-        schedule(after: 100_000_000 + random.below(plan.faultPauseNanosecondsMax), "fault") { [unowned self] in
-            guard areFaultsOn else { return }
+    /// From now on things go wrong, until `heal`.
+    func beginFaults() {
+        areFaultsOn = true
+        spell += 1
+        scheduleFault()
+    }
+
+    private func scheduleFault() {
+        let spell = spell
+        schedule(after: 100_000_000 + random.below(plan.faultPauseNanosecondsMax), "something goes wrong") {
+            [unowned self] in
+            guard areFaultsOn, spell == self.spell else { return }
             strike()
             scheduleFault()
         }
@@ -25,55 +34,133 @@ extension SimulatedCluster {
         }
         report.faults += 1
         let host = Int(random.below(UInt64(hosts.count)))
-        note("strikes", UInt64(fault.rawValue), UInt64(host))
         switch fault {
         case .crash: crash(host)
         case .crashMajority:
+            note("a majority of hosts crashes")
             for offset in 0...hosts.count / 2 { crash((host + offset) % hosts.count) }
         case .crashAll:
             // Rarer than the others: it ends many other things.
             if random.below(3) == 0 { for host in hosts { crash(host.place) } } else { crash(host) }
+            if hosts.allSatisfy({ !$0.isRunning }) { mark(.allDown) }
         case .isolate:
             let time = duration
+            note("host %h is isolated for %b µs", UInt64(host), time / 1_000)
             for other in hosts.indices where other != host {
                 cut(host, other, time)
                 cut(other, host, time)
             }
+        case .partition: partition()
+        case .rot: rot()
         case .cutOneWay:
             let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
-            cut(host, other, duration)
+            let time = duration
+            note("what host %h sends does not reach host %i for %c µs", UInt64(host), UInt64(other), time / 1_000)
+            cut(host, other, time)
         case .clog:
             let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
-            network.block(host, other, nanoseconds: random.below(1_500_000_000))
-        case .resetPeers: for link in peerLinks where link.from == host || random.below(6) == 0 { link.reset() }
+            let time = random.below(1_500_000_000 * plan.faultLength)
+            note("the link from host %h to host %i is clogged for %c µs", UInt64(host), UInt64(other), time / 1_000)
+            network.block(host, other, nanoseconds: time)
+        case .narrow:
+            let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
+            let time = random.below(3_000_000_000 * plan.faultLength)
+            let bytes = 2_000 + random.below(100_000)
+            note(
+                "%c bytes a second pass from host %h to host %i for %d µs", UInt64(host), UInt64(other), bytes,
+                time / 1_000)
+            network.narrow(host, other, bytesPerSecond: bytes, nanoseconds: time)
+        case .resetPeers:
+            note("connections of host %h are reset", UInt64(host))
+            for link in peerLinks where link.from == host || random.below(6) == 0 { link.reset() }
         case .resetClients:
+            note("connections of clients are reset")
             for client in clients { for link in client.links where random.below(2) == 0 { client.reset(link) } }
         case .pause:
-            let time = random.below(4) == 0 ? random.below(4_000_000_000) : random.below(700_000_000)
+            var time = random.below(4) == 0 ? random.below(4_000_000_000) : random.below(700_000_000)
+            time *= plan.faultLength
+            note("host %h is stopped for %b µs", UInt64(host), time / 1_000)
+            if time > 2_000_000_000 { mark(.pausedBeyondElection) }
             hosts[host].pausedUntil = max(hosts[host].pausedUntil, now + time)
         case .stallLoop:
             let loops = hosts[host].loops
             guard !loops.isEmpty else { break }
             let loop = loops[Int(random.below(UInt64(loops.count)))]
-            loop.stalledUntil = max(loop.stalledUntil, now + random.below(2_500_000_000))
-        case .slowDisk: hosts[host].slowDiskUntil = now + random.below(2_000_000_000)
+            let time = random.below(2_500_000_000)
+            note("loop %b of host %h stands still for %c µs", UInt64(host), UInt64(loop.number), time / 1_000)
+            loop.stalledUntil = max(loop.stalledUntil, now + time)
+        case .slowDisk:
+            let time = random.below(2_000_000_000 * plan.faultLength)
+            note("the disks of host %h are slow for %b µs", UInt64(host), time / 1_000)
+            hosts[host].slowDiskUntil = now + time
+        case .stallDisk:
+            let time = random.below(2_000_000_000)
+            note("the disks of host %h stand still for %b µs", UInt64(host), time / 1_000)
+            hosts[host].stalledDiskUntil = now + time
         case .diskError:
-            let disk = random.below(2) == 0 ? hosts[host].journalDisk : hosts[host].storeDisk
+            let isJournal = random.below(2) == 0
+            let disk = isJournal ? hosts[host].journalDisk : hosts[host].storeDisk
             if random.below(2) == 0 {
+                note("the next write of a disk of host %h fails", UInt64(host))
                 disk.faults.nextWriteFails = true
             } else {
+                note("the next write of a disk of host %h is reported as failed, and stays", UInt64(host))
                 disk.faults.nextWriteFailsButStays = true
             }
         }
     }
 
-    private var duration: UInt64 { 100_000_000 + random.below(3_000_000_000) }
+    /// Damage behind everybody's back, on one host's disks only.
+    private func rot() {
+        let host = hosts[plan.rottenHost]
+        guard !host.isLost else { return }
+        host.isRotten = true
+        switch random.below(40) {
+        case 0:
+            note("host %h loses both disks", UInt64(host.place))
+            host.lose()
+        case 1:
+            note("host %h loses its store", UInt64(host.place))
+            crash(host.place)
+            host.storeDisk.wipe()
+        case 2:
+            note("host %h loses its journal", UInt64(host.place))
+            crash(host.place)
+            host.journalDisk.wipe()
+            host.journalName = random.next() | 1
+        case let dice:
+            let isJournal = dice % 2 == 0
+            let disk = isJournal ? host.journalDisk : host.storeDisk
+            let contents = disk.contents()
+            guard !contents.isEmpty else { return }
+            note("a bit flips on a disk of host %h", UInt64(host.place))
+            disk.flipBit(in: contents[Int(random.below(UInt64(contents.count)))].key)
+        }
+    }
+
+    /// The hosts fall into two parts that can't reach each other, or only in one direction.
+    private func partition() {
+        let time = duration
+        let isOneWay = random.below(3) == 0
+        let members = 1 + random.below(UInt64(1) << UInt64(hosts.count) - 2)
+        note("the hosts %a (bits) are cut off from the others for %b µs", members, time / 1_000)
+        for from in hosts.indices where members >> UInt64(from) & 1 == 1 {
+            for to in hosts.indices where members >> UInt64(to) & 1 == 0 {
+                cut(from, to, time)
+                if !isOneWay { cut(to, from, time) }
+            }
+        }
+    }
+
+    private var duration: UInt64 { 100_000_000 + random.below(3_000_000_000 * plan.faultLength) }
 
     /// Packets are lost in one direction. Connections across it stall, and are given up after a while if that lasts.
     private func cut(_ from: Int, _ to: Int, _ nanoseconds: UInt64) {
         network.block(from, to, nanoseconds: nanoseconds)
         for (a, b) in [(from, to), (to, from)] where random.below(2) == 0 {
-            schedule(after: random.below(2_500_000_000), "given up", UInt64(a), UInt64(b)) { [unowned self] in
+            schedule(
+                after: random.below(2_500_000_000), "host %h gives its connections to host %i up", UInt64(a), UInt64(b)
+            ) { [unowned self] in
                 guard network.isBlocked(from, to) else { return }
                 for channel in PeerChannel.allCases { peerLink(from: a, to: b, over: channel).reset() }
             }
@@ -89,25 +176,29 @@ extension SimulatedCluster {
         let host = hosts[place]
         guard host.isRunning else { return }
         host.crash()
-        note("crash", UInt64(place))
-        let delay =
-            restartAfter
-            ?? (areFaultsOn
-                ? 20_000_000 + random.below(random.below(3) == 0 ? 3_500_000_000 : 500_000_000) : 100_000_000)
-        schedule(after: delay, "restart", UInt64(place)) { if !host.isRunning { host.start() } }
+        note("host %h crashes", UInt64(place))
+        var delay = restartAfter ?? 100_000_000
+        if restartAfter == nil, areFaultsOn {
+            delay = 20_000_000
+            delay += random.below(random.below(3) == 0 ? 3_500_000_000 * plan.faultLength : 500_000_000)
+        }
+        schedule(after: delay, "host %h may start again", UInt64(place)) {
+            if !host.isRunning, !host.isLost { host.start() }
+        }
     }
 
     func heal() {
-        note("heal")
+        note("all is mended")
         areFaultsOn = false
         network.heal()
         for host in hosts {
             host.pausedUntil = min(host.pausedUntil, now)
             for loop in host.loops { loop.stalledUntil = min(loop.stalledUntil, now) }
             host.slowDiskUntil = 0
+            host.stalledDiskUntil = 0
             host.journalDisk.faults = .init()
             host.storeDisk.faults = .init()
-            if !host.isRunning { host.start() }
+            if !host.isRunning, !host.isLost { host.start() }
         }
     }
 }

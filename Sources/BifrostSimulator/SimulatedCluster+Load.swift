@@ -7,10 +7,26 @@ import Ring
 import StateMachines
 
 extension SimulatedCluster {
-    /// One random operation of a client.
+    /// A key that has not many operations open: a checker's work doubles with each that is open at the same time.
+    private func drawKey() -> UInt64? {
+        for _ in 0..<4 {
+            let key = random.below(UInt64(keys.count))
+            if openOperations[Int(key)] < plan.openOperationsPerKeyMax { return key }
+        }
+        return nil
+    }
+
+    /// One random operation of a client; none if all keys are busy.
     func submitOperation(of client: SimulatedClient, _ ended: @escaping () -> Void) {
-        let key = keys[Int(random.below(UInt64(keys.count)))]
+        guard let keyNumber = drawKey() else { return ended() }
+        let key = keys[Int(keyNumber)]
         let number = operations.count
+        let place = UInt64(client.place)
+        openOperations[Int(keyNumber)] += 1
+        let ended = { [unowned self] in
+            openOperations[Int(keyNumber)] -= 1
+            ended()
+        }
         let dice = random.below(100)
         let time = 150_000_000 + random.below(random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
         if dice < 45 || dice >= 90 {
@@ -18,16 +34,17 @@ extension SimulatedCluster {
             nextSequence += 1
             let command: KeyValueCommand
             if dice < 45 {
-                let padding = String(repeating: "x", count: Int(random.below(UInt64(plan.valueBytesMax))))
-                let value = Bytes("\(nextSequence) \(padding)")
+                let value = value(padding: Int(random.below(UInt64(plan.valueBytesMax))))
+                note("client %h puts value %b at key %c, operation %d", place, nextSequence, keyNumber, UInt64(number))
                 command = .put(key: key, value: value)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .put(value), called: now))
             } else {
+                note("client %h deletes key %b, operation %c", place, keyNumber, UInt64(number))
                 command = .delete(key: key)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .delete, called: now))
             }
             let payload = command.payload(header: header)
-            payloads[number] = payload
+            commandHashes.append(payload.withUnsafeBytes { hash64($0) })
             client.submit(kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: time) {
                 [unowned self] result in
                 end(number, result)
@@ -35,59 +52,116 @@ extension SimulatedCluster {
             }
         } else {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
+            commandHashes.append(nil)
             // A third of the reads goes to some host, leader or not.
             let isPinned = random.below(3) == 0
             let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
             let host = isPinned && !owners.isEmpty ? owners[Int(random.below(UInt64(owners.count)))].host : HostID(0)
+            if host == HostID(0) {
+                note("client %h gets key %b, operation %c", place, keyNumber, UInt64(number))
+            } else {
+                note("client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number), host.rawValue)
+            }
             client.submit(
                 kind: .query, target: .slot(slot(of: key)), pinned: host,
                 consistency: isPinned ? .linearizableAnywhere : .linearizable,
                 payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
             ) { [unowned self] result in
+                if case .success = result, host != HostID(0), !invariants.leads(host, slot(of: key)) {
+                    mark(.followerRead)
+                }
                 end(number, result)
                 ended()
             }
         }
     }
 
+    /// The number of the command, and as many letters.
+    private func value(padding: Int) -> Bytes {
+        var digits = String(nextSequence)
+        digits += " "
+        return digits.withUTF8 { digits in
+            Bytes(count: digits.count + padding) { bytes in
+                bytes.copyMemory(from: UnsafeRawBufferPointer(digits))
+                UnsafeMutableRawBufferPointer(rebasing: bytes[digits.count...])
+                    .initializeMemory(as: UInt8.self, repeating: 120)
+            }
+        }
+    }
+
     private func end(_ number: Int, _ result: Result<Bytes, OperationFailure>) {
-        note("ended", UInt64(number))
+        operations[number].hasEnded = true
         switch result {
         case .failure(let failure):
             if failure.code == .invalid || failure.code == .tooLarge {
                 fail("valid requests", "\(operations[number]): \(failure)")
             }
-            guard !failure.mayHaveHappened else { return }
+            guard !failure.mayHaveHappened else {
+                note("operation %a ends, nobody knows how", UInt64(number))
+                mark(.unknownOutcome)
+                return
+            }
+            note("operation %a fails without effect", UInt64(number))
+            mark(.certainFailure)
             operations[number].outcome = .failed
         case .success(let bytes):
             do throws(DecodingFailure) {
                 let result = try DataResult(decoding: bytes)
                 if operations[number].kind != .get {
-                    operations[number].outcome = .done
+                    note("operation %a is done", UInt64(number))
+                    // A delete of what is absent changes nothing, and has no revision of its own.
+                    let revision: UInt64? =
+                        if case .put = operations[number].kind { result.revision.rawValue } else { nil }
+                    operations[number].outcome = .done(revision: revision)
                 } else {
                     switch try KeyValueReading(decoding: result.body) {
-                    case .absent: operations[number].outcome = .found(nil)
-                    case .found(let value, _, _): operations[number].outcome = .found(value)
+                    case .absent:
+                        note("operation %a finds nothing", UInt64(number))
+                        operations[number].outcome = .found(nil, revision: nil)
+                    case .found(let value, let revision, _):
+                        note("operation %a finds value %b", UInt64(number), Self.number(of: value))
+                        operations[number].outcome = .found(value, revision: revision.rawValue)
                     }
                 }
             } catch {
                 fail("wire", "an answer that can't be read: \(error)")
             }
+            acknowledged += 1
+            let second = Int(now / 1_000_000_000)
+            while acknowledgedInSecond.count <= second { acknowledgedInSecond.append(0) }
+            acknowledgedInSecond[second] += 1
         }
         operations[number].ended = now
     }
 
-    /// All records of a group as one host has them, linearizably: one more read of each of its keys.
+    /// The number of the command that wrote a value; 0 if it is none of ours.
+    private static func number(of value: Bytes) -> UInt64 {
+        var number: UInt64 = 0
+        value.withUnsafeBytes { bytes in
+            for byte in bytes {
+                guard byte >= 48, byte <= 57, number < 1 << 56 else { return }
+                number = number * 10 + UInt64(byte - 48)
+            }
+        }
+        return number
+    }
+
+    /// All records of a group as one host has them, linearizably: one more read of each of its keys, of unknown outcome
+    /// if the host's disks are damaged and it refuses.
     func readAll(of group: GroupID, at host: HostID, through client: SimulatedClient, _ ended: @escaping () -> Void) {
         let first = operations.count
         let mine = keys.filter { map.owner(of: slot(of: $0)) == group }
         for key in mine {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
+            commandHashes.append(nil)
         }
         readPage(of: group, at: host, through: client, from: nil, found: [:]) { [unowned self] found in
+            guard let found else { return ended() }
             for (offset, key) in mine.enumerated() {
                 operations[first + offset].ended = now
-                operations[first + offset].outcome = .found(found[key])
+                operations[first + offset].hasEnded = true
+                operations[first + offset].outcome = .found(
+                    found[key]?.value, revision: found[key]?.revision.rawValue)
             }
             if let stranger = found.keys.sorted().first(where: { !mine.contains($0) }) {
                 fail("only what was written", "group \(group) at host \(host) has the key \(stranger)")
@@ -98,8 +172,8 @@ extension SimulatedCluster {
 
     private func readPage(
         of group: GroupID, at host: HostID, through client: SimulatedClient, from: RecordPosition?,
-        found: [Bytes: Bytes],
-        _ ended: @escaping ([Bytes: Bytes]) -> Void
+        found: [Bytes: PageRecord],
+        _ ended: @escaping ([Bytes: PageRecord]?) -> Void
     ) {
         let request = PageRequest(
             group: group, consistency: .linearizableAnywhere, from: from, bytesMax: UInt32(100 + random.below(2_000)))
@@ -112,13 +186,15 @@ extension SimulatedCluster {
             do {
                 let page = try PageResult(decoding: try result.get())
                 for record in page.records {
-                    if found.updateValue(record.value, forKey: record.position.key) != nil {
+                    if found.updateValue(record, forKey: record.position.key) != nil {
                         fail("pages", "group \(group) at host \(host) shows \(record.position.key) twice")
                     }
                 }
                 guard let next = page.next else { return ended(found) }
                 readPage(of: group, at: host, through: client, from: next, found: found, ended)
             } catch {
+                // What is damaged need not be served.
+                if hosts[place(of: host)].isRotten { return ended(nil) }
                 fail("reading back", "group \(group) at host \(host): \(error)")
             }
         }
@@ -127,14 +203,14 @@ extension SimulatedCluster {
     /// What clients were told of their commands against what stands in the logs.
     func judgeCommands() {
         for (number, operation) in operations.enumerated() {
-            guard let payload = payloads[number] else { continue }
+            guard let command = commandHashes[number] else { continue }
             switch operation.outcome {
             case .failed:
-                if invariants.isCommitted(payload) {
+                if invariants.isCommitted(command) {
                     fail("failed is failed", "operation \(number), called without effect, is in the log: \(operation)")
                 }
             case .done:
-                if !invariants.isCommitted(payload) {
+                if !invariants.isCommitted(command) {
                     fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
                 }
             case .unknown, .found: break

@@ -1,89 +1,87 @@
-// Virtual time: what happens next, and the record of what happened. Knows nothing of hosts or networks.
+// Virtual time: what happens next. Knows nothing of hosts or networks.
 
-import Primitives
-
-/// What an event was, for the transcript and the trace's hash. `name` is a constant; `a` and `b` say who and what.
-struct TraceNote {
-    var time: UInt64 = 0
-    var name: StaticString = ""
-    var a: UInt64 = 0
-    var b: UInt64 = 0
-
-    /// Cost: proportional to the name.
-    var text: String {
-        let micros = time / 1_000
-        return "\(micros / 1_000_000).\(String(1_000_000 + micros % 1_000_000).dropFirst()) \(name) \(a) \(b)"
-    }
+/// Something that will happen: its name and whom it concerns, and what is done then.
+struct SimulatedEvent {
+    var name: StaticString
+    var a: UInt64
+    var b: UInt64
+    var action: () -> Void
 }
 
 /// Events by time, and in the order of their scheduling at equal times.
+///
+/// The heap has only what decides the order, in 16 bytes without references, since most of the work is moving it about;
+/// the events themselves stay where they are.
 struct SimulatedEventQueue {
-    private struct Item {
+    private struct Entry {
         var time: UInt64
-        var number: UInt64
-        var action: () -> Void
+        /// The number of the event in the upper 40 bits, its place in `events` in the lower 24.
+        var numberAndPlace: UInt64
 
-        func isBefore(_ other: Item) -> Bool { time != other.time ? time < other.time : number < other.number }
+        func isBefore(_ other: Entry) -> Bool {
+            time < other.time || time == other.time && numberAndPlace < other.numberAndPlace
+        }
+        var place: Int { Int(numberAndPlace & Self.placeMask) }
+        static let placeMask: UInt64 = 1 << 24 - 1
     }
 
-    private var heap: [Item] = []
+    private var heap: [Entry] = []
+    private var events: [SimulatedEvent] = []
+    private var free: [Int] = []
     private var nextNumber: UInt64 = 0
 
     var isEmpty: Bool { heap.isEmpty }
-    var nextTime: UInt64? { heap.first?.time }
+    var nextTime: UInt64? { heap.isEmpty ? nil : heap[0].time }
 
-    mutating func schedule(at time: UInt64, _ action: @escaping () -> Void) {
-        heap.append(Item(time: time, number: nextNumber, action: action))
+    /// At most 2^24 events wait at a time, and 2^40 happen in a run.
+    mutating func schedule(at time: UInt64, _ event: SimulatedEvent) {
+        let place: Int
+        if let last = free.popLast() {
+            place = last
+            events[place] = event
+        } else {
+            place = events.count
+            events.append(event)
+        }
+        precondition(place <= Entry.placeMask && nextNumber < 1 << 40, "too many events")
+        let entry = Entry(time: time, numberAndPlace: nextNumber << 24 | UInt64(place))
         nextNumber += 1
-        var place = heap.count - 1
-        while place > 0 {
-            let parent = (place - 1) / 2
-            guard heap[place].isBefore(heap[parent]) else { break }
-            heap.swapAt(place, parent)
-            place = parent
+        heap.append(entry)
+        var hole = heap.count - 1
+        while hole > 0 {
+            let parent = (hole - 1) / 2
+            let above = heap[parent]
+            guard entry.isBefore(above) else { break }
+            heap[hole] = above
+            hole = parent
         }
+        heap[hole] = entry
     }
 
-    mutating func take() -> (time: UInt64, action: () -> Void)? {
-        guard let first = heap.first, let last = heap.popLast() else { return nil }
+    /// The next event. There must be one.
+    mutating func take() -> SimulatedEvent {
+        guard let last = heap.popLast() else { preconditionFailure("nothing happens any more") }
+        var first = last
         if !heap.isEmpty {
-            heap[0] = last
-            var place = 0
+            first = heap[0]
+            // The hole at the top sinks to where the last entry fits.
+            var hole = 0
+            let count = heap.count
             while true {
-                var least = place
-                for child in [2 * place + 1, 2 * place + 2]
-                where child < heap.count && heap[child].isBefore(heap[least]) {
-                    least = child
-                }
-                if least == place { break }
-                heap.swapAt(place, least)
-                place = least
+                var child = 2 * hole + 1
+                guard child < count else { break }
+                if child + 1 < count, heap[child + 1].isBefore(heap[child]) { child += 1 }
+                let below = heap[child]
+                guard below.isBefore(last) else { break }
+                heap[hole] = below
+                hole = child
             }
+            heap[hole] = last
         }
-        return (first.time, first.action)
-    }
-}
-
-/// The last events, and a hash over all of them: the same seed gives the same hash.
-struct SimulatedTrace {
-    private(set) var hash: UInt64 = 0
-    private(set) var count: UInt64 = 0
-    private var ring = [TraceNote](repeating: TraceNote(), count: Self.kept)
-    /// Events kept for the report of a violation.
-    static let kept = 60
-    /// Called with each event, for `--trace`.
-    var listener: ((String) -> Void)?
-
-    mutating func note(_ note: TraceNote) {
-        hash = mix(hash ^ note.time ^ mix(UInt64(note.name.utf8CodeUnitCount) ^ mix(note.a) &+ note.b))
-        ring[Int(count % UInt64(Self.kept))] = note
-        count += 1
-        listener?(note.text)
-    }
-
-    /// Oldest first.
-    var last: [String] {
-        let first = count > UInt64(Self.kept) ? count - UInt64(Self.kept) : 0
-        return (first..<count).map { ring[Int($0 % UInt64(Self.kept))].text }
+        let place = first.place
+        free.append(place)
+        let event = events[place]
+        events[place].action = {}
+        return event
     }
 }

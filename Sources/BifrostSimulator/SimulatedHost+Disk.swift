@@ -12,18 +12,34 @@ import Storage
 extension SimulatedHost {
     private func duration(_ nanosecondsMax: UInt64) -> UInt64 {
         let usual = nanosecondsMax / 8 + cluster.random.below(nanosecondsMax)
-        let stall = cluster.random.below(400) == 0 ? cluster.random.below(300_000_000) : 0
+        var stall = cluster.random.below(400) == 0 ? cluster.random.below(300_000_000) : 0
+        if stalledDiskUntil > cluster.now { stall += stalledDiskUntil - cluster.now }
         return (slowDiskUntil > cluster.now ? usual * 20 : usual) + stall
     }
 
     /// A disk failed: nothing may be believed any more, the process ends, and is started anew.
-    func diskFailed(_ error: any Error) {
-        if let error = error as? DiskError, error.code == .failed {
-            cluster.report.diskFailures += 1
+    func diskFailed(_ error: any Error, isStarting: Bool = false) {
+        if error is SimulatedProcessEnd {
+            // It ended in the middle of what it was doing, between two transactions.
+            cluster.note("host %h ends within a job of its disks", UInt64(place))
+            cluster.mark(.endedWithinJob)
             cluster.crash(place)
+        } else if let error = error as? DiskError, error.code == .failed {
+            cluster.report.diskFailures += 1
+            cluster.mark(.diskFailed)
+            cluster.crash(place)
+        } else if isRotten, error is DiskError {
+            endOfDamage(isStarting: isStarting)
         } else {
             cluster.fail("storage", "host \(id): \(error)")
         }
+    }
+
+    /// Sometimes the process will end at one of the next transactions, before it or just behind it.
+    private func endPerhaps(_ disk: SimulatedDisk, within transactions: UInt64) {
+        guard cluster.areFaultsOn, cluster.random.below(cluster.plan.jobsPerEnd) == 0 else { return }
+        disk.faults.transactionsUntilEnd = Int(cluster.random.below(transactions))
+        disk.faults.endsBehindTransaction = cluster.random.below(2) == 0
     }
 
     // MARK: Journal
@@ -47,10 +63,15 @@ extension SimulatedHost {
         isCommitting = true
         committing = queuedBatches
         queuedBatches = []
-        schedule(after: duration(cluster.plan.commitNanosecondsMax), "commit", committing.last?.batch.ticket ?? 0) {
+        schedule(
+            after: duration(cluster.plan.commitNanosecondsMax), "host %h: a commit ends, ticket %b",
+            committing.last?.batch.ticket ?? 0
+        ) {
             [unowned self] in
             do {
+                endPerhaps(journalDisk, within: 3)
                 try finishCommit()
+                journalDisk.faults.transactionsUntilEnd = nil
             } catch {
                 diskFailed(error)
             }
@@ -65,7 +86,8 @@ extension SimulatedHost {
             committing = []
             for loop in loops {
                 guard let last = batches.last(where: { $0.loop == loop.number })?.batch.ticket else { continue }
-                loop.execute(after: cluster.random.below(30_000), "durable", last) { [unowned loop] in
+                loop.execute(after: cluster.random.below(30_000), "host %h: ticket %b is durable", last) {
+                    [unowned loop] in
                     loop.core.journalDone(ticket: last, sequence: sequence)
                     loop.runTurn()
                 }
@@ -77,6 +99,7 @@ extension SimulatedHost {
             cluster.invariants.willTrim(self, all)
             let (values, _) = try journal.trim(superfluousThrough: all)
             cluster.report.trimmedValues += values
+            if values > 0 { cluster.mark(.journalTrimmed) }
             cluster.invariants.trimmed(self, journal)
             isTrimDue = values > 0
         }
@@ -98,6 +121,9 @@ extension SimulatedHost {
             // What was reported as failed may be there all the same.
             if error.code == .failed { cluster.invariants.perhapsCommitted(self, batches) }
             throw error
+        } catch let error as SimulatedProcessEnd {
+            cluster.invariants.perhapsCommitted(self, batches)
+            throw error
         }
     }
 
@@ -112,9 +138,12 @@ extension SimulatedHost {
         guard !storeJobs.isEmpty else { return }
         isStoreBusy = true
         let job = storeJobs.removeFirst()
-        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "store job") { [unowned self] in
+        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
+            [unowned self] in
             do {
+                endPerhaps(storeDisk, within: 12)
                 try carryOut(job)
+                storeDisk.faults.transactionsUntilEnd = nil
             } catch {
                 if case .checkpoint(_, _, let header) = job { cluster.invariants.perhapsPublished(self, header) }
                 diskFailed(error)
@@ -136,7 +165,10 @@ extension SimulatedHost {
                 throw DiskError(.corrupt, "no view of \(header.replica)")
             }
             let loop = loop(of: group)
-            loop.execute(after: cluster.random.below(200_000), "checkpoint", UInt64(group.rawValue)) { [unowned loop] in
+            loop.execute(
+                after: cluster.random.below(200_000), "host %h: a checkpoint of group %b is there",
+                UInt64(group.rawValue)
+            ) { [unowned loop] in
                 loop.core.checkpointDone(group: group, view: view)
                 loop.scheduleTurn()
             }
@@ -144,10 +176,13 @@ extension SimulatedHost {
             if let manifest = try store.merge(replica) {
                 cluster.invariants.published(self, manifest)
                 cluster.report.merges += 1
+                cluster.mark(.merged)
             }
             guard let view = store.view(replica) else { throw DiskError(.corrupt, "no view of \(replica)") }
             let loop = loop(of: group)
-            loop.execute(after: cluster.random.below(200_000), "merge", UInt64(group.rawValue)) { [unowned loop] in
+            loop.execute(
+                after: cluster.random.below(200_000), "host %h: a merge of group %b is there", UInt64(group.rawValue)
+            ) { [unowned loop] in
                 loop.core.mergeDone(group: group, view: view)
                 loop.scheduleTurn()
             }
@@ -157,44 +192,61 @@ extension SimulatedHost {
 
     // MARK: Readers
 
+    /// As the shell answers when a disk can't be read.
+    private func refusal(unread error: any Error, _ what: String) -> Refusal {
+        if isRotten, error is DiskError {
+            cluster.mark(.damageNoticedByRead)
+        } else {
+            cluster.fail("storage", "host \(id) can't read \(what): \(error)")
+        }
+        return .unavailable("\(error)")
+    }
+
     func startColdRead(_ read: ColdRead) {
         cluster.report.coldReads += 1
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "cold read") { [unowned self] in
+        cluster.mark(.coldRead)
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a read from disk ends") { [unowned self] in
             guard let store else { return }
             do {
                 let found = try store.get(read.key, in: read.view)
                 let result = HostCore.result(found, index: read.index, revision: read.revision)
                 answer(read.call) { Response<DataResult>.done(result).encode(into: &$0) }
             } catch {
-                cluster.fail("storage", "host \(id) can't read a record: \(error)")
+                let refusal = refusal(unread: error, "a record")
+                answer(read.call) { Response<DataResult>.refused(refusal).encode(into: &$0) }
             }
         }
     }
 
     func startColdPage(_ page: ColdPage) {
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "cold page") { [unowned self] in
+        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a page comes from disk") {
+            [unowned self] in
             guard let store else { return }
             do {
                 let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)
                 answer(page.call) { Response<PageResult>.done(result).encode(into: &$0) }
             } catch {
-                cluster.fail("storage", "host \(id) can't read a page: \(error)")
+                let refusal = refusal(unread: error, "a page")
+                answer(page.call) { Response<PageResult>.refused(refusal).encode(into: &$0) }
             }
         }
     }
 
     func startLogRead(_ read: JournalRead, of loop: SimulatedHostLoop) {
         cluster.report.logReads += 1
-        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "log read") { [unowned self, unowned loop] in
+        cluster.mark(.entriesReadBack)
+        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: entries come back from the journal") {
+            [unowned self, unowned loop] in
             guard let journal else { return }
+            var entries: [LogEntry] = []
             do {
-                let entries = try journal.entries(
+                entries = try journal.entries(
                     of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
-                loop.core.supply(entries, group: read.group, follower: read.follower)
-                loop.scheduleTurn()
             } catch {
-                cluster.fail("storage", "host \(id) can't read its log: \(error)")
+                _ = refusal(unread: error, "its log")
             }
+            loop.core.supply(entries, group: read.group, follower: read.follower)
+            loop.scheduleTurn()
         }
     }
 
@@ -202,7 +254,8 @@ extension SimulatedHost {
 
     func startBirths(_ births: [ReplicaBirth], of loop: SimulatedHostLoop) {
         let logs = journal?.recovered() ?? []
-        loop.schedule(after: duration(5_000_000), "births", UInt64(births.count)) { [unowned self, unowned loop] in
+        loop.schedule(after: duration(5_000_000), "host %h: %b replicas begin", UInt64(births.count)) {
+            [unowned self, unowned loop] in
             guard let journal, let store else { return }
             do {
                 if let damaged = store.damaged().first { throw damaged.error }
@@ -218,7 +271,7 @@ extension SimulatedHost {
                 }
                 loop.scheduleTurn()
             } catch {
-                diskFailed(error)
+                diskFailed(error, isStarting: true)
             }
         }
     }

@@ -10,14 +10,16 @@ import StateMachines
 import Storage
 
 final class SimulatedHost {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     /// Position among the hosts; its endpoint in the network.
     let place: Int
     let id: HostID
     let journalDisk: SimulatedDisk
     let storeDisk: SimulatedDisk
     private let incarnation: Incarnation
-    private let journalName: UInt64
+    /// Of the next journal that is made.
+    var journalName: UInt64
     /// The copy of the cluster map that a restart begins with.
     private var savedMap: ClusterMap
     /// Its clock goes `clockRate` millionths as fast as virtual time.
@@ -31,6 +33,14 @@ final class SimulatedHost {
     var pausedUntil: UInt64 = 0
     /// Everything on the disks takes so many times as long until then.
     var slowDiskUntil: UInt64 = 0
+    /// Nothing on the disks ends before then.
+    var stalledDiskUntil: UInt64 = 0
+    /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
+    var isRotten = false
+    /// It says that its disks can't be used, and is not started any more.
+    private(set) var isLost = false
+    /// How often it ended because of damage.
+    private var damagedEnds = 0
 
     // The process.
     private(set) var loops: [SimulatedHostLoop] = []
@@ -79,7 +89,15 @@ final class SimulatedHost {
         after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, loop: Int? = nil, _ action: @escaping () -> Void
     ) {
         let life = life
-        cluster.schedule(after: delay, name, UInt64(place), b) { [unowned self] in run(life, name, b, loop, action) }
+        cluster.schedule(after: delay, name, UInt64(place), b) { [unowned(unsafe) self] in
+            run(life, name, b, loop, action)
+        }
+    }
+
+    /// An event that may be scheduled again and again, with the same name, as long as this process lives.
+    func event(_ name: StaticString, loop: Int, _ action: @escaping () -> Void) -> () -> Void {
+        let life = life
+        return { [unowned(unsafe) self] in run(life, name, UInt64(loop), loop, action) }
     }
 
     private func run(
@@ -99,6 +117,24 @@ final class SimulatedHost {
 
     // MARK: Beginning and end
 
+    /// The process ends because of what it read from a damaged disk. An operator starts it again some times.
+    func endOfDamage(isStarting: Bool) {
+        cluster.note("host %h ends: its disks are damaged", UInt64(place))
+        cluster.mark(.damageEndedHost)
+        damagedEnds += 1
+        if isStarting || damagedEnds >= 3 { isLost = true }
+        cluster.crash(place)
+    }
+
+    /// Both disks are empty: a host of another incarnation, which is in no map, and does nothing.
+    func lose() {
+        isRotten = true
+        isLost = true
+        cluster.crash(place)
+        journalDisk.wipe()
+        storeDisk.wipe()
+    }
+
     /// Starts the process on what the disks hold.
     func start() {
         precondition(!isRunning)
@@ -106,6 +142,7 @@ final class SimulatedHost {
         do {
             let fresh = HostIdentity(
                 cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: 1, journal: journalName)
+            journalDisk.faults.commitsWithoutSync = cluster.plan.forgetsToSync
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
             identity.bootCounter += 1
@@ -115,11 +152,14 @@ final class SimulatedHost {
             let store = try Store(
                 disk: storeDisk,
                 formatting: StoreIdentity(cluster: identity.cluster, host: id, journal: identity.journal),
-                settings: StoreSettings(cacheBytesMax: 1 << 16, runsMax: cluster.plan.settings.runsMax, deletionsMax: 8)
+                settings: StoreSettings(
+                    cacheBytesMax: 1 << 16, runsMax: cluster.plan.settings.runsMax,
+                    transactionBytesMax: 70_000, deletionsMax: 8)
             )
             self.store = store
             // Another number of threads at each start.
-            let count = 1 + Int(cluster.random.below(UInt64(cluster.plan.loopsMax)))
+            let isOne = cluster.random.below(2) == 0
+            let count = isOne ? 1 : 1 + Int(cluster.random.below(UInt64(cluster.plan.loopsMax)))
             superfluous = Array(repeating: [], count: count)
             loops = (0..<count).map { number in
                 SimulatedHostLoop(
@@ -132,7 +172,7 @@ final class SimulatedHost {
             loops[0].core.adopt(savedMap)
             for loop in loops { loop.begin() }
         } catch {
-            diskFailed(error)
+            diskFailed(error, isStarting: true)
             return
         }
         for link in cluster.peerLinks where link.from == place { link.connect(after: cluster.random.below(20_000_000)) }
@@ -142,7 +182,9 @@ final class SimulatedHost {
     func crash() {
         guard isRunning else { return }
         // A commit that was on its way may have reached the disk before the end, whole or not at all.
-        if !committing.isEmpty, cluster.random.below(2) == 0 { _ = try? write(committing.map(\.batch)) }
+        if !committing.isEmpty, cluster.random.below(2) == 0, (try? write(committing.map(\.batch))) != nil {
+            cluster.mark(.commitSurvivedItsProcess)
+        }
         isRunning = false
         life += 1
         pausedUntil = 0
@@ -201,13 +243,18 @@ final class SimulatedHost {
                 if cluster.areFaultsOn, cluster.random.below(16) == 0 { continue }
             }
             let link = cluster.peerLink(from: place, to: cluster.place(of: host), over: channel)
-            self.loop(ofConnection: link.number).take(from: loop.number, "payload") {
+            let sender = self.loop(ofConnection: link.number)
+            if sender === loop {
                 link.connection.send(SimulatedFrame(payload: payload))
+            } else {
+                sender.take(from: loop.number, "host %h: loop %b gets a payload to send") {
+                    link.connection.send(SimulatedFrame(payload: payload))
+                }
             }
         }
         for (target, message) in work.loopMessages {
             let target = loops[target]
-            target.take(from: loop.number, "loop message") { [unowned target] in
+            target.take(from: loop.number, "host %h: loop %b gets a message of another loop") { [unowned target] in
                 target.core.receive(message)
                 target.scheduleTurn()
             }
@@ -238,7 +285,7 @@ final class SimulatedHost {
             // Loop 0 last: it compares heartbeats with what the others made of their parts.
             for loop in loops.reversed() {
                 guard let part = parts[loop.number] else { continue }
-                loop.take(from: at, "part") { [unowned loop] in
+                loop.take(from: at, "host %h: loop %b gets its part of what came") { [unowned loop] in
                     loop.core.receive(part, from: host)
                     loop.getOn()
                 }
@@ -255,7 +302,7 @@ final class SimulatedHost {
         let at = loop(ofConnection: link.number).number
         func hand(to group: GroupID, _ action: @escaping (HostCore) -> Void) {
             let loop = loop(of: group)
-            loop.take(from: at, "call") { [unowned loop] in
+            loop.take(from: at, "host %h: loop %b gets a call") { [unowned loop] in
                 action(loop.core)
                 loop.getOn()
             }

@@ -7,10 +7,16 @@ import Primitives
 import Storage
 
 final class SimulatedHostLoop {
-    unowned let host: SimulatedHost
+    // It owns this.
+    unowned(unsafe) let host: SimulatedHost
     let number: Int
     let core: HostCore
     private var effects = HostEffects()
+    // What happens most often has one closure each.
+    private var tickEvent: () -> Void = {}
+    private var turnEvent: () -> Void = {}
+    private static let tickName: StaticString = "host %h: loop %b ticks"
+    private static let turnName: StaticString = "host %h: loop %b has a turn"
     private var isTurnScheduled = false
     private var inbox: [() -> Void] = []
     /// A long turn or a thread that gets no processor: nothing of this loop runs until then.
@@ -22,6 +28,11 @@ final class SimulatedHostLoop {
         self.host = host
         self.core = core
         number = core.loop.number
+        tickEvent = host.event(Self.tickName, loop: number) { [unowned self] in tick() }
+        turnEvent = host.event(Self.turnName, loop: number) { [unowned self] in
+            isTurnScheduled = false
+            runTurn()
+        }
     }
 
     /// Something of this loop that happens later.
@@ -54,37 +65,40 @@ final class SimulatedHostLoop {
     }
 
     private func scheduleTick() {
-        schedule(after: host.tickNanoseconds, "tick") { [unowned self] in
-            scheduleTick()
-            core.journalBytes = host.journal?.statistics.bytes ?? 0
-            core.tick(now: host.clock)
-            runTurn()
-        }
+        cluster.schedule(after: host.tickNanoseconds, Self.tickName, UInt64(host.place), UInt64(number), tickEvent)
+    }
+
+    private func tick() {
+        scheduleTick()
+        core.journalBytes = host.journal?.statistics.bytes ?? 0
+        core.tick(now: host.clock)
+        runTurn()
     }
 
     /// Has a turn soon, once for all that comes until then.
     func scheduleTurn() {
         guard !isTurnScheduled else { return }
         isTurnScheduled = true
-        schedule(after: cluster.random.below(cluster.plan.turnDelayNanosecondsMax), "turn") { [unowned self] in
-            isTurnScheduled = false
-            runTurn()
-        }
+        cluster.schedule(
+            after: cluster.random.below(cluster.plan.turnDelayNanosecondsMax), Self.turnName, UInt64(host.place),
+            UInt64(number), turnEvent)
     }
 
     /// A turn at once, or soon.
     func getOn() {
-        if cluster.random.below(4) == 0 { runTurn() } else { scheduleTurn() }
+        if cluster.random.below(16) == 0 { runTurn() } else { scheduleTurn() }
     }
 
     func runTurn() {
         guard host.isRunning else { return }
         core.turn(now: host.clock, into: &effects)
-        let work = effects
-        effects = HostEffects()
+        var work = HostEffects()
+        swap(&work, &effects)
         if let batch = work.journal { cluster.invariants.asked(host, batch) }
         host.carryOut(work, of: self)
         guard host.isRunning else { return }
+        work.removeAll()
+        swap(&work, &effects)
         cluster.invariants.observe(host, core)
         if core.hasWork { scheduleTurn() }
     }

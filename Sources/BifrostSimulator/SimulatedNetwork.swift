@@ -15,10 +15,12 @@ struct SimulatedFrame {
 
 /// Which endpoints can reach which. Hosts come first, then clients.
 final class SimulatedNetwork {
-    unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    unowned(unsafe) let cluster: SimulatedCluster
     let count: Int
     /// Until when packets from one endpoint don't reach the other, by from * count + to.
     private var blockedUntil: [UInt64]
+    private var bandwidth: [(until: UInt64, bytesPerSecond: UInt64)]
     private var channels: [SimulatedChannel] = []
     /// Least delay of each directed pair.
     private var base: [UInt64]
@@ -27,8 +29,15 @@ final class SimulatedNetwork {
         self.cluster = cluster
         self.count = count
         blockedUntil = Array(repeating: 0, count: count * count)
+        bandwidth = Array(repeating: (0, 1), count: count * count)
         base = []
         for _ in 0..<count * count { base.append(20_000 + cluster.random.below(cluster.plan.latencyNanosecondsMax)) }
+    }
+
+    /// The endpoint's number in the trace.
+    func traceName(_ endpoint: Int) -> UInt64 {
+        let hosts = cluster.plan.hosts
+        return endpoint < hosts ? UInt64(endpoint) : TraceNote.firstClient + UInt64(endpoint - hosts)
     }
 
     func channel(from: Int, to: Int) -> SimulatedChannel {
@@ -47,12 +56,27 @@ final class SimulatedNetwork {
         let until = nanoseconds == .max ? .max : cluster.now + nanoseconds
         blockedUntil[from * count + to] = max(blockedUntil[from * count + to], until)
         if until != .max {
-            cluster.schedule(after: nanoseconds, "unclog", UInt64(from), UInt64(to)) { [unowned self] in resume() }
+            cluster.schedule(
+                after: nanoseconds, "packets from %x to %y may pass again", traceName(from), traceName(to)
+            ) { [unowned self] in resume() }
         }
     }
 
+    /// So many bytes in a second pass in this direction for a while.
+    func narrow(_ from: Int, _ to: Int, bytesPerSecond: UInt64, nanoseconds: UInt64) {
+        bandwidth[from * count + to] = (cluster.now + nanoseconds, max(1, bytesPerSecond))
+    }
+
+    func bytesPerSecond(_ from: Int, _ to: Int) -> UInt64? {
+        let (until, bytes) = bandwidth[from * count + to]
+        return until > cluster.now ? bytes : nil
+    }
+
     func heal() {
-        for place in blockedUntil.indices { blockedUntil[place] = 0 }
+        for place in blockedUntil.indices {
+            blockedUntil[place] = 0
+            bandwidth[place].until = 0
+        }
         resume()
     }
 
@@ -73,15 +97,27 @@ final class SimulatedNetwork {
 
 /// One direction of a connection. While it is open, frames arrive in order.
 final class SimulatedChannel {
-    private unowned let network: SimulatedNetwork
+    // It owns this, and outlives it.
+    private unowned(unsafe) let network: SimulatedNetwork
     let from: Int
     let to: Int
+    private let fromName: UInt64
+    private let toName: UInt64
     private(set) var generation: UInt64 = 0
     private(set) var isOpen = false
     private(set) var isStalled = false
     private var queue: [(at: UInt64, frame: SimulatedFrame)] = []
     private var head = 0
     private var isArmed = false
+    /// When the event that `isArmed` speaks of happens. One of an earlier generation happens at another time, or does what
+    /// was to be done at this one.
+    private var armedAt: UInt64 = 0
+    /// When the newest frame was sent: what is sent at one moment is one packet.
+    private var sentAt: UInt64 = 0
+    /// When all that was sent has left, if the bandwidth bounds it.
+    private var departure: UInt64 = 0
+    /// One closure for all frames.
+    private var arrival: () -> Void = {}
     /// How much longer than the pair's own delay frames may take: what is large waits for itself.
     var extraDelayMax: UInt64 = 0
     /// When the receiver's process takes nothing in before some time (it is stopped).
@@ -92,6 +128,9 @@ final class SimulatedChannel {
         self.network = network
         self.from = from
         self.to = to
+        fromName = network.traceName(from)
+        toName = network.traceName(to)
+        arrival = { [unowned(unsafe) self] in arrive() }
     }
 
     func open() {
@@ -118,9 +157,19 @@ final class SimulatedChannel {
     func send(_ frame: SimulatedFrame) {
         guard isOpen else { return }
         let cluster = network.cluster
-        var at = cluster.now + network.delay(from, to)
-        if extraDelayMax > 0 { at += cluster.random.below(extraDelayMax) }
-        if head < queue.count { at = max(at, queue[queue.count - 1].at) }
+        var at: UInt64
+        if head < queue.count, sentAt == cluster.now {
+            at = queue[queue.count - 1].at
+        } else {
+            at = cluster.now + network.delay(from, to)
+            if extraDelayMax > 0 { at += cluster.random.below(extraDelayMax) }
+            if head < queue.count { at = max(at, queue[queue.count - 1].at) }
+        }
+        if let bytes = network.bytesPerSecond(from, to) {
+            departure = max(departure, cluster.now) + UInt64(frame.payload.count + 64) * 1_000_000_000 / bytes
+            at = max(at, departure)
+        }
+        sentAt = cluster.now
         queue.append((at, frame))
         arm()
     }
@@ -134,21 +183,26 @@ final class SimulatedChannel {
         guard !isArmed, !isStalled, head < queue.count else { return }
         isArmed = true
         let cluster = network.cluster
-        let armedFor = generation
-        let at = max(queue[head].at, cluster.now)
-        cluster.schedule(after: at - cluster.now, "frame", UInt64(from), UInt64(to)) { [unowned self] in
-            guard armedFor == generation else { return }
-            isArmed = false
-            if network.isBlocked(from, to) {
-                isStalled = true
-                return
-            }
-            let ready = receiverReady()
-            if ready > cluster.now {
-                queue[head].at = ready
-                arm()
-                return
-            }
+        armedAt = max(queue[head].at, cluster.now)
+        cluster.schedule(after: armedAt - cluster.now, "bytes from %x reach %y", fromName, toName, arrival)
+    }
+
+    private func arrive() {
+        let cluster = network.cluster
+        guard isArmed, armedAt == cluster.now else { return }
+        isArmed = false
+        if network.isBlocked(from, to) {
+            isStalled = true
+            return
+        }
+        let ready = receiverReady()
+        if ready > cluster.now {
+            queue[head].at = ready
+            arm()
+            return
+        }
+        let current = generation
+        while head < queue.count, queue[head].at <= cluster.now {
             let frame = queue[head].frame
             queue[head].frame = SimulatedFrame()
             head += 1
@@ -156,16 +210,19 @@ final class SimulatedChannel {
                 queue.removeSubrange(..<head)
                 head = 0
             }
-            arm()
             deliver(frame)
+            // The receiver may have ended of it.
+            guard generation == current, !isArmed else { return }
         }
+        arm()
     }
 }
 
 /// One direction of one of the two connections of a pair of hosts: made, lost, made again, as the shell's connections
 /// are.
 final class SimulatedPeerLink {
-    private unowned let cluster: SimulatedCluster
+    // It owns this, and outlives it.
+    private unowned(unsafe) let cluster: SimulatedCluster
     let from: Int
     let to: Int
     let channel: PeerChannel
@@ -195,7 +252,7 @@ final class SimulatedPeerLink {
         attempt += 1
         let number = attempt
         let source = cluster.hosts[from]
-        source.schedule(after: delay, "connect", UInt64(to), loop: 0) { [unowned self] in
+        source.schedule(after: delay, "host %h connects to host %i", UInt64(to), loop: 0) { [unowned self] in
             guard number == attempt, !connection.isOpen else { return }
             let target = cluster.hosts[to]
             guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= cluster.now else {
@@ -204,7 +261,8 @@ final class SimulatedPeerLink {
             }
             let life = target.life
             let handshake = cluster.network.delay(from, to) + cluster.network.delay(to, from)
-            source.schedule(after: handshake, "connected", UInt64(to), loop: 0) { [unowned self] in
+            source.schedule(after: handshake, "host %h is connected to host %i", UInt64(to), loop: 0) {
+                [unowned self] in
                 guard number == attempt, !connection.isOpen else { return }
                 guard target.life == life, cluster.network.isReachable(from, to) else {
                     connect(after: 25_000_000 + cluster.random.below(475_000_000))
@@ -223,7 +281,8 @@ final class SimulatedPeerLink {
         connection.close()
         attempt += 1
         let source = cluster.hosts[from]
-        source.schedule(after: delay, "lost", UInt64(to), loop: 0) { [unowned self] in
+        source.schedule(after: delay, "host %h notices that its connection to host %i is lost", UInt64(to), loop: 0) {
+            [unowned self] in
             source.loops[0].core.peerDown(cluster.hosts[to].id, over: channel)
             source.loops[0].scheduleTurn()
             connect(after: cluster.random.below(100_000_000))
@@ -240,7 +299,7 @@ final class SimulatedPeerLink {
         if connection.isOpen, cluster.random.below(2) == 0 {
             for (at, frame) in connection.takeUnderway() {
                 let wait = max(at, cluster.now) - cluster.now
-                target.schedule(after: wait, "late frame", UInt64(from)) {
+                target.schedule(after: wait, "bytes of the ended host %i reach host %h", UInt64(from)) {
                     if target.life == life { target.receive(frame.payload, from: source, connection: number) }
                 }
             }

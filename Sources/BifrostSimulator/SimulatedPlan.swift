@@ -12,10 +12,14 @@ package struct SimulatedPlan: Sendable {
     package var groups = 4
     package var clients = 2
     package var workersPerClient = 2
-    package var keys = 6
+    /// Operations that a worker submits at a time, at most.
+    package var burstMax = 8
+    package var keys = 24
+    /// Operations of one key that may be open at the same time.
+    package var openOperationsPerKeyMax = 6
     package var settings = HostSettings()
 
-    /// Event loops of a host: each start draws how many.
+    /// Event loops of a host: each start draws how many, mostly one.
     package var loopsMax = 3
     package var latencyNanosecondsMax: UInt64 = 400_000
     /// What the bulk connection may take longer.
@@ -25,24 +29,34 @@ package struct SimulatedPlan: Sendable {
     package var commitNanosecondsMax: UInt64 = 2_000_000
     package var storeJobNanosecondsMax: UInt64 = 20_000_000
     package var readNanosecondsMax: UInt64 = 1_000_000
+    /// Between two bursts of a worker.
     package var thinkNanosecondsMax: UInt64 = 20_000_000
     package var clockDriftMillionths: UInt64 = 50_000
     package var valueBytesMax = 200
 
-    /// Virtual nanoseconds with faults, and between two of them.
-    package var faultsNanoseconds: UInt64 = 13_000_000_000
+    /// Virtual nanoseconds between two faults, at most.
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
+    /// How many times longer than in `safety` a fault may last.
+    package var faultLength: UInt64 = 1
+    /// The only host whose disks are damaged: fewer copies than any promise needs.
+    package var rottenHost = 0
+    /// A bug on purpose: the journal is not synced. For tests of the rules.
+    package var forgetsToSync = false
+    /// Of so many commits, checkpoints and merges one ends the process between its transactions.
+    package var jobsPerEnd: UInt64 = 1_000
     /// Relative frequencies, in the order of `SimulatedFault`.
     package var weights: [UInt64] = []
 
-    package init(random: inout SeededRandom) {
+    package init(_ simulation: SimulationSettings, random: inout SeededRandom) {
         func draw(_ range: ClosedRange<Int>) -> Int { range.lowerBound + Int(random.below(UInt64(range.count))) }
         func chance(_ percent: UInt64) -> Bool { random.below(100) < percent }
         hosts = chance(20) ? 5 : 3
         groups = draw(4...8)
         clients = draw(2...4)
         workersPerClient = draw(1...3)
-        keys = draw(3...12)
+        burstMax = draw(6...24)
+        keys = draw(16...64)
+        openOperationsPerKeyMax = draw(2...7)
 
         settings.memtableBytesTrigger = draw(500...6_000)
         settings.memtableBytesMax = settings.memtableBytesTrigger * draw(1...4)
@@ -66,25 +80,35 @@ package struct SimulatedPlan: Sendable {
         settings.raft.commitHintEntries = draw(1...64)
         settings.raft.electionTicks = draw(6...12)
 
-        bulkNanosecondsMax = UInt64(draw(100_000...200_000_000))
+        bulkNanosecondsMax = UInt64(draw(100_000...40_000_000))
         latencyNanosecondsMax = UInt64(draw(50_000...2_000_000))
         slowPerThousand = UInt64(draw(0...12))
-        turnDelayNanosecondsMax = UInt64(draw(1_000...200_000))
+        turnDelayNanosecondsMax = UInt64(draw(1...10) * draw(1_000...200_000))
         commitNanosecondsMax = UInt64(draw(100_000...8_000_000))
         storeJobNanosecondsMax = UInt64(draw(500_000...150_000_000))
         readNanosecondsMax = UInt64(draw(50_000...8_000_000))
-        thinkNanosecondsMax = UInt64(draw(1_000_000...16_000_000))
+        // What all workers together submit in a second when nothing is wrong, at most.
+        let rate = draw(500...1_000)
+        let cycle = clients * workersPerClient * (1 + burstMax) * 500_000_000 / rate
+        thinkNanosecondsMax = UInt64(max(2_000_000, 2 * (cycle - 15_000_000)))
         clockDriftMillionths = UInt64(draw(0...50_000))
         valueBytesMax = draw(10...300)
-        faultPauseNanosecondsMax = UInt64(draw(500_000_000...3_000_000_000))
+        faultPauseNanosecondsMax = UInt64(draw(800_000_000...5_000_000_000))
+        jobsPerEnd = UInt64(draw(200...3_000))
         weights = SimulatedFault.allCases.map { _ in random.below(3) == 0 ? 0 : 1 + random.below(4) }
         // A run without crashes finds little.
         weights[SimulatedFault.crash.rawValue] += 2
+        rottenHost = draw(0...hosts - 1)
+        weights[SimulatedFault.rot.rawValue] = simulation.profile == .rot ? 6 : 0
+        if simulation.profile == .liveness {
+            faultPauseNanosecondsMax *= 4
+            faultLength = UInt64(draw(3...10))
+        }
     }
 }
 
 /// What may go wrong at a moment.
 package enum SimulatedFault: Int, CaseIterable, Sendable {
-    case crash, crashAll, isolate, cutOneWay, clog, resetPeers, resetClients, pause, slowDisk, diskError, crashMajority,
-        stallLoop
+    case crash, crashAll, isolate, cutOneWay, clog, resetPeers, resetClients, pause, slowDisk, diskError, crashMajority
+    case partition, stallDisk, stallLoop, narrow, rot
 }

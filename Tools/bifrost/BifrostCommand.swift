@@ -61,5 +61,6 @@ struct BifrostCommand: AsyncParsableCommand {
             Chaos.self,
             Bench.self,
             Demo.self,
+            Simulate.self,
         ])
 }

@@ -25,6 +25,8 @@ package final class ChildProcess: Sendable {
         case nothing
         /// Kept in memory, given by `end`. At most `collectedBytesMax`; a child that writes more finds its pipe closed.
         case collected
+        /// Given away as it comes, on a thread of its own.
+        case streamed(@Sendable ([UInt8]) -> Void)
         /// Appended to this file.
         case file(String)
     }
@@ -46,6 +48,8 @@ package final class ChildProcess: Sendable {
         package var ending: Ending
         package var output: [UInt8]
         package var errors: [UInt8]
+        /// What it used of processors, with its own children that it waited for.
+        package var processorSeconds: Double
 
         package var text: String { String(decoding: output, as: UTF8.self) }
         package var errorText: String { String(decoding: errors, as: UTF8.self) }
@@ -55,6 +59,7 @@ package final class ChildProcess: Sendable {
 
     private struct State {
         var ending: Ending?
+        var processorSeconds = 0.0
         var output: [UInt8] = []
         var errors: [UInt8] = []
         var input: Int32 = -1
@@ -77,8 +82,11 @@ package final class ChildProcess: Sendable {
         case .lifeline: state.withLock { $0.input = ours[0] }
         case .bytes(let bytes): Self.write(bytes, to: ours[0])
         }
-        if ours[1] >= 0 { collect(ours[1]) { $0.output = $1 } }
-        if ours[2] >= 0 { collect(ours[2]) { $0.errors = $1 } }
+        for (output, descriptor) in [(output, ours[1]), (errors, ours[2])] {
+            if case .streamed(let take) = output { stream(descriptor, take) }
+        }
+        if case .collected = output { collect(ours[1]) { $0.output = $1 } }
+        if case .collected = errors { collect(ours[2]) { $0.errors = $1 } }
         awaitEnd()
     }
 
@@ -128,7 +136,11 @@ package final class ChildProcess: Sendable {
     }
 
     private var result: Result {
-        state.withLock { Result(ending: $0.ending ?? .exit(0), output: $0.output, errors: $0.errors) }
+        state.withLock {
+            Result(
+                ending: $0.ending ?? .exit(0), output: $0.output, errors: $0.errors,
+                processorSeconds: $0.processorSeconds)
+        }
     }
 
     // MARK: beginning and end
@@ -196,7 +208,11 @@ package final class ChildProcess: Sendable {
             while waitid(P_PID, id_t(pid), &information, WEXITED | WNOWAIT) != 0, errno == EINTR {}
             state.withLock { state in
                 var status: Int32 = 0
-                while waitpid(pid, &status, 0) < 0, errno == EINTR {}
+                var usage = rusage()
+                while wait4(pid, &status, 0, &usage) < 0, errno == EINTR {}
+                state.processorSeconds = [usage.ru_utime, usage.ru_stime].reduce(0) {
+                    $0 + Double($1.tv_sec) + Double($1.tv_usec) / 1e6
+                }
                 let signal = status & 0x7f
                 state.ending = signal == 0 ? .exit((status >> 8) & 0xff) : .signal(signal)
             }
@@ -243,7 +259,7 @@ package final class ChildProcess: Sendable {
         case .file(let path):
             theirs.append(try openFile(path, O_WRONLY | O_CREAT | O_APPEND))
             ours.append(-1)
-        case .collected:
+        case .collected, .streamed:
             let ends = try pipe()
             ours.append(ends.read)
             theirs.append(ends.write)
@@ -263,6 +279,21 @@ package final class ChildProcess: Sendable {
             }
             close(descriptor)
             state.withLock { take(&$0, all) }
+            open.leave()
+        }
+    }
+
+    private func stream(_ descriptor: Int32, _ take: @escaping @Sendable ([UInt8]) -> Void) {
+        open.enter()
+        Thread.detachNewThread { [self] in
+            var buffer = [UInt8](repeating: 0, count: 65_536)
+            while true {
+                let count = read(descriptor, &buffer, buffer.count)
+                if count < 0, errno == EINTR { continue }
+                guard count > 0 else { break }
+                take(Array(buffer[..<count]))
+            }
+            close(descriptor)
             open.leave()
         }
     }

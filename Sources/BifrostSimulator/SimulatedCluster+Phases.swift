@@ -1,0 +1,109 @@
+// The phases of a run: load and faults, then all is mended, comes together, rests, and is read back.
+
+import Primitives
+import Ring
+import Storage
+
+extension SimulatedCluster {
+    /// Virtual time in which each group must have a leader once all is well again.
+    private static let leadersNanosecondsMax: UInt64 = 10_000_000_000
+    /// And in which all operations that were under way must have ended.
+    private static let operationsNanosecondsMax: UInt64 = 30_000_000_000
+    /// Acknowledged operations in the last second of a calm spell, all groups together, at least.
+    private static let calmOperationsMin = 10
+
+    /// The whole run. Once only.
+    ///
+    /// - Throws: the first rule that was broken.
+    public func run() throws(SimulationFailure) -> SimulationReport {
+        for host in hosts {
+            schedule(after: random.below(100_000_000), "host %h starts", UInt64(host.place)) { host.start() }
+        }
+        for client in clients { client.start(workers: plan.workersPerClient) }
+        let end = UInt64(settings.seconds) * 1_000_000_000
+        switch settings.profile {
+        case .safety, .rot:
+            beginFaults()
+            try pass(end)
+        case .liveness: while now < end { try spellAndCalm() }
+        }
+        heal()
+        try awaitLeaders()
+        try pass(1_000_000_000)
+        isLoadOn = false
+        try expect(
+            try pass(
+                Self.operationsNanosecondsMax,
+                until: { clients.allSatisfy { $0.openOperations == 0 && $0.workersBusy == 0 } }),
+            "operations end", "\(clients.map(\.openOperations)) are still open")
+        try expect(try pass(Self.operationsNanosecondsMax, until: { isConverged }), "convergence", describeReplicas())
+        try expect(
+            try pass(Self.leadersNanosecondsMax, until: { isAtRest }), "idle groups cost nothing", describeReplicas())
+        report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }
+        try readBack()
+        for host in hosts where !host.isLost {
+            crash(host.place, restartAfter: random.below(500_000_000))
+        }
+        try pass(600_000_000)
+        try awaitLeaders()
+        try readBack()
+        judgeCommands()
+        if let failure { throw failure }
+        return finishedReport()
+    }
+
+    /// Some long faults; then everything works, and the cluster must find its way back.
+    private func spellAndCalm() throws(SimulationFailure) {
+        beginFaults()
+        try pass(4_000_000_000 + random.below(12_000_000_000))
+        heal()
+        let before = operations.count
+        try awaitLeaders()
+        try pass(2_000_000_000 + random.below(3_000_000_000))
+        let acknowledged = self.acknowledged
+        try pass(1_000_000_000)
+        try expect(
+            self.acknowledged - acknowledged >= Self.calmOperationsMin, "work goes on",
+            "\(self.acknowledged - acknowledged) operations in a second, though all is well: \(describeReplicas())")
+        try expect(
+            try pass(
+                Self.operationsNanosecondsMax, until: { operations[..<before].allSatisfy { $0.hasEnded } }),
+            "operations end", "an operation from before all was mended is still open")
+    }
+
+    private func awaitLeaders() throws(SimulationFailure) {
+        let start = now
+        try expect(
+            try pass(Self.leadersNanosecondsMax, until: { hasLeaders }), "a leader within ten seconds",
+            describeReplicas())
+        report.leadersNanoseconds = max(report.leadersNanoseconds, now - start)
+    }
+
+    private func readBack() throws(SimulationFailure) {
+        var open = 0
+        for (number, host) in hosts.enumerated() where !host.isLost {
+            for group in map.dataGroups where group.replica(on: host.id) != nil {
+                open += 1
+                readAll(of: group.id, at: host.id, through: clients[number % clients.count]) { open -= 1 }
+            }
+        }
+        try expect(
+            try pass(Self.operationsNanosecondsMax, until: { open == 0 }), "operations end",
+            "\(open) groups can't be read back")
+    }
+
+    private func finishedReport() -> SimulationReport {
+        var report = report
+        report.seeds = 1
+        report.traceHash = traceHash
+        report.events = eventCount
+        report.simulatedNanoseconds = now
+        report.busySeconds = acknowledgedInSecond.reduce(0) {
+            $0 + ($1 >= SimulationReport.operationsPerSecondMin ? 1 : 0)
+        }
+        report.operations = operations.count
+        report.acknowledged = acknowledged
+        report.unknownOutcomes = operations.reduce(0) { $0 + ($1.outcome == .unknown ? 1 : 0) }
+        return report
+    }
+}

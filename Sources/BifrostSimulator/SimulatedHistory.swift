@@ -1,0 +1,44 @@
+// What simulated clients saw, as a history, and its judgement: the last rule of a run.
+
+public import Linearizability
+import Primitives
+
+extension HistoryRecord {
+    /// An operation of a simulated client.
+    public init(_ operation: SimulatedOperation) {
+        let input: RegisterInput<Bytes> =
+            switch operation.kind {
+            case .put(let value): .put(value)
+            case .get: .get
+            case .delete: .delete
+            }
+        let outcome: Outcome =
+            switch operation.outcome {
+            case .unknown: .unknown
+            case .failed: .failed
+            case .done(let revision): .ok(.changed(revision: revision))
+            case .found(let value, let revision): .ok(.found(value, revision: revision))
+            }
+        self.init(
+            client: UInt64(operation.client), key: operation.key, input: input, outcome: outcome,
+            call: operation.called, end: operation.ended == .max ? nil : operation.ended)
+    }
+}
+
+extension SimulatedCluster {
+    /// What clients did, in the order of calls; reads of the end included.
+    public var history: some Sequence<HistoryRecord> { operations.lazy.map { HistoryRecord($0) } }
+
+    /// The whole run, and its history judged. Once only.
+    ///
+    /// - Throws: the first rule that was broken.
+    public func runAndCheck() throws(SimulationFailure) -> SimulationReport {
+        let report = try run()
+        let verdict = HistoryReport(checking: history)
+        if let key = verdict.violation ?? verdict.suspicious.first {
+            fail("linearizability", key.explanation.joined(separator: "\n  "))
+            if let failure { throw failure }
+        }
+        return report
+    }
+}

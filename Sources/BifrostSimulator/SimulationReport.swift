@@ -1,0 +1,130 @@
+// What a run leaves: how much happened in it, or the rule that was broken.
+
+/// How much happened in a run, or in many.
+public struct SimulationReport: Hashable, Codable, Sendable {
+    /// 0 for the sum of many.
+    public var seed: UInt64 = 0
+    /// Over all events; equal for equal seeds. 0 for the sum of many.
+    public var traceHash: UInt64 = 0
+    public var seeds = 0
+    public var events: UInt64 = 0
+    /// Virtual time from the first start to the last answer.
+    public var simulatedNanoseconds: UInt64 = 0
+    /// Virtual seconds in each of which at least `SimulationReport.operationsPerSecondMin` operations were acknowledged.
+    /// What a run with less has shown is little, and no figure of speed counts it.
+    public var busySeconds = 0
+    public var operations = 0
+    public var acknowledged = 0
+    public var unknownOutcomes = 0
+    public var faults = 0
+    public var crashes = 0
+    public var diskFailures = 0
+    public var elections = 0
+    public var commits = 0
+    public var checkpoints = 0
+    public var merges = 0
+    public var trimmedValues = 0
+    public var coldReads = 0
+    public var logReads = 0
+    public var bulkPayloads = 0
+    /// How often each rare path was taken, by `SimulationMark.rawValue`.
+    public var marks = [Int](repeating: 0, count: SimulationMark.allCases.count)
+    /// The largest journal of a host when all groups are idle.
+    public var journalBytesAtRest = 0
+    /// The longest time from healing until every group had a leader.
+    public var leadersNanoseconds: UInt64 = 0
+
+    public static let operationsPerSecondMin = 100
+
+    public init() {}
+
+    /// The sum of both; of what is a largest, the larger.
+    public mutating func add(_ other: SimulationReport) {
+        seed = 0
+        traceHash = 0
+        seeds += other.seeds
+        events += other.events
+        simulatedNanoseconds += other.simulatedNanoseconds
+        busySeconds += other.busySeconds
+        operations += other.operations
+        acknowledged += other.acknowledged
+        unknownOutcomes += other.unknownOutcomes
+        faults += other.faults
+        crashes += other.crashes
+        diskFailures += other.diskFailures
+        elections += other.elections
+        commits += other.commits
+        checkpoints += other.checkpoints
+        merges += other.merges
+        trimmedValues += other.trimmedValues
+        coldReads += other.coldReads
+        logReads += other.logReads
+        bulkPayloads += other.bulkPayloads
+        for place in marks.indices { marks[place] += other.marks[place] }
+        journalBytesAtRest = max(journalBytesAtRest, other.journalBytesAtRest)
+        leadersNanoseconds = max(leadersNanoseconds, other.leadersNanoseconds)
+    }
+}
+
+/// A path that a run takes rarely; those of damage in the profile `rot` only. Over many seeds each must have been taken, or what lies behind it was not tested.
+public enum SimulationMark: Int, CaseIterable, Sendable {
+    /// A commit under way when the process ended was on the disk afterwards.
+    case commitSurvivedItsProcess
+    /// A commit that was reported as failed was on the disk afterwards.
+    case failedCommitWasThere
+    /// A checkpoint that was reported as failed was on the disk afterwards.
+    case failedCheckpointWasThere
+    /// A replica took entries back that another leader had overwritten.
+    case logTruncated
+    /// Two replicas believed to lead a group at the same time, in different terms.
+    case twoLeaders
+    /// A follower's entries came back from its leader's journal.
+    case entriesReadBack
+    /// A read was answered by a replica that did not lead.
+    case followerRead
+    /// A get needed the disk.
+    case coldRead
+    /// A client was told that its operation's outcome is unknown.
+    case unknownOutcome
+    /// A client was told that its operation had certainly no effect.
+    case certainFailure
+    /// Values of the journal were deleted.
+    case journalTrimmed
+    /// Runs were merged.
+    case merged
+    /// A host was stopped for longer than an election takes, and went on.
+    case pausedBeyondElection
+    /// A disk failed on write.
+    case diskFailed
+    /// All hosts were down at the same time.
+    case allDown
+    /// A process ended between two transactions of a commit, a checkpoint or a merge.
+    case endedWithinJob
+    /// A damaged disk was noticed by a read, which was refused.
+    case damageNoticedByRead
+    /// A damaged journal made a replica mute.
+    case damageMadeMute
+    /// A damaged disk ended its host.
+    case damageEndedHost
+}
+
+/// A rule that was broken.
+public struct SimulationFailure: Error, Codable, Sendable, CustomStringConvertible {
+    public var seed: UInt64
+    /// The rule's name.
+    public var invariant: String
+    public var detail: String
+    /// The newest last, as lines.
+    public var lastEvents: [String]
+
+    public init(seed: UInt64, invariant: String, detail: String, lastEvents: [String]) {
+        self.seed = seed
+        self.invariant = invariant
+        self.detail = detail
+        self.lastEvents = lastEvents
+    }
+
+    public var description: String {
+        "seed \(seed): \(invariant): \(detail)\nlast events:\n  " + lastEvents.joined(separator: "\n  ")
+    }
+}
