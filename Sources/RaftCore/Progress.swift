@@ -41,6 +41,8 @@ struct Progress: Sendable {
     var next: LogIndex = LogIndex(1)
     var state = ReplicationState.probe
     var isRecentlyActive = false
+    /// The same for the time between the last check of the quorum and the one before.
+    var wasRecentlyActive = false
     /// A probe is under way: wait for its answer or for the answer to a heartbeat.
     var isProbeSent = false
     /// Send once, even if there is nothing new and even if the window is full: an answer shows whether something was

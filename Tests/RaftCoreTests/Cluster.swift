@@ -151,7 +151,9 @@ struct Cluster {
     mutating func finishWrite(_ position: Int) -> Bool {
         guard !replicas[position].writes.isEmpty else { return false }
         let write = replicas[position].finishWrite(bug)
+        let before = replicas[position].core!.configuration
         replicas[position].core!.persisted(sequence: write.sequence)
+        checks?.received(position, under: before, self)
         checks?.becameDurable(position, self)
         while let first = replicas[position].held.first, first.after <= write.sequence {
             flight.append(first.message)
@@ -177,7 +179,52 @@ struct Cluster {
     /// Hands a message to its receiver, if that is up.
     mutating func deliver(_ message: RaftMessage) -> Int? {
         guard let position = position(of: message.to), replicas[position].core != nil else { return nil }
+        let before = replicas[position].core!.configuration
+        checks?.delivered(message)
         replicas[position].core!.step(message)
+        checks?.received(position, under: before, self)
         return position
+    }
+
+    /// The established leader of the highest term, if there is one.
+    var leader: Int? {
+        replicas.indices.filter { replicas[$0].core?.isEstablished == true }
+            .max { replicas[$0].core!.term < replicas[$1].core!.term }
+    }
+
+    /// Nothing is lost: ticks, delivers and writes, with everybody who is up, until `isDone` says so after a round.
+    /// False if that did not come about within `rounds`.
+    mutating func calm(rounds: Int, isDone: (inout Cluster, Int) -> Bool) -> Bool {
+        for round in 0..<rounds {
+            for position in replicas.indices where replicas[position].core != nil {
+                replicas[position].core!.tick()
+                turn(position)
+            }
+            exchange()
+            if checks?.violation != nil || isDone(&self, round) { return true }
+        }
+        return false
+    }
+
+    mutating func startAll() {
+        for position in replicas.indices where replicas[position].core == nil { start(position) }
+    }
+
+    /// Delivers and writes until nothing is under way. Whoever is down gets nothing.
+    mutating func exchange() {
+        for _ in 0..<200 {
+            var isQuiet = true
+            for position in replicas.indices where replicas[position].core != nil {
+                while finishWrite(position) { isQuiet = false }
+                while !replicas[position].logReads.isEmpty { answerLogRead(position) }
+                if replicas[position].core!.hasReady { turn(position); isQuiet = false }
+            }
+            let sent = flight
+            flight = []
+            for message in sent {
+                if let position = deliver(message) { turn(position); isQuiet = false }
+            }
+            if isQuiet { return }
+        }
     }
 }
