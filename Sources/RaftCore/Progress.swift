@@ -53,6 +53,8 @@ struct Progress: Sendable {
     var commitKnown: LogIndex = .zero
     /// The newest round of read confirmation that it answered.
     var roundAnswered: UInt64 = 0
+    /// It votes for nobody else before this reading of the leader's clock.
+    var promisedUntil: UInt64 = 0
     /// A heartbeat of the clock is unanswered; `match` at that time shows whether appends got through since.
     var isHeartbeatOpen = false
     var matchAtHeartbeat: LogIndex = .zero

@@ -24,7 +24,7 @@ extension RaftCore {
 
     /// Stands for election now: first asks whether it could win (Raft thesis §9.6), without taking a new term.
     public mutating func campaign() {
-        guard role != .leader, isPromotable else { return }
+        guard role != .leader, isPromotable, !isBoundByPromise else { return }
         statistics.campaigns += 1
         become(.preCandidate, term: term, leader: .none)
         ask(.preVote, term: term.next)
@@ -187,7 +187,7 @@ extension RaftCore {
     private mutating func adopt(_ message: RaftMessage) -> Bool {
         switch message.kind {
         case .preVote, .vote:
-            if isLeaderPresent, !message.isByTransfer {
+            if isLeaderPresent || isBoundByPromise, !message.isByTransfer {
                 // Leader stickiness (Raft thesis §4.2.3). But a replica that is not ticked may believe for ever in a
                 // leader that is gone: from now on it wants to be ticked until the leader speaks again.
                 statistics.refusedForLeader += 1

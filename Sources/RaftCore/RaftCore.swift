@@ -6,7 +6,7 @@
 //                               |
 //                               v
 //   RaftCore+Election   RaftCore+Leader   RaftCore+Follower   RaftCore+Reads
-//               RaftCore+Membership   RaftCore+Transfer
+//           RaftCore+Membership   RaftCore+Transfer   RaftCore+Lease
 //                               |
 //                               v
 //                        ready(into: effects)                    (RaftCore+Ready)
@@ -94,6 +94,10 @@ public struct RaftCore: Sendable {
     /// The members, sorted; this replica always among them.
     var progress: [Progress] = []
     var random: SeededRandom
+
+    /// The newest reading of the host's clock, and until when this replica's vote is promised away. See RaftCore+Lease.
+    var clock: UInt64 = 0
+    public internal(set) var promisedUntil: UInt64 = 0
 
     // Time, in ticks.
     var ticks: UInt64 = 0

@@ -34,6 +34,7 @@ final class Checks {
     /// The committed configurations, the group's first included.
     private(set) var configurations: [Configuration]
     private(set) var readsServed = 0
+    private(set) var leaseReads = 0
     private(set) var elections = 0
 
     init(replicas: Int, configuration: Configuration) {
@@ -190,6 +191,15 @@ final class Checks {
 
     private func show(_ configuration: Configuration) -> String {
         "\(configuration.voters)" + (configuration.isJoint ? " from \(configuration.outgoing)" : "")
+    }
+
+    /// While a lease holds nothing is committed that its holder does not know.
+    func served(at now: UInt64, _ cluster: Cluster) {
+        for core in cluster.replicas.compactMap(\.core) {
+            guard let index = core.leaseReadIndex(now: now) else { continue }
+            leaseReads += 1
+            if index < highestCommit { fail("\(core.replica) serves \(index) by lease, committed is \(highestCommit)") }
+        }
     }
 
     func applied(_ position: Int, _ entries: [LogEntry], _ cluster: Cluster) {

@@ -41,6 +41,8 @@ struct TestReplica {
     var held: [Held] = []
     var logReads: [LogRead] = []
     var starts: UInt64 = 0
+    /// What the host remembers across a restart.
+    var promisedUntil: UInt64 = 0
 
     var last: LogIndex { base + log.count }
 
@@ -107,7 +109,20 @@ struct Cluster {
         let seed = mix(mix(seed &+ replicas[position].id.rawValue) &+ replicas[position].starts)
         replicas[position].core = RaftCore(
             start: replicas[position].start(configuration: configuration), settings: settings, seed: seed)
+        replicas[position].core!.keepPromise(until: replicas[position].promisedUntil)
         checks?.started(position)
+    }
+
+    /// A replica promises its vote to the leader it knows, which is told at once, if it is up.
+    mutating func promise(_ position: Int, until: UInt64, isTold: Bool = true) -> Bool {
+        guard let core = replicas[position].core,
+            replicas[position].core!.promise(to: core.leader, term: core.term, until: until)
+        else { return false }
+        replicas[position].promisedUntil = max(replicas[position].promisedUntil, until)
+        if isTold, let leader = self.position(of: core.leader) {
+            replicas[leader].core?.promised(by: core.replica, term: core.term, until: until)
+        }
+        return true
     }
 
     mutating func crash(_ position: Int) {

@@ -22,6 +22,8 @@ struct RandomRun {
         var leftLeaders = 0
         var told = 0
         var transfers = 0
+        /// Moments in which a lease held.
+        var leaseReads = 0
     }
 
     private var random: SeededRandom
@@ -42,6 +44,8 @@ struct RandomRun {
     private let transferWeight: UInt64
     /// Dropped by some change: their ids are not used again.
     private var dropped: Set<ReplicaID> = []
+    /// True time; every clock shows it, some later than others.
+    private var now: UInt64 = 1
     private var cut: Int?
 
     /// With unrest there is hardly ever a leader for long: what figure 8 of the paper needs.
@@ -100,6 +104,7 @@ struct RandomRun {
         let configurations = cluster.checks!.configurations
         result.changes = configurations.filter(\.isJoint).count
         result.promotions = configurations.count - 1 - 2 * result.changes
+        result.leaseReads = cluster.checks!.leaseReads
         result.told = cluster.replicas.filter { $0.core?.removedAt != nil }.count
         return result.violation != nil
     }
@@ -114,6 +119,14 @@ struct RandomRun {
             return false
         }
         let position = pick()
+        if changeWeight > 0 {
+            now += 1
+            if random.below(4) == 0 { cluster.replicas[pick()].core?.observe(now: now) }
+            if random.below(6) == 0 {
+                _ = cluster.promise(pick(), until: now + 30 + random.below(60), isTold: random.below(4) != 0)
+            }
+            cluster.checks!.served(at: now, cluster)
+        }
         if chosen(40) {
             deliverOne()
         } else if chosen(tickWeight) {
@@ -262,6 +275,7 @@ struct RandomRun {
     private mutating func heal() {
         cut = nil
         cluster.startAll()
+        for position in cluster.replicas.indices { cluster.replicas[position].core!.observe(now: now + 1_000) }
         var target: LogIndex?
         var contexts = contexts
         let isCalm = cluster.calm(rounds: 400) { cluster, round in
@@ -350,10 +364,11 @@ struct RandomRun {
             total.leftLeaders += result.leftLeaders
             total.told += result.told
             total.transfers += result.transfers
+            total.leaseReads += result.leaseReads
         }
         print("\(replicas) replicas and newcomers: \(total)")
         #expect(total.changes > 100 && total.promotions > 100 && total.transfers > 200 && total.crashes > 500)
-        #expect(total.leftLeaders > 50 && total.told > 80)
+        #expect(total.leftLeaders > 50 && total.told > 80 && total.leaseReads > 1_000)
         #expect(total.refusals.count >= 10)
     }
 

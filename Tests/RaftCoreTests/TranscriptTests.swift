@@ -62,6 +62,7 @@ struct Stage {
     /// The configuration that each replica was last seen in, and who was seen to know that it is removed.
     private var shown: [Configuration] = []
     private var told: Set<Int> = []
+    private var now: UInt64 = 0
 
     mutating func takeLines() -> [String] {
         defer { lines = [] }
@@ -106,6 +107,7 @@ struct Stage {
             cluster.checks = Checks(replicas: cluster.replicas.count, configuration: cluster.configuration)
             shown = Array(repeating: cluster.configuration, count: cluster.replicas.count)
             told = []
+            now = 0
             cluster.isAutomaticallyDurable = !words.contains("manual")
             parts = []
             for position in cluster.replicas.indices {
@@ -170,8 +172,19 @@ struct Stage {
             turn(position)
         case "lease":
             let position = try position(1)
+            let core = cluster.replicas[position].core!
+            let index = core.leaseReadIndex(now: now)
             lines.append(
-                "\(words[1]): a lease \(cluster.replicas[position].core!.mayUseLease ? "may" : "may not") be used")
+                "\(words[1]): a lease \(core.mayUseLease ? "may" : "may not") be used"
+                    + (core.leaseExpiry > 0 ? ", ends at \(core.leaseExpiry)" : "")
+                    + (index.map { ", reads may be served at \($0)" } ?? ""))
+        case "clock":
+            now = try number(1)
+            for position in cluster.replicas.indices { cluster.replicas[position].core?.observe(now: now) }
+        case "promise":
+            let position = try position(1)
+            let isPromised = cluster.promise(position, until: try number(2))
+            lines.append("\(words[1]) \(isPromised ? "promises its vote" : "promises nothing") until \(words[2])")
         case "read":
             let position = try position(1)
             for place in 2..<words.count {
