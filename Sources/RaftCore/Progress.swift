@@ -41,6 +41,8 @@ struct Progress: Sendable {
     var next: LogIndex = LogIndex(1)
     var state = ReplicationState.probe
     var isRecentlyActive = false
+    /// The same for the time between the last check of the quorum and the one before.
+    var wasRecentlyActive = false
     /// A probe is under way: wait for its answer or for the answer to a heartbeat.
     var isProbeSent = false
     /// Send once, even if there is nothing new and even if the window is full: an answer shows whether something was
@@ -51,6 +53,8 @@ struct Progress: Sendable {
     var commitKnown: LogIndex = .zero
     /// The newest round of read confirmation that it answered.
     var roundAnswered: UInt64 = 0
+    /// It votes for nobody else before this reading of the leader's clock.
+    var promisedUntil: UInt64 = 0
     /// A heartbeat of the clock is unanswered; `match` at that time shows whether appends got through since.
     var isHeartbeatOpen = false
     var matchAtHeartbeat: LogIndex = .zero

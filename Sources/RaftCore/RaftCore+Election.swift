@@ -15,6 +15,7 @@ extension RaftCore {
                 heartbeatElapsed = 0
                 beat()
             }
+            ageTransfer()
             if electionElapsed >= settings.electionTicks { checkQuorum() }
         } else if electionElapsed >= electionTimeout {
             if isPromotable { campaign() } else if leader != .none { become(.follower, term: term, leader: .none) }
@@ -23,7 +24,7 @@ extension RaftCore {
 
     /// Stands for election now: first asks whether it could win (Raft thesis §9.6), without taking a new term.
     public mutating func campaign() {
-        guard role != .leader, isPromotable else { return }
+        guard role != .leader, isPromotable, !isBoundByPromise else { return }
         statistics.campaigns += 1
         become(.preCandidate, term: term, leader: .none)
         ask(.preVote, term: term.next)
@@ -34,7 +35,10 @@ extension RaftCore {
     private mutating func checkQuorum() {
         electionElapsed = 0
         let isActive = quorumActive
-        for position in progress.indices { progress[position].isRecentlyActive = false }
+        for position in progress.indices {
+            progress[position].wasRecentlyActive = progress[position].isRecentlyActive
+            progress[position].isRecentlyActive = false
+        }
         if !isActive { become(.follower, term: term, leader: .none) }
     }
 
@@ -61,19 +65,20 @@ extension RaftCore {
         role = newRole
         leader = newLeader
         isDoubtful = false
+        endTransfer()
         for position in progress.indices { progress[position].vote = nil }
         resetElectionTimer()
     }
 
     /// Asks all other voters; the own voice is counted in `countVotes`.
-    private mutating func ask(_ kind: RaftMessageKind, term: Term) {
+    private mutating func ask(_ kind: RaftMessageKind, term: Term, context: UInt64 = 0) {
         for position in progress.indices where progress[position].replica != replica {
             guard progress[position].seat.isVoter || progress[position].seat.isOutgoing else { continue }
             // A vote request tells that this replica voted for itself: that must be durable first.
             queue(
                 RaftMessage(
                     kind: kind, from: replica, to: progress[position].replica, term: term, index: log.last,
-                    logTerm: log.lastTerm), isPromise: kind == .vote)
+                    logTerm: log.lastTerm, context: context), isPromise: kind == .vote)
         }
     }
 
@@ -93,10 +98,11 @@ extension RaftCore {
         }
     }
 
-    private mutating func becomeCandidate() {
+    /// With `byTransfer` the leader has asked for it: no pre-vote, and the voters need not be loyal to it.
+    mutating func becomeCandidate(byTransfer: Bool = false) {
         become(.candidate, term: term.next, leader: .none)
         vote = replica
-        ask(.vote, term: term)
+        ask(.vote, term: term, context: byTransfer ? RaftMessage.transferContext : 0)
         countVotes()
     }
 
@@ -129,7 +135,7 @@ extension RaftCore {
             return
         }
         guard message.kind.rawValue >= RaftMessageKind.preVote.rawValue,
-            message.kind.rawValue <= RaftMessageKind.readIndexReply.rawValue
+            message.kind.rawValue <= RaftMessageKind.removed.rawValue
         else {
             statistics.unknownKinds += 1
             return
@@ -139,12 +145,18 @@ extension RaftCore {
             return
         }
         switch message.kind {
-        case .preVote, .vote, .append, .heartbeat: break
+        case .append, .heartbeat, .timeoutNow: break
+        case .preVote, .vote: if position(of: message.from) == nil { tellRemoved(message) }
+        case .removed:
+            // Says nothing about terms: the one who tells may be far ahead or behind.
+            considerRemoval(message)
+            return
         default:
-            // Candidates and leaders may be in a configuration that has not reached this log yet. Who answers, or asks
-            // a leader, is a member.
-            guard position(of: message.from) != nil else {
+            // Candidates and leaders may be in a configuration that has not reached this log yet, and a leader may have
+            // left the one that has. Who else answers, or asks a leader, is a member.
+            guard position(of: message.from) != nil || message.from == leader else {
                 statistics.unknownSenders += 1
+                tellRemoved(message)
                 return
             }
         }
@@ -166,6 +178,7 @@ extension RaftCore {
         case .heartbeatReply: if role == .leader { receiveHeartbeatReply(message) }
         case .readIndex: receiveReadIndex(message)
         case .readIndexReply: receiveReadIndexReply(message)
+        case .timeoutNow: receiveTimeoutNow(message)
         default: break
         }
     }
@@ -174,10 +187,13 @@ extension RaftCore {
     private mutating func adopt(_ message: RaftMessage) -> Bool {
         switch message.kind {
         case .preVote, .vote:
-            if isLeaderPresent {
+            if isLeaderPresent || isBoundByPromise, !message.isByTransfer {
                 // Leader stickiness (Raft thesis §4.2.3). But a replica that is not ticked may believe for ever in a
                 // leader that is gone: from now on it wants to be ticked until the leader speaks again.
                 statistics.refusedForLeader += 1
+                // But for one that is removed: it was told, and disturbs nobody. (Its log is behind every log that has
+                // its removal committed, while a new member's that this log does not know yet is not.)
+                if isRemoved(message.from), !isUpToDate(message) { return false }
                 isDoubtful = true
                 if role == .leader {
                     // It does not know who leads (it was restarted, or was cut off): tell it.
@@ -198,7 +214,7 @@ extension RaftCore {
         case .preVoteReply where !message.reject:
             // A granted pre-vote carries the term that this replica asked about.
             break
-        case .append, .heartbeat: become(.follower, term: message.term, leader: message.from)
+        case .append, .heartbeat, .timeoutNow: become(.follower, term: message.term, leader: message.from)
         default: become(.follower, term: message.term, leader: .none)
         }
         return true

@@ -4,9 +4,11 @@ public import Primitives
 
 extension RaftCore {
     /// Appends to the leader's log; nothing is sent before `ready`. `logTime` is raised to the log's last time if it is
-    /// below it. A `.configuration` takes effect at once (Raft thesis §4.1), and only one may be uncommitted at a time.
+    /// below it. A `.configuration` takes effect at once (Raft thesis §4.1), and only one may be uncommitted at a time;
+    /// `change` is the way that also looks after the members.
     public mutating func propose(kind: EntryKind, payload: Bytes, logTime: LogTime) -> ProposeResult {
         guard role == .leader else { return .notLeader }
+        guard transferTarget == .none else { return .overloaded }
         // One proposal is always let in, so that the bound never shuts out an entry larger than itself.
         guard
             uncommittedBytes == 0
@@ -15,7 +17,7 @@ extension RaftCore {
         if kind == .configuration {
             let trial = LogEntry(index: log.last.next, term: term, logTime: logTime, kind: kind, payload: payload)
             guard commit >= firstOfTerm, configuration.index <= commit, let next = Self.configuration(of: trial),
-                !next.voters.isEmpty
+                configuration.maySafelyBecome(next)
             else { return .refused }
         }
         appendOwn(kind: kind, payload: payload, logTime: max(logTime, log.lastTime))
@@ -94,6 +96,7 @@ extension RaftCore {
     mutating func beat() {
         hasWork = true
         isHeartbeatDue = true
+        isTimeoutNowSent = false
         for position in progress.indices {
             progress[position].isHeartbeatOpen = true
             progress[position].matchAtHeartbeat = progress[position].match

@@ -35,10 +35,13 @@ extension RaftCore {
         }
         effects.roleChanged = !isRoleReported
         isRoleReported = true
+        effects.configurationChanged = !isConfigurationReported
+        isConfigurationReported = true
         hasWork = false
     }
 
     private mutating func leaderTurn(_ cache: inout SliceCache, into effects: inout RaftEffects) {
+        finishChange()
         let isRoundOpened = openReadRound()
         if isHeartbeatDue || isRoundOpened {
             isHeartbeatDue = false
@@ -52,6 +55,8 @@ extension RaftCore {
         for position in progress.indices where progress[position].replica != replica {
             replicate(to: position, &cache, into: &effects)
         }
+        if transferTarget != .none { pursueTransfer() }
+        leaveIfRemoved()
     }
 
     private mutating func followerTurn() {

@@ -2,10 +2,11 @@
 // log's newest part, who has acknowledged what, and reads on their way. Owns no disk, socket, clock, thread or source
 // of randomness, and no state machine: the host carries out the effects and reports what came of them.
 //
-//            step, tick, propose, read, persisted, applied, supply
+//    step, tick, propose, change, transfer, read, persisted, applied, supply
 //                               |
 //                               v
 //   RaftCore+Election   RaftCore+Leader   RaftCore+Follower   RaftCore+Reads
+//           RaftCore+Membership   RaftCore+Transfer   RaftCore+Lease
 //                               |
 //                               v
 //                        ready(into: effects)                    (RaftCore+Ready)
@@ -21,9 +22,10 @@ public enum ProposeResult: Hashable, Sendable {
     case accepted(index: LogIndex, term: Term)
     /// Certainly not in the log.
     case notLeader
-    /// Certainly not in the log: too much is uncommitted already.
+    /// Certainly not in the log: too much is uncommitted already, or leadership is being handed over. Try again soon.
     case overloaded
-    /// Certainly not in the log: a configuration that can't be read, or while another change is not committed.
+    /// Certainly not in the log: a configuration that can't be read, that does not safely follow the one in effect, or
+    /// while another change is not committed. Nothing but configurations is refused.
     case refused
 }
 
@@ -36,6 +38,9 @@ public struct RaftStatistics: Hashable, Sendable {
     public var unknownKinds = 0
     /// Answers and read requests from who is no member.
     public var unknownSenders = 0
+    /// Told to be removed, without a proof that this replica was a member before: it may still be on its way in. If
+    /// nobody speaks to it either, its host should ask the placement.
+    public var unprovenRemovals = 0
     /// Of an older term.
     public var stale = 0
     /// Candidates that were not listened to because the leader is there (Raft thesis §4.2.3).
@@ -70,6 +75,9 @@ public struct RaftCore: Sendable {
     public internal(set) var commit: LogIndex
     /// Everything up to here was applied by the host.
     public internal(set) var appliedIndex: LogIndex
+    /// Index of a committed configuration that no longer has this replica, once it knows for certain: nobody will speak
+    /// to it again, and it stands for no election. Known again after a restart only if somebody tells it again.
+    public internal(set) var removedAt: LogIndex?
     public internal(set) var statistics = RaftStatistics()
 
     var vote: ReplicaID
@@ -77,9 +85,19 @@ public struct RaftCore: Sendable {
     var persistence: Persistence
     /// In ascending order of index: the newest at or below `commit`, and all above it. The last is in effect.
     var configurations: [Configuration]
+    /// A committed configuration named this replica.
+    var wasMember = false
+    /// Who was in a committed configuration and is not in the newest, the latest last. At most `departedMax`: older
+    /// ones are forgotten, and then told less surely.
+    var departed: [ReplicaID] = []
+    static let departedMax = 64
     /// The members, sorted; this replica always among them.
     var progress: [Progress] = []
     var random: SeededRandom
+
+    /// The newest reading of the host's clock, and until when this replica's vote is promised away. See RaftCore+Lease.
+    var clock: UInt64 = 0
+    public internal(set) var promisedUntil: UInt64 = 0
 
     // Time, in ticks.
     var ticks: UInt64 = 0
@@ -94,6 +112,14 @@ public struct RaftCore: Sendable {
     var firstOfTerm: LogIndex = .zero
     var isHeartbeatDue = false
     var reads = LeaderReads()
+    /// Who is to lead next; `.none` outside of a transfer.
+    var transferTarget = ReplicaID.none
+    /// Ticks since the transfer began.
+    var transferElapsed = 0
+    /// The target was asked to stand for election since the last heartbeat.
+    var isTimeoutNowSent = false
+    /// The newest term in which a transfer was begun here.
+    var transferTerm = Term.zero
 
     // A follower's.
     var forwards: ForwardedReads
@@ -113,6 +139,7 @@ public struct RaftCore: Sendable {
     var hasWork = true
     var commitReported: LogIndex
     var isRoleReported = false
+    var isConfigurationReported = true
 
     /// - Parameters:
     ///   - seed: of all randomness here; must be another at each start of a replica.
@@ -140,6 +167,8 @@ public struct RaftCore: Sendable {
         random = SeededRandom(seed: seed)
         forwards = ForwardedReads(seed: mix(seed ^ start.replica.rawValue))
         seatMembers()
+        wasMember = start.configuration.members.contains(replica)
+        noteCommittedConfigurations(after: start.configuration)
         resetElectionTimer()
     }
 
@@ -189,6 +218,8 @@ extension RaftCore {
     public var memoryBytes: Int { log.memoryBytes }
     /// In effect: the newest in the log, committed or not.
     public var configuration: Configuration { configurations[configurations.count - 1] }
+    /// The newest that is known to be committed here.
+    public var committedConfiguration: Configuration { configuration(at: commit) }
     /// In effect at an index that is applied or above: the newest in the log up to there.
     public func configuration(at index: LogIndex) -> Configuration {
         configurations.last { $0.index <= index } ?? configurations[0]
@@ -224,8 +255,8 @@ extension RaftCore {
     }
 
     /// Nothing is under way, so that the host may stop ticking this replica until a message comes: everything is
-    /// committed and durable, a leader's followers have it all and know it, no read waits, and no candidate was turned
-    /// away since the leader last spoke. Followers named in `silent` (their host is known to be down) are not waited
+    /// committed and durable, a leader's followers have it all and know it, no read waits, no leadership is being handed
+    /// over, and no candidate was turned away since the leader last spoke. Followers named in `silent` (their host is known to be down) are not waited
     /// for.
     public func isSettled(ignoring silent: [ReplicaID] = []) -> Bool {
         guard !hasWork, commit == log.last, persistence.pending == nil, reads.isEmpty, forwards.isEmpty else {
@@ -233,11 +264,12 @@ extension RaftCore {
         }
         switch role {
         case .leader:
+            guard transferTarget == .none else { return false }
             for member in progress where member.replica != replica && !silent.contains(member.replica) {
                 guard member.match == log.last, member.commitKnown == commit else { return false }
             }
             return true
-        case .follower: return leader != .none && !isDoubtful
+        case .follower: return removedAt != nil || leader != .none && !isDoubtful
         case .preCandidate, .candidate: return false
         }
     }
@@ -299,12 +331,6 @@ extension RaftCore {
         return nil
     }
 
-    var isVoter: Bool {
-        position(of: replica).map { progress[$0].seat.isVoter || progress[$0].seat.isOutgoing } ?? false
-    }
-    /// May stand for election.
-    var isPromotable: Bool { isVoter && !isImpaired }
-
     /// Makes `progress` the members of the configuration in effect; who stays keeps what is known of it.
     mutating func seatMembers() {
         let configuration = configuration
@@ -312,6 +338,7 @@ extension RaftCore {
         if !members.contains(replica) { members.append(replica) }
         members.sort()
         let known = progress
+        isConfigurationReported = false
         progress = members.map { member in
             let seat = Seat(
                 isVoter: configuration.voters.contains(member), isOutgoing: configuration.outgoing.contains(member))
@@ -323,6 +350,7 @@ extension RaftCore {
             new.begin(next: log.last.next)
             return new
         }
+        if transferTarget != .none, !configuration.voters.contains(transferTarget) { endTransfer() }
     }
 
     /// Collects a message for this turn. A promise waits for durability; so does any word of a term that is not
@@ -368,8 +396,10 @@ extension RaftCore {
                 uncommittedBytes -= log[position].encodedBytes
             }
         }
+        let configurationBefore = configurations.count > 1 ? committedConfiguration : nil
         commit = index
         hasWork = true
+        if let configurationBefore { noteCommittedConfigurations(after: configurationBefore) }
         while configurations.count > 1, configurations[1].index <= appliedIndex { configurations.removeFirst() }
     }
 }

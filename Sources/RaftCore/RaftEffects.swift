@@ -51,6 +51,9 @@ public struct RaftEffects: Sendable {
     public var snapshotsNeeded: [ReplicaID] = []
     /// The role, the term or the known leader is another than after the last turn.
     public var roleChanged = false
+    /// The configuration in effect, or the newest one that is known to be committed, is another than after the last
+    /// turn, or this replica learnt that it is removed (`RaftCore.removedAt`).
+    public var configurationChanged = false
 
     public init() {}
 
@@ -70,5 +73,6 @@ public struct RaftEffects: Sendable {
         logReads.removeAll(keepingCapacity: true)
         snapshotsNeeded.removeAll(keepingCapacity: true)
         roleChanged = false
+        configurationChanged = false
     }
 }

@@ -10,7 +10,8 @@ public struct RaftMessageKind: RawRepresentable, Hashable, Sendable, CustomStrin
     /// Would you vote for me? (Raft thesis §9.6) `term` is the term that the sender would take; it has not taken it.
     public static let preVote = RaftMessageKind(rawValue: 1)
     public static let preVoteReply = RaftMessageKind(rawValue: 2)
-    /// RequestVote (Raft paper, figure 2): `index` and `logTerm` are of the candidate's last entry.
+    /// RequestVote (Raft paper, figure 2): `index` and `logTerm` are of the candidate's last entry. `context` is 1 when
+    /// the leader itself asked for this election (see `timeoutNow`), else 0.
     public static let vote = RaftMessageKind(rawValue: 3)
     public static let voteReply = RaftMessageKind(rawValue: 4)
     /// AppendEntries: `entries` follow the entry at `index`, which has `logTerm`; `commit` is the leader's.
@@ -26,8 +27,12 @@ public struct RaftMessageKind: RawRepresentable, Hashable, Sendable, CustomStrin
     public static let readIndex = RaftMessageKind(rawValue: 9)
     /// Echoes `context`; `index` is the read index; `reject` when the receiver is no leader or has no room.
     public static let readIndexReply = RaftMessageKind(rawValue: 10)
-    /// Reserved for the transfer of leadership.
+    /// The leader hands over: stand for election at once (Raft thesis §3.10). `index` is the leader's last entry.
     public static let timeoutNow = RaftMessageKind(rawValue: 11)
+    /// The configuration at `index`, which is committed, does not name the receiver. With `reject` the sender knows that
+    /// an earlier committed one did. (`hintIndex`, `hintTerm`) is an entry before `index` that is committed: a receiver
+    /// that has it knows that its own log is committed up to there.
+    public static let removed = RaftMessageKind(rawValue: 12)
 
     public var description: String {
         switch self {
@@ -42,6 +47,7 @@ public struct RaftMessageKind: RawRepresentable, Hashable, Sendable, CustomStrin
         case .readIndex: "readIndex"
         case .readIndexReply: "readIndexReply"
         case .timeoutNow: "timeoutNow"
+        case .removed: "removed"
         default: "kind\(rawValue)"
         }
     }
@@ -82,6 +88,10 @@ public struct RaftMessage: Hashable, Sendable {
         self.hintTerm = hintTerm
         self.entries = entries
     }
+
+    /// A vote request whose candidate was sent by its leader: there is no leader to be loyal to.
+    public var isByTransfer: Bool { kind == .vote && context == Self.transferContext }
+    static let transferContext: UInt64 = 1
 }
 
 extension RaftMessage {

@@ -25,6 +25,11 @@ public struct RaftSettings: Hashable, Sendable {
     /// The commit index rides along with a persist when it has advanced so far since it was last written: it is only a
     /// hint for a faster restart.
     public var commitHintEntries = 1_024
+    /// A learner may become a voter when it lacks at most so many entries of the leader's log: else the group could
+    /// wait for it as soon as another voter fails (Raft thesis §4.2.1).
+    public var promotionLagMax = 1_024
+    /// Replicas in a configuration, voters and learners. A change beyond it is refused.
+    public var membersMax = 32
 
     public init() {}
 }

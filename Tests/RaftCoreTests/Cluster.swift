@@ -41,6 +41,8 @@ struct TestReplica {
     var held: [Held] = []
     var logReads: [LogRead] = []
     var starts: UInt64 = 0
+    /// What the host remembers across a restart.
+    var promisedUntil: UInt64 = 0
 
     var last: LogIndex { base + log.count }
 
@@ -107,7 +109,20 @@ struct Cluster {
         let seed = mix(mix(seed &+ replicas[position].id.rawValue) &+ replicas[position].starts)
         replicas[position].core = RaftCore(
             start: replicas[position].start(configuration: configuration), settings: settings, seed: seed)
+        replicas[position].core!.keepPromise(until: replicas[position].promisedUntil)
         checks?.started(position)
+    }
+
+    /// A replica promises its vote to the leader it knows, which is told at once, if it is up.
+    mutating func promise(_ position: Int, until: UInt64, isTold: Bool = true) -> Bool {
+        guard let core = replicas[position].core,
+            replicas[position].core!.promise(to: core.leader, term: core.term, until: until)
+        else { return false }
+        replicas[position].promisedUntil = max(replicas[position].promisedUntil, until)
+        if isTold, let leader = self.position(of: core.leader) {
+            replicas[leader].core?.promised(by: core.replica, term: core.term, until: until)
+        }
+        return true
     }
 
     mutating func crash(_ position: Int) {
@@ -152,7 +167,9 @@ struct Cluster {
     mutating func finishWrite(_ position: Int) -> Bool {
         guard !replicas[position].writes.isEmpty else { return false }
         let write = replicas[position].finishWrite(bug)
+        let before = replicas[position].core!.configuration
         replicas[position].core!.persisted(sequence: write.sequence)
+        checks?.received(position, under: before, self)
         checks?.becameDurable(position, self)
         while let first = replicas[position].held.first, first.after <= write.sequence {
             flight.append(first.message)
@@ -178,7 +195,52 @@ struct Cluster {
     /// Hands a message to its receiver, if that is up.
     mutating func deliver(_ message: RaftMessage) -> Int? {
         guard let position = position(of: message.to), replicas[position].core != nil else { return nil }
+        let before = replicas[position].core!.configuration
+        checks?.delivered(message)
         replicas[position].core!.step(message)
+        checks?.received(position, under: before, self)
         return position
+    }
+
+    /// The established leader of the highest term, if there is one.
+    var leader: Int? {
+        replicas.indices.filter { replicas[$0].core?.isEstablished == true }
+            .max { replicas[$0].core!.term < replicas[$1].core!.term }
+    }
+
+    /// Nothing is lost: ticks, delivers and writes, with everybody who is up, until `isDone` says so after a round.
+    /// False if that did not come about within `rounds`.
+    mutating func calm(rounds: Int, isDone: (inout Cluster, Int) -> Bool) -> Bool {
+        for round in 0..<rounds {
+            for position in replicas.indices where replicas[position].core != nil {
+                replicas[position].core!.tick()
+                turn(position)
+            }
+            exchange()
+            if checks?.violation != nil || isDone(&self, round) { return true }
+        }
+        return false
+    }
+
+    mutating func startAll() {
+        for position in replicas.indices where replicas[position].core == nil { start(position) }
+    }
+
+    /// Delivers and writes until nothing is under way. Whoever is down gets nothing.
+    mutating func exchange() {
+        for _ in 0..<200 {
+            var isQuiet = true
+            for position in replicas.indices where replicas[position].core != nil {
+                while finishWrite(position) { isQuiet = false }
+                while !replicas[position].logReads.isEmpty { answerLogRead(position) }
+                if replicas[position].core!.hasReady { turn(position); isQuiet = false }
+            }
+            let sent = flight
+            flight = []
+            for message in sent {
+                if let position = deliver(message) { turn(position); isQuiet = false }
+            }
+            if isQuiet { return }
+        }
     }
 }

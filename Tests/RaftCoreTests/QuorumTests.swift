@@ -92,6 +92,39 @@ import Testing
         #expect(wrong == 0)
     }
 
+    /// What safety rests on, through a whole change: whoever decides before the joint configuration and whoever decides in
+    /// it have a replica in common, and so have whoever decides in it and after it. Learners add nothing to either. The
+    /// old and the new majority alone need not meet: so nobody may go from one to the other directly.
+    @Test func majoritiesOfNeighbouringConfigurationsAlwaysMeet() {
+        var disjoint = 0
+        var disjointWithoutJoint = 0
+        var swayedByLearners = 0
+        for members in 1...5 {
+            for seats in Self.seatings(members) where seats.contains(where: \.isVoter) {
+                guard seats.contains(where: \.isOutgoing) else { continue }
+                let learners = seats.indices.reduce(0) {
+                    seats[$1].isVoter || seats[$1].isOutgoing ? $0 : $0 | 1 << $1
+                }
+                func deciding(_ seat: (Seat) -> Seat) -> [Int] {
+                    (0..<(1 << members)).filter { set in
+                        Quorum.holds(members, seat: { seat(seats[$0]) }, { set >> $0 & 1 == 1 })
+                    }
+                }
+                let before = deciding { Seat(isVoter: $0.isOutgoing, isOutgoing: false) }
+                let joint = deciding { $0 }
+                let after = deciding { Seat(isVoter: $0.isVoter, isOutgoing: false) }
+                for set in joint {
+                    disjoint += before.filter { $0 & set == 0 }.count + after.filter { $0 & set == 0 }.count
+                    disjoint += joint.filter { $0 & set == 0 }.count
+                    if !joint.contains(set & ~learners) { swayedByLearners += 1 }
+                }
+                for set in before where after.contains(where: { $0 & set == 0 }) { disjointWithoutJoint += 1 }
+            }
+        }
+        #expect(disjoint == 0 && swayedByLearners == 0)
+        #expect(disjointWithoutJoint > 0)
+    }
+
     private static func advance(_ digits: inout [Int], base: Int) -> Bool {
         for position in digits.indices {
             digits[position] += 1

@@ -72,7 +72,7 @@ import Testing
                 var message = Self.sample(&random)
                 if round % 3 == 1 {
                     // Near enough to the truth to get deep into the core.
-                    message.kind = RaftMessageKind(rawValue: UInt8(1 + random.below(10)))
+                    message.kind = RaftMessageKind(rawValue: UInt8(1 + random.below(12)))
                     message.from = ReplicaID(2 + random.below(3))
                     message.to = ReplicaID(1)
                     message.term = Term(1 + random.below(4) + UInt64(round / 20_000))

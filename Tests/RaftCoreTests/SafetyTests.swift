@@ -14,6 +14,16 @@ struct RandomRun {
         var elections = 0
         var readsServed = 0
         var crashes = 0
+        /// Changes of the voters, and of the learners alone, that were committed.
+        var changes = 0
+        var promotions = 0
+        var refusals: Set<String> = []
+        /// Leaders that left themselves out, and replicas that learnt that they are out.
+        var leftLeaders = 0
+        var told = 0
+        var transfers = 0
+        /// Moments in which a lease held.
+        var leaseReads = 0
     }
 
     private var random: SeededRandom
@@ -30,10 +40,17 @@ struct RandomRun {
     private let crashWeight: UInt64
     private let campaignWeight: UInt64
     private let isUnrest: Bool
+    private let changeWeight: UInt64
+    private let transferWeight: UInt64
+    /// Dropped by some change: their ids are not used again.
+    private var dropped: Set<ReplicaID> = []
+    /// True time; every clock shows it, some later than others.
+    private var now: UInt64 = 1
     private var cut: Int?
 
     /// With unrest there is hardly ever a leader for long: what figure 8 of the paper needs.
-    init(seed: UInt64, replicas: Int, unrest: Bool = false, bug: PlantedBug? = nil) {
+    /// With newcomers, replicas that begin outside of the group, members change and leadership is handed over.
+    init(seed: UInt64, replicas: Int, newcomers: Int = 0, unrest: Bool = false, bug: PlantedBug? = nil) {
         random = SeededRandom(seed: seed)
         var settings = RaftSettings()
         settings.electionTicks = unrest ? 2 : 4 + Int(random.below(4))
@@ -56,9 +73,15 @@ struct RandomRun {
             settings.inflightMessagesMax = 1
         }
         isUnrest = unrest
-        cluster = Cluster(voters: replicas, settings: settings, seed: seed)
+        changeWeight = newcomers == 0 ? 0 : 2 + random.below(8)
+        transferWeight = newcomers == 0 ? 0 : random.below(5)
+        if newcomers > 0 {
+            settings.promotionLagMax = [0, 2, 20][Int(random.below(3))]
+            settings.membersMax = 6
+        }
+        cluster = Cluster(voters: replicas, spectators: newcomers, settings: settings, seed: seed)
         cluster.bug = bug
-        cluster.checks = Checks(replicas: replicas)
+        cluster.checks = Checks(replicas: replicas + newcomers, configuration: cluster.configuration)
     }
 
     private mutating func pick() -> Int { Int(random.below(UInt64(cluster.replicas.count))) }
@@ -78,11 +101,17 @@ struct RandomRun {
         result.commits = cluster.checks!.committed.count
         result.elections = cluster.checks!.elections
         result.readsServed = cluster.checks!.readsServed
+        let configurations = cluster.checks!.configurations
+        result.changes = configurations.filter(\.isJoint).count
+        result.promotions = configurations.count - 1 - 2 * result.changes
+        result.leaseReads = cluster.checks!.leaseReads
+        result.told = cluster.replicas.filter { $0.core?.removedAt != nil }.count
         return result.violation != nil
     }
 
     private mutating func step() {
-        let total = 40 + tickWeight + writeWeight + 6 + 4 + crashWeight + campaignWeight + 3
+        let total =
+            40 + tickWeight + writeWeight + 6 + 4 + crashWeight + campaignWeight + changeWeight + transferWeight + 3
         var choice = random.below(total)
         func chosen(_ weight: UInt64) -> Bool {
             if choice < weight { return true }
@@ -90,6 +119,14 @@ struct RandomRun {
             return false
         }
         let position = pick()
+        if changeWeight > 0 {
+            now += 1
+            if random.below(4) == 0 { cluster.replicas[pick()].core?.observe(now: now) }
+            if random.below(6) == 0 {
+                _ = cluster.promise(pick(), until: now + 30 + random.below(60), isTold: random.below(4) != 0)
+            }
+            cluster.checks!.served(at: now, cluster)
+        }
         if chosen(40) {
             deliverOne()
         } else if chosen(tickWeight) {
@@ -107,6 +144,10 @@ struct RandomRun {
             if isUnrest { shake(besides: position) }
             cluster.replicas[position].core?.campaign()
             end(position)
+        } else if chosen(changeWeight) {
+            change(random.below(4) == 0 ? position : cluster.leader ?? position)
+        } else if chosen(transferWeight) {
+            transfer(random.below(4) == 0 ? position : cluster.leader ?? position)
         } else {
             housekeeping(position)
         }
@@ -154,6 +195,58 @@ struct RandomRun {
         end(position)
     }
 
+    private mutating func change(_ position: Int) {
+        guard let core = cluster.replicas[position].core else { return }
+        let current = core.configuration
+        var voters = current.voters
+        var learners = current.learners
+        func one(_ list: [ReplicaID]) -> ReplicaID? {
+            list.isEmpty ? nil : list[Int(random.below(UInt64(list.count)))]
+        }
+        // One step, or several at once.
+        for _ in 0..<(1 + random.below(2)) {
+            switch random.below(10) {
+            case 0, 1, 2:
+                let fresh = cluster.replicas.map(\.id).filter {
+                    !current.members.contains($0) && !learners.contains($0) && !dropped.contains($0)
+                }
+                if let new = one(fresh) { learners.append(new) }
+            case 3, 4, 5:
+                voters += learners
+                learners = []
+            case 6:
+                if let old = one(voters) { voters.removeAll { $0 == old } }
+            case 7:
+                // Itself, and for a successor if there is one.
+                voters.removeAll { $0 == core.replica }
+                voters += learners
+                learners = []
+            case 8:
+                if let old = one(voters) {
+                    voters.removeAll { $0 == old }
+                    learners.append(old)
+                }
+            default: if let old = one(learners) { learners.removeAll { $0 == old } }
+            }
+        }
+        let wish = Configuration(voters: voters, learners: learners)
+        let expecting = random.below(10) == 0 ? LogIndex(random.below(9)) : current.index
+        switch cluster.replicas[position].core!.change(to: wish, expecting: expecting) {
+        case .accepted:
+            for old in current.members where !wish.members.contains(old) { dropped.insert(old) }
+            if !voters.contains(core.replica) { result.leftLeaders += 1 }
+        case .refused(let refusal):
+            result.refusals.insert(String("\(refusal)".prefix { $0 != "(" }))
+        }
+        end(position)
+    }
+
+    private mutating func transfer(_ position: Int) {
+        let target = cluster.replicas[pick()].id
+        if cluster.replicas[position].core?.transfer(to: target) == .accepted { result.transfers += 1 }
+        end(position)
+    }
+
     private mutating func toggle(_ position: Int) {
         if cluster.replicas[position].core == nil {
             cluster.start(position)
@@ -177,55 +270,47 @@ struct RandomRun {
         end(position)
     }
 
-    /// Everybody is up, nothing is lost: within bounded time a leader commits a new entry, all have it, no read hangs.
+    /// Everybody is up, nothing is lost: within bounded time a leader commits a new entry, all members have it, no read
+    /// hangs, nobody stands for election any more.
     private mutating func heal() {
         cut = nil
-        for position in cluster.replicas.indices where cluster.replicas[position].core == nil {
-            cluster.start(position)
-        }
+        cluster.startAll()
+        for position in cluster.replicas.indices { cluster.replicas[position].core!.observe(now: now + 1_000) }
         var target: LogIndex?
-        for round in 0..<400 {
-            for position in cluster.replicas.indices {
-                cluster.replicas[position].core!.tick()
-                if target == nil, round > 40, cluster.replicas[position].core!.isEstablished,
-                    case .accepted(let index, _) = cluster.replicas[position].core!.propose(
-                        kind: .command, payload: Bytes("healed"), logTime: .zero)
-                {
-                    target = index
-                    for reader in cluster.replicas.indices {
-                        contexts += 1
-                        cluster.checks!.asked(contexts)
-                        cluster.replicas[reader].core!.read(context: contexts)
-                    }
-                }
-                cluster.turn(position)
+        var contexts = contexts
+        let isCalm = cluster.calm(rounds: 400) { cluster, round in
+            guard let leader = cluster.leader, let configuration = cluster.replicas[leader].core?.configuration,
+                !configuration.isJoint
+            else { return false }
+            let members = cluster.replicas.indices.filter {
+                configuration.members.contains(cluster.replicas[$0].id)
             }
-            for _ in 0..<200 {
-                var isQuiet = true
-                for position in cluster.replicas.indices {
-                    while cluster.finishWrite(position) { isQuiet = false }
-                    while !cluster.replicas[position].logReads.isEmpty { cluster.answerLogRead(position) }
-                    if cluster.replicas[position].core!.hasReady { cluster.turn(position); isQuiet = false }
-                }
-                let flight = cluster.flight
-                cluster.flight = []
-                for message in flight {
-                    if let position = cluster.deliver(message) { cluster.turn(position); isQuiet = false }
-                }
-                if isQuiet { break }
-            }
-            if cluster.checks!.violation != nil { return }
-            if let target, cluster.replicas.allSatisfy({ $0.core!.appliedIndex >= target }),
-                cluster.replicas.allSatisfy({ $0.core!.isSettled() }),
-                cluster.replicas.allSatisfy({ $0.core!.readsPending == 0 })
+            if target == nil, round > 40,
+                case .accepted(let index, _) = cluster.replicas[leader].core!.propose(
+                    kind: .command, payload: Bytes("healed"), logTime: .zero)
             {
-                return
+                target = index
+                for reader in members {
+                    contexts += 1
+                    cluster.checks!.asked(contexts)
+                    cluster.replicas[reader].core!.read(context: contexts)
+                }
+                cluster.turn(leader)
             }
+            guard let target else { return false }
+            return members.allSatisfy {
+                cluster.replicas[$0].core!.appliedIndex >= target && cluster.replicas[$0].core!.isSettled()
+            }
+                && cluster.replicas.allSatisfy {
+                    $0.core!.readsPending == 0 && ($0.core!.role == .leader || $0.core!.role == .follower)
+                }
         }
+        if isCalm { return }
         result.violation =
             "no progress after healing: "
             + cluster.replicas.map {
                 "\($0.id): \($0.core!.role) term \($0.core!.term) applied \($0.core!.appliedIndex) last \($0.core!.lastIndex)"
+                    + " of \($0.core!.configuration)"
             }
             .joined(separator: "; ")
     }
@@ -258,6 +343,33 @@ struct RandomRun {
         // The executions did something.
         #expect(commits > 5_000 && elections > 1_500 && reads > 5_000 && crashes > 1_000)
         print("\(replicas) replicas: \(commits) commits, \(elections) elections, \(reads) reads, \(crashes) crashes")
+    }
+
+    @Test(arguments: [2, 3, 4, 5]) func changingMembersAndLeadersKeepsAllPromises(replicas: Int) {
+        var total = RandomRun.Result()
+        for seed in Self.seeds(600) {
+            var run = RandomRun(seed: seed, replicas: replicas, newcomers: 4)
+            let result = run.run(steps: 1_500)
+            if let violation = result.violation {
+                Issue.record("seed \(seed), \(replicas) replicas and newcomers: \(violation)")
+                return
+            }
+            total.commits += result.commits
+            total.elections += result.elections
+            total.readsServed += result.readsServed
+            total.crashes += result.crashes
+            total.changes += result.changes
+            total.promotions += result.promotions
+            total.refusals.formUnion(result.refusals)
+            total.leftLeaders += result.leftLeaders
+            total.told += result.told
+            total.transfers += result.transfers
+            total.leaseReads += result.leaseReads
+        }
+        print("\(replicas) replicas and newcomers: \(total)")
+        #expect(total.changes > 100 && total.promotions > 100 && total.transfers > 200 && total.crashes > 500)
+        #expect(total.leftLeaders > 50 && total.told > 80 && total.leaseReads > 1_000)
+        #expect(total.refusals.count >= 10)
     }
 
     @Test func oneElectionAfterAnotherKeepsAllPromises() {

@@ -21,7 +21,7 @@ import Testing
         return files.filter { $0.hasSuffix(".txt") }.sorted()
     }
 
-    @Test func thereAreTranscripts() { #expect(Self.names.count >= 14) }
+    @Test func thereAreTranscripts() { #expect(Self.names.count >= 27) }
 
     @Test(arguments: names) func transcript(name: String) throws {
         let file = Self.folder.appending(path: name)
@@ -59,6 +59,10 @@ struct Stage {
     private var lines: [String] = []
     private var isQuiet = false
     private var parts: [Set<UInt64>] = []
+    /// The configuration that each replica was last seen in, and who was seen to know that it is removed.
+    private var shown: [Configuration] = []
+    private var told: Set<Int> = []
+    private var now: UInt64 = 0
 
     mutating func takeLines() -> [String] {
         defer { lines = [] }
@@ -86,6 +90,9 @@ struct Stage {
             }
             return position
         }
+        func list(_ name: String) -> [ReplicaID] {
+            (options[name] ?? "").split(separator: ",").compactMap { UInt64($0) }.map { ReplicaID($0) }
+        }
         switch words.first {
         case "cluster":
             var settings = RaftSettings()
@@ -93,10 +100,14 @@ struct Stage {
             settings.heartbeatTicks = options["heartbeat"].flatMap(Int.init) ?? settings.heartbeatTicks
             settings.appendBytesMax = options["appendBytes"].flatMap(Int.init) ?? settings.appendBytesMax
             settings.inflightMessagesMax = options["window"].flatMap(Int.init) ?? settings.inflightMessagesMax
+            settings.promotionLagMax = options["promotionLag"].flatMap(Int.init) ?? settings.promotionLagMax
             cluster = Cluster(
                 voters: Int(try number(1)), spectators: options["spectators"].flatMap(Int.init) ?? 0, settings: settings
             )
-            cluster.checks = Checks(replicas: cluster.replicas.count)
+            cluster.checks = Checks(replicas: cluster.replicas.count, configuration: cluster.configuration)
+            shown = Array(repeating: cluster.configuration, count: cluster.replicas.count)
+            told = []
+            now = 0
             cluster.isAutomaticallyDurable = !words.contains("manual")
             parts = []
             for position in cluster.replicas.indices {
@@ -128,9 +139,6 @@ struct Stage {
         case "configure":
             let position = try position(1)
             var writer = ByteWriter()
-            func list(_ name: String) -> [ReplicaID] {
-                (options[name] ?? "").split(separator: ",").compactMap { UInt64($0) }.map { ReplicaID($0) }
-            }
             Configuration(voters: list("voters"), outgoing: list("outgoing"), learners: list("learners")).encode(
                 into: &writer)
             let result = cluster.replicas[position].core!.propose(
@@ -141,6 +149,42 @@ struct Stage {
                 lines.append("\(words[1]) refuses the configuration: \(result)")
             }
             turn(position)
+        case "change":
+            let position = try position(1)
+            let core = cluster.replicas[position].core!
+            let expecting = options["at"].flatMap { UInt64($0) }.map { LogIndex($0) } ?? core.configuration.index
+            let result = cluster.replicas[position].core!.change(
+                to: Configuration(
+                    voters: list("voters"), outgoing: list("outgoing"), learners: list("learners")),
+                expecting: expecting)
+            switch result {
+            case .accepted(let index, let term): lines.append("\(words[1]) begins the change with \(index)/\(term)")
+            case .refused(let refusal): lines.append("\(words[1]) refuses the change: \(refusal)")
+            }
+            turn(position)
+        case "transfer":
+            let position = try position(1)
+            let result = cluster.replicas[position].core!.transfer(to: ReplicaID(try number(2)))
+            switch result {
+            case .accepted: lines.append("\(words[1]) begins to hand over to \(words[2])")
+            case .refused(let refusal): lines.append("\(words[1]) does not hand over to \(words[2]): \(refusal)")
+            }
+            turn(position)
+        case "lease":
+            let position = try position(1)
+            let core = cluster.replicas[position].core!
+            let index = core.leaseReadIndex(now: now)
+            lines.append(
+                "\(words[1]): a lease \(core.mayUseLease ? "may" : "may not") be used"
+                    + (core.leaseExpiry > 0 ? ", ends at \(core.leaseExpiry)" : "")
+                    + (index.map { ", reads may be served at \($0)" } ?? ""))
+        case "clock":
+            now = try number(1)
+            for position in cluster.replicas.indices { cluster.replicas[position].core?.observe(now: now) }
+        case "promise":
+            let position = try position(1)
+            let isPromised = cluster.promise(position, until: try number(2))
+            lines.append("\(words[1]) \(isPromised ? "promises its vote" : "promises nothing") until \(words[2])")
         case "read":
             let position = try position(1)
             for place in 2..<words.count {
@@ -162,9 +206,12 @@ struct Stage {
         case "persist":
             let position = try position(1)
             for _ in 0..<(words.count > 2 ? try number(2) : 1) { finishWrite(position) }
-        case "crash": cluster.crash(try position(1))
+        case "crash":
+            told.remove(try position(1))
+            cluster.crash(try position(1))
         case "restart":
             let position = try position(1)
+            told.remove(position)
             cluster.crash(position)
             cluster.start(position)
             turn(position)
@@ -189,6 +236,9 @@ struct Stage {
         case "heard":
             cluster.replicas[try position(1)].core?.heard(from: ReplicaID(try number(2)))
             turn(try position(1))
+        case "checkpoint":
+            let position = try position(1)
+            cluster.replicas[position].checkpoint = cluster.replicas[position].core!.appliedIndex
         case "evict": cluster.replicas[try position(1)].core?.evict(through: LogIndex(try number(2)))
         case "discard":
             let position = try position(1)
@@ -199,7 +249,7 @@ struct Stage {
             turn(position)
         case "send":
             guard words.count == 4,
-                let kind = (1...11).map({ RaftMessageKind(rawValue: $0) }).first(where: {
+                let kind = (1...13).map({ RaftMessageKind(rawValue: $0) }).first(where: {
                     "\($0)" == words[1] || "kind\($0.rawValue)" == words[1]
                 })
             else { throw BadCommand(text: command) }
@@ -209,8 +259,9 @@ struct Stage {
                     kind: kind, from: ReplicaID(try number(2)), to: ReplicaID(try number(3)),
                     term: Term(option("term")),
                     index: LogIndex(option("index")), logTerm: Term(option("logTerm")),
-                    commit: LogIndex(option("commit")),
+                    commit: LogIndex(option("commit")), context: option("context"),
                     reject: options["reject"] != nil,
+                    hintIndex: LogIndex(option("hintIndex")), hintTerm: Term(option("hintTerm")),
                     entries: (options["entries"] ?? "").split(separator: ",").enumerated().compactMap { offset, text in
                         let pieces = text.split(separator: ":").map(String.init)
                         guard pieces.count == 2, let term = UInt64(pieces[0]) else { return nil }
@@ -234,6 +285,7 @@ struct Stage {
                 lines.append(
                     "\(words[1]): misaddressed \(counts.misaddressed), unknown kinds \(counts.unknownKinds), unknown senders "
                         + "\(counts.unknownSenders), stale \(counts.stale), refused for the leader \(counts.refusedForLeader)"
+                        + (counts.unprovenRemovals > 0 ? ", unproven removals \(counts.unprovenRemovals)" : "")
                 )
             }
         default: throw BadCommand(text: command)
@@ -317,6 +369,7 @@ struct Stage {
                 "\(name) \(core.role), term \(core.term), leader \(core.leader == .none ? "unknown" : "\(core.leader)")"
             )
         }
+        showConfiguration(position)
         if !cluster.isAutomaticallyDurable, !isQuiet, let sequence = effects.persistSequence {
             var parts: [String] = []
             if let state = effects.hardState { parts.append("term \(state.term) vote \(state.vote)") }
@@ -335,13 +388,34 @@ struct Stage {
         if cluster.isAutomaticallyDurable { while !cluster.replicas[position].writes.isEmpty { finishWrite(position) } }
     }
 
+    private mutating func showConfiguration(_ position: Int) {
+        guard cluster.effects.configurationChanged, let core = cluster.replicas[position].core else { return }
+        if core.configuration != shown[position] {
+            shown[position] = core.configuration
+            lines.append("  \(core.replica): configuration \(core.configuration.index): \(show(core.configuration))")
+        }
+        if let index = core.removedAt, told.insert(position).inserted {
+            lines.append("  \(core.replica): is removed by configuration \(index)")
+        }
+    }
+
     // MARK: How it looks
+
+    private func show(_ configuration: Configuration) -> String {
+        func names(_ list: [ReplicaID]) -> String { list.map { "\($0)" }.joined(separator: " ") }
+        return "voters \(names(configuration.voters))"
+            + (configuration.isJoint ? " from \(names(configuration.outgoing))" : "")
+            + (configuration.learners.isEmpty ? "" : " learners \(names(configuration.learners))")
+    }
 
     private func show(_ entries: [LogEntry]) -> String {
         "["
             + entries.map { entry in
-                let content =
-                    entry.kind == .empty ? "-" : entry.kind == .configuration ? "configuration" : entry.payload.string
+                var content = entry.kind == .empty ? "-" : entry.payload.string
+                var reader = ByteReader(entry.payload)
+                if entry.kind == .configuration, let configuration = try? Configuration(from: &reader) {
+                    content = show(configuration)
+                }
                 return "\(entry.index)/\(entry.term) \(content)"
             }.joined(separator: ", ") + "]"
     }
@@ -349,7 +423,11 @@ struct Stage {
     private func show(_ message: RaftMessage) -> String {
         var text = "\(message.from)->\(message.to) \(message.kind) term \(message.term)"
         switch message.kind {
-        case .preVote, .vote: text += " last \(message.index)/\(message.logTerm)"
+        case .preVote, .vote:
+            text += " last \(message.index)/\(message.logTerm)" + (message.isByTransfer ? " by transfer" : "")
+        case .removed:
+            text += " at \(message.index)"
+            text += message.reject ? "" : ", if \(message.hintIndex)/\(message.hintTerm) is there"
         case .preVoteReply, .voteReply: text += message.reject ? " refused" : " granted"
         case .append:
             text += " after \(message.index)/\(message.logTerm) commit \(message.commit) \(show(message.entries))"
