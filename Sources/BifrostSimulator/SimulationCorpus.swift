@@ -21,5 +21,7 @@ public enum SimulationCorpus {
         entry(1714, seconds: 20, "convergence: catch-up by single entries, each 0.2 s on its way, took too long"),
         entry(2033, seconds: 20, "linearizability: too many operations of one key at a time to be judged"),
         entry(3135, seconds: 20, "linearizability: too many operations of one key at a time to be judged"),
+        entry(23, .rot, seconds: 20, "journal kept: a rule of the simulator, for a replica whose store is lost"),
+        entry(34, .rot, seconds: 20, "journal kept: a rule of the simulator, for a replica whose store is lost"),
     ]
 }
