@@ -210,9 +210,9 @@ package final class ChildProcess: Sendable {
                 var status: Int32 = 0
                 var usage = rusage()
                 while wait4(pid, &status, 0, &usage) < 0, errno == EINTR {}
-                state.processorSeconds = [usage.ru_utime, usage.ru_stime].reduce(0) {
-                    $0 + Double($1.tv_sec) + Double($1.tv_usec) / 1e6
-                }
+                let seconds = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec
+                let microseconds = usage.ru_utime.tv_usec + usage.ru_stime.tv_usec
+                state.processorSeconds = Double(seconds) + Double(microseconds) / 1e6
                 let signal = status & 0x7f
                 state.ending = signal == 0 ? .exit((status >> 8) & 0xff) : .signal(signal)
             }
