@@ -159,7 +159,9 @@ final class TestHosts {
         options.name = name
         options.timeout = .seconds(20)
         return try await Cluster.connect(
-            to: zip(ports, running).compactMap { port, host in host == nil ? nil : "\(loopback(of: directory.path)):\(port)" },
+            to: zip(ports, running).compactMap { port, host in
+                host == nil ? nil : "\(loopback(of: directory.path)):\(port)"
+            },
             options: options)
     }
 
