@@ -47,7 +47,7 @@ public struct HistoryPicture: Sendable {
     /// Tenths of a pixel per character of a label.
     private static let characterWidth = 67
     /// Operations of the explanation's end that are shown, and at most as many that are in no order.
-    private static let placedMax = 20
+    private static let placedMax = 12
     private static let unplacedMax = 16
 
     private let key: HistoryReport.Key
@@ -181,7 +181,7 @@ public struct HistoryPicture: Sendable {
         let bottom = Self.top + rowCount * Self.rowHeight + 8
         let widest = title.map { $0.count * Self.characterWidth / 10 + 2 * Self.margin + 40 }.max() ?? 0
         let reach = max(places.last ?? 0, items.map { max($0.right, $0.point) }.max() ?? 0)
-        let width = max(reach + 40, widest, 720)
+        let width = max(reach + 96, widest, 720)
         let height = bottom + 92
         var svg = """
             <svg xmlns="http://www.w3.org/2000/svg" width="\(width)" height="\(height)" viewBox="0 0 \(width) \(height)" \
