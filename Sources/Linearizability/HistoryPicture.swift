@@ -47,7 +47,7 @@ public struct HistoryPicture: Sendable {
     /// Tenths of a pixel per character of a label.
     private static let characterWidth = 67
     /// Operations of the explanation's end that are shown, and at most as many that are in no order.
-    private static let placedMax = 20
+    private static let placedMax = 12
     private static let unplacedMax = 16
 
     private let key: HistoryReport.Key
@@ -181,8 +181,8 @@ public struct HistoryPicture: Sendable {
         let bottom = Self.top + rowCount * Self.rowHeight + 8
         let widest = title.map { $0.count * Self.characterWidth / 10 + 2 * Self.margin + 40 }.max() ?? 0
         let reach = max(places.last ?? 0, items.map { max($0.right, $0.point) }.max() ?? 0)
-        let width = max(reach + 40, widest, 720)
-        let height = bottom + 84
+        let width = max(reach + 96, widest, 720)
+        let height = bottom + 92
         var svg = """
             <svg xmlns="http://www.w3.org/2000/svg" width="\(width)" height="\(height)" viewBox="0 0 \(width) \(height)" \
             font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="11">
@@ -269,10 +269,14 @@ public struct HistoryPicture: Sendable {
             svg += text(words, x + 29, y, fill: "#222222", "")
             x += 29 + words.count * Self.characterWidth / 10 + 22
         }
-        let note =
-            "Numbered points: where each operation takes effect in that order. "
-            + "\(items.count) of \(key.records.count) operations are shown; the axis keeps order, not distances."
-        return svg + text(note, Self.margin, y + 24, fill: "#666666", " font-size=\"10\"")
+        let notes = [
+            "Numbered points: where each operation takes effect in that order.",
+            "\(items.count) of \(key.records.count) operations are shown; the axis keeps the order of events, not distances.",
+        ]
+        for (number, note) in notes.enumerated() {
+            svg += text(note, Self.margin, y + 24 + 15 * number, fill: "#666666", " font-size=\"10\"")
+        }
+        return svg
     }
 
     private func text(_ words: String, _ x: Int, _ y: Int, fill: String, _ style: String) -> String {

@@ -127,10 +127,14 @@ private func record(
     }
 
     @Test func bytesThatAreNotUTF8AreAnErrorInText() throws {
+        // A whole line but for one byte.
+        let line = Self.records[0].line()
+        let place = try #require(line.firstIndex(of: UInt8(ascii: "k")))
+        let key = try #require(line[(place + 1)...].firstIndex(of: UInt8(ascii: "k")))
+        var bad = line
+        bad[key] = 0xff
         var reader = HistoryReader()
-        #expect(throws: HistoryError.self) {
-            try reader.read(Array(#"{"key":""#.utf8) + [0xff] + Array("\"}\n".utf8)) { _ in }
-        }
+        #expect(throws: HistoryError.self) { try reader.read(bad) { _ in } }
     }
 
     @Test func anEndlessLineIsAnErrorBeforeItFillsTheMemory() throws {
