@@ -52,6 +52,8 @@ extension HostLoop: RPCService {
     }
 
     func connectionClosed(_ connection: InboundConnection) {
+        // A connection that ends within a batch has no `readComplete`.
+        handOver()
         acceptedLinks.removeValue(forKey: connection.id)?.wentDown()
     }
 
@@ -79,6 +81,7 @@ extension HostLoop: RPCService {
             } else {
                 let owner = LoopPlace.owner(of: request.group, loops: place.count)
                 outgoing[owner].calls.append((request, call.reply))
+                outgoing[owner].callBytes += call.payload.count
                 hasOutgoing = true
             }
         } catch {

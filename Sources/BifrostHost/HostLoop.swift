@@ -22,7 +22,7 @@ import Storage
 import Synchronization
 
 final class HostLoop: @unchecked Sendable {
-    // @unchecked: `place`, `eventLoop` and `shell` never change, `peerBytesWaiting` is atomic; all else belongs to
+    // @unchecked: `place`, `eventLoop` and `shell` never change, what waits is counted in atomics; all else belongs to
     // `eventLoop`, which every entry point checks or goes to first.
 
     let place: LoopPlace
@@ -44,6 +44,8 @@ final class HostLoop: @unchecked Sendable {
     var hasOutgoing = false
     /// Bytes of peers' payloads that other loops handed over and this one has not looked at yet.
     private let peerBytesWaiting = Atomic<Int>(0)
+    /// The same of clients' calls.
+    private let callBytesWaiting = Atomic<Int>(0)
 
     /// Where payloads for other hosts go. A copy of what loop 0 knows.
     private var routes: [PeerChannelKey: PeerLink] = [:]
@@ -164,8 +166,8 @@ final class HostLoop: @unchecked Sendable {
         }
     }
 
-    /// From another loop. Calls in transit are bounded by the connections' bounds on calls in flight. Peers' payloads
-    /// are bounded here: a loop that is far behind takes no more of them, and consensus sends again what it must.
+    /// From another loop. A loop that is far behind takes no more: consensus sends again what it must, and clients are
+    /// told that it is overloaded.
     private func give(_ delivery: consuming LoopDelivery) {
         var delivery = delivery
         let bytes = delivery.peerBytes
@@ -177,15 +179,30 @@ final class HostLoop: @unchecked Sendable {
                 delivery.peerBytes = 0
             }
         }
+        let callBytes = delivery.callBytes
+        if callBytes > 0 {
+            let waiting = callBytesWaiting.add(callBytes, ordering: .relaxed).newValue
+            if waiting > Self.callBytesWaitingMax {
+                callBytesWaiting.subtract(callBytes, ordering: .relaxed)
+                for call in delivery.calls {
+                    let refusal = Refusal.overloaded(retryAfterMillis: 50)
+                    call.reply.respond { Response<DataResult>.refused(refusal).encode(into: &$0) }
+                }
+                delivery.calls = []
+                delivery.callBytes = 0
+            }
+        }
         guard !delivery.isEmpty else { return }
         eventLoop.execute { [self, delivery] in
             peerBytesWaiting.subtract(delivery.peerBytes, ordering: .relaxed)
+            callBytesWaiting.subtract(delivery.callBytes, ordering: .relaxed)
             take(delivery)
             scheduleTurn()
         }
     }
 
     private static var peerBytesWaitingMax: Int { 128 << 20 }
+    private static var callBytesWaitingMax: Int { 128 << 20 }
 
     private func take(_ delivery: LoopDelivery) {
         if let core, !isStopping {
@@ -269,6 +286,8 @@ struct LoopDelivery: Sendable {
     var parts: [(part: PeerBatchPart, host: HostID)] = []
     /// What the parts keep alive.
     var peerBytes = 0
+    /// Of the calls' payloads.
+    var callBytes = 0
 
     var isEmpty: Bool { calls.isEmpty && parts.isEmpty }
 }

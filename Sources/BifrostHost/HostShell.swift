@@ -101,6 +101,8 @@ final class HostShell: @unchecked Sendable {
                     + "\(store.identity.cluster) beside another journal, not by host \(own.host) of cluster \(own.cluster): "
                     + "put the journal and the store that belong together back into one directory")
         }
+        // All replicas at once, before any loop begins: what one group commits would hide what another's journal lost.
+        try journal.refuseIfLost(beside: store)
         hasBegun = true
         door.update(identity: identity, map: map)
         let sequence = journal.lastSequence

@@ -55,6 +55,7 @@ package final class JournalWriter<Storage: Disk>: Sendable {
         _ batch: JournalBatch?, superfluous: [(replica: ReplicaID, through: LogIndex)], from loop: Int
     ) {
         let mustStart = queue.withLock { queue in
+            guard !queue.hasFailed else { return false }
             if let batch { queue.batches.append((loop, batch)) }
             if !superfluous.isEmpty {
                 queue.superfluous[loop] = superfluous
@@ -68,27 +69,27 @@ package final class JournalWriter<Storage: Disk>: Sendable {
         if mustStart { worker.submit { self.drain() } }
     }
 
+    /// One commit and one piece of trimming; what came meanwhile has its turn behind what `perform` brought.
     private func drain() {
-        while true {
-            let (batches, superfluous, list) = queue.withLock { queue in
-                let batches = queue.batches
-                queue.batches = []
-                if batches.isEmpty, !queue.isTrimDue { queue.isRunning = false }
-                return (batches, queue.isTrimDue ? queue.superfluous : [], queue.lists)
-            }
-            if batches.isEmpty, superfluous.isEmpty { return }
-            do {
-                if !batches.isEmpty { try commit(batches) }
-                // One bounded piece after each commit, so that nobody's commit waits long for the cleaning, until
-                // nothing is left of the newest lists.
-                if !superfluous.isEmpty, try journal.trim(superfluousThrough: superfluous.flatMap(\.self)).values == 0 {
-                    queue.withLock { if $0.lists == list { $0.isTrimDue = false } }
-                }
-            } catch {
-                fail(error)
-                return  // isRunning stays true: nothing is ever written again
-            }
+        let (batches, superfluous, list) = queue.withLock { queue in
+            let batches = queue.batches
+            queue.batches = []
+            if queue.hasFailed { return ([], [], queue.lists) }
+            if batches.isEmpty, !queue.isTrimDue { queue.isRunning = false }
+            return (batches, queue.isTrimDue ? queue.superfluous : [], queue.lists)
         }
+        if batches.isEmpty, superfluous.isEmpty { return }
+        do {
+            if !batches.isEmpty { try commit(batches) }
+            // One bounded piece after each commit, so that nobody's commit waits long for the cleaning, until nothing
+            // is left of the newest lists.
+            if !superfluous.isEmpty, try journal.trim(superfluousThrough: superfluous.flatMap(\.self)).values == 0 {
+                queue.withLock { if $0.lists == list { $0.isTrimDue = false } }
+            }
+        } catch {
+            return fail(error)  // isRunning stays true: nothing is ever written again
+        }
+        worker.submit { self.drain() }
     }
 
     private func commit(_ batches: [(loop: Int, batch: JournalBatch)]) throws {

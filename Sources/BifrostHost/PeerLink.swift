@@ -129,6 +129,8 @@ final class PeerLink: @unchecked Sendable {
         if case .down = phase { return }
         phase = .down
         held = []
+        // What came over it goes ahead of the word that it is down.
+        loop.handOver()
         loop.shell.main.run { [self] in links.wentDown(self) }
     }
 

@@ -59,11 +59,6 @@ extension HostCore {
     }
 
     private func startStoreWork(_ replica: Replica) {
-        guard storeJobsUnderWay < settings.storeJobsMax else {
-            replica.waitsForStore =
-                replica.checkpoint?.isUnderWay == false || replica.view.manifest.runs.count > settings.runsMax
-            return
-        }
         // Merging comes first where runs have piled up: a store that can't keep up must not end with more than a
         // manifest
         // may name.
@@ -71,21 +66,28 @@ extension HostCore {
         if let checkpoint = replica.checkpoint, !mustMerge || checkpoint.isUnderWay {
             // A run is published only when the journal is durable here up to its index.
             guard !checkpoint.isUnderWay, replica.core.stableIndex >= checkpoint.header.index else { return }
+            guard checkpointsUnderWay < settings.checkpointsMax else {
+                replica.waitsForStore = true
+                return
+            }
             replica.checkpoint?.isUnderWay = true
-            storeJobsUnderWay += 1
+            checkpointsUnderWay += 1
             var header = checkpoint.header
             header.journalSequence = journalSequence
             effects.storeJobs.append(.checkpoint(replica.group, checkpoint.frozen, header))
         } else if replica.view.manifest.runs.count > settings.runsMax, !replica.isMerging {
+            guard mergesUnderWay < settings.mergesMax else {
+                replica.waitsForStore = true
+                return
+            }
             replica.isMerging = true
-            storeJobsUnderWay += 1
+            mergesUnderWay += 1
             effects.storeJobs.append(.merge(replica.group, replica.id))
         }
     }
 
     /// A place for a store job is free: whoever waits for one is stepped, also if its group is quiet.
     private func storeJobEnded() {
-        storeJobsUnderWay -= 1
         for replica in replicas where replica.waitsForStore {
             replica.waitsForStore = false
             markReady(replica)
@@ -94,6 +96,7 @@ extension HostCore {
 
     /// The checkpoint is durable; `view` pins the manifest that has it.
     public func checkpointDone(group: GroupID, view: StoreView) {
+        checkpointsUnderWay -= 1
         storeJobEnded()
         guard let replica = replica(of: group), let checkpoint = replica.checkpoint else { return }
         precondition(view.manifest.header.index == checkpoint.header.index, "the store published another checkpoint")
@@ -105,6 +108,7 @@ extension HostCore {
     }
 
     public func mergeDone(group: GroupID, view: StoreView) {
+        mergesUnderWay -= 1
         storeJobEnded()
         guard let replica = replica(of: group) else { return }
         replica.view = view

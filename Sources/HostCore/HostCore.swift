@@ -94,9 +94,12 @@ public final class HostCore {
     /// Loop 0: the question what all loops lead, and the number of questions so far.
     var leadingPoll: LoopPoll?
     var polls: UInt64 = 0
-    var storeJobsUnderWay = 0
+    var checkpointsUnderWay = 0
+    var mergesUnderWay = 0
     /// Some replica needs less of the journal than it did.
     var isTrimDue = false
+    /// What loop 0 asked and is answered at the end of the turn.
+    var loopQuestions: [LoopMessage.Kind] = []
     /// Bytes that the journal holds, as the shell last measured it.
     public var journalBytes = 0
     /// Calls answered `overloaded`.

@@ -94,16 +94,27 @@ extension HostCore {
         switch message.kind {
         case .map(let map): adopt(map)
         case .link(let host, let channel, let isUp): linkChanged(host, channel, isUp: isUp)
-        case .leadingAsked(let poll):
-            let sums = peers.map { (host: $0.host, sum: $0.leading) }
-            effects.loopMessages.append((0, LoopMessage(kind: .leadingTold(poll: poll, sums))))
+        case .leadingAsked, .followingAsked: loopQuestions.append(message.kind)
         case .leadingTold(let poll, let sums): leadingTold(poll, sums)
-        case .followingAsked(let host, let poll):
-            let sum = peer(host)?.following ?? LivenessSum()
-            effects.loopMessages.append((0, LoopMessage(kind: .followingTold(host, poll: poll, sum))))
         case .followingTold(let host, let poll, let sum): followingTold(host, poll, sum)
         case .verdict(let host, let verdict): if let peer = peer(host) { accept(verdict, of: peer) }
         }
+    }
+
+    /// Behind the turn: what came ahead of a question has taken effect on the sums that answer it.
+    func answerLoopQuestions() {
+        for question in loopQuestions {
+            switch question {
+            case .leadingAsked(let poll):
+                let sums = peers.map { (host: $0.host, sum: $0.leading) }
+                effects.loopMessages.append((0, LoopMessage(kind: .leadingTold(poll: poll, sums))))
+            case .followingAsked(let host, let poll):
+                let sum = peer(host)?.following ?? LivenessSum()
+                effects.loopMessages.append((0, LoopMessage(kind: .followingTold(host, poll: poll, sum))))
+            default: break
+            }
+        }
+        loopQuestions.removeAll(keepingCapacity: true)
     }
 
     /// From loop 0 to all others.
@@ -148,6 +159,8 @@ extension HostCore {
     /// Compares a heartbeat with what all loops follow there. While one is being compared, the newest of those that
     /// came since waits: loops that are slower than the heartbeats must not keep all of them from an answer.
     func compare(_ heartbeat: HostHeartbeat, of peer: Peer) {
+        // What a connection brought before it was lost vouches for nobody.
+        guard peer.isConnected else { return }
         guard loop.count > 1 else { return conclude(heartbeat, following: peer.following, of: peer) }
         guard peer.followingPoll == nil else {
             peer.nextHeartbeat = heartbeat

@@ -26,8 +26,11 @@ public struct HostSettings: Sendable {
     public var journalBytesMax = 8 << 30
     /// Bytes of entries that wait for the journal's disk; beyond it no more are taken, from clients or leaders.
     public var undurableBytesMax = 256 << 20
-    /// Checkpoints and merges that may be under way at once.
-    public var storeJobsMax = 4
+    /// Checkpoints that may be under way at once.
+    public var checkpointsMax = 4
+    /// Merges that may be under way at once. They are long: they have places of their own, or a checkpoint, which makes
+    /// room for apply, would wait for the end of one.
+    public var mergesMax = 2
     /// Runs of a replica above which they are merged.
     public var runsMax = 8
     /// Bytes of entries applied in one turn for one group, so that no group keeps the others waiting.
@@ -48,7 +51,8 @@ public struct HostSettings: Sendable {
     func share(of loop: LoopPlace) -> HostSettings {
         var share = self
         share.undurableBytesMax = max(undurableBytesMax / loop.count, Self.undurableBytesLeast)
-        share.storeJobsMax = max(storeJobsMax / loop.count, 1)
+        share.checkpointsMax = max(checkpointsMax / loop.count, 1)
+        share.mergesMax = max(mergesMax / loop.count, 1)
         share.wakesPerTick = max(wakesPerTick / loop.count, 1)
         return loop.count == 1 ? self : share
     }

@@ -29,16 +29,7 @@ public struct RestoredReplica: Sendable {
                 configuration: birth.configuration, digest: 0, journal: journal.identity.journal, journalSequence: 0)
             manifest = try store.start(header)
         }
-        // A journal that is another's, or ends before what a manifest has seen of it, is a lost disk: votes may be
-        // forgotten, and this host must not come back under its old identity.
-        if let manifest, manifest.journal != journal.identity.journal || manifest.journalSequence > journal.lastSequence
-        {
-            throw DiskError(
-                .refused,
-                "the journal (\(journal.identity.journal), up to \(journal.lastSequence)) is not the one that replica "
-                    + "\(birth.replica) was written with (\(manifest.journal), \(manifest.journalSequence)): the disk counts as lost; "
-                    + "start with an empty directory")
-        }
+        if let manifest { try journal.refuseIfLost(behind: manifest) }
         let onDisk = ReplicaOnDisk(
             group: birth.group, replica: birth.replica, manifest: manifest,
             log: logs.first { $0.replica == birth.replica })
@@ -76,6 +67,27 @@ public struct RestoredReplica: Sendable {
             group: group, applied: header.index, revision: header.revision, logTime: header.logTime,
             digest: header.digest,
             metaRecords: records)
+    }
+}
+
+extension Journal {
+    /// Whether this is the journal that the store's manifests were written with, with all that they have seen of it. To
+    /// be asked before any replica of the host takes part: afterwards the journal grows, and hides what it lost.
+    ///
+    /// - Throws: `.refused` when it is not: the disk counts as lost.
+    public func refuseIfLost(beside store: Store<Storage>) throws {
+        for manifest in store.manifests() { try refuseIfLost(behind: manifest) }
+    }
+
+    /// A journal that is another's, or ends before what a manifest has seen of it, is a lost disk: votes may be
+    /// forgotten, and this host must not come back under its old identity.
+    fileprivate func refuseIfLost(behind manifest: Manifest) throws {
+        guard manifest.journal != identity.journal || manifest.journalSequence > lastSequence else { return }
+        throw DiskError(
+            .refused,
+            "the journal (\(identity.journal), up to \(lastSequence)) is not the one that replica \(manifest.replica) was "
+                + "written with (\(manifest.journal), \(manifest.journalSequence)): the disk counts as lost; "
+                + "start with an empty directory")
     }
 }
 

@@ -24,6 +24,8 @@ import Testing
         let told = Mutex<[Told]>([])
         let failures = Mutex(0)
         let work = Mutex(0)
+        /// Called on a loop when it is told of a ticket.
+        let next = Mutex<(@Sendable (_ loop: Int, _ ticket: UInt64) -> Void)?>(nil)
     }
 
     /// A writer with two event loops, and what it told.
@@ -44,6 +46,7 @@ import Testing
                     let told = Told(
                         loop: loop, ticket: ticket, sequence: sequence, isOnItsLoop: loops[loop].inEventLoop)
                     record.told.withLock { $0.append(told) }
+                    record.next.withLock { $0 }?(loop, ticket)
                 }, failed: { [record] _ in record.failures.withLock { $0 += 1 } })
         }
 
@@ -129,6 +132,33 @@ import Testing
         try await fixture.end()
         #expect(fixture.journal.log(of: ReplicaID(2))?.base == LogIndex(40))
         #expect(fixture.journal.log(of: ReplicaID(1))?.base == LogIndex(40))
+    }
+
+    @Test func whatNeedsTheJournalToItselfHasItsTurnUnderLoadThatNeverPauses() async throws {
+        let fixture = try Fixture()
+        // Two loops, each with a batch under way at all times: the queue is never found empty.
+        fixture.record.next.withLock {
+            $0 = { [writer = fixture.writer, record = fixture.record] loop, ticket in
+                guard record.work.withLock({ $0 }) == 0, ticket < 5_000 else { return }
+                let hardState = JournalRecord.hardState(
+                    GroupID(UInt32(loop + 1)), ReplicaID(UInt64(loop + 1)), HardState(term: Term(ticket)))
+                writer.submit(JournalBatch(ticket: ticket + 1, records: [hardState]), superfluous: [], from: loop)
+            }
+        }
+        let busy = fixture.block()
+        for loop in 0..<2 {
+            for ticket in UInt64(1)...2 {
+                let hardState = JournalRecord.hardState(
+                    GroupID(UInt32(loop + 1)), ReplicaID(UInt64(loop + 1)), HardState(term: Term(ticket)))
+                fixture.writer.submit(JournalBatch(ticket: ticket, records: [hardState]), superfluous: [], from: loop)
+            }
+        }
+        fixture.writer.perform { [record = fixture.record] _ in record.work.withLock { $0 += 1 } }
+        busy.signal()
+        try await wait(for: "the work") { fixture.record.work.withLock { $0 } == 1 }
+        let tickets = fixture.record.told.withLock { $0.map(\.ticket).max() ?? 0 }
+        try await fixture.end()
+        #expect(tickets < 100, "it waited for \(tickets) tickets")
     }
 
     @Test func aFailedCommitIsReportedOnceAndNothingIsAcknowledgedFromThenOn() async throws {

@@ -223,7 +223,7 @@ private let group = GroupID(1)
     @Test func storeJobsThatWaitedForAPlaceAreStartedLater() throws {
         let trio = try Trio(groups: 4) {
             $0.memtableBytesTrigger = 1
-            $0.storeJobsMax = 1
+            $0.checkpointsMax = 1
         }
         _ = try trio.leader()
         try trio.tick(20)

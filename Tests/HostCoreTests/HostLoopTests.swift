@@ -218,9 +218,9 @@ import Testing
         }
         let whole = settings(.only)
         let half = settings(LoopPlace(number: 1, count: 2))
-        #expect(whole.undurableBytesMax == HostSettings().undurableBytesMax && whole.storeJobsMax == 4)
-        #expect(half.undurableBytesMax == whole.undurableBytesMax / 2 && half.storeJobsMax == 2)
+        #expect(whole.undurableBytesMax == HostSettings().undurableBytesMax && whole.checkpointsMax == 4)
+        #expect(half.undurableBytesMax == whole.undurableBytesMax / 2 && half.checkpointsMax == 2 && half.mergesMax == 1)
         let least = settings(LoopPlace(number: 63, count: 64))
-        #expect(least.storeJobsMax == 1 && least.undurableBytesMax >= 1 << 20)
+        #expect(least.checkpointsMax == 1 && least.undurableBytesMax >= 1 << 20)
     }
 }

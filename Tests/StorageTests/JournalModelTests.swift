@@ -38,7 +38,7 @@ import Testing
     }
 
     @Test(arguments: 1...40 as ClosedRange<UInt64>) func onLMDB(seed: UInt64) throws {
-        let fixture = try LMDBFixture(isInMemory: true)
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 28), isInMemory: true)
         try run(fixture, seed: seed, operations: 120) { _ in
             try fixture.set(.everyWriteFails)
             return false

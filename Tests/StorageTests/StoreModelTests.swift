@@ -23,7 +23,7 @@ import Testing
     }
 
     @Test(arguments: 0..<20 as Range<UInt64>) func onLMDB(seed: UInt64) throws {
-        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 20), isInMemory: true)
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 30), isInMemory: true)
         try StoreModel(seed: seed, fixture) { _ in try fixture.set(.everyWriteFails) }.run(steps: 300)
     }
 }
