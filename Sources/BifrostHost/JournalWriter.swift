@@ -72,11 +72,11 @@ package final class JournalWriter<Storage: Disk>: Sendable {
     /// One commit and one piece of trimming; what came meanwhile has its turn behind what `perform` brought.
     private func drain() {
         let (batches, superfluous, list) = queue.withLock { queue in
-            let batches = queue.batches
+            let batches = queue.hasFailed ? [] : queue.batches
+            let isTrimDue = queue.isTrimDue && !queue.hasFailed
             queue.batches = []
-            if queue.hasFailed { return ([], [], queue.lists) }
-            if batches.isEmpty, !queue.isTrimDue { queue.isRunning = false }
-            return (batches, queue.isTrimDue ? queue.superfluous : [], queue.lists)
+            if batches.isEmpty, !isTrimDue, !queue.hasFailed { queue.isRunning = false }
+            return (batches, isTrimDue ? queue.superfluous : [], queue.lists)
         }
         if batches.isEmpty, superfluous.isEmpty { return }
         do {

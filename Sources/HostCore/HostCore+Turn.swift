@@ -9,7 +9,9 @@ import Storage
 
 extension HostCore {
     /// Whether another turn has something to do at once.
-    public var hasWork: Bool { !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty || !loopQuestions.isEmpty }
+    public var hasWork: Bool {
+        !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty || !loopQuestions.isEmpty
+    }
 
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.
     public func turn(now: Instant, into out: inout HostEffects) {

@@ -219,7 +219,8 @@ import Testing
         let whole = settings(.only)
         let half = settings(LoopPlace(number: 1, count: 2))
         #expect(whole.undurableBytesMax == HostSettings().undurableBytesMax && whole.checkpointsMax == 4)
-        #expect(half.undurableBytesMax == whole.undurableBytesMax / 2 && half.checkpointsMax == 2 && half.mergesMax == 1)
+        #expect(
+            half.undurableBytesMax == whole.undurableBytesMax / 2 && half.checkpointsMax == 2 && half.mergesMax == 1)
         let least = settings(LoopPlace(number: 63, count: 64))
         #expect(least.checkpointsMax == 1 && least.undurableBytesMax >= 1 << 20)
     }

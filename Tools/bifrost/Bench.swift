@@ -120,7 +120,9 @@ struct Bench: AsyncParsableCommand {
         let cluster = try await Cluster.connect(to: addresses, options: options)
         let map = try await cluster.map()
         let loop = cluster.loop
-        let settings = BenchGenerator.Settings(keys: keys, payload: payload, window: window, reads: reads, seed: seed)
+        let settings = BenchGenerator.Settings(
+            keys: keys, payload: payload, window: window, reads: reads, seed: seed,
+            deadlineNanoseconds: UInt64((client.timeout?.duration ?? .seconds(30)) / .nanoseconds(1)))
         let generator = try await loop.eventLoop.submit { BenchGenerator(loop: loop, map: map, settings: settings) }
             .get()
 
@@ -167,7 +169,11 @@ struct Bench: AsyncParsableCommand {
         }
 
         var cpu = cpuAfter - cpuBefore
-        for (old, new) in zip(before, after) { cpu += new.cpuMicros - old.cpuMicros }
+        // A host that was started anew in between counts from zero again: what it used before is not known.
+        for (old, new) in zip(before, after) {
+            cpu +=
+                new.bootCounter == old.bootCounter ? new.cpuMicros - min(old.cpuMicros, new.cpuMicros) : new.cpuMicros
+        }
         var leaders: [GroupID: HostID] = [:]
         for host in after {
             for replica in host.replicas where replica.role == .leader { leaders[replica.group] = host.host }
