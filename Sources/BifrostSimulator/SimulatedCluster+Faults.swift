@@ -190,10 +190,9 @@ extension SimulatedCluster {
     func heal() {
         note("all is mended")
         areFaultsOn = false
+        for host in hosts { host.goOn() }
         network.heal()
         for host in hosts {
-            host.pausedUntil = min(host.pausedUntil, now)
-            for loop in host.loops { loop.stalledUntil = min(loop.stalledUntil, now) }
             host.slowDiskUntil = 0
             host.stalledDiskUntil = 0
             host.journalDisk.faults = .init()

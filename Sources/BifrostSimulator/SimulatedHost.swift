@@ -55,6 +55,8 @@ final class SimulatedHost {
     var isCommitting = false
     var storeJobs: [StoreJob] = []
     var isStoreBusy = false
+    private var parked: [Parked] = []
+    private var goesOnAt = UInt64.max
     private var calls: [UInt64: SimulatedCall] = [:]
     private var nextCall: UInt64 = 1
     let memtables = MemtablePool(bytesMax: 1 << 20)
@@ -104,15 +106,47 @@ final class SimulatedHost {
         _ life: UInt64, _ name: StaticString, _ b: UInt64, _ loop: Int?, _ action: @escaping () -> Void
     ) {
         guard life == self.life, isRunning else { return }
-        var until = pausedUntil
-        if let loop { until = max(until, loops[loop].stalledUntil) }
+        let until = max(pausedUntil, loop.map { loops[$0].stalledUntil } ?? 0)
         if until > cluster.now {
-            cluster.schedule(after: until - cluster.now, name, UInt64(place), b) { [unowned self] in
-                run(life, name, b, loop, action)
-            }
+            parked.append(Parked(life: life, name: name, b: b, loop: loop, action: action))
+            goOn(at: until)
             return
         }
         action()
+    }
+
+    /// Something that is due while the process or its loop is stopped.
+    private struct Parked {
+        var life: UInt64
+        var name: StaticString
+        var b: UInt64
+        var loop: Int?
+        var action: () -> Void
+    }
+
+    /// What was stopped goes on then, or as soon as it may.
+    private func goOn(at time: UInt64) {
+        guard time < goesOnAt else { return }
+        goesOnAt = time
+        cluster.schedule(after: time - cluster.now, "host %h may go on", UInt64(place)) { [unowned self] in
+            guard goesOnAt == cluster.now else { return }
+            goesOnAt = .max
+            let due = parked
+            parked = []
+            for event in due {
+                guard event.life == self.life else { continue }
+                cluster.note(event.name, UInt64(place), event.b)
+                run(event.life, event.name, event.b, event.loop, event.action)
+                if cluster.failure != nil { return }
+            }
+        }
+    }
+
+    /// Neither the process nor a loop of it is stopped any more.
+    func goOn() {
+        pausedUntil = min(pausedUntil, cluster.now)
+        for loop in loops { loop.stalledUntil = min(loop.stalledUntil, cluster.now) }
+        if !parked.isEmpty { goOn(at: cluster.now) }
     }
 
     // MARK: Beginning and end
@@ -188,6 +222,7 @@ final class SimulatedHost {
         isRunning = false
         life += 1
         pausedUntil = 0
+        parked = []
         for call in calls.keys.sorted() { calls[call] = nil }
         loops = []
         journal = nil

@@ -65,6 +65,12 @@ final class SimulatedNetwork {
     /// So many bytes in a second pass in this direction for a while.
     func narrow(_ from: Int, _ to: Int, bytesPerSecond: UInt64, nanoseconds: UInt64) {
         bandwidth[from * count + to] = (cluster.now + nanoseconds, max(1, bytesPerSecond))
+        cluster.schedule(
+            after: nanoseconds, "packets from %x to %y are fast again", traceName(from), traceName(to)
+        ) { [unowned self] in
+            guard self.bytesPerSecond(from, to) == nil else { return }
+            for channel in channels where channel.from == from && channel.to == to { channel.hurry() }
+        }
     }
 
     func bytesPerSecond(_ from: Int, _ to: Int) -> UInt64? {
@@ -78,6 +84,7 @@ final class SimulatedNetwork {
             bandwidth[place].until = 0
         }
         resume()
+        for channel in channels { channel.hurry() }
     }
 
     private func resume() {
@@ -109,6 +116,8 @@ final class SimulatedChannel {
     private var queue: [(at: UInt64, frame: SimulatedFrame)] = []
     private var head = 0
     private var isArmed = false
+    /// It is armed for when the receiver's process goes on.
+    private var isAwaitingReceiver = false
     /// When the event that `isArmed` speaks of happens. One of an earlier generation happens at another time, or does what
     /// was to be done at this one.
     private var armedAt: UInt64 = 0
@@ -144,6 +153,8 @@ final class SimulatedChannel {
         isOpen = false
         isStalled = false
         isArmed = false
+        isAwaitingReceiver = false
+        departure = 0
         queue.removeAll(keepingCapacity: true)
         head = 0
     }
@@ -179,6 +190,23 @@ final class SimulatedChannel {
         arm()
     }
 
+    /// What held frames up has ended, perhaps sooner than was foreseen: a stopped receiver, a narrow link.
+    func hurry() {
+        let now = network.cluster.now
+        guard head < queue.count, network.bytesPerSecond(from, to) == nil, receiverReady() <= now else { return }
+        guard isAwaitingReceiver || departure > now else { return }
+        departure = now
+        // In order, each after its own delay at most.
+        var latest = now
+        for place in head..<queue.count {
+            latest = max(latest, min(queue[place].at, now + network.delay(from, to)))
+            queue[place].at = latest
+        }
+        isArmed = false
+        isAwaitingReceiver = false
+        arm()
+    }
+
     private func arm() {
         guard !isArmed, !isStalled, head < queue.count else { return }
         isArmed = true
@@ -191,6 +219,7 @@ final class SimulatedChannel {
         let cluster = network.cluster
         guard isArmed, armedAt == cluster.now else { return }
         isArmed = false
+        isAwaitingReceiver = false
         if network.isBlocked(from, to) {
             isStalled = true
             return
@@ -198,6 +227,7 @@ final class SimulatedChannel {
         let ready = receiverReady()
         if ready > cluster.now {
             queue[head].at = ready
+            isAwaitingReceiver = true
             arm()
             return
         }
