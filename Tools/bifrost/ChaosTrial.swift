@@ -161,16 +161,21 @@ final class ChaosTrial {
         result.verdict = HistorySummary(report).verdict
         let path = "\(settings.output)/\(kind).jsonl"
         let output = try OutputFile(creating: path)
-        var lines: [UInt8] = []
-        for record in history {
-            lines += record.line()
-            if lines.count > 1 << 20 {
-                try output.write(lines)
-                lines = []
+        do {
+            var lines: [UInt8] = []
+            for record in history {
+                lines += record.line()
+                if lines.count > 1 << 20 {
+                    try output.write(lines)
+                    lines = []
+                }
             }
+            try output.write(lines)
+            try output.finish()
+        } catch {
+            output.abandon()
+            throw error
         }
-        try output.write(lines)
-        try output.finish()
         result.history = path
         for key in report.suspicious { problem(key.explanation.joined(separator: "; ")) }
         if let picture = report.violation.flatMap({ HistoryPicture($0) }) {

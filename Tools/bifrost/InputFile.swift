@@ -4,6 +4,7 @@ import ArgumentParser
 import Foundation
 import NIOPosix
 import Primitives
+import Synchronization
 
 /// An open file or standard input. Belongs to one task at a time; closed by `close`.
 struct InputFile: Sendable {
@@ -77,7 +78,7 @@ struct InputFile: Sendable {
 }
 
 /// A file that is there as a whole or not at all, or standard output.
-struct OutputFile: Sendable {
+package struct OutputFile: Sendable {
     let name: String
     let isStandard: Bool
     private let path: String
@@ -85,7 +86,7 @@ struct OutputFile: Sendable {
     private let descriptor: Int32
 
     /// `-` is standard output. A file that exists is replaced when all is written, and stays as it is if that fails.
-    init(creating path: String) throws(ToolError) {
+    package init(creating path: String) throws(ToolError) {
         isStandard = path == "-"
         name = isStandard ? "standard output" : path
         self.path = path
@@ -102,13 +103,14 @@ struct OutputFile: Sendable {
             default: open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
             }
         guard descriptor >= 0 else {
+            if !isDirect { PartialFile.forget() }
             throw ToolError(.fileTrouble, "can't write \(path): \(String(cString: strerror(errno)))")
         }
     }
 
     private let isDirect: Bool
 
-    func write(_ bytes: [UInt8]) throws(ToolError) {
+    package func write(_ bytes: [UInt8]) throws(ToolError) {
         try bytes.withUnsafeBufferPointer { (bytes) throws(ToolError) in
             try Output.write(UnsafeRawBufferPointer(bytes), to: descriptor, name: name)
         }
@@ -116,12 +118,11 @@ struct OutputFile: Sendable {
 
     /// A file that the signals which end a program from outside take with them. One at a time.
     private enum PartialFile {
-        // Set before the handlers are, and never changed or freed: a handler reads it at any moment.
-        nonisolated(unsafe) private static var path: UnsafeMutablePointer<CChar>?
-
-        static func removeOnSignals(_ file: String) {
-            precondition(path == nil, "one file at a time")
-            path = strdup(file)
+        /// Of its path; 0: none. A handler reads it at any moment, so what it points to is never freed: a path for each
+        /// file that a program writes, which are few.
+        private static let address = Atomic<Int>(0)
+        /// Once for all files: a handler finds the one that is being written, if any.
+        private static let handlers: Void = {
             for number in [SIGHUP, SIGINT, SIGTERM] {
                 // One that this process was started to ignore (nohup) stays ignored.
                 let before = signal(number, SIG_IGN)
@@ -129,17 +130,29 @@ struct OutputFile: Sendable {
                 signal(number) { number in
                     // Nothing but system calls: whatever runs was interrupted anywhere. Once `finish` gave the file its
                     // name there is none under this one.
-                    if let path = PartialFile.path { unlink(path) }
+                    if let path = UnsafePointer<CChar>(bitPattern: PartialFile.address.load(ordering: .acquiring)) {
+                        unlink(path)
+                    }
                     signal(number, SIG_DFL)
                     raise(number)
                 }
             }
+        }()
+
+        static func removeOnSignals(_ file: String) {
+            let before = address.exchange(Int(bitPattern: strdup(file)), ordering: .acquiringAndReleasing)
+            precondition(before == 0, "one file at a time")
+            _ = handlers
         }
+
+        /// It has its place, or is gone.
+        static func forget() { address.store(0, ordering: .releasing) }
     }
 
     /// All is written: puts the file in its place.
-    func finish() throws(ToolError) {
+    package func finish() throws(ToolError) {
         guard !isDirect else { return }
+        defer { PartialFile.forget() }
         guard fsync(descriptor) == 0, Glibc.close(descriptor) == 0, rename(temporary, path) == 0 else {
             let problem = String(cString: strerror(errno))
             unlink(temporary)
@@ -148,9 +161,10 @@ struct OutputFile: Sendable {
     }
 
     /// It came to nothing.
-    func abandon() {
+    package func abandon() {
         guard !isDirect else { return }
         Glibc.close(descriptor)
         unlink(temporary)
+        PartialFile.forget()
     }
 }
