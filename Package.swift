@@ -5,16 +5,23 @@ import PackageDescription
 // sets BIFROST_ONLY to a comma-separated list of targets when a filter names only some of them; the package then
 // consists of those targets, what they depend on, and their tests, so that a small part builds alone in seconds.
 
-let house: [SwiftSetting] = [
-    .enableUpcomingFeature("ExistentialAny"),
-    .enableUpcomingFeature("MemberImportVisibility"),
-    .enableUpcomingFeature("InternalImportsByDefault"),
-    .treatAllWarnings(as: .error),
-]
+//
+// `Tools/planted` sets BIFROST_PLANTED: the mistakes that the code can make on purpose are compiled in, and the target
+// that looks for them. No other build has either.
+let isPlanted = Context.environment["BIFROST_PLANTED"] != nil
+
+let house: [SwiftSetting] =
+    [
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .treatAllWarnings(as: .error),
+    ] + (isPlanted ? [.define("BIFROST_PLANTED")] : [])
 
 struct Part {
     /// `preloaded`: C, built as a dynamic library that tests preload into processes; nothing is linked with it.
-    enum Kind { case library, executable, c, lmdb, preloaded, test }
+    /// `planted`: an executable of the build with planted bugs, and of no other.
+    enum Kind { case library, executable, c, lmdb, preloaded, planted, test }
     var name: String
     var kind: Kind = .library
     /// Targets of this package. The order of `parts` is the order of the house: imports point up this list, never down.
@@ -71,6 +78,10 @@ let parts: [Part] = [
             "hdrhistogram-swift/Histogram",
         ],
         path: "Tools/bifrost"),
+    // Simulates clusters whose code makes a mistake on purpose: `Tools/planted`.
+    Part(
+        name: "PlantedSimulation", kind: .planted, needs: ["BifrostSimulator", "Primitives"],
+        path: "Tests/PlantedSimulation"),
     // What test targets share; nothing of it is in the product.
     Part(name: "TestSupport", needs: ["Primitives"], path: "Tests/TestSupport"),
     Part(name: "PrimitivesTests", kind: .test, needs: ["Primitives"]),
@@ -154,7 +165,7 @@ func closure(of names: [String]) -> Set<String> {
     return chosen
 }
 let chosen = closure(of: only.map { $0.flatMap { [$0, $0 + "Tests"] } } ?? parts.map(\.name))
-let built = parts.filter { chosen.contains($0.name) }
+let built = parts.filter { chosen.contains($0.name) && ($0.kind != .planted || isPlanted) }
 func isBuilt(_ name: String) -> Bool { chosen.contains(name) }
 
 let preloaded = parts.filter { $0.kind == .preloaded }.map(\.name)
@@ -181,7 +192,7 @@ let package = Package(
         switch part.kind {
         case .library:
             .target(name: part.name, dependencies: dependencies(of: part), path: part.path, swiftSettings: house)
-        case .executable:
+        case .executable, .planted:
             .executableTarget(
                 name: part.name, dependencies: dependencies(of: part), path: part.path, swiftSettings: house)
         case .c, .preloaded:

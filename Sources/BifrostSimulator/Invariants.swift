@@ -58,6 +58,8 @@ final class ReplicaModel {
     var applied = LogIndex.zero
     var base = LogIndex.zero
     var role = RaftRole.follower
+    /// Of its latest leadership: what is above was committed by counting.
+    var commitWhenElected = LogIndex.zero
     var logTime = LogTime.zero
 
     init(group: GroupID, replica: ReplicaID, host: Int) {
@@ -378,6 +380,7 @@ final class Invariants {
         let group = groups[Int(model.group.rawValue)]
         if replica.role == .leader, model.role != .leader || model.term != replica.term {
             elected(replica, model, group)
+            model.commitWhenElected = replica.commit
         }
         model.role = replica.role
         model.term = replica.term
@@ -416,6 +419,13 @@ final class Invariants {
 
     private func commit(_ replica: ReplicaInspection, _ model: ReplicaModel, _ group: GroupModel) {
         let count = Int(replica.commit.rawValue)
+        if replica.role == .leader, replica.commit > model.commitWhenElected,
+            model.written.mark(at: replica.commit)?.term != replica.term.rawValue
+        {
+            fail(
+                "a leader commits entries of its term", model,
+                "\(replica.commit) in term \(replica.term), its entry is of another (Raft paper, figure 8)")
+        }
         cluster.note(
             "host %h: group %c is committed up to %b", UInt64(model.host), replica.commit.rawValue,
             UInt64(model.group.rawValue))

@@ -29,6 +29,8 @@ public struct SimulatedDiskFaults: Hashable, Sendable {
     public var transactionsUntilEnd: Int?
     /// The transaction at which the process ends is durable all the same: the end comes behind it, else before it.
     public var endsBehindTransaction = false
+    /// With `endsBehindTransaction`: written, and not synced. `kill` leaves it to be seen, `crash` does not.
+    public var endsUnsynced = false
     public init() {}
 }
 
@@ -86,6 +88,7 @@ public final class SimulatedDisk: Disk {
             state.faults.nextFlushFails = false
             state.faults.transactionsUntilEnd = nil
             state.faults.endsBehindTransaction = false
+            state.faults.endsUnsynced = false
         }
     }
 
@@ -198,7 +201,7 @@ public final class SimulatedDisk: Disk {
             }
             state.commits += 1
             state.visible = written
-            if !state.faults.commitsWithoutSync { state.durable = written }
+            if !state.faults.commitsWithoutSync, !(ends && state.faults.endsUnsynced) { state.durable = written }
             if ends {
                 state.hasEnded = true
                 throw SimulatedProcessEnd()

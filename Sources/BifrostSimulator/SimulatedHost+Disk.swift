@@ -40,6 +40,7 @@ extension SimulatedHost {
         guard cluster.areFaultsOn, cluster.random.below(cluster.plan.jobsPerEnd) == 0 else { return }
         disk.faults.transactionsUntilEnd = Int(cluster.random.below(transactions))
         disk.faults.endsBehindTransaction = cluster.random.below(2) == 0
+        disk.faults.endsUnsynced = cluster.random.below(2) == 0
     }
 
     // MARK: Journal
@@ -107,14 +108,18 @@ extension SimulatedHost {
         startCommit()
     }
 
-    /// One durable commit.
-    @discardableResult func write(_ batches: [JournalBatch]) throws -> UInt64 {
+    /// One commit, durable but for the last of a process that is killed.
+    @discardableResult func write(_ batches: [JournalBatch], isUnsynced: Bool = false) throws -> UInt64 {
         guard let journal else { return 0 }
         var records: [JournalRecord] = []
         for batch in batches { records += batch.records }
         do {
             let sequence = try journal.append(records)
-            cluster.invariants.committed(self, batches)
+            if isUnsynced {
+                cluster.invariants.perhapsCommitted(self, batches)
+            } else {
+                cluster.invariants.committed(self, batches)
+            }
             cluster.report.commits += 1
             return sequence
         } catch let error as DiskError {
@@ -138,14 +143,15 @@ extension SimulatedHost {
         guard !storeJobs.isEmpty else { return }
         isStoreBusy = true
         let job = storeJobs.removeFirst()
+        storeJobUnderWay = job
         schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
             [unowned self] in
+            storeJobUnderWay = nil
             do {
                 endPerhaps(storeDisk, within: 12)
                 try carryOut(job)
                 storeDisk.faults.transactionsUntilEnd = nil
             } catch {
-                if case .checkpoint(_, _, let header) = job { cluster.invariants.perhapsPublished(self, header) }
                 diskFailed(error)
                 return
             }
@@ -158,7 +164,11 @@ extension SimulatedHost {
         guard let store else { return }
         switch job {
         case .checkpoint(let group, let frozen, let header):
-            let manifest = try store.checkpoint(frozen, header)
+            let manifest: Manifest
+            do { manifest = try store.checkpoint(frozen, header) } catch {
+                cluster.invariants.perhapsPublished(self, header)
+                throw error
+            }
             cluster.invariants.published(self, manifest)
             cluster.report.checkpoints += 1
             guard let view = store.view(header.replica) else {
@@ -173,7 +183,20 @@ extension SimulatedHost {
                 loop.scheduleTurn()
             }
         case .merge(let group, let replica):
-            if let manifest = try store.merge(replica) {
+            // As the real writer: checkpoints go on between a merge's pieces.
+            let pace = { [unowned self] in
+                while let next = storeJobs.firstIndex(where: { if case .checkpoint = $0 { true } else { false } }) {
+                    try carryOut(storeJobs.remove(at: next))
+                }
+            }
+            // Some of the runs are as good as all: sometimes the unusual.
+            let runs = store.manifest(of: replica)?.runs.count ?? 0
+            var range: Range<Int>?
+            if runs > 2, cluster.random.below(2) == 0 {
+                let first = Int(cluster.random.below(UInt64(runs - 1)))
+                range = first..<(first + 2 + Int(cluster.random.below(UInt64(runs - first - 1))))
+            }
+            if let manifest = try store.merge(replica, range: range, pace: pace) {
                 cluster.invariants.published(self, manifest)
                 cluster.report.merges += 1
                 cluster.mark(.merged)

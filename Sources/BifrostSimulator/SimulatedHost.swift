@@ -55,6 +55,8 @@ final class SimulatedHost {
     var isCommitting = false
     var storeJobs: [StoreJob] = []
     var isStoreBusy = false
+    var storeJobUnderWay: StoreJob?
+    private var isPowerFailing = false
     private var parked: [Parked] = []
     private var goesOnAt = UInt64.max
     private var calls: [UInt64: SimulatedCall] = [:]
@@ -215,10 +217,26 @@ final class SimulatedHost {
     /// The process ends without warning.
     func crash() {
         guard isRunning else { return }
-        // A commit that was on its way may have reached the disk before the end, whole or not at all.
-        if !committing.isEmpty, cluster.random.below(2) == 0, (try? write(committing.map(\.batch))) != nil {
-            cluster.mark(.commitSurvivedItsProcess)
+        // The machine loses power, or the process alone is killed: then the page cache outlives it.
+        let isKill = !isPowerFailing && cluster.random.below(2) == 0
+        // A commit that was on its way may have reached the disk before the end, or the page cache, or nothing.
+        if !committing.isEmpty, cluster.random.below(2) == 0 {
+            let isUnsynced = isKill && cluster.random.below(2) == 0
+            if isUnsynced { journalDisk.faults.commitsWithoutSync = true }
+            if (try? write(committing.map(\.batch), isUnsynced: isUnsynced)) != nil {
+                cluster.mark(.commitSurvivedItsProcess)
+            }
+            if isUnsynced { journalDisk.faults.commitsWithoutSync = cluster.plan.forgetsToSync }
         }
+        if isKill, case .checkpoint(_, let frozen, let header)? = storeJobUnderWay, cluster.random.below(2) == 0 {
+            storeDisk.faults.commitsWithoutSync = true
+            if (try? store?.checkpoint(frozen, header)) != nil {
+                cluster.invariants.perhapsPublished(self, header)
+                cluster.mark(.pageCacheOutlivedItsProcess)
+            }
+            storeDisk.faults.commitsWithoutSync = false
+        }
+        if isKill { losePowerPerhaps() }
         isRunning = false
         life += 1
         pausedUntil = 0
@@ -233,9 +251,15 @@ final class SimulatedHost {
         isTrimDue = false
         isCommitting = false
         storeJobs = []
+        storeJobUnderWay = nil
         isStoreBusy = false
-        journalDisk.crash()
-        storeDisk.crash()
+        if isKill, !cluster.plan.forgetsToSync {
+            journalDisk.kill()
+            storeDisk.kill()
+        } else {
+            journalDisk.crash()
+            storeDisk.crash()
+        }
         cluster.invariants.crashed(self)
         cluster.report.crashes += 1
         for link in cluster.peerLinks {
@@ -246,6 +270,18 @@ final class SimulatedHost {
             }
         }
         for client in cluster.clients { client.hostEnded(place) }
+    }
+
+    /// Sometimes the machine follows its process soon: what the next process read and did not sync is gone then.
+    private func losePowerPerhaps() {
+        guard cluster.areFaultsOn, cluster.random.below(3) == 0 else { return }
+        cluster.schedule(after: cluster.random.below(800_000_000), "the power of host %h fails", UInt64(place)) {
+            [unowned self] in
+            guard cluster.areFaultsOn, isRunning else { return }
+            isPowerFailing = true
+            cluster.crash(place)
+            isPowerFailing = false
+        }
     }
 
     // MARK: Loops

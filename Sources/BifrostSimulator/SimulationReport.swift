@@ -70,6 +70,8 @@ public struct SimulationReport: Hashable, Codable, Sendable {
 public enum SimulationMark: Int, CaseIterable, Sendable {
     /// A commit under way when the process ended was on the disk afterwards.
     case commitSurvivedItsProcess
+    /// A checkpoint under way when its process was killed was in the page cache afterwards, and on no disk.
+    case pageCacheOutlivedItsProcess
     /// A commit that was reported as failed was on the disk afterwards.
     case failedCommitWasThere
     /// A checkpoint that was reported as failed was on the disk afterwards.

@@ -107,7 +107,7 @@ extension ClientRouter {
 
     /// Perhaps proposed: the end for a command, another attempt for a read.
     private mutating func unknown(_ place: Int, _ what: String, now: Instant, into effects: inout ClientEffects) {
-        guard table[place].kind == .command else {
+        guard table[place].kind == .command, !isPlanted("unknown-command-sent-again") else {
             again(place, .connectionLost, hint: nil, now: now, into: &effects)
             return
         }

@@ -45,7 +45,7 @@ extension HostCore {
     }
 
     private func freeze(_ replica: Replica) {
-        let index = replica.core.appliedIndex
+        let index = isPlanted("manifest-past-applied") ? replica.core.commit : replica.core.appliedIndex
         guard let term = replica.core.term(at: index) else {
             preconditionFailure("the term of an applied entry is known until a manifest covers it")
         }
@@ -65,7 +65,9 @@ extension HostCore {
         let mustMerge = replica.view.manifest.runs.count >= 2 * settings.runsMax && !replica.isMerging
         if let checkpoint = replica.checkpoint, !mustMerge || checkpoint.isUnderWay {
             // A run is published only when the journal is durable here up to its index.
-            guard !checkpoint.isUnderWay, replica.core.stableIndex >= checkpoint.header.index else { return }
+            guard !checkpoint.isUnderWay,
+                replica.core.stableIndex >= checkpoint.header.index || isPlanted("checkpoint-before-journal")
+            else { return }
             guard checkpointsUnderWay < settings.checkpointsMax else {
                 replica.waitsForStore = true
                 return
@@ -121,7 +123,9 @@ extension HostCore {
     /// bring a laggard up to date, the journal is kept for it.)
     func announceSuperfluous(_ replica: Replica) {
         if let stable = replica.everywhereStable, stable > replica.floor { replica.floor = stable }
-        let through = min(replica.floor, replica.manifestIndex)
+        var through = min(replica.floor, replica.manifestIndex)
+        if isPlanted("journal-cut-past-manifest") { through = min(replica.floor, replica.core.appliedIndex) }
+        if isPlanted("journal-cut-past-laggard") { through = replica.manifestIndex }
         guard through > replica.core.base, through > replica.discarded else { return }
         replica.discarded = through
         replica.core.discard(through: min(through, replica.core.stableIndex))

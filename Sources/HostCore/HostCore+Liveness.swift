@@ -157,6 +157,10 @@ extension HostCore {
         var kept = 0
         for place in 0..<active.count {
             let replica = active[place]
+            guard replica.stopped == nil else {
+                replica.isActive = false
+                continue
+            }
             vouch(for: replica)
             advanceLogTime(replica)
             if isAtRest(replica) {

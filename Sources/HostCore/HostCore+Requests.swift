@@ -164,7 +164,9 @@ extension HostCore {
     func serveReads(_ replica: Replica) {
         var place = 0
         while place < replica.readBatches.count {
-            guard let index = replica.readBatches[place].index, index <= replica.core.appliedIndex else {
+            guard let index = replica.readBatches[place].index,
+                index <= replica.core.appliedIndex || isPlanted("read-before-applied")
+            else {
                 place += 1
                 continue
             }

@@ -136,7 +136,9 @@ extension HostCore {
 
     /// Catch-up has a connection of its own, so that heartbeats and fresh appends never wait behind it.
     private func sendInBulk(_ message: RaftMessage, of replica: Replica) {
-        guard let host = hostOfReplica[message.to], let peer = peer(host), peer.isBulkConnected else { return }
+        guard let host = hostOfReplica[message.to], let peer = peer(host) else { return }
+        // Where there is no second connection, slow beats never: the group may need this follower for its majority.
+        guard peer.isBulkConnected else { return send(message, of: replica) }
         if peer.bulkWriter.messageBytes + message.encodedBytes > Self.peerPayloadBytes, !peer.bulkWriter.isEmpty {
             effects.peerPayloads.append((host, .bulk, peer.bulkWriter.take()))
         }

@@ -158,5 +158,5 @@ public final class HostCore {
     }
 
     /// Bound on the numbers of groups, so that a map from outside cannot make the host take memory without end.
-    static let groupNumberMax = 1 << 24
+    static let groupNumberMax = Int(ClusterMap.groupNumberMax)
 }

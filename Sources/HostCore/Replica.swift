@@ -112,7 +112,7 @@ final class Replica {
     /// All layers below the live memtable.
     var coldView: StoreView {
         var view = view
-        view.frozen = checkpoint?.frozen
+        if !isPlanted("frozen-memtable-unread") { view.frozen = checkpoint?.frozen }
         return view
     }
 

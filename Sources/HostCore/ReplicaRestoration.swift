@@ -82,7 +82,9 @@ extension Journal {
     /// A journal that is another's, or ends before what a manifest has seen of it, is a lost disk: votes may be
     /// forgotten, and this host must not come back under its old identity.
     fileprivate func refuseIfLost(behind manifest: Manifest) throws {
-        guard manifest.journal != identity.journal || manifest.journalSequence > lastSequence else { return }
+        guard manifest.journal != identity.journal || manifest.journalSequence > lastSequence,
+            !isPlanted("lost-journal-accepted")
+        else { return }
         throw DiskError(
             .refused,
             "the journal (\(identity.journal), up to \(lastSequence)) is not the one that replica \(manifest.replica) was "

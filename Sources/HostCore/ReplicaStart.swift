@@ -63,7 +63,11 @@ public struct ReplicaStartPlan: Sendable {
         entriesFrom = applied.next
         entriesThrough = last
 
-        if disk.log?.isDamaged == true {
+        if disk.log?.isTombstone == true {
+            // Created again under an id that was removed: it would vote a second time in terms that it forgot.
+            isMute = true
+            impairment = "this replica was removed from here: its id is never used again"
+        } else if disk.log?.isDamaged == true, !isPlanted("damaged-log-believed") {
             isMute = true
             impairment = "the journal has a damaged record of this replica: it is rebuilt from its peers"
         } else if applied < base {

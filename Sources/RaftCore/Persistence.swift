@@ -52,6 +52,7 @@ struct Persistence: Sendable {
         let kept = index.previous
         if written > kept { written = kept }
         if stable > kept { stable = kept }
+        if isPlanted("async-append-aba") { return }
         for position in writes.indices where writes[position].last > kept { writes[position].last = kept }
     }
 

@@ -122,6 +122,10 @@ extension RaftCore {
         }
         // Entries of older terms are committed by this one, and reads are answered after it (Raft thesis §3.6.2, §6.4).
         firstOfTerm = log.last.next
+        if isPlanted("no-entry-at-term-start") {
+            firstOfTerm = .zero
+            return
+        }
         appendOwn(kind: .empty, payload: Bytes(), logTime: log.lastTime)
     }
 
@@ -236,12 +240,21 @@ extension RaftCore {
 
     /// The candidate's log holds all that this one may know to be committed (Raft paper §5.4.1).
     private func isUpToDate(_ message: RaftMessage) -> Bool {
-        message.logTerm > log.lastTerm || message.logTerm == log.lastTerm && message.index >= log.last
+        isPlanted("vote-for-shorter-log") || message.logTerm > log.lastTerm
+            || message.logTerm == log.lastTerm && message.index >= log.last
     }
 
     private mutating func considerVote(_ message: RaftMessage) {
         let isPreVote = message.kind == .preVote
-        let mayVote = vote == message.from || vote == .none && leader == .none || isPreVote && message.term > term
+        // A promise binds in every term: the own one may have been raised since without an election.
+        if isBoundByPromise, !message.isByTransfer {
+            let reply: RaftMessageKind = isPreVote ? .preVoteReply : .voteReply
+            queue(RaftMessage(kind: reply, from: replica, to: message.from, term: term, reject: true))
+            return
+        }
+        let mayVote =
+            isPlanted("vote-given-twice") || vote == message.from || vote == .none && leader == .none
+            || isPreVote && message.term > term
         let reply: RaftMessageKind = isPreVote ? .preVoteReply : .voteReply
         guard mayVote, isUpToDate(message) else {
             queue(RaftMessage(kind: reply, from: replica, to: message.from, term: term, reject: true))

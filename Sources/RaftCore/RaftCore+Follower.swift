@@ -28,13 +28,16 @@ extension RaftCore {
             acknowledge(commit, to: message.from)
             return
         }
-        guard log.term(at: message.index) == message.logTerm else {
+        guard
+            log.term(at: message.index) == message.logTerm
+                || isPlanted("append-without-term-check") && message.index <= log.last
+        else {
             reject(message)
             return
         }
         let end = message.index + message.entries.count
         store(message, hasConfiguration: hasConfiguration)
-        advanceCommit(to: min(message.commit, end))
+        advanceCommit(to: min(message.commit, isPlanted("commit-past-match") ? log.last : end))
         acknowledge(end, to: message.from)
     }
 
@@ -63,6 +66,8 @@ extension RaftCore {
     /// conflict, since an old message may hold less than what is here).
     private mutating func store(_ message: RaftMessage, hasConfiguration: Bool) {
         var offset = 0
+        let end = message.index + message.entries.count
+        if isPlanted("late-append-truncates"), end < log.last, end >= commit { truncate(from: end.next) }
         if message.index != log.last {
             while offset < message.entries.count, let term = log.term(at: message.entries[offset].index),
                 term == message.entries[offset].term

@@ -39,10 +39,10 @@ extension RaftCore {
     /// Commits what a majority holds durably, if it is of this term (Raft paper §5.4.2): an older entry on a majority
     /// may still be replaced by a leader that lacks it.
     private mutating func countAcknowledgements(of index: LogIndex) {
-        guard index > commit, index >= firstOfTerm else { return }
+        guard index > commit, index >= firstOfTerm || isPlanted("older-term-committed") else { return }
         let reached = LogIndex(
             Quorum.reached(progress.count, seat: { progress[$0].seat }, value: { progress[$0].match.rawValue }))
-        guard reached > commit, log.term(at: reached) == term else { return }
+        guard reached > commit, log.term(at: reached) == term || isPlanted("older-term-committed") else { return }
         advanceCommit(to: reached)
     }
 

@@ -17,7 +17,7 @@ extension RaftCore {
         persist(&cache, into: &effects)
         effects.messages.append(contentsOf: messages)
         messages.removeAll(keepingCapacity: true)
-        if let pending = persistence.pending {
+        if let pending = persistence.pending, !isPlanted("acknowledged-before-sync") {
             effects.durableMessages.append(contentsOf: durableMessages)
             effects.durableAfter = pending
         } else {
@@ -49,7 +49,9 @@ extension RaftCore {
                 effects.messages.append(
                     RaftMessage(
                         kind: .heartbeat, from: replica, to: progress[position].replica, term: term,
-                        commit: min(progress[position].match, commit), context: reads.newest))
+                        commit: isPlanted("heartbeat-commit-unbounded")
+                            ? commit : min(progress[position].match, commit),
+                        context: reads.newest))
             }
         }
         for position in progress.indices where progress[position].replica != replica {
@@ -98,5 +100,6 @@ extension RaftCore {
             effects.hardState = HardState(term: term, vote: vote, commit: max(commit, known.commit))
         }
         effects.persistSequence = persistence.issue(through: log.last, hardState: effects.hardState)
+        if isPlanted("vote-not-persisted") { effects.hardState?.vote = .none }
     }
 }

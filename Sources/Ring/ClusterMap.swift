@@ -70,10 +70,15 @@ public struct GroupRecord: Hashable, Sendable {
 ///
 /// Invariants, checked by `problem` and so after every decoding: hosts and groups ascend by id; addresses and
 /// incarnations are unique; replicas ascend by id, each of another host that exists, and belong to one group only; the
-/// preferred leader is one of them; every owner in the ring is a group of the map; all ids are below the next ones.
+/// preferred leader is one of them; every owner in the ring is a group of the map; all ids are below the next ones;
+/// the cluster has an id, and no counter is near the end of its type.
 public struct ClusterMap: Hashable, Sendable {
     public static let hostsMax = 4_096
     public static let groupsMax = 65_536
+    /// Groups' numbers are below: hosts find groups by number in tables.
+    public static let groupNumberMax: UInt32 = 1 << 24
+    /// Versions, epochs and ids to come are below, so that adding to one never overflows.
+    public static let counterMax: UInt64 = 1 << 62
     public static let replicasPerGroupMax = 15
     /// Names, addresses and zones, in bytes.
     public static let textBytesMax = 255
@@ -131,6 +136,13 @@ public struct ClusterMap: Hashable, Sendable {
 
     /// What is wrong with the map, in words; nil if its invariants hold.
     public func problem() -> String? {
+        guard cluster != .none else { return "no cluster id" }
+        guard version < Self.counterMax, nextHost.rawValue < Self.counterMax, nextReplica.rawValue < Self.counterMax,
+            ring.epoch.rawValue < Self.counterMax
+        else { return "a version, epoch or id to come is not below 2^62" }
+        guard nextGroup.rawValue <= Self.groupNumberMax else {
+            return "the next group's number is above \(Self.groupNumberMax)"
+        }
         guard hosts.count <= Self.hostsMax else { return "more than \(Self.hostsMax) hosts" }
         guard groups.count <= Self.groupsMax else { return "more than \(Self.groupsMax) groups" }
         var addresses: [String] = []

@@ -64,7 +64,7 @@ enum JournalBaseTable {
         writer.write(UInt32(chunks.count))
         writer.write(coveredThrough)
         writer.write(log.hardState.term)
-        writer.write(log.hardState.vote)
+        writer.write(isPlanted("vote-lost-in-trim") ? .none : log.hardState.vote)
         writer.write(log.hardState.commit)
         writer.write(log.base)
         writer.write(log.baseTerm)

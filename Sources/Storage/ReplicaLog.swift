@@ -89,11 +89,16 @@ struct ReplicaLog {
 
     /// Adds entries in place of whatever was at or above their first. Their terms are added by `add(term:)`.
     mutating func append(_ segment: JournalSegment) {
+        let revived = isPlanted("suffix-revived") ? segments.filter { $0.last > segment.last } : []
         truncate(from: segment.first)
         guard segment.last > base else { return }
         var segment = segment
         segment.first = max(segment.first, base.next)
         segments.append(segment)
+        for var old in revived {
+            old.first = max(old.first, segment.last.next)
+            segments.append(old)
+        }
     }
 
     /// Entries from `first` on have this term.

@@ -40,7 +40,10 @@ final class Run: Sendable {
         if isReplaced.load(ordering: .acquiring) { graveyard.bury(descriptor.id) }
     }
 
-    func markReplaced() { isReplaced.store(true, ordering: .releasing) }
+    func markReplaced() {
+        isReplaced.store(true, ordering: .releasing)
+        if isPlanted("unpinned-view") { graveyard.bury(descriptor.id) }
+    }
 
     func corrupt(_ chunk: Int, _ what: String) -> DiskError { Chunk.corrupt(replica, descriptor.id, chunk, what) }
 

@@ -108,7 +108,9 @@ extension Store {
                 if merge.needsLoad { try disk.read { reader in try merge.load(reader) } }
                 merge.choose()
                 guard let winner = merge.winner, let record = winner.current else { break }
-                if hasOldest, record.isTombstone, record.changed <= tombstonesThrough {
+                if hasOldest || isPlanted("tombstone-dropped-high"), record.isTombstone,
+                    record.changed <= tombstonesThrough
+                {
                     horizon = max(horizon ?? .zero, record.changed)
                 } else if record.overflow != nil {
                     let value = try disk.read { reader in try winner.overflowValue(reader) } ?? Bytes()
@@ -121,10 +123,16 @@ extension Store {
                 }
                 try merge.pass()
             }
+            // The manifest may change once more before the merge becomes part of it.
+            try pace()
+            #if BIFROST_PLANTED
+                if isPlanted("merge-writes-back-manifest") { try writeBack(view.manifest, view.runs) }
+            #endif
             let descriptor = writer.finish(from: runs.first!.descriptor.from, to: runs.last!.descriptor.to)
             try drain(&writer, &pending, .upkeep, pace)
             return try commit(
-                pending.chunks, [(replica, .replace(runs.map(\.descriptor.id), by: descriptor, horizon: horizon))],
+                pending.chunks,
+                [(replica, .replace(runs.map(\.descriptor.id), by: descriptor, horizon: hasOldest ? horizon : nil))],
                 .upkeep)[0]
         } catch {
             abandon([id])
@@ -153,6 +161,18 @@ extension Store {
         }
         return 0
     }
+
+    #if BIFROST_PLANTED
+        private func writeBack(_ manifest: Manifest, _ runs: [Run]) throws {
+            let bytes = manifest.encoded()
+            try disk.write(.upkeep) { writer in
+                try writer.put(Manifest.key(manifest.replica), count: bytes.count, append: false) { place in
+                    bytes.withUnsafeBytes { place.copyMemory(from: $0) }
+                }
+            }
+            state.withLock { $0.replicas[manifest.replica] = (manifest, runs) }
+        }
+    #endif
 
     // MARK: - Transactions
 

@@ -61,7 +61,7 @@ public final class Store<Storage: Disk>: Sendable {
         throws
     {
         // What a killed process wrote and did not sync can be read and yet be lost: flush before anything counts.
-        try disk.flush()
+        if !isPlanted("page-cache-taken-for-disk") { try disk.flush() }
         self.disk = disk
         self.settings = settings
         cache = RunCache(bytesMax: settings.cacheBytesMax)
@@ -195,6 +195,7 @@ public final class Store<Storage: Disk>: Sendable {
         }
         guard damaged.isEmpty else { return }
         // Nobody writes yet: what no manifest names now was never published, or was to be deleted.
+        if isPlanted("live-run-collected") { _ = owners.popLast() }
         for count in counts where Self.find(count.run, owners) == nil {
             while try deleteChunks(of: count.run) > 0 {}
         }

@@ -175,6 +175,11 @@ import Testing
                 $0.groups[1].preferredLeader = $0.groups[2].preferredLeader
             }.contains("two groups"))
         #expect(problem { $0.groups.removeLast() }.contains("ring names"))
+        #expect(problem { $0.cluster = .none }.contains("no cluster id"))
+        #expect(problem { $0.nextGroup = GroupID(ClusterMap.groupNumberMax + 1) }.contains("next group's number"))
+        #expect(problem { $0.version = .max }.contains("2^62"))
+        #expect(problem { $0.nextHost = HostID(.max) }.contains("2^62"))
+        #expect(problem { $0.nextReplica = ReplicaID(.max) }.contains("2^62"))
         #expect(problem { _ in } == "none")
     }
 }
