@@ -54,6 +54,7 @@ extension HostLoop {
     func startLogRead(_ read: JournalRead) {
         shell.readers.submit { [self] _ in
             let entries: [LogEntry]
+            var damage: String?
             do {
                 entries = try shell.journal.entries(
                     of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
@@ -61,8 +62,10 @@ extension HostLoop {
                 shell.logger.error(
                     "a follower's entries can't be read", metadata: ["group": "\(read.group)", "error": "\(error)"])
                 entries = []
+                if let error = error as? DiskError, error.code == .corrupt { damage = "\(error)" }
             }
-            eventLoop.execute { [self, entries] in
+            eventLoop.execute { [self, entries, damage] in
+                if let damage { core?.journalDamaged(group: read.group, damage) }
                 core?.supply(entries, group: read.group, follower: read.follower)
                 scheduleTurn()
             }

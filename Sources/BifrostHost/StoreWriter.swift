@@ -12,6 +12,8 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     package enum Outcome: Sendable {
         case checkpointed(GroupID, StoreView)
         case merged(GroupID, StoreView)
+        /// What the replica has on disk can't be read: its job came to nothing, those of others go on.
+        case damaged(StoreJob, String)
     }
 
     private struct Waiting {
@@ -52,6 +54,12 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     }
 
     private func carryOut(_ next: Waiting, in store: Store<Storage>) throws {
+        do { try attempt(next, in: store) } catch let error as DiskError where error.code == .corrupt {
+            done(next.loop, .damaged(next.job, "\(error)"))
+        }
+    }
+
+    private func attempt(_ next: Waiting, in store: Store<Storage>) throws {
         switch next.job {
         case .checkpoint(let group, let frozen, let header):
             _ = try store.checkpoint(frozen, header)

@@ -350,7 +350,7 @@ final class Invariants {
 
     private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel, isRotten: Bool) {
         if replica.statistics.surprises > 0 { fail("Raft's promises", model, "\(replica.statistics)") }
-        if replica.isImpaired, isRotten {
+        if replica.isImpaired || replica.isStopped, isRotten {
             if replica.role == .leader { fail("what is damaged does not lead", model, "\(replica)") }
             return
         }

@@ -306,6 +306,8 @@ public struct SimulatedReader: DiskReader {
     public func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey? {
         tree.lastKey(from: first, through: last)
     }
+
+    public func count() throws -> Int { tree.items.count }
 }
 
 public struct SimulatedWriter: DiskWriter {
@@ -344,6 +346,8 @@ public struct SimulatedWriter: DiskWriter {
     public func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey? {
         contents.tree.lastKey(from: first, through: last)
     }
+
+    public func count() throws -> Int { contents.tree.items.count }
 
     public func put(
         _ key: DiskKey, count: Int, append: Bool, _ fill: (UnsafeMutableRawBufferPointer) throws -> Void

@@ -161,6 +161,25 @@ extension SimulatedHost {
     }
 
     private func carryOut(_ job: StoreJob) throws {
+        do { try attempt(job) } catch let error as DiskError where error.code == .corrupt && isRotten {
+            // Only this replica, as in the real writer.
+            cluster.mark(.damageNoticedByRead)
+            let group: GroupID =
+                switch job {
+                case .checkpoint(let group, _, _), .merge(let group, _): group
+                }
+            let loop = loop(of: group)
+            loop.execute(
+                after: cluster.random.below(200_000), "host %h: a job of group %b finds damage", UInt64(group.rawValue)
+            ) {
+                [unowned loop] in
+                loop.core.storeDamaged(job, "\(error)")
+                loop.scheduleTurn()
+            }
+        }
+    }
+
+    private func attempt(_ job: StoreJob) throws {
         guard let store else { return }
         switch job {
         case .checkpoint(let group, let frozen, let header):
@@ -267,6 +286,9 @@ extension SimulatedHost {
                     of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
             } catch {
                 _ = refusal(unread: error, "its log")
+                if let error = error as? DiskError, error.code == .corrupt {
+                    loop.core.journalDamaged(group: read.group, "\(error)")
+                }
             }
             loop.core.supply(entries, group: read.group, follower: read.follower)
             loop.scheduleTurn()

@@ -67,6 +67,7 @@ package struct SimulatedPlan: Sendable {
         settings.runsMax = draw(1...3)
         settings.applyBytesPerTurn = draw(200...4_000)
         settings.logMemoryBytesMax = draw(300...8_000)
+        if chance(20) { settings.logPinnedBytesMax = draw(20_000...400_000) }
         settings.waitingCallsMax = chance(20) ? draw(1...4) : 1_000
         settings.pageBytesMax = draw(200...4_000)
         settings.pageRecordsMax = draw(1...20)

@@ -23,5 +23,14 @@ public enum SimulationCorpus {
         entry(3135, seconds: 20, "linearizability: too many operations of one key at a time to be judged"),
         entry(23, .rot, seconds: 20, "journal kept: a rule of the simulator, for a replica whose store is lost"),
         entry(34, .rot, seconds: 20, "journal kept: a rule of the simulator, for a replica whose store is lost"),
+        entry(
+            2, .liveness, seconds: 60,
+            "a leader within ten seconds: what a stop held up went on when it was foreseen, not when it ended"),
+        entry(
+            6, .liveness, seconds: 60,
+            "a leader within ten seconds: what was sent over a narrow link stayed slow when it was wide again"),
+        entry(
+            19, .rot, seconds: 30,
+            "convergence: a leader whose journal was damaged went on leading, and could not supply its follower"),
     ]
 }

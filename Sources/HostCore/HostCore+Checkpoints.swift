@@ -9,14 +9,17 @@ extension HostCore {
     func considerCheckpoint(_ replica: Replica) {
         guard replica.stopped == nil, replica.impairment == nil else { return }
         if replica.checkpoint == nil, replica.core.appliedIndex > replica.manifestIndex,
-            replica.view.manifest.runs.count < Manifest.runsMax - 1,
-            replica.memtable.distinctBytes >= settings.memtableBytesTrigger
+            replica.view.manifest.runs.count < min(Manifest.runsMax - 1, Self.runsPerRunsMax * settings.runsMax),
+            replica.memtable.distinctBytes >= settings.memtableBytesTrigger || replica.isFull(settings)
                 || replica.journalBytesSinceCheckpoint >= settings.journalBytesTrigger
         {
             freeze(replica)
         }
         startStoreWork(replica)
     }
+
+    /// Times `runsMax`: with so many runs a replica's next checkpoint waits for merges, and apply with it.
+    private static var runsPerRunsMax: Int { 16 }
 
     /// Freezes the memtable of the replica that pins most of a journal that has grown too long.
     func relieveJournal() {
@@ -119,10 +122,29 @@ extension HostCore {
         markReady(replica)
     }
 
+    /// A job found that what the replica has on disk is damaged. It stands still from then on, and may not lead; the
+    /// others of the host go on.
+    public func storeDamaged(_ job: StoreJob, _ what: String) {
+        let group: GroupID
+        switch job {
+        case .checkpoint(let its, _, _):
+            checkpointsUnderWay -= 1
+            group = its
+        case .merge(let its, _):
+            mergesUnderWay -= 1
+            group = its
+        }
+        storeJobEnded()
+        guard let replica = replica(of: group), replica.stopped == nil else { return }
+        stop(replica, because: "its state on disk is damaged: \(what)")
+    }
+
     /// What is in a durable manifest here and on disk with every member is nobody's any more. (Until snapshots can
     /// bring a laggard up to date, the journal is kept for it.)
     func announceSuperfluous(_ replica: Replica) {
         if let stable = replica.everywhereStable, stable > replica.floor { replica.floor = stable }
+        // Nobody asks for them again, and each may hold a whole frame in memory.
+        replica.core.evict(through: replica.floor)
         var through = min(replica.floor, replica.manifestIndex)
         if isPlanted("journal-cut-past-manifest") { through = min(replica.floor, replica.core.appliedIndex) }
         if isPlanted("journal-cut-past-laggard") { through = replica.manifestIndex }

@@ -41,11 +41,12 @@ extension HostCore {
 
     private func inspection(of replica: Replica) -> ReplicaInspection {
         ReplicaInspection(
-            group: replica.group, replica: replica.id, role: replica.core.role, term: replica.core.term,
+            group: replica.group, replica: replica.id, role: replica.role, term: replica.core.term,
             leader: replica.core.leader, commit: replica.core.commit, applied: replica.core.appliedIndex,
             stable: replica.core.stableIndex, base: replica.core.base, last: replica.core.lastIndex,
             digest: replica.machine.digest, digestIndex: replica.machine.applied, manifestIndex: replica.manifestIndex,
-            floor: replica.floor, logTime: replica.logTime.current, isEstablished: replica.core.isEstablished,
+            floor: replica.floor, logTime: replica.logTime.current,
+            isEstablished: replica.stopped == nil && replica.core.isEstablished,
             isActive: replica.isActive, isImpaired: replica.impairment != nil, isStopped: replica.stopped != nil,
             waitingCalls: replica.waitingCalls, statistics: replica.core.statistics)
     }

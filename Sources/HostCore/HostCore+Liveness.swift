@@ -236,8 +236,9 @@ extension HostCore {
     private func announceFloors() {
         // Once a minute all are told again: a payload that was dropped for want of room may have had one.
         let isRepeated = tickCount % Self.floorRepeatTicks == 0
-        for replica in replicas where replica.core.role == .leader {
+        for replica in replicas where replica.core.role == .leader && replica.stopped == nil {
             guard let stable = replica.everywhereStable, stable > replica.announcedFloor || isRepeated else { continue }
+            replica.core.evict(through: stable)
             replica.announcedFloor = stable
             replica.floor = max(replica.floor, stable)
             for host in replica.leadingOn {

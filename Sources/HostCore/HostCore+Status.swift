@@ -11,7 +11,7 @@ extension HostCore {
     public func replicaStatuses() -> [ReplicaStatus] { replicas.map(status(of:)) }
 
     /// Replicas that lead, follow a leader, or have neither.
-    public var leaderCount: Int { replicas.reduce(0) { $0 + ($1.core.role == .leader ? 1 : 0) } }
+    public var leaderCount: Int { replicas.reduce(0) { $0 + ($1.role == .leader ? 1 : 0) } }
 
     /// Groups here that know of no leader.
     public var leaderlessCount: Int { replicas.reduce(0) { $0 + ($1.core.leader == .none ? 1 : 0) } }
@@ -25,7 +25,7 @@ extension HostCore {
             if replica.stopped != nil {
                 .stopped
             } else {
-                switch replica.core.role {
+                switch replica.role {
                 case .leader: .leader
                 case .candidate: .candidate
                 case .preCandidate: .preCandidate
@@ -34,7 +34,7 @@ extension HostCore {
             }
         status.isImpaired = replica.impairment != nil
         status.isQuorumActive =
-            replica.core.role == .leader
+            replica.role == .leader
             ? (replica.core.quorumActive || !replica.isActive) : replica.core.leader != .none
         status.term = replica.core.term
         status.leader = replica.core.leader

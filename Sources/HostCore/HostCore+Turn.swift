@@ -169,6 +169,13 @@ extension HostCore {
         markReady(replica)
     }
 
+    /// A record of the replica's log turned out to be damaged: its log lacks what it promised, so it says nothing any
+    /// more, and another member leads. The next start finds the same and makes it mute.
+    public func journalDamaged(group: GroupID, _ what: String) {
+        guard let replica = replica(of: group), replica.stopped == nil else { return }
+        stop(replica, because: "a record of its journal is damaged: \(what)")
+    }
+
     // MARK: Apply
 
     private func apply(_ replica: Replica) {
@@ -195,7 +202,8 @@ extension HostCore {
         }
         guard applied > from else { return }
         replica.core.applied(through: applied)
-        if replica.core.memoryBytes > settings.logMemoryBytesMax {
+        let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)
+        if replica.core.memoryBytes > settings.logMemoryBytesMax || replica.core.pinnedBytes > pinnedBytesMax {
             replica.core.evict(through: applied)
         } else if let match = replica.everywhereStable {
             replica.core.evict(through: min(match, applied))
@@ -236,9 +244,10 @@ extension HostCore {
 }
 
 extension Replica {
-    /// Apply pauses: the live memtable is full while an older one is on its way to the disk.
+    /// Apply pauses: the live memtable is full while an older one is on its way to the disk, or has to wait because
+    /// merges do not keep up with the runs.
     func isFull(_ settings: HostSettings) -> Bool {
-        checkpoint != nil && max(memtable.distinctBytes, memtable.arenaBytes) >= settings.memtableBytesMax
+        max(memtable.distinctBytes, memtable.arenaBytes) >= settings.memtableBytesMax
     }
 
     func canApply(_ settings: HostSettings) -> Bool {

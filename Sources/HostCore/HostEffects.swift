@@ -69,6 +69,12 @@ public struct ReplicaBirth: Sendable {
     public var group: GroupID
     public var replica: ReplicaID
     public var configuration: Configuration
+
+    public init(group: GroupID, replica: ReplicaID, configuration: Configuration) {
+        self.group = group
+        self.replica = replica
+        self.configuration = configuration
+    }
 }
 
 /// Filled by `HostCore.turn`, emptied by the shell. Reused from turn to turn.

@@ -105,6 +105,9 @@ final class Replica {
         self.view = view
     }
 
+    /// What it is to others: one that stands still leads nobody.
+    var role: RaftRole { stopped == nil ? core.role : .follower }
+
     /// Reads in `gathered` and `readBatches`.
     var waitingReads = 0
     var waitingCalls: Int { proposals.count + waitingReads }

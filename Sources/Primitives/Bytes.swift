@@ -51,6 +51,10 @@ public struct Bytes: Sendable {
         self = string.withUTF8 { Bytes(copying: UnsafeRawBufferPointer($0)) }
     }
 
+    /// Bytes of memory that this slice keeps alive, with whatever other slices of the same storage there are.
+    @inlinable public var storageBytes: Int { storage?.capacity ?? 0 }
+    @inlinable public func sharesStorage(with other: Bytes) -> Bool { storage === other.storage }
+
     @inlinable public var count: Int { Int(end &- start) }
     @inlinable public var isEmpty: Bool { start == end }
 

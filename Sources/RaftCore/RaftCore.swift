@@ -216,6 +216,8 @@ extension RaftCore {
     public var firstIndexInMemory: LogIndex { log.firstInMemory }
     /// Encoded bytes of the entries in memory.
     public var memoryBytes: Int { log.memoryBytes }
+    /// Bytes of memory that they keep alive: payloads are slices of the frames that they came in.
+    public var pinnedBytes: Int { log.pinnedBytes }
     /// In effect: the newest in the log, committed or not.
     public var configuration: Configuration { configurations[configurations.count - 1] }
     /// The newest that is known to be committed here.

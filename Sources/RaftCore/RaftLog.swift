@@ -18,6 +18,8 @@ struct RaftLog: Sendable {
     private(set) var firstInMemory: LogIndex
     /// Encoded bytes of the entries in memory.
     private(set) var memoryBytes = 0
+    /// Memory behind their payloads: neighbours that are slices of the same storage count once.
+    private(set) var pinnedBytes = 0
     /// Log time of the entry before `firstInMemory`.
     private var evictedTime: LogTime
 
@@ -28,7 +30,12 @@ struct RaftLog: Sendable {
         memory = Deque(entries)
         firstInMemory = entries.first?.index ?? last.next
         evictedTime = timeBefore
-        for entry in entries { memoryBytes += entry.encodedBytes }
+        var before: Bytes?
+        for entry in entries {
+            memoryBytes += entry.encodedBytes
+            pinnedBytes += Self.pinned(by: entry.payload, beside: before)
+            before = entry.payload
+        }
     }
 
     var last: LogIndex { firstInMemory + (memory.count - 1) }
@@ -57,6 +64,7 @@ struct RaftLog: Sendable {
         precondition(entry.index == last.next && entry.term >= lastTerm, "a log grows by one index, in ascending terms")
         if runs.isEmpty || lastTerm != entry.term { runs.append(TermRun(first: entry.index, term: entry.term)) }
         memoryBytes += entry.encodedBytes
+        pinnedBytes += Self.pinned(by: entry.payload, beside: memory.last?.payload)
         memory.append(entry)
     }
 
@@ -64,8 +72,11 @@ struct RaftLog: Sendable {
     mutating func append(_ entries: ArraySlice<LogEntry>) {
         guard let first = entries.first else { return }
         precondition(first.index == last.next && first.term >= lastTerm, "a log grows by one index, in ascending terms")
+        var before = memory.last?.payload
         for position in entries.indices {
             memoryBytes += entries[position].encodedBytes
+            pinnedBytes += Self.pinned(by: entries[position].payload, beside: before)
+            before = entries[position].payload
             let term = entries[position].term
             if runs.isEmpty || runs[runs.count - 1].term != term {
                 runs.append(TermRun(first: entries[position].index, term: term))
@@ -77,16 +88,29 @@ struct RaftLog: Sendable {
     /// Removes the entries from `index` on. They are in memory but for a damaged log, whose entries could not be read.
     mutating func truncate(from index: LogIndex) {
         precondition(index > base, "what is below the base was committed")
-        while last >= index, let entry = memory.popLast() { memoryBytes -= entry.encodedBytes }
+        while last >= index, let entry = memory.popLast() {
+            memoryBytes -= entry.encodedBytes
+            pinnedBytes -= Self.pinned(by: entry.payload, beside: memory.last?.payload)
+        }
         if index < firstInMemory { firstInMemory = index }
         while let run = runs.last, run.first >= index { runs.removeLast() }
+    }
+
+    private static func pinned(by payload: Bytes, beside neighbour: Bytes?) -> Int {
+        if let neighbour, neighbour.sharesStorage(with: payload) { return 0 }
+        return payload.storageBytes
     }
 
     /// Entries up to `index` leave memory; their terms stay.
     mutating func evict(through index: LogIndex) {
         let count = min(index - firstInMemory + 1, memory.count)
         guard count > 0 else { return }
-        for position in 0..<count { memoryBytes -= memory[position].encodedBytes }
+        for position in 0..<count {
+            memoryBytes -= memory[position].encodedBytes
+            pinnedBytes -= Self.pinned(
+                by: memory[position].payload,
+                beside: position + 1 < memory.count ? memory[position + 1].payload : nil)
+        }
         evictedTime = memory[count - 1].logTime
         memory.removeFirst(count)
         firstInMemory = firstInMemory + count

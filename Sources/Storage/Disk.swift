@@ -59,6 +59,8 @@ public protocol DiskReader: ~Copyable {
     /// Calls `body` for each key in the range, ascending, until it returns false.
     func scan(from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool)
         throws
+    /// How many keys there are in all, as the disk counts them: a scan that meets fewer has missed some.
+    func count() throws -> Int
     /// The greatest key at or below `last` that is at or above `first`.
     func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey?
 }

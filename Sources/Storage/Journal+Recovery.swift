@@ -36,7 +36,7 @@ extension Journal {
                 recovery.readValue(key, value)
                 return true
             }
-            return recovery.finish()
+            return recovery.finish(keysOnDisk: try reader.count())
         }
     }
 }
@@ -48,10 +48,14 @@ struct JournalRecovery {
     /// Where the next value must stand.
     private var expected = JournalPlace(sequence: 1, part: 0)
 
+    /// Keys that were met, the superblock's among them.
+    private var keysMet = 1
+
     init(identity: HostIdentity) { index = JournalIndex(identity: identity) }
 
     mutating func readTrim(_ value: UnsafeRawBufferPointer?) {
         guard let value else { return }
+        keysMet += 1
         guard let trim = JournalBaseTable.decodeTrim(value, journal: index.identity.journal), trim.deletedThrough < .max
         else {
             index.isDamaged = true
@@ -64,6 +68,7 @@ struct JournalRecovery {
     }
 
     mutating func readRow(_ key: DiskKey, _ value: UnsafeRawBufferPointer) {
+        keysMet += 1
         let replica = ReplicaID(key.high)
         if key.low == 0 {
             guard let log = JournalBaseTable.decodeRow(value, replica: replica) else {
@@ -100,6 +105,7 @@ struct JournalRecovery {
     }
 
     mutating func readValue(_ key: DiskKey, _ value: UnsafeRawBufferPointer) {
+        keysMet += 1
         let directory: JournalDirectory
         do throws(DecodingFailure) {
             directory = try JournalDirectory(value, key: key, journal: index.identity.journal)
@@ -130,7 +136,9 @@ struct JournalRecovery {
                 place: directory.place, isLastPart: isLastPart, bytes: value.count, bodyBytes: bodies, logs: touched))
     }
 
-    consuming func finish() -> JournalIndex {
+    consuming func finish(keysOnDisk: Int) -> JournalIndex {
+        // A damaged page of the tree may hide values from a scan, the newest too, which no gap shows.
+        if keysMet != keysOnDisk { index.isDamaged = true }
         // A commit of several values lacks its last ones, or the value that prefix deletion always keeps is not there.
         if expected.part != 0 || (index.deletedThrough > 0 && index.liveValues.isEmpty) { index.isDamaged = true }
         for position in index.logs.indices where !index.logs[position].isContiguous {

@@ -50,12 +50,18 @@ final class RunCache: Sendable {
 
     /// Takes runs that are gone off the account.
     func forgetTheDead() {
+        // As above: whoever else lets go meanwhile must not make this the last holder under the lock.
+        var met: [Run] = []
         account.withLock { account in
             account.entries.removeAll { entry in
-                guard entry.run == nil else { return false }
+                if let run = entry.run {
+                    met.append(run)
+                    return false
+                }
                 account.bytes -= entry.bytes
                 return true
             }
         }
+        met.removeAll()
     }
 }

@@ -166,6 +166,14 @@ public final class Store<Storage: Disk>: Sendable {
             }
         }
         let (counts, highest) = try countChunks()
+        let met = 1 + manifests.count + damaged.count + counts.reduce(0) { $0 + $1.chunks }
+        let there = try disk.read { reader in try reader.count() }
+        guard met == there else {
+            throw DiskError(
+                .corrupt,
+                "the store has \(there) keys, and a scan found \(met): its environment is damaged, or not a store's alone"
+            )
+        }
         var owners: [(run: RunID, replica: ReplicaID)] = []
         let nextRun = state.withLock { $0.nextRun }
         for manifest in manifests {

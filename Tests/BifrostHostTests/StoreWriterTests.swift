@@ -34,6 +34,7 @@ import Testing
                     switch outcome {
                     case .checkpointed(let group, let view): "\(loop): \(group) at \(view.manifest.header.index)"
                     case .merged(let group, let view): "\(loop): \(group) has \(view.manifest.runs.count) run"
+                    case .damaged(_, let what): "\(loop): damaged, \(what)"
                     }
                 outcomes.list.withLock { $0.append(text) }
             }, failed: { error, what in Issue.record("\(what): \(error)") })

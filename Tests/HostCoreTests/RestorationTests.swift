@@ -1,0 +1,70 @@
+// What a start makes of a disk that lost something.
+
+import BifrostSimulator
+import HostCore
+import Messages
+import Primitives
+import RaftCore
+import Storage
+import Testing
+
+@Suite struct RestorationTests {
+    private let identity = HostIdentity(
+        cluster: ClusterID(high: 1, low: 2), host: HostID(1), incarnation: Incarnation(5), featureLevel: 1, journal: 99)
+
+    private func birth(_ number: UInt64) -> ReplicaBirth {
+        ReplicaBirth(
+            group: GroupID(UInt32(number)), replica: ReplicaID(number),
+            configuration: Configuration(voters: [ReplicaID(number)]))
+    }
+
+    /// The value with everything that a replica ever wrote is gone: the journal does not know it any more, and it must
+    /// not be taken for one that never voted.
+    @Test func aReplicaThatADamagedJournalDoesNotShowIsMute() throws {
+        let disk = SimulatedDisk(seed: 1)
+        let store = try Store(
+            disk: SimulatedDisk(seed: 2),
+            formatting: StoreIdentity(cluster: identity.cluster, host: identity.host, journal: 99))
+        var journal = try Journal(disk: disk, formatting: identity)
+        for number in [1, 2] as [UInt64] {
+            let vote = HardState(term: Term(8), vote: ReplicaID(number), commit: .zero)
+            _ = try journal.append([.hardState(GroupID(UInt32(number)), ReplicaID(number), vote)])
+        }
+        journal = try Journal(disk: disk, formatting: identity)
+        let sound = try RestoredReplica(birth(1), logs: journal.recovered(), journal: journal, store: store)
+        #expect(!sound.plan.isMute && sound.plan.start.hardState.term == Term(8))
+        let new = try RestoredReplica(birth(3), logs: journal.recovered(), journal: journal, store: store)
+        #expect(!new.plan.isMute)
+
+        let first = try #require(disk.contents().first { $0.key.table == 9 })
+        disk.plant(first.key, nil)
+        journal = try Journal(disk: disk, formatting: identity)
+        #expect(!journal.recovered().contains { $0.replica == ReplicaID(1) })
+        for number in [1, 2] as [UInt64] {
+            let found = try RestoredReplica(birth(number), logs: journal.recovered(), journal: journal, store: store)
+            #expect(found.plan.isMute, "replica \(number)")
+        }
+    }
+
+    /// A merge that meets a rotten chunk ends one replica's work, not the host's.
+    @Test func aReplicaWhoseStateIsDamagedStandsStillAndTheOthersGoOn() throws {
+        let trio = try Trio()
+        let host = trio.hosts[try trio.leader()]
+        host.put("a", "1", group: GroupID(1), token: 1)
+        try trio.settle()
+        #expect(host.isDone(1))
+        let before = host.core.leaderCount
+        host.core.checkpointAll()
+        try host.turn()
+        host.core.storeDamaged(.merge(GroupID(1), ReplicaID(1)), "a test")
+        try trio.settle()
+        #expect(host.core.leaderCount == before - 1)
+        host.put("b", "1", group: GroupID(1), token: 2)
+        try trio.settle()
+        guard case .unavailable(let why)? = host.refusal(2) else {
+            Issue.record("\(String(describing: host.refusal(2)))")
+            return
+        }
+        #expect(why.contains("damaged"))
+    }
+}
