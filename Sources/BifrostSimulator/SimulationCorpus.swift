@@ -23,5 +23,7 @@ public enum SimulationCorpus {
         entry(3135, seconds: 20, "linearizability: too many operations of one key at a time to be judged"),
         entry(23, .rot, seconds: 20, "journal kept: a rule of the simulator, for a replica whose store is lost"),
         entry(34, .rot, seconds: 20, "journal kept: a rule of the simulator, for a replica whose store is lost"),
+        entry(
+            19, .rot, seconds: 30, "convergence: a leader that could not read its log for a follower went on leading"),
     ]
 }

@@ -166,7 +166,27 @@ extension HostCore {
     public func supply(_ entries: [LogEntry], group: GroupID, follower: ReplicaID) {
         guard let replica = replica(of: group) else { return }
         replica.core.supply(entries: entries, for: follower)
+        if entries.isEmpty { handOver(replica, besides: follower) }
         markReady(replica)
+    }
+
+    /// A leader that can't read its own log never brings the follower up to date: another voter may have it whole. If
+    /// that comes to nothing, the next read that fails tries again.
+    private func handOver(_ replica: Replica, besides follower: ReplicaID) {
+        guard replica.core.role == .leader else { return }
+        var target = ReplicaID.none
+        var reached = LogIndex.zero
+        for voter in replica.core.configuration.voters where voter != replica.id && voter != follower {
+            guard let match = replica.core.progress(of: voter)?.match, match > reached else { continue }
+            target = voter
+            reached = match
+        }
+        guard target != .none else { return }
+        // Refused: another is under way.
+        _ = replica.core.transfer(to: target)
+        effects.notices.append(
+            "group \(replica.group): replica \(replica.id) can't read its log for replica \(follower), and hands the lead to \(target)"
+        )
     }
 
     // MARK: Apply
