@@ -233,10 +233,10 @@ extension SimulatedHost {
             do {
                 let found = try store.get(read.key, in: read.view)
                 let result = HostCore.result(found, index: read.index, revision: read.revision)
-                answer(read.call) { Response<DataResult>.done(result).encode(into: &$0) }
+                answer(read.call, .done(result)) { $0.index }
             } catch {
                 let refusal = refusal(unread: error, "a record")
-                answer(read.call) { Response<DataResult>.refused(refusal).encode(into: &$0) }
+                answer(read.call, Response<DataResult>.refused(refusal)) { $0.index }
             }
         }
     }
@@ -247,10 +247,10 @@ extension SimulatedHost {
             guard let store else { return }
             do {
                 let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)
-                answer(page.call) { Response<PageResult>.done(result).encode(into: &$0) }
+                answer(page.call, .done(result)) { $0.index }
             } catch {
                 let refusal = refusal(unread: error, "a page")
-                answer(page.call) { Response<PageResult>.refused(refusal).encode(into: &$0) }
+                answer(page.call, Response<PageResult>.refused(refusal)) { $0.index }
             }
         }
     }
