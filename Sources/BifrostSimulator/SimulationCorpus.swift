@@ -25,5 +25,8 @@ public enum SimulationCorpus {
         entry(34, .rot, seconds: 20, "journal kept: a rule of the simulator, for a replica whose store is lost"),
         entry(
             19, .rot, seconds: 30, "convergence: a leader that could not read its log for a follower went on leading"),
+        entry(
+            148, .rot, seconds: 30,
+            "log model: a log that was lost whole in a damaged journal was begun anew, votes forgotten"),
     ]
 }

@@ -32,7 +32,7 @@ public struct RestoredReplica: Sendable {
         if let manifest { try journal.refuseIfLost(behind: manifest) }
         let onDisk = ReplicaOnDisk(
             group: birth.group, replica: birth.replica, manifest: manifest,
-            log: logs.first { $0.replica == birth.replica })
+            log: logs.first { $0.replica == birth.replica }, isJournalDamaged: journal.isDamaged)
         plan = ReplicaStartPlan(onDisk, configuration: birth.configuration)
         if plan.hasEntries {
             plan.start.entries = try journal.entries(
