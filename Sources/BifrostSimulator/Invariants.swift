@@ -14,13 +14,13 @@ final class Invariants {
     private(set) var groups: [GroupModel] = []
     /// By the replica's number, which the planner counts from 1.
     private var models: [ReplicaModel?] = []
-    /// Batches of a commit that was reported as failed, by host.
-    private var doubtful: [[JournalBatch]]
+    /// Batches of a commit that was reported as failed, and the journal's sequence before it, by host.
+    private var doubtful: [(batches: [JournalBatch], after: UInt64)]
     private var owners = SlotOwners()
 
     init(cluster: SimulatedCluster) {
         self.cluster = cluster
-        doubtful = Array(repeating: [], count: cluster.plan.hosts)
+        doubtful = Array(repeating: ([], 0), count: cluster.plan.hosts)
         for group in cluster.map.groups {
             let model = GroupModel()
             for record in group.replicas {
@@ -112,7 +112,10 @@ final class Invariants {
         for batch in batches { apply(batch, isDurable: true) }
     }
 
-    func perhapsCommitted(_ host: SimulatedHost, _ batches: [JournalBatch]) { doubtful[host.place] = batches }
+    /// - Parameter sequence: the journal's before.
+    func perhapsCommitted(_ host: SimulatedHost, _ batches: [JournalBatch], after sequence: UInt64) {
+        doubtful[host.place] = (batches, sequence)
+    }
 
     func crashed(_ host: SimulatedHost) {
         for group in groups {
@@ -128,19 +131,14 @@ final class Invariants {
     }
 
     /// The journal was opened again: what was durable is there, and nothing else.
-    func restarted(_ host: SimulatedHost, _ logs: [RecoveredLog]) {
-        let batches = doubtful[host.place]
-        doubtful[host.place] = []
-        if !batches.isEmpty {
-            let isThere = logs.contains { log in
-                guard let model = model(of: log.replica) else { return false }
-                return log.last != model.durable.last || log.hardState != model.durable.hardState
-                    || (log.termRuns.last?.term ?? log.baseTerm).rawValue != model.durable.marks.last?.term ?? 0
-            }
-            if isThere {
-                cluster.mark(.failedCommitWasThere)
-                committed(host, batches)
-            }
+    func restarted(_ host: SimulatedHost, _ journal: Journal<SimulatedDisk>) {
+        let logs = journal.recovered()
+        let (batches, sequence) = doubtful[host.place]
+        doubtful[host.place] = ([], 0)
+        // Keys are never damaged, so this also tells of a rotten host.
+        if !batches.isEmpty, journal.lastSequence > sequence {
+            cluster.mark(.failedCommitWasThere)
+            committed(host, batches)
         }
         for group in groups {
             for model in group.replicas where model.host == host.place {

@@ -35,6 +35,8 @@ final class SimulatedHost {
     var slowDiskUntil: UInt64 = 0
     /// Nothing on the disks ends before then.
     var stalledDiskUntil: UInt64 = 0
+    /// What the journal's disk, or the store's, does when the process starts next.
+    var startFaults: (isJournal: Bool, faults: SimulatedDiskFaults)?
     /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
     var isRotten = false
     /// It says that its disks can't be used, and is not started any more.
@@ -178,13 +180,17 @@ final class SimulatedHost {
         do {
             let fresh = HostIdentity(
                 cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: 1, journal: journalName)
+            if let (isJournal, faults) = startFaults {
+                startFaults = nil
+                if isJournal { journalDisk.faults = faults } else { storeDisk.faults = faults }
+            }
             journalDisk.faults.commitsWithoutSync = cluster.plan.forgetsToSync
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
             identity.bootCounter += 1
             try journal.update(identity)
             self.journal = journal
-            cluster.invariants.restarted(self, journal.recovered())
+            cluster.invariants.restarted(self, journal)
             let store = try Store(
                 disk: storeDisk,
                 formatting: StoreIdentity(cluster: identity.cluster, host: id, journal: identity.journal),
@@ -370,9 +376,11 @@ final class SimulatedHost {
     }
 
     /// A client's request, as the shell's services take it.
-    func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink) {
+    ///
+    /// - Parameter generation: of the connection that it came on, if that is lost; its answer is then lost too.
+    func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink, generation: UInt64? = nil) {
         guard isRunning, let kind = ClientFrameKind(rawValue: frame.kind) else { return }
-        var call = SimulatedCall(link: link, generation: link.responses.generation, frame: frame)
+        var call = SimulatedCall(link: link, generation: generation ?? link.responses.generation, frame: frame)
         let at = loop(ofConnection: link.number).number
         func hand(to group: GroupID, _ action: @escaping (HostCore) -> Void) {
             let loop = loop(of: group)
