@@ -8,89 +8,19 @@ import RaftCore
 import Ring
 import Storage
 
-/// An entry as the model keeps it.
-struct EntryMark: Hashable {
-    var term: UInt64 = 0
-    var hash: UInt64 = 0
-    /// Hash of a command's payload; 0 for other kinds.
-    var command: UInt64 = 0
-    /// It was committed in this term or an earlier one; set when it is known to be committed.
-    var committedIn: UInt64 = 0
-
-    init(_ entry: LogEntry) {
-        term = entry.term.rawValue
-        command = entry.kind == .command ? entry.payload.withUnsafeBytes { hash64($0) } : 0
-        hash = entry.payload.withUnsafeBytes {
-            hash64($0, seed: mix(entry.term.rawValue) ^ UInt64(entry.kind.rawValue) ^ mix(entry.logTime.rawValue))
-        }
-    }
-}
-
-extension EntryMark {
-    func isSame(_ other: EntryMark) -> Bool { term == other.term && hash == other.hash }
-}
-
-/// One replica's log and hard state, as far as something was told.
-struct LogModel {
-    /// Of indexes 1, 2, …
-    var marks: [EntryMark] = []
-    var hardState = HardState()
-
-    var last: LogIndex { LogIndex(UInt64(marks.count)) }
-    func mark(at index: LogIndex) -> EntryMark? {
-        index.rawValue >= 1 && index.rawValue <= UInt64(marks.count) ? marks[Int(index.rawValue) - 1] : nil
-    }
-}
-
-final class ReplicaModel {
-    let group: GroupID
-    let replica: ReplicaID
-    let host: Int
-    /// What was given to the journal, and what of it is durable.
-    var written = LogModel()
-    var durable = LogModel()
-    /// The manifest on disk, and one whose write was reported as failed: it may be there after a restart.
-    var manifestIndex = LogIndex.zero
-    var doubtfulManifest: ManifestHeader?
-    /// Of the process that runs; zero after a crash.
-    var term = Term.zero
-    var commit = LogIndex.zero
-    var applied = LogIndex.zero
-    var base = LogIndex.zero
-    var role = RaftRole.follower
-    /// Of its latest leadership: what is above was committed by counting.
-    var commitWhenElected = LogIndex.zero
-    var logTime = LogTime.zero
-
-    init(group: GroupID, replica: ReplicaID, host: Int) {
-        self.group = group
-        self.replica = replica
-        self.host = host
-    }
-}
-
-final class GroupModel {
-    var replicas: [ReplicaModel] = []
-    var committed: [EntryMark] = []
-    /// Payloads of committed commands: none may come twice.
-    var commands: Set<UInt64> = []
-    /// By index; 0 is unknown.
-    var digests: [UInt64] = []
-    var leaders: [UInt64: ReplicaID] = [:]
-}
-
 final class Invariants {
     // It owns this, and outlives it.
     unowned(unsafe) let cluster: SimulatedCluster
     private(set) var groups: [GroupModel] = []
     /// By the replica's number, which the planner counts from 1.
     private var models: [ReplicaModel?] = []
-    /// Batches of a commit that was reported as failed, by host.
-    private var doubtful: [[JournalBatch]]
+    /// Batches of a commit that was reported as failed, and the journal's sequence before it, by host.
+    private var doubtful: [(batches: [JournalBatch], after: UInt64)]
+    private var owners = SlotOwners()
 
     init(cluster: SimulatedCluster) {
         self.cluster = cluster
-        doubtful = Array(repeating: [], count: cluster.plan.hosts)
+        doubtful = Array(repeating: ([], 0), count: cluster.plan.hosts)
         for group in cluster.map.groups {
             let model = GroupModel()
             for record in group.replicas {
@@ -113,56 +43,79 @@ final class Invariants {
 
     // MARK: Journal
 
-    private func apply(_ batch: JournalBatch, _ change: (ReplicaModel, JournalRecord) -> Void) {
+    private func apply(_ batch: JournalBatch, isDurable: Bool) {
         for record in batch.records {
             guard let model = model(of: record.replica) else {
                 cluster.fail("placement", "replica \(record.replica) is in no map")
                 continue
             }
-            change(model, record)
+            apply(record, to: model, isDurable: isDurable)
         }
     }
 
-    private func apply(_ record: JournalRecord, to log: inout LogModel, of model: ReplicaModel) {
+    private func apply(_ record: JournalRecord, to model: ReplicaModel, isDurable: Bool) {
         switch record {
         case .append(_, _, let entries):
             guard let first = entries.first else { return }
             let kept = Int(first.index.rawValue) - 1
-            guard kept <= log.marks.count else {
-                fail("log without gaps", model, "entry \(first.index) after \(log.last)")
-                return
+            let count = isDurable ? model.durable.marks.count : model.written.marks.count
+            guard kept <= count else { return fail("log without gaps", model, "entry \(first.index) after \(count)") }
+            if kept < count { cut(model, keeping: kept, isDurable: isDurable) }
+            let group = groups[Int(model.group.rawValue)]
+            if isDurable {
+                for entry in entries {
+                    // It was asked for before.
+                    guard let mark = group.entries.mark(at: entry.index, of: entry.term) else {
+                        return fail("log model", model, "entry \(entry.index) is durable, and nobody wrote it")
+                    }
+                    model.durable.marks.append(mark)
+                }
+            } else {
+                for entry in entries {
+                    let mark = EntryMark(entry, after: model.written.marks.last?.chain ?? 0)
+                    model.written.marks.append(mark)
+                    if !group.entries.insert(mark, at: entry.index) {
+                        return fail(
+                            "log matching", model,
+                            "entry \(entry.index) of term \(entry.term), or one before it, is another than elsewhere")
+                    }
+                }
             }
-            if kept < log.marks.count {
-                cluster.mark(.logTruncated)
-                log.marks.removeSubrange(kept...)
-            }
-            for entry in entries { log.marks.append(EntryMark(entry)) }
-        case .truncate(_, _, let from):
-            cluster.mark(.logTruncated)
-            log.marks.removeSubrange(min(Int(from.rawValue) - 1, log.marks.count)...)
+        case .truncate(_, _, let from): cut(model, keeping: Int(from.rawValue) - 1, isDurable: isDurable)
         case .hardState(_, _, let state):
-            let known = log.hardState
+            let known = isDurable ? model.durable.hardState : model.written.hardState
             if state.term < known.term
                 || state.term == known.term && known.vote != .none && state.vote != known.vote
             {
                 fail("one vote per term", model, "\(state) after \(known)")
             }
-            log.hardState = state
+            if isDurable { model.durable.hardState = state } else { model.written.hardState = state }
         case .base, .tombstone: fail("no lost disk", model, "\(record) is written though nothing was lost")
         }
     }
 
-    /// A host asks for a batch to be made durable.
-    func asked(_ host: SimulatedHost, _ batch: JournalBatch) {
-        apply(batch) { model, record in apply(record, to: &model.written, of: model) }
+    private func cut(_ model: ReplicaModel, keeping count: Int, isDurable: Bool) {
+        cluster.mark(.logTruncated)
+        guard !isDurable else { return model.durable.marks.removeSubrange(min(count, model.durable.marks.count)...) }
+        model.written.marks.removeSubrange(min(count, model.written.marks.count)...)
+        model.cutInTerm = model.written.hardState.term
+        if model.cutInTerm == model.ledTerm {
+            fail("leaders only append", model, "cuts its log behind \(count) in term \(model.ledTerm), which it leads")
+        }
     }
+
+    /// A host asks for a batch to be made durable.
+    func asked(_ host: SimulatedHost, _ batch: JournalBatch) { apply(batch, isDurable: false) }
 
     /// Batches are durable.
     func committed(_ host: SimulatedHost, _ batches: [JournalBatch]) {
-        for batch in batches { apply(batch) { model, record in apply(record, to: &model.durable, of: model) } }
+        for batch in batches { apply(batch, isDurable: true) }
     }
 
-    func perhapsCommitted(_ host: SimulatedHost, _ batches: [JournalBatch]) { doubtful[host.place] = batches }
+    /// - Parameter sequence: the journal's before.
+    func perhapsCommitted(_ host: SimulatedHost, _ batches: [JournalBatch], after sequence: UInt64) {
+        doubtful[host.place] = (batches, sequence)
+    }
 
     func crashed(_ host: SimulatedHost) {
         for group in groups {
@@ -178,19 +131,14 @@ final class Invariants {
     }
 
     /// The journal was opened again: what was durable is there, and nothing else.
-    func restarted(_ host: SimulatedHost, _ logs: [RecoveredLog]) {
-        let batches = doubtful[host.place]
-        doubtful[host.place] = []
-        if !batches.isEmpty {
-            let isThere = logs.contains { log in
-                guard let model = model(of: log.replica) else { return false }
-                return log.last != model.durable.last || log.hardState != model.durable.hardState
-                    || (log.termRuns.last?.term ?? log.baseTerm).rawValue != model.durable.marks.last?.term ?? 0
-            }
-            if isThere {
-                cluster.mark(.failedCommitWasThere)
-                committed(host, batches)
-            }
+    func restarted(_ host: SimulatedHost, _ journal: Journal<SimulatedDisk>) {
+        let logs = journal.recovered()
+        let (batches, sequence) = doubtful[host.place]
+        doubtful[host.place] = ([], 0)
+        // Keys are never damaged, so this also tells of a rotten host.
+        if !batches.isEmpty, journal.lastSequence > sequence {
+            cluster.mark(.failedCommitWasThere)
+            committed(host, batches)
         }
         for group in groups {
             for model in group.replicas where model.host == host.place {
@@ -235,7 +183,8 @@ final class Invariants {
                 "durable means durable", model,
                 "its manifest is at \(header.index) after a restart, not \(model.manifestIndex)")
         }
-        for entry in replica.plan.start.entries where EntryMark(entry) != model.durable.mark(at: entry.index) {
+        for entry in replica.plan.start.entries
+        where EntryMark.hash(of: entry) != model.durable.mark(at: entry.index)?.hash {
             fail("durable means durable", model, "entry \(entry.index) is another after a restart")
         }
         checkDigest(model, header.index, header.digest)
@@ -338,6 +287,38 @@ final class Invariants {
         }
     }
 
+    // MARK: Answers
+
+    /// A host answers a client's call by what stands in the log up to `index`: there and then all of it is durable on a
+    /// majority, and the entry is the command's, if it was one.
+    func answered(_ host: SimulatedHost, _ call: SimulatedCall, _ index: LogIndex) {
+        guard let group = call.group.map({ groups[Int($0.rawValue)] }),
+            let model = group.replicas.first(where: { $0.host == host.place })
+        else { return cluster.fail("placement", "host \(host.id) answers for a group that it has no replica of") }
+        guard let mark = model.written.mark(at: index) else {
+            // A read of a group where nothing was ever committed.
+            if index == .zero, call.command == nil { return }
+            return fail("answered is durable", model, "answers by entry \(index), which it does not have")
+        }
+        if !group.isDurable(mark, at: index) {
+            fail("answered is durable", model, "answers by entry \(index), which is durable on no majority")
+        }
+        if let command = call.command, mark.command != EntryMark.command(of: command) {
+            fail("answered is durable", model, "answers a command by entry \(index), which is another")
+        }
+    }
+
+    // MARK: Maps
+
+    /// A host goes by this map from now on.
+    func adopted(_ host: SimulatedHost, _ map: ClusterMap) {
+        if let (slot, epoch, owner, other) = owners.insert(map.ring) {
+            cluster.fail(
+                "one owner per slot and epoch",
+                "at host \(host.id) slot \(slot) belongs to group \(owner) at epoch \(epoch), before to group \(other)")
+        }
+    }
+
     // MARK: Replicas
 
     /// After a turn.
@@ -407,13 +388,17 @@ final class Invariants {
             cluster.mark(.twoLeaders)
         }
         group.leaders[replica.term.rawValue] = replica.replica
-        // Of what earlier terms committed: an election may also be won late, when a later term has got on already.
-        for (place, mark) in group.committed.enumerated()
-        where mark.committedIn < replica.term.rawValue
-            && !(place < model.written.marks.count && model.written.marks[place].isSame(mark))
-        {
+        model.ledTerm = replica.term
+        if model.cutInTerm == model.ledTerm {
+            fail("leaders only append", model, "leads term \(replica.term), in which it cut its log")
+        }
+        // Of what earlier terms committed: an election may also be won late, when a later term has got on already. Equal
+        // chains mean equal logs up to there.
+        var place = group.committed.count - 1
+        while place >= 0, group.committedIn[place] >= replica.term.rawValue { place -= 1 }
+        guard place >= 0 else { return }
+        if place >= model.written.marks.count || !model.written.marks[place].isSame(group.committed[place]) {
             fail("leader completeness", model, "leads term \(replica.term) without the committed entry \(place + 1)")
-            return
         }
     }
 
@@ -441,17 +426,12 @@ final class Invariants {
                     return
                 }
             } else {
-                var holders = 0
-                for other in group.replicas
-                where place < other.durable.marks.count && other.durable.marks[place] == mark { holders += 1 }
-                if holders * 2 <= group.replicas.count {
-                    fail(
-                        "committed on a durable majority", model,
-                        "entry \(place + 1) is durable on \(holders) replicas only")
+                if !group.isDurable(mark, at: LogIndex(UInt64(place + 1))) {
+                    fail("committed on a durable majority", model, "entry \(place + 1) is durable on no majority")
                     return
                 }
                 group.committed.append(mark)
-                group.committed[place].committedIn = replica.term.rawValue
+                group.committedIn.append(replica.term.rawValue)
                 // Two leaders may both bring the first map; clients' commands are all different.
                 if mark.command != 0, model.group != .meta, !group.commands.insert(mark.command).inserted {
                     fail("at most once", model, "entry \(place + 1) repeats a command")

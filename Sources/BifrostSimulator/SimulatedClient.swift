@@ -273,9 +273,19 @@ final class SimulatedClient {
         }
     }
 
-    /// The connection breaks: what was under way in either direction is lost.
-    func reset(_ link: SimulatedClientLink) {
+    /// The connection breaks: what was under way in either direction is lost, or only the end of the requests.
+    func reset(_ link: SimulatedClientLink, losesAll: Bool = true) {
         guard link.requests.isOpen else { return }
+        if !losesAll {
+            let target = cluster.hosts[link.host]
+            let generation = link.responses.generation
+            for (at, frame) in link.requests.takeArrived() {
+                target.schedule(
+                    after: max(at, cluster.now) - cluster.now, "bytes of a lost connection of client %b reach host %h",
+                    UInt64(place + 1)
+                ) { [unowned target, unowned link] in target.receive(frame, on: link, generation: generation) }
+            }
+        }
         link.requests.close()
         link.responses.close()
         let open = link.open

@@ -59,7 +59,8 @@ extension SimulatedCluster {
             cut(host, other, time)
         case .clog:
             let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
-            let time = random.below(1_500_000_000 * plan.faultLength)
+            let time =
+                random.below(4) == 0 ? random.below(5_000_000_000) : random.below(1_500_000_000 * plan.faultLength)
             note("the link from host %h to host %i is clogged for %c µs", UInt64(host), UInt64(other), time / 1_000)
             network.block(host, other, nanoseconds: time)
         case .narrow:
@@ -72,10 +73,12 @@ extension SimulatedCluster {
             network.narrow(host, other, bytesPerSecond: bytes, nanoseconds: time)
         case .resetPeers:
             note("connections of host %h are reset", UInt64(host))
-            for link in peerLinks where link.from == host || random.below(6) == 0 { link.reset() }
+            for link in peerLinks where link.from == host || random.below(6) == 0 { link.reset(losesAll: false) }
         case .resetClients:
             note("connections of clients are reset")
-            for client in clients { for link in client.links where random.below(2) == 0 { client.reset(link) } }
+            for client in clients {
+                for link in client.links where random.below(2) == 0 { client.reset(link, losesAll: false) }
+            }
         case .pause:
             var time = random.below(4) == 0 ? random.below(4_000_000_000) : random.below(700_000_000)
             time *= plan.faultLength
@@ -100,7 +103,17 @@ extension SimulatedCluster {
         case .diskError:
             let isJournal = random.below(2) == 0
             let disk = isJournal ? hosts[host].journalDisk : hosts[host].storeDisk
-            if random.below(2) == 0 {
+            if random.below(3) == 0 {
+                note("host %h crashes, and a disk of it fails when it starts", UInt64(host))
+                var faults = SimulatedDiskFaults()
+                switch random.below(3) {
+                case 0: faults.nextFlushFails = true
+                case 1: faults.nextWriteFails = true
+                default: faults.nextWriteFailsButStays = true
+                }
+                hosts[host].startFaults = (isJournal, faults)
+                crash(host)
+            } else if random.below(2) == 0 {
                 note("the next write of a disk of host %h fails", UInt64(host))
                 disk.faults.nextWriteFails = true
             } else {
@@ -195,6 +208,7 @@ extension SimulatedCluster {
         for host in hosts {
             host.slowDiskUntil = 0
             host.stalledDiskUntil = 0
+            host.startFaults = nil
             host.journalDisk.faults = .init()
             host.storeDisk.faults = .init()
             if !host.isRunning, !host.isLost { host.start() }

@@ -13,6 +13,7 @@ extension SimulatedCluster {
     /// take: one packet may be under way for more than a second, and workers wait for all of a burst.
     private static let calmOperationsMin = 50
     private static let calmNanosecondsMax: UInt64 = 5_000_000_000
+    private static let pauseNanosecondsMax: UInt64 = 60_000_000_000
 
     /// The whole run. Once only.
     ///
@@ -57,7 +58,17 @@ extension SimulatedCluster {
     /// Some long faults; then everything works, and the cluster must find its way back.
     private func spellAndCalm() throws(SimulationFailure) {
         beginFaults()
-        try pass(4_000_000_000 + random.below(12_000_000_000))
+        var length = 4_000_000_000 + random.below(12_000_000_000)
+        if random.below(6) == 0 {
+            // One host is stopped for as long as a whole minute.
+            let host = Int(random.below(UInt64(hosts.count)))
+            let time = random.below(Self.pauseNanosecondsMax)
+            note("host %h is stopped for %b µs", UInt64(host), time / 1_000)
+            if time > 2_000_000_000 { mark(.pausedBeyondElection) }
+            hosts[host].pausedUntil = max(hosts[host].pausedUntil, now + time)
+            length = max(length, time + random.below(2_000_000_000))
+        }
+        try pass(length)
         heal()
         let before = operations.count
         try awaitLeaders()

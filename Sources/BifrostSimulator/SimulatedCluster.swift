@@ -60,7 +60,8 @@ public final class SimulatedCluster {
         }
         do {
             map = try Planner.firstMap(
-                cluster: ClusterID(high: 1, low: seed | 1), hosts: records, groups: plan.groups, replicas: 3)
+                cluster: ClusterID(high: 1, low: seed | 1), hosts: records, groups: plan.groups,
+                replicas: plan.replicas)
         } catch { preconditionFailure("no map: \(error)") }
         keys = (0..<plan.keys).map { Bytes("key \($0)") }
         openOperations = Array(repeating: 0, count: keys.count)

@@ -27,6 +27,7 @@ extension SimulatedHost {
         } else if let error = error as? DiskError, error.code == .failed {
             cluster.report.diskFailures += 1
             cluster.mark(.diskFailed)
+            if isStarting { cluster.mark(.diskFailedAtStart) }
             cluster.crash(place)
         } else if isRotten, error is DiskError {
             endOfDamage(isStarting: isStarting)
@@ -113,10 +114,11 @@ extension SimulatedHost {
         guard let journal else { return 0 }
         var records: [JournalRecord] = []
         for batch in batches { records += batch.records }
+        let before = journal.lastSequence
         do {
             let sequence = try journal.append(records)
             if isUnsynced {
-                cluster.invariants.perhapsCommitted(self, batches)
+                cluster.invariants.perhapsCommitted(self, batches, after: before)
             } else {
                 cluster.invariants.committed(self, batches)
             }
@@ -124,10 +126,10 @@ extension SimulatedHost {
             return sequence
         } catch let error as DiskError {
             // What was reported as failed may be there all the same.
-            if error.code == .failed { cluster.invariants.perhapsCommitted(self, batches) }
+            if error.code == .failed { cluster.invariants.perhapsCommitted(self, batches, after: before) }
             throw error
         } catch let error as SimulatedProcessEnd {
-            cluster.invariants.perhapsCommitted(self, batches)
+            cluster.invariants.perhapsCommitted(self, batches, after: before)
             throw error
         }
     }
@@ -252,10 +254,10 @@ extension SimulatedHost {
             do {
                 let found = try store.get(read.key, in: read.view)
                 let result = HostCore.result(found, index: read.index, revision: read.revision)
-                answer(read.call) { Response<DataResult>.done(result).encode(into: &$0) }
+                answer(read.call, .done(result)) { $0.index }
             } catch {
                 let refusal = refusal(unread: error, "a record")
-                answer(read.call) { Response<DataResult>.refused(refusal).encode(into: &$0) }
+                answer(read.call, Response<DataResult>.refused(refusal)) { $0.index }
             }
         }
     }
@@ -266,10 +268,10 @@ extension SimulatedHost {
             guard let store else { return }
             do {
                 let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)
-                answer(page.call) { Response<PageResult>.done(result).encode(into: &$0) }
+                answer(page.call, .done(result)) { $0.index }
             } catch {
                 let refusal = refusal(unread: error, "a page")
-                answer(page.call) { Response<PageResult>.refused(refusal).encode(into: &$0) }
+                answer(page.call, Response<PageResult>.refused(refusal)) { $0.index }
             }
         }
     }

@@ -35,6 +35,8 @@ final class SimulatedHost {
     var slowDiskUntil: UInt64 = 0
     /// Nothing on the disks ends before then.
     var stalledDiskUntil: UInt64 = 0
+    /// What the journal's disk, or the store's, does when the process starts next.
+    var startFaults: (isJournal: Bool, faults: SimulatedDiskFaults)?
     /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
     var isRotten = false
     /// It says that its disks can't be used, and is not started any more.
@@ -178,13 +180,17 @@ final class SimulatedHost {
         do {
             let fresh = HostIdentity(
                 cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: 1, journal: journalName)
+            if let (isJournal, faults) = startFaults {
+                startFaults = nil
+                if isJournal { journalDisk.faults = faults } else { storeDisk.faults = faults }
+            }
             journalDisk.faults.commitsWithoutSync = cluster.plan.forgetsToSync
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
             identity.bootCounter += 1
             try journal.update(identity)
             self.journal = journal
-            cluster.invariants.restarted(self, journal.recovered())
+            cluster.invariants.restarted(self, journal)
             let store = try Store(
                 disk: storeDisk,
                 formatting: StoreIdentity(cluster: identity.cluster, host: id, journal: identity.journal),
@@ -305,7 +311,10 @@ final class SimulatedHost {
     }
 
     func carryOut(_ work: HostEffects, of loop: SimulatedHostLoop) {
-        if let map = work.map { savedMap = map }
+        if let map = work.map {
+            savedMap = map
+            cluster.invariants.adopted(self, map)
+        }
         for (host, channel, payload) in work.peerPayloads {
             cluster.invariants.sent(self, payload)
             if channel == .bulk {
@@ -333,7 +342,7 @@ final class SimulatedHost {
         if work.journal != nil || !work.superfluous.isEmpty {
             submit(work.journal, superfluous: work.superfluous, of: loop)
         }
-        for reply in work.replies { answer(reply.call) { reply.response.encode(into: &$0) } }
+        for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
         for read in work.coldReads { startColdRead(read) }
         for page in work.coldPages { startColdPage(page) }
         for read in work.logReads { startLogRead(read, of: loop) }
@@ -367,9 +376,11 @@ final class SimulatedHost {
     }
 
     /// A client's request, as the shell's services take it.
-    func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink) {
+    ///
+    /// - Parameter generation: of the connection that it came on, if that is lost; its answer is then lost too.
+    func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink, generation: UInt64? = nil) {
         guard isRunning, let kind = ClientFrameKind(rawValue: frame.kind) else { return }
-        let call = SimulatedCall(link: link, generation: link.responses.generation, frame: frame)
+        var call = SimulatedCall(link: link, generation: generation ?? link.responses.generation, frame: frame)
         let at = loop(ofConnection: link.number).number
         func hand(to group: GroupID, _ action: @escaping (HostCore) -> Void) {
             let loop = loop(of: group)
@@ -382,14 +393,18 @@ final class SimulatedHost {
             switch kind {
             case .execute:
                 let request = try ExecuteRequest(decoding: frame.payload)
+                call.group = request.group
+                call.command = request.payload
                 let token = add(call)
                 hand(to: request.group) { $0.execute(request, call: token) }
             case .query:
                 let request = try QueryRequest(decoding: frame.payload)
+                call.group = request.group
                 let token = add(call)
                 hand(to: request.group) { $0.query(request, call: token) }
             case .page:
                 let request = try PageRequest(decoding: frame.payload)
+                call.group = request.group
                 let token = add(call)
                 hand(to: request.group) { $0.page(request, call: token) }
             case .map:
@@ -413,13 +428,17 @@ final class SimulatedHost {
         return CallToken(rawValue: nextCall)
     }
 
-    func answer(_ token: CallToken, writing body: (inout ByteWriter) -> Void) {
+    /// - Parameter index: of the last entry that the answer is made of.
+    func answer<Result: Message>(
+        _ token: CallToken, _ response: Response<Result>, by index: (Result) -> LogIndex
+    ) {
         guard let call = calls.removeValue(forKey: token.rawValue) else {
             cluster.fail(
                 "one answer per call", "host \(id) answers call \(token.rawValue) twice, or one that never came")
             return
         }
-        call.respond(writing: body)
+        if case .done(let result) = response { cluster.invariants.answered(self, call, index(result)) }
+        call.respond { response.encode(into: &$0) }
     }
 }
 
@@ -428,6 +447,10 @@ struct SimulatedCall {
     var link: SimulatedClientLink
     var generation: UInt64
     var frame: SimulatedFrame
+    /// Whose call it is; nil: of none.
+    var group: GroupID?
+    /// What is to be proposed; nil: it is a read.
+    var command: Bytes?
 
     func respond(writing body: (inout ByteWriter) -> Void) {
         guard link.responses.isOpen, link.responses.generation == generation else { return }

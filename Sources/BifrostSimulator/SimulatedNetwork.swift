@@ -165,6 +165,15 @@ final class SimulatedChannel {
         return Array(queue[head...])
     }
 
+    /// The first of what is under way: the connection is reset, and so much of it is with the receiver already.
+    func takeArrived() -> [(at: UInt64, frame: SimulatedFrame)] {
+        guard isOpen, head < queue.count else { return [] }
+        let underway = takeUnderway()
+        let count = Int(network.cluster.random.below(UInt64(underway.count + 1)))
+        if count > 0 { network.cluster.mark(.partArrived) }
+        return Array(underway[..<count])
+    }
+
     func send(_ frame: SimulatedFrame) {
         guard isOpen else { return }
         let cluster = network.cluster
@@ -305,9 +314,10 @@ final class SimulatedPeerLink {
         }
     }
 
-    /// The connection breaks; the sender learns it after `delay`, and what was under way is lost.
-    func reset(after delay: UInt64 = 0) {
+    /// The connection breaks; the sender learns it after `delay`, and what was under way is lost, or only its end.
+    func reset(after delay: UInt64 = 0, losesAll: Bool = true) {
         guard connection.isOpen else { return }
+        if !losesAll { deliver(connection.takeArrived()) }
         connection.close()
         attempt += 1
         let source = cluster.hosts[from]
@@ -322,18 +332,21 @@ final class SimulatedPeerLink {
     /// The sender's process ended. What its machine had accepted arrives all the same, sometimes, and late.
     func senderEnded() {
         attempt += 1
+        if connection.isOpen, cluster.random.below(2) == 0 { deliver(connection.takeUnderway()) }
+        connection.close()
+    }
+
+    /// What is left of a connection that is lost.
+    private func deliver(_ rest: [(at: UInt64, frame: SimulatedFrame)]) {
         let target = cluster.hosts[to]
-        let life = target.life
         let source = cluster.hosts[from].id
         let number = number
-        if connection.isOpen, cluster.random.below(2) == 0 {
-            for (at, frame) in connection.takeUnderway() {
-                let wait = max(at, cluster.now) - cluster.now
-                target.schedule(after: wait, "bytes of the ended host %i reach host %h", UInt64(from)) {
-                    if target.life == life { target.receive(frame.payload, from: source, connection: number) }
-                }
+        for (at, frame) in rest {
+            let wait = max(at, cluster.now) - cluster.now
+            // Not at all if the receiver's process ends before.
+            target.schedule(after: wait, "bytes of a lost connection of host %i reach host %h", UInt64(from)) {
+                target.receive(frame.payload, from: source, connection: number)
             }
         }
-        connection.close()
     }
 }

@@ -9,6 +9,8 @@ import RaftCore
 /// The mix of one run.
 package struct SimulatedPlan: Sendable {
     package var hosts = 3
+    /// Of each group, at most `hosts`.
+    package var replicas = 3
     package var groups = 4
     package var clients = 2
     package var workersPerClient = 2
@@ -50,10 +52,11 @@ package struct SimulatedPlan: Sendable {
     package init(_ simulation: SimulationSettings, random: inout SeededRandom) {
         func draw(_ range: ClosedRange<Int>) -> Int { range.lowerBound + Int(random.below(UInt64(range.count))) }
         func chance(_ percent: UInt64) -> Bool { random.below(100) < percent }
-        hosts = chance(20) ? 5 : 3
-        groups = draw(4...8)
-        clients = draw(2...4)
-        workersPerClient = draw(1...3)
+        hosts = chance(60) ? 3 : draw(4...7)
+        replicas = hosts >= 5 && chance(40) ? 5 : 3
+        groups = chance(85) ? draw(4...8) : chance(67) ? draw(1...2) : draw(9...64)
+        clients = chance(85) ? draw(2...4) : chance(33) ? 1 : draw(5...16)
+        workersPerClient = clients == 1 ? draw(3...5) : clients > 4 ? 1 : draw(1...3)
         burstMax = draw(6...24)
         keys = draw(16...64)
         openOperationsPerKeyMax = draw(2...7)

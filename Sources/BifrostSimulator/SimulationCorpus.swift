@@ -32,5 +32,8 @@ public enum SimulationCorpus {
         entry(
             19, .rot, seconds: 30,
             "convergence: a leader whose journal was damaged went on leading, and could not supply its follower"),
+        entry(
+            148, .rot, seconds: 30,
+            "log model: a log that was lost whole in a damaged journal was begun anew, votes forgotten"),
     ]
 }

@@ -98,6 +98,10 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case pausedBeyondElection
     /// A disk failed on write.
     case diskFailed
+    /// A disk failed while its host started.
+    case diskFailedAtStart
+    /// A connection was reset, and a part of what was under way arrived.
+    case partArrived
     /// All hosts were down at the same time.
     case allDown
     /// A process ended between two transactions of a commit, a checkpoint or a merge.

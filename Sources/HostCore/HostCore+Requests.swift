@@ -29,6 +29,11 @@ extension HostCore {
         replica.logTime.follow(replica.core.lastLogTime)
         switch replica.core.propose(kind: .command, payload: request.payload, logTime: replica.logTime.current) {
         case .accepted(let index, let term):
+            if isPlanted("answered-before-committed") {
+                effects.replies.append(
+                    HostReply(call: call, response: .done(DataResult(index: index, revision: .zero))))
+                return markReady(replica)
+            }
             replica.proposals.append(Replica.Proposal(index: index, term: term, call: call))
             markReady(replica)
         case .notLeader: refuse(call, notLeader(replica))

@@ -247,7 +247,12 @@ extension Replica {
     /// Apply pauses: the live memtable is full while an older one is on its way to the disk, or has to wait because
     /// merges do not keep up with the runs.
     func isFull(_ settings: HostSettings) -> Bool {
-        max(memtable.distinctBytes, memtable.arenaBytes) >= settings.memtableBytesMax
+        guard checkpoint == nil else {
+            return max(memtable.distinctBytes, memtable.arenaBytes) >= settings.memtableBytesMax
+        }
+        // An arena begins with more than it needs, and a checkpoint for its sake is worth it only when it is large.
+        return memtable.distinctBytes >= settings.memtableBytesMax
+            || memtable.arenaBytes >= 2 * settings.memtableBytesMax + (4 << 20)
     }
 
     func canApply(_ settings: HostSettings) -> Bool {

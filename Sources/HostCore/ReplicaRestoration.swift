@@ -30,12 +30,9 @@ public struct RestoredReplica: Sendable {
             manifest = try store.start(header)
         }
         if let manifest { try journal.refuseIfLost(behind: manifest) }
-        // Where something of the journal can't be read, what it does not show may be what can't be read.
-        let log =
-            logs.first { $0.replica == birth.replica }
-            ?? (journal.isDamaged
-                ? RecoveredLog(group: birth.group, replica: birth.replica, isDamaged: true) : nil)
-        let onDisk = ReplicaOnDisk(group: birth.group, replica: birth.replica, manifest: manifest, log: log)
+        let onDisk = ReplicaOnDisk(
+            group: birth.group, replica: birth.replica, manifest: manifest,
+            log: logs.first { $0.replica == birth.replica }, isJournalDamaged: journal.isDamaged)
         plan = ReplicaStartPlan(onDisk, configuration: birth.configuration)
         if plan.hasEntries {
             plan.start.entries = try journal.entries(

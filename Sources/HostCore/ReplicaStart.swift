@@ -12,8 +12,13 @@ public struct ReplicaOnDisk: Sendable {
     public var manifest: Manifest?
     /// Nil when the journal has none.
     public var log: RecoveredLog?
+    /// Something of the journal as a whole can't be read: all that it knew of this replica may have stood there.
+    public var isJournalDamaged: Bool
 
-    public init(group: GroupID, replica: ReplicaID, manifest: Manifest?, log: RecoveredLog?) {
+    public init(
+        group: GroupID, replica: ReplicaID, manifest: Manifest?, log: RecoveredLog?, isJournalDamaged: Bool = false
+    ) {
+        self.isJournalDamaged = isJournalDamaged
         self.group = group
         self.replica = replica
         self.manifest = manifest
@@ -67,7 +72,7 @@ public struct ReplicaStartPlan: Sendable {
             // Created again under an id that was removed: it would vote a second time in terms that it forgot.
             isMute = true
             impairment = "this replica was removed from here: its id is never used again"
-        } else if disk.log?.isDamaged == true, !isPlanted("damaged-log-believed") {
+        } else if disk.log?.isDamaged ?? disk.isJournalDamaged, !isPlanted("damaged-log-believed") {
             isMute = true
             impairment = "the journal has a damaged record of this replica: it is rebuilt from its peers"
         } else if applied < base {

@@ -108,6 +108,7 @@ extension RaftCore {
 
     private mutating func becomeLeader() {
         become(.leader, term: term, leader: replica)
+        if isPlanted("leader-cuts-its-log"), log.last > commit { truncate(from: commit.next) }
         statistics.elections += 1
         heartbeatElapsed = 0
         isHeartbeatDue = false

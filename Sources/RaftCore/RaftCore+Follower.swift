@@ -70,7 +70,7 @@ extension RaftCore {
         if isPlanted("late-append-truncates"), end < log.last, end >= commit { truncate(from: end.next) }
         if message.index != log.last {
             while offset < message.entries.count, let term = log.term(at: message.entries[offset].index),
-                term == message.entries[offset].term
+                term == message.entries[offset].term || isPlanted("conflict-kept")
             {
                 offset += 1
             }

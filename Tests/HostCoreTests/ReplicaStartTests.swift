@@ -43,6 +43,16 @@ private func plan(_ manifest: Manifest?, _ log: RecoveredLog?) -> ReplicaStartPl
         #expect(plan.start.configuration == members && plan.start.last == .zero && plan.start.hardState == HardState())
     }
 
+    /// Nothing says that it had not: its log and its votes may be what can't be read.
+    @Test func aReplicaThatADamagedJournalDoesNotKnowIsMute() throws {
+        for manifest in [nil, try manifest(index: 2, term: 1)] {
+            let plan = ReplicaStartPlan(
+                ReplicaOnDisk(group: group, replica: replica, manifest: manifest, log: nil, isJournalDamaged: true),
+                configuration: members)
+            #expect(plan.isMute && plan.start.isImpaired && plan.records.isEmpty && !plan.hasEntries)
+        }
+    }
+
     @Test func theSuffixStaysWhenTheLogContinuesTheManifest() throws {
         let plan = plan(
             try manifest(index: 10, term: 2),

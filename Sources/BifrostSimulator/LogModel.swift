@@ -1,0 +1,136 @@
+// What the rules know of logs: each replica's in memory and on disk, each group's entries, whatever became of them, and
+// what is committed. Owns the facts; what must hold of them stands in Invariants.
+
+import HostCore
+import Primitives
+import RaftCore
+import Storage
+
+/// An entry as the model keeps it.
+struct EntryMark: Equatable {
+    var term: UInt64
+    /// Of all of the entry.
+    var hash: UInt64
+    /// Hash of a command's payload; 0 for other kinds.
+    var command: UInt64
+    /// Of this entry's hash and all before it: equal chains mean logs that are equal up to here.
+    var chain: UInt64
+
+    /// - Parameter previous: the chain of the entry before; 0 for the first.
+    init(_ entry: LogEntry, after previous: UInt64) {
+        term = entry.term.rawValue
+        command = entry.kind == .command ? Self.command(of: entry.payload) : 0
+        hash = Self.hash(of: entry)
+        chain = mix(previous ^ hash)
+    }
+
+    static func hash(of entry: LogEntry) -> UInt64 {
+        entry.payload.withUnsafeBytes {
+            hash64($0, seed: mix(entry.term.rawValue) ^ UInt64(entry.kind.rawValue) ^ mix(entry.logTime.rawValue))
+        }
+    }
+
+    static func command(of payload: Bytes) -> UInt64 { payload.withUnsafeBytes { hash64($0) } }
+
+    /// It and all before it are the same.
+    func isSame(_ other: EntryMark) -> Bool { term == other.term && chain == other.chain }
+}
+
+/// One replica's log and hard state, as far as something was told.
+struct LogModel {
+    /// Of indexes 1, 2, …
+    var marks: [EntryMark] = []
+    var hardState = HardState()
+
+    var last: LogIndex { LogIndex(UInt64(marks.count)) }
+    func mark(at index: LogIndex) -> EntryMark? {
+        index.rawValue >= 1 && index.rawValue <= UInt64(marks.count) ? marks[Int(index.rawValue) - 1] : nil
+    }
+}
+
+final class ReplicaModel {
+    let group: GroupID
+    let replica: ReplicaID
+    let host: Int
+    /// What was given to the journal, and what of it is durable.
+    var written = LogModel()
+    var durable = LogModel()
+    /// The manifest on disk, and one whose write was reported as failed: it may be there after a restart.
+    var manifestIndex = LogIndex.zero
+    var doubtfulManifest: ManifestHeader?
+    /// The latest term that it led, and the latest in which it took entries of its log back, over all its processes.
+    var ledTerm = Term.zero
+    var cutInTerm = Term.zero
+    /// Of the process that runs; zero after a crash.
+    var term = Term.zero
+    var commit = LogIndex.zero
+    var applied = LogIndex.zero
+    var base = LogIndex.zero
+    var role = RaftRole.follower
+    /// Of its latest leadership: what is above was committed by counting.
+    var commitWhenElected = LogIndex.zero
+    var logTime = LogTime.zero
+
+    init(group: GroupID, replica: ReplicaID, host: Int) {
+        self.group = group
+        self.replica = replica
+        self.host = host
+    }
+}
+
+final class GroupModel {
+    var replicas: [ReplicaModel] = []
+    var entries = EntryMarks()
+    var committed: [EntryMark] = []
+    /// Each was committed in this term or an earlier one.
+    var committedIn: [UInt64] = []
+    /// Payloads of committed commands: none may come twice.
+    var commands: Set<UInt64> = []
+    /// By index; 0 is unknown.
+    var digests: [UInt64] = []
+    var leaders: [UInt64: ReplicaID] = [:]
+
+    /// The entry, and so all before it, is durable on a majority.
+    func isDurable(_ mark: EntryMark, at index: LogIndex) -> Bool {
+        let place = Int(index.rawValue) - 1
+        var holders = 0
+        for replica in replicas where place < replica.durable.marks.count {
+            if replica.durable.marks[place].isSame(mark) { holders += 1 }
+        }
+        return holders * 2 > replicas.count
+    }
+}
+
+/// Every entry that any replica of a group ever wrote, by index and term: both together name it and all before it, on
+/// all replicas and for ever (Raft paper, figure 3: log matching).
+struct EntryMarks {
+    private struct Place: Hashable {
+        var index: LogIndex
+        var term: UInt64
+    }
+
+    /// By index, the first that was written there; entries of other terms stand in `others`.
+    private var first: [EntryMark] = []
+    private var others: [Place: EntryMark] = [:]
+
+    func mark(at index: LogIndex, of term: Term) -> EntryMark? {
+        let place = Int(index.rawValue) - 1
+        guard place >= 0, place < first.count else { return nil }
+        if first[place].term == term.rawValue { return first[place] }
+        return others[Place(index: index, term: term.rawValue)]
+    }
+
+    /// False if another entry of this index and term is known, or this one behind others. Indexes come without gaps.
+    mutating func insert(_ mark: EntryMark, at index: LogIndex) -> Bool {
+        let place = Int(index.rawValue) - 1
+        guard place < first.count else {
+            first.append(mark)
+            return true
+        }
+        if first[place].term == mark.term { return first[place] == mark }
+        let key = Place(index: index, term: mark.term)
+        if let known = others[key] { return known == mark }
+        others[key] = mark
+        return true
+    }
+}
