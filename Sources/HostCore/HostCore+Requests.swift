@@ -94,7 +94,7 @@ extension HostCore {
         }
         let host = behind.flatMap { hostOfReplica[$0] }.map { "host \($0)" } ?? "a host"
         return "the journal holds \(journalBytes >> 20) MiB, its bound is \(settings.journalBytesMax >> 20) MiB, "
-            + "because \(host) is behind: bring that host back, or raise the bound"
+            + "because \(host) is behind: bring that host back"
     }
 
     // MARK: Reads

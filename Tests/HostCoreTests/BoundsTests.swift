@@ -43,6 +43,32 @@ private let group = GroupID(1)
 
     // MARK: Bounds
 
+    /// Kept for a member that is away: what is refused says so, is certainly not in the log, and goes on when there is room.
+    @Test func aJournalAtItsBoundNamesTheHostThatIsBehind() throws {
+        let trio = try Trio { $0.journalBytesMax = 1 << 20 }
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        let laggard = try #require(trio.hosts.indices.first { $0 != leader })
+        trio.isCut.insert(laggard)
+        host.put("a", "1", group: group, token: 1)
+        try trio.settle()
+        #expect(host.isDone(1))
+        let last = host.inspection(of: group)?.last
+        host.core.journalBytes = 1 << 20 + 1
+        host.put("b", "1", group: group, token: 2)
+        try trio.settle()
+        guard case .unavailable(let why)? = host.refusal(2) else {
+            Issue.record("\(String(describing: host.refusal(2)))")
+            return
+        }
+        #expect(why.contains("bound is 1 MiB") && why.contains("host \(trio.hosts[laggard].id) is behind"), "\(why)")
+        #expect(host.inspection(of: group)?.last == last)
+        host.core.journalBytes = 0
+        host.put("b", "1", group: group, token: 3)
+        try trio.settle()
+        #expect(host.isDone(3))
+    }
+
     @Test func aJournalThatFallsBehindIsOverloadedUntilItCatchesUp() throws {
         let trio = try Trio { $0.undurableBytesMax = 2_000 }
         let host = trio.hosts[try trio.leader()]
