@@ -236,8 +236,9 @@ final class SimulatedHost {
         }
         if isKill, case .checkpoint(_, let frozen, let header)? = storeJobUnderWay, cluster.random.below(2) == 0 {
             storeDisk.faults.commitsWithoutSync = true
+            // Also what is reported as failed may be there.
+            cluster.invariants.perhapsPublished(self, header)
             if (try? store?.checkpoint(frozen, header)) != nil {
-                cluster.invariants.perhapsPublished(self, header)
                 cluster.mark(.pageCacheOutlivedItsProcess)
             }
             storeDisk.faults.commitsWithoutSync = false

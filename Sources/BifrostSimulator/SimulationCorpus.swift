@@ -35,5 +35,9 @@ public enum SimulationCorpus {
         entry(
             148, .rot, seconds: 30,
             "log model: a log that was lost whole in a damaged journal was begun anew, votes forgotten"),
+        entry(
+            73_611_103_931, seconds: 60,
+            "durable means durable: a rule of the simulator, for a checkpoint that failed while its process was killed, and stayed"
+        ),
     ]
 }
