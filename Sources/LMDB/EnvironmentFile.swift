@@ -68,7 +68,9 @@ enum EnvironmentFile {
         guard fsync(descriptor) == 0 else { throw systemError("sync the directory", path: path) }
     }
 
-    /// Throws `.corrupted` if the file ends before the tree does. What else may be wrong with it is for LMDB to find.
+    /// Throws `.corrupted` if the file ends before the tree does, or if its two meta pages are not of neighbouring
+    /// transactions: LMDB believes the higher number, and one flipped bit would have it open the tree of one commit
+    /// earlier without a word. (The bit that makes another pair of neighbours of them is not noticed.) What else may be wrong with the file is for LMDB to find.
     ///
     /// Cost: two small reads. Only if the file ends before the last page that was ever used is the tree walked, one
     /// read
@@ -90,6 +92,13 @@ enum EnvironmentFile {
         guard let second = meta(descriptor, at: first.pageBytes) else {
             if bytes < 2 * first.pageBytes { throw cutOff(directory, bytes, "its second page is not there") }
             return
+        }
+        // Each commit writes the meta page that its number's lowest bit names; a new file has two zeros.
+        let (even, odd) = (first.transaction, second.transaction)
+        guard even == 0 && odd == 0 || even % 2 == 0 && odd % 2 == 1 && (odd == even &+ 1 || even == odd &+ 1) else {
+            throw LMDBError(
+                .corrupted, number: MDB_CORRUPTED, operation: "open", path: directory,
+                detail: "\(name)'s meta pages are of transactions \(even) and \(odd), which never follow each other")
         }
         let newest = second.transaction > first.transaction ? second : first
         let pages = UInt64(bytes / first.pageBytes)

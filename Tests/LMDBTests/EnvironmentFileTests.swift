@@ -55,6 +55,31 @@ import Testing
         #expect(refused > sizes.count * 2 / 3)
     }
 
+    /// One bit of one meta page's transaction number: LMDB would open the tree of the commit before, whole and sound. All
+    /// are noticed but the one bit that makes another pair of neighbours of them.
+    @Test func aFlippedTransactionNumberIsCorruptAndNotTheCommitBefore() throws {
+        let directory = try TemporaryDirectory()
+        try make(directory)
+        let whole = try Data(contentsOf: URL(fileURLWithPath: directory.path + "/data.mdb"))
+        let pageBytes = Int(getpagesize())
+        var unnoticed: [String] = []
+        for page in 0...1 {
+            for bit in 0..<64 {
+                let damaged = try TemporaryDirectory()
+                var bytes = whole
+                bytes[page * pageBytes + 16 + 128 + bit / 8] ^= 1 << UInt8(bit % 8)
+                try bytes.write(to: URL(fileURLWithPath: damaged.path + "/data.mdb"))
+                do {
+                    _ = try Environment(path: damaged.path)
+                    unnoticed.append("bit \(bit) of page \(page)")
+                } catch {
+                    #expect(error.code == .corrupted && error.description.contains("never follow each other"))
+                }
+            }
+        }
+        #expect(unnoticed.count <= 1, "\(unnoticed)")
+    }
+
     @Test func aTreeThatLeadsInCirclesEndsTheWalk() throws {
         let directory = try TemporaryDirectory()
         try make(directory)
