@@ -85,27 +85,49 @@ package struct OutputFile: Sendable {
     private let temporary: String
     private let descriptor: Int32
 
-    /// `-` is standard output. A file that exists is replaced when all is written, and stays as it is if that fails.
+    /// `-` is standard output, and so is what leads to the file that standard output is. A file that exists is replaced
+    /// when all is written, keeping its permissions, and stays as it is if that fails; a symbolic link to it stays one.
     package init(creating path: String) throws(ToolError) {
-        isStandard = path == "-"
-        name = isStandard ? "standard output" : path
-        self.path = path
-        temporary = "\(path).\(getpid()).partial"
-        // What is there and is no plain file (a device, a named pipe) is written to and not replaced.
         var status = stat()
-        let isSpecial = !isStandard && stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFREG
+        var output = stat()
+        let exists = path != "-" && stat(path, &status) == 0
+        isStandard =
+            path == "-"
+            || exists && fstat(STDOUT_FILENO, &output) == 0 && status.st_dev == output.st_dev
+                && status.st_ino == output.st_ino
+        name = isStandard ? "standard output" : path
+        // What is there and is no plain file (a device, a named pipe) is written to and not replaced.
+        let isSpecial = !isStandard && exists && status.st_mode & S_IFMT != S_IFREG
         isDirect = isStandard || isSpecial
+        let target = isDirect ? path : try Self.target(of: path, exists: exists)
+        self.path = target
+        temporary = "\(target).\(getpid()).partial"
         if !isDirect { PartialFile.removeOnSignals(temporary) }
+        let mode: mode_t = exists && !isDirect ? status.st_mode & 0o777 : 0o666
         descriptor =
             switch (isStandard, isSpecial) {
             case (true, _): STDOUT_FILENO
             case (_, true): open(path, O_WRONLY | O_CLOEXEC)
-            default: open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+            default: open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode)
             }
         guard descriptor >= 0 else {
+            let problem = String(cString: strerror(errno))
             if !isDirect { PartialFile.forget() }
-            throw ToolError(.fileTrouble, "can't write \(path): \(String(cString: strerror(errno)))")
+            throw ToolError(.fileTrouble, "can't write \(path): \(problem)")
         }
+        // What the process takes off the permissions of new files was taken off the old one's, or was meant to stay.
+        if exists, !isDirect { _ = fchmod(descriptor, mode) }
+    }
+
+    /// Where a path leads in the end: renaming over a link would replace the link.
+    private static func target(of path: String, exists: Bool) throws(ToolError) -> String {
+        var link = stat()
+        guard lstat(path, &link) == 0, link.st_mode & S_IFMT == S_IFLNK else { return path }
+        guard exists, let resolved = realpath(path, nil) else {
+            throw ToolError(.fileTrouble, "can't write \(path): it is a symbolic link that leads nowhere")
+        }
+        defer { free(resolved) }
+        return String(cString: resolved)
     }
 
     private let isDirect: Bool
