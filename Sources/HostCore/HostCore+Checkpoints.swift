@@ -9,7 +9,7 @@ extension HostCore {
     func considerCheckpoint(_ replica: Replica) {
         guard replica.stopped == nil, replica.impairment == nil else { return }
         if replica.checkpoint == nil, replica.core.appliedIndex > replica.manifestIndex,
-            replica.view.manifest.runs.count < min(Manifest.runsMax - 1, Self.runsPerRunsMax * settings.runsMax),
+            hasRoomForARun(replica),
             replica.memtable.distinctBytes >= settings.memtableBytesTrigger || replica.isFull(settings)
                 || replica.journalBytesSinceCheckpoint >= settings.journalBytesTrigger
         {
@@ -21,11 +21,19 @@ extension HostCore {
     /// Times `runsMax`: with so many runs a replica's next checkpoint waits for merges, and apply with it.
     private static var runsPerRunsMax: Int { 16 }
 
+    /// However a checkpoint is asked for: a store that is asked for one run too many refuses, and the host ends.
+    private func hasRoomForARun(_ replica: Replica) -> Bool {
+        replica.view.manifest.runs.count < min(Manifest.runsMax - 1, Self.runsPerRunsMax * settings.runsMax)
+    }
+
     /// Freezes the memtable of the replica that pins most of a journal that has grown too long.
     func relieveJournal() {
         guard journalBytes > settings.journalBytesSoft else { return }
         var worst: Replica?
-        for replica in replicas where replica.checkpoint == nil && replica.core.appliedIndex > replica.manifestIndex {
+        for replica in replicas
+        where replica.checkpoint == nil && replica.core.appliedIndex > replica.manifestIndex && hasRoomForARun(replica)
+            && replica.stopped == nil
+        {
             // What a laggard pins, no checkpoint here sets free.
             guard let stable = replica.everywhereStable, stable > replica.manifestIndex else { continue }
             if replica.journalBytesSinceCheckpoint > (worst?.journalBytesSinceCheckpoint ?? 0) { worst = replica }
@@ -39,8 +47,8 @@ extension HostCore {
     /// Writes the replica's state out now, whatever its size: at a clean shutdown and on an operator's word.
     public func checkpointAll() {
         for replica in replicas
-        where replica.checkpoint == nil && replica.impairment == nil
-            && replica.core.appliedIndex > replica.manifestIndex
+        where replica.checkpoint == nil && replica.impairment == nil && replica.stopped == nil
+            && hasRoomForARun(replica) && replica.core.appliedIndex > replica.manifestIndex
         {
             freeze(replica)
             startStoreWork(replica)

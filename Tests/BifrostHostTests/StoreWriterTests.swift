@@ -76,6 +76,23 @@ import Testing
         #expect(outcomes.list.withLock { $0 } == ["0: 8 at 1", "1: 7 has 1 run"])
     }
 
+    /// A bit of one replica's runs flips: its merge comes to nothing, and says so; the other replica's checkpoint is done.
+    @Test func aMergeThatMeetsDamageEndsItsJobAndNotTheThread() async throws {
+        let store = try store()
+        let writer = writer()
+        for index in 1...3 as ClosedRange<UInt64> { _ = try store.checkpoint(frozen(index), header(index, 7)) }
+        let chunk = try #require(disk.contents().first { $0.key.table == 3 })
+        disk.flipBit(in: chunk.key, bit: 8 * (chunk.value.count - 1))
+        writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 1)
+        writer.submit(.checkpoint(GroupID(8), frozen(1, records: 1), header(1, 8)), in: store, from: 0)
+        try await wait(for: "both jobs") { outcomes.list.withLock { $0.count } == 2 }
+        try await writer.shutDown()
+        let list = outcomes.list.withLock { $0.sorted() }
+        #expect(list[0] == "0: 8 at 1")
+        #expect(list[1].hasPrefix("1: damaged, ") && list[1].contains("checksum"), "\(list)")
+        #expect(store.manifest(of: ReplicaID(7))?.runs.count == 3)
+    }
+
     @Test func deadChunksGoAsFastAsMergesMakeThem() async throws {
         let store = try store()
         let writer = writer()
