@@ -2,7 +2,8 @@ import BifrostTool
 import Foundation
 import Testing
 
-@Suite struct OutputFileTests {
+// One file at a time in a process.
+@Suite(.serialized) struct OutputFileTests {
     /// A trial of chaos writes a history and a picture for each kind of damage.
     @Test func oneFileAfterAnotherIsWritten() throws {
         let directory = FileManager.default.temporaryDirectory.appending(path: "bifrost-\(UUID().uuidString)")
