@@ -131,7 +131,7 @@ let parts: [Part] = [
             "Messages", "Ring",
             "RPC", "Primitives",
         ],
-        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"], resources: ["Samples"]),
     Part(name: "BifrostToolTests", kind: .test, needs: ["BifrostTool", "Messages", "Ring", "Primitives"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(

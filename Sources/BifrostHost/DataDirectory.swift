@@ -26,7 +26,7 @@ public struct HostError: Error, CustomStringConvertible {
 ///
 ///     journal/      LMDB environment: identity, logs of all groups; held (flock) by the process that serves
 ///     store/        LMDB environment: manifests and runs of all replicas; held likewise
-///     cluster-map   the last cluster map seen: version u32 | length u32 | crc32c u32 | ClusterMap
+///     cluster-map   the last cluster map seen: ClusterMapFile
 struct DataDirectory: Sendable {
     let path: String
 
@@ -62,48 +62,16 @@ struct DataDirectory: Sendable {
         return size(mapFile) > 0 ? "a cluster map" : nil
     }
 
-    private static let mapVersion: UInt32 = 1
-    private static let mapHeaderBytes = 12
-
     /// Nil when there is none. A damaged copy is an error that names the file: every host of the cluster has the same.
     func loadMap() throws -> ClusterMap? {
         guard FileManager.default.fileExists(atPath: mapFile) else { return nil }
         let data = try Data(contentsOf: URL(fileURLWithPath: mapFile))
-        let bytes = data.withUnsafeBytes { Bytes(copying: $0) }
-        do {
-            var reader = ByteReader(bytes)
-            let version = try reader.read(UInt32.self)
-            guard version <= Self.mapVersion else {
-                throw HostError(
-                    .directory,
-                    "\(mapFile) has version \(version); this program reads \(Self.mapVersion). Use a newer one")
-            }
-            let length = Int(try reader.read(UInt32.self))
-            let checksum = try reader.read(UInt32.self)
-            let body = try reader.readBytes(count: length)
-            guard body.checksum == checksum else {
-                throw DecodingFailure(expected: "checksum \(checksum)", found: "\(body.checksum)")
-            }
-            var bodyReader = ByteReader(body)
-            return try ClusterMap(from: &bodyReader)
-        } catch let failure as DecodingFailure {
-            throw HostError(
-                .directory,
-                "\(mapFile) is damaged (\(failure)): copy the same file from the directory of another host of the cluster"
-            )
-        }
+        return try ClusterMapFile.decoded(data.withUnsafeBytes { Bytes(copying: $0) }, name: mapFile)
     }
 
     /// Replaces the copy atomically and durably.
     func save(_ map: ClusterMap) throws {
-        var body = ByteWriter(capacity: 65_536)
-        map.encode(into: &body)
-        let bytes = body.take()
-        var file = ByteWriter(capacity: bytes.count + Self.mapHeaderBytes)
-        file.write(Self.mapVersion)
-        file.write(UInt32(bytes.count))
-        file.write(bytes.checksum)
-        file.write(bytes)
+        let file = ClusterMapFile.encoded(map)
         let temporary = mapFile + ".new"
         let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
         guard descriptor >= 0 else {

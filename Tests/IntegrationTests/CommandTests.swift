@@ -123,6 +123,43 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aBenchmarkGoesOnUntilEachReplicaHasCheckpointedAndReadsBackWhatItWrote() async throws {
+            let place = "/var/tmp/bifrost-test-bench-" + String(UInt64.random(in: 0..<UInt64.max), radix: 36)
+            try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: true)
+            defer { try? FileManager.default.removeItem(atPath: place) }
+            let bench = try await ChildProcess(
+                Executable.path(),
+                [
+                    "bench", "--local", "3", "--groups", "2", "--keys", "1000", "--payload", "4096", "--window", "64",
+                    "--seconds", "0.5", "--reads", "20", "--directory", place, "--json",
+                ]
+            ).end(killAfter: .seconds(120))
+            bench.expect(0)
+            let report = try bench.json()
+            func number(_ name: String) throws -> Double { try #require(report[name] as? NSNumber).doubleValue }
+            #expect(try number("operationsPerSecond") > 0)
+            #expect(try 0 < number("p50Micros") && number("p50Micros") <= number("p99Micros"))
+            #expect(try number("p99Micros") <= number("p999Micros"))
+            #expect(try number("cpuMicrosPerOperation") > 0)
+            #expect(try number("errors") == 0)
+            #expect(try number("verified") == 10_000)
+            #expect(try number("checkpointsPerReplica") >= 3)
+            let groups = try #require(report["groups"] as? [[String: Any]])
+            #expect(groups.compactMap { $0["group"] as? Int } == [1, 2])
+            for group in groups {
+                #expect((1...3).contains(try #require(group["leader"] as? Int)))
+                #expect(try #require(group["operationsPerSecond"] as? NSNumber).doubleValue > 0)
+            }
+            let rates = groups.compactMap { ($0["operationsPerSecond"] as? NSNumber)?.doubleValue }
+            #expect(try abs(rates.reduce(0, +) - number("operationsPerSecond")) < 1)
+            let machine = try #require(report["machine"] as? [String: Any])
+            for name in ["kernel", "filesystem", "commit"] { #expect(machine[name] as? String != nil, "\(name)") }
+            #expect(machine["cores"] as? Int ?? 0 > 0)
+            #expect(machine["fdatasyncP50Micros"] as? Int ?? 0 > 0)
+            // Hosts and data are gone.
+            #expect(try FileManager.default.contentsOfDirectory(atPath: place).isEmpty)
+        }
+
         @Test func settingsComeFromTheCommandLineThenTheEnvironmentThenTheFile() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 let file = cluster.directory + "/settings.json"

@@ -154,13 +154,14 @@ struct Bench: AsyncParsableCommand {
                 break
             }
         }
+        // What is in flight counts as well: its errors above all.
+        await onLoop(loop) { resume in generator.stop { resume() } }
         let (counts, latencies) = try await loop.eventLoop.submit { (generator.current, generator.latencies) }.get()
         elapsed = Double(DispatchTime.now().uptimeNanoseconds - start) / 1e9
         let cpuAfter = OwnUsage.cpuMicros
         let after = try await statuses(cluster)
         checkpoints = Self.checkpoints(from: before, to: after)
 
-        await onLoop(loop) { resume in generator.stop { resume() } }
         say("reading back 10,000 keys")
         let (right, asked, firstWrong) = await withCheckedContinuation { continuation in
             loop.eventLoop.execute {
