@@ -123,7 +123,7 @@ extension BifrostError {
         let code: Code =
             switch error.code {
             case .deadlineExceeded: .deadlineExceeded
-            case .notConnected, .connectionLost, .connectFailed, .handshakeTimeout: .unreachable
+            case .notConnected, .connectionLost, .connectFailed, .connectRefused, .handshakeTimeout: .unreachable
             case .overloaded: .overloaded
             case .cancelled: .cancelled
             case .closed: .closed

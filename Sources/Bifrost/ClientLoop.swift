@@ -50,6 +50,11 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         var connection: RPCConnection
     }
     private var seeds: [RPCConnection] = []
+    private var seedAccounts = SeedAccounts([])
+    private var began = Instant.zero
+    /// The first map and who asked for it, until it is known of which clusters the other seeds are.
+    private var firstMap: (fetch: MapFetch, map: ClusterMap)?
+    private var isComparingSeeds = false
     /// Ascending by id.
     private var links: [Link] = []
     private var sources: [ObjectIdentifier: MapSource] = [:]
@@ -64,6 +69,9 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     private var notInitialisedCount = 0
     private var lastConnectFailure: RPCError?
     private var mapWaiters: [(deadline: Instant, resume: (Result<ClusterMap, BifrostError>) -> Void)] = []
+
+    /// How long the first map waits for other seeds. Hosts that live say who they are much sooner.
+    private static let seedsMilliseconds: Int64 = 100
 
     /// Turns within one call of `runTurn`; a completion that always submits again goes on after other work of the loop.
     private static let roundsMax = 8
@@ -81,6 +89,8 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     /// Connects to the seeds, in order.
     package func start(seeds addresses: [NetworkAddress]) {
         eventLoop.preconditionInEventLoop()
+        seedAccounts = SeedAccounts(addresses)
+        began = RPCClock.now()
         for (number, address) in addresses.enumerated() {
             let connection = makeConnection(to: address, cluster: .none, target: HostID(0))
             sources[ObjectIdentifier(connection)] = .seed(number)
@@ -256,14 +266,25 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     }
 
     private func expireMapWaiters(now: Instant) {
-        guard mapWaiters.contains(where: { $0.deadline <= now }) else { return }
-        let late = mapWaiters.filter { $0.deadline <= now }
-        mapWaiters.removeAll { $0.deadline <= now }
+        // Nobody listens anywhere: that changes only if somebody is just starting hosts.
+        let isHopeless =
+            options.refusalGrace.map { now.since(began) >= $0.nanoseconds && seedAccounts.allRefuse } ?? false
+        func isOver(_ deadline: Instant) -> Bool { isHopeless || deadline <= now }
+        guard mapWaiters.contains(where: { isOver($0.deadline) }) else { return }
+        let late = mapWaiters.filter { isOver($0.deadline) }
+        mapWaiters.removeAll { isOver($0.deadline) }
         let tried = seeds.map { "\($0.address)" }.joined(separator: ", ")
-        let why = lastConnectFailure.map { "; the last attempt: \($0.message)" } ?? ""
         let failure = BifrostError(
-            .unreachable, "no host of the cluster answered (tried \(tried))\(why)", cause: lastConnectFailure)
-        for waiter in late { waiter.resume(.failure(failure)) }
+            .unreachable, "no host of the cluster answered (tried \(tried))", cause: lastConnectFailure)
+        for waiter in late { waiter.resume(.failure(explained(failure))) }
+    }
+
+    /// With the last thing that kept a connection from standing, where nobody could be reached.
+    func explained(_ error: BifrostError) -> BifrostError {
+        guard error.code == .unreachable, let lastConnectFailure else { return error }
+        var explained = error
+        explained.message += "; the last attempt: \(lastConnectFailure.message)"
+        return explained
     }
 
     // MARK: sending
@@ -342,6 +363,11 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
             }
         case .failure(let error): lastConnectFailure = error
         }
+        if case .map(let map) = answer, router.map == nil {
+            firstMap = (fetch, map)
+            eventLoop.scheduleTask(in: .milliseconds(Self.seedsMilliseconds)) { [self] in compareSeeds(isLate: true) }
+            return compareSeeds(isLate: false)
+        }
         if case .notInitialised = answer { notInitialisedCount += 1 } else { notInitialisedCount = 0 }
         router.mapAnswered(fetch.number, answer, now: RPCClock.now(), into: &effects)
         if notInitialisedCount >= max(seeds.count, 1), router.map == nil {
@@ -351,6 +377,49 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
                 .notInitialised, "the hosts answer, but belong to no cluster yet: `bifrost init` makes one")
             for waiter in waiters { waiter.resume(.failure(failure)) }
         }
+        needTurn()
+        needTicks()
+    }
+
+    // MARK: the first map
+
+    /// Takes the first map when the seeds that answer are of its cluster. Addresses of two clusters in one list are a
+    /// mistake, and whichever answers first must not decide where somebody's data goes.
+    private func compareSeeds(isLate: Bool) {
+        guard !isClosed, !isComparingSeeds, router.map == nil, let firstMap else { return }
+        guard isLate || seedAccounts.isDecided else { return }
+        let strangers = seedAccounts.clusters.filter { $0.cluster != firstMap.map.cluster }
+        guard !strangers.isEmpty else { return takeFirst(firstMap.map) }
+        isComparingSeeds = true
+        var maps = [firstMap.map]
+        var open = strangers.count
+        func came(_ bytes: Bytes?) {
+            if let bytes, case .map(let map)? = try? MapReply(decoding: bytes) { maps.append(map) }
+            open -= 1
+            guard open == 0, !isClosed else { return }
+            if let chosen = seedAccounts.choice(among: maps) { return takeFirst(chosen) }
+            let waiters = mapWaiters
+            mapWaiters = []
+            for waiter in waiters { waiter.resume(.failure(BifrostError(.invalid, seedAccounts.conflict))) }
+        }
+        let deadline = RPCClock.now() + router.settings.mapFetchNanoseconds
+        for stranger in strangers {
+            do throws(RPCError) {
+                try seeds[stranger.seed].call(
+                    service: ServiceNumber.cluster, method: ClusterMethod.map, payload: MapRequest().encoded(),
+                    deadline: deadline
+                ) { came(try? $0.get()) }
+            } catch {
+                came(nil)
+            }
+        }
+    }
+
+    private func takeFirst(_ map: ClusterMap) {
+        guard let firstMap else { return }
+        self.firstMap = nil
+        notInitialisedCount = 0
+        router.mapAnswered(firstMap.fetch.number, .map(map), now: RPCClock.now(), into: &effects)
         needTurn()
         needTicks()
     }
@@ -404,7 +473,9 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     package func connectionUp(_ connection: RPCConnection, welcome: Welcome) {
         guard let source = sources[ObjectIdentifier(connection)] else { return }
+        if case .seed(let number) = source { seedAccounts.answered(number, as: welcome.identity.cluster) }
         router.connectionUp(source, now: RPCClock.now(), into: &effects)
+        compareSeeds(isLate: false)
         needTurn()
         needTicks()
     }
@@ -412,6 +483,10 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     package func connectionDown(_ connection: RPCConnection, reason: RPCError) {
         guard let source = sources[ObjectIdentifier(connection)] else { return }
         lastConnectFailure = reason
+        if case .seed(let number) = source {
+            seedAccounts.failed(number, reason)
+            compareSeeds(isLate: false)
+        }
         router.connectionDown(source, now: RPCClock.now(), into: &effects)
         needTurn()
     }
@@ -444,7 +519,7 @@ extension CallFailure {
         case .internalFailure, .answerDropped, .cancelled: self = .perhapsSent
         case _ where error.mayHaveBeenSent: self = .perhapsSent
         case .overloaded: self = .congested
-        case .notConnected, .connectionLost, .closed, .connectFailed: self = .notSent
+        case .notConnected, .connectionLost, .closed, .connectFailed, .connectRefused: self = .notSent
         case .invalid, .unknownService, .unknownMethod, .tooLarge: self = .rejected(error.message)
         default: self = .refused
         }

@@ -40,7 +40,7 @@ extension Cluster {
     }
 
     /// Every host's own account, in the order of the map; hosts are asked at the same time. A host that does not answer
-    /// within the time has an error in its place.
+    /// within the time, or that can't be connected to now, has an error in its place.
     public func status(timeout: Duration? = nil) async throws(BifrostError) -> [HostReport] {
         let deadline = RPCClock.now() + (timeout ?? options.timeout).nanoseconds
         let hosts = try await knownMap(deadline: deadline).hosts
@@ -85,7 +85,7 @@ extension Cluster {
         return try result.get()
     }
 
-    /// One question to one host's cluster service.
+    /// One question to one host's cluster service, which has to be there now.
     private func ask<Question: Message, Answer: Message>(
         _ host: HostID, method: UInt16, _ question: Question, deadline: Instant
     ) async throws(BifrostError) -> Answer {
@@ -98,7 +98,8 @@ extension Cluster {
         let bytes: Bytes
         do throws(RPCError) {
             bytes = try await connection.request(
-                service: ServiceNumber.cluster, method: method, payload: question.encoded(), deadline: deadline)
+                service: ServiceNumber.cluster, method: method, payload: question.encoded(), deadline: deadline,
+                isPatient: false)
         } catch {
             throw BifrostError(error, host: host)
         }

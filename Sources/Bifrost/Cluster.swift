@@ -30,9 +30,8 @@ public final class Cluster: Sendable {
     }
 
     /// Connects to the first of `addresses` ("address:port") that answers, and learns the cluster's map from it. Throws
-    /// `invalid` for what is no address, `unreachable` if no host answers within the time, `notInitialised` if hosts do
-    /// but
-    /// belong to no cluster.
+    /// `invalid` for what is no address and if hosts of different clusters answer, `unreachable` if no host answers
+    /// within the time, `notInitialised` if hosts do but belong to no cluster.
     public static func connect(
         to addresses: [String], options: ClusterOptions = ClusterOptions()
     ) async throws(BifrostError) -> Cluster {
@@ -157,7 +156,7 @@ final class AsyncTicket: @unchecked Sendable {
             consistency: operation.reading.onWire, payload: operation.payload, deadline: operation.deadline, tag: 0
         ) { [self] _, result in
             isDone = true
-            resume(result.mapError { BifrostError($0) })
+            resume(result.mapError { loop.explained(BifrostError($0)) })
         }
         self.handle = handle
     }

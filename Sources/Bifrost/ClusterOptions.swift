@@ -20,6 +20,8 @@ public struct ClusterOptions: Sendable {
     public var timeout: Duration = .seconds(10)
     /// How long `connect` looks for a host with a map.
     public var connectTimeout: Duration = .seconds(10)
+    /// How long `connect` goes on looking while every address refuses connections; nil: no shorter than for others.
+    public var refusalGrace: Duration?
     /// Operations queued and in flight together. Beyond: `overloaded`.
     public var operationsMax = 65_536
     /// Where the client lives: one event loop of it. Nil: the process's own group.

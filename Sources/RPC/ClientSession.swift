@@ -177,15 +177,16 @@ package struct ClientSession<Pending> {
     private func check(_ welcome: Welcome) -> RPCError? {
         let own = hello.identity
         guard welcome.version >= hello.versionMin, welcome.version <= hello.versionMax else {
-            return RPCError(.unsupportedVersion, "the host answers in protocol version \(welcome.version)")
+            return RPCError(.unsupportedVersion, "this host answers in protocol version \(welcome.version)")
         }
         guard own.cluster == .none || welcome.identity.cluster == .none || own.cluster == welcome.identity.cluster
         else {
             return RPCError(
-                .wrongCluster, "the host belongs to cluster \(welcome.identity.cluster), expected \(own.cluster)")
+                .wrongCluster, "this host belongs to cluster \(welcome.identity.cluster), expected \(own.cluster)")
         }
         if hello.target != HostID(0), welcome.identity.host != HostID(0), hello.target != welcome.identity.host {
-            return RPCError(.wrongHost, "host \(welcome.identity.host) answers where host \(hello.target) was expected")
+            return RPCError(
+                .wrongHost, "this host is number \(welcome.identity.host), expected number \(hello.target)")
         }
         return nil
     }

@@ -107,28 +107,29 @@ public struct Hello: Hashable, Sendable {
     /// accepts
     /// clients, so that one of them can initialise it, and no peers.
     public func refusal(at own: PeerIdentity) -> RPCError? {
-        if target != HostID(0), own.host != HostID(0), target != own.host {
-            return RPCError(
-                .wrongHost, "this is host \(own.host), the caller wanted host \(target): check the addresses")
-        }
+        // The cluster first: a number says nothing about a host of another one.
         if role == .client {
             guard identity.cluster == .none || own.cluster == .none || identity.cluster == own.cluster else {
                 return wrongCluster(own)
             }
-            return nil
+        } else {
+            guard own.cluster != .none else {
+                return RPCError(.wrongCluster, "this host belongs to no cluster yet: it was not initialised")
+            }
+            guard identity.cluster == own.cluster else { return wrongCluster(own) }
         }
-        guard own.cluster != .none else {
-            return RPCError(.wrongCluster, "this host belongs to no cluster yet: it was not initialised")
+        if target != HostID(0), own.host != HostID(0), target != own.host {
+            return RPCError(
+                .wrongHost, "this host is number \(own.host), expected number \(target): check the addresses")
         }
-        guard identity.cluster == own.cluster else { return wrongCluster(own) }
-        guard identity.host != HostID(0) else {
+        guard role == .client || identity.host != HostID(0) else {
             return RPCError(.forbiddenRole, "a peer must say which host it is")
         }
         return nil
     }
 
     private func wrongCluster(_ own: PeerIdentity) -> RPCError {
-        RPCError(.wrongCluster, "this host belongs to cluster \(own.cluster), the caller to \(identity.cluster)")
+        RPCError(.wrongCluster, "this host belongs to cluster \(own.cluster), expected \(identity.cluster)")
     }
 }
 

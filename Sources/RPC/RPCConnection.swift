@@ -43,6 +43,8 @@ public final class RPCConnection: @unchecked Sendable {
     /// An async call that waits for the connection to come up.
     private struct Waiting {
         var deadline: Instant
+        /// Waits for later attempts when one fails.
+        var isPatient: Bool
         /// Called with nil when it is up, or with why it is not.
         var proceed: (RPCError?) -> Void
     }
@@ -213,14 +215,17 @@ public final class RPCConnection: @unchecked Sendable {
 
     /// Waits for the connection if need be, calls, and waits for the answer. Cancelling the task takes the call back.
     /// Without a deadline it waits ten seconds for a connection, and for the answer as long as the connection lasts.
+    /// - Parameter isPatient: false: if there is no connection, the next attempt to make one decides. It is made at once.
     public func request(
-        service: UInt16, method: UInt16, payload: Bytes, deadline: Instant? = nil
+        service: UInt16, method: UInt16, payload: Bytes, deadline: Instant? = nil, isPatient: Bool = true
     ) async throws(RPCError) -> Bytes {
         let ticket = Ticket()
         let result = await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 let start: @Sendable () -> Void = {
-                    self.begin(ticket, service, method, payload, deadline) { continuation.resume(returning: $0) }
+                    self.begin(ticket, service, method, payload, deadline, isPatient) {
+                        continuation.resume(returning: $0)
+                    }
                 }
                 if self.eventLoop.inEventLoop { start() } else { self.eventLoop.execute(start) }
             }
@@ -235,7 +240,7 @@ public final class RPCConnection: @unchecked Sendable {
         let failure = await withCheckedContinuation { (continuation: CheckedContinuation<RPCError?, Never>) in
             self.eventLoop.execute {
                 if self.isUp { return continuation.resume(returning: nil) }
-                _ = self.wait(until: deadline) { continuation.resume(returning: $0) }
+                _ = self.wait(until: deadline, isPatient: true) { continuation.resume(returning: $0) }
             }
         }
         if let failure { throw failure }
@@ -251,20 +256,20 @@ public final class RPCConnection: @unchecked Sendable {
 
     private func begin(
         _ ticket: Ticket, _ service: UInt16, _ method: UInt16, _ payload: Bytes, _ deadline: Instant?,
-        _ completion: @escaping (Result<Bytes, RPCError>) -> Void
+        _ isPatient: Bool, _ completion: @escaping (Result<Bytes, RPCError>) -> Void
     ) {
         if case .done = ticket.stage {
             return completion(.failure(RPCError(.cancelled, "the call was cancelled before it was sent")))
         }
         guard isUp else {
             let end = deadline ?? RPCClock.now() + 10_000_000_000
-            let number = wait(until: end) { [self] failure in
+            let number = wait(until: end, isPatient: isPatient) { [self] failure in
                 if let failure {
                     ticket.stage = .done
                     completion(.failure(failure))
                 } else {
                     ticket.stage = .new
-                    begin(ticket, service, method, payload, deadline, completion)
+                    begin(ticket, service, method, payload, deadline, isPatient, completion)
                 }
             }
             if let number { ticket.stage = .waiting(number) }
@@ -296,7 +301,9 @@ public final class RPCConnection: @unchecked Sendable {
     }
 
     /// Nil: `proceed` was called already.
-    private func wait(until deadline: Instant, proceed: @escaping (RPCError?) -> Void) -> UInt64? {
+    private func wait(
+        until deadline: Instant, isPatient: Bool, proceed: @escaping (RPCError?) -> Void
+    ) -> UInt64? {
         if state == .closed {
             proceed(RPCError(.closed, "the connection was closed by this side"))
             return nil
@@ -307,8 +314,13 @@ public final class RPCConnection: @unchecked Sendable {
         }
         let number = nextWaiting
         nextWaiting += 1
-        waiting[number] = Waiting(deadline: deadline, proceed: proceed)
+        waiting[number] = Waiting(deadline: deadline, isPatient: isPatient, proceed: proceed)
         scheduleDeadline(deadline)
+        // What the last attempt found may be old by now.
+        if !isPatient, state == .waiting {
+            reconnectTask?.cancel()
+            attempt()
+        }
         return number
     }
 
@@ -468,10 +480,28 @@ public final class RPCConnection: @unchecked Sendable {
 
     private func attemptFailed(_ error: any Error) {
         guard state == .connecting else { return }
-        let failure = RPCError(.connectFailed, "cannot connect to \(address): \(text(of: error))")
+        let failure = RPCError(
+            isRefusal(error) ? .connectRefused : .connectFailed, "cannot connect to \(address): \(text(of: error))")
         reason = failure
         reconnectLater()
         delegate?.connectionDown(self, reason: failure)
+        endImpatientWaits(failure)
+    }
+
+    /// Whoever does not wait for later attempts hears why this one came to nothing.
+    private func endImpatientWaits(_ why: RPCError) {
+        for number in waiting.filter({ !$0.value.isPatient }).keys.sorted() {
+            waiting.removeValue(forKey: number)?.proceed(why)
+        }
+    }
+
+    /// A refusal's words with the address in the place of "this host".
+    private func located(_ refusal: RPCError) -> RPCError {
+        let own = "this host "
+        guard refusal.message.hasPrefix(own) else {
+            return RPCError(refusal.code, "the host at \(address) refused: \(refusal.message)")
+        }
+        return RPCError(refusal.code, "the host at \(address) \(refusal.message.dropFirst(own.count))")
     }
 
     private func reconnectLater() {
@@ -544,7 +574,7 @@ extension RPCConnection: WireOwner {
             up(welcome)
         case .refused(let error):
             backoff.lengthen()
-            end(error)
+            end(located(error))
         case .goaway(let why):
             isUp = false
             reason = why
@@ -612,5 +642,6 @@ extension RPCConnection: WireOwner {
         if state == .closed { return finish() }
         reconnectLater()
         delegate?.connectionDown(self, reason: why)
+        endImpatientWaits(why)
     }
 }

@@ -49,6 +49,8 @@ public struct RPCError: Error, Sendable, Hashable, CustomStringConvertible {
         /// The request is longer than a frame may be. Nothing was sent.
         public static let tooLarge = Code(1_005)
         public static let cannotListen = Code(1_006)
+        /// Nobody listens at the address: the system there said so at once.
+        public static let connectRefused = Code(1_007)
     }
 
     public var code: Code

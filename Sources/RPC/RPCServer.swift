@@ -125,6 +125,15 @@ func text(of error: any Error) -> String {
     return "\(error)"
 }
 
+/// Nobody listens there.
+func isRefusal(_ error: any Error) -> Bool {
+    if let error = error as? IOError { return error.errnoCode == ECONNREFUSED }
+    if let error = error as? NIOConnectionError {
+        return error.connectionErrors.contains { isRefusal($0.error) }
+    }
+    return false
+}
+
 /// The services of one event loop's connections, by number.
 final class ServiceTable: Sendable {
     struct Entry: Sendable {

@@ -131,7 +131,8 @@ private final class PretendedHost: RPCService {
 }
 
 private func withCluster(
-    groupCount: Int = 1, limits: ServerLimits = ServerLimits(), initialised: Bool = true,
+    cluster: ClusterID = ClusterID(high: 0, low: 7), groupCount: Int = 1, limits: ServerLimits = ServerLimits(),
+    initialised: Bool = true,
     _ body: (World, [RPCServer]) async throws -> Void
 ) async throws {
     let world = World()
@@ -141,7 +142,7 @@ private func withCluster(
     var running: [RPCServer] = []
     for number in 1...2 {
         let host = PretendedHost(id: HostID(UInt64(number)), world: world)
-        let identity = PeerIdentity(cluster: ClusterID(high: 0, low: 7), host: host.id, featureLevel: 1)
+        let identity = PeerIdentity(cluster: cluster, host: host.id, featureLevel: 1)
         running.append(
             try await RPCServer.start(
                 on: NetworkAddress(host: "127.0.0.1", port: 0), group: servers,
@@ -163,7 +164,7 @@ private func withCluster(
         }
         let owners = (0..<Slot.count).map { GroupID(UInt32($0 % groupCount + 1)) }
         let map = ClusterMap(
-            cluster: ClusterID(high: 0, low: 7), hosts: hosts, groups: groups,
+            cluster: cluster, hosts: hosts, groups: groups,
             ring: SlotTable(epoch: Epoch(1), owners: owners),
             nextHost: HostID(3), nextGroup: GroupID(100), nextReplica: ReplicaID(1_000))
         world.state.withLock { $0.map = map }
@@ -178,7 +179,84 @@ private func withCluster(
     try await servers.shutdownGracefully()
 }
 
+@Suite struct SeedAccountsTests {
+    private func map(_ cluster: UInt64, _ ports: [Int]) -> ClusterMap {
+        let hosts = ports.enumerated().map { number, port in
+            let id = UInt64(number + 1)
+            return HostRecord(
+                id: HostID(id), name: "h", address: "127.0.0.1:\(port)", incarnation: Incarnation(id))
+        }
+        return ClusterMap(
+            cluster: ClusterID(high: 0, low: cluster), hosts: hosts, groups: [], ring: SlotTable(),
+            nextHost: HostID(9), nextGroup: GroupID(9), nextReplica: ReplicaID(9))
+    }
+
+    private func seeds(_ clusters: [UInt64]) -> SeedAccounts {
+        var seeds = SeedAccounts(clusters.indices.map { NetworkAddress(host: "127.0.0.1", port: $0 + 1) })
+        for (seed, cluster) in clusters.enumerated() {
+            seeds.answered(seed, as: cluster == 0 ? .none : ClusterID(high: 0, low: cluster))
+        }
+        return seeds
+    }
+
+    @Test func whatIsKnownOfThem() {
+        var seeds = SeedAccounts((1...3).map { NetworkAddress(host: "127.0.0.1", port: $0) })
+        #expect(!seeds.isDecided && !seeds.allRefuse)
+        for seed in 0..<3 { seeds.failed(seed, RPCError(.connectRefused, "")) }
+        #expect(seeds.isDecided && seeds.allRefuse && seeds.clusters.isEmpty)
+        seeds.failed(1, RPCError(.connectFailed, ""))
+        #expect(!seeds.allRefuse)
+        seeds.answered(1, as: ClusterID(high: 0, low: 5))
+        // What it said stays known when its connection ends.
+        seeds.failed(1, RPCError(.connectRefused, ""))
+        #expect(!seeds.allRefuse && seeds.clusters.map(\.seed) == [1])
+    }
+
+    @Test func strangersInThePlaceOfHostsAreNoChoiceToMake() {
+        // Cluster 5 at 1, 2 and 3, where cluster 6 has taken the place of the third.
+        let ours = map(5, [1, 2, 3])
+        let theirs = map(6, [8])
+        #expect(seeds([5, 5, 6]).choice(among: [theirs, ours])?.cluster == ours.cluster)
+        // Two clusters in one list, and two that know each other's addresses.
+        #expect(seeds([5, 6]).choice(among: [map(5, [1]), map(6, [2])]) == nil)
+        #expect(seeds([5, 6]).choice(among: [map(5, [1, 2]), map(6, [1, 2])]) == nil)
+        #expect(seeds([5, 0, 5]).choice(among: [ours])?.cluster == ours.cluster)
+        let conflict = seeds([5, 6]).conflict
+        #expect(conflict.contains("127.0.0.1:1 belongs to cluster 00000000000000000000000000000005"))
+        #expect(conflict.contains("127.0.0.1:2 belongs to cluster 00000000000000000000000000000006"))
+    }
+}
+
 @Suite(.serialized, .ownExecutor) struct ClusterTests {
+    @Test func addressesOfTwoClustersAreRefusedWhicheverAnswersFirst() async throws {
+        try await withCluster { world, servers in
+            try await withCluster(cluster: ClusterID(high: 0, low: 8)) { otherWorld, otherServers in
+                let (ours, theirs) = ("\(servers[0].address)", "\(otherServers[0].address)")
+                for addresses in [
+                    [ours, theirs], [theirs, ours], ["127.0.0.1:1", ours, "\(servers[1].address)", theirs],
+                ] {
+                    let error = await #expect(throws: BifrostError.self) {
+                        try await Cluster.connect(to: addresses)
+                    }
+                    #expect(error?.code == .invalid && error?.mayHaveHappened == false)
+                    #expect(error?.message.contains("\(ours) belongs to cluster") == true)
+                    #expect(error?.message.contains("\(theirs) belongs to cluster") == true)
+                }
+                #expect(world.state.withLock { $0.revision } + otherWorld.state.withLock { $0.revision } == 0)
+            }
+        }
+    }
+
+    @Test func aListThatRefusesAsAWholeIsGivenUpAfterItsGrace() async throws {
+        var options = ClusterOptions()
+        options.connectTimeout = .seconds(60)
+        options.refusalGrace = .milliseconds(100)
+        let error = await #expect(throws: BifrostError.self) {
+            try await Cluster.connect(to: ["127.0.0.1:1", "127.0.0.1:2"], options: options)
+        }
+        #expect(error?.code == .unreachable && error?.message.contains("refused") == true)
+    }
+
     @Test func putGetDeleteAndALeaderThatChanges() async throws {
         try await withCluster { world, servers in
             let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])

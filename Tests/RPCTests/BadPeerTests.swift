@@ -36,22 +36,28 @@ struct IncarnationPolicy: HandshakePolicy {
             #expect(error?.code == .wrongCluster)
             #expect(
                 error?.message
-                    == "this host belongs to cluster 00000000000000010000000000000002, "
-                    + "the caller to 00000000000000090000000000000009")
+                    == "the host at \(loopback.server.address) belongs to cluster 00000000000000010000000000000002, "
+                    + "expected 00000000000000090000000000000009")
+            // Another cluster's host of the same number, and of another, is of another cluster first.
+            error = await refusal(of: Hello(role: .client, identity: identity, target: HostID(4)), loopback)
+            #expect(error?.code == .wrongCluster)
             identity.cluster = serverIdentity.cluster
             error = await refusal(of: Hello(role: .consensus, identity: identity, target: HostID(4)), loopback)
             #expect(error?.code == .wrongHost)
-            #expect(error?.message == "this is host 1, the caller wanted host 4: check the addresses")
+            #expect(
+                error?.message
+                    == "the host at \(loopback.server.address) is number 1, expected number 4: check the addresses")
             error = await refusal(of: Hello(role: .bulk, identity: identity, versionMin: 4, versionMax: 9), loopback)
             #expect(error?.code == .unsupportedVersion)
             identity.incarnation = Incarnation(6)
             error = await refusal(of: Hello(role: .consensus, identity: identity), loopback)
             #expect(error?.code == .refusedIncarnation)
-            #expect(error?.message == "incarnation 6 is no longer welcome")
+            #expect(
+                error?.message == "the host at \(loopback.server.address) refused: incarnation 6 is no longer welcome")
             identity.incarnation = Incarnation(5)
             error = await refusal(of: Hello(role: .consensus, identity: identity), loopback)
             #expect(error == nil)
-            #expect(loopback.server.counters.faults == [.refused: 4])
+            #expect(loopback.server.counters.faults == [.refused: 5])
         }
     }
 

@@ -379,13 +379,39 @@ final class Recorder: RPCConnectionDelegate {
         let (downs, times) = recorder.state.withLock { (Array($0.downs.prefix(5)), Array($0.downTimes.prefix(5))) }
         // The first wait began a little before its mark.
         #expect(times[4].since(times[0]) >= 150_000_000)
-        #expect(downs.dropFirst().allSatisfy { $0.code == .connectFailed && $0.message.contains("refused") })
+        #expect(downs.dropFirst().allSatisfy { $0.code == .connectRefused && $0.message.contains("refused") })
         let second = try await Loopback(port: port.number)
         #expect(try await client.ask(service: 2, method: 1, payload: "b", deadline: soon(8_000)) == "b")
         #expect(recorder.state.withLock { $0.ups } == 2)
         client.close()
         #expect(await eventually { recorder.state.withLock { $0.downs.last?.code } == .closed })
         await #expect(throws: RPCError(.closed, "")) { try await client.request(service: 2, method: 1, payload: "c") }
+        try await second.stop()
+        try await group.shutdownGracefully()
+        withExtendedLifetime(port) {}
+    }
+
+    @Test func aCallThatDoesNotWaitHearsOfARefusalAtOnceAndOfAHostThatCame() async throws {
+        let port = try HeldPort()
+        let first = try await Loopback(port: port.number)
+        try await first.stop()
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        // The longest back-off: a call that waited for it would be late.
+        let client = RPCConnection(
+            to: first.server.address, hello: clientHello, eventLoop: group.next(), seed: 11,
+            backoff: Backoff(firstMilliseconds: 60_000, maxMilliseconds: 60_000))
+        client.connect()
+        for _ in 0..<3 {
+            await #expect(throws: RPCError(.connectRefused, "")) {
+                try await client.request(
+                    service: 2, method: 1, payload: "a", deadline: soon(30_000), isPatient: false)
+            }
+        }
+        let second = try await Loopback(port: port.number)
+        let answer = try await client.request(
+            service: 2, method: 1, payload: "b", deadline: soon(30_000), isPatient: false)
+        #expect(answer == "b")
+        client.close()
         try await second.stop()
         try await group.shutdownGracefully()
         withExtendedLifetime(port) {}

@@ -93,8 +93,10 @@ package struct ClusterHealth: Sendable {
         var stranger = account
         stranger.status = nil
         if status.cluster == map.cluster, status.host == account.host.id { return account }
-        if status.cluster != .none {
-            stranger.problem = "the process there is host \(status.host) of cluster \(status.cluster)"
+        if status.cluster == map.cluster {
+            stranger.problem = "the process there is host \(status.host)"
+        } else if status.cluster != .none {
+            stranger.problem = "the process there belongs to cluster \(status.cluster), expected \(map.cluster)"
         } else if status.incarnation == account.host.incarnation {
             stranger.problem = "it was not initialised: run 'bifrost init' again with the same hosts"
         } else {

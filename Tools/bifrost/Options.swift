@@ -18,7 +18,7 @@ struct CommonOptions: ParsableArguments {
 struct ClientOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "Hosts to begin with; one that answers is enough. (environment: BIFROST_CONNECT)",
+            "Hosts of one cluster to begin with; one that answers is enough. (environment: BIFROST_CONNECT)",
             valueName: "host:port,…"),
         transform: AddressList.init(parsing:))
     var connect = AddressList(addresses: ["127.0.0.1:7001"])
@@ -37,12 +37,19 @@ struct ClientOptions: ParsableArguments {
     /// enough for somebody who mistyped a port.
     private static let connectTimeout = Duration.seconds(3)
     static let timeout = Duration.seconds(10)
+    /// How long to try addresses that all refuse connections: for hosts that were started in the line above.
+    private static let refusalGrace = Duration.seconds(1)
 
-    /// - Parameter timeout: of an operation, if the command line says nothing.
-    func cluster(timeout standard: Duration = ClientOptions.timeout) async throws -> Cluster {
+    /// - Parameters:
+    ///   - timeout: of an operation, if the command line says nothing.
+    ///   - isPatient: false: if all addresses refuse connections, that is the answer.
+    func cluster(
+        timeout standard: Duration = ClientOptions.timeout, isPatient: Bool = true
+    ) async throws -> Cluster {
         var options = ClusterOptions()
         options.timeout = timeout?.duration ?? standard
         options.connectTimeout = timeout?.duration ?? min(standard, Self.connectTimeout)
+        options.refusalGrace = isPatient ? Self.refusalGrace : .zero
         options.name = "bifrost command line"
         return try await Cluster.connect(to: connect.addresses, options: options)
     }

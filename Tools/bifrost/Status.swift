@@ -4,6 +4,7 @@ import ArgumentParser
 import Bifrost
 import Messages
 import Primitives
+import RPC
 import Ring
 
 struct Status: AsyncParsableCommand {
@@ -78,7 +79,7 @@ struct Status: AsyncParsableCommand {
         let accounts: [HostAccount]
         let deadline = ContinuousClock.now + (options.timeout?.duration ?? Self.timeout)
         do {
-            let cluster = try await options.cluster(timeout: Self.timeout)
+            let cluster = try await options.cluster(timeout: Self.timeout, isPatient: false)
             // As a host gave it just now.
             map = try await cluster.map()
             accounts = try await cluster.accounts(timeout: max(ContinuousClock.now.duration(to: deadline), .zero))
@@ -191,12 +192,18 @@ extension HostStatus {
 }
 
 extension Cluster {
+    /// Why a host is missing, beside its address.
+    private static func words(for error: BifrostError) -> String {
+        (error.cause as? RPCError)?.code == .connectRefused ? "connection refused" : error.message
+    }
+
     /// What every host says of itself.
     func accounts(timeout: Duration?) async throws(BifrostError) -> [HostAccount] {
         try await status(timeout: timeout).map { report in
             switch report.status {
             case .success(let status): HostAccount(host: report.host, status: status)
-            case .failure(let error): HostAccount(host: report.host, status: nil, problem: error.message)
+            case .failure(let error):
+                HostAccount(host: report.host, status: nil, problem: Self.words(for: error))
             }
         }
     }
