@@ -34,11 +34,20 @@ struct DataDirectory: Sendable {
     var store: String { path + "/store" }
     private var mapFile: String { path + "/cluster-map" }
 
+    /// Makes what is missing, unless the directory is somebody else's.
     init(path: String) throws {
         self.path = path
         var isDirectory: ObjCBool = false
         if FileManager.default.fileExists(atPath: path, isDirectory: &isDirectory), !isDirectory.boolValue {
             throw HostError(.directory, "\(path) is a file; expected a directory, or nothing, there")
+        }
+        let foreign = Self.foreignFiles(in: path)
+        guard foreign.isEmpty else {
+            let names = foreign.prefix(3).joined(separator: ", ") + (foreign.count > 3 ? ", …" : "")
+            throw HostError(
+                .directory,
+                "\(path) has files of others (\(names)) and none of a host: name a directory that is empty or missing, "
+                    + "as \(path)/bifrost, and it will be made")
         }
         do {
             for directory in [path, path + "/journal", path + "/store"] {
@@ -49,6 +58,16 @@ struct DataDirectory: Sendable {
             throw HostError(.directory, "can't make the data directory \(path): \(error.localizedDescription)")
         }
     }
+
+    /// What is in the directory, if none of it is a host's.
+    private static func foreignFiles(in path: String) -> [String] {
+        // A disk's own directory has `lost+found` from the beginning.
+        let files = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).filter { $0 != "lost+found" }
+        return files.contains(where: ["journal", "store", "cluster-map"].contains) ? [] : files.sorted()
+    }
+
+    /// No host has begun in the directory at this path, which may be missing.
+    static func isNew(_ path: String) -> Bool { !FileManager.default.fileExists(atPath: path + "/journal/data.mdb") }
 
     /// What of a former host is there although its journal is missing or empty; nil if all is well. Looked at before
     /// anything is opened.

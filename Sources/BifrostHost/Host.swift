@@ -41,6 +41,14 @@ public final class Host: Sendable {
     public static func start(
         _ configuration: HostConfiguration, logger: Logger, failed: @escaping @Sendable (HostError) -> Void
     ) async throws -> Host {
+        if configuration.listen.port != 0, DataDirectory.isNew(configuration.directory) {
+            // One that can't listen anyway leaves nothing behind.
+            do throws(RPCError) {
+                try await RPCServer.check(configuration.listen, group: MultiThreadedEventLoopGroup.singleton)
+            } catch {
+                throw HostError(listening: error)
+            }
+        }
         let directory = try DataDirectory(path: configuration.directory)
         let (journalDisk, storeDisk, journal) = try open(directory, configuration)
         let map = try directory.loadMap()
@@ -69,7 +77,7 @@ public final class Host: Sendable {
                     },
                     policy: shell.door, limits: configuration.limits, logger: logger)
             } catch {
-                throw HostError(.address, "\(error.message); choose another with --listen")
+                throw HostError(listening: error)
             }
             listening = server
             try await shell.main.eventLoop.submit {
@@ -167,6 +175,10 @@ public final class Host: Sendable {
 }
 
 extension HostError {
+    fileprivate init(listening error: RPCError) {
+        self.init(.address, "\(error.message); choose another with --listen")
+    }
+
     /// Of a disk that was just opened: nothing was acknowledged yet.
     fileprivate init(_ error: DiskError, of directory: DataDirectory) {
         self.init(error.code == .failed ? .disk : .directory, "can't open \(directory.path): \(error)")

@@ -104,6 +104,7 @@ final class HostShell: @unchecked Sendable {
         // All replicas at once, before any loop begins: what one group commits would hide what another's journal lost.
         try journal.refuseIfLost(beside: store)
         hasBegun = true
+        warnIfElsewhere(map)
         door.update(identity: identity, map: map)
         let sequence = journal.lastSequence
         // Loop 0 last: whatever it says to the others then finds their cores.
@@ -121,6 +122,18 @@ final class HostShell: @unchecked Sendable {
             [unowned self] _ in keepHouse(store)
         }
         main.runTurn()
+    }
+
+    /// Nobody finds a host at another address than the map's: hosts with lower ids dial it there, and so do clients.
+    private func warnIfElsewhere(_ map: ClusterMap) {
+        guard let record = map.host(journal.identity.host), record.address != advertised else { return }
+        let listening = boundAddress?.description ?? configuration.listen.description
+        logger.warning(
+            """
+            the cluster's map has host \(record.id) at \(record.address), but it listens on \(listening) and would be \
+            reached at \(advertised): others look for it at \(record.address) and may not find it; start it with \
+            --listen \(record.address), or with --advertise \(record.address) if that address leads here
+            """)
     }
 
     /// Stops all loops. Nothing depends on it: a host that is killed loses nothing either.

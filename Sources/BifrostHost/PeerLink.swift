@@ -57,6 +57,8 @@ final class PeerLink: @unchecked Sendable {
     private let bytesInTransit = Atomic<Int>(0)
 
     private var phase = Phase.down
+    /// Since when the other side lets nobody in who is this host.
+    private var refusedSince: Instant?
     /// Counts how often it came up, so that what is said of one connection is not taken for the next.
     private var generation: UInt64 = 0
     /// What came before the link was open.
@@ -69,6 +71,8 @@ final class PeerLink: @unchecked Sendable {
     /// Bytes that a bulk connection's socket has not taken; beyond it more is refused, so that a slow follower costs
     /// little memory.
     private static var bulkUnsentBytesMax: Int { 8 << 20 }
+    /// A host that was told of its cluster a moment after this one refuses until then, which is nothing to speak of.
+    private static var refusedNanoseconds: UInt64 { 2_000_000_000 }
     /// Of what comes before the link is open, more is dropped: some tasks of loops later it is.
     private static var heldBytesMax: Int { 16 << 20 }
 
@@ -205,8 +209,22 @@ final class PeerLink: @unchecked Sendable {
 }
 
 extension PeerLink: RPCConnectionDelegate {
-    func connectionUp(_ connection: RPCConnection, welcome: Welcome) { cameUp(as: welcome.identity) }
-    func connectionDown(_ connection: RPCConnection, reason: RPCError) { wentDown() }
+    func connectionUp(_ connection: RPCConnection, welcome: Welcome) {
+        refusedSince = nil
+        cameUp(as: welcome.identity)
+    }
+    func connectionDown(_ connection: RPCConnection, reason: RPCError) {
+        wentDown()
+        guard [.wrongCluster, .wrongHost, .refusedIncarnation].contains(reason.code) else {
+            refusedSince = nil
+            return
+        }
+        let now = RPCClock.now()
+        let since = refusedSince ?? now
+        refusedSince = since
+        guard now.since(since) >= Self.refusedNanoseconds else { return }
+        loop.shell.main.run { [self] in links.refused(self, reason) }
+    }
     func completed(_ connection: RPCConnection, tag: UInt64, _ result: Result<Bytes, RPCError>) {}
     func received(_ connection: RPCConnection, service: UInt16, method: UInt16, payload: Bytes) {
         if service == ServiceNumber.consensus, method == ConsensusMethod.batch { receive(payload) }

@@ -23,6 +23,8 @@ final class PeerLinks: @unchecked Sendable {
     private unowned let shell: HostShell
     private var entries: [PeerChannelKey: Entry] = [:]
     private var isClosed = false
+    /// A host that is not believed comes again and again.
+    private var refusals = RepetitionLimiter()
     private let bulkSent = Atomic(0)
     private let bulkReceived = Atomic(0)
 
@@ -96,14 +98,14 @@ final class PeerLinks: @unchecked Sendable {
             guard entries[key]?.link === link else { return }
             // The other side judged us at its door; this side judges it likewise.
             if let refusal = shell.door.refusal(of: identity) {
-                shell.logger.error("host \(key.host) is not believed: \(refusal.message)")
+                complain("host \(key.host) is not believed: \(refusal.message)", .error)
                 // It may have been started with the wrong directory, and come back with the right one.
                 shell.main.eventLoop.scheduleTask(in: .seconds(5)) { [self] in redial(link) }
                 return link.close()
             }
         } else {
             guard key.host < shell.door.identity.host else {
-                shell.logger.warning("host \(key.host) dialled, which is not its part; its connection is closed")
+                complain("host \(key.host) dialled, which is not its part; its connection is closed", .warning)
                 return link.close()
             }
             // A newer connection of the same host takes the place of an older one.
@@ -120,6 +122,19 @@ final class PeerLinks: @unchecked Sendable {
             // Behind the turn in which the core tells those of the other loops.
             shell.main.eventLoop.execute { link.loop.run { link.allowReading(generation) } }
         }
+    }
+
+    /// The host at the address that was dialled is another one, or does not believe that this is the one it is.
+    func refused(_ link: PeerLink, _ reason: RPCError) {
+        guard !isClosed, entries[link.key]?.link === link else { return }
+        complain("no connection with host \(link.key.host): \(reason.message)", .warning)
+    }
+
+    /// The first time, and then once a minute with the count of those between.
+    private func complain(_ text: String, _ level: Logger.Level) {
+        guard let suppressed = refusals.admit(text, now: RPCClock.now()) else { return }
+        let more: Logger.Metadata? = suppressed > 0 ? ["suppressed": "\(suppressed)"] : nil
+        shell.logger.log(level: level, "\(text)", metadata: more)
     }
 
     func wentDown(_ link: PeerLink) {

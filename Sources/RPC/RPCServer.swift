@@ -81,6 +81,18 @@ public final class RPCServer: Sendable {
         }
     }
 
+    /// Throws what `start` would if the address can't be listened on now. Nothing stays open.
+    public static func check(_ address: NetworkAddress, group: any EventLoopGroup) async throws(RPCError) {
+        do {
+            let channel = try await ServerBootstrap(group: group)
+                .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+                .bind(host: address.host, port: address.port).get()
+            try await channel.close().get()
+        } catch {
+            throw RPCError(.cannotListen, "cannot listen on \(address): \(text(of: error))")
+        }
+    }
+
     public var counters: RPCServerCounters { core.snapshot() }
 
     /// Accepts no more, tells peers to send no new calls, waits until those in flight are answered or
@@ -184,6 +196,7 @@ final class ServerCore: Sendable {
         var nextID: UInt64 = 1
         var faults = [Int](repeating: 0, count: ConnectionFault.Reason.allCases.count)
         var limiter = LogLimiter()
+        var refusals = RepetitionLimiter()
     }
 
     let limits: ServerLimits
@@ -275,7 +288,11 @@ final class ServerCore: Sendable {
     private func report(_ fault: ConnectionFault, address: String) {
         let suppressed = registry.withLock { registry -> Int? in
             registry.faults[fault.reason.rawValue] += 1
-            return registry.limiter.admit(now: RPCClock.now())
+            let now = RPCClock.now()
+            guard fault.reason == .refused else { return registry.limiter.admit(now: now) }
+            // A peer that is refused comes again and again.
+            guard let repeated = registry.refusals.admit("\(address) \(fault.text)", now: now) else { return nil }
+            return registry.limiter.admit(now: now).map { $0 + repeated }
         }
         guard let suppressed else { return }
         logger?.warning(
@@ -300,6 +317,28 @@ final class ServerCore: Sendable {
         result.answers = counters.answers.load(ordering: .relaxed)
         result.dropped = counters.dropped.load(ordering: .relaxed)
         return result
+    }
+}
+
+/// Of lines that say the same, the first and then one a minute.
+package struct RepetitionLimiter: Sendable {
+    package static let windowNanoseconds: UInt64 = 60_000_000_000
+    /// Different lines that are remembered; with one more all are forgotten, and said anew.
+    package static let linesMax = 256
+    private var lines: [String: (said: Instant, suppressed: Int)] = [:]
+
+    package init() {}
+
+    /// How many equal lines were suppressed before this one, or nil: suppress it.
+    package mutating func admit(_ line: String, now: Instant) -> Int? {
+        if let known = lines[line], now.since(known.said) < Self.windowNanoseconds {
+            lines[line]?.suppressed += 1
+            return nil
+        }
+        let suppressed = lines[line]?.suppressed ?? 0
+        if lines.count >= Self.linesMax, lines[line] == nil { lines = [:] }
+        lines[line] = (now, 0)
+        return suppressed
     }
 }
 

@@ -41,6 +41,21 @@ import Testing
         }
     }
 
+    @Test func aDirectoryOfOthersIsRefusedAndLeftAlone() async throws {
+        let directory = try TestDirectory()
+        let files = FileManager.default
+        try Data("x".utf8).write(to: URL(fileURLWithPath: directory.path + "/notes.txt"))
+        let error = await #expect(throws: HostError.self) { try await startHost(directory.path) }
+        #expect(error?.code == .directory && error?.message.contains("notes.txt") == true)
+        #expect(try files.contentsOfDirectory(atPath: directory.path) == ["notes.txt"])
+
+        // A disk of its own is no directory of others, and a host's own stays one whatever is put there later.
+        try files.createDirectory(atPath: directory.path + "/disk/lost+found", withIntermediateDirectories: true)
+        try await startHost(directory.path + "/disk").stop(graceMilliseconds: 0)
+        try Data("x".utf8).write(to: URL(fileURLWithPath: directory.path + "/disk/notes.txt"))
+        try await startHost(directory.path + "/disk").stop(graceMilliseconds: 0)
+    }
+
     private func pingOfFirstStart(in directory: TestDirectory, loops: Int) async throws -> PingReply {
         let host = try await startHost(directory.path, loops: loops)
         let probe = Probe(host.address)

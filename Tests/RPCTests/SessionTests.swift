@@ -51,6 +51,28 @@ import Testing
     }
 }
 
+@Suite struct RepetitionLimiterTests {
+    private func at(_ seconds: UInt64) -> Instant { Instant(1 + seconds * 1_000_000_000) }
+
+    @Test func ofEqualLinesOneAMinuteIsSaidWithTheCountOfTheOthers() {
+        var limiter = RepetitionLimiter()
+        #expect(limiter.admit("a", now: at(0)) == 0)
+        #expect(limiter.admit("b", now: at(1)) == 0)
+        for second in 2..<60 { #expect(limiter.admit("a", now: at(UInt64(second))) == nil) }
+        #expect(limiter.admit("a", now: at(60)) == 58)
+        #expect(limiter.admit("a", now: at(61)) == nil)
+        #expect(limiter.admit("b", now: at(500)) == 0)
+        #expect(limiter.admit("a", now: at(501)) == 1)
+    }
+
+    @Test func itRemembersABoundedNumber() {
+        var limiter = RepetitionLimiter()
+        for line in 0...RepetitionLimiter.linesMax { #expect(limiter.admit("\(line)", now: at(0)) == 0) }
+        #expect(limiter.admit("0", now: at(0)) == 0)
+        #expect(limiter.admit("0", now: at(0)) == nil)
+    }
+}
+
 @Suite struct LogLimiterTests {
     @Test func tenLinesInTenSecondsAndThenHowManyWereLeftOut() {
         var limiter = LogLimiter()
