@@ -43,7 +43,9 @@ struct BifrostCommand: AsyncParsableCommand {
               73  serve: the data directory can't be used: held by another process, of
                   another cluster, newer, damaged
               74  a file can't be read or written
+              130 import: ended by SIGINT (Ctrl-C); says how far it came
               141 standard output was closed by its reader
+              143 import: ended by SIGTERM; says how far it came
             """,
         version: programVersion,
         subcommands: [

@@ -2,8 +2,10 @@
 
 import ArgumentParser
 import Bifrost
+import Foundation
 import Primitives
 import RPC
+import Synchronization
 
 extension RecordFormat: ExpressibleByArgument {}
 
@@ -22,8 +24,9 @@ struct Import: AsyncParsableCommand {
 
             A malformed line ends the import with exit code 65 and its number; all lines before it are written. If \
             the cluster does not take a record within --timeout, the error names the first line that is not certainly \
-            written: go on from there, or begin again, which does no harm. The digest in the result does not depend \
-            on the order: an export of the same records has the same one.
+            written: go on from there, or begin again, which does no harm. Ended by SIGINT or SIGTERM, it says how far \
+            it came, and ends with 130 or 143. The digest in the result does not depend on the order: an export of \
+            the same records has the same one.
 
             EXAMPLES:
               bifrost import users.tsv
@@ -60,6 +63,18 @@ struct Import: AsyncParsableCommand {
         var digest: String
     }
 
+    private struct CheckReport: Encodable {
+        struct Line: Encodable {
+            var line: Int
+            /// What was expected, and what came.
+            var problem: String
+        }
+        var lines: Int
+        var malformed: Int
+        /// Some of the malformed ones.
+        var first: [Line]
+    }
+
     func validate() throws {
         guard (1...65_536).contains(window) else { throw ValidationError("--window is 1 to 65536, not \(window)") }
     }
@@ -70,8 +85,15 @@ struct Import: AsyncParsableCommand {
         if check { return try await lookThrough(input) }
         let cluster = try await options.cluster(timeout: Self.timeout)
         let meter = ProgressMeter(verb: "import", total: input.bytes, isShown: progress.isShown)
+        let position = ImportPosition()
+        let interruption = Interruption { number in
+            if Output.isErrorTerminal { Output.error("\n") }
+            Output.note(position.report(records: meter.records, of: input.name))
+            _exit((number == SIGINT ? ExitStatus.interrupted : .terminated).rawValue)
+        }
         let pipeline = PutPipeline(
-            cluster: cluster, window: window, timeout: options.timeout?.duration ?? Self.timeout, meter: meter)
+            cluster: cluster, window: window, timeout: options.timeout?.duration ?? Self.timeout, meter: meter,
+            position: position)
         var digest = LinesDigest()
         let outcome: Result<Int, ToolError>
         do throws(ToolError) {
@@ -82,7 +104,7 @@ struct Import: AsyncParsableCommand {
         }
         meter.finish()
         await cluster.close()
-        let repeated = try outcome.get()
+        let repeated = try withExtendedLifetime(interruption) { try outcome.get() }
         let seconds = meter.elapsedSeconds
         let rate = Double(meter.records) / max(seconds, 1e-6)
         do throws(ToolError) {
@@ -111,7 +133,7 @@ struct Import: AsyncParsableCommand {
 
     private func lookThrough(_ input: InputFile) async throws {
         var splitter = LineSplitter()
-        var malformed: [String] = []
+        var malformed: [CheckReport.Line] = []
         var count = 0
         var isAtEnd = false
         while !isAtEnd {
@@ -128,20 +150,56 @@ struct Import: AsyncParsableCommand {
                 } catch {
                     count += 1
                     if malformed.count < Self.malformedShownMax {
-                        malformed.append("\(input.name), line \(splitter.lines): \(error)")
+                        malformed.append(CheckReport.Line(line: splitter.lines, problem: error.description))
                     }
                     // Where a line ends that is too long for the buffer is not looked for.
                     if splitter.isStuck { isAtEnd = true; break }
                 }
             }
         }
-        for line in malformed { Output.note(line) }
+        for line in malformed { Output.note("\(input.name), line \(line.line): \(line.problem)") }
+        if options.common.json {
+            try Output.json(CheckReport(lines: splitter.lines, malformed: count, first: malformed))
+        }
         guard count == 0 else {
             throw ToolError(
                 .badData, "\(HumanText.count(count, "malformed line")) of \(splitter.lines); nothing was written")
         }
-        if options.common.json { return try Output.json(["lines": splitter.lines, "malformed": 0]) }
+        if options.common.json { return }
         try Output.line("\(HumanText.count(splitter.lines, "line")), all well-formed; nothing was written")
+    }
+}
+
+/// How far an import is, for who ends it. Any thread may ask.
+package final class ImportPosition: Sendable {
+    private struct State {
+        /// Begun, and not certainly written.
+        var open: Set<Int> = []
+        var last = 0
+    }
+    private let state = Mutex(State())
+
+    package init() {}
+
+    package func begin(_ line: Int) {
+        state.withLock {
+            $0.open.insert(line)
+            $0.last = line
+        }
+    }
+
+    package func written(_ line: Int) { state.withLock { _ = $0.open.remove(line) } }
+
+    /// All lines up to here are certainly written; 0: none is.
+    package var certain: Int { state.withLock { $0.open.min().map { $0 - 1 } ?? $0.last } }
+
+    /// - Parameter records: how many puts were acknowledged.
+    package func report(records: UInt64, of name: String) -> String {
+        let line = certain
+        let lines = line == 0 ? "no line is certainly written" : "all lines up to \(line) are written"
+        return "import interrupted: \(HumanText.count(Int(clamping: records), "record")) acknowledged; of \(name) "
+            + "\(lines), later ones may be: go on from line \(line + 1) (tail -n +\(line + 1)), or begin again, which "
+            + "does no harm"
     }
 }
 
@@ -156,6 +214,7 @@ struct PutPipeline {
     /// For one record with all its repetitions.
     let timeout: Duration
     let meter: ProgressMeter
+    let position: ImportPosition
 
     /// Bytes of keys and values under way. Beyond: reading waits.
     private static let windowBytesMax = 64 << 20
@@ -179,15 +238,13 @@ struct PutPipeline {
         /// The first line that is not certainly written, and why.
         var failure: (line: Int, key: Bytes, error: BifrostError)?
 
-        mutating func take(_ finished: Finished, _ meter: ProgressMeter) {
+        mutating func take(_ finished: Finished) {
             keys.remove(finished.key)
             lines.remove(finished.line)
             bytes -= finished.bytes
             repeated += finished.repeated
-            if let error = finished.failure {
-                if failure.map({ finished.line < $0.line }) ?? true { failure = (finished.line, finished.key, error) }
-            } else {
-                meter.add(records: 1, bytes: finished.bytes)
+            if let error = finished.failure, failure.map({ finished.line < $0.line }) ?? true {
+                failure = (finished.line, finished.key, error)
             }
         }
     }
@@ -205,7 +262,7 @@ struct PutPipeline {
             } catch {
                 problem = error
             }
-            for await finished in group { underWay.take(finished, meter) }
+            for await finished in group { underWay.take(finished) }
             if let failure = underWay.failure {
                 let cause = ToolError(failure.error)
                 return .failure(
@@ -258,13 +315,14 @@ struct PutPipeline {
                     || underWay.keys.contains(record.key)
                 {
                     guard let finished = await group.next() else { break }
-                    underWay.take(finished, meter)
+                    underWay.take(finished)
                 }
                 if underWay.failure != nil { return }
                 see(record.key, record.value)
                 let line = splitter.lines
                 underWay.keys.insert(record.key)
                 underWay.lines.insert(line)
+                position.begin(line)
                 underWay.bytes += bytes
                 group.addTask { await put(line, record.key, record.value) }
             }
@@ -282,6 +340,9 @@ struct PutPipeline {
             do throws(BifrostError) {
                 try await cluster.kv.put(key, value, timeout: min(left, Self.attempt))
                 finished.failure = nil
+                // At once: the reading task may wait for input until somebody ends it and wants to know.
+                meter.add(records: 1, bytes: finished.bytes)
+                position.written(line)
                 return finished
             } catch {
                 finished.failure = error

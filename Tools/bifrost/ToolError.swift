@@ -20,7 +20,9 @@ package enum ExitStatus: Int32 {
     case fault = 70
     case badDirectory = 73
     case fileTrouble = 74
+    case interrupted = 130
     case outputClosed = 141
+    case terminated = 143
 }
 
 /// An end that needs no words on standard error, because the result has them.
