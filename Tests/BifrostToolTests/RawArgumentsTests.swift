@@ -23,6 +23,15 @@ import Testing
         #expect(texts.count == all.count)
     }
 
+    @Test func whatStandsBehindTwoDashesIsMeantAsItIs() {
+        for words in [["put", "k", "--", "-"], ["put", "--", "k", "-"], ["--", "-"]] {
+            #expect(RawArguments.endLiterally(words))
+        }
+        for words in [["put", "k", "-"], ["put", "k", "-", "--"], [], ["--"]] {
+            #expect(!RawArguments.endLiterally(words))
+        }
+    }
+
     @Test func whatIsTextStaysAsItIs() {
         for text in ["", "greeting", "--json", "grün", "e\u{301}", "日本"] {
             #expect(Array(RawArguments.text(of: Array(text.utf8)).utf8) == Array(text.utf8))

@@ -20,8 +20,15 @@ private let shape = CommandShape(
         CommandShape(
             commandName: "ring",
             subcommands: [
-                CommandShape(commandName: "show", arguments: [option("progress", "flag", also: ["no-progress"])])
+                CommandShape(
+                    commandName: "show",
+                    arguments: [
+                        option("progress", "flag", also: ["no-progress"]),
+                        CommandShape.Argument(
+                            kind: "flag", names: [.init(kind: "long", name: "worker")], shouldDisplay: false),
+                    ])
             ]),
+        CommandShape(commandName: "chaos", arguments: [option("own-namespaces", "flag")], shouldDisplay: false),
     ])
 
 private func merge(
@@ -74,6 +81,58 @@ private func merge(
                 #expect(error.status == .usage && error.message.contains("\"\(key)\""))
             }
         }
+    }
+
+    @Test func whatHelpDoesNotShowIsNotSuggested() {
+        do throws(ToolError) {
+            _ = try merge(["get"], file: ["workr": .flag(true)])
+            Issue.record("it was accepted")
+        } catch {
+            #expect(error.message.contains("log-level") && !error.message.contains("worker,"))
+            #expect(!error.message.contains("own-namespaces") && !error.message.contains("\"worker\""))
+        }
+        #expect(throws: Never.self) { try merge(["get"], file: ["own-namespaces": .flag(true)]) }
+    }
+
+    @Test func flagsInTheFileAreTrueOrFalseAlone() throws {
+        for value in ["\"yes\"", "\"true\"", "1"] {
+            let file = try Settings.decode(Data("{\"json\": \(value)}".utf8), name: "f.json")
+            do throws(ToolError) {
+                _ = try merge(["get"], file: file)
+                Issue.record("\(value) was accepted")
+            } catch {
+                #expect(
+                    error.status == .usage && error.message.contains("f.json, key \"json\": expected true or false"))
+            }
+        }
+        #expect(try merge(["get"], environment: ["BIFROST_JSON": "yes"]) == ["get", "--json"])
+    }
+
+    @Test func variablesThatLookLikeSettingsAreNamed() {
+        func said(_ names: String...) -> String? {
+            Settings.misspelt(
+                environment: Dictionary(uniqueKeysWithValues: names.map { ($0, "x") }), shape: shape)
+        }
+        #expect(
+            said("BIFROST_CONECT", "PATH")
+                == "the environment variable BIFROST_CONECT (did you mean BIFROST_CONNECT?) is no setting and ignored")
+        #expect(said("BIFROST_LOGLEVEL")?.contains("BIFROST_LOG_LEVEL?") == true)
+        #expect(said("BIFROST_CONFG")?.contains("BIFROST_CONFIG?") == true)
+        let both = said("BIFROST_TIMEOUTS", "BIFROST_CONECT")
+        #expect(both?.contains("BIFROST_CONECT (did you") == true && both?.contains("BIFROST_TIMEOUTS (did") == true)
+        // Settings, what scripts use, and what is like neither or like what help does not show.
+        #expect(
+            said(
+                "BIFROST_CONNECT", "BIFROST_CONFIG", "BIFROST_ONLY", "BIFROST_SEEDS", "BIFROST_HOME", "BIFROST_WORKR",
+                "BIFROST_") == nil)
+    }
+
+    @Test func wordsThatAreNoCommandsAreFound() {
+        func found(_ words: String...) -> [String]? { shape.unknownCommand(in: words).map { [$0.word] + $0.expected } }
+        #expect(found("gte") == ["gte", "get", "serve", "ring"])
+        #expect(found("ring", "shwo") == ["shwo", "show"])
+        #expect(found() == nil && found("get", "anything") == nil && found("ring", "show") == nil)
+        #expect(found("ring", "--help", "x") == nil && found("chaos", "x") == nil)
     }
 
     @Test func valuesOfTheWrongKindNameTheirSource() {

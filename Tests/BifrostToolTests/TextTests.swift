@@ -23,6 +23,28 @@ import Testing
         #expect(HumanText.quoted(Bytes([UInt8](repeating: 65, count: 100))).hasSuffix("…' (100 bytes)"))
     }
 
+    @Test(arguments: [
+        ("conect", "connect"), ("gte", "get"), ("stat", "status"), ("statuses", "status"), ("log-levle", "log-level"),
+        ("CONNECT", nil), ("x", nil), ("", nil), ("nosuch", nil), ("po", nil),
+    ]) func aSlipOfTheFingersIsUnderstood(_ word: String, _ meant: String?) {
+        #expect(Nearest.word(to: word, among: ["connect", "get", "status", "log-level", "put"]) == meant)
+    }
+
+    @Test func anImportThatEndsEarlyKnowsWhatIsCertain() {
+        let position = ImportPosition()
+        #expect(position.certain == 0)
+        for line in [1, 2, 4] { position.begin(line) }
+        #expect(position.certain == 0)
+        position.written(1)
+        position.written(4)
+        #expect(position.certain == 1)
+        let report = position.report(records: 2, of: "a.tsv")
+        #expect(report.contains("2 records acknowledged") && report.contains("all lines up to 1 are written"))
+        #expect(report.contains("go on from line 2 (tail -n +2)"))
+        position.written(2)
+        #expect(position.certain == 4)
+    }
+
     @Test func columnsAreAsWideAsTheirWidestCell() {
         var table = Table([("host", .right), ("name", .left)])
         table.add(["1", "alpha"])

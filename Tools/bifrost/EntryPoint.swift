@@ -12,6 +12,7 @@ struct EntryPoint {
     static func main() async {
         // A reader that went away shows as EPIPE where it is written to, and ends the program there.
         signal(SIGPIPE, SIG_IGN)
+        StandardDescriptors.occupy()
         exit(await run(RawArguments.ofProcess).rawValue)
     }
 
@@ -40,7 +41,24 @@ struct EntryPoint {
     /// Nil: help or the version was asked for, and is printed.
     private static func parse(_ arguments: [String]) throws -> (any ParsableCommand)? {
         let shape = CommandShape.root
-        let settings = try Settings.gather(arguments, shape: shape, environment: ProcessInfo.processInfo.environment)
+        let environment = ProcessInfo.processInfo.environment
+        // Once: what this program starts itself says nothing of it.
+        if !arguments.contains("--worker"), let warning = Settings.misspelt(environment: environment, shape: shape) {
+            Output.note(warning)
+        }
+        let settings = try Settings.gather(arguments, shape: shape, environment: environment)
+        // The parser's help takes any words, and gives help for those before the first that is no command.
+        let words = arguments.first == "help" ? arguments.dropFirst() : arguments[...]
+        if let unknown = shape.unknownCommand(in: words) {
+            let place = words.prefix { $0 != unknown.word }.map { "\($0) " }.joined()
+            let meant = Nearest.word(to: unknown.word, among: unknown.expected).map {
+                ", did you mean '\(place)\($0)'?"
+            }
+            throw ToolError(
+                .usage,
+                "there is no command \(HumanText.quoted(RawArguments.bytes(of: place + unknown.word)))\(meant ?? ";") "
+                    + "expected one of \(unknown.expected.joined(separator: ", "))")
+        }
         do {
             return try BifrostCommand.parseAsRoot(settings.arguments)
         } catch {
@@ -48,7 +66,9 @@ struct EntryPoint {
                 try Output.line(BifrostCommand.fullMessage(for: error))
                 return nil
             }
-            let message = BifrostCommand.message(for: error).split(separator: "\n").joined(separator: " ")
+            let message =
+                BifrostCommand.message(for: error).split(separator: "\n").joined(separator: " ")
+                + expectation(settings.arguments, error)
             let help = "\((["bifrost"] + settings.path).joined(separator: " ")) --help"
             // A setting from outside of the command line that spoils it is named with its source.
             let culprit = settings.given.indices.first {
@@ -57,18 +77,38 @@ struct EntryPoint {
             if let culprit {
                 throw ToolError(.usage, "\(settings.given[culprit].source): \(message)")
             }
-            if settings.path.isEmpty, let word = arguments.first, !word.hasPrefix("-") {
-                let known = (shape.subcommands ?? []).map(\.commandName).joined(separator: ", ")
-                throw ToolError(
-                    .usage,
-                    "there is no command \(HumanText.quoted(RawArguments.bytes(of: word))); expected one of \(known)")
-            }
             throw ToolError(.usage, "\(message.ended)\(Self.hint(settings.rest, message)) See '\(help)'")
         }
     }
 }
 
 extension EntryPoint {
+    /// What an option takes whose value the parser refuses without saying it: found by trying, as the parser tells
+    /// nobody.
+    private static func expectation(_ arguments: [String], _ error: any Error) -> String {
+        let message = BifrostCommand.message(for: error)
+        guard let match = message.firstMatch(of: /^The value '(.*)' is invalid for '(--[a-z-]+) <[^>]*>'$/) else {
+            return ""
+        }
+        let (value, flag) = (String(match.1), String(match.2))
+        func takes(_ other: String) -> Bool {
+            var tried = arguments
+            for place in tried.indices {
+                if tried[place] == "\(flag)=\(value)" { tried[place] = "\(flag)=\(other)" }
+                if tried[place] == value, place > 0, tried[place - 1] == flag { tried[place] = other }
+            }
+            do {
+                _ = try BifrostCommand.parseAsRoot(tried)
+                return true
+            } catch {
+                // What else is wrong with the line is not in question here.
+                return !BifrostCommand.message(for: error).hasPrefix("The value '\(other)' is invalid for '\(flag) ")
+            }
+        }
+        if takes("0.5") { return ": expected a number" }
+        return takes("1") ? ": expected a whole number" : ""
+    }
+
     /// For who meant a key or a value that begins with a dash.
     private static func hint(_ arguments: [String], _ message: String) -> String {
         guard ["Unknown option", "Missing expected argument"].contains(where: message.hasPrefix) else { return "" }

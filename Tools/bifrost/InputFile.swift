@@ -49,6 +49,8 @@ struct InputFile: Sendable {
             count = max(result, 0)
         }
         guard problem == 0 else {
+            // What stands in the place of a closed standard input can't be read either.
+            if problem == EBADF, descriptor == STDIN_FILENO { throw ToolError(.fileTrouble, "\(name) is closed") }
             throw ToolError(.fileTrouble, "can't read \(name): \(String(cString: strerror(problem)))")
         }
         return piece

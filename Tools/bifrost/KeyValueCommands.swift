@@ -63,25 +63,30 @@ struct Put: AsyncParsableCommand {
             with the same part in {…} live in the same group. When it returns 0 the value is on the disks of a \
             majority; prints the revision of the key's group. Exit code 2: the outcome is unknown.
 
+            The value - is what standard input has, byte by byte; an empty input is the empty value. Behind -- words \
+            mean themselves, and so does -.
+
             EXAMPLES:
               bifrost put greeting hello
               bifrost put '{user:7}/photo' - < photo.jpg
               bifrost put --json greeting hello
               bifrost put -- -key-with-a-dash value
+              bifrost put key-of-a-dash -- -
             """)
 
     @Argument(help: "The key.")
     var key: KeyArgument
 
-    @Argument(help: "The value; - reads it from standard input, as it is.")
+    @Argument(help: "The value; - reads it from standard input, as it is, unless it stands behind --.")
     var value: String
 
     @OptionGroup var options: ClientOptions
 
     func run() async throws {
         try key.check()
+        let isFromInput = value == "-" && !RawArguments.endLiterally(RawArguments.ofProcess)
         let bytes =
-            value == "-"
+            isFromInput
             ? try InputFile.standard.readAll(bytesMax: Limits.valueBytesMax) : RawArguments.bytes(of: value)
         if let problem = KeyValue.problem(ofValueOf: bytes.count, timeToLiveMillis: 0) {
             throw ToolError(.badData, "\(problem)")
@@ -129,8 +134,10 @@ struct Get: AsyncParsableCommand {
             EXAMPLES:
               bifrost get greeting
               bifrost get '{user:7}/photo' > photo.jpg
-              bifrost get --json greeting   {"found":true,"key":"greeting","revision":7,"value":"hello"}
-              bifrost get --json nothing    {"found":false,"key":"nothing"}
+              bifrost get --json greeting
+                {"found":true,"key":"greeting","revision":7,"value":"hello"}
+              bifrost get --json nothing
+                {"found":false,"key":"nothing"}
               bifrost get maybe 2> /dev/null || echo no
             """)
 

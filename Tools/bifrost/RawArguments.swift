@@ -46,6 +46,11 @@ package enum RawArguments {
         return Bytes(bytes)
     }
 
+    /// The last of them stands behind `--`, and is meant as it is.
+    package static func endLiterally(_ arguments: [String]) -> Bool {
+        arguments.firstIndex(of: "--").map { $0 < arguments.count - 1 } ?? false
+    }
+
     /// This process's own, without the program's name.
     static var ofProcess: [String] {
         (1..<max(1, Int(CommandLine.argc))).compactMap { number in

@@ -17,10 +17,15 @@ package struct CommandShape: Decodable, Sendable {
         }
         package var kind: String
         package var names: [Name]?
-        package init(kind: String, names: [Name]) {
+        package var shouldDisplay: Bool?
+        package init(kind: String, names: [Name], shouldDisplay: Bool = true) {
             self.kind = kind
             self.names = names
+            self.shouldDisplay = shouldDisplay
         }
+
+        /// Help shows it, and so may messages.
+        package var isShown: Bool { shouldDisplay ?? true }
 
         /// Without the dashes.
         package var longNames: [String] { (names ?? []).filter { $0.kind == "long" }.map(\.name) }
@@ -29,11 +34,15 @@ package struct CommandShape: Decodable, Sendable {
     package var commandName: String
     package var subcommands: [CommandShape]?
     package var arguments: [Argument]?
+    package var shouldDisplay: Bool?
 
-    package init(commandName: String, subcommands: [CommandShape] = [], arguments: [Argument] = []) {
+    package init(
+        commandName: String, subcommands: [CommandShape] = [], arguments: [Argument] = [], shouldDisplay: Bool = true
+    ) {
         self.commandName = commandName
         self.subcommands = subcommands
         self.arguments = arguments
+        self.shouldDisplay = shouldDisplay
     }
 
     /// The flags that a file or the environment may set.
@@ -52,6 +61,28 @@ package struct CommandShape: Decodable, Sendable {
         return Array(Set(names)).sorted()
     }
 
+    /// The same without what help does not show.
+    package var shownSettableNames: [String] {
+        var names = settable.filter(\.isShown).flatMap(\.longNames)
+        for command in subcommands ?? [] where command.shouldDisplay ?? true { names += command.shownSettableNames }
+        return Array(Set(names)).sorted()
+    }
+
+    /// The first word that should be a command and is none, with the commands that could stand there. Words from the
+    /// first flag on are not looked at.
+    package func unknownCommand(in words: some Sequence<String>) -> (word: String, expected: [String])? {
+        var command = self
+        for word in words {
+            guard !word.hasPrefix("-"), let subcommands = command.subcommands, !subcommands.isEmpty else { return nil }
+            guard let next = subcommands.first(where: { $0.commandName == word }) else {
+                let shown = subcommands.filter { $0.shouldDisplay ?? true }.map(\.commandName)
+                return (word, shown.filter { $0 != "help" })
+            }
+            command = next
+        }
+        return nil
+    }
+
     static var root: CommandShape {
         struct Dump: Decodable { var command: CommandShape }
         guard let dump = try? JSONDecoder().decode(Dump.self, from: Data(BifrostCommand._dumpHelp().utf8)) else {
@@ -61,10 +92,18 @@ package struct CommandShape: Decodable, Sendable {
     }
 }
 
-/// A value in the configuration file. A list stands for its elements with commas between them.
+/// A value in the configuration file or the environment. A list stands for its elements with commas between them.
 package enum SettingValue: Decodable, Equatable, Sendable {
     case flag(Bool)
     case text(String)
+
+    /// For messages.
+    fileprivate var words: String {
+        switch self {
+        case .flag(let flag): "\(flag)"
+        case .text(let text): "'\(text)'"
+        }
+    }
 
     package init(from decoder: any Decoder) throws {
         let container = try decoder.singleValueContainer()
@@ -159,8 +198,11 @@ package struct Settings: Sendable {
         }
         let known = shape.allSettableNames
         if let unknown = file.keys.filter({ !known.contains($0) }).min() {
+            let shown = shape.shownSettableNames
+            let meant = Nearest.word(to: unknown, among: shown).map { "; did you mean \"\($0)\"?" } ?? ";"
             throw ToolError(
-                .usage, "\(fileName): \"\(unknown)\" is no setting; expected one of \(known.joined(separator: ", "))")
+                .usage,
+                "\(fileName): \"\(unknown)\" is no setting\(meant) expected one of \(shown.joined(separator: ", "))")
         }
         let rest = Array(arguments.dropFirst(path.count))
         var given: [Given] = []
@@ -172,8 +214,8 @@ package struct Settings: Sendable {
                 let value: SettingValue
                 let source: String
                 if let text = environment[variable], !text.isEmpty {
-                    value = .text(text)
                     source = "environment variable \(variable)"
+                    value = argument.kind == "flag" ? .flag(try flag(text, source)) : .text(text)
                 } else if let found = file[name] {
                     value = found
                     source = "\(fileName), key \"\(name)\""
@@ -197,17 +239,44 @@ package struct Settings: Sendable {
             }
             return "--\(name)=\(text)"
         }
-        let isOn: Bool
-        switch value {
-        case .flag(let flag): isOn = flag
-        case .text("1"), .text("true"), .text("yes"), .text("on"): isOn = true
-        case .text("0"), .text("false"), .text("no"), .text("off"): isOn = false
-        case .text(let text): throw ToolError(.usage, "\(source): expected true or false, found '\(text)'")
+        guard case .flag(let isOn) = value else {
+            throw ToolError(.usage, "\(source): expected true or false, without quotes, found \(value.words)")
         }
         if isOn { return "--\(name)" }
         // "progress": false is --no-progress, where there is such a flag.
         return argument.longNames.contains("no-\(name)") ? "--no-\(name)" : nil
     }
+
+    /// What a variable says of a flag. Variables have texts alone, so several words stand for true and false.
+    private static func flag(_ text: String, _ source: String) throws(ToolError) -> Bool {
+        switch text {
+        case "1", "true", "yes", "on": return true
+        case "0", "false", "no", "off": return false
+        default: throw ToolError(.usage, "\(source): expected true or false, found '\(text)'")
+        }
+    }
+
+    /// Variables that look like misspelt settings, in words for people; nil if there are none. Others that begin alike
+    /// may be somebody's own.
+    package static func misspelt(environment: [String: String], shape: CommandShape) -> String? {
+        func variable(_ name: String) -> String { "BIFROST_" + name.uppercased().replacing("-", with: "_") }
+        let known = Set(shape.allSettableNames.map(variable) + ["BIFROST_CONFIG"] + ofScripts)
+        let shown = shape.shownSettableNames.map { String(variable($0).dropFirst(8)) } + ["CONFIG"]
+        let problems = environment.keys.filter { $0.hasPrefix("BIFROST_") && !known.contains($0) }.sorted().compactMap {
+            name in
+            Nearest.word(to: String(name.dropFirst(8)), among: shown).map { "\(name) (did you mean BIFROST_\($0)?)" }
+        }
+        guard !problems.isEmpty else { return nil }
+        let (noun, verb) = problems.count == 1 ? ("environment variable", "is") : ("environment variables", "are")
+        return "the \(noun) \(problems.joined(separator: ", ")) \(verb) no setting and ignored"
+    }
+
+    /// Of Package.swift, of the scripts in Tools, and of the tests.
+    private static let ofScripts = [
+        "DISK_MODEL_SEEDS", "FAILURES", "FIRST_SEED", "KILL_ROUNDS", "MEASURE", "ONLY", "PLANTED", "POWER_IMAGE",
+        "POWER_IMAGES", "PROFILE", "RECORD_LOG", "RECORD_ROOT", "REWRITE_TRANSCRIPTS", "SECONDS", "SEEDS", "TRACE",
+        "WRITE_SAMPLES",
+    ].map { "BIFROST_" + $0 }
 
     private static func isGiven(_ name: String, in arguments: [String]) -> Bool {
         arguments.prefix { $0 != "--" }.contains { $0 == "--\(name)" || $0.hasPrefix("--\(name)=") }
