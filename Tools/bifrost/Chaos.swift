@@ -15,7 +15,8 @@ struct Chaos: AsyncParsableCommand {
 
               kill       SIGKILL of one host, and of all at once in the last round
               stop       SIGSTOP of the host that leads most, for 5 to 15 seconds
-              partition  network namespaces: a host cut off; from the other hosts only; one way
+              partition  network namespaces: a host cut off; from the others only;
+                         one way
               proxy      delays, cut connections, changed bytes
               eio        an fdatasync fails (strace)
               full       no space on a disk of 64 MiB, and then space again

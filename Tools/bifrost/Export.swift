@@ -27,7 +27,7 @@ struct Export: AsyncParsableCommand {
             EXAMPLES:
               bifrost export all.tsv
               bifrost export --sorted - | sha256sum
-              bifrost export --format ucd --sorted --host 127.0.0.1:7002 - | cmp - expected.txt
+              bifrost export --sorted --host 127.0.0.1:7002 - | cmp - expected.tsv
             """)
 
     @Argument(help: ArgumentHelp("The file; - is standard output.", valueName: "file"))

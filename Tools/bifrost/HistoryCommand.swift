@@ -16,12 +16,15 @@ struct HistoryCheck: AsyncParsableCommand {
         commandName: "check", abstract: "Says whether a history is linearizable, key by key.",
         discussion: """
             A history has one operation per line, as JSON:
-              {"client":3,"key":"k","op":"put","value":"v","call":123,"return":456,"outcome":"ok","revision":7}
+
+              {"client":3,"key":"k","op":"put","value":"v","call":123,"return":456,
+               "outcome":"ok","revision":7}
+
             op is put, get, delete or cas; outcome is ok, unknown or failed; times are nanoseconds of one clock. \
             Documentation/Histories.md has it all.
 
-            Ends with 1 if a key is not linearizable, and with 2 if one was too much for --steps and none is known to be \
-            wrong. With --svg the first violation is drawn: who did what when, the longest order that explains \
+            Ends with 1 if a key is not linearizable, with 2 if one was too much for --steps and none is known to be \
+            wrong, and with 65 if there is no operation: nothing was judged. With --svg the first violation is drawn: who did what when, the longest order that explains \
             something, and the operation that fits in no order.
 
             EXAMPLES:
@@ -54,6 +57,10 @@ struct HistoryCheck: AsyncParsableCommand {
 
     func run() async throws {
         let history = try await readHistory(file)
+        guard !history.isEmpty else {
+            let name = file == "-" ? InputFile.standard.name : file
+            throw ToolError(.badData, "\(name): expected operations, one per line, found none: nothing to check")
+        }
         let report = HistoryReport(checking: history, limits: CheckLimits(stepsMax: steps))
         if let svg, let picture = report.violation.flatMap({ HistoryPicture($0) }) {
             try write(picture: picture, to: svg)

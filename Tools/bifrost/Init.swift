@@ -17,7 +17,7 @@ struct Init: AsyncParsableCommand {
 
             EXAMPLES:
               bifrost init --hosts 127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003
-              bifrost init --hosts 10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001 --groups 64 --replicas 3
+              bifrost init --hosts 10.0.0.1:7001,10.0.0.2:7001 --groups 64 --replicas 2
               bifrost init --hosts 127.0.0.1:7001 --groups 4 --json
             """)
 

@@ -1,0 +1,242 @@
+// What people do by mistake, and what they are told: wrong addresses and words, interruptions, closed descriptors.
+
+import BifrostTool
+import Foundation
+import TestSupport
+import Testing
+
+extension IntegrationTests {
+    @Suite(.serialized) struct MistakeTests {
+        private func shell(_ cluster: TestCluster, _ script: String) async throws -> ChildProcess.Result {
+            try await ChildProcess("/bin/bash", ["-c", "bifrost='\(cluster.local.executable)'; \(script)"]).end(
+                killAfter: .seconds(60))
+        }
+
+        @Test func aDashIsAValueBehindTwoDashesAndOtherwiseStandardInput() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let connect = "--connect \(cluster.hosts[0].address)"
+                try await cluster.bifrost("put", "k", "--", "-", input: Array("input".utf8)).expect(0)
+                #expect(try await cluster.bifrost("get", "k").text == "-")
+                try await cluster.bifrost("put", "--", "-", "-", input: Array("input".utf8)).expect(0)
+                #expect(try await cluster.bifrost("get", "-").text == "-")
+                try await cluster.bifrost("put", "k", "-", "--", input: Array("input".utf8)).expect(0)
+                #expect(try await cluster.bifrost("get", "k").text == "input")
+                try await cluster.bifrost("put", "k", "-", input: []).expect(0)
+                let empty = try await cluster.bifrost("get", "k")
+                empty.expect(0)
+                #expect(empty.output.isEmpty)
+                let help = try await cluster.bifrost("put", "--help").text.replacing("\n", with: " ")
+                #expect(help.contains("an empty input is the empty value"))
+
+                try await shell(cluster, "$bifrost put \(connect) k - <&-").expect(
+                    74, saying: "standard input is closed")
+                try await shell(cluster, "$bifrost put \(connect) k v >&-").expect(
+                    74, saying: "the value is written", "standard output")
+                #expect(try await cluster.bifrost("get", "k").text == "v")
+            }
+        }
+
+        @Test func addressesOfTwoClustersAreRefusedAndNothingIsWritten() async throws {
+            try await withCluster(hosts: 1, groups: 1) { one in
+                try await withCluster(hosts: 1, groups: 1) { other in
+                    for hosts in [one.hosts + other.hosts, other.hosts + one.hosts] {
+                        try await one.bifrost("put", "k", "v", at: hosts).expect(
+                            64, saying: "expected addresses of one cluster",
+                            "\(one.hosts[0].address) belongs to cluster",
+                            "\(other.hosts[0].address) belongs to cluster")
+                    }
+                    try await one.bifrost("get", "k").expect(1)
+                    try await other.bifrost("get", "k").expect(1)
+                }
+            }
+        }
+
+        @Test func aStrangerInThePlaceOfAHostIsNamedWithItsCluster() async throws {
+            try await withCluster { cluster in
+                try await withCluster(hosts: 1, groups: 1) { other in
+                    let place = cluster.hosts[1]
+                    let text = try await other.bifrost("status", "--json").json()["cluster"] as? String
+                    let stranger = try #require(text)
+                    cluster.local.kill(place)
+                    cluster.local.stop(other.hosts[0])
+                    let process = try ChildProcess(
+                        cluster.local.executable,
+                        [
+                            "serve", "--directory", other.hosts[0].directory, "--listen", place.address,
+                            "--end-with-input",
+                        ], input: .lifeline)
+                    let end = ContinuousClock.now + .seconds(20)
+                    // Host 1 has the lower number and dials.
+                    let words = "no connection with host 2: the host at \(place.address) belongs to cluster \(stranger)"
+                    while !cluster.log(cluster.hosts[0]).contains(words), ContinuousClock.now < end {
+                        await OwnExecutor.pause(milliseconds: 50)
+                    }
+                    #expect(cluster.log(cluster.hosts[0]).components(separatedBy: words).count == 2)
+                    let status = try await cluster.bifrost("status")
+                    #expect(
+                        status.text.contains(
+                            "host 2 at \(place.address) is missing: the host at \(place.address) belongs to cluster "
+                                + "\(stranger), expected "), "\(status.text)")
+                    // Its address in the list, the map says which cluster is meant.
+                    try await cluster.bifrost("put", "k", "v").expect(0)
+                    // It was told where its own cluster looks for it.
+                    process.send(SIGTERM)
+                    let ending = await process.end(killAfter: .seconds(10))
+                    #expect(ending.ending == .exit(0), "\(ending.errorText)")
+                    #expect(
+                        ending.errorText.contains(
+                            "the cluster's map has host 1 at \(other.hosts[0].address), but it listens on "
+                                + "\(place.address)"), "\(ending.errorText)")
+                    // The others come again and again, and one line speaks for all.
+                    let refusals = ending.errorText.split(separator: "\n").filter {
+                        $0.contains("this host belongs to")
+                    }
+                    #expect(refusals.count == 1, "\(ending.errorText)")
+                    #expect(!cluster.log(cluster.hosts[0]).contains("map has host"))
+                }
+            }
+        }
+
+        @Test func aHostThatRefusesConnectionsIsMissingAtOnce() async throws {
+            try await withCluster { cluster in
+                cluster.local.kill(cluster.hosts[2])
+                let began = ContinuousClock.now
+                let status = try await cluster.bifrost("status", "--timeout", "30s", at: [cluster.hosts[0]])
+                #expect(status.text.contains("\(cluster.hosts[2].address) is missing: connection refused"))
+                try await cluster.bifrost("ring", "show", "--timeout", "30s").expect(0)
+                cluster.local.kill(cluster.hosts[0])
+                cluster.local.kill(cluster.hosts[1])
+                try await cluster.bifrost("get", "--timeout", "30s", "k").expect(4, saying: "refused", "--connect")
+                let down = try await cluster.bifrost("status", "--timeout", "30s")
+                #expect(down.ending == .exit(4) && down.text.hasPrefix("unavailable\n"))
+                #expect(ContinuousClock.now - began < .seconds(15))
+
+                // Hosts that are just starting are waited for.
+                let get = Task(executorPreference: OwnExecutor.current) { try await cluster.bifrost("get", "k") }
+                await OwnExecutor.pause(milliseconds: 100)
+                try cluster.local.startAll()
+                try await get.value.expect(1)
+            }
+        }
+
+        @Test func anImportThatASignalEndsSaysHowFarItCame() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let lines = cluster.directory + "/lines"
+                for (number, code) in [(SIGINT, 130 as Int32), (SIGTERM, 143)] {
+                    // A pipe that stays open: the import waits for more.
+                    let script = "exec > '\(lines)'; printf 'a\\t1\\nb\\t2\\nc\\t3\\n'; exec sleep 60"
+                    try? FileManager.default.removeItem(atPath: lines)
+                    #expect(mkfifo(lines, 0o600) == 0)
+                    let feeder = try ChildProcess("/bin/bash", ["-c", script])
+                    let load = try ChildProcess(
+                        cluster.local.executable,
+                        ["import", "--connect", cluster.hosts[0].address, "--no-progress", lines])
+                    let end = ContinuousClock.now + .seconds(20)
+                    while try await cluster.bifrost("get", "c").ending != .exit(0), ContinuousClock.now < end {
+                        await OwnExecutor.pause(milliseconds: 10)
+                    }
+                    // An answer comes a moment after its effect.
+                    await OwnExecutor.pause(milliseconds: 200)
+                    load.send(number)
+                    let result = await load.end(killAfter: .seconds(20))
+                    result.expect(
+                        code, saying: "3 records acknowledged", "all lines up to 3 are written", "go on from line 4")
+                    feeder.send(SIGKILL)
+                    _ = await feeder.end(killAfter: .seconds(10))
+                    try await cluster.bifrost("delete", "c").expect(0)
+                }
+            }
+        }
+
+        @Test func whatIsWrongWithAFileIsAnObjectToo() async throws {
+            try await withHosts(0) { place in
+                let check = try await place.local.command(
+                    ["import", "--check", "--json", "-"], input: Array("a\t1\nbad\nb\t2\n".utf8))
+                #expect(check.ending == .exit(65))
+                let object = try check.json()
+                #expect(object["lines"] as? Int == 3 && object["malformed"] as? Int == 1)
+                let first = try #require((object["first"] as? [[String: Any]])?.first)
+                #expect(first["line"] as? Int == 2)
+                #expect(first["problem"] as? String == "expected KEY, a tab, VALUE; found no tab")
+                let good = try await place.local.command(
+                    ["import", "--check", "--json", "-"], input: Array("a\t1\n".utf8))
+                good.expect(0)
+                #expect(try good.json()["malformed"] as? Int == 0)
+
+                for file in ["/dev/null", "-"] {
+                    try await place.local.command(["history", "check", "--json", file], input: []).expect(
+                        65, saying: "nothing to check")
+                }
+            }
+        }
+
+        @Test func wordsThatAreMistypedAreNamedWithWhatWasMeant() async throws {
+            try await withHosts(0) { place in
+                func run(_ words: String...) async throws -> ChildProcess.Result {
+                    try await place.local.command(words)
+                }
+                try await run("help", "nosuch").expect(64, saying: "there is no command 'nosuch'", "serve, init, put")
+                try await run("help", "stats").expect(64, saying: "did you mean 'status'?")
+                try await run("help", "ring", "shwo").expect(64, saying: "did you mean 'ring show'?")
+                try await run("ring", "shwo").expect(64, saying: "there is no command 'ring shwo'")
+                try await run("help", "ring", "show").expect(0)
+                let unknown = try await run("chas")
+                unknown.expect(64)
+                #expect(!unknown.errorText.contains("chaos"))
+                try await run("bench", "--seconds", "abc").expect(64, saying: "'abc'", "expected a number")
+                try await run("serve", "--directory", "x", "--loops=1.5").expect(64, saying: "expected a whole number")
+
+                let misspelt = try await ChildProcess(
+                    place.local.executable, ["import", "--check", "-"], environment: ["BIFROST_CONECT": "127.0.0.1:1"]
+                ).end(killAfter: .seconds(20))
+                #expect(misspelt.ending == .exit(0))
+                #expect(misspelt.errorText.contains("did you mean BIFROST_CONNECT?"), "\(misspelt.errorText)")
+                #expect(misspelt.errorText.split(separator: "\n").count == 1)
+            }
+        }
+
+        @Test func everyExampleStandsOnALineOfItsOwn() async throws {
+            try await withHosts(0) { place in
+                let commands = [
+                    ["serve"], ["init"], ["put"], ["get"], ["delete"], ["import"], ["export"], ["status"],
+                    ["ring", "show"], ["history", "check"], ["bench"], ["demo"], ["simulate"], ["chaos"],
+                ]
+                for command in commands {
+                    let help = try await place.local.command(command + ["--help"])
+                    help.expect(0)
+                    let lines = help.text.split(separator: "\n", omittingEmptySubsequences: false)
+                    let examples = lines.drop { !$0.hasPrefix("EXAMPLES") }.dropFirst().prefix { !$0.isEmpty }
+                    #expect(!examples.isEmpty, "\(command)")
+                    for line in examples {
+                        #expect(line.hasPrefix("  ") && line.count <= 80, "\(command): \(line)")
+                    }
+                }
+            }
+        }
+
+        @Test func aNewHostThatCannotListenLeavesNothingBehind() async throws {
+            try await withHosts(1) { cluster in
+                try cluster.start(cluster.hosts[0])
+                let end = ContinuousClock.now + .seconds(20)
+                while !cluster.log(cluster.hosts[0]).contains("listening "), ContinuousClock.now < end {
+                    await OwnExecutor.pause(milliseconds: 10)
+                }
+                let directory = cluster.directory + "/second"
+                func serve(_ directory: String) async throws -> ChildProcess.Result {
+                    try await cluster.local.command(
+                        ["serve", "--directory", directory, "--listen", cluster.hosts[0].address], limit: .seconds(20))
+                }
+                try await serve(directory).expect(69, saying: cluster.hosts[0].address, "--listen")
+                #expect(!FileManager.default.fileExists(atPath: directory))
+                // What is wrong with the directory of a host that runs is said before its address is looked at.
+                try await serve(cluster.hosts[0].directory).expect(73, saying: "process \(cluster.hosts[0].pid)")
+
+                try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+                try Data("x".utf8).write(to: URL(fileURLWithPath: directory + "/notes.txt"))
+                try await cluster.local.command(["serve", "--directory", directory, "--listen", "127.0.0.1:0"]).expect(
+                    73, saying: "notes.txt", "\(directory)/bifrost")
+                #expect(try FileManager.default.contentsOfDirectory(atPath: directory) == ["notes.txt"])
+            }
+        }
+    }
+}
