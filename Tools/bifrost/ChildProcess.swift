@@ -168,6 +168,12 @@ package final class ChildProcess: Sendable {
         }
     }
 
+    /// `posix_spawn_file_actions_addclosefrom_np` (glibc 2.34), which the system's module for Swift leaves out.
+    private static let closeFrom = dlsym(nil, "posix_spawn_file_actions_addclosefrom_np").map {
+        unsafeBitCast(
+            $0, to: (@convention(c) (UnsafeMutablePointer<posix_spawn_file_actions_t>, Int32) -> Int32).self)
+    }
+
     private static func spawn(
         _ executable: String, _ arguments: [String], _ environment: [String: String]?, _ descriptors: [Int32]
     ) throws(Failure) -> pid_t {
@@ -177,6 +183,8 @@ package final class ChildProcess: Sendable {
         for (number, descriptor) in descriptors.enumerated() {
             posix_spawn_file_actions_adddup2(&actions, descriptor, Int32(number))
         }
+        // Sockets of event loops are not marked to be closed: a child would keep a port that its parent gives back.
+        _ = closeFrom?(&actions, Int32(descriptors.count))
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
