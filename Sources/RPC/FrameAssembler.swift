@@ -1,10 +1,8 @@
 // Cuts the stream of one connection into frames. Owns what came and was not handed out yet; refuses to know sockets.
 //
 // Each read is copied once, into one `Bytes` storage that all complete frames in it share as slices. A frame that is
-// cut
-// by the end of a read is collected apart; its memory grows as its bytes come (never ahead of them by more than a
-// factor of
-// two), so a length field alone takes nothing, and a frame of 4 MiB in small pieces costs linear work.
+// cut by the end of a read is collected apart; its memory grows as its bytes come (never ahead of them by more than a
+// factor of two), so a length field alone takes nothing, and a frame of 4 MiB in small pieces costs linear work.
 //
 //      read:   [ …tail of A ][ B ][ C ][ D ][ head of E… ]
 //      stored: A's collected bytes   |  one storage: B C D  |  collected: head of E
@@ -14,6 +12,9 @@ import Primitives
 package struct FrameAssembler: ~Copyable {
     /// Longest payload accepted from now on. Short until the handshake is done.
     package var payloadBytesMax: Int
+    /// Versions accepted from now on, also of what has come and was not handed out. More than one only until the
+    /// handshake is done: each frame says its own.
+    package var versions: ClosedRange<UInt8>
 
     /// Runs of complete frames, not yet handed out, behind `current`. Bounded by what one turn of the event loop reads.
     private var queue: [Bytes] = []
@@ -27,8 +28,11 @@ package struct FrameAssembler: ~Copyable {
     /// Found at the end of what was queued: thrown when all good frames before it are handed out, and for ever after.
     private var fault: ConnectionFault?
 
-    package init(payloadBytesMax: Int = FrameHeader.payloadBytesMax) {
+    package init(
+        payloadBytesMax: Int = FrameHeader.payloadBytesMax, versions: ClosedRange<UInt8> = FrameHeader.versions
+    ) {
         self.payloadBytesMax = payloadBytesMax
+        self.versions = versions
     }
 
     /// Bytes of a frame that has begun and not ended. Not 0 at the end of the stream: it was truncated.
@@ -47,16 +51,15 @@ package struct FrameAssembler: ~Copyable {
         var end = start
         while bytes.count - end >= FrameHeader.byteCount {
             let header = bytes.baseAddress! + end
-            guard FrameHeader.isPlausible(header, payloadBytesMax: payloadBytesMax) else { break }
-            let length = UInt32(littleEndian: header.loadUnaligned(fromByteOffset: 24, as: UInt32.self))
-            let total = FrameHeader.byteCount + Int(length)
+            guard FrameHeader.isPlausible(header, versions: versions, payloadBytesMax: payloadBytesMax) else { break }
+            let total = FrameHeader.byteCount + FrameHeader.payloadBytes(at: header)
             guard bytes.count - end >= total else { break }
             end += total
         }
         if end > start { enqueue(Bytes(copying: UnsafeRawBufferPointer(rebasing: bytes[start..<end]))) }
         guard end < bytes.count else { return }
         let rest = UnsafeRawBufferPointer(rebasing: bytes[end...])
-        fault = FrameHeader.fault(atBeginning: rest, payloadBytesMax: payloadBytesMax)
+        fault = FrameHeader.fault(atBeginning: rest, versions: versions, payloadBytesMax: payloadBytesMax)
         guard fault == nil else { return }
         partial.write(bytes: rest)
         if rest.count >= FrameHeader.byteCount { partialTotal = total(of: rest) }
@@ -78,23 +81,25 @@ package struct FrameAssembler: ~Copyable {
             }
         }
         let start = offset
-        var isRight = false
-        let header = current.withUnsafeBytes { bytes in
+        let versions = versions
+        let (header, fault) = current.withUnsafeBytes { bytes -> (FrameHeader, ConnectionFault?) in
             // Only whole frames with plausible headers are queued: the reads below stay inside.
             let place = bytes.baseAddress! + start
-            let header = FrameHeader(checked: place)
-            let payload = UnsafeRawBufferPointer(
-                start: place + FrameHeader.byteCount, count: Int(header.length))
-            let sum = crc32c(payload, seed: crc32c(UnsafeRawBufferPointer(start: place, count: 28)))
-            isRight = sum == header.checksum
-            return header
+            let (header, isIntact) = FrameHeader.decode(checked: place)
+            if !versions.contains(bytes[start + 2]) {
+                return (header, FrameHeader.wrongVersion(bytes[start + 2], versions))
+            }
+            if isIntact { return (header, nil) }
+            return (
+                header,
+                ConnectionFault(
+                    .badChecksum, "a frame of kind \(header.kind) whose checksum is not that of its bytes")
+            )
         }
-        guard isRight else {
-            let found = ConnectionFault(
-                .badChecksum, "a frame of kind \(header.kind) whose checksum is not that of its bytes")
+        if let fault {
             forget()
-            fault = found
-            throw found
+            self.fault = fault
+            throw fault
         }
         let payloadStart = start + FrameHeader.byteCount
         offset = payloadStart + Int(header.length)
@@ -126,8 +131,7 @@ package struct FrameAssembler: ~Copyable {
     }
 
     private func total(of header: UnsafeRawBufferPointer) -> Int {
-        let length = UInt32(littleEndian: header.loadUnaligned(fromByteOffset: 24, as: UInt32.self))
-        return FrameHeader.byteCount + Int(length)
+        FrameHeader.byteCount + FrameHeader.payloadBytes(at: header.baseAddress!)
     }
 
     /// Adds to the frame that was cut; returns how many of `bytes` it took.
@@ -136,8 +140,10 @@ package struct FrameAssembler: ~Copyable {
         if partial.count < FrameHeader.byteCount {
             taken = min(FrameHeader.byteCount - partial.count, bytes.count)
             partial.write(bytes: UnsafeRawBufferPointer(rebasing: bytes[0..<taken]))
-            let limit = payloadBytesMax
-            fault = partial.withUnsafeBytes { FrameHeader.fault(atBeginning: $0, payloadBytesMax: limit) }
+            let (versions, limit) = (versions, payloadBytesMax)
+            fault = partial.withUnsafeBytes {
+                FrameHeader.fault(atBeginning: $0, versions: versions, payloadBytesMax: limit)
+            }
             guard fault == nil else { return taken }
             guard partial.count == FrameHeader.byteCount else { return taken }
             partialTotal = partial.withUnsafeBytes { total(of: $0) }

@@ -6,24 +6,31 @@ package struct FrameWriter: ~Copyable, Sendable {
     /// Above this much the memory is given back after it was sent, so that one large answer does not stay for ever.
     private static let keptBytesMax = 256 << 10
 
+    /// That of the frames that are added from now on.
+    package var version: UInt8
     private var writer: ByteWriter
     /// Bytes at the front that were taken.
     private var taken = 0
 
-    package init() { writer = ByteWriter(capacity: 4_096) }
+    package init(version: UInt8 = FrameHeader.handshakeVersion) {
+        self.version = version
+        writer = ByteWriter(capacity: 4_096)
+    }
 
     /// Bytes that were collected and not taken.
     package var count: Int { writer.count - taken }
     package var isEmpty: Bool { writer.count == taken }
 
-    /// Adds a frame. `header.length` and `.checksum` are computed here. A payload over the limit is a caller's error.
+    /// Adds a frame. `header.length` and the checksums are computed here. A payload over the limit is a caller's error.
     package mutating func append(_ header: FrameHeader, payload: Bytes = Bytes()) {
         precondition(payload.count <= FrameHeader.payloadBytesMax, "a payload over the frame's limit")
         let place = writer.extend(by: FrameHeader.byteCount + payload.count).baseAddress!
+        let version = version
         payload.withUnsafeBytes { bytes in
             let target = place + FrameHeader.byteCount
             if let source = bytes.baseAddress { target.copyMemory(from: source, byteCount: bytes.count) }
-            header.encode(to: place, payload: UnsafeRawBufferPointer(start: target, count: bytes.count))
+            header.encode(
+                to: place, payload: UnsafeRawBufferPointer(start: target, count: bytes.count), version: version)
         }
     }
 
@@ -39,11 +46,13 @@ package struct FrameWriter: ~Copyable, Sendable {
             truncate(to: start)
             return false
         }
+        let version = version
         writer.withUnsafeBytes { bytes in
             // The writer's memory is ours until it is handed over, and nobody else looks at it now.
             let place = UnsafeMutableRawPointer(mutating: bytes.baseAddress! + start)
             header.encode(
-                to: place, payload: UnsafeRawBufferPointer(start: place + FrameHeader.byteCount, count: length))
+                to: place, payload: UnsafeRawBufferPointer(start: place + FrameHeader.byteCount, count: length),
+                version: version)
         }
         return true
     }

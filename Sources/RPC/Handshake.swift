@@ -70,7 +70,7 @@ public struct Hello: Hashable, Sendable {
 
     public init(
         role: PeerRole, identity: PeerIdentity, target: HostID = HostID(0),
-        versionMin: UInt8 = FrameHeader.version, versionMax: UInt8 = FrameHeader.version
+        versionMin: UInt8 = FrameHeader.versions.lowerBound, versionMax: UInt8 = FrameHeader.versions.upperBound
     ) {
         self.versionMin = versionMin
         self.versionMax = versionMax

@@ -52,7 +52,7 @@ public final class InboundConnection: @unchecked Sendable {
     }
 
     func makeWire() -> Wire<InboundConnection> {
-        let wire = Wire(owner: self, payloadBytesMax: FrameHeader.helloBytesMax)
+        let wire = Wire(owner: self, versions: FrameHeader.handshakeVersion...FrameHeader.handshakeVersion)
         self.wire = wire
         return wire
     }
@@ -364,10 +364,16 @@ extension InboundConnection: WireOwner {
 
     private func shakeHands(_ hello: Hello, on wire: Wire<InboundConnection>) {
         let reply = session.answered(hello: hello, with: server.policy.answer(to: hello, from: remoteAddress))
-        if case .refused(let error) = reply { return refuse(error, on: wire) }
+        guard case .accepted(let welcome) = reply else {
+            if case .refused(let error) = reply { refuse(error, on: wire) }
+            return
+        }
         self.hello = hello
-        wire.payloadBytesMax = FrameHeader.payloadBytesMax
         _ = wire.outbound.append(FrameHeader(kind: .helloReply)) { reply.encode(into: &$0) }
+        wire.agreed(on: welcome.version)
+        // Nobody answers a call before there is one.
+        mailbox.withLock { $0.frames.version = welcome.version }
+        spareMail.frames.version = welcome.version
         wire.written()
         for service in services.objects { service.connectionOpened(self) }
     }

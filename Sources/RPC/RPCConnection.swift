@@ -438,7 +438,8 @@ public final class RPCConnection: @unchecked Sendable {
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(
-                        Wire(owner: self, payloadBytesMax: FrameHeader.helloBytesMax))
+                        // The reply is of the first version, and what stands behind it in the same read need not be.
+                        Wire(owner: self, versions: FrameHeader.versions))
                 }
             }
         // An address needs no resolver, and no thread for it.
@@ -593,7 +594,7 @@ extension RPCConnection: WireOwner {
         upSince = RPCClock.now()
         hasHeardSinceTick = true
         isPingUnanswered = false
-        wire?.payloadBytesMax = FrameHeader.payloadBytesMax
+        wire?.agreed(on: welcome.version)
         let period = TimeAmount.milliseconds(max(1, limits.pingMilliseconds / 2))
         pinger = eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { [weak self] _ in self?.tick() }
         delegate?.connectionUp(self, welcome: welcome)

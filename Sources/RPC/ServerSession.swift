@@ -24,6 +24,8 @@ public struct ServerLimits: Sendable {
     public var handshakeMilliseconds: Int64 = 5_000
     /// A connection on which nothing came for this long is closed. Clients ping each 10 s.
     public var silenceMilliseconds: Int64 = 35_000
+    /// Versions of frames that are spoken. Fewer than are known: as a host of an older version would.
+    public var versions = FrameHeader.versions
     public init() {}
 }
 
@@ -139,7 +141,8 @@ package struct ServerSession {
             phase = .open
             return .accepted(
                 Welcome(
-                    identity: identity, version: FrameHeader.version, callsInFlightMax: UInt32(limits.callsInFlightMax),
+                    identity: identity, version: min(hello.versionMax, limits.versions.upperBound),
+                    callsInFlightMax: UInt32(limits.callsInFlightMax),
                     payloadBytesMax: UInt32(FrameHeader.payloadBytesMax)))
         case .refuse(let error):
             phase = .closed
@@ -183,12 +186,15 @@ package struct ServerSession {
         var reader = ByteReader(frame.payload)
         do throws(DecodingFailure) {
             let hello = try Hello(from: &reader)
-            guard hello.versionMin <= FrameHeader.version, hello.versionMax >= FrameHeader.version else {
+            let versions = limits.versions
+            guard hello.versionMin <= hello.versionMax, hello.versionMin <= versions.upperBound,
+                hello.versionMax >= versions.lowerBound
+            else {
                 phase = .closed
                 return .refuse(
                     RPCError(
                         .unsupportedVersion,
-                        "this host speaks protocol version \(FrameHeader.version), the caller "
+                        "this host speaks protocol versions \(versions.lowerBound) to \(versions.upperBound), the caller "
                             + "\(hello.versionMin) to \(hello.versionMax)"))
             }
             return .shakeHands(hello)

@@ -59,14 +59,17 @@ final class Wire<Owner: WireOwner>: ChannelDuplexHandler {
     private var isClosing = false
     private var cause: (any Error)?
 
-    init(owner: Owner, payloadBytesMax: Int) {
+    /// `versions`: those that the peer's first frame may have.
+    init(owner: Owner, versions: ClosedRange<UInt8>) {
         self.owner = owner
-        assembler = FrameAssembler(payloadBytesMax: payloadBytesMax)
+        assembler = FrameAssembler(payloadBytesMax: FrameHeader.helloBytesMax, versions: versions)
     }
 
-    var payloadBytesMax: Int {
-        get { assembler.payloadBytesMax }
-        set { assembler.payloadBytesMax = newValue }
+    /// The handshake is done: frames of this version and of any length go both ways from now on.
+    func agreed(on version: UInt8) {
+        assembler.payloadBytesMax = FrameHeader.payloadBytesMax
+        assembler.versions = version...version
+        outbound.version = version
     }
 
     /// Bytes written so far, sent or not: where the next frame begins.

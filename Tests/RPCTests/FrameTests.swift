@@ -8,14 +8,16 @@ import Testing
         bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
     }
 
-    static func frame(_ header: FrameHeader, _ payload: Bytes = Bytes()) -> [UInt8] {
-        var writer = FrameWriter()
+    static func frame(_ header: FrameHeader, _ payload: Bytes = Bytes(), version: UInt8 = 1) -> [UInt8] {
+        var writer = FrameWriter(version: version)
         writer.append(header, payload: payload)
         return writer.withUnsafeBytes { Array($0) }
     }
 
-    static func frame(_ header: FrameHeader, writing body: (inout ByteWriter) -> Void) -> [UInt8] {
-        var writer = FrameWriter()
+    static func frame(
+        _ header: FrameHeader, version: UInt8 = 1, writing body: (inout ByteWriter) -> Void
+    ) -> [UInt8] {
+        var writer = FrameWriter(version: version)
         _ = writer.append(header, writing: body)
         return writer.withUnsafeBytes { Array($0) }
     }
@@ -41,45 +43,77 @@ import Testing
         bootCounter: 5,
         featureLevel: 1, name: "three")
 
-    @Test func eachKindHasTheseBytes() {
-        let plain: [(FrameHeader, Bytes, String)] = [
-            (
-                FrameHeader(
-                    kind: .request, service: 2, method: 3, call: 0x0102_0304_0506_0708, deadlineMilliseconds: 1_500),
-                "put", "f5b1010100000200030000000807060504030201dc050000030000005a1df835707574"
-            ),
-            (
-                FrameHeader(kind: .response, call: 7), "ok",
-                "f5b1010200000000000000000700000000000000000000000200000086b44ac16f6b"
-            ),
-            (
-                FrameHeader(kind: .oneway, service: 1, method: 1), "beat",
-                "f5b101030000010001000000000000000000000000000000040000002d8589dd62656174"
-            ),
-            (
-                FrameHeader(kind: .cancel, call: 7), "",
-                "f5b10104000000000000000007000000000000000000000000000000fb29497d"
-            ),
-            (FrameHeader(kind: .ping), "", "f5b101080000000000000000000000000000000000000000000000008ee12c64"),
-            (FrameHeader(kind: .pong), "", "f5b10109000000000000000000000000000000000000000000000000132a184a"),
-            (FrameHeader(kind: .goaway), "", "f5b1010a000000000000000000000000000000000000000000000000b4764538"),
-        ]
+    @Test func eachKindHasTheseBytesInVersionOne() {
+        expectBytes(
+            version: 1,
+            [
+                (
+                    FrameHeader(
+                        kind: .request, service: 2, method: 3, call: 0x0102_0304_0506_0708, deadlineMilliseconds: 1_500),
+                    "put", "f5b1010100000200030000000807060504030201dc050000030000005a1df835707574"
+                ),
+                (
+                    FrameHeader(kind: .response, call: 7), "ok",
+                    "f5b1010200000000000000000700000000000000000000000200000086b44ac16f6b"
+                ),
+                (
+                    FrameHeader(kind: .oneway, service: 1, method: 1), "beat",
+                    "f5b101030000010001000000000000000000000000000000040000002d8589dd62656174"
+                ),
+                (
+                    FrameHeader(kind: .cancel, call: 7), "",
+                    "f5b10104000000000000000007000000000000000000000000000000fb29497d"
+                ),
+                (FrameHeader(kind: .ping), "", "f5b101080000000000000000000000000000000000000000000000008ee12c64"),
+                (FrameHeader(kind: .pong), "", "f5b10109000000000000000000000000000000000000000000000000132a184a"),
+                (FrameHeader(kind: .goaway), "", "f5b1010a000000000000000000000000000000000000000000000000b4764538"),
+            ])
+    }
+
+    @Test func eachKindHasTheseBytesInVersionTwo() {
+        expectBytes(
+            version: 2,
+            [
+                (
+                    FrameHeader(
+                        kind: .request, service: 2, method: 3, call: 0x0102_0304_0506_0708, deadlineMilliseconds: 1_500),
+                    "put", "f5b10201020003000807060504030201dc050000030000007c1d46e0bde6bb0a707574"
+                ),
+                (
+                    FrameHeader(kind: .response, call: 7), "ok",
+                    "f5b10202000000000700000000000000000000000200000064bc6c2edfb78b5f6f6b"
+                ),
+                (
+                    FrameHeader(kind: .oneway, service: 1, method: 1), "beat",
+                    "f5b10203010001000000000000000000000000000400000075eaf50a51eee92862656174"
+                ),
+                (
+                    FrameHeader(kind: .cancel, call: 7), "",
+                    "f5b1020400000000070000000000000000000000000000008b9336bf8b9336bf"
+                ),
+                (FrameHeader(kind: .ping), "", "f5b1020800000000000000000000000000000000000000004f47b0364f47b036"),
+                (FrameHeader(kind: .pong), "", "f5b102090000000000000000000000000000000000000000a23aba3ba23aba3b"),
+                (FrameHeader(kind: .goaway), "", "f5b1020a000000000000000000000000000000000000000095bca42c95bca42c"),
+            ])
+    }
+
+    private func expectBytes(version: UInt8, _ plain: [(FrameHeader, Bytes, String)]) {
         for (header, payload, golden) in plain {
-            let bytes = Self.frame(header, payload)
+            let bytes = Self.frame(header, payload, version: version)
             #expect(Self.hex(bytes) == golden)
-            #expect(Self.frame(header) { $0.write(payload) } == bytes)
+            #expect(Self.frame(header, version: version) { $0.write(payload) } == bytes)
             let (frames, fault) = Self.assemble(bytes)
             #expect(fault == nil && frames.count == 1)
             #expect(frames[0].payload == payload)
             var found = frames[0].header
             found.length = 0
-            found.checksum = 0
             #expect(found == header)
         }
     }
 
     @Test func theHandshakeHasTheseBytes() throws {
-        let hello = Hello(role: .consensus, identity: Self.identity, target: HostID(2))
+        let hello = Hello(
+            role: .consensus, identity: Self.identity, target: HostID(2), versionMin: 1, versionMax: 1)
         let bytes = Self.frame(FrameHeader(kind: .hello)) { hello.encode(into: &$0) }
         #expect(
             Self.hex(bytes)
@@ -118,18 +152,23 @@ import Testing
         }
     }
 
-    static func mixture() -> [UInt8] {
-        frame(FrameHeader(kind: .request, service: 2, method: 1, call: 1), "first") + frame(FrameHeader(kind: .ping))
-            + frame(FrameHeader(kind: .oneway, service: 1, method: 9), Bytes([UInt8](repeating: 5, count: 300)))
-            + frame(FrameHeader(kind: .response, call: 3), "x") + frame(FrameHeader(kind: .cancel, call: 1))
+    static func mixture(version: UInt8) -> [UInt8] {
+        let frames: [(FrameHeader, Bytes)] = [
+            (FrameHeader(kind: .request, service: 2, method: 1, call: 1), "first"),
+            (FrameHeader(kind: .ping), ""),
+            (FrameHeader(kind: .oneway, service: 1, method: 9), Bytes([UInt8](repeating: 5, count: 300))),
+            (FrameHeader(kind: .response, call: 3), "x"),
+            (FrameHeader(kind: .cancel, call: 1), ""),
+        ]
+        return frames.flatMap { frame($0.0, $0.1, version: version) }
     }
 
     static func texts(_ frames: [Frame]) -> [String] {
         frames.map { "\($0.header.kind) \($0.header.call) \($0.payload)" }
     }
 
-    @Test func aStreamCutAtAnyTwoBytesGivesTheSameFrames() {
-        let bytes = Self.mixture()
+    @Test(arguments: FrameHeader.versions) func aStreamCutAtAnyTwoBytesGivesTheSameFrames(version: UInt8) {
+        let bytes = Self.mixture(version: version)
         let expected = Self.texts(Self.assemble(bytes).0)
         #expect(expected.count == 5)
         for first in 0...bytes.count {
@@ -146,8 +185,9 @@ import Testing
         }
     }
 
-    @Test func aStreamOfSingleBytesThatIsDrainedLateGivesTheSameFrames() {
-        let bytes = Self.mixture()
+    @Test(arguments: FrameHeader.versions)
+    func aStreamOfSingleBytesThatIsDrainedLateGivesTheSameFrames(version: UInt8) {
+        let bytes = Self.mixture(version: version)
         var assembler = FrameAssembler()
         for byte in bytes { [byte].withUnsafeBytes { assembler.append($0) } }
         let (frames, fault) = Self.drain(&assembler)
@@ -155,9 +195,10 @@ import Testing
         #expect(Self.texts(frames) == Self.texts(Self.assemble(bytes).0))
     }
 
-    @Test func theLongestFrameInSmallPiecesArrives() {
+    @Test(arguments: FrameHeader.versions) func theLongestFrameInSmallPiecesArrives(version: UInt8) {
         let payload = Bytes((0..<FrameHeader.payloadBytesMax).map { UInt8(truncatingIfNeeded: $0 &* 31) })
-        let bytes = Self.frame(FrameHeader(kind: .request, service: 2, method: 1, call: 9), payload)
+        let bytes = Self.frame(
+            FrameHeader(kind: .request, service: 2, method: 1, call: 9), payload, version: version)
         var assembler = FrameAssembler()
         var start = 0
         while start < bytes.count {
@@ -169,7 +210,7 @@ import Testing
         #expect(fault == nil && frames.count == 1 && frames[0].payload == payload)
     }
 
-    @Test func noSingleBitFlipIsTakenForAFrame() {
+    @Test func noSingleBitFlipIsTakenForAFrameOfVersionOne() {
         let bytes = Self.frame(
             FrameHeader(kind: .request, service: 2, method: 3, call: 4, deadlineMilliseconds: 5), "value")
         let tail = Self.frame(FrameHeader(kind: .ping))
@@ -185,8 +226,52 @@ import Testing
         #expect(faults == [.wrongMagic, .wrongVersion, .unknownKind, .reservedBits, .overLong, .badChecksum])
     }
 
-    @Test func goodFramesBeforeGarbageAreHandedOver() {
-        let good = Self.mixture()
+    /// As a connection has it that agreed on version 2. Nothing waits for bytes that a changed length announces: the
+    /// fault is found with the bytes of the header.
+    @Test func everySingleBitFlipIsAFaultAtOnceInVersionTwo() {
+        let bytes = Self.frame(
+            FrameHeader(kind: .request, service: 2, method: 3, call: 4, deadlineMilliseconds: 5), "value", version: 2)
+        var faults: Set<ConnectionFault.Reason> = []
+        for bit in 0..<bytes.count * 8 {
+            var flipped = bytes
+            flipped[bit / 8] ^= 1 << UInt8(bit % 8)
+            for start in [0, 11] {
+                var assembler = FrameAssembler(versions: 2...2)
+                // Behind the header's checksum it takes the payload to see it.
+                let end = bit < 28 * 8 ? FrameHeader.byteCount : bytes.count
+                if start > 0 { flipped[0..<start].withUnsafeBytes { assembler.append($0) } }
+                flipped[start..<end].withUnsafeBytes { assembler.append($0) }
+                let (frames, fault) = Self.drain(&assembler)
+                #expect(frames.isEmpty)
+                if let fault { faults.insert(fault.reason) } else { Issue.record("bit \(bit) is no fault") }
+            }
+        }
+        #expect(faults == [.wrongMagic, .wrongVersion, .unknownKind, .badChecksum])
+    }
+
+    @Test func framesOfAVersionThatWasNotAgreedOnAreRefused() {
+        let old = Self.frame(FrameHeader(kind: .ping), version: 1)
+        let new = Self.frame(FrameHeader(kind: .ping), version: 2)
+        for (versions, bytes, text) in [
+            (1...1, new, "a frame of version 2, expected 1"), (2...2, old, "a frame of version 1, expected 2"),
+        ] as [(ClosedRange<UInt8>, [UInt8], String)] {
+            var assembler = FrameAssembler(versions: versions)
+            bytes.withUnsafeBytes { assembler.append($0) }
+            #expect(Self.drain(&assembler).1 == ConnectionFault(.wrongVersion, text))
+        }
+        // What came in the same read as the handshake is judged when it is handed out.
+        var assembler = FrameAssembler()
+        (old + new + old).withUnsafeBytes { assembler.append($0) }
+        #expect(throws: Never.self) { try assembler.next() }
+        assembler.versions = 2...2
+        let (frames, fault) = Self.drain(&assembler)
+        #expect(frames.count == 1)
+        #expect(fault == ConnectionFault(.wrongVersion, "a frame of version 1, expected 2"))
+        #expect(Self.assemble([0xf5, 0xb1, 3]).1?.text == "a frame of version 3, expected 1 to 2")
+    }
+
+    @Test(arguments: FrameHeader.versions) func goodFramesBeforeGarbageAreHandedOver(version: UInt8) {
+        let good = Self.mixture(version: version)
         let (frames, fault) = Self.assemble(good + Array("GET / HTTP/1.1\r\n\r\n".utf8))
         #expect(frames.count == 5)
         #expect(fault?.reason == .wrongMagic)
@@ -200,10 +285,13 @@ import Testing
         #expect(Self.assemble([0xf5, 0xb1, 1, 11]).1?.reason == .unknownKind)
     }
 
-    @Test func anOverLongFrameIsRefusedWithItsHeaderAndTheLimitIsExact() {
-        let frame = Self.frame(FrameHeader(kind: .hello), Bytes([UInt8](repeating: 1, count: 1_024)))
+    @Test(arguments: FrameHeader.versions)
+    func anOverLongFrameIsRefusedWithItsHeaderAndTheLimitIsExact(version: UInt8) {
+        let frame = Self.frame(
+            FrameHeader(kind: .hello), Bytes([UInt8](repeating: 1, count: 1_024)), version: version)
         #expect(Self.assemble(frame, limit: 1_024).0.count == 1)
-        let longer = Self.frame(FrameHeader(kind: .hello), Bytes([UInt8](repeating: 1, count: 1_025)))
+        let longer = Self.frame(
+            FrameHeader(kind: .hello), Bytes([UInt8](repeating: 1, count: 1_025)), version: version)
         #expect(Self.assemble(Array(longer[0..<28]), limit: 1_024).1?.reason == .overLong)
         #expect(Self.assemble(Array(longer[0..<27]), limit: 1_024).1 == nil)
     }
@@ -212,7 +300,7 @@ import Testing
         var assembler = FrameAssembler()
         [0x47 as UInt8, 0x45].withUnsafeBytes { assembler.append($0) }
         #expect(Self.drain(&assembler).1 != nil)
-        Self.mixture().withUnsafeBytes { assembler.append($0) }
+        Self.mixture(version: 2).withUnsafeBytes { assembler.append($0) }
         let (frames, fault) = Self.drain(&assembler)
         #expect(frames.isEmpty && fault?.reason == .wrongMagic)
     }
@@ -232,7 +320,7 @@ import Testing
     @Test func randomBytesNeverTrap() {
         var random = SeededRandom(seed: 7)
         for _ in 0..<20_000 {
-            var bytes = Self.mixture()
+            var bytes = Self.mixture(version: random.below(2) == 0 ? 1 : 2)
             for _ in 0..<1 + random.below(8) {
                 switch random.below(3) {
                 case 0: bytes[Int(random.below(UInt64(bytes.count)))] = UInt8(truncatingIfNeeded: random.next())
@@ -241,7 +329,7 @@ import Testing
                     bytes.insert(UInt8(truncatingIfNeeded: random.next()), at: Int(random.below(UInt64(bytes.count))))
                 }
             }
-            var assembler = FrameAssembler()
+            var assembler = FrameAssembler(versions: random.below(2) == 0 ? 1...2 : 2...2)
             var start = 0
             while start < bytes.count {
                 let end = min(bytes.count, start + 1 + Int(random.below(200)))

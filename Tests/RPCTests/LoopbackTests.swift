@@ -54,6 +54,46 @@ final class Recorder: RPCConnectionDelegate {
         }
     }
 
+    /// Calls, their long answers, answers of other threads and answers that come in one read with the handshake, between
+    /// sides of which one or both are of an older version.
+    @Test(arguments: [(1...1, 1...1, 1), (1...1, 1...2, 1), (1...2, 1...1, 1), (1...2, 1...2, 2), (2...5, 1...2, 2)])
+    func sidesOfDifferentVersionsSpeakTheHighestThatBothKnow(
+        caller: ClosedRange<Int>, host: ClosedRange<Int>, spoken: Int
+    ) async throws {
+        var limits = ServerLimits()
+        limits.versions = UInt8(host.lowerBound)...UInt8(host.upperBound)
+        try await Loopback.run(limits: limits) { loopback async throws in
+            let client = loopback.client(
+                hello: Hello(
+                    role: .consensus, identity: PeerIdentity(cluster: serverIdentity.cluster, host: HostID(7)),
+                    versionMin: UInt8(caller.lowerBound), versionMax: UInt8(caller.upperBound)))
+            #expect(try await client.ask(service: 2, method: 1, payload: "hello") == "hello")
+            #expect(try await client.ask(service: 2, method: 5, payload: "from a thread") == "from a thread")
+            let large = Bytes([UInt8](repeating: 9, count: FrameHeader.payloadBytesMax))
+            #expect(try await client.ask(service: 2, method: 1, payload: large) == large)
+            let isSent = try await client.eventLoop.submit {
+                #expect(client.welcome?.version == UInt8(spoken))
+                return client.sendOneway(service: 2, method: 1) { $0.write(Bytes("beat")) }
+            }.get()
+            #expect(isSent)
+            #expect(await eventually { loopback.echo.state.withLock { $0.oneways } == ["beat"] })
+            #expect(loopback.server.counters.faults.isEmpty)
+
+            let socket = try await RawSocket.connect(loopback.server.address, loopback.clientGroup)
+            try await socket.send(helloFrame(version: UInt8(caller.upperBound)))
+            #expect(await eventually { socket.frames.count == 1 })
+            try await socket.send(
+                FrameTests.frame(FrameHeader(kind: .ping, call: 3), version: UInt8(spoken)))
+            #expect(await eventually { socket.frames.count == 2 })
+            // The handshake's frames are of the first version, the others of the one that was agreed on.
+            let versions = socket.state.withLock {
+                [$0.bytes[2], $0.bytes[$0.bytes.count - FrameHeader.byteCount + 2]]
+            }
+            #expect(versions == [1, UInt8(spoken)])
+            try await socket.close()
+        }
+    }
+
     @Test func tenThousandCallsAnsweredInReverseOrderFindTheirCallers() async throws {
         try await Loopback.run { loopback async throws in
             let recorder = Recorder()
@@ -219,7 +259,7 @@ final class Recorder: RPCConnectionDelegate {
     @Test func aReaderThatDoesNotReadDoesNotFillTheHostsMemory() async throws {
         try await Loopback.run { loopback async throws in
             let socket = try await RawSocket.connect(loopback.server.address, loopback.clientGroup, autoRead: false)
-            try await socket.send(helloFrame())
+            try await socket.send(helloFrame(version: 1))
             #expect(await eventually { loopback.echo.state.withLock { $0.opened } == 1 })
             var requests: [UInt8] = []
             for call in 1...4_000 as ClosedRange<UInt64> {
@@ -252,7 +292,7 @@ final class Recorder: RPCConnectionDelegate {
         limits.callsInFlightMax = 100
         try await Loopback.run(limits: limits) { loopback async throws in
             let socket = try await RawSocket.connect(loopback.server.address, loopback.clientGroup)
-            try await socket.send(helloFrame())
+            try await socket.send(helloFrame(version: 1))
             var requests: [UInt8] = []
             for call in 1...1_000 as ClosedRange<UInt64> {
                 requests += FrameTests.frame(FrameHeader(kind: .request, service: 2, method: 3, call: call), "x")

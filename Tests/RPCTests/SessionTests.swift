@@ -132,14 +132,14 @@ private func request(_ call: UInt64, service: UInt16 = 2, bytes: Int = 0) -> Fra
     @Test func anotherVersionIsRefusedInClearText() {
         var session = ServerSession(limits: ServerLimits(), services: [2], seed: 5)
         var hello = clientHello
-        hello.versionMin = 2
-        hello.versionMax = 3
+        hello.versionMin = 3
+        hello.versionMax = 4
         guard case .refuse(let error) = session.receive(Self.hello(hello)) else {
             Issue.record("not refused")
             return
         }
         #expect(error.code == .unsupportedVersion)
-        #expect(error.message == "this host speaks protocol version 1, the caller 2 to 3")
+        #expect(error.message == "this host speaks protocol versions 1 to 2, the caller 3 to 4")
     }
 
     @Test func aClientMaySpeakNewerVersionsToo() {

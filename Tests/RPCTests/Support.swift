@@ -194,7 +194,9 @@ final class RawSocket: ChannelInboundHandler, @unchecked Sendable {
     var frames: [Frame] { FrameTests.assemble(state.withLock { $0.bytes }).0 }
 }
 
-func helloFrame(_ hello: Hello = clientHello) -> [UInt8] {
+/// That of a caller that goes on in `version`.
+func helloFrame(version: UInt8) -> [UInt8] {
+    let hello = Hello(role: .client, identity: PeerIdentity(name: "test"), versionMax: version)
     var writer = FrameWriter()
     _ = writer.append(FrameHeader(kind: .hello)) { hello.encode(into: &$0) }
     return writer.withUnsafeBytes { Array($0) }
