@@ -26,9 +26,11 @@ extension HostCore {
         replica.view.manifest.runs.count < min(Manifest.runsMax - 1, Self.runsPerRunsMax * settings.runsMax)
     }
 
-    /// Freezes the memtable of the replica that pins most of a journal that has grown too long.
+    /// Freezes the memtable of the replica that pins most of a journal that has grown too long, if that is enough to
+    /// matter: where no replica has a fair share of half of it, others keep it that long, and more runs would not help.
     func relieveJournal() {
         guard journalBytes > settings.journalBytesSoft else { return }
+        let fairShare = settings.journalBytesSoft / (2 * loop.count * max(replicas.count, 1))
         var worst: Replica?
         for replica in replicas
         where replica.checkpoint == nil && replica.core.appliedIndex > replica.manifestIndex && hasRoomForARun(replica)
@@ -38,10 +40,28 @@ extension HostCore {
             guard let stable = replica.everywhereStable, stable > replica.manifestIndex else { continue }
             if replica.journalBytesSinceCheckpoint > (worst?.journalBytesSinceCheckpoint ?? 0) { worst = replica }
         }
-        if let worst {
+        if let worst, worst.journalBytesSinceCheckpoint >= fairShare {
             freeze(worst)
             startStoreWork(worst)
         }
+    }
+
+    /// A journal that goes on growing although this host's own leaders refuse writes: nothing of other leaders is taken
+    /// either before it is back below its bound, or the disk would be full one day, and the host end.
+    func boundJournal() {
+        let bound = isJournalOverfull ? settings.journalBytesMax : settings.journalBytesMax / 4 * 5
+        guard isJournalOverfull != (journalBytes > bound)
+        else {
+            return
+        }
+        isJournalOverfull.toggle()
+        guard loop.isFirst else { return }
+        let size = "the journal holds \(journalBytes >> 20) MiB, its bound is \(settings.journalBytesMax >> 20) MiB"
+        effects.notices.append(
+            isJournalOverfull
+                ? "\(size): entries of other hosts are not taken until hosts that are behind have caught up, and what "
+                    + "is damaged was rebuilt"
+                : "\(size): entries are taken again")
     }
 
     /// Writes the replica's state out now, whatever its size: at a clean shutdown and on an operator's word.

@@ -21,6 +21,7 @@ extension HostCore {
         proposeFirstMap()
         tickActive()
         relieveJournal()
+        boundJournal()
         if tickCount % 20 == 0 { announceFloors() }
     }
 
@@ -107,7 +108,7 @@ extension HostCore {
         }
         guard replica.stopped == nil else { return }
         // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window.
-        if !message.entries.isEmpty, isOverfull(replica) {
+        if !message.entries.isEmpty, isOverfull(replica) || isJournalOverfull {
             overloads += 1
             return
         }

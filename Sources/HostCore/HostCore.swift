@@ -102,6 +102,8 @@ public final class HostCore {
     var loopQuestions: [LoopMessage.Kind] = []
     /// Bytes that the journal holds, as the shell last measured it.
     public var journalBytes = 0
+    /// So much above its bound that nothing of other hosts is taken.
+    var isJournalOverfull = false
     /// Calls answered `overloaded`.
     public internal(set) var overloads: UInt64 = 0
     /// Messages that named a group or replica which is not here.

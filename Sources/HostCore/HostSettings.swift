@@ -23,6 +23,7 @@ public struct HostSettings: Sendable {
     /// Bytes of the whole journal above which the replica that pins most of it is checkpointed, however small.
     public var journalBytesSoft = 512 << 20
     /// Bytes of a journal that is kept for a replica that is behind; beyond it, writes are refused with a clear error.
+    /// Beyond a quarter more, entries of other hosts' leaders are not taken either.
     public var journalBytesMax = 8 << 30
     /// Bytes of entries that wait for the journal's disk; beyond it no more are taken, from clients or leaders.
     public var undurableBytesMax = 256 << 20

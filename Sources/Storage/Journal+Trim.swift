@@ -1,27 +1,29 @@
 // Prefix deletion. Values go only from the front; what still lives in them goes to the base table in the same
-// transaction.
+// transaction. A prefix goes when at least half of it is garbage. Where none is, because what lives stands in front of
+// the garbage, it goes all the same when at least half of the whole journal is: all that is ever moved so is at most as
+// much as the garbage that it frees, and no replica that lags keeps what others wrote behind it.
 
 public import Primitives
 import Synchronization
 
-/// Bounds of one call, so that a transaction stays small (what it frees costs little, what it writes counts).
+/// Bounds of one call, so that a transaction stays small (what it frees costs little, what it writes counts). They stop
+/// it at the end of a commit; one commit always goes whole, however large.
 enum JournalTrim {
     static let valuesMax = 512
     static let bytesMax = 32 << 20
     static let movedBytesMax = 1 << 20
     /// At least 1 / garbageShare of the bodies must be garbage, else moving costs more than it gains. Counted from one
-    /// possible
-    /// end of the prefix to the next, so that garbage in front is no reason to move what lives behind it.
+    /// possible end of the prefix to the next, so that garbage in front is no reason to move what lives behind it.
     static let garbageShare = 2
 }
 
 extension Journal {
     /// Deletes the longest prefix of values of which at least half is not needed any more, within bounds: call it again
-    /// until it says 0 values. The pairs name the last entry that a replica needs no more (its durable manifest's
-    /// index, or
-    /// less for the sake of laggards); replicas that are not named keep all. The last commit is always kept, and so is
-    /// everything from the first damaged value on. Replicas' bases rise to what was deleted, never beyond the index
-    /// named.
+    /// until it says 0 values. If there is none, and at least half of the whole journal is not needed, deletes from the
+    /// front what can be moved in one call. The pairs name the last entry that a replica needs no more (its durable
+    /// manifest's index, or less for the sake of laggards); replicas that are not named keep all. The last commit is
+    /// always kept, and so is everything from the first damaged value on. Replicas' bases rise to what was deleted,
+    /// never beyond the index named.
     ///
     /// Commit thread only. Durable when it returns; when it throws `.failed` it may or may not have happened.
     public func trim(superfluousThrough: [(ReplicaID, LogIndex)]) throws -> (values: Int, bytes: Int) {
@@ -98,18 +100,39 @@ struct JournalTrimPlan {
             superfluous[replica] = max(superfluous[replica] ?? .zero, through)
         }
 
-        // Walk the values; each replica's segments are met in the same order, as places ascend along a log.
+        choose(index, superfluous, unconditionally: false)
+        if values == 0, Self.isMostlyGarbage(index, superfluous) { choose(index, superfluous, unconditionally: true) }
+        guard values > 0 else { return }
+        var touched: Set<Int> = []
+        for value in index.liveValues.prefix(values) {
+            places.append(value.place)
+            touched.formUnion(value.logs)
+        }
+        for position in touched {
+            var log = index.logs[position]
+            if let through = superfluous[log.replica], let last = log.segments.last(where: { $0.place <= cut })?.last {
+                log.discard(through: min(through, last))
+            }
+            logs.append((position, log))
+        }
+        logs.sort { $0.1.replica < $1.1.replica }
+        replicasWithRow = index.logs.count { $0.hasRow } + logs.count { !$0.1.hasRow }
+    }
+
+    /// Walks the values and sets the cut behind the last one that may go; `unconditionally`, whatever lives in them.
+    private mutating func choose(
+        _ index: JournalIndex, _ superfluous: [ReplicaID: LogIndex], unconditionally: Bool
+    ) {
+        // Each replica's segments are met in the same order as the values: places ascend along a log.
         var next: [Int: Int] = [:]
         var deleted = 0
         var moved = 0
         var live = 0
         var bodies = 0
         var count = 0
+        var commits = 0
         for value in index.liveValues {
-            if value.place.sequence == index.lastSequence || count == JournalTrim.valuesMax
-                || deleted >= JournalTrim.bytesMax
-                || value.logs.contains(where: { index.logs[$0].isDamaged })
-            {
+            if value.place.sequence == index.lastSequence || value.logs.contains(where: { index.logs[$0].isDamaged }) {
                 break
             }
             deleted += value.bytes
@@ -127,8 +150,10 @@ struct JournalTrimPlan {
                 }
                 next[position] = number
             }
-            if moved + live > JournalTrim.movedBytesMax { break }
-            if value.isLastPart && live * JournalTrim.garbageShare <= bodies {
+            guard value.isLastPart else { continue }
+            commits += 1
+            if moved + live > JournalTrim.movedBytesMax, commits > 1 { break }
+            if unconditionally || live * JournalTrim.garbageShare <= bodies {
                 moved += live
                 live = 0
                 bodies = 0
@@ -136,22 +161,24 @@ struct JournalTrimPlan {
                 bytes = deleted
                 cut = value.place
             }
+            if count >= JournalTrim.valuesMax || deleted >= JournalTrim.bytesMax { break }
         }
-        guard values > 0 else { return }
-        var touched: Set<Int> = []
-        for value in index.liveValues.prefix(values) {
-            places.append(value.place)
-            touched.formUnion(value.logs)
-        }
-        for position in touched {
-            var log = index.logs[position]
-            if let through = superfluous[log.replica], let last = log.segments.last(where: { $0.place <= cut })?.last {
-                log.discard(through: min(through, last))
+    }
+
+    /// At least 1 / garbageShare of all bodies is not needed. Cost: the segments that live, half of them at most.
+    private static func isMostlyGarbage(_ index: JournalIndex, _ superfluous: [ReplicaID: LogIndex]) -> Bool {
+        let bound = index.bodyBytes / JournalTrim.garbageShare
+        guard bound > 0 else { return false }
+        var live = 0
+        for log in index.logs {
+            let through = superfluous[log.replica] ?? .zero
+            for segment in log.segments.reversed() {
+                guard segment.last > through, segment.place.sequence != 0 else { break }
+                live += segment.liveBytes(above: through)
+                if live > bound { return false }
             }
-            logs.append((position, log))
         }
-        logs.sort { $0.1.replica < $1.1.replica }
-        replicasWithRow = index.logs.count { $0.hasRow } + logs.count { !$0.1.hasRow }
+        return true
     }
 }
 

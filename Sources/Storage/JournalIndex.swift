@@ -22,6 +22,8 @@ struct JournalIndex {
     /// Live values from `valuesHead` on, ascending.
     private var values: [JournalValue] = []
     private var valuesHead = 0
+    /// Of all live values.
+    private(set) var bodyBytes = 0
     var lastSequence: UInt64 = 0
     var deletedThrough: UInt64 = 0
     /// A directory could not be read, or a value is missing: nobody knows whose records are lost.
@@ -59,12 +61,14 @@ struct JournalIndex {
         lastSequence = max(lastSequence, value.place.sequence)
         statistics.values += 1
         statistics.bytes += value.bytes
+        bodyBytes += value.bodyBytes
     }
 
     mutating func removeValues(_ count: Int) {
         for value in values[valuesHead..<valuesHead + count] {
             statistics.values -= 1
             statistics.bytes -= value.bytes
+            bodyBytes -= value.bodyBytes
             deletedThrough = max(deletedThrough, value.place.sequence)
         }
         valuesHead += count

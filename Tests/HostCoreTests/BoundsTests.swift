@@ -69,6 +69,53 @@ private let group = GroupID(1)
         #expect(host.isDone(3))
     }
 
+    /// Its own leaders refuse writes already; what other hosts' leaders send would fill the disk all the same. It votes
+    /// and hears of commits meanwhile, and takes entries again only when it is below its bound.
+    @Test func aJournalFarAboveItsBoundTakesNothingOfOtherHostsEither() throws {
+        let trio = try Trio { $0.journalBytesMax = 1 << 20 }
+        let leader = trio.hosts[try trio.leader()]
+        let follower = try #require(trio.hosts.first { $0.id != leader.id })
+        func put(_ token: UInt64) throws -> Bool {
+            leader.put("key \(token)", "v", group: group, token: token)
+            for _ in 0..<5 { try trio.tick() }
+            #expect(leader.isDone(token), "the other two are a majority")
+            return follower.inspection(of: group)?.last == leader.inspection(of: group)?.last
+        }
+        follower.core.journalBytes = 5 << 18
+        #expect(try put(1), "a quarter above the bound is not beyond it")
+        follower.core.journalBytes = 5 << 18 + 1
+        for _ in 0..<2 { try trio.tick() }
+        let last = follower.inspection(of: group)?.last
+        #expect(try !put(2))
+        follower.core.journalBytes = 1 << 20 + 1
+        #expect(try !put(3), "not before it is below its bound")
+        #expect(follower.inspection(of: group)?.last == last)
+        follower.core.journalBytes = 1 << 20
+        #expect(try put(4))
+        let notices = follower.notices.filter { $0.contains("its bound is 1 MiB") }
+        #expect(notices.count == 2 && notices[0].contains("not taken") && notices[1].contains("again"), "\(notices)")
+    }
+
+    @Test func aJournalThatIsLongForOtherReasonsIsNotRelievedByCheckpoints() throws {
+        let trio = try Trio { $0.journalBytesSoft = 1 << 20 }
+        let host = trio.hosts[try trio.leader()]
+        func checkpoints() throws -> UInt64 { try status(host).checkpoints }
+        host.put("a", String(repeating: "x", count: 1_000), group: group, token: 1)
+        try trio.settle()
+        host.core.journalBytes = 1 << 30
+        for _ in 0..<40 { try trio.tick() }
+        #expect(try checkpoints() == 0, "a thousand bytes are nobody's reason")
+        for token in 2..<40 as Range<UInt64> {
+            host.put("key \(token)", String(repeating: "x", count: 10_000), group: group, token: token)
+            try trio.tick()
+        }
+        for _ in 0..<40 { try trio.tick() }
+        let after = try checkpoints()
+        #expect(after > 0)
+        for _ in 0..<40 { try trio.tick() }
+        #expect(try checkpoints() == after, "and a short rest is none either")
+    }
+
     @Test func aJournalThatFallsBehindIsOverloadedUntilItCatchesUp() throws {
         let trio = try Trio { $0.undurableBytesMax = 2_000 }
         let host = trio.hosts[try trio.leader()]

@@ -162,6 +162,54 @@ import Testing
         #expect(try reopened(disk).isDamaged)
     }
 
+    @Test func whatLivesInFrontOfMoreGarbageMovesAndKeepsNothingBack() throws {
+        // 4 MB of a replica that lags, and only its own, stand in front of what replica 1 does not need any more.
+        let (disk, journal) = try fresh()
+        for round in 1...20 as ClosedRange<UInt64> {
+            _ = try journal.append([append(2, round...round, bytes: 200_000)])
+        }
+        for round in 1...19 as ClosedRange<UInt64> {
+            _ = try journal.append([append(1, round...round, bytes: 200_000)])
+        }
+        _ = try journal.append([append(1, 20...20)])
+        #expect(try journal.trim((1, 19)).values == 0, "less than half is garbage")
+        for round in 21...24 as ClosedRange<UInt64> {
+            _ = try journal.append([append(1, round...round, bytes: 200_000)])
+        }
+        var calls = 0
+        while try journal.trim((1, 23)).values > 0 {
+            calls += 1
+            #expect(journal.statistics.movedBytes <= calls * (1 << 20))
+        }
+        #expect(calls == 4)
+        #expect(values(disk) == [44])
+        #expect(journal.statistics.movedBytes < 4_100_000)
+        for journal in [journal, try reopened(disk)] {
+            #expect(try journal.all(2) == entries(1...20, bytes: 200_000))
+            #expect(try journal.all(1) == entries(24...24, bytes: 200_000))
+        }
+    }
+
+    @Test func anEntryAboveTheBoundOnMovedBytesKeepsNothingBack() throws {
+        let (disk, journal) = try fresh()
+        _ = try journal.append([append(2, 1...1, bytes: 3_000_000)])
+        for round in 1...40 as ClosedRange<UInt64> {
+            _ = try journal.append([append(1, round...round, bytes: 100_000)])
+        }
+        while try journal.trim((1, 40)).values > 0 {}
+        #expect(values(disk) == [41])
+        #expect(try reopened(disk).all(2) == entries(1...1, bytes: 3_000_000))
+    }
+
+    @Test func aCommitAboveTheBoundOnDeletedBytesGoes() throws {
+        let (disk, journal) = try fresh()
+        _ = try journal.append([append(1, 1...40, bytes: 1_000_000)])
+        _ = try journal.append([append(1, 41...41)])
+        #expect(try journal.trim((1, 40)).values > 30)
+        #expect(values(disk) == [2])
+        #expect(try reopened(disk).all(1) == entries(41...41))
+    }
+
     @Test func callsAreBoundedAndTheCallerRepeatsThem() throws {
         let (disk, journal) = try fresh()
         for index in 1...1_300 as ClosedRange<UInt64> { _ = try journal.append([append(1, index...index)]) }
