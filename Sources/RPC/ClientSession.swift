@@ -157,6 +157,13 @@ package struct ClientSession<Pending> {
         guard frame.header.kind == .helloReply else {
             return .close(ConnectionFault(.unexpectedKind, "a frame of kind \(frame.header.kind) before the handshake"))
         }
+        guard frame.header.length <= FrameHeader.helloBytesMax else {
+            return .close(
+                ConnectionFault(
+                    .overLong,
+                    "an answer to the hello of \(frame.header.length) bytes, at most \(FrameHeader.helloBytesMax) are "
+                        + "accepted"))
+        }
         var reader = ByteReader(frame.payload)
         do throws(DecodingFailure) {
             switch try HelloReply(from: &reader) {

@@ -52,7 +52,9 @@ public final class InboundConnection: @unchecked Sendable {
     }
 
     func makeWire() -> Wire<InboundConnection> {
-        let wire = Wire(owner: self, versions: FrameHeader.handshakeVersion...FrameHeader.handshakeVersion)
+        let wire = Wire(
+            owner: self, payloadBytesMax: FrameHeader.helloBytesMax,
+            versions: FrameHeader.handshakeVersion...FrameHeader.handshakeVersion)
         self.wire = wire
         return wire
     }

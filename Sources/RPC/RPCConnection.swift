@@ -438,8 +438,10 @@ public final class RPCConnection: @unchecked Sendable {
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(
-                        // The reply is of the first version, and what stands behind it in the same read need not be.
-                        Wire(owner: self, versions: FrameHeader.versions))
+                        // A host may go on behind its reply at once, in the same read: of any length, and in the
+                        // version that the reply says. The session bounds the reply itself.
+                        Wire(
+                            owner: self, payloadBytesMax: FrameHeader.payloadBytesMax, versions: FrameHeader.versions))
                 }
             }
         // An address needs no resolver, and no thread for it.

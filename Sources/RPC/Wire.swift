@@ -59,10 +59,10 @@ final class Wire<Owner: WireOwner>: ChannelDuplexHandler {
     private var isClosing = false
     private var cause: (any Error)?
 
-    /// `versions`: those that the peer's first frame may have.
-    init(owner: Owner, versions: ClosedRange<UInt8>) {
+    /// `payloadBytesMax` and `versions` are those of what the peer may send in one go with its first frame.
+    init(owner: Owner, payloadBytesMax: Int, versions: ClosedRange<UInt8>) {
         self.owner = owner
-        assembler = FrameAssembler(payloadBytesMax: FrameHeader.helloBytesMax, versions: versions)
+        assembler = FrameAssembler(payloadBytesMax: payloadBytesMax, versions: versions)
     }
 
     /// The handshake is done: frames of this version and of any length go both ways from now on.

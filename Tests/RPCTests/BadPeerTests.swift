@@ -125,6 +125,48 @@ struct IncarnationPolicy: HandshakePolicy {
         try await group.shutdownGracefully()
     }
 
+    /// A host counts a connection as up with its reply, and may send all that it has behind it.
+    @Test(arguments: [true, false])
+    func whatComesInOneGoWithTheReplyIsTakenAtAnyLengthButNotALongReply(isReplyLong: Bool) async throws {
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let host = try await ServerBootstrap(group: group)
+            .childChannelInitializer { channel in
+                let welcome = Welcome(
+                    identity: serverIdentity, version: 2, callsInFlightMax: 9, payloadBytesMax: 1 << 20)
+                var bytes = FrameTests.frame(FrameHeader(kind: .helloReply)) {
+                    HelloReply.accepted(welcome).encode(into: &$0)
+                    if isReplyLong { _ = $0.extend(by: 1_024) }
+                }
+                for count in [1_025, 200_000] {
+                    let payload = Bytes([UInt8](repeating: 7, count: count))
+                    bytes += FrameTests.frame(
+                        FrameHeader(kind: .oneway, service: 2, method: 1), payload, version: 2)
+                }
+                channel.eventLoop.execute { [bytes] in
+                    channel.writeAndFlush(ByteBuffer(bytes: bytes), promise: nil)
+                }
+                return channel.eventLoop.makeSucceededVoidFuture()
+            }
+            .bind(host: "127.0.0.1", port: 0).get()
+        let recorder = Recorder(isOneAttempt: true)
+        let client = RPCConnection(
+            to: NetworkAddress(host: "127.0.0.1", port: host.localAddress!.port!),
+            hello: Hello(
+                role: .consensus, identity: PeerIdentity(cluster: serverIdentity.cluster, host: HostID(7))),
+            eventLoop: group.next(), seed: 1, delegate: recorder)
+        client.connect()
+        if isReplyLong {
+            #expect(await eventually { !recorder.state.withLock { $0.downs.isEmpty } })
+            recorder.state.withLock { #expect($0.downs.first?.code == .badFrame && $0.ups == 0) }
+        } else {
+            #expect(await eventually { recorder.state.withLock { $0.oneways == [1_025, 200_000] } })
+            recorder.state.withLock { #expect($0.downs.isEmpty && $0.ups == 1) }
+        }
+        client.close()
+        try await host.close().get()
+        try await group.shutdownGracefully()
+    }
+
     @Test func aHostThatSendsGarbageIsGivenUp() async throws {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let web = try await ServerBootstrap(group: group)

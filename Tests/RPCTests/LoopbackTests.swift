@@ -16,6 +16,8 @@ final class Recorder: RPCConnectionDelegate {
         var order: [UInt64] = []
         var batches = 0
         var writable = 0
+        /// Bytes of each.
+        var oneways: [Int] = []
     }
     let state = Mutex(State())
     private let isOneAttempt: Bool
@@ -36,6 +38,9 @@ final class Recorder: RPCConnectionDelegate {
             $0.results[tag] = result
             $0.order.append(tag)
         }
+    }
+    func received(_ connection: RPCConnection, service: UInt16, method: UInt16, payload: Bytes) {
+        state.withLock { $0.oneways.append(payload.count) }
     }
     func readComplete(_ connection: RPCConnection) { state.withLock { $0.batches += 1 } }
     func connectionWritable(_ connection: RPCConnection) { state.withLock { $0.writable += 1 } }

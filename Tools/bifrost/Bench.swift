@@ -24,6 +24,9 @@ struct Bench: AsyncParsableCommand {
               bifrost bench --local 3 --groups 64 --reads 90 --json
               bifrost bench --connect 10.0.0.1:7001 --keys 1000000 --seconds 60
 
+            The keys are ~bench/000000000, ~bench/000000001 and so on. On a running cluster they stay there afterwards, and \
+            take the place of what had these names.
+
             With --local the hosts are processes of their own in a new directory below --directory, which has to be on a real \
             disk; they and the directory are removed at the end.
             """)

@@ -82,14 +82,18 @@ final class BenchGenerator: @unchecked Sendable {
 
     // MARK: Keys and values
 
+    /// What all keys of a run begin with: no key that anybody else is likely to have.
+    static let keyPrefix = "~bench/"
+
+    /// The prefix and nine digits.
     static func name(_ key: Int) -> Bytes {
         Bytes(count: 16) { place in
             var rest = UInt64(key)
-            for offset in stride(from: 15, through: 4, by: -1) {
+            for offset in stride(from: 15, through: keyPrefix.utf8.count, by: -1) {
                 place[offset] = UInt8(48 + rest % 10)
                 rest /= 10
             }
-            place.copyBytes(from: [0x6b, 0x65, 0x79, 0x2d])  // "key-"
+            place.copyBytes(from: keyPrefix.utf8)
         }
     }
 
