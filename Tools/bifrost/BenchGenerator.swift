@@ -83,7 +83,7 @@ final class BenchGenerator: @unchecked Sendable {
     // MARK: Keys and values
 
     /// What all keys of a run begin with: no key that anybody else is likely to have.
-    static let keyPrefix = "~bench/"
+    private static let keyPrefix = "~bench/"
 
     /// The prefix and nine digits.
     static func name(_ key: Int) -> Bytes {
