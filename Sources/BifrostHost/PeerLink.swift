@@ -75,6 +75,13 @@ final class PeerLink: @unchecked Sendable {
     private static var refusedNanoseconds: UInt64 { 2_000_000_000 }
     /// Of what comes before the link is open, more is dropped: some tasks of loops later it is.
     private static var heldBytesMax: Int { 16 << 20 }
+    /// Hosts that lean on one another must notice within seconds that a connection is dead, or open in one direction
+    /// only: what their groups send over it is lost meanwhile.
+    private static var limits: ClientLimits {
+        var limits = ClientLimits()
+        limits.pingMilliseconds = 4_000
+        return limits
+    }
 
     init(accepted connection: InboundConnection, channel: PeerChannel, loop: HostLoop, links: PeerLinks) {
         key = PeerChannelKey(host: connection.peer.host, channel: channel)
@@ -96,7 +103,8 @@ final class PeerLink: @unchecked Sendable {
             to: address, hello: Hello(role: key.channel.role, identity: identity, target: key.host),
             eventLoop: loop.eventLoop,
             seed: mix(key.host.rawValue ^ identity.incarnation.rawValue ^ UInt64(key.channel.role.rawValue) << 56),
-            delegate: self, backoff: Backoff(firstMilliseconds: 25, maxMilliseconds: 500), logger: logger)
+            delegate: self, limits: Self.limits, backoff: Backoff(firstMilliseconds: 25, maxMilliseconds: 500),
+            logger: logger)
         connection = .dialled(made)
         made.connect()
     }

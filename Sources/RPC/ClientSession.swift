@@ -1,4 +1,4 @@
-// The calling side's protocol state of one connection: handshake, calls in flight with their deadlines, pings. A value
+// The calling side's protocol state of one connection: handshake, calls in flight with their deadlines. A value
 // without sockets, clocks or NIO. `RPCConnection` carries it out. A session lives as long as its socket.
 
 package import Primitives
@@ -12,7 +12,8 @@ public struct ClientLimits: Sendable {
     public var outboundBytesMax = 64 << 20
     public var connectMilliseconds: Int64 = 5_000
     public var handshakeMilliseconds: Int64 = 5_000
-    /// An idle connection is pinged after this long, and given up after as long again without anything heard.
+    /// Twice in this time the host is pinged. Nothing heard for this long: the connection is given up; without a pong,
+    /// though something is heard, after three times as long.
     public var pingMilliseconds: Int64 = 10_000
     /// Deadlines are looked at in steps of this length.
     public var deadlineStepMilliseconds: Int64 = 5
@@ -46,6 +47,7 @@ package struct ClientSession<Pending> {
         case succeed(Pending)
         case fail(Pending, RPCError)
         case pong
+        case ponged(UInt64)
         /// A frame without an answer, from one host to another.
         case deliverOneway
         case goaway(RPCError)
@@ -114,7 +116,7 @@ package struct ClientSession<Pending> {
         case .ping:
             return .pong
         case .pong:
-            return .drop
+            return .ponged(header.call)
         case .goaway:
             guard phase == .up else { return .drop }
             phase = .draining

@@ -1,17 +1,14 @@
 // A connection that a server accepted: carries out what `ServerSession` decides. Owns the session, the wire, and a
-// mailbox
-// for answers from other threads.
+// mailbox for answers from other threads.
 
 public import NIOCore
 public import Primitives
 import Synchronization
 
 public final class InboundConnection: @unchecked Sendable {
-    // @unchecked: `id`, `eventLoop`, `services`, `remoteAddress`, `server` never change. `mailbox` is a mutex. All else belongs to
-    // the
-    // event loop: the functions that touch it check that they run there. `hello` is written once, before the connection
-    // is
-    // handed to any service.
+    // @unchecked: `id`, `eventLoop`, `services`, `remoteAddress`, `server` never change. `mailbox` is a mutex. All else
+    // belongs to the event loop: the functions that touch it check that they run there. `hello` is written once, before
+    // the connection is handed to any service.
 
     /// Unique within the server.
     public let id: UInt64
@@ -29,7 +26,8 @@ public final class InboundConnection: @unchecked Sendable {
     private var wire: Wire<InboundConnection>?
     /// Services that got something in this batch: bit i is `services.objects[i]`. At most 64 objects.
     private var touched: UInt64 = 0
-    private var hasSpokenSinceTick = false
+    /// What was heard up to the last tick.
+    private var heard: UInt64 = 0
     private var silentTicks: Int64 = 0
     private var ticker: RepeatedTask?
     private var requests = 0
@@ -85,10 +83,11 @@ public final class InboundConnection: @unchecked Sendable {
         if eventLoop.inEventLoop { wire?.close() } else { eventLoop.execute { self.wire?.close() } }
     }
 
-    /// Tells the peer to send no new calls; what is in flight is answered. On the event loop only. Returns the calls in
-    /// flight.
+    /// Tells a client to send no new calls; what is in flight is answered. Another host is told nothing. On the event
+    /// loop only. Returns the calls in flight.
     func drain() -> Int {
         eventLoop.preconditionInEventLoop()
+        if session.phase == .open, hello.role != .client { return session.callsInFlight }
         if session.drain(), let wire {
             wire.outbound.append(FrameHeader(kind: .goaway))
             wire.flush()
@@ -302,8 +301,9 @@ extension InboundConnection: WireOwner {
             return closing(
                 ConnectionFault(.handshakeTimeout, "no hello within \(server.limits.handshakeMilliseconds) ms"))
         }
-        silentTicks = hasSpokenSinceTick ? 0 : silentTicks + 1
-        hasSpokenSinceTick = false
+        guard let wire else { return }
+        silentTicks = wire.heard == heard ? silentTicks + 1 : 0
+        heard = wire.heard
         if silentTicks >= Self.ticksOfSilence {
             closing(ConnectionFault(.silent, "nothing was heard for \(server.limits.silenceMilliseconds) ms"))
         }
@@ -386,7 +386,6 @@ extension InboundConnection: WireOwner {
     }
 
     func wireBatchEnded() {
-        hasSpokenSinceTick = true
         var left = touched
         touched = 0
         while left != 0 {

@@ -1,6 +1,5 @@
 // The calling side: one connection to one address that comes back by itself. Owns the session of the present socket,
-// the
-// back-off between sockets, and the completions of calls in flight. Refuses to retry calls: whether a call may be
+// the back-off between sockets, and the completions of calls in flight. Refuses to retry calls: whether a call may be
 // sent again is the caller's knowledge.
 
 public import Logging
@@ -64,8 +63,7 @@ public final class RPCConnection: @unchecked Sendable {
     private var pinger: RepeatedTask?
     private var deadlineTask: Scheduled<Void>?
     private var deadlineTaskAt = Instant.zero
-    private var hasHeardSinceTick = false
-    private var isPingUnanswered = false
+    private var pings = PingMonitor()
     /// Why the present socket is being closed, or the last one was.
     private var reason: RPCError?
     private var waiting: [UInt64: Waiting] = [:]
@@ -534,16 +532,15 @@ public final class RPCConnection: @unchecked Sendable {
     }
 
     private func tick() {
-        guard isUp, let wire else { return }
-        if hasHeardSinceTick {
-            hasHeardSinceTick = false
-            isPingUnanswered = false
-        } else if isPingUnanswered {
-            end(RPCError(.connectionLost, "\(address) answers no ping"))
-        } else {
-            isPingUnanswered = true
-            wire.outbound.append(FrameHeader(kind: .ping))
+        guard let wire else { return }
+        switch pings.tick(heard: wire.heard, handedOver: wire.handedOver, position: wire.position) {
+        case .alive: break
+        case .ping(let number):
+            wire.outbound.append(FrameHeader(kind: .ping, call: number))
             wire.written()
+        case .dead(.silence): end(RPCError(.connectionLost, "\(address) answers no ping, nothing comes from it"))
+        case .dead(.noPong):
+            end(RPCError(.connectionLost, "\(address) answers no ping: what is sent to it does not seem to arrive"))
         }
     }
 }
@@ -567,6 +564,8 @@ extension RPCConnection: WireOwner {
             closeIfDrained()
         case .drop:
             break
+        case .ponged(let number):
+            pings.pong(number)
         case .pong:
             wire.outbound.append(FrameHeader(kind: .pong, call: frame.header.call))
             wire.written()
@@ -594,8 +593,7 @@ extension RPCConnection: WireOwner {
         lastWelcome = welcome
         isUp = true
         upSince = RPCClock.now()
-        hasHeardSinceTick = true
-        isPingUnanswered = false
+        pings = PingMonitor()
         wire?.agreed(on: welcome.version)
         let period = TimeAmount.milliseconds(max(1, limits.pingMilliseconds / 2))
         pinger = eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { [weak self] _ in self?.tick() }
@@ -606,7 +604,6 @@ extension RPCConnection: WireOwner {
     }
 
     func wireBatchEnded() {
-        hasHeardSinceTick = true
         delegate?.readComplete(self)
     }
 

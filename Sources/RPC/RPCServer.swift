@@ -95,9 +95,9 @@ public final class RPCServer: Sendable {
 
     public var counters: RPCServerCounters { core.snapshot() }
 
-    /// Accepts no more, tells peers to send no new calls, waits until those in flight are answered or
-    /// `graceMilliseconds`
-    /// have passed, and closes all connections.
+    /// Accepts no more, tells clients to send no new calls, waits until those in flight are answered or
+    /// `graceMilliseconds` have passed, and closes all connections. Those of other hosts go on until the end: what
+    /// clients wait for takes a majority.
     public func stop(graceMilliseconds: Int64 = 1_000) async {
         try? await channel.close().get()
         let end = NIODeadline.now() + .milliseconds(graceMilliseconds)

@@ -16,13 +16,12 @@ public struct ServerLimits: Sendable {
     /// Answers that wait because the socket takes no more: from this many bytes on nothing more is read.
     public var outboundPauseBytes = 256 << 10
     /// Bytes of answers that wait: beyond it, answers over `outboundSmallBytes` become `answerDropped`, and beyond
-    /// twice
-    /// of it the connection is closed, because its peer does not read.
+    /// twice of it the connection is closed, because its peer does not read.
     public var outboundBytesMax = 64 << 20
     public var outboundSmallBytes = 4 << 10
     /// From connecting to a good hello; later the connection is closed.
     public var handshakeMilliseconds: Int64 = 5_000
-    /// A connection on which nothing came for this long is closed. Clients ping each 10 s.
+    /// A connection on which nothing came for this long is closed. Clients ping each 5 s.
     public var silenceMilliseconds: Int64 = 35_000
     /// Versions of frames that are spoken. Fewer than are known: as a host of an older version would.
     public var versions = FrameHeader.versions

@@ -43,6 +43,9 @@ final class Wire<Owner: WireOwner>: ChannelDuplexHandler {
     var outbound = FrameWriter()
     /// How many bytes were handed to the socket's queue: of frames that begin behind it nothing has left the process.
     private(set) var handedOver: UInt64 = 0
+    /// Grows with what the other side sends: with each byte, so that a long frame that comes slowly shows. Up to version
+    /// 1 only with each frame: there a changed length makes other frames its payload, and bytes prove nothing.
+    private(set) var heard: UInt64 = 0
 
     private var context: ChannelHandlerContext?
     private var eventLoop: (any EventLoop)?
@@ -152,6 +155,7 @@ final class Wire<Owner: WireOwner>: ChannelDuplexHandler {
             do throws(ConnectionFault) {
                 guard let frame = try assembler.next() else { break }
                 hasBatch = true
+                heard &+= 1
                 owner.wireReceived(frame)
             } catch {
                 owner.wireFailed(error)
@@ -188,7 +192,9 @@ final class Wire<Owner: WireOwner>: ChannelDuplexHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         guard !isClosing else { return }
         isInBatch = true
-        unwrapInboundIn(data).withUnsafeReadableBytes { assembler.append($0) }
+        let bytes = unwrapInboundIn(data)
+        if outbound.version > 1 { heard &+= UInt64(bytes.readableBytes) }
+        bytes.withUnsafeReadableBytes { assembler.append($0) }
         pump()
     }
 

@@ -151,6 +151,28 @@ extension IntegrationTests {
             }
         }
 
+        /// What is in flight when a host is told to end is answered: its peers go on with it until then.
+        @Test func aCleanEndOfEachHostInTurnLeavesNoWriteUnknown() async throws {
+            try await withCluster { cluster in
+                let client = try await Cluster.connect(to: cluster.hosts.map(\.address))
+                let load = KeyedLoad(workers: 64, client: client)
+                let running = Task(executorPreference: OwnExecutor.current) { await load.run() }
+                for host in cluster.hosts + cluster.hosts {
+                    try await load.progress(by: 500)
+                    host.process?.send(SIGTERM)
+                    #expect(await host.process?.end(killAfter: .seconds(10)).ending == .exit(0))
+                    try cluster.start(host)
+                    _ = try await cluster.waitForStatus(0)
+                }
+                load.stop()
+                await running.value
+                #expect(load.unexpected == nil)
+                #expect(load.unknown == [])
+                #expect(try await load.lost(client) == nil)
+                await client.close()
+            }
+        }
+
         @Test func aDiskThatFailsEndsTheHostWith5AndNothingAcknowledgedIsLost() async throws {
             try await withHosts(1) { cluster in
                 let host = cluster.hosts[0]
@@ -247,6 +269,7 @@ final class KeyedLoad: Sendable {
         var keys: [Key]
         var acknowledged = 0
         var isStopping = false
+        var unknown: [String] = []
         var unexpected: String?
     }
 
@@ -261,6 +284,8 @@ final class KeyedLoad: Sendable {
     }
 
     var unexpected: String? { state.withLock { $0.unexpected } }
+    /// Writes that may have happened or not.
+    var unknown: [String] { state.withLock { $0.unknown } }
     func stop() { state.withLock { $0.isStopping = true } }
 
     func run() async {
@@ -289,7 +314,9 @@ final class KeyedLoad: Sendable {
                 // A write whose outcome is unknown may show, and may show late: only the bounds of what is read grow.
                 if !error.mayHaveHappened && !error.isRetrySafe { state.withLock { $0.unexpected = error.description } }
                 // It must not be able to overtake the next one.
-                if error.mayHaveHappened { await OwnExecutor.pause(milliseconds: 2_000) }
+                guard error.mayHaveHappened else { continue }
+                state.withLock { $0.unknown.append(error.description) }
+                await OwnExecutor.pause(milliseconds: 2_000)
             }
         }
     }

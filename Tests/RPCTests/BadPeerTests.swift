@@ -125,6 +125,62 @@ struct IncarnationPolicy: HandshakePolicy {
         try await group.shutdownGracefully()
     }
 
+    /// Something comes all the time, but nothing of what is sent arrives.
+    @Test func aHostThatSpeaksAndDoesNotListenIsGivenUp() async throws {
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let deaf = try await ServerBootstrap(group: group)
+            .childChannelInitializer { channel in
+                let welcome = Welcome(identity: serverIdentity, version: 2, callsInFlightMax: 9, payloadBytesMax: 99)
+                let reply = FrameTests.frame(FrameHeader(kind: .helloReply)) {
+                    HelloReply.accepted(welcome).encode(into: &$0)
+                }
+                channel.eventLoop.execute { channel.writeAndFlush(ByteBuffer(bytes: reply), promise: nil) }
+                let word = FrameTests.frame(FrameHeader(kind: .oneway, service: 2, method: 1), version: 2)
+                channel.eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(5), delay: .milliseconds(5)) { task in
+                    guard channel.isActive else { return task.cancel() }
+                    channel.writeAndFlush(ByteBuffer(bytes: word), promise: nil)
+                }
+                return channel.eventLoop.makeSucceededVoidFuture()
+            }
+            .bind(host: "127.0.0.1", port: 0).get()
+        let recorder = Recorder()
+        var limits = ClientLimits()
+        limits.pingMilliseconds = 200
+        let client = RPCConnection(
+            to: NetworkAddress(host: "127.0.0.1", port: deaf.localAddress!.port!),
+            hello: Hello(role: .consensus, identity: clientHello.identity), eventLoop: group.next(), seed: 1,
+            delegate: recorder, limits: limits)
+        client.connect()
+        #expect(await eventually { !recorder.state.withLock { $0.downs.isEmpty } })
+        let reason = recorder.state.withLock { $0.downs.first }
+        #expect(reason?.code == .connectionLost)
+        #expect(reason?.message.contains("does not seem to arrive") == true, "\(String(describing: reason))")
+        client.close()
+        try await deaf.close().get()
+        try await group.shutdownGracefully()
+    }
+
+    @Test func aFrameThatComesSlowlyIsNoSilence() async throws {
+        var limits = ServerLimits()
+        // Silence is looked for from then on.
+        limits.handshakeMilliseconds = 200
+        limits.silenceMilliseconds = 700
+        try await Loopback.run(limits: limits) { loopback async throws in
+            let slow = try await RawSocket.connect(loopback.server.address, loopback.clientGroup)
+            try await slow.send(helloFrame(version: 2))
+            let frame = FrameTests.frame(
+                FrameHeader(kind: .request, service: 2, method: 1, call: 1), Bytes(Array(repeating: 7, count: 40)),
+                version: 2)
+            // Each byte after 30 ms: three times the time of silence in all.
+            for byte in frame {
+                try await slow.send([byte])
+                try await Task.sleep(for: .milliseconds(30))
+            }
+            #expect(await eventually { loopback.server.counters.requests == 1 })
+            #expect(!slow.isClosed && loopback.server.counters.faults.isEmpty)
+        }
+    }
+
     /// A host counts a connection as up with its reply, and may send all that it has behind it.
     @Test(arguments: [true, false])
     func whatComesInOneGoWithTheReplyIsTakenAtAnyLengthButNotALongReply(isReplyLong: Bool) async throws {

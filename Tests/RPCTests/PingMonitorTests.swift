@@ -1,0 +1,45 @@
+import Testing
+
+import RPC
+
+@Suite struct PingMonitorTests {
+    @Test func aPingFollowsEachPongAndNoOther() {
+        var monitor = PingMonitor()
+        #expect(monitor.tick(heard: 0, handedOver: 0, position: 0) == .ping(1))
+        monitor.pong(1)
+        #expect(monitor.tick(heard: 32, handedOver: 32, position: 32) == .ping(2))
+        monitor.pong(1)
+        #expect(monitor.tick(heard: 64, handedOver: 64, position: 64) == .alive)
+        monitor.pong(2)
+        #expect(monitor.tick(heard: 96, handedOver: 64, position: 64) == .ping(3))
+    }
+
+    @Test func silenceIsDeadAfterTwoTicks() {
+        var monitor = PingMonitor()
+        #expect(monitor.tick(heard: 7, handedOver: 0, position: 0) == .ping(1))
+        #expect(monitor.tick(heard: 7, handedOver: 32, position: 32) == .alive)
+        #expect(monitor.tick(heard: 7, handedOver: 64, position: 64) == .dead(.silence))
+    }
+
+    /// What comes does not show that anything arrives over there.
+    @Test func hearingWithoutPongIsDeadAfterSixTicks() {
+        var monitor = PingMonitor()
+        #expect(monitor.tick(heard: 0, handedOver: 0, position: 0) == .ping(1))
+        for tick in UInt64(1)...5 {
+            #expect(monitor.tick(heard: 100 * tick, handedOver: 32 * tick, position: 32 * tick) == .alive)
+        }
+        #expect(monitor.tick(heard: 800, handedOver: 300, position: 300) == .dead(.noPong))
+    }
+
+    /// A ping that waits behind much else is not held against a side that takes it all, only slowly.
+    @Test func aPingCountsFromWhenItWasSent() {
+        var monitor = PingMonitor()
+        let behind: UInt64 = 1_000_000
+        #expect(monitor.tick(heard: 0, handedOver: 0, position: behind) == .ping(1))
+        for tick in UInt64(1)...30 {
+            #expect(monitor.tick(heard: 0, handedOver: tick * 1_000, position: 2 * behind) == .alive)
+        }
+        #expect(monitor.tick(heard: 0, handedOver: 30_000, position: 2 * behind) == .alive)
+        #expect(monitor.tick(heard: 0, handedOver: 30_000, position: 2 * behind) == .dead(.silence))
+    }
+}
