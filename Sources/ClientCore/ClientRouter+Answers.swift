@@ -24,7 +24,7 @@ extension ClientRouter {
             statistics.lateAnswers += 1
             return
         }
-        if table[place].groupIndex >= 0 { groups[Int(table[place].groupIndex)].heard = now }
+        if isAskedOfCandidate(place) { groups[Int(table[place].groupIndex)].heard = now }
         switch answer {
         case .done(let body): succeeded(place, body, now: now, into: &effects)
         case .refused(let refusal): refused(place, refusal, now: now, into: &effects)

@@ -152,13 +152,16 @@ extension ClientRouter {
             groups[new].window = state.window
             groups[new].notBefore = state.notBefore
             groups[new].reason = state.reason
-            groups[new].heard = state.heard
+            groups[new].candidacy = state.candidacy &+ 1
             groups[new].term = state.term
             groups[new].retryAfterMilliseconds = state.retryAfterMilliseconds
             guard !state.replicas.isEmpty else { continue }
             let leader = oldHosts[state.replicas[state.candidate]].id
             if let position = groups[new].replicas.firstIndex(where: { hosts[$0].id == leader }) {
                 groups[new].candidate = position
+                groups[new].candidacy = state.candidacy
+                groups[new].asked = state.asked
+                groups[new].heard = state.heard
                 groups[new].isSettled = state.isSettled
                 groups[new].probe = state.probe
                 groups[new].failures = state.failures

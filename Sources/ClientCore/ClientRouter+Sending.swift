@@ -87,7 +87,7 @@ extension ClientRouter {
             let candidate = (groups[group].candidate + step) % groups[group].replicas.count
             let host = groups[group].replicas[candidate]
             if hosts[host].isUp {
-                groups[group].candidate = candidate
+                if step > 0 { setCandidate(candidate, of: group) }
                 return host
             }
         }
@@ -98,8 +98,10 @@ extension ClientRouter {
     private mutating func send(
         _ place: Int, to host: Int, of group: Int, now: Instant, into effects: inout ClientEffects
     ) {
-        if groups[group].inFlight == 0 { groups[group].heard = now }
+        if groups[group].asked == 0 { groups[group].heard = now }
+        groups[group].asked += 1
         groups[group].inFlight += 1
+        table[place].candidacy = groups[group].candidacy
         if !groups[group].isSettled { groups[group].probe = place }
         append(place, to: hosts[host].id, group: groups[group].id, now: now, into: &effects)
     }
@@ -116,7 +118,6 @@ extension ClientRouter {
             backOff(place, .unreachable, now: now)
             return
         }
-        if groups[group].inFlight == 0 { groups[group].heard = now }
         groups[group].inFlight += 1
         append(place, to: hosts[host].id, group: groups[group].id, now: now, into: &effects)
     }
@@ -159,6 +160,7 @@ extension ClientRouter {
         case .inFlight:
             guard group >= 0 else { return nil }
             groups[group].inFlight -= 1
+            if isAskedOfCandidate(place) { groups[group].asked -= 1 }
             if groups[group].probe == place { groups[group].probe = -1 }
             return group
         case .backingOff, .free: return nil
@@ -203,7 +205,7 @@ extension ClientRouter {
                 wantMap()
             }
         }
-        groups[group].candidate = next
+        setCandidate(next, of: group)
         if groups[group].failures % count == 0 {
             let rounds = groups[group].failures / count
             groups[group].notBefore = now + jitteredPause(doublings: rounds - 1)
@@ -302,6 +304,18 @@ extension ClientRouter {
         case .connectionLost, .noAnswer: return (.noQuorum, "\(name) did not answer: connections were lost or silent")
         case .congested: return (.overloaded, "connections to \(name) stayed full")
         }
+    }
+
+    /// The call in flight went to the present candidate, as one that only a leader answers.
+    func isAskedOfCandidate(_ place: Int) -> Bool {
+        let group = Int(table[place].groupIndex)
+        return group >= 0 && table[place].pinned.rawValue == 0 && table[place].candidacy == groups[group].candidacy
+    }
+
+    private mutating func setCandidate(_ candidate: Int, of group: Int) {
+        groups[group].candidate = candidate
+        groups[group].candidacy &+= 1
+        groups[group].asked = 0
     }
 
     /// The operation's host is the one that its group would ask now, and this operation is a witness of that.

@@ -74,7 +74,11 @@ struct GroupState: Sendable {
     var probe = -1
     var queue = WaitingList()
     var inFlight = 0
-    /// When the last answer came, or the first call of those in flight went.
+    /// Counts the candidates, so that what was asked of one says nothing of the next.
+    var candidacy: UInt32 = 0
+    /// Of those in flight, what the present candidate was asked and may answer as the leader.
+    var asked = 0
+    /// When the candidate last answered, or the first of what it was asked went.
     var heard = Instant.zero
     /// Of the newest hint: older ones are not followed.
     var term = Term.zero
@@ -237,13 +241,12 @@ public struct ClientRouter: Sendable {
         due = places
     }
 
-    /// A frozen host keeps its connection and answers nothing. Its calls stay in flight, as they may have been done;
-    /// new
+    /// A frozen host keeps its connection and answers nothing. Its calls stay in flight, as they may have been done; new
     /// ones go elsewhere. Looks at all groups, some times in each `silenceNanoseconds`.
     private mutating func checkSilence(now: Instant) {
         guard now.since(silenceChecked) >= settings.silenceNanoseconds / 4 else { return }
         silenceChecked = now
-        for group in groups.indices where groups[group].inFlight > 0 && !groups[group].replicas.isEmpty {
+        for group in groups.indices where groups[group].asked > 0 && !groups[group].replicas.isEmpty {
             guard now.since(groups[group].heard) >= settings.silenceNanoseconds else { continue }
             groups[group].heard = now
             if groups[group].isSettled || groups[group].probe >= 0 {

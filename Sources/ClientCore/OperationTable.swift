@@ -44,6 +44,8 @@ struct Operation {
     var group = GroupID(0)
     var groupIndex: Int32 = -1
     var callGeneration: UInt32 = 0
+    /// The group's, when the call in flight went.
+    var candidacy: UInt32 = 0
     var serial: UInt32 = 0
     var bucket: Int32 = -1
     var timerNext: Int32 = -1

@@ -84,17 +84,17 @@ public final class InboundConnection: @unchecked Sendable {
     }
 
     /// Tells a client to send no new calls; what is in flight is answered. Another host is told nothing. On the event
-    /// loop only. Returns the calls in flight.
-    func drain() -> Int {
+    /// loop only. True: there is nothing to wait for.
+    func drain() -> Bool {
         eventLoop.preconditionInEventLoop()
-        if session.phase == .open, hello.role != .client { return session.callsInFlight }
+        if session.phase == .open, hello.role != .client { return session.callsInFlight == 0 }
         if session.drain(), let wire {
             wire.outbound.append(FrameHeader(kind: .goaway))
             wire.flush()
         } else if session.phase == .awaitingHello {
             wire?.close()
         }
-        return session.callsInFlight
+        return session.phase == .closed
     }
 
     /// Sends a frame that has no answer, in one write together with all that waits; to peers only. False, and nothing

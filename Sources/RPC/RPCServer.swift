@@ -95,18 +95,20 @@ public final class RPCServer: Sendable {
 
     public var counters: RPCServerCounters { core.snapshot() }
 
-    /// Accepts no more, tells clients to send no new calls, waits until those in flight are answered or
-    /// `graceMilliseconds` have passed, and closes all connections. Those of other hosts go on until the end: what
-    /// clients wait for takes a majority.
+    /// Accepts no more, tells clients to send no new calls, waits until they have closed their connections, which they
+    /// do when all is answered, or `graceMilliseconds` have passed, and closes what is left. (Closing first would cut
+    /// off calls that were sent before they could know.) Connections of other hosts go on until the end: what clients
+    /// wait for takes a majority.
     public func stop(graceMilliseconds: Int64 = 1_000) async {
         try? await channel.close().get()
         let end = NIODeadline.now() + .milliseconds(graceMilliseconds)
         while true {
-            var inFlight = 0
+            var isDrained = true
             for connection in core.connections() {
-                inFlight += (try? await connection.eventLoop.submit { connection.drain() }.get()) ?? 0
+                let isDone = (try? await connection.eventLoop.submit { connection.drain() }.get()) ?? true
+                isDrained = isDrained && isDone
             }
-            if inFlight == 0 || NIODeadline.now() >= end { break }
+            if isDrained || NIODeadline.now() >= end { break }
             try? await Task.sleep(for: .milliseconds(10))
         }
         // Again and again: one may have been accepted just before the listener closed.

@@ -506,6 +506,32 @@ import Testing
             """)
     }
 
+    /// Reads at followers show nothing of the leader, and a leader that is asked nothing has nothing to answer.
+    @Test func answersOfOtherHostsDoNotSpeakForAFrozenLeader() {
+        var settings = ClientSettings()
+        settings.silenceNanoseconds = 100_000_000
+        var scenario = Scenario.ready(settings: settings)
+        scenario.put(1)
+        scenario.done(1)
+        scenario.put(2)
+        for tag in UInt64(3)...6 {
+            scenario.get(tag, at: 2)
+            scenario.pass(40)
+            scenario.done(tag)
+        }
+        scenario.put(7)
+        #expect(scenario.lines.last == "  send 7 to host 2: group 1, epoch 1")
+        scenario.done(7)
+        // What host 1 still has does not make a witness against host 2.
+        for tag in UInt64(8)...12 {
+            scenario.get(tag, at: 3)
+            scenario.pass(40)
+            scenario.done(tag)
+        }
+        scenario.put(13)
+        #expect(scenario.lines.last == "  send 13 to host 2: group 1, epoch 1")
+    }
+
     @Test func answersThatComeTwiceOrTooLateAreDropped() {
         var scenario = Scenario.ready()
         scenario.put(1)
