@@ -59,6 +59,7 @@ extension HostLoop {
                 entries = try shell.journal.entries(
                     of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
             } catch {
+                failIfEnvironmentIsLost(error)
                 shell.logger.error(
                     "a follower's entries can't be read", metadata: ["group": "\(read.group)", "error": "\(error)"])
                 entries = []
@@ -73,8 +74,14 @@ extension HostLoop {
     }
 
     private func unreadable(_ error: any Error, in group: GroupID) -> String {
+        failIfEnvironmentIsLost(error)
         shell.logger.error("a record can't be read", metadata: ["group": "\(group)", "error": "\(error)"])
         return "the store can't be read: \(error)"
+    }
+
+    /// What only one replica's checksums show is that replica's; the rest is the host's.
+    private func failIfEnvironmentIsLost(_ error: any Error) {
+        if let error = error as? DiskError, error.code == .failed { shell.fail(error, "reading from disk") }
     }
 
     // MARK: Births

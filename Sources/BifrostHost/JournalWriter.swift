@@ -21,7 +21,26 @@ package final class JournalWriter<Storage: Disk>: Sendable {
         var isTrimDue = false
         var isRunning = false
         var hasFailed = false
+
+        /// What goes into the next commit: the oldest, at least one.
+        mutating func takeBatches() -> [(loop: Int, batch: JournalBatch)] {
+            var bytes = 0
+            let end = batches.firstIndex { next in
+                defer { bytes += next.batch.bytes }
+                return bytes + next.batch.bytes > commitBytesMax && bytes > 0
+            }
+            guard let end else {
+                defer { batches = [] }
+                return batches
+            }
+            defer { batches.removeFirst(end) }
+            return Array(batches[..<end])
+        }
     }
+
+    /// Of entries in one commit, but for a batch that has more: a queue that grew behind a slow disk must not make one
+    /// commit that all who come later wait for, nor a value that can only be trimmed as a whole.
+    private static var commitBytesMax: Int { 16 << 20 }
 
     private let journal: Journal<Storage>
     private let worker = SerialWorker()
@@ -72,9 +91,8 @@ package final class JournalWriter<Storage: Disk>: Sendable {
     /// One commit and one piece of trimming; what came meanwhile has its turn behind what `perform` brought.
     private func drain() {
         let (batches, superfluous, list) = queue.withLock { queue in
-            let batches = queue.hasFailed ? [] : queue.batches
+            let batches = queue.hasFailed ? [] : queue.takeBatches()
             let isTrimDue = queue.isTrimDue && !queue.hasFailed
-            queue.batches = []
             if batches.isEmpty, !isTrimDue, !queue.hasFailed { queue.isRunning = false }
             return (batches, isTrimDue ? queue.superfluous : [], queue.lists)
         }

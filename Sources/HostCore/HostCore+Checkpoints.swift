@@ -86,7 +86,8 @@ extension HostCore {
             digest: replica.machine.digest,
             journal: journal, journalSequence: journalSequence)
         replica.checkpoint = Replica.Checkpoint(frozen: replica.memtable.freeze(), header: header)
-        replica.journalBytesSinceCheckpoint = 0
+        // What stands above it in the journal already is still to be relieved one day.
+        replica.journalBytesSinceCheckpoint = replica.core.logBytes(above: index)
     }
 
     private func startStoreWork(_ replica: Replica) {

@@ -9,10 +9,18 @@ public import Storage
 public struct JournalBatch: Sendable {
     public var ticket: UInt64
     public var records: [JournalRecord]
+    /// Encoded bytes of the entries in it.
+    public let bytes: Int
 
     package init(ticket: UInt64, records: [JournalRecord]) {
         self.ticket = ticket
         self.records = records
+        var bytes = 0
+        for record in records {
+            guard case .append(_, _, let entries) = record else { continue }
+            for entry in entries { bytes += entry.encodedBytes }
+        }
+        self.bytes = bytes
     }
 }
 

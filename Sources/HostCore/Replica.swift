@@ -76,7 +76,7 @@ final class Replica {
 
     /// The journal ticket of the last thing it persisted.
     var lastTicket: UInt64 = 0
-    /// Bytes of entries written to the journal since the last checkpoint was frozen.
+    /// Bytes of entries in the journal above the index of the checkpoint that was frozen last.
     var journalBytesSinceCheckpoint = 0
     /// Every member has everything up to here on disk.
     var floor: LogIndex = .zero

@@ -41,7 +41,7 @@ public final class Environment: @unchecked Sendable {
     public init(path: String, mapBytes: Int = 256 << 20, mapBytesMax: Int = 1 << 40) throws(LMDBError) {
         precondition(mapBytes >= 1 << 16 && mapBytes <= mapBytesMax, "a map has 64 KiB to mapBytesMax bytes")
         let lock = try DirectoryLock(path: path)
-        try AssertionNote.check(path: path)
+        try DamageNote.check(path: path)
         try EnvironmentFile.makeIfMissing(directory: path, mapBytes: mapBytes)
         // Always: a process that made the file may have been killed before it did this.
         try EnvironmentFile.syncDirectory(path)
@@ -80,7 +80,7 @@ public final class Environment: @unchecked Sendable {
         try check(mdb_env_create(&made), "create", path)
         guard let handle = made else { throw LMDBError(.noMemory, operation: "create", path: path) }
         do throws(LMDBError) {
-            _ = mdb_env_set_assert(handle, AssertionNote.write)
+            _ = mdb_env_set_assert(handle, DamageNote.assertionFailed)
             try check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the readers", path)
             try check(mdb_env_set_mapsize(handle, mapBytes), "set the map's size", path)
             try check(mdb_env_open(handle, path, UInt32(MDB_NOTLS | MDB_NORDAHEAD), 0o600), "open", path)
@@ -159,6 +159,10 @@ public final class Environment: @unchecked Sendable {
 
     /// Makes everything that was written durable (fdatasync), whoever wrote it.
     public func sync() throws(LMDBError) { try check(mdb_env_sync(handle, 1), "sync", path) }
+
+    /// Leaves a note in the directory that its file is damaged; it is not opened again before somebody has taken the note
+    /// away. Best effort: the process ends next, whatever becomes of the note.
+    public func markDamaged(_ text: String) { DamageNote.write(text, in: path) }
 
     /// The map's size in bytes.
     public var mapBytes: Int { gate.withLock { mapBytesNow } }
@@ -299,20 +303,29 @@ func check(_ result: Int32, _ operation: StaticString, _ path: String) throws(LM
     if result != MDB_SUCCESS { throw LMDBError(number: result, operation: "\(operation)", path: path) }
 }
 
-/// LMDB found its own structure broken and is about to abort the process: the directory is marked, so that the next
-/// start does not run into the same page again.
-enum AssertionNote {
+/// LMDB found its own structure broken: the directory is marked, so that the next start does not run into the same page
+/// again.
+enum DamageNote {
     static let fileName = "DAMAGED"
 
-    static let write: @convention(c) (OpaquePointer?, UnsafePointer<CChar>?) -> Void = { handle, message in
+    /// LMDB aborts the process when this returns.
+    static let assertionFailed: @convention(c) (OpaquePointer?, UnsafePointer<CChar>?) -> Void = { handle, message in
         var path: UnsafePointer<CChar>?
         guard let handle, mdb_env_get_path(handle, &path) == MDB_SUCCESS, let path, let message else { return }
-        let descriptor = open(
-            String(cString: path) + "/" + fileName, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        write(String(cString: message), in: String(cString: path))
+    }
+
+    /// The note that is there stays.
+    static func write(_ text: String, in path: String) {
+        let descriptor = open(path + "/" + fileName, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o600)
         guard descriptor >= 0 else { return }
-        _ = Glibc.write(descriptor, message, strlen(message))
+        _ = text.withCString { Glibc.write(descriptor, $0, strlen($0)) }
         _ = fsync(descriptor)
         _ = close(descriptor)
+        let directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard directory >= 0 else { return }
+        _ = fsync(directory)
+        _ = close(directory)
     }
 
     static func check(path: String) throws(LMDBError) {

@@ -29,9 +29,10 @@ public struct DiskError: Error, CustomStringConvertible {
         /// The file system or the environment's limit is full. Nothing of the transaction happened; deletes may still
         /// work.
         case full
-        /// A write or sync failed: nothing not acknowledged before may be believed. Stop the process, open anew.
+        /// A write or sync failed, or the environment's own structure was found damaged: nothing not acknowledged before
+        /// may be believed. Stop the process, open anew.
         case failed
-        /// The environment's structure is damaged. Quarantine it, rebuild its replicas from their peers.
+        /// What is stored is damaged: at open the environment as a whole, later a replica's values, by their checksums.
         case corrupt
         /// The environment belongs to another process, format or cluster; the message says which.
         case refused

@@ -191,9 +191,14 @@ public final class LMDBDisk: Disk {
         throw failure.withLock { $0 } ?? DiskError(.failed, "\(environment.path): an earlier write failed")
     }
 
-    /// Translates, and latches what must not be followed by anything.
+    /// Translates, and latches what must not be followed by anything. A tree that leads nowhere is nobody's alone: what
+    /// else hangs on the page is not known, and the next write may make it worse.
     private func note(_ error: LMDBError) -> DiskError {
-        let translated = DiskError(error)
+        var translated = DiskError(error)
+        if translated.code == .corrupt {
+            translated.code = .failed
+            environment.markDamaged(error.description)
+        }
         if translated.code == .failed {
             failure.withLock { if $0 == nil { $0 = translated } }
             hasFailed.store(true, ordering: .releasing)

@@ -101,6 +101,31 @@ import Testing
         #expect(fixture.journal.log(of: ReplicaID(1))?.last == LogIndex(2))
     }
 
+    /// A queue that grew behind a slow disk goes in pieces: nobody waits for all of it.
+    @Test func aLongQueueIsSeveralCommits() async throws {
+        let fixture = try Fixture()
+        let busy = fixture.block()
+        for ticket in UInt64(1)...9 {
+            let record = entries(2, (ticket * 5 - 4)...(ticket * 5), bytes: 1 << 20)
+            fixture.writer.submit(JournalBatch(ticket: ticket, records: [record]), superfluous: [], from: 0)
+        }
+        // More than a commit has room for, in one batch.
+        let large = entries(1, 1...20, bytes: 1 << 20)
+        fixture.writer.submit(JournalBatch(ticket: 1, records: [large]), superfluous: [], from: 1)
+        busy.signal()
+        try await wait(for: "the last") { fixture.record.told.withLock { $0.contains { $0.loop == 1 } } }
+        try await fixture.end()
+        #expect(
+            fixture.record.told.withLock { Set($0) } == [
+                Told(loop: 0, ticket: 3, sequence: 1, isOnItsLoop: true),
+                Told(loop: 0, ticket: 6, sequence: 2, isOnItsLoop: true),
+                Told(loop: 0, ticket: 9, sequence: 3, isOnItsLoop: true),
+                Told(loop: 1, ticket: 1, sequence: 4, isOnItsLoop: true),
+            ])
+        #expect(fixture.journal.log(of: ReplicaID(2))?.last == LogIndex(45))
+        #expect(fixture.journal.log(of: ReplicaID(1))?.last == LogIndex(20))
+    }
+
     @Test func aTrimListThatCameWhileTheQueueWasBusyIsCarriedOut() async throws {
         let fixture = try Fixture()
         for ticket in UInt64(1)...4 {

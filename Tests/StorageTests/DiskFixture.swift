@@ -53,9 +53,12 @@ final class LMDBFixture: DiskFixture {
     }
 
     /// Whoever holds the old disk must have let it go.
-    func reopen() throws {
+    func reopen() throws { try reopen {} }
+
+    func reopen(_ whileClosed: () throws -> Void) throws {
         try set(.none)
         open = nil
+        try whileClosed()
         open = try LMDBDisk(directory: path, settings: settings)
     }
 

@@ -71,6 +71,42 @@ import Testing
         #expect(error?.message.contains("rebuild its replicas from their peers") == true)
     }
 
+    /// A branch page that names a page which is not there: found by whoever comes by, and not that replica's alone.
+    @Test func aBrokenTreeEndsEverythingAndLeavesANote() throws {
+        let fixture = try LMDBFixture()
+        try fixture.disk.write { writer in
+            for number in 0..<2_000 as Range<UInt64> {
+                try writer.put(DiskKey(table: 9, high: number), count: 100, append: true) {
+                    $0.initializeMemory(as: UInt8.self, repeating: UInt8(truncatingIfNeeded: number))
+                }
+            }
+        }
+        try fixture.reopen {
+            var content = try Data(contentsOf: URL(fileURLWithPath: fixture.path + "/data.mdb"))
+            var broken = 0
+            for page in 2..<content.count / 4_096 where content[page * 4_096 + 10] == 1 {
+                let start = page * 4_096
+                func half(_ offset: Int) -> Int { Int(content[start + offset]) | Int(content[start + offset + 1]) << 8 }
+                guard half(0) == page, half(12) > 16, half(12) < 4_096 else { continue }
+                // The last child: a page beyond all.
+                let node = start + half(half(12) - 2)
+                content.replaceSubrange(node..<node + 6, with: [0, 0, 0, 1, 0, 0])
+                broken += 1
+            }
+            try #require(broken > 0)
+            try content.write(to: URL(fileURLWithPath: fixture.path + "/data.mdb"))
+        }
+        #expect(try fixture.disk.get(DiskKey(table: 9, high: 0)) == Array(repeating: 0, count: 100))
+        let error = #expect(throws: DiskError.self) { try fixture.disk.get(DiskKey(table: 9, high: 1_999)) }
+        #expect(error?.code == .failed)
+        // From now on nothing is read or written, be it ever so sound.
+        #expect(throws: DiskError.self) { try fixture.disk.get(DiskKey(table: 9, high: 0)) }
+        #expect(throws: DiskError.self) { try fixture.disk.put(DiskKey(table: 1), [1]) }
+        let note = try String(contentsOfFile: fixture.path + "/DAMAGED", encoding: .utf8)
+        #expect(note.contains(fixture.path) && note.contains("page"), "\(note)")
+        #expect(throws: DiskError.self) { try fixture.reopen() }
+    }
+
     @Test func keysOfAllSizesKeepTheirOrder() throws {
         let fixture = try LMDBFixture()
         let keys = [
