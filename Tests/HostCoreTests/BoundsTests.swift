@@ -116,6 +116,34 @@ private let group = GroupID(1)
         #expect(try checkpoints() == after, "and a short rest is none either")
     }
 
+    @Test func aCheckpointDoesNotForgetWhatStandsAboveItInTheJournal() throws {
+        let trio = try Trio { $0.journalBytesSoft = 1 << 20 }
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        let followers = trio.hosts.indices.filter { $0 != leader }
+        func checkpoints() throws -> UInt64 { try status(host).checkpoints }
+        host.put("a", "v", group: group, token: 1)
+        try trio.settle()
+        for follower in followers { trio.hosts[follower].holdsJournal = true }
+        for token in 2..<42 as Range<UInt64> {
+            host.put("key \(token)", String(repeating: "x", count: 10_000), group: group, token: token)
+            try trio.settle()
+        }
+        #expect(host.isDone(1) && !host.isDone(2))
+        host.core.checkpointAll()
+        try trio.settle()
+        #expect(try checkpoints() == 1)
+        for follower in followers {
+            trio.hosts[follower].holdsJournal = false
+            try trio.hosts[follower].commit()
+        }
+        try trio.settle()
+        #expect(host.isDone(41))
+        host.core.journalBytes = 1 << 30
+        for _ in 0..<40 { try trio.tick() }
+        #expect(try checkpoints() == 2)
+    }
+
     @Test func aJournalThatFallsBehindIsOverloadedUntilItCatchesUp() throws {
         let trio = try Trio { $0.undurableBytesMax = 2_000 }
         let host = trio.hosts[try trio.leader()]
