@@ -473,6 +473,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     package func connectionUp(_ connection: RPCConnection, welcome: Welcome) {
         guard let source = sources[ObjectIdentifier(connection)] else { return }
+        lastConnectFailure = nil
         if case .seed(let number) = source { seedAccounts.answered(number, as: welcome.identity.cluster) }
         router.connectionUp(source, now: RPCClock.now(), into: &effects)
         compareSeeds(isLate: false)

@@ -94,16 +94,27 @@ extension Journal {
 }
 
 extension ColdPage {
-    /// The answer: what the live memtable held, laid over what is below it. Any thread.
+    /// The answer: what the live memtable held, laid over what is below it, up to `recordsMax` records and `bytesMax`
+    /// bytes of them as encoded, but at least one. Any thread.
     public func result<D: Disk>(from store: Store<D>, recordsMax: Int) throws -> PageResult {
         let cold = try store.page(in: view, from: from, recordsMax: recordsMax, bytesMax: bytesMax, tombstones: true)
         let merged = RecordPage.overlaid(newer: live, older: cold)
-        let records = merged.records.map { record in
-            PageRecord(
-                position: RecordPosition(slot: record.key.slot, machine: record.key.machine, key: record.key.key),
-                revision: record.revision, expiry: record.expiry, value: record.value ?? Bytes())
+        var next = merged.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key) }
+        var records: [PageRecord] = []
+        records.reserveCapacity(min(merged.records.count, recordsMax))
+        var bytes = 0
+        // Each of the two layers may fill a page of its own.
+        for record in merged.records {
+            let position = RecordPosition(slot: record.key.slot, machine: record.key.machine, key: record.key.key)
+            let found = PageRecord(
+                position: position, revision: record.revision, expiry: record.expiry, value: record.value ?? Bytes())
+            bytes += found.encodedBytes
+            guard records.isEmpty || records.count < recordsMax && bytes <= bytesMax else {
+                next = position
+                break
+            }
+            records.append(found)
         }
-        let next = merged.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key) }
         return PageResult(index: index, revision: revision, records: records, next: next)
     }
 }
