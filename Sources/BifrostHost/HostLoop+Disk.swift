@@ -14,23 +14,32 @@ import Storage
 extension HostLoop {
     // MARK: Readers
 
-    /// All cold reads of one turn go to one reader thread and come back in one task.
-    func startColdReads(_ reads: [ColdRead]) {
+    /// What one task of a reader brings back at most, but for one value: the rest goes when that was answered, so that
+    /// thousands of reads of large values do not take memory for all of them at once.
+    private static var coldReadBytes: Int { 4 << 20 }
+
+    /// All cold reads of one turn go to one reader thread and come back in one task, unless they are long.
+    func startColdReads(_ reads: ArraySlice<ColdRead>) {
         guard let store else { return }
         shell.readers.submit { [self] _ in
             var answers: [(CallToken, Response<DataResult>)] = []
             answers.reserveCapacity(reads.count)
+            var bytes = 0
             for read in reads {
                 do {
-                    let found = try store.get(read.key, in: read.view)
-                    answers.append(
-                        (read.call, .done(HostCore.result(found, index: read.index, revision: read.revision))))
+                    let result = HostCore.result(
+                        try store.get(read.key, in: read.view), index: read.index, revision: read.revision)
+                    bytes += result.body.count
+                    answers.append((read.call, .done(result)))
                 } catch {
                     answers.append((read.call, .refused(.unavailable(unreadable(error, in: read.group)))))
                 }
+                if bytes >= Self.coldReadBytes { break }
             }
+            let rest = reads.dropFirst(answers.count)
             eventLoop.execute { [self, answers] in
                 for (call, response) in answers { calls.take(call)?.respond { response.encode(into: &$0) } }
+                if !rest.isEmpty { startColdReads(rest) }
             }
         }
     }
@@ -46,6 +55,7 @@ extension HostLoop {
                 response = .refused(.unavailable(unreadable(error, in: page.group)))
             }
             eventLoop.execute { [self, response] in
+                core?.pageDone()
                 calls.take(page.call)?.respond { response.encode(into: &$0) }
             }
         }

@@ -143,7 +143,7 @@ final class HostLoop: @unchecked Sendable {
         for reply in effects.replies {
             calls.take(reply.call)?.respond { reply.response.encode(into: &$0) }
         }
-        if !effects.coldReads.isEmpty { startColdReads(effects.coldReads) }
+        if !effects.coldReads.isEmpty { startColdReads(effects.coldReads[...]) }
         for page in effects.coldPages { startColdPage(page) }
         for read in effects.logReads { startLogRead(read) }
         if let store {

@@ -262,9 +262,10 @@ extension SimulatedHost {
         }
     }
 
-    func startColdPage(_ page: ColdPage) {
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a page comes from disk") {
-            [unowned self] in
+    func startColdPage(_ page: ColdPage, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a page comes from disk") {
+            [unowned self, unowned loop] in
+            loop.core.pageDone()
             guard let store else { return }
             do {
                 let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)

@@ -345,7 +345,7 @@ final class SimulatedHost {
         }
         for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
         for read in work.coldReads { startColdRead(read) }
-        for page in work.coldPages { startColdPage(page) }
+        for page in work.coldPages { startColdPage(page, of: loop) }
         for read in work.logReads { startLogRead(read, of: loop) }
         if !work.storeJobs.isEmpty { submit(work.storeJobs) }
         if !work.births.isEmpty { startBirths(work.births, of: loop) }

@@ -127,8 +127,12 @@ extension HostCore {
     }
 
     private func wait(_ read: WaitingRead, in replica: Replica, consistency: Consistency) {
+        if case .page = read.kind {
+            guard pagesOpen < settings.pagesMax else { return refuse(read.call, overloaded) }
+        }
         switch consistency {
         case .local:
+            open(read)
             serve(read, from: replica)
             return
         case .linearizable:
@@ -137,10 +141,23 @@ extension HostCore {
             guard replica.core.leader != .none else { return refuse(read.call, notLeader(replica)) }
         }
         guard replica.waitingReads < settings.waitingCallsMax else { return refuse(read.call, overloaded) }
+        open(read)
         replica.waitingReads += 1
         replica.gathered.append(read)
         markReady(replica)
     }
+
+    private func open(_ read: WaitingRead) {
+        if case .page = read.kind { pagesOpen += 1 }
+    }
+
+    /// A read ends without having been served.
+    func close(_ read: WaitingRead) {
+        if case .page = read.kind { pagesOpen -= 1 }
+    }
+
+    /// A `ColdPage` was answered.
+    public func pageDone() { pagesOpen -= 1 }
 
     /// All reads that came since the last turn share one confirmation.
     func startReads(_ replica: Replica) {
@@ -162,7 +179,10 @@ extension HostCore {
         guard let place = replica.readBatches.firstIndex(where: { $0.context == context }) else { return }
         let batch = replica.readBatches.remove(at: place)
         replica.waitingReads -= batch.reads.count
-        for read in batch.reads { refuse(read.call, notLeader(replica)) }
+        for read in batch.reads {
+            close(read)
+            refuse(read.call, notLeader(replica))
+        }
     }
 
     /// Serves what is confirmed and applied.

@@ -233,6 +233,7 @@ extension HostCore {
         replica.proposals.removeAll()
         let reads = replica.readBatches.flatMap(\.reads) + replica.gathered
         for read in reads {
+            close(read)
             effects.replies.append(HostReply(call: read.call, response: .refused(.unavailable(reason))))
         }
         replica.readBatches.removeAll()

@@ -104,6 +104,8 @@ public final class HostCore {
     public var journalBytes = 0
     /// So much above its bound that nothing of other hosts is taken.
     var isJournalOverfull = false
+    /// Pages asked for and not answered.
+    var pagesOpen = 0
     /// Calls answered `overloaded`.
     public internal(set) var overloads: UInt64 = 0
     /// Messages that named a group or replica which is not here.

@@ -41,7 +41,8 @@ public struct ColdRead: Sendable {
     public var view: StoreView
 }
 
-/// A page of a group's records, for a reader thread: what the live memtable held, and the layers below it.
+/// A page of a group's records, for a reader thread: what the live memtable held, and the layers below it. When it is
+/// answered, `HostCore.pageDone` follows.
 public struct ColdPage: Sendable {
     public var call: CallToken
     public var group: GroupID

@@ -46,6 +46,9 @@ public struct HostSettings: Sendable {
     /// Bytes and number of one page of a group's records.
     public var pageBytesMax = 1 << 20
     public var pageRecordsMax = 16_384
+    /// Pages that one loop's groups are asked for and have not answered, each of which may take as much memory as a page
+    /// has; beyond it, `overloaded`.
+    public var pagesMax = 64
     /// Groups whose explicit heartbeats are started in one tick after a disagreement, so that many do not wake at once.
     public var wakesPerTick = 512
 

@@ -144,6 +144,31 @@ private let group = GroupID(1)
         #expect(try checkpoints() == 2)
     }
 
+    @Test func morePagesThanTheBoundAreOverloadedUntilOthersAreAnswered() throws {
+        let trio = try Trio { $0.pagesMax = 3 }
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        host.put("a", "v", group: group, token: 1)
+        try trio.settle()
+        for token in 2..<7 as Range<UInt64> {
+            host.page(group, token.isMultiple(of: 2) ? .local : .linearizable, token: token)
+        }
+        try trio.settle()
+        #expect(host.coldPages.map(\.call.rawValue).sorted() == [2, 3, 4])
+        #expect(isOverloaded(host.refusal(5)) && isOverloaded(host.refusal(6)))
+        for _ in host.coldPages { host.core.pageDone() }
+        host.coldPages = []
+        // Those that come to nothing count no longer either.
+        for other in trio.hosts.indices where other != leader { trio.cut(other) }
+        for token in 10..<13 as Range<UInt64> { host.page(group, token: token) }
+        try trio.tick(100)
+        #expect((10..<13 as Range<UInt64>).allSatisfy { host.refusal($0) != nil })
+        #expect(host.coldPages.isEmpty)
+        for token in 20..<24 as Range<UInt64> { host.page(group, .local, token: token) }
+        try host.turn()
+        #expect(host.coldPages.map(\.call.rawValue) == [20, 21, 22] && isOverloaded(host.refusal(23)))
+    }
+
     @Test func aJournalThatFallsBehindIsOverloadedUntilItCatchesUp() throws {
         let trio = try Trio { $0.undurableBytesMax = 2_000 }
         let host = trio.hosts[try trio.leader()]

@@ -32,6 +32,8 @@ final class TestHost {
     private var superfluousOfLoop: [[(replica: ReplicaID, through: LogIndex)]]
     var superfluous: [(replica: ReplicaID, through: LogIndex)] { Array(superfluousOfLoop.joined()) }
     private(set) var notices: [String] = []
+    /// Nobody answers these but the test.
+    var coldPages: [ColdPage] = []
     private var effects = HostEffects()
 
     /// What comes to a loop from another thread.
@@ -112,6 +114,7 @@ final class TestHost {
             let found = try store.get(read.key, in: read.view)
             replies[read.call] = .done(HostCore.result(found, index: read.index, revision: read.revision))
         }
+        coldPages += work.coldPages
         for read in work.logReads {
             let entries = try journal.entries(
                 of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
@@ -176,6 +179,12 @@ final class TestHost {
             QueryRequest(
                 group: group, epoch: Epoch(1), slot: slot, machine: .keyValue, consistency: consistency,
                 query: KeyValueQuery.get(key: Bytes(key)).encoded()),
+            call: CallToken(rawValue: token))
+    }
+
+    func page(_ group: GroupID, _ consistency: Consistency = .linearizable, token: UInt64) {
+        core(of: group).page(
+            PageRequest(group: group, consistency: consistency, from: nil, bytesMax: 1_000),
             call: CallToken(rawValue: token))
     }
 

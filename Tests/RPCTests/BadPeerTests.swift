@@ -136,7 +136,8 @@ struct IncarnationPolicy: HandshakePolicy {
                 }
                 channel.eventLoop.execute { channel.writeAndFlush(ByteBuffer(bytes: reply), promise: nil) }
                 let word = FrameTests.frame(FrameHeader(kind: .oneway, service: 2, method: 1), version: 2)
-                channel.eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(5), delay: .milliseconds(5)) { task in
+                channel.eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(5), delay: .milliseconds(5)) {
+                    task in
                     guard channel.isActive else { return task.cancel() }
                     channel.writeAndFlush(ByteBuffer(bytes: word), promise: nil)
                 }
