@@ -29,7 +29,7 @@ protocol PowerFailureSubject {
 }
 
 @Suite struct PowerFailureTests {
-    static let imagesUsually = 1_000
+    static let imagesUsually = 2_000
     static let images =
         ProcessInfo.processInfo.environment["BIFROST_POWER_IMAGES"].flatMap { Int($0) } ?? imagesUsually
     /// Of each subject; each with as many images as there are left for it.
