@@ -131,8 +131,11 @@ public final class Host: Sendable {
         do {
             var journalSettings = LMDBDisk.Settings()
             journalSettings.preallocateBytes = configuration.journalPreallocateBytes
+            journalSettings.reserveBytes = configuration.reserveBytes
+            var storeSettings = LMDBDisk.Settings()
+            storeSettings.reserveBytes = configuration.reserveBytes
             let journalDisk = try LMDBDisk(directory: directory.journal, settings: journalSettings)
-            let storeDisk = try LMDBDisk(directory: directory.store)
+            let storeDisk = try LMDBDisk(directory: directory.store, settings: storeSettings)
             var random = SystemRandomNumberGenerator()
             let fresh = HostIdentity(
                 incarnation: Incarnation(random.next() | 1), featureLevel: featureLevel, journal: random.next() | 1)

@@ -26,6 +26,9 @@ public struct HostConfiguration: Sendable {
     public var memtablePoolBytes = 128 << 20
     /// Bytes of zeros written ahead in the journal's file: halves the time of a commit that would extend it.
     public var journalPreallocateBytes = 16 << 20
+    /// Space in each of the two files that only deletes, merges and prefix deletion may use, so that a full file system
+    /// shows before a write has begun, and what gives space back goes on. Twice as much is allocated ahead.
+    public var reserveBytes = 8 << 20
     public var settings = HostSettings()
     public var limits = ServerLimits()
     /// The program's version, for status.

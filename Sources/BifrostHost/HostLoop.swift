@@ -119,6 +119,11 @@ final class HostLoop: @unchecked Sendable {
         runTurn()
     }
 
+    func spaceChanged(_ level: SpaceLevel) {
+        guard let core, !isStopping else { return }
+        core.spaceChanged(level)
+    }
+
     func storeDone(_ outcome: StoreWriter<LMDBDisk>.Outcome) {
         guard let core, !isStopping else { return }
         switch outcome {

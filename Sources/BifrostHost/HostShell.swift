@@ -38,9 +38,11 @@ final class HostShell: @unchecked Sendable {
     private(set) var journalWriter: JournalWriter<LMDBDisk>!
     private(set) var storeWriter: StoreWriter<LMDBDisk>!
     private(set) var links: PeerLinks!
+    private(set) var space: SpaceWatch!
 
     // Loop 0's.
     private var housekeeper: RepeatedTask?
+    private var spaceTicker: RepeatedTask?
     private(set) var hasBegun = false
     private(set) var isStopping = false
     var isInitialising = false
@@ -66,17 +68,22 @@ final class HostShell: @unchecked Sendable {
         journalWriter = JournalWriter(
             journal: journal, loops: eventLoops,
             durable: { [unowned self] loop, ticket, sequence in loops[loop].journalDone(ticket, sequence) },
+            full: { [unowned self] reason in space.journalIsFull(reason) },
             failed: { [unowned self] error in fail(error, "the journal") })
         storeWriter = StoreWriter(
             done: { [unowned self] loop, outcome in
                 let loop = loops[loop]
                 loop.eventLoop.execute { loop.storeDone(outcome) }
             },
+            retry: { [unowned self] again in main.eventLoop.scheduleTask(in: .milliseconds(500)) { again() } },
             failed: { [unowned self] error, what in fail(error, what) })
         loops = eventLoops.enumerated().map { number, eventLoop in
             HostLoop(place: LoopPlace(number: number, count: eventLoops.count), eventLoop: eventLoop, shell: self)
         }
         links = PeerLinks(shell: self)
+        space = SpaceWatch(disks: [journalDisk, storeDisk], logger: logger) { [unowned self] level in
+            for loop in loops { loop.run { loop.spaceChanged(level) } }
+        }
     }
 
     /// Loop 0: it has the meta group, and what concerns the host as a whole.
@@ -121,6 +128,9 @@ final class HostShell: @unchecked Sendable {
         housekeeper = main.eventLoop.scheduleRepeatedTask(initialDelay: .seconds(30), delay: .seconds(30)) {
             [unowned self] _ in keepHouse(store)
         }
+        spaceTicker = main.eventLoop.scheduleRepeatedTask(
+            initialDelay: .zero, delay: .milliseconds(SpaceWatch.periodMilliseconds)
+        ) { [unowned self] _ in space.look(on: readers) }
         main.runTurn()
     }
 
@@ -141,6 +151,7 @@ final class HostShell: @unchecked Sendable {
         try? await main.eventLoop.submit { [self] in
             isStopping = true
             housekeeper?.cancel()
+            spaceTicker?.cancel()
             links.closeAll()
         }.get()
         for loop in loops { try? await loop.eventLoop.submit { loop.stop() }.get() }

@@ -22,6 +22,9 @@ package final class JournalWriter<Storage: Disk>: Sendable {
         var isRunning = false
         var hasFailed = false
 
+        /// The last commit found no space.
+        var isFull = false
+
         /// What goes into the next commit: the oldest, at least one.
         mutating func takeBatches() -> [(loop: Int, batch: JournalBatch)] {
             var bytes = 0
@@ -47,21 +50,26 @@ package final class JournalWriter<Storage: Disk>: Sendable {
     private let queue: Mutex<Queue>
     private let loops: [any EventLoop]
     private let durable: @Sendable (_ loop: Int, _ ticket: UInt64, _ sequence: UInt64) -> Void
+    private let full: @Sendable (String?) -> Void
     private let failed: @Sendable (any Error) -> Void
     package let statistics = Mutex(CommitStatistics())
 
     /// - Parameters:
     ///   - durable: called on a loop when all its batches up to a ticket are on disk.
+    ///   - full: called on the worker's thread with the reason when a commit finds no space, and with nil when one went
+    ///     through again. What is queued waits meanwhile, in its order, and is tried again and again: nothing of it was
+    ///     written.
     ///   - failed: called once, on the worker's thread, when a commit failed: nothing may be believed from then on,
     ///     and nothing is written any more.
     package init(
         journal: Journal<Storage>, loops: [any EventLoop],
         durable: @escaping @Sendable (_ loop: Int, _ ticket: UInt64, _ sequence: UInt64) -> Void,
-        failed: @escaping @Sendable (any Error) -> Void
+        full: @escaping @Sendable (String?) -> Void, failed: @escaping @Sendable (any Error) -> Void
     ) {
         self.journal = journal
         self.loops = loops
         self.durable = durable
+        self.full = full
         self.failed = failed
         queue = Mutex(Queue(superfluous: Array(repeating: [], count: loops.count)))
     }
@@ -97,17 +105,46 @@ package final class JournalWriter<Storage: Disk>: Sendable {
             return (batches, isTrimDue ? queue.superfluous : [], queue.lists)
         }
         if batches.isEmpty, superfluous.isEmpty { return }
+        var isFull = false
         do {
-            if !batches.isEmpty { try commit(batches) }
+            if !batches.isEmpty { isFull = try !commitIfThereIsSpace(batches) }
             // One bounded piece after each commit, so that nobody's commit waits long for the cleaning, until nothing
             // is left of the newest lists.
-            if !superfluous.isEmpty, try journal.trim(superfluousThrough: superfluous.flatMap(\.self)).values == 0 {
-                queue.withLock { if $0.lists == list { $0.isTrimDue = false } }
+            if !superfluous.isEmpty {
+                do {
+                    if try journal.trim(superfluousThrough: superfluous.flatMap(\.self)).values == 0 {
+                        queue.withLock { if $0.lists == list { $0.isTrimDue = false } }
+                    }
+                } catch let error as DiskError where error.code == .full { isFull = true }
             }
         } catch {
             return fail(error)  // isRunning stays true: nothing is ever written again
         }
-        worker.submit { self.drain() }
+        guard isFull else { return worker.submit { self.drain() } }
+        loops[0].scheduleTask(in: Self.retryPause) { self.worker.submit { self.drain() } }
+    }
+
+    private static var retryPause: TimeAmount { .milliseconds(200) }
+
+    /// False: nothing was written, and the batches are first in the queue again.
+    private func commitIfThereIsSpace(_ batches: [(loop: Int, batch: JournalBatch)]) throws -> Bool {
+        do {
+            try commit(batches)
+        } catch let error as DiskError where error.code == .full {
+            let isNews = queue.withLock { queue in
+                queue.batches.insert(contentsOf: batches, at: 0)
+                defer { queue.isFull = true }
+                return !queue.isFull
+            }
+            if isNews { full("\(error)") }
+            return false
+        }
+        let isNews = queue.withLock { queue in
+            defer { queue.isFull = false }
+            return queue.isFull
+        }
+        if isNews { full(nil) }
+        return true
     }
 
     private func commit(_ batches: [(loop: Int, batch: JournalBatch)]) throws {

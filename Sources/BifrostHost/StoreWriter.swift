@@ -25,6 +25,7 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     /// Jobs that the thread has not begun, in their order. Bounded by the cores' bounds on jobs under way.
     private let waiting = Mutex<Deque<Waiting>>([])
     private let done: @Sendable (_ loop: Int, Outcome) -> Void
+    private let retry: @Sendable (@escaping @Sendable () -> Void) -> Void
     private let failed: @Sendable (any Error, _ what: String) -> Void
 
     /// Pieces of dead chunks deleted after each job, each some 16 MiB: above what a checkpoint writes.
@@ -32,23 +33,31 @@ package final class StoreWriter<Storage: Disk>: Sendable {
 
     /// - Parameters:
     ///   - done: called on the store's thread after each job, with the loop that asked for it.
+    ///   - retry: called on the store's thread when a job found no space; calls what it is given some time later, on
+    ///     any thread. The job is done then, behind those that came meanwhile.
     ///   - failed: called on the store's thread, with what failed.
     package init(
         done: @escaping @Sendable (_ loop: Int, Outcome) -> Void,
+        retry: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
         failed: @escaping @Sendable (any Error, _ what: String) -> Void
     ) {
         self.done = done
+        self.retry = retry
         self.failed = failed
     }
 
     package func submit(_ job: StoreJob, in store: Store<Storage>, from loop: Int) {
-        waiting.withLock { $0.append(Waiting(job: job, loop: loop)) }
+        submit(Waiting(job: job, loop: loop), in: store)
+    }
+
+    private func submit(_ job: Waiting, in store: Store<Storage>) {
+        waiting.withLock { $0.append(job) }
         worker.submit { [self] in
             do {
                 guard let next = waiting.withLock({ $0.popFirst() }) else { return }
                 try carryOut(next, in: store)
                 // As fast as merges replace runs, or the file would grow without end.
-                for _ in 0..<Self.reclaimsPerJob where try store.reclaim() == 0 { break }
+                for _ in 0..<Self.reclaimsPerJob where try reclaimPiece(of: store) == 0 { break }
             } catch { failed(error, "the store") }
         }
     }
@@ -56,7 +65,14 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     private func carryOut(_ next: Waiting, in store: Store<Storage>) throws {
         do { try attempt(next, in: store) } catch let error as DiskError where error.code == .corrupt {
             done(next.loop, .damaged(next.job, "\(error)"))
+        } catch let error as DiskError where error.code == .full {
+            // Nothing of it is there: neither manifest nor, in the end, the chunks that no manifest names.
+            retry { [self] in submit(next, in: store) }
         }
+    }
+
+    private func reclaimPiece(of store: Store<Storage>) throws -> Int {
+        do { return try store.reclaim() } catch let error as DiskError where error.code == .full { return 0 }
     }
 
     private func attempt(_ next: Waiting, in store: Store<Storage>) throws {
@@ -68,7 +84,7 @@ package final class StoreWriter<Storage: Disk>: Sendable {
             // A merge is long; checkpoints of all groups go on between its pieces, and make room for apply.
             _ = try store.merge(replica) { [self] in
                 while let checkpoint = nextCheckpoint() { try carryOut(checkpoint, in: store) }
-                _ = try store.reclaim()
+                _ = try reclaimPiece(of: store)
             }
             done(next.loop, .merged(group, try view(of: replica, in: store)))
         }
@@ -93,7 +109,7 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     /// Deletes dead chunks piece by piece, behind whatever else the thread has to do, until there are none.
     package func reclaim(_ store: Store<Storage>) {
         perform("the store") { [self] in
-            if try store.reclaim() > 0 { reclaim(store) }
+            if try reclaimPiece(of: store) > 0 { reclaim(store) }
         }
     }
 

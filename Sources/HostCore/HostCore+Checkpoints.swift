@@ -95,7 +95,9 @@ extension HostCore {
         // manifest
         // may name.
         let mustMerge = replica.view.manifest.runs.count >= 2 * settings.runsMax && !replica.isMerging
-        if let checkpoint = replica.checkpoint, !mustMerge || checkpoint.isUnderWay {
+        // A checkpoint may wait for space that a merge gives back.
+        let mayBeStuck = space > .ample && replica.checkpoint?.isUnderWay == true
+        if let checkpoint = replica.checkpoint, !mustMerge || checkpoint.isUnderWay, !mayBeStuck {
             // A run is published only when the journal is durable here up to its index.
             guard !checkpoint.isUnderWay,
                 replica.core.stableIndex >= checkpoint.header.index || isPlanted("checkpoint-before-journal")

@@ -22,6 +22,7 @@ extension HostCore {
         tickActive()
         relieveJournal()
         boundJournal()
+        handOverForSpace()
         if tickCount % 20 == 0 { announceFloors() }
     }
 
@@ -108,7 +109,7 @@ extension HostCore {
         }
         guard replica.stopped == nil else { return }
         // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window.
-        if !message.entries.isEmpty, isOverfull(replica) || isJournalOverfull {
+        if !message.entries.isEmpty, isOverfull(replica) || isJournalOverfull || space == .out {
             overloads += 1
             return
         }

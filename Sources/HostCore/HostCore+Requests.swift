@@ -25,6 +25,9 @@ extension HostCore {
         if journalBytes > settings.journalBytesMax {
             return refuse(call, .unavailable(journalIsFull(replica)))
         }
+        if space > .ample, space == .out || MasterStateMachine.bringsDataIn(request.payload) {
+            return refuse(call, .unavailable(spaceRefusal))
+        }
         advanceLogTime(replica)
         replica.logTime.follow(replica.core.lastLogTime)
         switch replica.core.propose(kind: .command, payload: request.payload, logTime: replica.logTime.current) {

@@ -104,6 +104,8 @@ public final class HostCore {
     public var journalBytes = 0
     /// So much above its bound that nothing of other hosts is taken.
     var isJournalOverfull = false
+    /// Space for this host's files.
+    var space = SpaceLevel.ample
     /// Pages asked for and not answered.
     var pagesOpen = 0
     /// Calls answered `overloaded`.

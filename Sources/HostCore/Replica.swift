@@ -84,6 +84,8 @@ final class Replica {
     var checkpoints: UInt64 = 0
     var merges: UInt64 = 0
     var appliedCommands: UInt64 = 0
+    /// For want of space another replica is asked to lead, not before this tick.
+    var handOverTick: UInt64 = 0
     /// Another replica is preferred as leader: until this tick after the start its host gets the time to come.
     var patientUntilTick: UInt64 = 0
     /// It had its chance to lead at start without waiting for a time-out.

@@ -200,4 +200,10 @@ extension MasterStateMachine {
             return found == slot ? nil : .invalid("the key's slot is \(found), not \(slot)")
         }
     }
+
+    /// Whether a command that `check` let pass makes the state grow: all do but deletes, which are taken as long as
+    /// there is any space.
+    public static func bringsDataIn(_ payload: Bytes) -> Bool {
+        payload.withUnsafeBytes { KeyValueCommandView(payload: $0)?.isPut ?? true }
+    }
 }

@@ -64,6 +64,11 @@ public final class LMDBDisk: Disk {
     /// Bytes of the file that LMDB uses.
     public var usedBytes: Int { environment.usedBytes }
     public var mapBytes: Int { environment.mapBytes }
+    /// Bytes of free pages inside of the file, which later writes use before the file grows. Cost: a walk over the list
+    /// of them.
+    public func reusableBytes() throws -> Int {
+        do throws(LMDBError) { return try environment.reusableBytes() } catch { throw note(error) }
+    }
 
     /// To be called every 30 s: frees what readers of dead processes hold.
     public func checkReaders() throws {

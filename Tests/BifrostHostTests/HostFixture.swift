@@ -58,6 +58,7 @@ func startHost(_ directory: String, port: Int = 0, loops: Int = 1, _ adapt: (ino
         directory: directory, listen: NetworkAddress(host: loopback(of: directory), port: port), name: "test")
     configuration.eventLoops = loops
     configuration.journalPreallocateBytes = 0
+    configuration.reserveBytes = 0
     adapt(&configuration.settings)
     var logger = Logger(label: "host")
     logger.logLevel = .critical

@@ -23,6 +23,7 @@ import Testing
     private final class Record: Sendable {
         let told = Mutex<[Told]>([])
         let failures = Mutex(0)
+        let full = Mutex<[Bool]>([])
         let work = Mutex(0)
         /// Called on a loop when it is told of a ticket.
         let next = Mutex<(@Sendable (_ loop: Int, _ ticket: UInt64) -> Void)?>(nil)
@@ -47,7 +48,8 @@ import Testing
                         loop: loop, ticket: ticket, sequence: sequence, isOnItsLoop: loops[loop].inEventLoop)
                     record.told.withLock { $0.append(told) }
                     record.next.withLock { $0 }?(loop, ticket)
-                }, failed: { [record] _ in record.failures.withLock { $0 += 1 } })
+                }, full: { [record] reason in record.full.withLock { $0.append(reason != nil) } },
+                failed: { [record] _ in record.failures.withLock { $0 += 1 } })
         }
 
         /// Keeps the commit thread busy until the semaphore is signalled.
@@ -124,6 +126,52 @@ import Testing
             ])
         #expect(fixture.journal.log(of: ReplicaID(2))?.last == LogIndex(45))
         #expect(fixture.journal.log(of: ReplicaID(1))?.last == LogIndex(20))
+    }
+
+    /// Nothing was written and nothing is lost: all of it goes, in its order, when there is space again.
+    @Test func withoutSpaceTheQueueWaitsAndThenGoesOn() async throws {
+        let fixture = try Fixture()
+        try await fixture.commit(0, ticket: 1, [entries(2, 1...10, bytes: 1_000)])
+        fixture.disk.faults.bytesMax = 12_000
+        fixture.writer.submit(
+            JournalBatch(ticket: 2, records: [entries(2, 11...20, bytes: 1_000)]), superfluous: [], from: 0)
+        try await wait(for: "the word that it is full") { fixture.record.full.withLock { $0 == [true] } }
+        fixture.writer.submit(
+            JournalBatch(ticket: 1, records: [entries(1, 1...10, bytes: 1_000)]), superfluous: [], from: 1)
+        fixture.writer.submit(JournalBatch(ticket: 3, records: [entries(2, 21...25)]), superfluous: [], from: 0)
+        await OwnExecutor.pause(milliseconds: 600)
+        #expect(fixture.record.told.withLock { $0.count } == 1)
+        #expect(fixture.record.full.withLock { $0 } == [true], "it is said once")
+        fixture.disk.faults.bytesMax = .max
+        try await wait(for: "what waited") { fixture.record.told.withLock { $0.count } == 3 }
+        try await fixture.end()
+        #expect(
+            fixture.record.told.withLock { Set($0) } == [
+                Told(loop: 0, ticket: 1, sequence: 1, isOnItsLoop: true),
+                Told(loop: 0, ticket: 3, sequence: 2, isOnItsLoop: true),
+                Told(loop: 1, ticket: 1, sequence: 2, isOnItsLoop: true),
+            ])
+        #expect(fixture.record.full.withLock { $0 } == [true, false])
+        #expect(fixture.record.failures.withLock { $0 } == 0)
+        #expect(fixture.journal.log(of: ReplicaID(2))?.last == LogIndex(25))
+        #expect(fixture.journal.log(of: ReplicaID(1))?.last == LogIndex(10))
+    }
+
+    /// What is not needed goes from the reserve, and makes the space that the queue waits for.
+    @Test func withoutSpaceTheJournalIsStillTrimmed() async throws {
+        let fixture = try Fixture()
+        for ticket in UInt64(1)...4 {
+            try await fixture.commit(0, ticket: ticket, [entries(2, (ticket * 10 - 9)...(ticket * 10), bytes: 1_000)])
+        }
+        fixture.disk.faults.reserveBytes = 2_000
+        fixture.disk.faults.bytesMax = 48_000
+        fixture.writer.submit(
+            JournalBatch(ticket: 5, records: [entries(2, 41...50, bytes: 1_000)]), superfluous: [], from: 0)
+        try await wait(for: "the word that it is full") { fixture.record.full.withLock { $0 == [true] } }
+        fixture.writer.submit(nil, superfluous: [(ReplicaID(2), LogIndex(40))], from: 0)
+        try await wait(for: "the batch") { fixture.record.told.withLock { $0.last?.ticket == 5 } }
+        try await fixture.end()
+        #expect(fixture.record.full.withLock { $0 } == [true, false])
     }
 
     @Test func aTrimListThatCameWhileTheQueueWasBusyIsCarriedOut() async throws {

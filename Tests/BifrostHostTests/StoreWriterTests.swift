@@ -37,7 +37,9 @@ import Testing
                     case .damaged(_, let what): "\(loop): damaged, \(what)"
                     }
                 outcomes.list.withLock { $0.append(text) }
-            }, failed: { error, what in Issue.record("\(what): \(error)") })
+            },
+            retry: { again in DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(50)) { again() } },
+            failed: { error, what in Issue.record("\(what): \(error)") })
     }
 
     private func header(_ index: UInt64, _ replica: UInt64) -> ManifestHeader {
@@ -91,6 +93,24 @@ import Testing
         #expect(list[0] == "0: 8 at 1")
         #expect(list[1].hasPrefix("1: damaged, ") && list[1].contains("checksum"), "\(list)")
         #expect(store.manifest(of: ReplicaID(7))?.runs.count == 3)
+    }
+
+    /// A checkpoint that finds no space waits; a merge may use the reserve, and gives back what the checkpoint needs.
+    @Test func withoutSpaceCheckpointsWaitForWhatMergesGiveBack() async throws {
+        let store = try store()
+        let writer = writer()
+        for index in 1...3 as ClosedRange<UInt64> { _ = try store.checkpoint(frozen(index), header(index, 7)) }
+        let used = disk.contents().reduce(0) { $0 + $1.value.count }
+        disk.faults.bytesMax = used + 1_500_000
+        disk.faults.reserveBytes = 1_400_000
+        writer.submit(.checkpoint(GroupID(8), frozen(1), header(1, 8)), in: store, from: 0)
+        await OwnExecutor.pause(milliseconds: 300)
+        #expect(outcomes.list.withLock { $0 } == [])
+        writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 1)
+        try await wait(for: "both jobs") { outcomes.list.withLock { $0.count } == 2 }
+        try await writer.shutDown()
+        #expect(outcomes.list.withLock { $0 } == ["1: 7 has 1 run", "0: 8 at 1"])
+        #expect(store.manifest(of: ReplicaID(8))?.index == LogIndex(1))
     }
 
     @Test func deadChunksGoAsFastAsMergesMakeThem() async throws {

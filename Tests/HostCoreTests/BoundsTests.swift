@@ -144,6 +144,62 @@ private let group = GroupID(1)
         #expect(try checkpoints() == 2)
     }
 
+    @Test func spaceIsLowBelow15PercentAndOutBelow5AndNotForAByteMoreOrLess() {
+        let disk = 1_000_000
+        func level(_ free: Int, _ previous: SpaceLevel, of capacity: Int = disk) -> SpaceLevel {
+            .of(freeBytes: free, capacityBytes: capacity, previous: previous)
+        }
+        #expect(level(150_000, .ample) == .ample && level(149_999, .ample) == .low)
+        #expect(level(168_749, .low) == .low && level(168_750, .low) == .ample)
+        #expect(level(50_000, .low) == .low && level(49_999, .low) == .out && level(0, .ample) == .out)
+        #expect(level(56_249, .out) == .out && level(56_250, .out) == .low && level(200_000, .out) == .ample)
+        // Of a large one, 4 GiB are enough for anybody.
+        #expect(level(4 << 30, .ample, of: 1 << 45) == .ample && level(4 << 30 - 1, .ample, of: 1 << 45) == .low)
+        #expect(level(1 << 30, .low, of: 1 << 45) == .low && level(1 << 30 - 1, .low, of: 1 << 45) == .out)
+    }
+
+    @Test func aLeaderWithLittleSpaceTakesDeletesOnlyAndHandsItsGroupOver() throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        host.put("a", "v", group: group, token: 1)
+        try trio.settle()
+        host.core.spaceChanged(.low)
+        host.put("b", "v", group: group, token: 2)
+        host.delete("a", group: group, token: 3)
+        try trio.settle()
+        guard case .unavailable(let text) = host.refusal(2) else {
+            Issue.record("a put was answered \(String(describing: host.answer(2)))")
+            return
+        }
+        #expect(text.contains("only deletes"))
+        #expect(host.isDone(3))
+        try trio.tick()
+        let next = try trio.leader()
+        #expect(next != leader)
+        trio.hosts[next].put("c", "v", group: group, token: 4)
+        try trio.settle()
+        #expect(trio.hosts[next].isDone(4), "its followers are asked, not whether they have space")
+        host.core.spaceChanged(.ample)
+        try trio.tick(40)
+        #expect(try trio.leader() == next)
+    }
+
+    @Test func aFollowerWithoutSpaceTakesNoEntriesUntilThereIsSome() throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        let follower = trio.hosts[(leader + 1) % 3]
+        try trio.settle()
+        let before = follower.inspection(of: group)?.last
+        follower.core.spaceChanged(.out)
+        trio.hosts[leader].put("a", "v", group: group, token: 1)
+        try trio.tick(3)
+        #expect(trio.hosts[leader].isDone(1) && follower.inspection(of: group)?.last == before)
+        follower.core.spaceChanged(.low)
+        try trio.tick(20)
+        #expect(follower.inspection(of: group)?.last == trio.hosts[leader].inspection(of: group)?.last)
+    }
+
     @Test func morePagesThanTheBoundAreOverloadedUntilOthersAreAnswered() throws {
         let trio = try Trio { $0.pagesMax = 3 }
         let leader = try trio.leader()

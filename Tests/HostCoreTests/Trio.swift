@@ -182,6 +182,14 @@ final class TestHost {
             call: CallToken(rawValue: token))
     }
 
+    func delete(_ key: String, group: GroupID, token: UInt64) {
+        core(of: group).execute(
+            ExecuteRequest(
+                group: group, epoch: Epoch(1), slot: slot(of: Bytes(key)),
+                payload: KeyValueCommand.delete(key: Bytes(key)).payload()),
+            call: CallToken(rawValue: token))
+    }
+
     func page(_ group: GroupID, _ consistency: Consistency = .linearizable, token: UInt64) {
         core(of: group).page(
             PageRequest(group: group, consistency: consistency, from: nil, bytesMax: 1_000),

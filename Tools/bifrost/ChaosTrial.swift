@@ -271,9 +271,12 @@ final class ChaosTrial {
         }
     }
 
+    private func log(_ host: LocalCluster.HostProcess) -> String {
+        (try? String(contentsOfFile: host.log, encoding: .utf8)) ?? ""
+    }
+
     private func lastLine(_ host: LocalCluster.HostProcess) -> String {
-        let text = (try? String(contentsOfFile: host.log, encoding: .utf8)) ?? ""
-        return text.split(separator: "\n").last.map(String.init) ?? "empty"
+        log(host).split(separator: "\n").last.map(String.init) ?? "empty"
     }
 
     /// Waits for a host's own end.
@@ -435,31 +438,56 @@ final class ChaosTrial {
         say("the disk of host 1 (\(HumanText.bytes(UInt64(Self.diskBytes)))) is being filled")
         let page = [UInt8](repeating: 0, count: 4_096)
         var ballast = 0
-        let end = clock.now + .seconds(8)
+        let end = clock.now + .seconds(4)
         while host.isRunning, clock.now < end {
             while page.withUnsafeBytes({ write(descriptor, $0.baseAddress, $0.count) }) > 0 { ballast += page.count }
             try await Task.sleep(for: .milliseconds(5))
         }
         close(descriptor)
         try await expectProgress(load, "while the disk of host 1 was full")
-        let hasEnded = !host.isRunning
-        if hasEnded, let process = host.process {
-            let ending = await process.end().ending
-            note("host 1 ended with \(ending): \(lastLine(host))")
-            if ending != .exit(ExitStatus.diskFailed.rawValue) {
-                problem("on a full disk host 1 ended with \(ending)")
-            }
-            if !lastLine(host).contains("disk") {
-                problem("host 1 did not say that its disk is full: \(lastLine(host))")
-            }
-        } else {
-            note("host 1 goes on with a full disk: \(lastLine(host))")
+        guard host.isRunning else {
+            let ending = await host.process?.end().ending
+            problem("on a full disk host 1 ended with \(ending.map { "\($0)" } ?? "nothing"): \(lastLine(host))")
+            unlink(path)
+            return try start(0)
         }
+        note("host 1 goes on with a full disk: \(lastLine(host))")
+        if !log(host).contains("the disk is full") {
+            problem("host 1 did not say that its disk is full: \(lastLine(host))")
+        }
+        let goals = try await lastIndexes()
         unlink(path)
         let freed = clock.now
-        if hasEnded { try start(0) }
-        try await settle("after \(HumanText.bytes(UInt64(ballast))) were given back", within: Self.spaceLimit)
+        let given = HumanText.bytes(UInt64(ballast))
+        try await reach(goals, on: HostID(1), "after \(given) were given back", within: Self.spaceLimit)
         let milliseconds = (clock.now - freed) / .milliseconds(1)
-        note("whole again \(Int(milliseconds)) ms after \(HumanText.bytes(UInt64(ballast))) were given back")
+        note("what was missed was written \(Int(milliseconds)) ms after \(given) were given back")
+        try await expectProgress(load, "after \(given) were given back")
+    }
+
+    /// The newest entry of each group that any replica has on disk.
+    private func lastIndexes() async throws -> [GroupID: LogIndex] {
+        let accounts = try await clients[0].accounts(timeout: .seconds(2))
+        let replicas = accounts.flatMap { $0.status?.replicas ?? [] }
+        return Dictionary(grouping: replicas, by: \.group).mapValues { $0.map(\.lastIndex).max() ?? .zero }
+    }
+
+    /// Until a host has applied these entries.
+    private func reach(
+        _ goals: [GroupID: LogIndex], on host: HostID, _ when: String, within limit: Duration
+    ) async throws {
+        let end = clock.now + limit
+        while true {
+            let accounts = try await clients[0].accounts(timeout: .seconds(1))
+            let replicas = accounts.first { $0.host.id == host }?.status?.replicas ?? []
+            let behind = replicas.first { $0.appliedIndex < goals[$0.group] ?? .zero }
+            if !replicas.isEmpty, behind == nil { return }
+            guard clock.now < end else {
+                throw LocalCluster.Failure(
+                    description: "\(when): host \(host) has not caught up within \(limit.components.seconds) s"
+                        + (behind.map { ", in group \($0.group) it is at \($0.appliedIndex)" } ?? ""))
+            }
+            try await Task.sleep(for: .milliseconds(20))
+        }
     }
 }

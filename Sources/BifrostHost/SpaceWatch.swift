@@ -1,0 +1,99 @@
+// Looks at how much space there is for a host's two files, some times a second. Says what it finds to the log and to the
+// cores; what follows from it is theirs to decide.
+
+import HostCore
+import Logging
+import NIOPosix
+import Storage
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#endif
+
+final class SpaceWatch: Sendable {
+    private struct State {
+        /// By disk, in the order of `disks`.
+        var levels: [SpaceLevel]
+        /// The journal's last commit found no space.
+        var isJournalFull = false
+        var isLooking = false
+        var told = SpaceLevel.ample
+    }
+
+    private let disks: [LMDBDisk]
+    private let logger: Logger
+    private let changed: @Sendable (SpaceLevel) -> Void
+    private let state: Mutex<State>
+
+    static var periodMilliseconds: Int64 { 250 }
+
+    /// - Parameter changed: called on the thread that found it.
+    init(disks: [LMDBDisk], logger: Logger, changed: @escaping @Sendable (SpaceLevel) -> Void) {
+        self.disks = disks
+        self.logger = logger
+        self.changed = changed
+        state = Mutex(State(levels: Array(repeating: .ample, count: disks.count)))
+    }
+
+    /// On a thread that may wait for a disk.
+    func look(on readers: NIOThreadPool) {
+        let isFirst = state.withLock { state in
+            defer { state.isLooking = true }
+            return !state.isLooking
+        }
+        guard isFirst else { return }
+        readers.submit { [self] _ in
+            for place in disks.indices { measure(place) }
+            state.withLock { $0.isLooking = false }
+            tell()
+        }
+    }
+
+    /// What the journal's writer found: it is there before any measurement.
+    func journalIsFull(_ reason: String?) {
+        state.withLock { $0.isJournalFull = reason != nil }
+        if let reason {
+            logger.error("the journal waits for space; nothing is acknowledged", metadata: ["reason": "\(reason)"])
+        } else {
+            logger.notice("the journal has space again")
+        }
+        tell()
+    }
+
+    private func measure(_ place: Int) {
+        let disk = disks[place]
+        var status = statvfs()
+        guard statvfs(disk.directory, &status) == 0 else { return }
+        let capacity = Int(clamping: UInt64(status.f_blocks) * UInt64(status.f_frsize))
+        var free = Int(clamping: UInt64(status.f_bavail) * UInt64(status.f_frsize))
+        let previous = state.withLock { $0.levels[place] }
+        func level() -> SpaceLevel { .of(freeBytes: free, capacityBytes: capacity, previous: previous) }
+        // The walk over the list of free pages is worth it only when it matters.
+        if level() > .ample { free += (try? disk.reusableBytes()) ?? 0 }
+        let found = level()
+        guard found != previous else { return }
+        state.withLock { $0.levels[place] = found }
+        let text: Logger.Message =
+            switch found {
+            case .ample: "there is space on the disk again: everything is taken"
+            case .low: "the disk is nearly full: puts are refused, deletes and what other hosts write are taken"
+            case .out: "the disk is full but for a reserve: nothing is taken; free space"
+            }
+        logger.log(
+            level: found == .ample ? .notice : .error, text,
+            metadata: ["directory": "\(disk.directory)", "free": "\(free)", "capacity": "\(capacity)"])
+    }
+
+    private func tell() {
+        let news = state.withLock { state -> SpaceLevel? in
+            let level = state.isJournalFull ? .out : state.levels.max() ?? .ample
+            guard level != state.told else { return nil }
+            state.told = level
+            return level
+        }
+        if let news { changed(news) }
+    }
+}
