@@ -1,17 +1,12 @@
 // Looks at how much space there is for a host's two files, some times a second. Says what it finds to the log and to the
 // cores; what follows from it is theirs to decide.
 
+import Glibc
 import HostCore
 import Logging
 import NIOPosix
 import Storage
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#endif
 
 final class SpaceWatch: Sendable {
     private struct State {
