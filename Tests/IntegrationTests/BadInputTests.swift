@@ -32,9 +32,26 @@ extension IntegrationTests {
                     .expect(64, saying: "--insecure-listen")
                 try await run("demo", "--groups", "0").expect(64, saying: "--groups")
                 try await run("bench", "--reads", "101").expect(64, saying: "--reads")
+                for flag in [["--groups", "3"], ["--keep"], ["--directory", "/tmp"], ["--loops", "1"]] {
+                    try await place.local.command(["bench"] + flag).expect(
+                        64, saying: "\(flag[0]) is for the hosts that --local starts")
+                }
+                try await run("bench", "--local", "1", "--connect", "127.0.0.1:1").expect(
+                    64, saying: "leave one of them")
+                // What stands outside of the command line may be meant for others.
+                let elsewhere = try await ChildProcess(
+                    place.local.executable, ["bench", "--timeout", "200ms"],
+                    environment: ["BIFROST_CONNECT": "127.0.0.1:1", "BIFROST_GROUPS": "7", "BIFROST_KEEP": "1"]
+                ).end(killAfter: .seconds(20))
+                elsewhere.expect(4, saying: "finding the cluster: ", "127.0.0.1:1")
                 try await run("import", place.directory + "/missing.tsv").expect(74, saying: "missing.tsv")
                 try await run("demo", "--input", place.directory + "/missing.tsv").expect(74, saying: "missing.tsv")
                 try await run("demo", "--directory", place.directory + "/missing").expect(74, saying: "is no directory")
+                // Nobody can make a directory there.
+                for command in [["bench", "--local", "1"], ["demo", "--input", "-"]] {
+                    try await place.local.command(command + ["--directory", "/proc"], input: Array("a\t1\n".utf8))
+                        .expectLast(74, saying: "can't make a directory below /proc")
+                }
                 if LocalCluster.isMemoryFileSystem("/dev/shm") {
                     try await run("demo", "--directory", "/dev/shm").expect(64, saying: "kept in memory")
                     try await run("bench", "--local", "1", "--directory", "/dev/shm").expect(
@@ -50,6 +67,7 @@ extension IntegrationTests {
                     help.expect(0)
                     #expect(help.text.contains("USAGE") && help.errors.isEmpty)
                 }
+                #expect(try await run("get", "--help").text.contains("127.0.0.1:7001"))
             }
         }
 

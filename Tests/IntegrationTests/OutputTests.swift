@@ -96,6 +96,80 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aBenchGoesOnWithoutAHostThatEnds() async throws {
+            try await withCluster { cluster in
+                let bench = try ChildProcess(
+                    cluster.local.executable,
+                    [
+                        "bench", "--connect", cluster.local.addresses, "--seconds", "5", "--keys", "2000", "--json",
+                        "--reads", "20",
+                    ])
+                // Every host leads some of 2,000 keys while they are written, and one with operations under way ends.
+                await OwnExecutor.pause(milliseconds: 2_500)
+                #expect(bench.isRunning)
+                cluster.local.kill(cluster.hosts[0])
+                let result = await bench.end(killAfter: .seconds(60))
+                #expect(result.ending == .exit(1), "\(result.errorText)")
+                let report = try result.json()
+                func number(_ name: String) throws -> Double { try #require(report[name] as? NSNumber).doubleValue }
+                #expect(try number("seconds") >= 5 && number("seconds") < 30)
+                #expect(try number("errors") > 0)
+                #expect(try number("operations") > number("errors"))
+                #expect(try number("cpuMicrosPerOperation") > 0)
+                #expect(try number("verified") == 10_000, "\(result.errorText)")
+                let gap = try #require((report["hostsWithGaps"] as? [[String: Any]])?.first)
+                #expect(gap["host"] as? Int == 1 && gap["address"] as? String == cluster.hosts[0].address)
+                #expect((gap["problem"] as? String)?.contains("its CPU counts until") == true, "\(gap)")
+                #expect(result.errorText.contains("host 1 at \(cluster.hosts[0].address) does not answer"))
+                #expect(result.errorText.contains("nobody waits for its checkpoints"))
+            }
+        }
+
+        @Test func aBenchWithoutAQuorumEndsInTime() async throws {
+            try await withCluster { cluster in
+                cluster.local.kill(cluster.hosts[0])
+                cluster.local.kill(cluster.hosts[1])
+                let begin = ContinuousClock.now
+                // More keys than are written at a time: the first that fails is enough.
+                try await cluster.bifrost("bench", "--timeout", "2s", "--keys", "100000", at: [cluster.hosts[2]])
+                    .expectLast(4, saying: "writing the keys: ", "nothing was measured")
+                #expect(ContinuousClock.now - begin < .seconds(5))
+            }
+        }
+
+        @Test func aLocalBenchSaysWhatBecameOfAHostThatEnded() async throws {
+            try await withHosts(0) { place in
+                let bench = try ChildProcess(
+                    place.local.executable,
+                    [
+                        "bench", "--local", "3", "--groups", "2", "--keys", "1000", "--seconds", "3", "--directory",
+                        place.directory,
+                    ])
+                let end = ContinuousClock.now + .seconds(20)
+                func pid() throws -> Int32? {
+                    let processes = try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap {
+                        Int32($0)
+                    }
+                    return processes.first { process in
+                        let line = FileManager.default.contents(atPath: "/proc/\(process)/cmdline") ?? Data()
+                        let text = String(decoding: line, as: UTF8.self)
+                        return text.contains("\0serve\0") && text.contains("\(place.directory)/bifrost-bench")
+                            && text.contains("/host-2\0")
+                    }
+                }
+                while try pid() == nil, ContinuousClock.now < end { await OwnExecutor.pause(milliseconds: 20) }
+                let host = try #require(try pid())
+                await OwnExecutor.pause(milliseconds: 2_000)
+                kill(host, SIGKILL)
+                let result = await bench.end(killAfter: .seconds(60))
+                result.expectLast(1, saying: "host 2 ended during the run, with signal 9")
+                #expect(result.text.contains("host 2       does not answer"), "\(result.text)")
+                for words in ["bench:   host 2 ended with signal 9", "bench:   host 1: listening 127.0.0.1:"] {
+                    #expect(result.errorText.contains(words), "\(result.errorText)")
+                }
+            }
+        }
+
         @Test func statusTakesNoLongerThanItSays() async throws {
             // Takes connections and says nothing.
             let silent = try SilentListener()

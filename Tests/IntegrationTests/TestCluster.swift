@@ -113,4 +113,13 @@ extension ChildProcess.Result {
         #expect(errorText.hasPrefix("bifrost: "), "\(errorText)", sourceLocation: sourceLocation)
         #expect(errorText.split(separator: "\n").count == 1, "\(errorText)", sourceLocation: sourceLocation)
     }
+    /// The same of a command that says before what it does: its last line says why it ended.
+    func expectLast(
+        _ code: Int32, saying texts: String..., sourceLocation: SourceLocation = #_sourceLocation
+    ) {
+        #expect(ending == .exit(code), "\(errorText)", sourceLocation: sourceLocation)
+        let last = errorText.split(separator: "\n").last ?? ""
+        #expect(last.hasPrefix("bifrost: "), "\(errorText)", sourceLocation: sourceLocation)
+        for text in texts { #expect(last.contains(text), "\(errorText)", sourceLocation: sourceLocation) }
+    }
 }

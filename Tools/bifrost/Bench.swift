@@ -17,28 +17,29 @@ struct Bench: AsyncParsableCommand {
         discussion: """
             Writes uniformly over --keys keys, each of which is written once before, goes on for --seconds and until each \
             replica has checkpointed three times, and then reads back 10,000 random acknowledged keys. Every error, miss or \
-            wrong value makes the run a failure (exit code 1).
+            wrong value makes the run a failure (exit code 1). A host that ends meanwhile does not end the run: what it \
+            used counts as long as it answered, and its checkpoints are not waited for.
+
+            The keys are ~bench/000000000, ~bench/000000001 and so on. On a running cluster they take the place of what had \
+            these names, and stay there afterwards.
+
+            With --local the hosts are processes of their own in a new directory below --directory, which has to be on a real \
+            disk; they and the directory are removed at the end.
 
             EXAMPLES
               bifrost bench --local 3 --groups 16 --payload 128 --window 512
               bifrost bench --local 3 --groups 64 --reads 90 --json
               bifrost bench --connect 10.0.0.1:7001 --keys 1000000 --seconds 60
-
-            The keys are ~bench/000000000, ~bench/000000001 and so on. On a running cluster they stay there afterwards, and \
-            take the place of what had these names.
-
-            With --local the hosts are processes of their own in a new directory below --directory, which has to be on a real \
-            disk; they and the directory are removed at the end.
             """)
 
     @Option(help: "Start this many hosts on loopback; without it, drive the cluster at --connect.")
     var local: Int?
-    @Option(help: "Where --local keeps the hosts' data. Default: $TMPDIR or /var/tmp.")
+    @Option(help: "With --local: where the hosts' data is. (default: $TMPDIR or /var/tmp)")
     var directory: String?
-    @Option(help: "Event loops of each --local host. Default: as 'serve' takes.")
+    @Option(help: "With --local: event loops of each host. (default: as 'serve' takes)")
     var loops: Int?
-    @Option(help: "Groups of a --local cluster.")
-    var groups = 16
+    @Option(help: "With --local: groups of the cluster. (default: 16)")
+    var groups: Int?
     @Option(help: "Bytes of each value.")
     var payload = 128
     @Option(help: "Operations in flight per group.")
@@ -53,15 +54,38 @@ struct Bench: AsyncParsableCommand {
     var secondsMax = 300.0
     @Option(help: "Seed of keys and their order.")
     var seed: UInt64 = 1
-    @Flag(help: "Keep the hosts' data and logs, and say where they are.")
+    @Flag(help: "With --local: keep the hosts' data and logs, and say where they are.")
     var keep = false
     @OptionGroup var client: ClientOptions
 
+    /// Flags that mean something only for hosts that this program starts.
+    private static let localFlags = ["directory", "loops", "groups", "keep"]
+
+    /// Settings from outside of the command line may be meant for other commands, or for the other kind of run: those
+    /// that do not go with the kind that is asked for are none.
+    static func settle(_ settings: inout Settings) {
+        if settings.isOnCommandLine("connect") { settings.dropGiven(["local"]) }
+        let isLocal = settings.isOnCommandLine("local") || settings.isGiven("local")
+        settings.dropGiven(isLocal ? ["connect"] : localFlags)
+    }
+
     func validate() throws {
         if let local, !(1...15).contains(local) { throw ValidationError("--local takes 1 to 15 hosts, not \(local)") }
-        if loops != nil, local == nil { throw ValidationError("--loops is for the hosts that --local starts") }
+        if local == nil {
+            let used = zip(Self.localFlags, [directory != nil, loops != nil, groups != nil, keep]).first { $0.1 }?.0
+            if let used {
+                throw ValidationError(
+                    "--\(used) is for the hosts that --local starts: the cluster at --connect has its own. Say --local "
+                        + "too, or leave it out")
+            }
+        } else if client.connect != nil {
+            throw ValidationError(
+                "--local measures hosts that it starts itself, --connect a cluster that runs: leave one of them out")
+        }
         try Serve.check(loops: loops)
-        guard (1...65_535).contains(groups) else { throw ValidationError("--groups takes 1 to 65,535, not \(groups)") }
+        if let groups, !(1...65_535).contains(groups) {
+            throw ValidationError("--groups takes 1 to 65,535, not \(groups)")
+        }
         guard (0...Limits.valueBytesMax).contains(payload) else {
             throw ValidationError("--payload takes 0 to \(Limits.valueBytesMax) bytes, not \(payload)")
         }
@@ -77,7 +101,7 @@ struct Bench: AsyncParsableCommand {
 
     func run() async throws {
         guard let local else {
-            return try finish(try await measure(addresses: client.connect.addresses, hosts: nil, directory: nil))
+            return try finish(try await measure(addresses: client.addresses, machine: Machine(directory: nil)))
         }
         let cluster = try LocalCluster(
             below: try LocalCluster.parentDirectory(directory), name: "bifrost-bench", count: local)
@@ -88,20 +112,49 @@ struct Bench: AsyncParsableCommand {
             cluster.dispose(keepDirectory: keep)
             if keep { say("data and logs: \(home)") }
         }
-        let machine = Machine(directory: home)
-        try cluster.startAll(arguments: loops.map { ["--loops", "\($0)"] } ?? [])
-        say("\(local) hosts on loopback in \(home); making \(groups) groups")
-        try await cluster.run([
-            "init", "--hosts", cluster.addresses, "--groups", "\(groups)", "--replicas", "\(min(local, 3))",
-        ])
-        try finish(
-            try await measure(addresses: cluster.hosts.map(\.address), hosts: local, directory: home, machine: machine))
+        do {
+            let report = try await measure(cluster, count: local)
+            let ends = cluster.hosts.compactMap { host in
+                host.process?.ending.map { "host \(host.number) ended during the run, with \($0)" }
+            }
+            try finish(report, ends)
+        } catch {
+            say("what the hosts said last:")
+            for line in cluster.hosts.flatMap(\.lastWords) { say("  \(line)") }
+            throw error
+        }
     }
 
-    private func finish(_ report: BenchReport) throws {
+    private func measure(_ cluster: LocalCluster, count: Int) async throws -> BenchReport {
+        let machine = Machine(directory: cluster.directory)
+        let groups = groups ?? 16
+        try await phase("starting the hosts") {
+            try cluster.startAll(arguments: loops.map { ["--loops", "\($0)"] } ?? [])
+        }
+        say("\(count) hosts on loopback in \(cluster.directory); making \(groups) groups")
+        try await phase("making the cluster") {
+            _ = try await cluster.run([
+                "init", "--hosts", cluster.addresses, "--groups", "\(groups)", "--replicas", "\(min(count, 3))",
+            ])
+        }
+        return try await measure(addresses: cluster.hosts.map(\.address), machine: machine)
+    }
+
+    private func finish(_ report: BenchReport, _ ends: [String] = []) throws {
         if client.common.json { try Output.json(report) } else { try Output.line(report.table) }
-        guard report.problems.isEmpty else {
-            throw ToolError(.negative, "the run does not count: \(report.problems.joined(separator: "; "))")
+        let problems = report.problems + ends
+        guard problems.isEmpty else {
+            throw ToolError(.negative, "the run does not count: \(problems.joined(separator: "; "))")
+        }
+    }
+
+    /// What fails says in which phase.
+    private func phase<Result>(_ name: String, _ body: () async throws -> Result) async throws -> Result {
+        do {
+            return try await body()
+        } catch {
+            let error = ToolError(error)
+            throw ToolError(error.status, "\(name): \(error.message)")
         }
     }
 
@@ -111,59 +164,83 @@ struct Bench: AsyncParsableCommand {
 
     // MARK: The run
 
-    private func measure(
-        addresses: [String], hosts: Int?, directory: String?, machine: Machine = Machine(directory: nil)
-    ) async throws -> BenchReport {
-        var options = ClusterOptions()
-        options.operationsMax = max(65_536, groups * window * 2)
+    private static let operationTimeout = Duration.seconds(30)
+    /// For one round of questions. The load goes on meanwhile, and a host that does not answer keeps nothing up for
+    /// longer.
+    private static let accountTimeout = Duration.seconds(2)
+
+    private func measure(addresses: [String], machine: Machine) async throws -> BenchReport {
+        let timeout = client.timeout?.duration ?? Self.operationTimeout
+        var options = client.options(timeout: timeout)
+        // A key has one operation under way, and 10,000 are read back at once.
+        options.operationsMax = max(65_536, keys)
         options.name = "bench"
         // One thread for the generator, so that it can be told from the hosts.
         let loopGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         options.eventLoopGroup = loopGroup
-        let cluster = try await Cluster.connect(to: addresses, options: options)
+        let cluster = try await phase("finding the cluster") {
+            try await Cluster.connect(to: addresses, options: options)
+        }
+        let result: Result<BenchReport, any Error>
+        do {
+            result = .success(try await drive(cluster, timeout: timeout, machine: machine))
+        } catch {
+            result = .failure(error)
+        }
+        await cluster.close()
+        try await loopGroup.shutdownGracefully()
+        return try result.get()
+    }
+
+    private func drive(_ cluster: Cluster, timeout: Duration, machine: Machine) async throws -> BenchReport {
         let map = try await cluster.map()
         let loop = cluster.loop
         let settings = BenchGenerator.Settings(
             keys: keys, payload: payload, window: window, reads: reads, seed: seed,
-            deadlineNanoseconds: UInt64((client.timeout?.duration ?? .seconds(30)) / .nanoseconds(1)))
+            deadlineNanoseconds: UInt64(timeout / .nanoseconds(1)))
         let generator = try await loop.eventLoop.submit { BenchGenerator(loop: loop, map: map, settings: settings) }
             .get()
 
         say("writing each of \(HumanText.grouped(UInt64(keys))) keys once")
-        await onLoop(loop) { resume in generator.preload { resume() } }
-        if let error = try await loop.eventLoop.submit({ generator.current.firstError }).get() {
-            throw BenchFailure(description: "writing the keys failed: \(error)")
+        let failure = await withCheckedContinuation { continuation in
+            loop.eventLoop.execute { generator.preload { continuation.resume(returning: $0) } }
+        }
+        if let failure {
+            throw ToolError(
+                .unavailable,
+                "writing the keys: \(failure); nothing was measured: see 'bifrost status', or give it a longer --timeout"
+            )
         }
 
-        let before = try await statuses(cluster)
+        var hosts = BenchHosts(try await cluster.accounts(timeout: Self.accountTimeout))
+        for gap in hosts.gaps { say("host \(gap.host) at \(gap.address) \(gap.problem)") }
         let cpuBefore = OwnUsage.cpuMicros
-        let start = DispatchTime.now().uptimeNanoseconds
+        let start = RPCClock.now()
+        func elapsed() -> Double { Double(RPCClock.now().since(start)) / 1e9 }
         try await loop.eventLoop.submit { generator.run() }.get()
-        var checkpoints: UInt64 = 0
-        var elapsed = 0.0
-        while true {
-            try await Task.sleep(
-                for: .milliseconds(
-                    elapsed + 1 > seconds && elapsed < seconds ? Int((seconds - elapsed) * 1_000) + 1 : 1_000))
-            elapsed = Double(DispatchTime.now().uptimeNanoseconds - start) / 1e9
+        var isOver = false
+        while !isOver {
+            let left = seconds - elapsed()
+            try await Task.sleep(for: left > 0 && left < 1 ? .seconds(left) + .milliseconds(1) : .seconds(1))
             let counts = try await loop.eventLoop.submit { generator.current }.get()
-            if elapsed >= seconds { checkpoints = Self.checkpoints(from: before, to: try await statuses(cluster)) }
+            let now = elapsed()
             say(
-                "\(Int(elapsed)) s: \(HumanText.grouped(UInt64(counts.operations))) operations, \(HumanText.grouped(UInt64(Double(counts.operations) / elapsed)))/s, \(counts.errors) errors"
-            )
-            if elapsed >= seconds && (checkpoints >= 3 || reads == 100) || elapsed >= secondsMax
-                || counts.errors > 1_000
-            {
-                break
-            }
+                "\(Int(now)) s: \(HumanText.grouped(UInt64(counts.operations))) operations, "
+                    + "\(HumanText.grouped(UInt64(Double(counts.operations) / now)))/s, \(counts.errors) errors")
+            for line in hosts.take(try await cluster.accounts(timeout: Self.accountTimeout), at: now) { say(line) }
+            // A run with an error is lost already: nothing is worth waiting for.
+            let isEnough = hosts.checkpointsMin >= 3 || reads == 100 || counts.errors > 0
+            let isDead = RPCClock.now().since(max(start, counts.lastSuccess)) > settings.deadlineNanoseconds
+            isOver = now >= seconds && isEnough || now >= secondsMax || isDead
         }
         // What is in flight counts as well: its errors above all.
-        await onLoop(loop) { resume in generator.stop { resume() } }
+        await withCheckedContinuation { continuation in
+            loop.eventLoop.execute { generator.stop { continuation.resume() } }
+        }
         let (counts, latencies) = try await loop.eventLoop.submit { (generator.current, generator.latencies) }.get()
-        elapsed = Double(DispatchTime.now().uptimeNanoseconds - start) / 1e9
-        let cpuAfter = OwnUsage.cpuMicros
-        let after = try await statuses(cluster)
-        checkpoints = Self.checkpoints(from: before, to: after)
+        let time = elapsed()
+        let cpu = OwnUsage.cpuMicros - cpuBefore
+        for line in hosts.take(try await cluster.accounts(timeout: Self.accountTimeout), at: time) { say(line) }
 
         say("reading back 10,000 keys")
         let (right, asked, firstWrong) = await withCheckedContinuation { continuation in
@@ -171,64 +248,22 @@ struct Bench: AsyncParsableCommand {
                 generator.verify(count: 10_000) { continuation.resume(returning: ($0, $1, $2)) }
             }
         }
-
-        var cpu = cpuAfter - cpuBefore
-        // A host that was started anew in between counts from zero again: what it used before is not known.
-        for (old, new) in zip(before, after) {
-            cpu +=
-                new.bootCounter == old.bootCounter ? new.cpuMicros - min(old.cpuMicros, new.cpuMicros) : new.cpuMicros
-        }
-        var leaders: [GroupID: HostID] = [:]
-        for host in after {
-            for replica in host.replicas where replica.role == .leader { leaders[replica.group] = host.host }
-        }
-        let report = BenchReport(
-            operationsPerSecond: Double(counts.operations) / elapsed, p50Micros: latencies.valueAtPercentile(50),
+        let leaders = hosts.leaders
+        return BenchReport(
+            operationsPerSecond: Double(counts.operations) / time, p50Micros: latencies.valueAtPercentile(50),
             p99Micros: latencies.valueAtPercentile(99), p999Micros: latencies.valueAtPercentile(99.9),
-            cpuMicrosPerOperation: counts.operations > 0 ? Double(cpu) / Double(counts.operations) : 0,
-            errors: counts.errors,
-            firstError: counts.firstError ?? firstWrong, verified: right, verifiedOf: asked,
-            checkpointsPerReplica: checkpoints, secondsMax: secondsMax,
-            seconds: elapsed, operations: counts.operations, hosts: map.hosts.count, payload: payload, window: window,
-            keys: keys,
-            reads: reads,
+            cpuMicrosPerOperation: counts.operations > 0
+                ? Double(cpu + hosts.cpuMicros) / Double(counts.operations) : 0,
+            errors: counts.errors, firstError: counts.firstError ?? firstWrong, verified: right, verifiedOf: asked,
+            checkpointsPerReplica: hosts.checkpointsMin, secondsMax: secondsMax, seconds: time,
+            operations: counts.operations, hosts: map.hosts.count, hostsWithGaps: hosts.gaps, payload: payload,
+            window: window, keys: keys, reads: reads,
             groups: counts.perGroup.map {
                 BenchReport.Group(
                     group: $0.group.rawValue, leader: leaders[$0.group]?.rawValue ?? 0,
-                    operationsPerSecond: Double($0.operations) / elapsed)
+                    operationsPerSecond: Double($0.operations) / time)
             }, machine: machine)
-        await cluster.close()
-        try await loopGroup.shutdownGracefully()
-        return report
     }
-
-    private func onLoop(
-        _ loop: ClientLoop, _ work: @escaping @Sendable (_ resume: @escaping @Sendable () -> Void) -> Void
-    ) async {
-        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
-            loop.eventLoop.execute { work { continuation.resume() } }
-        }
-    }
-
-    private func statuses(_ cluster: Cluster) async throws -> [HostStatus] {
-        try await cluster.status(timeout: .seconds(20)).map { try $0.status.get() }
-    }
-
-    /// The least number of checkpoints that any replica made in between. The meta group is not written to and not
-    /// counted.
-    private static func checkpoints(from before: [HostStatus], to after: [HostStatus]) -> UInt64 {
-        var least = UInt64.max
-        for (old, new) in zip(before, after) {
-            for (first, last) in zip(old.replicas, new.replicas) where last.group != .meta {
-                least = min(least, last.checkpoints - min(first.checkpoints, last.checkpoints))
-            }
-        }
-        return least == .max ? 0 : least
-    }
-}
-
-struct BenchFailure: Error, CustomStringConvertible {
-    var description: String
 }
 
 enum OwnUsage {

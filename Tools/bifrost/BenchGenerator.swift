@@ -23,7 +23,8 @@ final class BenchGenerator: @unchecked Sendable {
         /// Reads among the operations, in percent.
         var reads: Int
         var seed: UInt64
-        var deadlineNanoseconds: UInt64 = 30_000_000_000
+        /// For one operation.
+        var deadlineNanoseconds: UInt64
     }
 
     struct GroupCount: Sendable {
@@ -35,6 +36,8 @@ final class BenchGenerator: @unchecked Sendable {
         var operations = 0
         var errors = 0
         var firstError: String?
+        /// Zero while nothing succeeded.
+        var lastSuccess = Instant.zero
         var perGroup: [GroupCount] = []
     }
 
@@ -53,6 +56,9 @@ final class BenchGenerator: @unchecked Sendable {
     /// How often each key was written; 0: never.
     private var versions: [UInt32]
     private var isBusy: [Bool]
+    /// Keys whose last put failed and may have taken effect all the same: they have the next version, or the one that
+    /// was acknowledged last.
+    private var uncertain: Set<Int> = []
     private var lanes: [Lane] = []
     private var idle: [Int] = []
     private var random: SeededRandom
@@ -61,8 +67,9 @@ final class BenchGenerator: @unchecked Sendable {
     private var isStopping = false
     private var inFlight = 0
     private var drained: (() -> Void)?
-    /// Set while every key is written or read once, in order.
+    /// Set while every key is written once, in order.
     private var sweep: Range<Int>?
+    private var preloaded: ((OperationFailure?) -> Void)?
 
     init(loop: ClientLoop, map: ClusterMap, settings: Settings) {
         self.loop = loop
@@ -117,13 +124,20 @@ final class BenchGenerator: @unchecked Sendable {
 
     // MARK: Phases
 
-    /// Writes every key once. Calls back with what failed.
-    func preload(_ finished: @escaping () -> Void) {
+    /// Writes every key once. Calls back at the end, or with the first failure at once.
+    func preload(_ finished: @escaping (OperationFailure?) -> Void) {
         loop.eventLoop.preconditionInEventLoop()
         sweep = 0..<settings.keys
         makeLanes(count: min(settings.keys, 8_192))
-        drained = finished
+        preloaded = finished
+        drained = { [self] in endPreload(nil) }
         start()
+    }
+
+    private func endPreload(_ failure: OperationFailure?) {
+        let callback = preloaded
+        preloaded = nil
+        callback?(failure)
     }
 
     /// Keeps the windows full until `stop`.
@@ -143,14 +157,12 @@ final class BenchGenerator: @unchecked Sendable {
         start()
     }
 
-    func resetCounts() {
-        counts = Counts(
-            errors: counts.errors, firstError: counts.firstError,
-            perGroup: groups.map { GroupCount(group: $0, operations: 0) })
+    private func resetCounts() {
+        counts = Counts(perGroup: groups.map { GroupCount(group: $0, operations: 0) })
         histogram.reset()
     }
 
-    /// What was counted since `run` or `resetCounts`.
+    /// What was counted since `run`.
     var current: Counts { counts }
     var latencies: Histogram<UInt32> { histogram }
 
@@ -191,15 +203,19 @@ final class BenchGenerator: @unchecked Sendable {
             key = freeKey(of: lanes[lane].group)
         }
         isBusy[key] = true
-        let isRead = sweep == nil && settings.reads > 0 && Int(random.below(100)) < settings.reads
         lanes[lane].key = key
-        lanes[lane].isRead = isRead
-        let now = RPCClock.now()
-        lanes[lane].started = now.rawValue
+        lanes[lane].isRead = sweep == nil && settings.reads > 0 && Int(random.below(100)) < settings.reads
+        lanes[lane].started = RPCClock.now().rawValue
+        submit(lane)
+    }
+
+    /// The lane's operation, with its deadline as from its start.
+    private func submit(_ lane: Int) {
+        let key = lanes[lane].key
         inFlight += 1
-        let deadline = now + settings.deadlineNanoseconds
-        let completion: ClientLoop.Completion = { [unowned self] tag, result in self.completed(Int(tag), result) }
-        if isRead {
+        let deadline = Instant(lanes[lane].started) + settings.deadlineNanoseconds
+        let completion: ClientLoop.Completion = { [self] tag, result in completed(Int(tag), result) }
+        if lanes[lane].isRead {
             loop.get(Self.name(key), deadline: deadline, tag: UInt64(lane), completion: completion)
         } else {
             loop.put(
@@ -231,14 +247,31 @@ final class BenchGenerator: @unchecked Sendable {
                 if let wrong = check(key, bytes) { note(wrong) }
             } else {
                 versions[key] += 1
+                uncertain.remove(key)
             }
             counts.operations += 1
+            counts.lastSuccess = RPCClock.now()
             counts.perGroup[lanes[lane].group].operations += 1
-            _ = histogram.record((RPCClock.now().rawValue - lanes[lane].started) / 1_000)
+            _ = histogram.record((counts.lastSuccess.rawValue - lanes[lane].started) / 1_000)
         case .failure(let failure):
+            if !lanes[lane].isRead, failure.mayHaveHappened { uncertain.insert(key) }
+            if sweep != nil { return preloadFailed(lane, failure) }
             note("\(lanes[lane].isRead ? "get" : "put") of key \(key): \(failure)")
         }
         next(lane)
+    }
+
+    /// A host that ends takes the outcome of its puts with it; the same put again does no harm. What has no time left
+    /// ends it all: the cluster does not take these keys.
+    private func preloadFailed(_ lane: Int, _ failure: OperationFailure) {
+        if !isStopping, failure.mayHaveHappened,
+            RPCClock.now() < Instant(lanes[lane].started) + settings.deadlineNanoseconds
+        {
+            isBusy[lanes[lane].key] = true
+            return submit(lane)
+        }
+        isStopping = true
+        endPreload(failure)
     }
 
     private func note(_ error: String) {
@@ -255,16 +288,23 @@ final class BenchGenerator: @unchecked Sendable {
         switch reading {
         case .absent: return versions[key] == 0 ? nil : "key \(key) is missing"
         case .found(let found, _, _):
-            return found == value(key, versions[key])
-                ? nil : "key \(key) has a value that is not the last acknowledged one"
+            if found == value(key, versions[key]) { return nil }
+            guard uncertain.contains(key), found == value(key, versions[key] + 1) else {
+                return "key \(key) has a value that is not the last acknowledged one"
+            }
+            versions[key] += 1
+            uncertain.remove(key)
+            return nil
         }
     }
 
     // MARK: Reading back
 
+    /// Enough for 10,000 reads at once, however short the time for one operation is.
+    private static let verifyNanosecondsMin: UInt64 = 10_000_000_000
+
     /// Reads `count` random acknowledged keys, each compared with what was acknowledged last. Calls back with how many
-    /// were
-    /// right, and the first that was not.
+    /// were right, and the first that was not.
     func verify(count: Int, _ finished: @escaping (_ right: Int, _ asked: Int, _ firstWrong: String?) -> Void) {
         loop.eventLoop.preconditionInEventLoop()
         let written = versions.indices.filter { versions[$0] > 0 }
@@ -273,12 +313,12 @@ final class BenchGenerator: @unchecked Sendable {
         var right = 0
         var left = asked.count
         var firstWrong: String?
-        let deadline = RPCClock.now() + 60_000_000_000
+        let deadline = RPCClock.now() + max(settings.deadlineNanoseconds, Self.verifyNanosecondsMin)
         for (number, key) in asked.enumerated() {
-            loop.get(Self.name(key), deadline: deadline, tag: UInt64(number)) { [unowned self] _, result in
+            loop.get(Self.name(key), deadline: deadline, tag: UInt64(number)) { [self] _, result in
                 switch result {
                 case .success(let bytes):
-                    if let wrong = self.check(key, bytes) { firstWrong = firstWrong ?? wrong } else { right += 1 }
+                    if let wrong = check(key, bytes) { firstWrong = firstWrong ?? wrong } else { right += 1 }
                 case .failure(let failure): firstWrong = firstWrong ?? "get of key \(key): \(failure)"
                 }
                 left -= 1

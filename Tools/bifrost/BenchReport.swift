@@ -5,6 +5,7 @@ import Foundation
 struct BenchReport: Codable {
     struct Group: Codable {
         var group: UInt32
+        /// At the end; 0 if no host that answered then says so.
         var leader: UInt64
         var operationsPerSecond: Double
     }
@@ -13,20 +14,22 @@ struct BenchReport: Codable {
     var p50Micros: UInt64
     var p99Micros: UInt64
     var p999Micros: UInt64
-    /// All host processes and the generator.
+    /// All host processes and the generator; less where `hostsWithGaps` names some.
     var cpuMicrosPerOperation: Double
     var errors: Int
     var firstError: String?
     /// Keys read back right, of `verifiedOf`.
     var verified: Int
     var verifiedOf: Int
-    /// The least of all replicas, inside the measured interval.
+    /// The least of all replicas on hosts that answered at the end, inside the measured interval.
     var checkpointsPerReplica: UInt64
     /// When the run ends although that is less than three.
     var secondsMax: Double
     var seconds: Double
     var operations: Int
     var hosts: Int
+    /// Whose CPU and checkpoints are not known for all of the time.
+    var hostsWithGaps: [BenchHosts.Gap]
     var payload: Int
     var window: Int
     var keys: Int
@@ -120,22 +123,28 @@ extension BenchReport {
         var perGroup = Table([("group", .right), ("leader", .left), ("ops/s", .right)])
         for group in groups {
             perGroup.add([
-                "\(group.group)", "host \(group.leader)", HumanText.grouped(UInt64(group.operationsPerSecond)),
+                "\(group.group)", group.leader == 0 ? "unknown" : "host \(group.leader)",
+                HumanText.grouped(UInt64(group.operationsPerSecond)),
             ])
         }
         perGroup.add(["all", "", HumanText.grouped(UInt64(operationsPerSecond))])
-        let lines = [
+        let machineLine =
+            "machine      \(machine.cores) cores, Linux \(machine.kernel), \(machine.filesystem)"
+            + (machine.fdatasyncP50Micros.map { ", fdatasync p50 \(micros($0))" } ?? "")
+            + ", commit \(machine.commit)"
+        var lines = [
             perGroup.text,
             "",
             "operations   \(HumanText.grouped(UInt64(operations))) in \(HumanText.fixed(seconds, 1)) s, \(reads) % reads",
             "latency      p50 \(micros(p50Micros))   p99 \(micros(p99Micros))   p99.9 \(micros(p999Micros))",
             "CPU          \(HumanText.fixed(cpuMicrosPerOperation, 2)) µs per operation: \(hosts) hosts and the generator",
+        ]
+        lines += hostsWithGaps.map { "host \($0.host)       \($0.problem)" }
+        lines += [
             "checkpoints  at least \(checkpointsPerReplica) per replica",
             "read back    \(HumanText.grouped(UInt64(verified))) of \(HumanText.grouped(UInt64(verifiedOf))) right",
             "errors       \(errors)" + (firstError.map { ": \($0)" } ?? ""),
-            "machine      \(machine.cores) cores, Linux \(machine.kernel), \(machine.filesystem)"
-                + (machine.fdatasyncP50Micros.map { ", fdatasync p50 \(micros($0))" } ?? "")
-                + ", commit \(machine.commit)",
+            machineLine,
         ]
         return lines.joined(separator: "\n")
     }

@@ -94,9 +94,10 @@ package final class ChildProcess: Sendable {
 
     // MARK: what is done with it
 
-    package var isRunning: Bool { state.withLock { $0.ending == nil } }
+    package var isRunning: Bool { ending == nil }
 
-    package func hasEnded(with ending: Ending) -> Bool { state.withLock { $0.ending == ending } }
+    /// Nil while it runs.
+    package var ending: Ending? { state.withLock { $0.ending } }
 
     /// Nothing happens if it has ended: its number may be another process's by then.
     package func send(_ signal: Int32) {

@@ -83,9 +83,7 @@ struct Demo: AsyncParsableCommand {
         do {
             report = try await play(input, hosts, story)
         } catch {
-            let words = hosts.hosts.flatMap { host in
-                Self.lastLines(of: host.log).map { "  host \(host.number): \($0)" }
-            }
+            let words = hosts.hosts.flatMap(\.lastWords).map { "  \($0)" }
             // After Ctrl-C this does not return: nothing more is said.
             hosts.dispose(keepDirectory: keep)
             story.say("the demo ends early" + (words.isEmpty ? "" : "; what the hosts said last:"))
@@ -94,11 +92,6 @@ struct Demo: AsyncParsableCommand {
         }
         if common.json { try Output.json(report) } else { try Output.line(report.text) }
         if !report.proved { throw Outcome(.negative) }
-    }
-
-    private static func lastLines(of path: String) -> [String] {
-        let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
-        return text.split(separator: "\n").suffix(5).map(String.init)
     }
 
     // MARK: The story
@@ -209,7 +202,7 @@ struct Demo: AsyncParsableCommand {
         hosts.kill(victim)
         let rest = Array(hosts.hosts.dropFirst())
         hosts.stop(rest)
-        for host in rest where host.process.map({ !$0.hasEnded(with: .exit(0)) }) ?? true {
+        for host in rest where host.process?.ending != .exit(0) {
             throw ToolError(.fault, "host \(host.number) did not end with exit code 0 on SIGTERM")
         }
         story.say("stopped everything: host \(victim.number) by SIGKILL, the others by SIGTERM; starting all again")

@@ -46,7 +46,8 @@ struct EntryPoint {
         if !arguments.contains("--worker"), let warning = Settings.misspelt(environment: environment, shape: shape) {
             Output.note(warning)
         }
-        let settings = try Settings.gather(arguments, shape: shape, environment: environment)
+        var settings = try Settings.gather(arguments, shape: shape, environment: environment)
+        if settings.path == ["bench"] { Bench.settle(&settings) }
         // The parser's help takes any words, and gives help for those before the first that is no command.
         let words = arguments.first == "help" ? arguments.dropFirst() : arguments[...]
         if let unknown = shape.unknownCommand(in: words) {

@@ -9,6 +9,13 @@ import Synchronization
 package final class LocalCluster: Sendable {
     package struct Failure: Error, CustomStringConvertible {
         package var description: String
+        /// What a command ends with for whose sake this was done.
+        package var status = ExitStatus.unavailable
+
+        package init(description: String, status: ExitStatus = .unavailable) {
+            self.description = description
+            self.status = status
+        }
     }
 
     package final class HostProcess: Sendable {
@@ -25,6 +32,16 @@ package final class LocalCluster: Sendable {
         }
 
         package var log: String { directory + ".log" }
+
+        /// How many lines of its log tell what became of it.
+        private static let lastLinesMax = 5
+
+        /// What its last process said last on its outputs, and how it ended if it did. At most six lines.
+        package var lastWords: [String] {
+            let text = (try? String(contentsOfFile: log, encoding: .utf8)) ?? ""
+            let lines = text.split(separator: "\n").suffix(Self.lastLinesMax).map { "host \(number): \($0)" }
+            return lines + (process?.ending.map { ["host \(number) ended with \($0)"] } ?? [])
+        }
         package var isRunning: Bool { child.withLock { $0?.isRunning ?? false } }
         /// Of its last process; 0 before the first.
         package var pid: Int32 { child.withLock { $0?.pid ?? 0 } }
@@ -63,12 +80,14 @@ package final class LocalCluster: Sendable {
     /// The same with hosts that listen on these addresses.
     package init(below parent: String, name: String, addresses: [String], executable: String? = nil) throws(Failure) {
         guard let executable = executable ?? Self.ownPath else {
-            throw Failure(description: "this program's own path can't be found")
+            throw Failure(description: "this program's own path can't be found", status: .fault)
         }
         self.executable = executable
         var template = Array("\(parent)/\(name)-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else {
-            throw Failure(description: "can't make a directory below \(parent): \(String(cString: strerror(errno)))")
+            throw Failure(
+                description: "can't make a directory below \(parent): \(String(cString: strerror(errno))); "
+                    + "name another with --directory", status: .fileTrouble)
         }
         let directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
         self.directory = directory
@@ -178,7 +197,8 @@ package final class LocalCluster: Sendable {
         guard result.ending == .exit(0) else {
             throw Failure(
                 description: "bifrost \(arguments.first ?? "") ended with \(result.ending): "
-                    + result.errorText.trimmingCharacters(in: .whitespacesAndNewlines))
+                    + result.errorText.trimmingCharacters(in: .whitespacesAndNewlines),
+                status: result.ending == .exit(ExitStatus.usage.rawValue) ? .usage : .unavailable)
         }
         return result.text
     }

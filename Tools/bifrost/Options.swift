@@ -18,14 +18,21 @@ struct CommonOptions: ParsableArguments {
 struct ClientOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "Hosts of one cluster to begin with; one that answers is enough. (environment: BIFROST_CONNECT)",
+            "Hosts of one cluster to begin with; one that answers is enough. (environment: BIFROST_CONNECT; default: "
+                + "\(ClientOptions.standardAddress))",
             valueName: "host:port,…"),
         transform: AddressList.init(parsing:))
-    var connect = AddressList(addresses: ["127.0.0.1:7001"])
+    var connect: AddressList?
+
+    /// Where the host listens that is started with nothing but a directory.
+    static let standardAddress = "127.0.0.1:7001"
+
+    var addresses: [String] { connect?.addresses ?? [Self.standardAddress] }
 
     @Option(
         help: ArgumentHelp(
-            "How long an operation may take, as in 500ms, 5s, 2m. (default: 10s; import: 60s, export: 30s, status: 2s)",
+            "How long an operation may take, as in 500ms, 5s, 2m. (default: 10s; import: 60s, export and bench: 30s, "
+                + "status: 2s)",
             valueName: "time"),
         transform: TimeSpan.init(parsing:))
     var timeout: TimeSpan?
@@ -33,8 +40,7 @@ struct ClientOptions: ParsableArguments {
     @OptionGroup var common: CommonOptions
 
     /// How long to look for a host that answers, if no time-out was given: long enough for one that is just starting,
-    /// short
-    /// enough for somebody who mistyped a port.
+    /// short enough for somebody who mistyped a port.
     private static let connectTimeout = Duration.seconds(3)
     static let timeout = Duration.seconds(10)
     /// How long to try addresses that all refuse connections: for hosts that were started in the line above.
@@ -46,12 +52,16 @@ struct ClientOptions: ParsableArguments {
     func cluster(
         timeout standard: Duration = ClientOptions.timeout, isPatient: Bool = true
     ) async throws -> Cluster {
+        try await Cluster.connect(to: addresses, options: options(timeout: standard, isPatient: isPatient))
+    }
+
+    func options(timeout standard: Duration, isPatient: Bool = true) -> ClusterOptions {
         var options = ClusterOptions()
         options.timeout = timeout?.duration ?? standard
         options.connectTimeout = timeout?.duration ?? min(standard, Self.connectTimeout)
         options.refusalGrace = isPatient ? Self.refusalGrace : .zero
         options.name = "bifrost command line"
-        return try await Cluster.connect(to: connect.addresses, options: options)
+        return options
     }
 }
 

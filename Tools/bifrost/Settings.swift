@@ -144,6 +144,16 @@ package struct Settings: Sendable {
 
     package var arguments: [String] { path + given.map(\.argument) + rest }
 
+    /// A flag as it stands on the command line, by its long name.
+    package func isOnCommandLine(_ name: String) -> Bool { Self.isGiven(name, in: rest) }
+
+    /// A flag that file or environment add.
+    package func isGiven(_ name: String) -> Bool { Self.isGiven(name, in: given.map(\.argument)) }
+
+    package mutating func dropGiven(_ names: [String]) {
+        given.removeAll { setting in names.contains { Self.isGiven($0, in: [setting.argument]) } }
+    }
+
     package func arguments(without index: Int) -> [String] {
         var fewer = self
         fewer.given.remove(at: index)

@@ -52,7 +52,7 @@ package struct ToolError: Error {
         case let error as BifrostError: self.init(error)
         case let error as HostError: self.init(error)
         case let error as RPCError: self.init(.unavailable, error.message)
-        case let error as LocalCluster.Failure: self.init(.unavailable, error.description)
+        case let error as LocalCluster.Failure: self.init(error.status, error.description)
         case let error as PlannerError: self.init(.usage, "\(error)")
         case is CancellationError: self.init(.unavailable, "interrupted before it was done")
         default: self.init(.fault, "an error that was not expected: \(error); please report it")
