@@ -67,7 +67,13 @@ extension HostShell {
         guard request.map.host(request.host)?.incarnation == identity.incarnation else {
             return answer(.refused("the map does not name this host as \(request.host)"))
         }
-        guard !isInitialising else { return answer(.refused("it is being initialised already")) }
+        guard !isInitialising else {
+            // Whether this one is done or came too late is known when the other is on disk.
+            guard initialisesWaiting.count < Self.initialisesWaitingMax else {
+                return answer(.refused("it is being initialised already"))
+            }
+            return initialisesWaiting.append((request, reply))
+        }
         isInitialising = true
         // The map first, the identity last: a crash in between leaves a host that was not initialised.
         let directory = directory
@@ -83,6 +89,9 @@ extension HostShell {
                 do {
                     try begin(with: request.map)
                     answer(.done)
+                    let waiting = initialisesWaiting
+                    initialisesWaiting = []
+                    for other in waiting { initialise(other.request, other.reply) }
                 } catch { fail(error, "beginning as a member") }
             }
         }

@@ -10,6 +10,7 @@
 
 import HostCore
 import Logging
+import Messages
 import NIOCore
 import NIOPosix
 import Primitives
@@ -46,6 +47,10 @@ final class HostShell: @unchecked Sendable {
     private(set) var hasBegun = false
     private(set) var isStopping = false
     var isInitialising = false
+    /// Came while another one is under way, and are looked at when that is done. At most `initialisesWaitingMax`; more
+    /// are refused.
+    var initialisesWaiting: [(request: InitialiseRequest, reply: CallReply)] = []
+    static let initialisesWaitingMax = 16
     /// Where the listener is, once it is.
     var boundAddress: NetworkAddress?
     var server: RPCServer?

@@ -51,6 +51,33 @@ extension IntegrationTests {
             }
         }
 
+        @Test func ofTwoThatMakeAClusterOfTheSameHostsAtTheSameTimeOneDoesAndTheOtherHelps() async throws {
+            for _ in 0..<6 {
+                try await withHosts(3) { cluster in
+                    try cluster.local.startAll()
+                    // All are there: both find them free at the same moment.
+                    let end = ContinuousClock.now + .seconds(20)
+                    while !cluster.hosts.allSatisfy({ cluster.log($0).contains("listening ") }),
+                        ContinuousClock.now < end
+                    { await OwnExecutor.pause(milliseconds: 10) }
+                    let addresses = cluster.hosts.map(\.address)
+                    let inits = try [addresses, addresses.reversed()].map { list in
+                        try ChildProcess(
+                            cluster.local.executable,
+                            ["init", "--hosts", list.joined(separator: ","), "--groups", "4", "--json"])
+                    }
+                    var made: Set<String> = []
+                    for process in inits {
+                        let result = await process.end(killAfter: .seconds(60))
+                        result.expect(0)
+                        made.insert(try #require(try result.json()["cluster"] as? String))
+                    }
+                    #expect(made.count == 1)
+                    _ = try await cluster.waitForStatus(0)
+                }
+            }
+        }
+
         @Test func aStrangerInThePlaceOfAHostIsNamedWithItsCluster() async throws {
             try await withCluster { cluster in
                 try await withCluster(hosts: 1, groups: 1) { other in

@@ -13,7 +13,8 @@ struct Init: AsyncParsableCommand {
         discussion: """
             Asks all hosts who they are, plans groups, replicas and ring, tells each host, and waits until every \
             group has a leader. Nothing is changed unless all hosts answer and are free. If it stops half-way, run it \
-            again with the same hosts: it goes on where it stopped, and does nothing if all is done.
+            again with the same hosts: it goes on where it stopped, and does nothing if all is done. Of several that \
+            run at the same time with the same hosts one makes the cluster, and the others help it.
 
             EXAMPLES:
               bifrost init --hosts 127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003
@@ -59,14 +60,24 @@ struct Init: AsyncParsableCommand {
         let probes = try hosts.addresses.map { (address) throws(ToolError) in try HostProbe(address) }
         defer { for probe in probes { probe.close() } }
 
-        let pings = try await identify(probes, deadline: deadline)
-        let members = pings.filter { $0.cluster != .none }
-        let map = members.isEmpty ? try plan(pings) : try await mapToFinish(probes, pings, deadline: deadline)
-        let isNews = members.count < pings.count
-        if isNews { try await tell(probes, pings, map, deadline: deadline) }
-        let leaders = try await waitForLeaders(probes, map, deadline: deadline)
+        var pings = try await identify(probes, deadline: deadline)
+        var map: ClusterMap?
+        if pings.allSatisfy({ $0.cluster == .none }) {
+            let planned = try plan(pings)
+            if try await found(probes, pings, planned, deadline: deadline) {
+                map = planned
+            } else {
+                // Somebody else was faster. Nothing was changed, and what is left to do is his cluster.
+                pings = try await identify(probes, deadline: deadline)
+            }
+        }
+        let members = pings.count { $0.cluster != .none }
+        let made: ClusterMap
+        if let map { made = map } else { made = try await mapToFinish(probes, pings, deadline: deadline) }
+        if members < pings.count { try await tell(probes, pings, made, deadline: deadline) }
+        let leaders = try await waitForLeaders(probes, made, deadline: deadline)
         let milliseconds = RPCClock.now().since(began) / 1_000_000
-        try report(map, leaders, found: members.count, milliseconds: milliseconds)
+        try report(made, leaders, found: members, milliseconds: milliseconds)
     }
 
     // MARK: who is there
@@ -138,11 +149,7 @@ struct Init: AsyncParsableCommand {
                     + "\(other.1.cluster): "
                     + "a host changes its cluster only with a new, empty --directory")
         }
-        guard case .map(let map) = try await members[0].0.map(deadline: deadline) else {
-            throw ToolError(
-                .unavailable,
-                "\(members[0].0.address) belongs to cluster \(cluster), but has no map yet: run this again")
-        }
+        let map = try await map(of: members[0].0, cluster, deadline: deadline)
         for (probe, ping) in zip(probes, pings) {
             guard let record = map.hosts.first(where: { $0.incarnation == ping.incarnation }) else {
                 if let former = map.hosts.first(where: { $0.address == ping.address }) {
@@ -185,30 +192,63 @@ struct Init: AsyncParsableCommand {
         return map
     }
 
+    /// A host that has just become a member has its map a moment later.
+    private func map(of probe: HostProbe, _ cluster: ClusterID, deadline: Instant) async throws -> ClusterMap {
+        let share = min(deadline, RPCClock.now() + 5_000_000_000)
+        while true {
+            if case .map(let map) = try await probe.map(deadline: deadline) { return map }
+            guard RPCClock.now() < share else {
+                throw ToolError(
+                    .unavailable,
+                    "\(probe.address) belongs to cluster \(cluster), but has no map yet: run this again")
+            }
+            try await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
     // MARK: telling them
 
+    /// Makes the first host a member. It is the one that everybody takes first who makes a cluster of the same hosts:
+    /// false if it belongs to another's by now, and nothing was changed.
+    private func found(
+        _ probes: [HostProbe], _ pings: [PingReply], _ map: ClusterMap, deadline: Instant
+    ) async throws -> Bool {
+        guard let (probe, ping) = zip(probes, pings).min(by: { $0.1.address < $1.1.address }) else { return true }
+        if case .already = try await tell(probe, ping, map, deadline: deadline) { return false }
+        return true
+    }
+
+    private func tell(
+        _ probe: HostProbe, _ ping: PingReply, _ map: ClusterMap, deadline: Instant
+    ) async throws(ToolError) -> InitialiseReply {
+        guard let record = map.hosts.first(where: { $0.incarnation == ping.incarnation }) else {
+            throw ToolError(.fault, "the map has no host with the incarnation of \(probe.address)")
+        }
+        let reply: InitialiseReply
+        do throws(ToolError) {
+            reply = try await probe.initialise(
+                InitialiseRequest(host: record.id, incarnation: ping.incarnation, map: map), deadline: deadline)
+        } catch {
+            throw ToolError(
+                .unavailable,
+                "\(probe.address) did not answer: \(error.message); run this again with the same hosts to go on")
+        }
+        guard case .refused(let text) = reply else { return reply }
+        throw ToolError(.unavailable, "\(probe.address) refused: \(text); run this again with the same hosts")
+    }
+
+    /// Makes all hosts members that are none; one that has become so by now says so again.
     private func tell(_ probes: [HostProbe], _ pings: [PingReply], _ map: ClusterMap, deadline: Instant) async throws {
         let open = zip(probes, pings).filter { $0.1.cluster == .none }
         let replies = await concurrently(open) { (probe, ping) throws(ToolError) -> InitialiseReply in
-            guard let record = map.hosts.first(where: { $0.incarnation == ping.incarnation }) else {
-                throw ToolError(.fault, "the map has no host with the incarnation of \(probe.address)")
-            }
-            let request = InitialiseRequest(host: record.id, incarnation: ping.incarnation, map: map)
-            return try await probe.initialise(request, deadline: deadline)
+            try await tell(probe, ping, map, deadline: deadline)
         }
         for ((probe, _), reply) in zip(open, replies) {
-            switch reply {
-            case .success(.done): continue
-            case .success(.already(let cluster)):
+            if case .already(let cluster) = try reply.get() {
                 throw ToolError(
-                    .usage, "\(probe.address) became part of cluster \(cluster) in the meantime: does another init run?"
-                )
-            case .success(.refused(let text)):
-                throw ToolError(.unavailable, "\(probe.address) refused: \(text); run this again with the same hosts")
-            case .failure(let error):
-                throw ToolError(
-                    .unavailable,
-                    "\(probe.address) did not answer: \(error.message); run this again with the same hosts to go on")
+                    .usage,
+                    "\(probe.address) became part of cluster \(cluster) in the meantime: does another init run, with "
+                        + "other hosts?")
             }
         }
     }
