@@ -1,5 +1,5 @@
 // JSON as far as a line of a history needs it: one object of strings, numbers and booleans. Values that are nested are
-// skipped. Owns no meaning of fields.
+// skipped. Owns no meaning of fields. Says of any text where it stops being JSON.
 
 import Primitives
 
@@ -160,6 +160,21 @@ struct JSONLineFields {
     }
 }
 
+/// What is JSON.
+public enum JSONSyntax {
+    /// What was expected where the text stops being one JSON value, and what stands there; nil if it is one. Values that
+    /// are nested deeper than 16 levels count as none.
+    public static func problem(in text: [UInt8]) -> String? {
+        var scanner = JSONScanner(bytes: text)
+        do throws(LineProblem) {
+            _ = try scanner.value()
+            return scanner.isAtEnd ? nil : "expected nothing behind the value, found \(scanner.found)"
+        } catch {
+            return error.text
+        }
+    }
+}
+
 private struct JSONScanner {
     let bytes: [UInt8]
     private var offset = 0
@@ -191,15 +206,24 @@ private struct JSONScanner {
         guard skip(character) else { throw LineProblem("expected \(what), found \(found)") }
     }
 
-    private var found: String {
-        guard offset < bytes.count else { return "the end of the line" }
-        return
-            "\"\(String(decoding: bytes[offset..<min(offset + 12, bytes.count)], as: UTF8.self))\" at column \(offset + 1)"
+    /// The line of the text is named where it has several.
+    private func place(_ offset: Int) -> String {
+        let line = bytes[..<offset].count { $0 == UInt8(ascii: "\n") } + 1
+        let column = offset - (bytes[..<offset].lastIndex(of: UInt8(ascii: "\n")) ?? -1)
+        return bytes.contains(UInt8(ascii: "\n")) ? "line \(line), column \(column)" : "column \(column)"
     }
+
+    var found: String {
+        guard offset < bytes.count else { return end }
+        let rest = bytes[offset..<min(offset + 12, bytes.count)].prefix { $0 != UInt8(ascii: "\n") }
+        return "\"\(String(decoding: rest, as: UTF8.self))\" at \(place(offset))"
+    }
+
+    private var end: String { bytes.contains(UInt8(ascii: "\n")) ? "the end of the text" : "the end of the line" }
 
     mutating func value(depth: Int = 0) throws(LineProblem) -> JSONLineFields.Value {
         skipBlanks()
-        guard offset < bytes.count else { throw LineProblem("expected a value, found the end of the line") }
+        guard offset < bytes.count else { throw LineProblem("expected a value, found \(end)") }
         switch bytes[offset] {
         case UInt8(ascii: "\""): return .text(try string())
         case UInt8(ascii: "{"), UInt8(ascii: "["):
@@ -274,9 +298,10 @@ private struct JSONScanner {
 
     mutating func string() throws(LineProblem) -> String {
         try expect("\"", "a string")
+        let begin = offset - 1
         var text: [UInt8] = []
         while true {
-            guard offset < bytes.count else { throw LineProblem("a string has no end") }
+            guard offset < bytes.count else { throw LineProblem("a string has no end: the one at \(place(begin))") }
             let byte = bytes[offset]
             offset += 1
             switch byte {
@@ -286,7 +311,7 @@ private struct JSONScanner {
                 }
                 return string
             case UInt8(ascii: "\\"): try escape(into: &text)
-            case 0..<0x20: throw LineProblem("a string has a control character at column \(offset)")
+            case 0..<0x20: throw LineProblem("a string has a control character at \(place(offset - 1))")
             default: text.append(byte)
             }
         }
@@ -308,19 +333,19 @@ private struct JSONScanner {
             if 0xd800..<0xdc00 ~= unit {
                 guard offset + 1 < bytes.count, bytes[offset] == UInt8(ascii: "\\"),
                     bytes[offset + 1] == UInt8(ascii: "u")
-                else { throw LineProblem("half of a surrogate pair at column \(offset)") }
+                else { throw LineProblem("half of a surrogate pair at \(place(offset - 1))") }
                 offset += 2
                 let second = try codeUnit()
                 guard 0xdc00..<0xe000 ~= second else {
-                    throw LineProblem("half of a surrogate pair at column \(offset)")
+                    throw LineProblem("half of a surrogate pair at \(place(offset - 1))")
                 }
                 unit = 0x1_0000 + (unit - 0xd800) << 10 + (second - 0xdc00)
             }
             guard let scalar = Unicode.Scalar(unit) else {
-                throw LineProblem("half of a surrogate pair at column \(offset)")
+                throw LineProblem("half of a surrogate pair at \(place(offset - 1))")
             }
             text += String(Character(scalar)).utf8
-        default: throw LineProblem("an unknown escape in a string at column \(offset)")
+        default: throw LineProblem("an unknown escape in a string at \(place(offset - 1))")
         }
     }
 
@@ -328,7 +353,7 @@ private struct JSONScanner {
         var unit: UInt32 = 0
         for _ in 0..<4 {
             guard offset < bytes.count, let digit = Character(Unicode.Scalar(bytes[offset])).hexDigitValue else {
-                throw LineProblem("expected four hexadecimal digits at column \(offset + 1)")
+                throw LineProblem("expected four hexadecimal digits at \(place(offset))")
             }
             unit = unit << 4 | UInt32(digit)
             offset += 1

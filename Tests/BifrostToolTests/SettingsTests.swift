@@ -142,6 +142,21 @@ private func merge(
         #expect(throws: ToolError.self) { try Settings.decode(Data("[]".utf8), name: "f.json") }
     }
 
+    @Test func whereTheFileIsNotJSONIsSaid() {
+        func said(_ text: String) -> String {
+            do throws(ToolError) {
+                return "\(try Settings.decode(Data(text.utf8), name: "f.json"))"
+            } catch {
+                return error.message
+            }
+        }
+        #expect(
+            said("{\n  \"timeout\": \"5s\"\n  \"json\": true\n}\n")
+                == "f.json is not JSON: expected a comma or the end, found \"\"json\": true\" at line 3, column 3")
+        #expect(said("") == "f.json is not JSON: expected a value, found the end of the line")
+        #expect(said("[]").contains("expected one JSON object with the long flags as keys"))
+    }
+
     @Test func theFileHasTextsNumbersFlagsAndLists() throws {
         let text = "{\"connect\": [\"a:1\", \"b:2\"], \"timeout\": 5, \"json\": true}"
         #expect(

@@ -80,6 +80,21 @@ private func record(
     }
 
     @Test(arguments: [
+        ("{\"a\": 1}", nil), ("\n[1, {\"b\": [null]}]\n", nil),
+        ("", "expected a value, found the end of the line"),
+        ("{a: 1}", "expected a string, found \"a: 1}\" at column 2"),
+        ("{\n  \"a\": 1\n  \"b\": 2\n}\n", "expected a comma or the end, found \"\"b\": 2\" at line 3, column 3"),
+        ("{\n  \"a\": 1,\n}\n", "expected a string, found \"}\" at line 3, column 1"),
+        ("{\n  \"a\": yes\n}\n", "expected a value, found \"yes\" at line 2, column 8"),
+        ("{\n  \"a\": 1\n", "expected a comma or the end, found the end of the text"),
+        ("{\n  \"a\": \"1}", "a string has no end: the one at line 2, column 8"),
+        ("{\n  \"a\": \"1\n\"}", "a string has a control character at line 2, column 10"),
+        ("{}\nx", "expected nothing behind the value, found \"x\" at line 2, column 1"),
+    ]) func whereATextStopsBeingJSONIsSaid(_ text: String, _ problem: String?) {
+        #expect(JSONSyntax.problem(in: Array(text.utf8)) == problem)
+    }
+
+    @Test(arguments: [
         (",", "expected an object, found \",\""),
         ("[1]", "expected an object, found \"[1]\""),
         (#"{"client":1"#, "expected a comma or the end of the object, found the end of the line"),

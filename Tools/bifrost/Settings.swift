@@ -3,6 +3,7 @@
 
 import ArgumentParser
 package import Foundation
+import Linearizability
 
 /// What the argument parser knows of a command: names, flags, subcommands.
 package struct CommandShape: Decodable, Sendable {
@@ -187,6 +188,9 @@ package struct Settings: Sendable {
             let key = context.codingPath[0].stringValue
             throw ToolError(.usage, "\(name): the value of \"\(key)\" is \(context.debugDescription)")
         } catch {
+            if let problem = JSONSyntax.problem(in: Array(data)) {
+                throw ToolError(.usage, "\(name) is not JSON: \(problem)")
+            }
             throw ToolError(
                 .usage, "\(name): expected one JSON object with the long flags as keys, as in {\"timeout\": \"5s\"}")
         }
