@@ -157,7 +157,7 @@ extension IntegrationTests {
                     let feeder = try ChildProcess("/bin/bash", ["-c", script])
                     let load = try ChildProcess(
                         cluster.local.executable,
-                        ["import", "--connect", cluster.hosts[0].address, "--no-progress", lines])
+                        ["import", "--connect", cluster.hosts[0].address, "--no-progress", "--json", lines])
                     let end = ContinuousClock.now + .seconds(20)
                     while try await cluster.bifrost("get", "c").ending != .exit(0), ContinuousClock.now < end {
                         await OwnExecutor.pause(milliseconds: 10)
@@ -168,6 +168,9 @@ extension IntegrationTests {
                     let result = await load.end(killAfter: .seconds(20))
                     result.expect(
                         code, saying: "3 records acknowledged", "all lines up to 3 are written", "go on from line 4")
+                    let object = try result.json()
+                    #expect(object["records"] as? Int == 3 && object["certainLine"] as? Int == 3, "\(result.text)")
+                    #expect(object["signal"] as? String == (number == SIGINT ? "SIGINT" : "SIGTERM"))
                     feeder.send(SIGKILL)
                     _ = await feeder.end(killAfter: .seconds(10))
                     try await cluster.bifrost("delete", "c").expect(0)

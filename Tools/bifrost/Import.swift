@@ -25,8 +25,8 @@ struct Import: AsyncParsableCommand {
             A malformed line ends the import with exit code 65 and its number; all lines before it are written. If \
             the cluster does not take a record within --timeout, the error names the first line that is not certainly \
             written: go on from there, or begin again, which does no harm. Ended by SIGINT or SIGTERM, it says how far \
-            it came, and ends with 130 or 143. The digest in the result does not depend on the order: an export of \
-            the same records has the same one.
+            it came, with --json also as an object, and ends with 130 or 143. The digest in the result does not \
+            depend on the order: an export of the same records has the same one.
 
             EXAMPLES:
               bifrost import users.tsv
@@ -63,6 +63,14 @@ struct Import: AsyncParsableCommand {
         var digest: String
     }
 
+    private struct InterruptedReport: Encodable {
+        /// Puts that were acknowledged.
+        var records: UInt64
+        /// All lines up to here are certainly written; 0: none is.
+        var certainLine: Int
+        var signal: String
+    }
+
     private struct CheckReport: Encodable {
         struct Line: Encodable {
             var line: Int
@@ -86,9 +94,16 @@ struct Import: AsyncParsableCommand {
         let cluster = try await options.cluster(timeout: Self.timeout)
         let meter = ProgressMeter(verb: "import", total: input.bytes, isShown: progress.isShown)
         let position = ImportPosition()
+        let isJSON = options.common.json
         let interruption = Interruption { number in
             if Output.isErrorTerminal { Output.error("\n") }
             Output.note(position.report(records: meter.records, of: input.name))
+            if isJSON {
+                try? Output.json(
+                    InterruptedReport(
+                        records: meter.records, certainLine: position.certain,
+                        signal: number == SIGINT ? "SIGINT" : "SIGTERM"))
+            }
             _exit((number == SIGINT ? ExitStatus.interrupted : .terminated).rawValue)
         }
         let pipeline = PutPipeline(
@@ -104,7 +119,8 @@ struct Import: AsyncParsableCommand {
         }
         meter.finish()
         await cluster.close()
-        let repeated = try withExtendedLifetime(interruption) { try outcome.get() }
+        interruption.end()
+        let repeated = try outcome.get()
         let seconds = meter.elapsedSeconds
         let rate = Double(meter.records) / max(seconds, 1e-6)
         do throws(ToolError) {
