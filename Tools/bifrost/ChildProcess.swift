@@ -5,8 +5,7 @@ import Foundation
 import Synchronization
 
 /// A child with nothing inherited but what is named here: no descriptors, no ignored or blocked signals, and a process
-/// group
-/// of its own, so that Ctrl-C on a terminal reaches the parent alone, which decides what becomes of its children.
+/// group of its own, so that Ctrl-C on a terminal reaches the parent alone, which decides what becomes of its children.
 package final class ChildProcess: Sendable {
     package struct Failure: Error, CustomStringConvertible {
         package var description: String
@@ -170,6 +169,10 @@ package final class ChildProcess: Sendable {
     }
 
     /// `posix_spawn_file_actions_addclosefrom_np` (glibc 2.34), which the system's module for Swift leaves out.
+    ///
+    /// The cast is sound: on the systems that have `dlsym` a function's address is a pointer like any other (POSIX), a
+    /// function of C is that pointer in Swift, and the type is the one that <spawn.h> declares under this name, which is
+    /// versioned in glibc and cannot change.
     private static let closeFrom = dlsym(nil, "posix_spawn_file_actions_addclosefrom_np").map {
         unsafeBitCast(
             $0, to: (@convention(c) (UnsafeMutablePointer<posix_spawn_file_actions_t>, Int32) -> Int32).self)
@@ -185,7 +188,16 @@ package final class ChildProcess: Sendable {
             posix_spawn_file_actions_adddup2(&actions, descriptor, Int32(number))
         }
         // Sockets of event loops are not marked to be closed: a child would keep a port that its parent gives back.
-        _ = closeFrom?(&actions, Int32(descriptors.count))
+        guard let closeFrom else {
+            throw Failure(
+                description: "can't start \(executable): expected a C library with "
+                    + "posix_spawn_file_actions_addclosefrom_np, as glibc 2.34 and later; without it a child would keep "
+                    + "this process's sockets")
+        }
+        let refusal = closeFrom(&actions, Int32(descriptors.count))
+        guard refusal == 0 else {
+            throw Failure(description: "can't start \(executable): \(String(cString: strerror(refusal)))")
+        }
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
