@@ -127,6 +127,32 @@ private func merge(
                 "BIFROST_") == nil)
     }
 
+    /// Who sets one of these does not mean a setting of the program, and is not warned.
+    @Test func everyVariableOfTheScriptsAndTestsIsKnown() throws {
+        let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent()
+        var files = ["Package.swift"]
+        for place in ["Tools", "Tests", ".ci"] {
+            files += try FileManager.default.subpathsOfDirectory(atPath: root.appending(path: place).path).map {
+                "\(place)/\($0)"
+            }
+        }
+        var used: Set<String> = []
+        for file in files {
+            guard let text = try? String(contentsOf: root.appending(path: file), encoding: .utf8) else { continue }
+            // Programs also have the names of settings in them; what they read themselves is asked for like this.
+            if file.hasSuffix(".swift") || file.hasSuffix(".c") {
+                let reads = text.matches(of: /(?:environment\[|environment\(|getenv\()"(BIFROST_[A-Z_]+)"/)
+                used.formUnion(reads.map { String($0.1) })
+            } else {
+                used.formUnion(text.matches(of: /BIFROST_[A-Z_]+/).map { String($0.0) })
+            }
+        }
+        // The one setting that the program looks for by its name.
+        used.remove("BIFROST_CONFIG")
+        #expect(used.sorted() == Settings.ofScripts.sorted())
+    }
+
     @Test func wordsThatAreNoCommandsAreFound() {
         func found(_ words: String...) -> [String]? { shape.unknownCommand(in: words).map { [$0.word] + $0.expected } }
         #expect(found("gte") == ["gte", "get", "serve", "ring"])

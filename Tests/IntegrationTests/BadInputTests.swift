@@ -236,15 +236,7 @@ extension IntegrationTests {
 
                     // The other cluster's host in the place of ours.
                     let place = cluster.hosts[2]
-                    cluster.local.kill(place)
-                    cluster.local.kill(other.hosts[0])
-                    let stranger = try ChildProcess(
-                        cluster.local.executable,
-                        [
-                            "serve", "--directory", other.hosts[0].directory, "--listen", place.address,
-                            "--end-with-input",
-                        ],
-                        input: .lifeline)
+                    let stranger = try cluster.replace(place, byHostOf: other)
                     _ = try await cluster.waitForStatus(3)
                     try await cluster.bifrost("put", "k2", "ours", at: Array(cluster.hosts.prefix(2))).expect(0)
                     // It serves its own, and nobody takes it for ours.

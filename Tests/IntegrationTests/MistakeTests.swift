@@ -84,14 +84,7 @@ extension IntegrationTests {
                     let place = cluster.hosts[1]
                     let text = try await other.bifrost("status", "--json").json()["cluster"] as? String
                     let stranger = try #require(text)
-                    cluster.local.kill(place)
-                    cluster.local.stop(other.hosts[0])
-                    let process = try ChildProcess(
-                        cluster.local.executable,
-                        [
-                            "serve", "--directory", other.hosts[0].directory, "--listen", place.address,
-                            "--end-with-input",
-                        ], input: .lifeline)
+                    let process = try cluster.replace(place, byHostOf: other)
                     let end = ContinuousClock.now + .seconds(20)
                     // Host 1 has the lower number and dials.
                     let words = "no connection with host 2: the host at \(place.address) belongs to cluster \(stranger)"

@@ -53,6 +53,16 @@ struct TestCluster: Sendable {
     /// Starts a host and waits until it answers.
     func start(_ host: LocalCluster.HostProcess) throws { try local.start(host) }
 
+    /// Ends a host of this cluster and the only one of another, and starts that one where the first was.
+    func replace(_ host: LocalCluster.HostProcess, byHostOf other: TestCluster) throws -> ChildProcess {
+        local.kill(host)
+        other.local.stop(other.hosts[0])
+        return try ChildProcess(
+            local.executable,
+            ["serve", "--directory", other.hosts[0].directory, "--listen", host.address, "--end-with-input"],
+            input: .lifeline)
+    }
+
     func log(_ host: LocalCluster.HostProcess) -> String {
         (try? String(contentsOfFile: host.log, encoding: .utf8)) ?? ""
     }
