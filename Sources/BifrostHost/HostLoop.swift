@@ -262,8 +262,8 @@ final class HostLoop: @unchecked Sendable {
         if routes[link.key] === link { routes[link.key] = nil }
     }
 
-    /// What another host said, as its connection here brought it. False if it can't be read: the connection is closed by
-    /// the caller.
+    /// What another host said, as its connection here brought it. False if it can't be read: the connection is closed
+    /// by the caller.
     func receiveBatch(_ payload: Bytes, from host: HostID) -> Bool {
         guard let core, !isStopping else { return true }
         do throws(DecodingFailure) {

@@ -1,5 +1,5 @@
-// A host around its event loops: directory, disks, the threads that wait for them, links with the other hosts, beginning
-// and end. Decides nothing.
+// A host around its event loops: directory, disks, the threads that wait for them, links with the other hosts,
+// beginning and end. Decides nothing.
 //
 // What of it changes belongs to loop 0; the other loops ask it by tasks. Threads:
 //

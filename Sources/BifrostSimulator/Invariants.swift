@@ -392,8 +392,8 @@ final class Invariants {
         if model.cutInTerm == model.ledTerm {
             fail("leaders only append", model, "leads term \(replica.term), in which it cut its log")
         }
-        // Of what earlier terms committed: an election may also be won late, when a later term has got on already. Equal
-        // chains mean equal logs up to there.
+        // Of what earlier terms committed: an election may also be won late, when a later term has got on already.
+        // Equal chains mean equal logs up to there.
         var place = group.committed.count - 1
         while place >= 0, group.committedIn[place] >= replica.term.rawValue { place -= 1 }
         guard place >= 0 else { return }

@@ -1,6 +1,6 @@
 // A whole cluster in one thread: hosts, clients, network, disks and time, all from one seed. Owns the order of events
-// and what
-// is true of the cluster as a whole; the phases of a run stand in +Phases, the decisions are those of the production modules.
+// and what is true of the cluster as a whole; the phases of a run stand in +Phases, the decisions are those of the
+// production modules.
 
 import HostCore
 import Primitives

@@ -34,8 +34,8 @@ public struct SimulatedDiskFaults: Hashable, Sendable {
     public init() {}
 }
 
-/// The process of a simulated disk has ended in the middle of its work. Not a `DiskError`: nothing may handle it but who
-/// carries the process, by ending it.
+/// The process of a simulated disk has ended in the middle of its work. Not a `DiskError`: nothing may handle it but
+/// who carries the process, by ending it.
 public struct SimulatedProcessEnd: Error {}
 
 /// A `Disk` for the simulator and for model tests. One write at a time: a second one that begins before the first has

@@ -1,5 +1,5 @@
-// One event loop of a simulated host: feeds its HostCore, runs its turns, and takes what other threads hand to it in the
-// order in which they did. Decides nothing, as the real shell.
+// One event loop of a simulated host: feeds its HostCore, runs its turns, and takes what other threads hand to it in
+// the order in which they did. Decides nothing, as the real shell.
 
 import HostCore
 import Messages

@@ -118,8 +118,8 @@ final class SimulatedChannel {
     private var isArmed = false
     /// It is armed for when the receiver's process goes on.
     private var isAwaitingReceiver = false
-    /// When the event that `isArmed` speaks of happens. One of an earlier generation happens at another time, or does what
-    /// was to be done at this one.
+    /// When the event that `isArmed` speaks of happens. One of an earlier generation happens at another time, or does
+    /// what was to be done at this one.
     private var armedAt: UInt64 = 0
     /// When the newest frame was sent: what is sent at one moment is one packet.
     private var sentAt: UInt64 = 0

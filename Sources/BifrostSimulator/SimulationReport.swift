@@ -10,8 +10,8 @@ public struct SimulationReport: Hashable, Codable, Sendable {
     public var events: UInt64 = 0
     /// Virtual time from the first start to the last answer.
     public var simulatedNanoseconds: UInt64 = 0
-    /// Virtual seconds in each of which at least `SimulationReport.operationsPerSecondMin` operations were acknowledged.
-    /// What a run with less has shown is little, and no figure of speed counts it.
+    /// Virtual seconds in each of which at least `SimulationReport.operationsPerSecondMin` operations were
+    /// acknowledged. What a run with less has shown is little, and no figure of speed counts it.
     public var busySeconds = 0
     public var operations = 0
     public var acknowledged = 0
@@ -66,7 +66,8 @@ public struct SimulationReport: Hashable, Codable, Sendable {
     }
 }
 
-/// A path that a run takes rarely; those of damage in the profile `rot` only. Over many seeds each must have been taken, or what lies behind it was not tested.
+/// A path that a run takes rarely; those of damage in the profile `rot` only. Over many seeds each must have been
+/// taken, or what lies behind it was not tested.
 public enum SimulationMark: Int, CaseIterable, Sendable {
     /// A commit under way when the process ended was on the disk afterwards.
     case commitSurvivedItsProcess

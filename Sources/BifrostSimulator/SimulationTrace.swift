@@ -1,5 +1,5 @@
-// The record of what happened in a run: a hash over all events, the last of them for the report of a violation, and each
-// as a line for whoever reads along. Owns the words; refuses to know what the events do.
+// The record of what happened in a run: a hash over all events, the last of them for the report of a violation, and
+// each as a line for whoever reads along. Owns the words; refuses to know what the events do.
 
 import Primitives
 

@@ -126,8 +126,8 @@ extension HostCore {
 
     // MARK: Heartbeats
 
-    /// Asks all loops what they lead, unless the last such question is still open: a loop that is stuck keeps the host's
-    /// heartbeats back, and its peers notice.
+    /// Asks all loops what they lead, unless the last such question is still open: a loop that is stuck keeps the
+    /// host's heartbeats back, and its peers notice.
     func beginHeartbeats() {
         guard loop.count > 1 else { return sendHeartbeats() }
         guard leadingPoll == nil else { return }

@@ -38,8 +38,8 @@ public struct HostSettings: Sendable {
     public var applyBytesPerTurn = 1 << 20
     /// Bytes of applied entries that a replica keeps in memory for followers that are a little behind.
     public var logMemoryBytesMax = 4 << 20
-    /// Bytes of memory that the logs of all replicas may keep alive: entries in memory are slices of the frames that they
-    /// came in. Each replica has its share, and `logMemoryBytesMax` at least four times.
+    /// Bytes of memory that the logs of all replicas may keep alive: entries in memory are slices of the frames that
+    /// they came in. Each replica has its share, and `logMemoryBytesMax` at least four times.
     public var logPinnedBytesMax = 1 << 30
     /// Calls that may wait in one group, proposals and reads together; beyond it, `overloaded`.
     public var waitingCallsMax = 65_536

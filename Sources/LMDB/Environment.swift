@@ -216,8 +216,8 @@ public final class Environment: @unchecked Sendable {
     }
 
     /// Allocates space behind the last page that LMDB ever used, if fewer than `aheadBytes` are there, `stepBytes` at a
-    /// time. With zeros, a commit into it syncs in half the time of one that extends the file; without, it costs nothing
-    /// and only has to be there when the file system is full.
+    /// time. With zeros, a commit into it syncs in half the time of one that extends the file; without, it costs
+    /// nothing and only has to be there when the file system is full.
     ///
     /// Safe because no transaction, old or new, refers to a page above the last one of the last commit, that number
     /// never falls, and the writer's lock keeps new pages from being taken meanwhile. LMDB does not look at the file's
@@ -255,8 +255,8 @@ public final class Environment: @unchecked Sendable {
     public var spareBytes: Int { max(0, zeroedThrough - usedBytes) }
 
     /// Bytes of the pages inside of the file that the next write transaction may use again, by its list of free pages;
-    /// readers that hold some back are not asked. What the last transaction gave back is not among them before there was
-    /// another one. Cost: a walk over that list.
+    /// readers that hold some back are not asked. What the last transaction gave back is not among them before there
+    /// was another one. Cost: a walk over that list.
     public func reusableBytes(afterAnotherCommit: Bool = false) throws(LMDBError) -> Int {
         let transaction = try beginRead()
         return try transaction.reusablePages(afterAnotherCommit: afterAnotherCommit) * pageBytes

@@ -16,8 +16,8 @@ enum EnvironmentFile {
     /// What a creation that was cut short leaves.
     private static let newName = "new.mdb"
 
-    /// Makes the file if it is missing. It is durable then; its name is when the directory was synced. LMDB itself would
-    /// write it in place, and after a power failure meanwhile refuse the torn first page for ever.
+    /// Makes the file if it is missing. It is durable then; its name is when the directory was synced. LMDB itself
+    /// would write it in place, and after a power failure meanwhile refuse the torn first page for ever.
     static func makeIfMissing(directory: String, mapBytes: Int) throws(LMDBError) {
         guard access(directory + "/" + name, F_OK) != 0 else { return }
         guard errno == ENOENT else { throw systemError("look for \(name)", path: directory) }
@@ -32,9 +32,9 @@ enum EnvironmentFile {
         guard rename(path, directory + "/" + name) == 0 else { throw systemError("rename \(newName)", path: directory) }
     }
 
-    /// Gives LMDB's lock file, which it makes sparse and writes through a map, all of its blocks: a reader in a slot that
-    /// none had before would else end the process with SIGBUS when the file system is full. Content and size stay. To be
-    /// called before LMDB opens it: closing a descriptor would release LMDB's locks.
+    /// Gives LMDB's lock file, which it makes sparse and writes through a map, all of its blocks: a reader in a slot
+    /// that none had before would else end the process with SIGBUS when the file system is full. Content and size stay.
+    /// To be called before LMDB opens it: closing a descriptor would release LMDB's locks.
     static func allocateLockFile(directory: String) throws(LMDBError) {
         let descriptor = open(directory + "/lock.mdb", O_RDWR | O_CLOEXEC | O_NOFOLLOW)
         guard descriptor >= 0 else {
@@ -70,7 +70,8 @@ enum EnvironmentFile {
 
     /// Throws `.corrupted` if the file ends before the tree does, or if its two meta pages are not of neighbouring
     /// transactions: LMDB believes the higher number, and one flipped bit would have it open the tree of one commit
-    /// earlier without a word. (The bit that makes another pair of neighbours of them is not noticed.) What else may be wrong with the file is for LMDB to find.
+    /// earlier without a word. (The bit that makes another pair of neighbours of them is not noticed.) What else may be
+    /// wrong with the file is for LMDB to find.
     ///
     /// Cost: two small reads. Only if the file ends before the last page that was ever used is the tree walked, one
     /// read

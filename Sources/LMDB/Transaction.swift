@@ -46,8 +46,8 @@ extension Transaction where Self: ~Copyable {
         return Cursor(handle: handle!, path: environment.path)
     }
 
-    /// How many pages the list of free pages has for the write transaction after the one that this one sees; or for those
-    /// after another commit.
+    /// How many pages the list of free pages has for the write transaction after the one that this one sees; or for
+    /// those after another commit.
     func reusablePages(afterAnotherCommit: Bool) throws(LMDBError) -> Int {
         let list: MDB_dbi = 0
         var handle: OpaquePointer?

@@ -1,5 +1,5 @@
-// A violation as a picture: one lane per client, time from left to right, the longest explanation and what does not fit.
-// Owns the layout; judges nothing.
+// A violation as a picture: one lane per client, time from left to right, the longest explanation and what does not
+// fit. Owns the layout; judges nothing.
 
 /// The neighbourhood of a violation as SVG. The time axis keeps the order of events, not their distances: pauses are
 /// short, and each operation is wide enough for its label.

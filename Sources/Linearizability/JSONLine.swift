@@ -162,8 +162,8 @@ struct JSONLineFields {
 
 /// What is JSON.
 public enum JSONSyntax {
-    /// What was expected where the text stops being one JSON value, and what stands there; nil if it is one. Values that
-    /// are nested deeper than 16 levels count as none.
+    /// What was expected where the text stops being one JSON value, and what stands there; nil if it is one. Values
+    /// that are nested deeper than 16 levels count as none.
     public static func problem(in text: [UInt8]) -> String? {
         var scanner = JSONScanner(bytes: text)
         do throws(LineProblem) {

@@ -16,12 +16,12 @@ public protocol SequentialModel: Sendable {
 
     /// The state after an operation, or nil if it can't have had this output in this state.
     ///
-    /// - Parameter output: nil when nobody knows it. Then the state after the operation *with* its effect; nil if it has
-    ///   none in this state. That it never took effect is the checker's matter.
+    /// - Parameter output: nil when nobody knows it. Then the state after the operation *with* its effect; nil if it
+    ///   has none in this state. That it never took effect is the checker's matter.
     func apply(_ input: Input, _ output: Output?, to state: State) -> State?
 
-    /// An operation with this output has no effect in any state; all it can do to a state is to rule out some of what it
-    /// stands for. The search is faster for each operation of which this is said.
+    /// An operation with this output has no effect in any state; all it can do to a state is to rule out some of what
+    /// it stands for. The search is faster for each operation of which this is said.
     func isReadOnly(_ input: Input, _ output: Output) -> Bool
 
     /// Which operations of unknown outcome an explanation of the known ones may need; one answer for each of `unknown`.

@@ -1,5 +1,5 @@
-// Mistakes that the code makes on purpose, to see that its checks find them (`Tools/planted`). Outside of that build each
-// call is the constant false, and neither the switch nor the mistake behind it is compiled.
+// Mistakes that the code makes on purpose, to see that its checks find them (`Tools/planted`). Outside of that build
+// each call is the constant false, and neither the switch nor the mistake behind it is compiled.
 
 #if BIFROST_PLANTED
     /// The mistake under way, by its name; empty: none. Set once, before anything runs.

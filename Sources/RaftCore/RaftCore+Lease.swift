@@ -1,7 +1,7 @@
-// The consensus core's part of leader leases: which votes a promise forbids, when enough promises make a lease, and which
-// reads a lease serves. Owns no clock: instants come from the host, as readings of one clock of this machine that never
-// goes back and runs on while the machine sleeps. What clocks of different machines may differ in their speed is the
-// host's to subtract (`Documentation/Membership.md`).
+// The consensus core's part of leader leases: which votes a promise forbids, when enough promises make a lease, and
+// which reads a lease serves. Owns no clock: instants come from the host, as readings of one clock of this machine that
+// never goes back and runs on while the machine sleeps. What clocks of different machines may differ in their speed is
+// the host's to subtract (`Documentation/Membership.md`).
 
 public import Primitives
 
@@ -29,14 +29,15 @@ extension RaftCore {
 
     // MARK: Who leads by promises
 
-    /// `member` has promised, in this leader's `term`, to vote for nobody else before this machine's clock shows `until`.
+    /// `member` has promised, in this leader's `term`, to vote for nobody else before this machine's clock shows
+    /// `until`.
     public mutating func promised(by member: ReplicaID, term: Term, until: UInt64) {
         guard role == .leader, self.term == term, let position = position(of: member) else { return }
         if until > progress[position].promisedUntil { progress[position].promisedUntil = until }
     }
 
-    /// Until when no other leader can be elected, as far as this one knows; 0 without a lease. It needs the promise of a
-    /// majority of each half of the configuration in effect: every later election needs one of them.
+    /// Until when no other leader can be elected, as far as this one knows; 0 without a lease. It needs the promise of
+    /// a majority of each half of the configuration in effect: every later election needs one of them.
     public var leaseExpiry: UInt64 {
         guard mayUseLease else { return 0 }
         return Quorum.reached(progress.count, seat: { progress[$0].seat }) {

@@ -1,5 +1,5 @@
-// Changes of who belongs to the group (Raft thesis §4): what a leader accepts, how it gets from one configuration to the
-// next, and how a replica learns that it is out. Owns no choice of members and no ids: those are the placement's.
+// Changes of who belongs to the group (Raft thesis §4): what a leader accepts, how it gets from one configuration to
+// the next, and how a replica learns that it is out. Owns no choice of members and no ids: those are the placement's.
 //
 //   C(old)  ──change──►  C(old, new)  ──committed by both majorities──►  C(new)  ──committed──►  the removed are told,
 //            append                      append, by whoever leads                             a removed leader leaves
@@ -64,8 +64,8 @@ extension Configuration {
 extension RaftCore {
     /// Begins the change to the voters and learners of `wish`, whose index does not matter, from the configuration at
     /// index `expecting`. If only learners differ, one entry does it. Else the group goes through the joint
-    /// configuration, which this leader or any later one leaves by itself. A replica becomes a voter only after it was a
-    /// learner and has caught up; the leader may leave itself out, and hands over when that is committed.
+    /// configuration, which this leader or any later one leaves by itself. A replica becomes a voter only after it was
+    /// a learner and has caught up; the leader may leave itself out, and hands over when that is committed.
     public mutating func change(
         to wish: Configuration, expecting: LogIndex, logTime: LogTime = .zero
     ) -> ChangeResult {

@@ -1,5 +1,5 @@
-// Handing over leadership (Raft thesis §3.10): the leader stops taking proposals, brings its successor up to date, tells
-// it to stand for election at once, and goes on leading if that does not come about within an election timeout.
+// Handing over leadership (Raft thesis §3.10): the leader stops taking proposals, brings its successor up to date,
+// tells it to stand for election at once, and goes on leading if that does not come about within an election timeout.
 
 public import Primitives
 

@@ -259,9 +259,9 @@ extension RaftCore {
     }
 
     /// Nothing is under way, so that the host may stop ticking this replica until a message comes: everything is
-    /// committed and durable, a leader's followers have it all and know it, no read waits, no leadership is being handed
-    /// over, and no candidate was turned away since the leader last spoke. Followers named in `silent` (their host is known to be down) are not waited
-    /// for.
+    /// committed and durable, a leader's followers have it all and know it, no read waits, no leadership is being
+    /// handed over, and no candidate was turned away since the leader last spoke. Followers named in `silent` (their
+    /// host is known to be down) are not waited for.
     public func isSettled(ignoring silent: [ReplicaID] = []) -> Bool {
         guard !hasWork, commit == log.last, persistence.pending == nil, reads.isEmpty, forwards.isEmpty else {
             return false

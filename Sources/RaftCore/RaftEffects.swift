@@ -28,8 +28,8 @@ public struct LogRead: Hashable, Sendable {
 public struct RaftEffects: Sendable {
     /// May go at once, also before anything of this turn is durable here (Raft thesis §10.2.1).
     public var messages: [RaftMessage] = []
-    /// May go at once too: entries that were read back from the journal for a follower that is behind. Until it has them
-    /// nothing else is appended to it, so that they may take another, slower way than `messages`.
+    /// May go at once too: entries that were read back from the journal for a follower that is behind. Until it has
+    /// them nothing else is appended to it, so that they may take another, slower way than `messages`.
     public var bulkMessages: [RaftMessage] = []
     /// Promises: granted votes, a candidacy's requests (its own vote must be durable), acknowledged appends, and
     /// whatever tells of a term that is not durable yet. They go only when persist `durableAfter` is durable.

@@ -29,9 +29,9 @@ public struct RaftMessageKind: RawRepresentable, Hashable, Sendable, CustomStrin
     public static let readIndexReply = RaftMessageKind(rawValue: 10)
     /// The leader hands over: stand for election at once (Raft thesis §3.10). `index` is the leader's last entry.
     public static let timeoutNow = RaftMessageKind(rawValue: 11)
-    /// The configuration at `index`, which is committed, does not name the receiver. With `reject` the sender knows that
-    /// an earlier committed one did. (`hintIndex`, `hintTerm`) is an entry before `index` that is committed: a receiver
-    /// that has it knows that its own log is committed up to there.
+    /// The configuration at `index`, which is committed, does not name the receiver. With `reject` the sender knows
+    /// that an earlier committed one did. (`hintIndex`, `hintTerm`) is an entry before `index` that is committed: a
+    /// receiver that has it knows that its own log is committed up to there.
     public static let removed = RaftMessageKind(rawValue: 12)
 
     public var description: String {

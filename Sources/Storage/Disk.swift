@@ -82,10 +82,11 @@ public protocol Disk: AnyObject, Sendable {
     associatedtype Writer: DiskWriter
     /// Any thread, also beside a writer. Keep it short: it pins pages.
     func read<Result>(_ body: (borrowing Reader) throws -> Result) throws -> Result
-    /// One at a time; a second one inside of `body` is refused with `.misuse`. When it returns, all of it is durable; when it throws, what is durable is unknown if the code is
-    /// `.failed`, and nothing happened otherwise. An error thrown by `body` aborts. A put that was refused as `.full`
-    /// makes the whole transaction so, even if `body` catches it. `body` may run more than once (from its start, when the
-    /// environment had to be enlarged): it must not change what it reads outside of the transaction.
+    /// One at a time; a second one inside of `body` is refused with `.misuse`. When it returns, all of it is durable;
+    /// when it throws, what is durable is unknown if the code is `.failed`, and nothing happened otherwise. An error
+    /// thrown by `body` aborts. A put that was refused as `.full` makes the whole transaction so, even if `body`
+    /// catches it. `body` may run more than once (from its start, when the environment had to be enlarged): it must not
+    /// change what it reads outside of the transaction.
     func write<Result>(_ purpose: DiskPurpose, _ body: (borrowing Writer) throws -> Result) throws -> Result
     /// Makes what can be read durable: called at open, before anything read counts.
     func flush() throws

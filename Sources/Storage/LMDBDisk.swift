@@ -17,8 +17,8 @@ public final class LMDBDisk: Disk {
         /// As many at once, so that one commit is not held up for long.
         public var preallocateStepBytes = 1 << 20
         /// Space of the file system kept behind the file's last page for upkeep: writes that bring data in are refused
-        /// with `.full` before they touch it. With it, a full file system shows before anything is written, and not as a
-        /// write that failed in the middle. 0: no reserve, and LMDB finds out; some of what it finds is `.failed`.
+        /// with `.full` before they touch it. With it, a full file system shows before anything is written, and not as
+        /// a write that failed in the middle. 0: no reserve, and LMDB finds out; some of what it finds is `.failed`.
         /// Otherwise more than upkeep takes in one transaction (8 MiB is); as much again is allocated ahead.
         public var reserveBytes = 0
 

@@ -114,7 +114,8 @@ import Testing
             try await put("k", 0..<60, on: hosts)
             try await hosts.waitForEqualStates()
             await hosts.stopAll()
-            // As a newer version would have written it. Its log is the longest, and so no other of the first two can lead.
+            // As a newer version would have written it. Its log is the longest, and so no other of the first two can
+            // lead.
             let group = GroupID(1)
             let (writer, entry) = try writeUnknownCommand(to: group, on: hosts)
             try await hosts.start(writer, loops: 2)

@@ -42,8 +42,8 @@ final class TestDirectory: Sendable {
     deinit { try? FileManager.default.removeItem(atPath: path) }
 }
 
-/// A loopback address for the hosts of one test's directory: a port that a host gave back stays free until the next life
-/// of that host takes it, because nobody else listens, or calls from, there.
+/// A loopback address for the hosts of one test's directory: a port that a host gave back stays free until the next
+/// life of that host takes it, because nobody else listens, or calls from, there.
 private func loopback(of directory: String) -> String {
     let name = directory.split(separator: "/").first { $0.hasPrefix("bifrost-host-") } ?? "0"
     let number = name.utf8.reduce(1 as UInt64) { mix($0 ^ UInt64($1)) }

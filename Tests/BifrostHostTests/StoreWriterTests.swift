@@ -78,7 +78,8 @@ import Testing
         #expect(outcomes.list.withLock { $0 } == ["0: 8 at 1", "1: 7 has 1 run"])
     }
 
-    /// A bit of one replica's runs flips: its merge comes to nothing, and says so; the other replica's checkpoint is done.
+    /// A bit of one replica's runs flips: its merge comes to nothing, and says so; the other replica's checkpoint is
+    /// done.
     @Test func aMergeThatMeetsDamageEndsItsJobAndNotTheThread() async throws {
         let store = try store()
         let writer = writer()

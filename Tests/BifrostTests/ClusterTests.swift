@@ -342,8 +342,8 @@ private func withCluster(
         return false
     }
 
-    /// The host that was asked answers after the deadline, and what it says would make another attempt safe at any other
-    /// time.
+    /// The host that was asked answers after the deadline, and what it says would make another attempt safe at any
+    /// other time.
     @Test func aWriteWhoseAnswerComesAfterTheDeadlineIsNotSentToAnotherHost() async throws {
         try await withCluster { world, servers in
             let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])

@@ -1,5 +1,5 @@
-// What a host says when it holds as much as it may, and that it goes on when it has let go of it; and what it says again
-// because nobody may have heard it.
+// What a host says when it holds as much as it may, and that it goes on when it has let go of it; and what it says
+// again because nobody may have heard it.
 
 import HostCore
 import Messages
@@ -43,7 +43,8 @@ private let group = GroupID(1)
 
     // MARK: Bounds
 
-    /// Kept for a member that is away: what is refused says so, is certainly not in the log, and goes on when there is room.
+    /// Kept for a member that is away: what is refused says so, is certainly not in the log, and goes on when there is
+    /// room.
     @Test func aJournalAtItsBoundNamesTheHostThatIsBehind() throws {
         let trio = try Trio { $0.journalBytesMax = 1 << 20 }
         let leader = try trio.leader()

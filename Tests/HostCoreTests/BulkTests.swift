@@ -111,8 +111,8 @@ private let group = GroupID(1)
         #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
     }
 
-    /// Where the connection is known to be down, as when clients have taken all places: the group may need this follower for
-    /// its majority.
+    /// Where the connection is known to be down, as when clients have taken all places: the group may need this
+    /// follower for its majority.
     @Test func withoutABulkConnectionCatchUpGoesBesideTheRest() throws {
         let (trio, leader, laggard) = try lagging(300)
         trio.join(laggard)

@@ -46,7 +46,8 @@ import Testing
         }
     }
 
-    /// What the store's thread says of a merge that met damage (`StoreWriterTests`) ends one replica's work, not the host's.
+    /// What the store's thread says of a merge that met damage (`StoreWriterTests`) ends one replica's work, not the
+    /// host's.
     @Test func aReplicaWhoseStateIsDamagedStandsStillAndTheOthersGoOn() throws {
         let trio = try Trio()
         let host = trio.hosts[try trio.leader()]

@@ -81,8 +81,8 @@ extension IntegrationTests {
                 cluster.local.kill(cluster.hosts[1])
                 let last = [cluster.hosts[2]]
 
-                // The host that is left may lead the key's group and not know yet that nobody follows: unknown. Otherwise
-                // the write certainly did not happen.
+                // The host that is left may lead the key's group and not know yet that nobody follows: unknown.
+                // Otherwise the write certainly did not happen.
                 var certain: [Int] = []
                 for attempt in 0..<3 {
                     let begin = ContinuousClock.now

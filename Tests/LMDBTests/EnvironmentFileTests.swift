@@ -55,8 +55,8 @@ import Testing
         #expect(refused > sizes.count * 2 / 3)
     }
 
-    /// One bit of one meta page's transaction number: LMDB would open the tree of the commit before, whole and sound. All
-    /// are noticed but the one bit that makes another pair of neighbours of them.
+    /// One bit of one meta page's transaction number: LMDB would open the tree of the commit before, whole and sound.
+    /// All are noticed but the one bit that makes another pair of neighbours of them.
     @Test func aFlippedTransactionNumberIsCorruptAndNotTheCommitBefore() throws {
         let directory = try TemporaryDirectory()
         try make(directory)

@@ -1,5 +1,5 @@
-// All orders of a small history, one after the other: slow, and plainly what the definition says. Shares nothing with the
-// checker but the history's type.
+// All orders of a small history, one after the other: slow, and plainly what the definition says. Shares nothing with
+// the checker but the history's type.
 
 import Linearizability
 
@@ -7,7 +7,8 @@ typealias Register = RegisterModel<Int>
 typealias RegisterOperation = HistoryOperation<RegisterInput<Int>, RegisterOutput<Int>>
 
 /// Whether some order of all known and some of the unknown operations respects time, each of which `run` lets happen.
-/// - Parameter run: calls its last argument with each state that is possible after the operation, until one call is true.
+/// - Parameter run: calls its last argument with each state that is possible after the operation, until one call is
+/// true.
 func hasOrder<Input, Output, State>(
     _ history: [HistoryOperation<Input, Output>], from state: State,
     _ run: @escaping (Input, Output?, State, (State) -> Bool) -> Bool

@@ -258,7 +258,8 @@ private func isLinearizable(_ history: [RegisterOperation]) -> Bool {
         }
     }
 
-    /// A queue cares for order, so that an unknown operation can't always wait: what the rules of the search must respect.
+    /// A queue cares for order, so that an unknown operation can't always wait: what the rules of the search must
+    /// respect.
     @Test func aQueueIsJudgedAsAllOrdersSay() {
         var random = SeededRandom(seed: 12)
         let checker = LinearizabilityChecker(QueueModel())

@@ -59,8 +59,8 @@ final class Recorder: RPCConnectionDelegate {
         }
     }
 
-    /// Calls, their long answers, answers of other threads and answers that come in one read with the handshake, between
-    /// sides of which one or both are of an older version.
+    /// Calls, their long answers, answers of other threads and answers that come in one read with the handshake,
+    /// between sides of which one or both are of an older version.
     @Test(arguments: [(1...1, 1...1, 1), (1...1, 1...2, 1), (1...2, 1...1, 1), (1...2, 1...2, 2), (2...5, 1...2, 2)])
     func sidesOfDifferentVersionsSpeakTheHighestThatBothKnow(
         caller: ClosedRange<Int>, host: ClosedRange<Int>, spoken: Int

@@ -1,5 +1,6 @@
-// A change of members whose leader dies at each point of it: after every single message and every single write, in groups
-// of two to five voters. Whatever the point, the group ends with the old members or with the new ones, never between.
+// A change of members whose leader dies at each point of it: after every single message and every single write, in
+// groups of two to five voters. Whatever the point, the group ends with the old members or with the new ones, never
+// between.
 
 import Primitives
 import RaftCore

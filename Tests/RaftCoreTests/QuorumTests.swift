@@ -92,9 +92,9 @@ import Testing
         #expect(wrong == 0)
     }
 
-    /// What safety rests on, through a whole change: whoever decides before the joint configuration and whoever decides in
-    /// it have a replica in common, and so have whoever decides in it and after it. Learners add nothing to either. The
-    /// old and the new majority alone need not meet: so nobody may go from one to the other directly.
+    /// What safety rests on, through a whole change: whoever decides before the joint configuration and whoever decides
+    /// in it have a replica in common, and so have whoever decides in it and after it. Learners add nothing to either.
+    /// The old and the new majority alone need not meet: so nobody may go from one to the other directly.
     @Test func majoritiesOfNeighbouringConfigurationsAlwaysMeet() {
         var disjoint = 0
         var disjointWithoutJoint = 0

@@ -7,7 +7,8 @@ import Primitives
 import Testing
 
 // Written by the one test that simulates at a time, before each run; read by the signal handler in the same thread.
-/// The seed under way and its last events, for the report of a trap: a precondition in production code ends the process.
+/// The seed under way and its last events, for the report of a trap: a precondition in production code ends the
+/// process.
 nonisolated(unsafe) private var seedUnderWay: UInt64 = 0
 nonisolated(unsafe) private var eventsUnderWay: SimulationLastEvents?
 

@@ -65,8 +65,8 @@ final class LMDBFixture: DiskFixture {
     /// LMDB's descriptors of its file, and copies of them, while something else stands in their place.
     private var replaced: [(descriptor: Int32, original: Int32)] = []
 
-    /// Puts a device in the place of LMDB's file that refuses all writes. The map goes on to show the file, and cannot be
-    /// enlarged meanwhile: give it room enough.
+    /// Puts a device in the place of LMDB's file that refuses all writes. The map goes on to show the file, and cannot
+    /// be enlarged meanwhile: give it room enough.
     func set(_ fault: DiskFault) throws {
         for (descriptor, original) in replaced {
             try #require(dup2(original, descriptor) == descriptor)

@@ -6,9 +6,9 @@ import Storage
 import TestSupport
 import Testing
 
-/// Runs `StorageKillHelper MODE DIRECTORY SEED`, kills it `thenMicroseconds` after it wrote its line number `afterLines`
-/// (0: after its start), and gives the lines that it wrote. Lines and not time alone: a disk that takes 4 ms for a sync,
-/// or a machine with much else to do, would leave nothing to look at.
+/// Runs `StorageKillHelper MODE DIRECTORY SEED`, kills it `thenMicroseconds` after it wrote its line number
+/// `afterLines` (0: after its start), and gives the lines that it wrote. Lines and not time alone: a disk that takes 4
+/// ms for a sync, or a machine with much else to do, would leave nothing to look at.
 func runAndKill(mode: String, directory: String, seed: UInt64, afterLines: Int, thenMicroseconds: UInt64) throws
     -> [String]
 {

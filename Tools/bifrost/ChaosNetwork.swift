@@ -1,5 +1,5 @@
-// Hosts in network namespaces of their own, joined by a bridge, and the ways to part them. Owns links and routes; they go
-// with the namespace that this process was started in.
+// Hosts in network namespaces of their own, joined by a bridge, and the ways to part them. Owns links and routes; they
+// go with the namespace that this process was started in.
 
 import Foundation
 

@@ -171,8 +171,8 @@ package final class ChildProcess: Sendable {
     /// `posix_spawn_file_actions_addclosefrom_np` (glibc 2.34), which the system's module for Swift leaves out.
     ///
     /// The cast is sound: on the systems that have `dlsym` a function's address is a pointer like any other (POSIX), a
-    /// function of C is that pointer in Swift, and the type is the one that <spawn.h> declares under this name, which is
-    /// versioned in glibc and cannot change.
+    /// function of C is that pointer in Swift, and the type is the one that <spawn.h> declares under this name, which
+    /// is versioned in glibc and cannot change.
     private static let closeFrom = dlsym(nil, "posix_spawn_file_actions_addclosefrom_np").map {
         unsafeBitCast(
             $0, to: (@convention(c) (UnsafeMutablePointer<posix_spawn_file_actions_t>, Int32) -> Int32).self)

@@ -1,5 +1,5 @@
-// `bifrost demo`: real hosts, real data, real kills, and the proof that nothing was lost. Owns the story; import, proof and
-// report have files of their own.
+// `bifrost demo`: real hosts, real data, real kills, and the proof that nothing was lost. Owns the story; import, proof
+// and report have files of their own.
 
 import ArgumentParser
 import Bifrost
@@ -156,8 +156,8 @@ struct Demo: AsyncParsableCommand {
         let pid = victim.pid
         let start = RPCClock.now()
 
-        // What comes after the second third waits until the host is back, so that the last third is written on three hosts
-        // again. Nothing waits at the kill.
+        // What comes after the second third waits until the host is back, so that the last third is written on three
+        // hosts again. Nothing waits at the kill.
         let atKill = try await importing.mark(at: total / 3, limit: total * 2 / 3) { victim.process?.send(SIGKILL) }
         hosts.kill(victim)
         story.say(

@@ -1,5 +1,5 @@
-// The demo's import: all records over the client's pipelined interface, with marks at which the demo does something to the
-// hosts. Belongs to the client's event loop.
+// The demo's import: all records over the client's pipelined interface, with marks at which the demo does something to
+// the hosts. Belongs to the client's event loop.
 
 import Bifrost
 import ClientCore
@@ -10,8 +10,8 @@ import Ring
 
 /// Puts records with a bounded number under way, up to a limit that the demo raises.
 ///
-/// An answer may be lost with the host that gave it. The put is repeated then, since putting the same value under the same
-/// key twice is the same as once, and since no key stands twice in the input.
+/// An answer may be lost with the host that gave it. The put is repeated then, since putting the same value under the
+/// same key twice is the same as once, and since no key stands twice in the input.
 final class DemoImport: @unchecked Sendable {
     // @unchecked: everything belongs to `loop.eventLoop`; the async functions go there first.
 
@@ -90,8 +90,8 @@ final class DemoImport: @unchecked Sendable {
         if let failure { throw failure }
     }
 
-    /// Lets it go on to a limit, does something at the moment at which so many records are acknowledged, with others under
-    /// way, and remembers that moment; see `secondsToRecovery`. Gives the counts of that moment.
+    /// Lets it go on to a limit, does something at the moment at which so many records are acknowledged, with others
+    /// under way, and remembers that moment; see `secondsToRecovery`. Gives the counts of that moment.
     func mark(at count: Int, limit: Int, _ action: @escaping @Sendable () -> Void) async throws(ToolError) -> Counts {
         let result = await withCheckedContinuation {
             (continuation: CheckedContinuation<Result<Counts, ToolError>, Never>) in
@@ -110,8 +110,8 @@ final class DemoImport: @unchecked Sendable {
         return try result.get()
     }
 
-    /// How long after the mark the last group acknowledged a put that was submitted after it. Groups that had none since are
-    /// not counted.
+    /// How long after the mark the last group acknowledged a put that was submitted after it. Groups that had none
+    /// since are not counted.
     func secondsToRecovery() async throws -> Double? {
         try await loop.eventLoop.submit { [self] in
             guard let marked, let last = recovered.compactMap(\.self).max() else { return nil }

@@ -1,5 +1,5 @@
-// What the demo finds out about its hosts: who leads, whether replicas agree, whether an export is the input. Asks over the
-// network and through fresh processes; refuses to believe anything that this process remembers of the import.
+// What the demo finds out about its hosts: who leads, whether replicas agree, whether an export is the input. Asks over
+// the network and through fresh processes; refuses to believe anything that this process remembers of the import.
 
 import Bifrost
 import Foundation

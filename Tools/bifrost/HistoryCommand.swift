@@ -24,8 +24,8 @@ struct HistoryCheck: AsyncParsableCommand {
             Documentation/Histories.md has it all.
 
             Ends with 1 if a key is not linearizable, with 2 if one was too much for --steps and none is known to be \
-            wrong, and with 65 if there is no operation: nothing was judged. With --svg the first violation is drawn: who did what when, the longest order that explains \
-            something, and the operation that fits in no order.
+            wrong, and with 65 if there is no operation: nothing was judged. With --svg the first violation is drawn: \
+            who did what when, the longest order that explains something, and the operation that fits in no order.
 
             EXAMPLES:
               bifrost history check history.jsonl
