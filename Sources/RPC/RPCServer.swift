@@ -81,11 +81,13 @@ public final class RPCServer: Sendable {
         }
     }
 
-    /// Throws what `start` would if the address can't be listened on now. Nothing stays open.
+    /// Throws what `start` would if the address can't be listened on now. Nothing stays open: whoever connects in the
+    /// moment finds his connection closed.
     public static func check(_ address: NetworkAddress, group: any EventLoopGroup) async throws(RPCError) {
         do {
             let channel = try await ServerBootstrap(group: group)
                 .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+                .childChannelInitializer { $0.eventLoop.makeFailedFuture(ChannelError.ioOnClosedChannel) }
                 .bind(host: address.host, port: address.port).get()
             try await channel.close().get()
         } catch {

@@ -1,3 +1,4 @@
+import Foundation
 import NIOCore
 import NIOPosix
 import Primitives
@@ -97,6 +98,49 @@ final class Recorder: RPCConnectionDelegate {
             #expect(versions == [1, UInt8(spoken)])
             try await socket.close()
         }
+    }
+
+    @Test func whoConnectsWhileAnAddressIsOnlyLookedAtIsNotKeptWaiting() async throws {
+        let held = try HeldPort()
+        let port = held.number
+        let calls = Mutex((connected: [CInt](), isOver: false, hasEnded: false))
+        Thread.detachNewThread {
+            var place = sockaddr_in()
+            place.sin_family = sa_family_t(AF_INET)
+            place.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+            place.sin_port = UInt16(port).bigEndian
+            while !calls.withLock({ $0.isOver }) {
+                let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+                let isConnected = withUnsafePointer(to: &place) { pointer in
+                    pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+                    }
+                }
+                if isConnected { calls.withLock { $0.connected.append(descriptor) } } else { close(descriptor) }
+            }
+            calls.withLock { $0.hasEnded = true }
+        }
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let end = soon(20_000)
+        while calls.withLock({ $0.connected.count }) < 100, RPCClock.now() < end {
+            try await RPCServer.check(NetworkAddress(host: "127.0.0.1", port: port), group: group)
+        }
+        calls.withLock { $0.isOver = true }
+        #expect(await eventually { calls.withLock { $0.hasEnded } })
+        let connected = calls.withLock { $0.connected }
+        #expect(!connected.isEmpty, "nobody came in time: this test shows nothing")
+        // As a hello would: the system forgets a connection that it was still making when its listener closed, and says
+        // so to who sends.
+        for descriptor in connected { send(descriptor, [1], 1, Int32(MSG_NOSIGNAL)) }
+        var waiting = connected.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        let patience = soon(5_000)
+        while waiting.contains(where: { $0.revents == 0 }), RPCClock.now() < patience {
+            poll(&waiting, nfds_t(waiting.count), 100)
+        }
+        #expect(waiting.count { $0.revents == 0 } == 0, "of \(waiting.count) connections")
+        for descriptor in connected { close(descriptor) }
+        try await group.shutdownGracefully()
+        withExtendedLifetime(held) {}
     }
 
     @Test func tenThousandCallsAnsweredInReverseOrderFindTheirCallers() async throws {
