@@ -10,6 +10,7 @@ import Primitives
 import Ring
 import StateMachines
 import Storage
+import TestSupport
 import Testing
 
 extension IntegrationTests {
@@ -253,6 +254,44 @@ extension IntegrationTests {
                     #expect(try await other.bifrost("get", "k").text == "theirs")
                 }
             }
+        }
+
+        @Test func aHostWithoutDescriptorsWaitsForThemAndServesAgain() async throws {
+            try await withHosts(1) { cluster in
+                let host = cluster.hosts[0]
+                // Hard and soft: it can't help itself.
+                let limit = 80
+                try cluster.local.start(host, through: ["/bin/bash", "-c", "ulimit -n \(limit); exec \"$@\"", "bash"])
+                try await cluster.local.run(["init", "--hosts", host.address, "--groups", "1"])
+                try await cluster.bifrost("put", "k", "v").expect(0)
+                #expect(cluster.log(host).contains("this process may have \(limit) files and sockets open"))
+
+                // Accepted as long as it goes, and then in the system's queue. Silent ones are closed after five seconds.
+                let connections = try (0..<limit).map { _ in try RawConnection(host.address) }
+                await OwnExecutor.pause(milliseconds: 500)
+                let before = try processorSeconds(of: host.pid)
+                await OwnExecutor.pause(milliseconds: 2_000)
+                let used = try processorSeconds(of: host.pid) - before
+                let descriptors = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(host.pid)/fd").count
+                #expect(descriptors == limit, "it has descriptors left: this test shows nothing")
+                #expect(used < 0.4, "\(used) s of processor time in 2 s")
+                let words = "connections wait to be accepted"
+                #expect(cluster.log(host).components(separatedBy: words).count == 2, "\(cluster.log(host))")
+                #expect(cluster.log(host).contains("raise its limit (ulimit -n"))
+
+                for connection in connections { connection.close() }
+                #expect(try await cluster.bifrost("get", "k").text == "v")
+                #expect(host.isRunning)
+            }
+        }
+
+        /// User and system time, in steps of 10 ms.
+        private func processorSeconds(of process: Int32) throws -> Double {
+            let line = try String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8)
+            // The second field may have blanks in it, and ends with the last bracket.
+            let fields = line[try #require(line.lastIndex(of: ")"))...].split(separator: " ")
+            let ticks = try #require(Double(fields[12])) + #require(Double(fields[13]))
+            return ticks / Double(sysconf(Int32(_SC_CLK_TCK)))
         }
 
         @Test func garbageOnThePortClosesThatConnectionAndNothingElse() async throws {

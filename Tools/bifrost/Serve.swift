@@ -21,6 +21,9 @@ struct Serve: AsyncParsableCommand {
             an object. Everything else goes to standard error. A new host waits until 'bifrost init' makes it part of \
             a cluster.
 
+            Raises its limit on open files and sockets as far as it may, and warns if it stays below what 1,024 \
+            connections need. With none left, connections wait until some close.
+
             SIGTERM or SIGINT: answers what is under way, closes everything, exits with 0; a second one ends it at \
             once, which loses nothing that was acknowledged. If the disk fails it ends at once with 5.
 
@@ -102,6 +105,8 @@ struct Serve: AsyncParsableCommand {
     /// What a cluster's map takes.
     private static let textBytesMax = 255
     private static let graceMilliseconds: Int64 = 3_000
+    /// Files and sockets besides those of connections that are accepted, with room: disks, threads, other hosts.
+    private static let filesMax = 256
 
     func run() async throws {
         let level = logLevel.level
@@ -134,7 +139,14 @@ struct Serve: AsyncParsableCommand {
         configuration.advertise = advertise?.address.description
         configuration.version = programVersion
         if let loops { configuration.eventLoops = loops }
-        let host = try await BifrostHost.Host.start(configuration, logger: Logger(label: "bifrost")) { error in
+        let logger = Logger(label: "bifrost")
+        let descriptors = configuration.limits.connectionsMax + Self.filesMax
+        if let limit = DescriptorLimit.raise(), limit < descriptors {
+            let remedy = "raise the hard limit: ulimit -Hn \(descriptors), or LimitNOFILE=\(descriptors) of systemd"
+            logger.warning(
+                "this process may have \(limit) files and sockets open, \(descriptors) is what it may need: \(remedy)")
+        }
+        let host = try await BifrostHost.Host.start(configuration, logger: logger) { error in
             // Nothing in memory may be believed: no flush, no clean end.
             Output.note("\(error.message); this host stops: look at the disk, then start it again")
             _exit(ExitStatus.diskFailed.rawValue)
