@@ -21,6 +21,8 @@ package struct PingMonitor {
     private var isAnswered = true
     /// Bytes written to the connection up to the ping's end.
     private var pingEnd: UInt64 = 0
+    /// What had come and gone when the ping was handed over.
+    private var movedBefore: UInt64 = 0
     private var heard: UInt64 = 0
     private var handedOver: UInt64 = 0
     private var silentTicks = 0
@@ -30,8 +32,14 @@ package struct PingMonitor {
 
     /// Ticks with no sign of life at all.
     private static let silentTicksMax = 2
-    /// Ticks from when the ping was handed to the socket. More: its pong may stand behind much else.
+    /// Ticks from when the ping was handed to the socket. More: its pong may stand behind something else.
     private static let ticksWithoutPongMax = 6
+    /// The same while much goes to and fro: ping or pong then stand behind as much as waits in buffers on the way.
+    private static let busyTicksWithoutPongMax = 60
+    /// Bytes since the ping that count as much.
+    private static let busyBytes: UInt64 = 1 << 20
+    /// More than all buffers on the way can hold, on both sides.
+    private static let movedBytesMax: UInt64 = 256 << 20
 
     /// Ticks, and not time: a process that was stopped for long does not hold that against the other side.
     /// - Parameters:
@@ -52,10 +60,13 @@ package struct PingMonitor {
             return .ping(number)
         }
         silentTicks = isProgress ? 0 : silentTicks + 1
-        if isHandedOver { ticksWithoutPong += 1 }
         if silentTicks >= Self.silentTicksMax { return .dead(.silence) }
-        if ticksWithoutPong >= Self.ticksWithoutPongMax { return .dead(.noPong) }
-        return .alive
+        guard isHandedOver else { return .alive }
+        if ticksWithoutPong == 0 { movedBefore = heard + handedOver }
+        ticksWithoutPong += 1
+        let moved = heard + handedOver - movedBefore
+        let ticksMax = moved >= Self.busyBytes ? Self.busyTicksWithoutPongMax : Self.ticksWithoutPongMax
+        return ticksWithoutPong >= ticksMax || moved >= Self.movedBytesMax ? .dead(.noPong) : .alive
     }
 
     package mutating func pong(_ number: UInt64) {

@@ -146,7 +146,7 @@ struct IncarnationPolicy: HandshakePolicy {
             .bind(host: "127.0.0.1", port: 0).get()
         let recorder = Recorder()
         var limits = ClientLimits()
-        limits.pingMilliseconds = 200
+        limits.pingMilliseconds = 1_000
         let client = RPCConnection(
             to: NetworkAddress(host: "127.0.0.1", port: deaf.localAddress!.port!),
             hello: Hello(role: .consensus, identity: clientHello.identity), eventLoop: group.next(), seed: 1,
@@ -164,18 +164,18 @@ struct IncarnationPolicy: HandshakePolicy {
     @Test func aFrameThatComesSlowlyIsNoSilence() async throws {
         var limits = ServerLimits()
         // Silence is looked for from then on.
-        limits.handshakeMilliseconds = 200
-        limits.silenceMilliseconds = 700
+        limits.handshakeMilliseconds = 1_000
+        limits.silenceMilliseconds = 1_400
         try await Loopback.run(limits: limits) { loopback async throws in
             let slow = try await RawSocket.connect(loopback.server.address, loopback.clientGroup)
             try await slow.send(helloFrame(version: 2))
             let frame = FrameTests.frame(
                 FrameHeader(kind: .request, service: 2, method: 1, call: 1), Bytes(Array(repeating: 7, count: 40)),
                 version: 2)
-            // Each byte after 30 ms: three times the time of silence in all.
+            // Each byte after 60 ms: three times the time of silence in all.
             for byte in frame {
                 try await slow.send([byte])
-                try await Task.sleep(for: .milliseconds(30))
+                try await Task.sleep(for: .milliseconds(60))
             }
             #expect(await eventually { loopback.server.counters.requests == 1 })
             #expect(!slow.isClosed && loopback.server.counters.faults.isEmpty)

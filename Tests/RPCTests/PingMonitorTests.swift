@@ -31,6 +31,29 @@ import RPC
         #expect(monitor.tick(heard: 800, handedOver: 300, position: 300) == .dead(.noPong))
     }
 
+    /// A pong that stands behind a long catch-up comes late, and a ping too; for ever it can't take.
+    @Test(arguments: [true, false]) func whileMuchIsOnTheWayAPongMayTakeLonger(isHeard: Bool) {
+        func tick(_ monitor: inout PingMonitor, _ moved: UInt64) -> PingMonitor.Verdict {
+            // The other direction shows that somebody is there.
+            let small = moved / 1_000
+            return monitor.tick(
+                heard: isHeard ? moved : small, handedOver: 32 + (isHeard ? small : moved), position: 1 << 40)
+        }
+        var slow = PingMonitor()
+        #expect(slow.tick(heard: 0, handedOver: 0, position: 0) == .ping(1))
+        for number in UInt64(1)..<60 { #expect(tick(&slow, number << 20) == .alive, "\(number)") }
+        var answered = slow
+        answered.pong(1)
+        #expect(tick(&answered, 60 << 20) == .ping(2))
+        #expect(tick(&slow, 60 << 20) == .dead(.noPong))
+
+        var fast = PingMonitor()
+        #expect(fast.tick(heard: 0, handedOver: 0, position: 0) == .ping(1))
+        #expect(tick(&fast, 1 << 20) == .alive)
+        #expect(tick(&fast, 256 << 20) == .alive)
+        #expect(tick(&fast, 258 << 20) == .dead(.noPong))
+    }
+
     /// A ping that waits behind much else is not held against a side that takes it all, only slowly.
     @Test func aPingCountsFromWhenItWasSent() {
         var monitor = PingMonitor()
