@@ -82,7 +82,8 @@ extension ClientRouter {
     }
 
     private mutating func succeeded(_ place: Int, _ body: Bytes, now: Instant, into effects: inout ClientEffects) {
-        let isCurrent = isCurrentCandidate(place)
+        // A slow leader's answer shows that it leads, even if it was given up in the meantime and asked again.
+        let isCurrent = isCurrentCandidate(place) || isAnswerOfLeader(place)
         let group = leave(place)
         complete(place, .success(body), into: &effects)
         guard let group else { return }
@@ -158,7 +159,7 @@ extension ClientRouter {
             backOff(place, .overloaded, atLeast: pause, now: now)
             return
         }
-        if groups[group].notBefore <= now { groups[group].window = max(1, groups[group].inFlight / 2) }
+        if groups[group].notBefore <= now { groups[group].window = max(1, groups[group].asked / 2) }
         groups[group].notBefore = max(groups[group].notBefore, now + pause)
         groups[group].reason = .overloaded
         groups[group].retryAfterMilliseconds = milliseconds

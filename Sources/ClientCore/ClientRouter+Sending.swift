@@ -1,5 +1,6 @@
 // Queues, leaders and back-off: which operation goes where, and when.
 
+import Messages
 import Primitives
 import Ring
 
@@ -80,7 +81,7 @@ extension ClientRouter {
                 groups[group].probe = -1
                 return hostForNext(group, now: now)
             }
-            return groups[group].inFlight < groups[group].window ? host : nil
+            return groups[group].asked < groups[group].window ? host : nil
         }
         guard groups[group].probe < 0 else { return nil }
         for step in 0..<groups[group].replicas.count {
@@ -310,6 +311,14 @@ extension ClientRouter {
     func isAskedOfCandidate(_ place: Int) -> Bool {
         let group = Int(table[place].groupIndex)
         return group >= 0 && table[place].pinned.rawValue == 0 && table[place].candidacy == groups[group].candidacy
+    }
+
+    /// What only a leader does was done by the host that is the candidate now.
+    func isAnswerOfLeader(_ place: Int) -> Bool {
+        let group = Int(table[place].groupIndex)
+        return group >= 0 && table[place].pinned.rawValue == 0 && !groups[group].replicas.isEmpty
+            && (table[place].kind == .command || table[place].consistency == .linearizable)
+            && hosts[candidateHost(group)].id == table[place].host
     }
 
     private mutating func setCandidate(_ candidate: Int, of group: Int) {

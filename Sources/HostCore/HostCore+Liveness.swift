@@ -108,8 +108,11 @@ extension HostCore {
             return
         }
         guard replica.stopped == nil else { return }
-        // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window.
-        if !message.entries.isEmpty, isOverfull(replica) || isJournalOverfull || space == .out {
+        // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window. Of the
+        // meta group there is little, and what makes room in the end may be among it.
+        if !message.entries.isEmpty,
+            isOverfull(replica) || space == .out || isJournalOverfull && replica.group != .meta
+        {
             overloads += 1
             return
         }

@@ -166,7 +166,8 @@ extension HostCore {
     func startReads(_ replica: Replica) {
         let context = replica.nextContext
         replica.nextContext += 1
-        replica.readBatches.append(Replica.ReadBatch(context: context, index: nil, reads: replica.gathered))
+        replica.readBatches.append(
+            Replica.ReadBatch(context: context, index: nil, tick: tickCount, reads: replica.gathered))
         replica.gathered = []
         replica.core.read(context: context)
     }
@@ -188,6 +189,8 @@ extension HostCore {
         }
     }
 
+    private var readTicksMax: UInt64 { UInt64(4 * settings.raft.electionTicks) }
+
     /// Serves what is confirmed and applied.
     func serveReads(_ replica: Replica) {
         var place = 0
@@ -195,7 +198,17 @@ extension HostCore {
             guard let index = replica.readBatches[place].index,
                 index <= replica.core.appliedIndex || isPlanted("read-before-applied")
             else {
-                place += 1
+                // Confirmed, and this replica does not get there: their clients have given up or ask elsewhere.
+                if replica.readBatches[place].index != nil, tickCount - replica.readBatches[place].tick > readTicksMax {
+                    let batch = replica.readBatches.remove(at: place)
+                    replica.waitingReads -= batch.reads.count
+                    for read in batch.reads {
+                        close(read)
+                        refuse(read.call, .unavailable("the replica on host \(host) is behind: ask another"))
+                    }
+                } else {
+                    place += 1
+                }
                 continue
             }
             let batch = replica.readBatches.remove(at: place)

@@ -27,6 +27,8 @@ final class Replica {
         var context: UInt64
         /// Where the reads may be served from; nil until consensus has confirmed.
         var index: LogIndex?
+        /// The tick in which they were gathered.
+        var tick: UInt64
         var reads: [WaitingRead]
     }
 

@@ -317,6 +317,8 @@ extension InboundConnection: WireOwner {
     var wireIsPaused: Bool {
         if session.isFull { return true }
         guard let wire else { return true }
+        // What other hosts send is answered by nothing that grows here, and their pings must be heard.
+        if session.phase == .open, hello.role != .client { return false }
         return !wire.isWritable && wire.outbound.count >= server.limits.outboundPauseBytes
     }
 

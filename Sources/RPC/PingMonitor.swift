@@ -11,7 +11,7 @@ package struct PingMonitor {
     }
 
     package enum Cause: Equatable {
-        /// Nothing came, and the socket took nothing of what stands before the ping.
+        /// Nothing came, and the socket took nothing of what waits for it.
         case silence
         /// Something comes, but not the pong: what this side sends is not read.
         case noPong
@@ -48,7 +48,9 @@ package struct PingMonitor {
     ///   - position: bytes written to the connection, handed over or not.
     package mutating func tick(heard: UInt64, handedOver: UInt64, position: UInt64) -> Verdict {
         let isHandedOver = handedOver >= pingEnd
-        let isProgress = heard != self.heard || !isHandedOver && handedOver != self.handedOver
+        // A socket that was full and took more has a reader.
+        let isDraining = handedOver != self.handedOver && (!isHandedOver || handedOver < position)
+        let isProgress = heard != self.heard || isDraining
         self.heard = heard
         self.handedOver = handedOver
         if isAnswered {

@@ -162,7 +162,9 @@ extension RaftCore {
             }
             var entries: [LogEntry] = []
             var isInBulk = isBulkOpen
-            if next <= log.last, !isFull, !(state == .probe && progress[position].isProbeSent) {
+            // A probe that stayed without answer goes again without entries: a follower that can take none answers it,
+            // and how far it is has to be known even so.
+            if next <= log.last, !isFull, !(state == .probe && (progress[position].isProbeSent || isNudged)) {
                 if !log.isInMemory(next) {
                     entries = takeSupplied(for: position, from: next, into: &effects)
                     isInBulk = isBulkOpen || !entries.isEmpty

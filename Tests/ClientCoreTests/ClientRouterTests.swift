@@ -532,6 +532,67 @@ import Testing
         #expect(scenario.lines.last == "  send 13 to host 2: group 1, epoch 1")
     }
 
+    /// What a frozen leader keeps takes no place in the window of the next one.
+    @Test func callsThatAFrozenLeaderKeepsDoNotStopTheGroup() {
+        var settings = ClientSettings()
+        settings.silenceNanoseconds = 100_000_000
+        var scenario = Scenario.ready(settings: settings)
+        scenario.put(1, within: 60_000)
+        scenario.done(1)
+        for tag in UInt64(2)...21 { scenario.put(tag, within: 60_000) }
+        scenario.pass(150)
+        scenario.put(30, within: 60_000)
+        scenario.done(30)
+        scenario.put(31, within: 60_000)
+        scenario.put(32, within: 60_000)
+        scenario.refuse(32, .overloaded(retryAfterMillis: 20))
+        scenario.done(31)
+        scenario.pass(90)
+        #expect(scenario.lines.contains { $0.hasPrefix("  +") && $0.contains("send 32 to host 2") })
+    }
+
+    /// A leader that answers everything, later than silence is held to be; others point back at it at once.
+    @Test(arguments: [90, 150, 250]) func aSlowLeaderIsUsedAllTheSame(latency: Int) {
+        var settings = ClientSettings()
+        settings.silenceNanoseconds = 100_000_000
+        var router = ClientRouter(settings: settings, seedCount: 0, seed: 1)
+        var effects = ClientEffects()
+        var milliseconds = 1_000
+        var now: Instant { Instant(UInt64(milliseconds) * 1_000_000) }
+        router.mapReceived(exampleMap(), now: now, into: &effects)
+        for host in 1...3 { router.connectionUp(.host(HostID(UInt64(host))), now: now, into: &effects) }
+        effects.removeAll()
+        var answers: [(at: Int, call: CallID, answer: CallAnswer)] = []
+        var tag: UInt64 = 0
+        var done = 0
+        while milliseconds < 11_000 {
+            milliseconds += 5
+            router.tick(now: now, into: &effects)
+            if milliseconds % 10 == 0 {
+                tag += 1
+                _ = router.submit(
+                    ClientRequest(
+                        tag: tag, kind: .command, target: .slot(Slot(0)), pinned: HostID(0), payload: Bytes("x"),
+                        deadline: now + 2_000_000_000), now: now, into: &effects)
+            }
+            let ready = answers.filter { $0.at <= milliseconds }
+            answers.removeAll { $0.at <= milliseconds }
+            for answer in ready { router.answered(answer.call, answer.answer, now: now, into: &effects) }
+            for send in effects.sends {
+                let isLeader = send.host == HostID(1)
+                let answer =
+                    isLeader
+                    ? CallAnswer.done(exampleResult()) : .refused(.notLeader(leader: HostID(1), term: Term(1)))
+                answers.append((milliseconds + (isLeader ? latency : 5), send.call, answer))
+            }
+            for completion in effects.completions {
+                if case .success = completion.result { done += 1 }
+            }
+            effects.removeAll()
+        }
+        #expect(done > 900, "of \(tag)")
+    }
+
     @Test func answersThatComeTwiceOrTooLateAreDropped() {
         var scenario = Scenario.ready()
         scenario.put(1)

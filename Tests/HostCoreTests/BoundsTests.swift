@@ -145,6 +145,80 @@ private let group = GroupID(1)
         #expect(try checkpoints() == 2)
     }
 
+    /// A follower takes no entries because a third host is behind, and meanwhile the leader is elected anew: how far the
+    /// follower is becomes known all the same, or its journal would never be cut again.
+    @Test(arguments: [true, false]) func aFollowerWithTooLongAJournalRecovers(underNewLeadership: Bool) throws {
+        let trio = try Trio { $0.journalBytesMax = 1 << 20 }
+        let place = try trio.leader()
+        let others = trio.hosts.indices.filter { $0 != place }
+        let (leader, follower, laggard) = (trio.hosts[place], trio.hosts[others[0]], trio.hosts[others[1]])
+        leader.put("first", "v", group: group, token: 1)
+        try trio.settle()
+        try trio.tick(60)
+        trio.cut(others[1])
+        for token in 2..<40 as Range<UInt64> {
+            leader.put("key \(token)", "v", group: group, token: token)
+            try trio.settle()
+        }
+        let pinned = try #require(follower.inspection(of: group)).last
+        func tick(_ count: Int) throws {
+            for _ in 0..<count {
+                let through = follower.superfluous.map(\.through).max() ?? .zero
+                follower.core.journalBytes = through >= pinned ? 0 : 5 << 18 + 1
+                try trio.tick()
+                for host in trio.hosts { host.core.checkpointAll() }
+            }
+        }
+        try tick(10)
+        leader.put("more", "v", group: group, token: 50)
+        try tick(5)
+        #expect(!leader.isDone(50) && follower.inspection(of: group)?.last == pinned)
+        if underNewLeadership {
+            trio.cut(others[0])
+            try tick(200)
+            trio.join(others[0])
+            trio.isCut.insert(others[1])
+            try tick(200)
+        }
+        trio.join(others[1])
+        try tick(600)
+        #expect(try trio.leader() == place)
+        for host in [follower, laggard] {
+            #expect(host.inspection(of: group)?.last == leader.inspection(of: group)?.last, "host \(host.id)")
+        }
+        #expect(follower.superfluous.map(\.through).max() ?? .zero >= pinned)
+    }
+
+    /// Reads of a follower that knows how far it must be and does not get there.
+    @Test func readsThatAFollowerCannotServeEnd() throws {
+        let trio = try Trio {
+            $0.pagesMax = 3
+            $0.journalBytesMax = 1 << 20
+        }
+        let place = try trio.leader()
+        let leader = trio.hosts[place]
+        let follower = trio.hosts[(place + 1) % 3]
+        leader.put("a", "v", group: group, token: 1)
+        try trio.settle()
+        follower.core.journalBytes = 1 << 30
+        try trio.tick(4)
+        leader.put("b", "v", group: group, token: 2)
+        try trio.settle()
+        try trio.tick(5)
+        #expect(leader.isDone(2))
+        for token in 10..<13 as Range<UInt64> { follower.page(group, .linearizableAnywhere, token: token) }
+        try trio.tick(3)
+        #expect(follower.answer(10) == nil && follower.coldPages.isEmpty)
+        try trio.tick(200)
+        guard case .unavailable = follower.refusal(12) else {
+            Issue.record("a page was answered \(String(describing: follower.answer(12)))")
+            return
+        }
+        follower.page(group, .local, token: 20)
+        try trio.settle()
+        #expect(follower.refusal(20) == nil && follower.coldPages.count == 1)
+    }
+
     @Test func spaceIsLowBelow15PercentAndOutBelow5AndNotForAByteMoreOrLess() {
         let disk = 1_000_000
         func level(_ free: Int, _ previous: SpaceLevel, of capacity: Int = disk) -> SpaceLevel {

@@ -54,6 +54,17 @@ import RPC
         #expect(tick(&fast, 258 << 20) == .dead(.noPong))
     }
 
+    /// What waits for the socket goes on leaving: the other side reads, though it says nothing.
+    @Test func aSocketThatTakesMoreIsNotSilent() {
+        var monitor = PingMonitor()
+        #expect(monitor.tick(heard: 0, handedOver: 0, position: 0) == .ping(1))
+        for tick in UInt64(1)...20 {
+            #expect(monitor.tick(heard: 0, handedOver: tick << 20, position: 100 << 20) == .alive)
+        }
+        #expect(monitor.tick(heard: 0, handedOver: 20 << 20, position: 100 << 20) == .alive)
+        #expect(monitor.tick(heard: 0, handedOver: 20 << 20, position: 100 << 20) == .dead(.silence))
+    }
+
     /// A ping that waits behind much else is not held against a side that takes it all, only slowly.
     @Test func aPingCountsFromWhenItWasSent() {
         var monitor = PingMonitor()
