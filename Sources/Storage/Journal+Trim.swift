@@ -196,8 +196,7 @@ struct JournalMove {
     var through: JournalPlace
 
     /// Rewrites the log's segments at or before `through` as chunks; chunks that are large enough already stay. Returns
-    /// the bytes
-    /// of entries written.
+    /// the bytes of entries written.
     func move(_ log: inout ReplicaLog, _ writer: some DiskWriter) throws -> Int {
         let count = log.segments.prefix { $0.place <= through }.count
         var kept = log.segments.prefix(count).prefix { $0.place.sequence == 0 }.count
@@ -218,7 +217,8 @@ struct JournalMove {
             }
         }
         let rows = segments.map(\.place.part)
-        for row in log.chunkRows where !rows.contains(row) {
+        let staying = Set(rows)
+        for row in log.chunkRows where !staying.contains(row) {
             try writer.delete(JournalPlace(sequence: 0, part: row).key(of: log.replica))
         }
         log.chunkRows = rows
