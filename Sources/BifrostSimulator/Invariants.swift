@@ -11,6 +11,7 @@ import Storage
 final class Invariants {
     // It owns this, and outlives it.
     unowned(unsafe) let cluster: SimulatedCluster
+    private let world: SimulatedWorld
     private(set) var groups: [GroupModel] = []
     /// By the replica's number, which the planner counts from 1.
     private var models: [ReplicaModel?] = []
@@ -20,7 +21,8 @@ final class Invariants {
 
     init(cluster: SimulatedCluster) {
         self.cluster = cluster
-        doubtful = Array(repeating: ([], 0), count: cluster.plan.hosts)
+        world = cluster.world
+        doubtful = Array(repeating: ([], 0), count: world.plan.hosts)
         for group in cluster.map.groups {
             let model = GroupModel()
             for record in group.replicas {
@@ -38,7 +40,7 @@ final class Invariants {
     }
 
     private func fail(_ name: String, _ model: ReplicaModel, _ text: String) {
-        cluster.fail(name, "group \(model.group), replica \(model.replica) on host \(model.host + 1): \(text)")
+        world.fail(name, "group \(model.group), replica \(model.replica) on host \(model.host + 1): \(text)")
     }
 
     // MARK: Journal
@@ -46,7 +48,7 @@ final class Invariants {
     private func apply(_ batch: JournalBatch, isDurable: Bool) {
         for record in batch.records {
             guard let model = model(of: record.replica) else {
-                cluster.fail("placement", "replica \(record.replica) is in no map")
+                world.fail("placement", "replica \(record.replica) is in no map")
                 continue
             }
             apply(record, to: model, isDurable: isDurable)
@@ -95,7 +97,7 @@ final class Invariants {
     }
 
     private func cut(_ model: ReplicaModel, keeping count: Int, isDurable: Bool) {
-        cluster.mark(.logTruncated)
+        world.mark(.logTruncated)
         guard !isDurable else { return model.durable.marks.removeSubrange(min(count, model.durable.marks.count)...) }
         model.written.marks.removeSubrange(min(count, model.written.marks.count)...)
         model.cutInTerm = model.written.hardState.term
@@ -137,7 +139,7 @@ final class Invariants {
         doubtful[host.place] = ([], 0)
         // Keys are never damaged, so this also tells of a rotten host.
         if !batches.isEmpty, journal.lastSequence > sequence {
-            cluster.mark(.failedCommitWasThere)
+            world.mark(.failedCommitWasThere)
             committed(host, batches)
         }
         for group in groups {
@@ -169,11 +171,11 @@ final class Invariants {
         guard let model = model(of: replica.view.replica) else { return }
         if let impairment = replica.plan.impairment {
             if !host.isRotten { fail("no lost disk", model, "impaired: \(impairment)") }
-            if replica.plan.isMute { cluster.mark(.damageMadeMute) }
+            if replica.plan.isMute { world.mark(.damageMadeMute) }
         }
         let header = replica.view.manifest.header
         if let doubtful = model.doubtfulManifest, header.index == doubtful.index {
-            cluster.mark(.failedCheckpointWasThere)
+            world.mark(.failedCheckpointWasThere)
             published(doubtful, of: model)
         }
         model.doubtfulManifest = nil
@@ -256,7 +258,7 @@ final class Invariants {
             var batch = try PeerBatchReader(payload)
             while let (_, message) = try batch.next() { check(message) }
         } catch {
-            cluster.fail("wire", "host \(host.id) sends what can't be read: \(error)")
+            world.fail("wire", "host \(host.id) sends what can't be read: \(error)")
         }
     }
 
@@ -294,7 +296,7 @@ final class Invariants {
     func answered(_ host: SimulatedHost, _ call: SimulatedCall, _ index: LogIndex) {
         guard let group = call.group.map({ groups[Int($0.rawValue)] }),
             let model = group.replicas.first(where: { $0.host == host.place })
-        else { return cluster.fail("placement", "host \(host.id) answers for a group that it has no replica of") }
+        else { return world.fail("placement", "host \(host.id) answers for a group that it has no replica of") }
         guard let mark = model.written.mark(at: index) else {
             // A read of a group where nothing was ever committed.
             if index == .zero, call.command == nil { return }
@@ -313,7 +315,7 @@ final class Invariants {
     /// A host goes by this map from now on.
     func adopted(_ host: SimulatedHost, _ map: ClusterMap) {
         if let (slot, epoch, owner, other) = owners.insert(map.ring) {
-            cluster.fail(
+            world.fail(
                 "one owner per slot and epoch",
                 "at host \(host.id) slot \(slot) belongs to group \(owner) at epoch \(epoch), before to group \(other)")
         }
@@ -377,15 +379,15 @@ final class Invariants {
     }
 
     private func elected(_ replica: ReplicaInspection, _ model: ReplicaModel, _ group: GroupModel) {
-        cluster.report.elections += 1
+        world.report.elections += 1
         if let other = group.leaders[replica.term.rawValue], other != replica.replica {
             fail("election safety", model, "leads term \(replica.term), and so does replica \(other)")
         }
-        cluster.note(
+        world.note(
             "host %h: replica %b leads group %c in term %d", UInt64(model.host), replica.replica.rawValue,
             UInt64(replica.group.rawValue), replica.term.rawValue)
         if group.replicas.contains(where: { $0 !== model && $0.role == .leader }) {
-            cluster.mark(.twoLeaders)
+            world.mark(.twoLeaders)
         }
         group.leaders[replica.term.rawValue] = replica.replica
         model.ledTerm = replica.term
@@ -411,7 +413,7 @@ final class Invariants {
                 "a leader commits entries of its term", model,
                 "\(replica.commit) in term \(replica.term), its entry is of another (Raft paper, figure 8)")
         }
-        cluster.note(
+        world.note(
             "host %h: group %c is committed up to %b", UInt64(model.host), replica.commit.rawValue,
             UInt64(model.group.rawValue))
         guard count <= model.written.marks.count else { return }

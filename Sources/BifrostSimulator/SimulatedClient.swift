@@ -64,6 +64,7 @@ final class SimulatedClientLink {
 final class SimulatedClient {
     // It owns this, and outlives it.
     unowned(unsafe) let cluster: SimulatedCluster
+    private let world: SimulatedWorld
     let place: Int
     private let endpoint: Int
     private var router: ClientRouter
@@ -80,52 +81,53 @@ final class SimulatedClient {
 
     init(cluster: SimulatedCluster, place: Int) {
         self.cluster = cluster
+        world = cluster.world
         self.place = place
         endpoint = cluster.hosts.count + place
         var settings = ClientSettings()
         settings.tickNanoseconds = 20_000_000
-        settings.queryAttemptNanoseconds = 300_000_000 + cluster.random.below(1_000_000_000)
-        settings.silenceNanoseconds = 300_000_000 + cluster.random.below(1_200_000_000)
+        settings.queryAttemptNanoseconds = 300_000_000 + world.random.below(1_000_000_000)
+        settings.silenceNanoseconds = 300_000_000 + world.random.below(1_200_000_000)
         settings.mapFetchNanoseconds = 500_000_000
-        if cluster.random.below(3) == 0 { settings.groupWindowMax = 1 + Int(cluster.random.below(3)) }
-        router = ClientRouter(settings: settings, seedCount: cluster.hosts.count, seed: cluster.random.next())
+        if world.random.below(3) == 0 { settings.groupWindowMax = 1 + Int(world.random.below(3)) }
+        router = ClientRouter(settings: settings, seedCount: cluster.hosts.count, seed: world.random.next())
         for host in cluster.hosts.indices {
             let link = SimulatedClientLink(
                 host: host, number: endpoint, requests: cluster.network.channel(from: endpoint, to: host),
                 responses: cluster.network.channel(from: host, to: endpoint))
             let target = cluster.hosts[host]
             let number = link.number
-            link.requests.receiverReady = { [unowned target] in target.isReady(forConnection: number) }
-            link.requests.deliver = { [unowned target, unowned link] frame in target.receive(frame, on: link) }
-            link.responses.deliver = { [unowned self, unowned link] frame in receive(frame, on: link) }
+            link.requests.receiverReady = { [unowned(unsafe) target] in target.isReady(forConnection: number) }
+            link.requests.deliver = { [unowned(unsafe) target, unowned(unsafe) link] frame in target.receive(frame, on: link) }
+            link.responses.deliver = { [unowned(unsafe) self, unowned(unsafe) link] frame in receive(frame, on: link) }
             links.append(link)
         }
     }
 
-    var now: Instant { Instant(cluster.now + 1) }
+    var now: Instant { Instant(world.now + 1) }
     var openOperations: Int { router.operationCount }
     var statistics: ClientStatistics { router.statistics }
 
     func start(workers: Int) {
-        for link in links { connect(link, after: cluster.random.below(30_000_000)) }
-        for _ in 0..<workers { work(after: cluster.random.below(50_000_000)) }
+        for link in links { connect(link, after: world.random.below(30_000_000)) }
+        for _ in 0..<workers { work(after: world.random.below(50_000_000)) }
     }
 
     // MARK: Workers
 
     private func work(after delay: UInt64) {
-        cluster.schedule(after: delay, "client %h thinks of something", UInt64(place)) { [unowned self] in
+        world.schedule(after: delay, "client %h thinks of something", UInt64(place)) { [unowned self] in
             guard cluster.isLoadOn else { return }
             workersBusy += 1
             // Several at a time leave together, as those of a caller that does not wait for each answer.
-            var open = 1 + Int(cluster.random.below(UInt64(cluster.plan.burstMax)))
+            var open = 1 + Int(world.random.below(UInt64(world.plan.burstMax)))
             holdsBack = true
             for _ in 0..<open {
                 cluster.submitOperation(of: self) { [unowned self] in
                     open -= 1
                     guard open == 0 else { return }
                     workersBusy -= 1
-                    work(after: cluster.random.below(cluster.plan.thinkNanosecondsMax))
+                    work(after: world.random.below(world.plan.thinkNanosecondsMax))
                 }
             }
             holdsBack = false
@@ -168,7 +170,7 @@ final class SimulatedClient {
             if let fetch = work.mapFetch { self.fetch(fetch) }
             for completion in work.completions {
                 guard let ended = waiting.removeValue(forKey: completion.tag) else {
-                    cluster.fail("one completion per operation", "client \(place) completes \(completion.tag) twice")
+                    world.fail("one completion per operation", "client \(place) completes \(completion.tag) twice")
                     continue
                 }
                 ended(completion.result)
@@ -181,7 +183,7 @@ final class SimulatedClient {
     private func tickIfNeeded() {
         guard !isTicking, router.needsTicks else { return }
         isTicking = true
-        cluster.schedule(after: router.settings.tickNanoseconds, "the clock of client %h ticks", UInt64(place)) {
+        world.schedule(after: router.settings.tickNanoseconds, "the clock of client %h ticks", UInt64(place)) {
             [unowned self] in
             isTicking = false
             router.tick(now: now, into: &effects)
@@ -232,7 +234,7 @@ final class SimulatedClient {
         guard let kind = ClientFrameKind(rawValue: frame.kind),
             let place = link.open.firstIndex(where: { $0.kind == kind && $0.call == frame.call })
         else {
-            cluster.fail("one answer per call", "client \(self.place) hears twice of call \(frame.call)")
+            world.fail("one answer per call", "client \(self.place) hears twice of call \(frame.call)")
             return
         }
         link.open.remove(at: place)
@@ -242,7 +244,7 @@ final class SimulatedClient {
             case .map(let map): answer = .map(map)
             case .unchanged: answer = .unchanged
             case .notInitialised: answer = .notInitialised
-            case nil: cluster.fail("wire", "a map that can't be read")
+            case nil: world.fail("wire", "a map that can't be read")
             }
             router.mapAnswered(frame.call, answer, now: now, into: &effects)
         } else {
@@ -256,13 +258,13 @@ final class SimulatedClient {
     private func connect(_ link: SimulatedClientLink, after delay: UInt64) {
         link.attempt += 1
         let attempt = link.attempt
-        cluster.schedule(after: delay, "client %h connects to host %i", UInt64(place), UInt64(link.host)) {
+        world.schedule(after: delay, "client %h connects to host %i", UInt64(place), UInt64(link.host)) {
             [unowned self] in
             let host = cluster.hosts[link.host]
             guard attempt == link.attempt, !link.requests.isOpen else { return }
-            guard host.isListening, host.pausedUntil <= cluster.now, cluster.network.isReachable(endpoint, link.host)
+            guard host.isListening, host.pausedUntil <= world.now, cluster.network.isReachable(endpoint, link.host)
             else {
-                connect(link, after: 25_000_000 + cluster.random.below(400_000_000))
+                connect(link, after: 25_000_000 + world.random.below(400_000_000))
                 return
             }
             link.requests.open()
@@ -281,7 +283,7 @@ final class SimulatedClient {
             let generation = link.responses.generation
             for (at, frame) in link.requests.takeArrived() {
                 target.schedule(
-                    after: max(at, cluster.now) - cluster.now, "bytes of a lost connection of client %b reach host %h",
+                    after: max(at, world.now) - world.now, "bytes of a lost connection of client %b reach host %h",
                     UInt64(place + 1)
                 ) { [unowned target, unowned link] in target.receive(frame, on: link, generation: generation) }
             }
@@ -301,7 +303,7 @@ final class SimulatedClient {
             }
         }
         runTurn()
-        connect(link, after: cluster.random.below(100_000_000))
+        connect(link, after: world.random.below(100_000_000))
     }
 
     func hostEnded(_ host: Int) {
@@ -311,8 +313,8 @@ final class SimulatedClient {
         link.responses.close()
         link.attempt += 1
         let attempt = link.attempt
-        cluster.schedule(
-            after: 100_000 + cluster.random.below(500_000), "client %h notices that host %i is gone", UInt64(place),
+        world.schedule(
+            after: 100_000 + world.random.below(500_000), "client %h notices that host %i is gone", UInt64(place),
             UInt64(host)
         ) { [unowned self] in
             if attempt == link.attempt { reset(link) }

@@ -13,7 +13,7 @@ extension SimulatedCluster {
 
     private func scheduleFault() {
         let spell = spell
-        schedule(after: 100_000_000 + random.below(plan.faultPauseNanosecondsMax), "something goes wrong") {
+        schedule(after: 100_000_000 + world.random.below(world.plan.faultPauseNanosecondsMax), "something goes wrong") {
             [unowned self] in
             guard areFaultsOn, spell == self.spell else { return }
             strike()
@@ -22,10 +22,10 @@ extension SimulatedCluster {
     }
 
     private func strike() {
-        let sum = plan.weights.reduce(0, +)
-        var dice = random.below(max(sum, 1))
+        let sum = world.plan.weights.reduce(0, +)
+        var dice = world.random.below(max(sum, 1))
         var fault = SimulatedFault.crash
-        for (place, weight) in plan.weights.enumerated() {
+        for (place, weight) in world.plan.weights.enumerated() {
             if dice < weight {
                 fault = SimulatedFault(rawValue: place) ?? .crash
                 break
@@ -33,7 +33,7 @@ extension SimulatedCluster {
             dice -= weight
         }
         report.faults += 1
-        let host = Int(random.below(UInt64(hosts.count)))
+        let host = Int(world.random.below(UInt64(hosts.count)))
         switch fault {
         case .crash: crash(host)
         case .crashMajority:
@@ -41,7 +41,7 @@ extension SimulatedCluster {
             for offset in 0...hosts.count / 2 { crash((host + offset) % hosts.count) }
         case .crashAll:
             // Rarer than the others: it ends many other things.
-            if random.below(3) == 0 { for host in hosts { crash(host.place) } } else { crash(host) }
+            if world.random.below(3) == 0 { for host in hosts { crash(host.place) } } else { crash(host) }
             if hosts.allSatisfy({ !$0.isRunning }) { mark(.allDown) }
         case .isolate:
             let time = duration
@@ -53,67 +53,67 @@ extension SimulatedCluster {
         case .partition: partition()
         case .rot: rot()
         case .cutOneWay:
-            let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
+            let other = (host + 1 + Int(world.random.below(UInt64(hosts.count - 1)))) % hosts.count
             let time = duration
             note("what host %h sends does not reach host %i for %c µs", UInt64(host), UInt64(other), time / 1_000)
             cut(host, other, time)
         case .clog:
-            let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
+            let other = (host + 1 + Int(world.random.below(UInt64(hosts.count - 1)))) % hosts.count
             let time =
-                random.below(4) == 0 ? random.below(5_000_000_000) : random.below(1_500_000_000 * plan.faultLength)
+                world.random.below(4) == 0 ? world.random.below(5_000_000_000) : world.random.below(1_500_000_000 * world.plan.faultLength)
             note("the link from host %h to host %i is clogged for %c µs", UInt64(host), UInt64(other), time / 1_000)
             network.block(host, other, nanoseconds: time)
         case .narrow:
-            let other = (host + 1 + Int(random.below(UInt64(hosts.count - 1)))) % hosts.count
-            let time = random.below(3_000_000_000 * plan.faultLength)
-            let bytes = 2_000 + random.below(100_000)
+            let other = (host + 1 + Int(world.random.below(UInt64(hosts.count - 1)))) % hosts.count
+            let time = world.random.below(3_000_000_000 * world.plan.faultLength)
+            let bytes = 2_000 + world.random.below(100_000)
             note(
                 "%c bytes a second pass from host %h to host %i for %d µs", UInt64(host), UInt64(other), bytes,
                 time / 1_000)
             network.narrow(host, other, bytesPerSecond: bytes, nanoseconds: time)
         case .resetPeers:
             note("connections of host %h are reset", UInt64(host))
-            for link in peerLinks where link.from == host || random.below(6) == 0 { link.reset(losesAll: false) }
+            for link in peerLinks where link.from == host || world.random.below(6) == 0 { link.reset(losesAll: false) }
         case .resetClients:
             note("connections of clients are reset")
             for client in clients {
-                for link in client.links where random.below(2) == 0 { client.reset(link, losesAll: false) }
+                for link in client.links where world.random.below(2) == 0 { client.reset(link, losesAll: false) }
             }
         case .pause:
-            var time = random.below(4) == 0 ? random.below(4_000_000_000) : random.below(700_000_000)
-            time *= plan.faultLength
+            var time = world.random.below(4) == 0 ? world.random.below(4_000_000_000) : world.random.below(700_000_000)
+            time *= world.plan.faultLength
             note("host %h is stopped for %b µs", UInt64(host), time / 1_000)
             if time > 2_000_000_000 { mark(.pausedBeyondElection) }
             hosts[host].pausedUntil = max(hosts[host].pausedUntil, now + time)
         case .stallLoop:
             let loops = hosts[host].loops
             guard !loops.isEmpty else { break }
-            let loop = loops[Int(random.below(UInt64(loops.count)))]
-            let time = random.below(2_500_000_000)
+            let loop = loops[Int(world.random.below(UInt64(loops.count)))]
+            let time = world.random.below(2_500_000_000)
             note("loop %b of host %h stands still for %c µs", UInt64(host), UInt64(loop.number), time / 1_000)
             loop.stalledUntil = max(loop.stalledUntil, now + time)
         case .slowDisk:
-            let time = random.below(2_000_000_000 * plan.faultLength)
+            let time = world.random.below(2_000_000_000 * world.plan.faultLength)
             note("the disks of host %h are slow for %b µs", UInt64(host), time / 1_000)
             hosts[host].slowDiskUntil = now + time
         case .stallDisk:
-            let time = random.below(2_000_000_000)
+            let time = world.random.below(2_000_000_000)
             note("the disks of host %h stand still for %b µs", UInt64(host), time / 1_000)
             hosts[host].stalledDiskUntil = now + time
         case .diskError:
-            let isJournal = random.below(2) == 0
+            let isJournal = world.random.below(2) == 0
             let disk = isJournal ? hosts[host].journalDisk : hosts[host].storeDisk
-            if random.below(3) == 0 {
+            if world.random.below(3) == 0 {
                 note("host %h crashes, and a disk of it fails when it starts", UInt64(host))
                 var faults = SimulatedDiskFaults()
-                switch random.below(3) {
+                switch world.random.below(3) {
                 case 0: faults.nextFlushFails = true
                 case 1: faults.nextWriteFails = true
                 default: faults.nextWriteFailsButStays = true
                 }
                 hosts[host].startFaults = (isJournal, faults)
                 crash(host)
-            } else if random.below(2) == 0 {
+            } else if world.random.below(2) == 0 {
                 note("the next write of a disk of host %h fails", UInt64(host))
                 disk.faults.nextWriteFails = true
             } else {
@@ -125,10 +125,10 @@ extension SimulatedCluster {
 
     /// Damage behind everybody's back, on one host's disks only.
     private func rot() {
-        let host = hosts[plan.rottenHost]
+        let host = hosts[world.plan.rottenHost]
         guard !host.isLost else { return }
         host.isRotten = true
-        switch random.below(40) {
+        switch world.random.below(40) {
         case 0:
             note("host %h loses both disks", UInt64(host.place))
             host.lose()
@@ -140,22 +140,22 @@ extension SimulatedCluster {
             note("host %h loses its journal", UInt64(host.place))
             crash(host.place)
             host.journalDisk.wipe()
-            host.journalName = random.next() | 1
+            host.journalName = world.random.next() | 1
         case let dice:
             let isJournal = dice % 2 == 0
             let disk = isJournal ? host.journalDisk : host.storeDisk
             let contents = disk.contents()
             guard !contents.isEmpty else { return }
             note("a bit flips on a disk of host %h", UInt64(host.place))
-            disk.flipBit(in: contents[Int(random.below(UInt64(contents.count)))].key)
+            disk.flipBit(in: contents[Int(world.random.below(UInt64(contents.count)))].key)
         }
     }
 
     /// The hosts fall into two parts that can't reach each other, or only in one direction.
     private func partition() {
         let time = duration
-        let isOneWay = random.below(3) == 0
-        let members = 1 + random.below(UInt64(1) << UInt64(hosts.count) - 2)
+        let isOneWay = world.random.below(3) == 0
+        let members = 1 + world.random.below(UInt64(1) << UInt64(hosts.count) - 2)
         note("the hosts %a (bits) are cut off from the others for %b µs", members, time / 1_000)
         for from in hosts.indices where members >> UInt64(from) & 1 == 1 {
             for to in hosts.indices where members >> UInt64(to) & 1 == 0 {
@@ -165,21 +165,21 @@ extension SimulatedCluster {
         }
     }
 
-    private var duration: UInt64 { 100_000_000 + random.below(3_000_000_000 * plan.faultLength) }
+    private var duration: UInt64 { 100_000_000 + world.random.below(3_000_000_000 * world.plan.faultLength) }
 
     /// Packets are lost in one direction. Connections across it stall, and are given up after a while if that lasts.
     private func cut(_ from: Int, _ to: Int, _ nanoseconds: UInt64) {
         network.block(from, to, nanoseconds: nanoseconds)
-        for (a, b) in [(from, to), (to, from)] where random.below(2) == 0 {
+        for (a, b) in [(from, to), (to, from)] where world.random.below(2) == 0 {
             schedule(
-                after: random.below(2_500_000_000), "host %h gives its connections to host %i up", UInt64(a), UInt64(b)
+                after: world.random.below(2_500_000_000), "host %h gives its connections to host %i up", UInt64(a), UInt64(b)
             ) { [unowned self] in
                 guard network.isBlocked(from, to) else { return }
                 for channel in PeerChannel.allCases { peerLink(from: a, to: b, over: channel).reset() }
             }
         }
-        if random.below(4) == 0 {
-            for client in clients.indices where random.below(2) == 0 {
+        if world.random.below(4) == 0 {
+            for client in clients.indices where world.random.below(2) == 0 {
                 network.block(from, hosts.count + client, nanoseconds: nanoseconds)
             }
         }
@@ -193,7 +193,7 @@ extension SimulatedCluster {
         var delay = restartAfter ?? 100_000_000
         if restartAfter == nil, areFaultsOn {
             delay = 20_000_000
-            delay += random.below(random.below(3) == 0 ? 3_500_000_000 * plan.faultLength : 500_000_000)
+            delay += world.random.below(world.random.below(3) == 0 ? 3_500_000_000 * world.plan.faultLength : 500_000_000)
         }
         schedule(after: delay, "host %h may start again", UInt64(place)) {
             if !host.isRunning, !host.isLost { host.start() }

@@ -10,8 +10,8 @@ extension SimulatedCluster {
     /// A key that has not many operations open: a checker's work doubles with each that is open at the same time.
     private func drawKey() -> UInt64? {
         for _ in 0..<4 {
-            let key = random.below(UInt64(keys.count))
-            if openOperations[Int(key)] < plan.openOperationsPerKeyMax { return key }
+            let key = world.random.below(UInt64(keys.count))
+            if openOperations[Int(key)] < world.plan.openOperationsPerKeyMax { return key }
         }
         return nil
     }
@@ -27,14 +27,14 @@ extension SimulatedCluster {
             openOperations[Int(keyNumber)] -= 1
             ended()
         }
-        let dice = random.below(100)
-        let time = 150_000_000 + random.below(random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
+        let dice = world.random.below(100)
+        let time = 150_000_000 + world.random.below(world.random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
         if dice < 45 || dice >= 90 {
             let header = CommandHeader(machine: .keyValue, sequence: nextSequence)
             nextSequence += 1
             let command: KeyValueCommand
             if dice < 45 {
-                let value = value(padding: Int(random.below(UInt64(plan.valueBytesMax))))
+                let value = value(padding: Int(world.random.below(UInt64(world.plan.valueBytesMax))))
                 note("client %h puts value %b at key %c, operation %d", place, nextSequence, keyNumber, UInt64(number))
                 command = .put(key: key, value: value)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .put(value), called: now))
@@ -54,9 +54,9 @@ extension SimulatedCluster {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
             commandHashes.append(nil)
             // A third of the reads goes to some host, leader or not.
-            let isPinned = random.below(3) == 0
+            let isPinned = world.random.below(3) == 0
             let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
-            let host = isPinned && !owners.isEmpty ? owners[Int(random.below(UInt64(owners.count)))].host : HostID(0)
+            let host = isPinned && !owners.isEmpty ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
             if host == HostID(0) {
                 note("client %h gets key %b, operation %c", place, keyNumber, UInt64(number))
             } else {
@@ -176,7 +176,7 @@ extension SimulatedCluster {
         _ ended: @escaping ([Bytes: PageRecord]?) -> Void
     ) {
         let request = PageRequest(
-            group: group, consistency: .linearizableAnywhere, from: from, bytesMax: UInt32(100 + random.below(2_000)))
+            group: group, consistency: .linearizableAnywhere, from: from, bytesMax: UInt32(100 + world.random.below(2_000)))
         client.submit(
             kind: .page, target: .group(group), pinned: host, consistency: .linearizableAnywhere,
             payload: request.encoded(),

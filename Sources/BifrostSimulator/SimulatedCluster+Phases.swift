@@ -20,9 +20,9 @@ extension SimulatedCluster {
     /// - Throws: the first rule that was broken.
     public func run() throws(SimulationFailure) -> SimulationReport {
         for host in hosts {
-            schedule(after: random.below(100_000_000), "host %h starts", UInt64(host.place)) { host.start() }
+            schedule(after: world.random.below(100_000_000), "host %h starts", UInt64(host.place)) { host.start() }
         }
-        for client in clients { client.start(workers: plan.workersPerClient) }
+        for client in clients { client.start(workers: world.plan.workersPerClient) }
         let end = UInt64(settings.seconds) * 1_000_000_000
         switch settings.profile {
         case .safety, .rot:
@@ -45,7 +45,7 @@ extension SimulatedCluster {
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }
         try readBack()
         for host in hosts where !host.isLost {
-            crash(host.place, restartAfter: random.below(500_000_000))
+            crash(host.place, restartAfter: world.random.below(500_000_000))
         }
         try pass(600_000_000)
         try awaitLeaders()
@@ -58,21 +58,21 @@ extension SimulatedCluster {
     /// Some long faults; then everything works, and the cluster must find its way back.
     private func spellAndCalm() throws(SimulationFailure) {
         beginFaults()
-        var length = 4_000_000_000 + random.below(12_000_000_000)
-        if random.below(6) == 0 {
+        var length = 4_000_000_000 + world.random.below(12_000_000_000)
+        if world.random.below(6) == 0 {
             // One host is stopped for as long as a whole minute.
-            let host = Int(random.below(UInt64(hosts.count)))
-            let time = random.below(Self.pauseNanosecondsMax)
+            let host = Int(world.random.below(UInt64(hosts.count)))
+            let time = world.random.below(Self.pauseNanosecondsMax)
             note("host %h is stopped for %b µs", UInt64(host), time / 1_000)
             if time > 2_000_000_000 { mark(.pausedBeyondElection) }
             hosts[host].pausedUntil = max(hosts[host].pausedUntil, now + time)
-            length = max(length, time + random.below(2_000_000_000))
+            length = max(length, time + world.random.below(2_000_000_000))
         }
         try pass(length)
         heal()
         let before = operations.count
         try awaitLeaders()
-        try pass(2_000_000_000 + random.below(3_000_000_000))
+        try pass(2_000_000_000 + world.random.below(3_000_000_000))
         let acknowledged = self.acknowledged
         try expect(
             try pass(
@@ -109,8 +109,8 @@ extension SimulatedCluster {
     private func finishedReport() -> SimulationReport {
         var report = report
         report.seeds = 1
-        report.traceHash = traceHash
-        report.events = eventCount
+        report.traceHash = world.trace.hash
+        report.events = world.trace.count
         report.simulatedNanoseconds = now
         report.busySeconds = acknowledgedInSecond.reduce(0) {
             $0 + ($1 >= SimulationReport.operationsPerSecondMin ? 1 : 0)

@@ -9,26 +9,18 @@ import Storage
 
 /// One run. Make it, call `run`, look at `operations`.
 public final class SimulatedCluster {
-    public let seed: UInt64
     public let settings: SimulationSettings
-    package let plan: SimulatedPlan
+    let world: SimulatedWorld
     let map: ClusterMap
-    var random: SeededRandom
-    private(set) var now: UInt64 = 0
-    private var queue = SimulatedEventQueue()
-    private var trace = SimulationTrace()
     private(set) var hosts: [SimulatedHost] = []
     private(set) var clients: [SimulatedClient] = []
     private(set) var network: SimulatedNetwork!
     private(set) var peerLinks: [SimulatedPeerLink] = []
     private(set) var invariants: Invariants!
     let keys: [Bytes]
-    var report = SimulationReport()
-    private(set) var failure: SimulationFailure?
 
     /// Clients go on submitting.
     var isLoadOn = true
-    var areFaultsOn = false
     /// Raised when faults begin, so that what was left to do in an earlier spell is told.
     var spell = 0
     /// Operations acknowledged in each virtual second.
@@ -47,12 +39,11 @@ public final class SimulatedCluster {
         seed: UInt64, settings: SimulationSettings = SimulationSettings(),
         adjust: (inout SimulatedPlan) -> Void = { _ in }
     ) {
-        self.seed = seed
         self.settings = settings
-        random = SeededRandom(seed: mix(seed))
+        var random = SeededRandom(seed: mix(seed))
         var plan = SimulatedPlan(settings, random: &random)
         adjust(&plan)
-        self.plan = plan
+        world = SimulatedWorld(seed: seed, plan: plan, random: random)
         let records = (1...plan.hosts).map { number in
             HostRecord(
                 id: HostID(UInt64(number)), name: "host\(number)", address: "10.0.0.\(number):7000",
@@ -65,9 +56,8 @@ public final class SimulatedCluster {
         } catch { preconditionFailure("no map: \(error)") }
         keys = (0..<plan.keys).map { Bytes("key \($0)") }
         openOperations = Array(repeating: 0, count: keys.count)
-        report.seed = seed
         invariants = Invariants(cluster: self)
-        network = SimulatedNetwork(cluster: self, count: plan.hosts + plan.clients)
+        network = SimulatedNetwork(world: world, count: plan.hosts + plan.clients)
         hosts = (0..<plan.hosts).map { SimulatedHost(cluster: self, place: $0, id: HostID(UInt64($0 + 1)), map: map) }
         for channel in PeerChannel.allCases {
             for from in hosts.indices {
@@ -84,54 +74,63 @@ public final class SimulatedCluster {
         self.init(seed: seed, settings: settings, adjust: { _ in })
     }
 
+    public var seed: UInt64 { world.seed }
+    package var plan: SimulatedPlan { world.plan }
+
     /// Each event as a line, as it happens.
-    public var listener: ((String) -> Void)?
+    public var listener: ((String) -> Void)? {
+        get { world.listener }
+        set { world.listener = newValue }
+    }
 
     /// For whoever reports a trap: a precondition in production code ends the process.
-    public var lastEvents: SimulationLastEvents { trace.last }
-    var traceHash: UInt64 { trace.hash }
-    var eventCount: UInt64 { trace.count }
+    public var lastEvents: SimulationLastEvents { world.trace.last }
 
     // MARK: Time
 
-    /// - Parameter name: as `TraceNote` has it, for `a` and `b`.
+    var now: UInt64 { world.now }
+    var random: SeededRandom {
+        get { world.random }
+        set { world.random = newValue }
+    }
+    var areFaultsOn: Bool {
+        get { world.areFaultsOn }
+        set { world.areFaultsOn = newValue }
+    }
+    var report: SimulationReport {
+        get { world.report }
+        set { world.report = newValue }
+    }
+    var failure: SimulationFailure? { world.failure }
+
     func schedule(
         after delay: UInt64, _ name: StaticString, _ a: UInt64 = 0, _ b: UInt64 = 0, _ action: @escaping () -> Void
     ) {
-        queue.schedule(at: now + delay, SimulatedEvent(name: name, a: a, b: b, action: action))
+        world.schedule(after: delay, name, a, b, action)
     }
 
     func note(_ name: StaticString, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0, _ d: UInt64 = 0) {
-        trace.note(TraceNote(time: now, name: name, a: a, b: b, c: c, d: d))
-        if let listener { listener(trace.last.newest) }
+        world.note(name, a, b, c, d)
     }
 
-    /// A rare path was taken.
-    func mark(_ mark: SimulationMark) { report.marks[mark.rawValue] += 1 }
-
-    /// A rule is broken: the run ends with the first one.
-    func fail(_ invariant: String, _ detail: String) {
-        guard failure == nil else { return }
-        failure = SimulationFailure(seed: seed, invariant: invariant, detail: detail, lastEvents: trace.last.lines)
-    }
+    func mark(_ mark: SimulationMark) { world.mark(mark) }
+    func fail(_ invariant: String, _ detail: String) { world.fail(invariant, detail) }
 
     /// Lets time pass until `isDone`, at most for so long. Whether it was done.
     @discardableResult
     func pass(_ nanosecondsMax: UInt64, until isDone: () -> Bool = { false }) throws(SimulationFailure) -> Bool {
         let end = now + nanosecondsMax
         var nextLook = now
-        while let time = queue.nextTime, time <= end {
+        while let time = world.nextTime(until: end) {
             if time >= nextLook {
                 if isDone() { return true }
                 nextLook = time + 20_000_000
             }
-            let event = queue.take()
-            now = time
-            note(event.name, event.a, event.b)
-            event.action()
+            guard let event = world.nextEvent(until: end) else { break }
+            if event.process.isNone { event.action() } else { hosts[Int(event.a)].carryOut(event) }
             if let failure { throw failure }
         }
-        now = end
+        world.goOn(to: end)
         return isDone()
     }
 

@@ -2,10 +2,23 @@
 
 /// Something that will happen: its name and whom it concerns, and what is done then.
 struct SimulatedEvent {
+    /// The process that an event is of, and its loop, if it is of one: nothing happens if the process has ended by then,
+    /// and it happens later if either is stopped.
+    struct Process {
+        var life: UInt64
+        /// -1: of none.
+        var loop: Int
+        var isNone: Bool { life == .max }
+        static let none = Process(life: .max, loop: -1)
+    }
+
     var name: StaticString
     var a: UInt64
     var b: UInt64
+    var process: Process
     var action: () -> Void
+
+    static var nothing: SimulatedEvent { SimulatedEvent(name: "", a: 0, b: 0, process: .none) {} }
 }
 
 /// Events by time, and in the order of their scheduling at equal times.
@@ -80,8 +93,8 @@ struct SimulatedEventQueue {
         }
         let place = first.place
         free.append(place)
-        let event = events[place]
-        events[place].action = {}
+        var event = SimulatedEvent.nothing
+        swap(&event, &events[place])
         return event
     }
 }

@@ -11,37 +11,37 @@ import Storage
 
 extension SimulatedHost {
     private func duration(_ nanosecondsMax: UInt64) -> UInt64 {
-        let usual = nanosecondsMax / 8 + cluster.random.below(nanosecondsMax)
-        var stall = cluster.random.below(400) == 0 ? cluster.random.below(300_000_000) : 0
-        if stalledDiskUntil > cluster.now { stall += stalledDiskUntil - cluster.now }
-        return (slowDiskUntil > cluster.now ? usual * 20 : usual) + stall
+        let usual = nanosecondsMax / 8 + world.random.below(nanosecondsMax)
+        var stall = world.random.below(400) == 0 ? world.random.below(300_000_000) : 0
+        if stalledDiskUntil > world.now { stall += stalledDiskUntil - world.now }
+        return (slowDiskUntil > world.now ? usual * 20 : usual) + stall
     }
 
     /// A disk failed: nothing may be believed any more, the process ends, and is started anew.
     func diskFailed(_ error: any Error, isStarting: Bool = false) {
         if error is SimulatedProcessEnd {
             // It ended in the middle of what it was doing, between two transactions.
-            cluster.note("host %h ends within a job of its disks", UInt64(place))
-            cluster.mark(.endedWithinJob)
+            world.note("host %h ends within a job of its disks", UInt64(place))
+            world.mark(.endedWithinJob)
             cluster.crash(place)
         } else if let error = error as? DiskError, error.code == .failed {
-            cluster.report.diskFailures += 1
-            cluster.mark(.diskFailed)
-            if isStarting { cluster.mark(.diskFailedAtStart) }
+            world.report.diskFailures += 1
+            world.mark(.diskFailed)
+            if isStarting { world.mark(.diskFailedAtStart) }
             cluster.crash(place)
         } else if isRotten, error is DiskError {
             endOfDamage(isStarting: isStarting)
         } else {
-            cluster.fail("storage", "host \(id): \(error)")
+            world.fail("storage", "host \(id): \(error)")
         }
     }
 
     /// Sometimes the process will end at one of the next transactions, before it or just behind it.
     private func endPerhaps(_ disk: SimulatedDisk, within transactions: UInt64) {
-        guard cluster.areFaultsOn, cluster.random.below(cluster.plan.jobsPerEnd) == 0 else { return }
-        disk.faults.transactionsUntilEnd = Int(cluster.random.below(transactions))
-        disk.faults.endsBehindTransaction = cluster.random.below(2) == 0
-        disk.faults.endsUnsynced = cluster.random.below(2) == 0
+        guard world.areFaultsOn, world.random.below(world.plan.jobsPerEnd) == 0 else { return }
+        disk.faults.transactionsUntilEnd = Int(world.random.below(transactions))
+        disk.faults.endsBehindTransaction = world.random.below(2) == 0
+        disk.faults.endsUnsynced = world.random.below(2) == 0
     }
 
     // MARK: Journal
@@ -66,7 +66,7 @@ extension SimulatedHost {
         committing = queuedBatches
         queuedBatches = []
         schedule(
-            after: duration(cluster.plan.commitNanosecondsMax), "host %h: a commit ends, ticket %b",
+            after: duration(world.plan.commitNanosecondsMax), "host %h: a commit ends, ticket %b",
             committing.last?.batch.ticket ?? 0
         ) {
             [unowned self] in
@@ -88,7 +88,7 @@ extension SimulatedHost {
             committing = []
             for loop in loops {
                 guard let last = batches.last(where: { $0.loop == loop.number })?.batch.ticket else { continue }
-                loop.execute(after: cluster.random.below(30_000), "host %h: ticket %b is durable", last) {
+                loop.execute(after: world.random.below(30_000), "host %h: ticket %b is durable", last) {
                     [unowned loop] in
                     loop.core.journalDone(ticket: last, sequence: sequence)
                     loop.runTurn()
@@ -100,8 +100,8 @@ extension SimulatedHost {
             let all = superfluous.count == 1 ? superfluous[0] : Array(superfluous.joined())
             cluster.invariants.willTrim(self, all)
             let (values, _) = try journal.trim(superfluousThrough: all)
-            cluster.report.trimmedValues += values
-            if values > 0 { cluster.mark(.journalTrimmed) }
+            world.report.trimmedValues += values
+            if values > 0 { world.mark(.journalTrimmed) }
             cluster.invariants.trimmed(self, journal)
             isTrimDue = values > 0
         }
@@ -122,7 +122,7 @@ extension SimulatedHost {
             } else {
                 cluster.invariants.committed(self, batches)
             }
-            cluster.report.commits += 1
+            world.report.commits += 1
             return sequence
         } catch let error as DiskError {
             // What was reported as failed may be there all the same.
@@ -146,7 +146,7 @@ extension SimulatedHost {
         isStoreBusy = true
         let job = storeJobs.removeFirst()
         storeJobUnderWay = job
-        schedule(after: duration(cluster.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
+        schedule(after: duration(world.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
             [unowned self] in
             storeJobUnderWay = nil
             do {
@@ -165,14 +165,14 @@ extension SimulatedHost {
     private func carryOut(_ job: StoreJob) throws {
         do { try attempt(job) } catch let error as DiskError where error.code == .corrupt && isRotten {
             // Only this replica, as in the real writer.
-            cluster.mark(.damageNoticedByRead)
+            world.mark(.damageNoticedByRead)
             let group: GroupID =
                 switch job {
                 case .checkpoint(let group, _, _), .merge(let group, _): group
                 }
             let loop = loop(of: group)
             loop.execute(
-                after: cluster.random.below(200_000), "host %h: a job of group %b finds damage", UInt64(group.rawValue)
+                after: world.random.below(200_000), "host %h: a job of group %b finds damage", UInt64(group.rawValue)
             ) {
                 [unowned loop] in
                 loop.core.storeDamaged(job, "\(error)")
@@ -191,13 +191,13 @@ extension SimulatedHost {
                 throw error
             }
             cluster.invariants.published(self, manifest)
-            cluster.report.checkpoints += 1
+            world.report.checkpoints += 1
             guard let view = store.view(header.replica) else {
                 throw DiskError(.corrupt, "no view of \(header.replica)")
             }
             let loop = loop(of: group)
             loop.execute(
-                after: cluster.random.below(200_000), "host %h: a checkpoint of group %b is there",
+                after: world.random.below(200_000), "host %h: a checkpoint of group %b is there",
                 UInt64(group.rawValue)
             ) { [unowned loop] in
                 loop.core.checkpointDone(group: group, view: view)
@@ -213,19 +213,19 @@ extension SimulatedHost {
             // Some of the runs are as good as all: sometimes the unusual.
             let runs = store.manifest(of: replica)?.runs.count ?? 0
             var range: Range<Int>?
-            if runs > 2, cluster.random.below(2) == 0 {
-                let first = Int(cluster.random.below(UInt64(runs - 1)))
-                range = first..<(first + 2 + Int(cluster.random.below(UInt64(runs - first - 1))))
+            if runs > 2, world.random.below(2) == 0 {
+                let first = Int(world.random.below(UInt64(runs - 1)))
+                range = first..<(first + 2 + Int(world.random.below(UInt64(runs - first - 1))))
             }
             if let manifest = try store.merge(replica, range: range, pace: pace) {
                 cluster.invariants.published(self, manifest)
-                cluster.report.merges += 1
-                cluster.mark(.merged)
+                world.report.merges += 1
+                world.mark(.merged)
             }
             guard let view = store.view(replica) else { throw DiskError(.corrupt, "no view of \(replica)") }
             let loop = loop(of: group)
             loop.execute(
-                after: cluster.random.below(200_000), "host %h: a merge of group %b is there", UInt64(group.rawValue)
+                after: world.random.below(200_000), "host %h: a merge of group %b is there", UInt64(group.rawValue)
             ) { [unowned loop] in
                 loop.core.mergeDone(group: group, view: view)
                 loop.scheduleTurn()
@@ -239,17 +239,17 @@ extension SimulatedHost {
     /// As the shell answers when a disk can't be read.
     private func refusal(unread error: any Error, _ what: String) -> Refusal {
         if isRotten, error is DiskError {
-            cluster.mark(.damageNoticedByRead)
+            world.mark(.damageNoticedByRead)
         } else {
-            cluster.fail("storage", "host \(id) can't read \(what): \(error)")
+            world.fail("storage", "host \(id) can't read \(what): \(error)")
         }
         return .unavailable("\(error)")
     }
 
     func startColdRead(_ read: ColdRead) {
-        cluster.report.coldReads += 1
-        cluster.mark(.coldRead)
-        schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a read from disk ends") { [unowned self] in
+        world.report.coldReads += 1
+        world.mark(.coldRead)
+        schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a read from disk ends") { [unowned self] in
             guard let store else { return }
             do {
                 let found = try store.get(read.key, in: read.view)
@@ -262,13 +262,12 @@ extension SimulatedHost {
         }
     }
 
-    func startColdPage(_ page: ColdPage, of loop: SimulatedHostLoop) {
-        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: a page comes from disk") {
-            [unowned self, unowned loop] in
-            loop.core.pageDone()
+    func startColdPage(_ page: ColdPage) {
+        schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a page comes from disk") {
+            [unowned self] in
             guard let store else { return }
             do {
-                let result = try page.result(from: store, recordsMax: cluster.plan.settings.pageRecordsMax)
+                let result = try page.result(from: store, recordsMax: world.plan.settings.pageRecordsMax)
                 answer(page.call, .done(result)) { $0.index }
             } catch {
                 let refusal = refusal(unread: error, "a page")
@@ -278,9 +277,9 @@ extension SimulatedHost {
     }
 
     func startLogRead(_ read: JournalRead, of loop: SimulatedHostLoop) {
-        cluster.report.logReads += 1
-        cluster.mark(.entriesReadBack)
-        loop.schedule(after: duration(cluster.plan.readNanosecondsMax), "host %h: entries come back from the journal") {
+        world.report.logReads += 1
+        world.mark(.entriesReadBack)
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: entries come back from the journal") {
             [unowned self, unowned loop] in
             guard let journal else { return }
             var entries: [LogEntry] = []

@@ -12,6 +12,7 @@ import Storage
 final class SimulatedHost {
     // It owns this, and outlives it.
     unowned(unsafe) let cluster: SimulatedCluster
+    let world: SimulatedWorld
     /// Position among the hosts; its endpoint in the network.
     let place: Int
     let id: HostID
@@ -46,6 +47,8 @@ final class SimulatedHost {
 
     // The process.
     private(set) var loops: [SimulatedHostLoop] = []
+    /// Those of the process that ended last: it may have ended within an event of theirs.
+    private var endedLoops: [SimulatedHostLoop] = []
     var journal: Journal<SimulatedDisk>?
     var store: Store<SimulatedDisk>?
     /// With the loops that they are from.
@@ -59,7 +62,8 @@ final class SimulatedHost {
     var isStoreBusy = false
     var storeJobUnderWay: StoreJob?
     private var isPowerFailing = false
-    private var parked: [Parked] = []
+    /// What is due while the process or its loop is stopped.
+    private var parked: [SimulatedEvent] = []
     private var goesOnAt = UInt64.max
     private var calls: [UInt64: SimulatedCall] = [:]
     private var nextCall: UInt64 = 1
@@ -67,98 +71,83 @@ final class SimulatedHost {
 
     init(cluster: SimulatedCluster, place: Int, id: HostID, map: ClusterMap) {
         self.cluster = cluster
+        world = cluster.world
         self.place = place
         self.id = id
         savedMap = map
-        journalDisk = SimulatedDisk(seed: cluster.random.next())
-        storeDisk = SimulatedDisk(seed: cluster.random.next())
+        journalDisk = SimulatedDisk(seed: world.random.next())
+        storeDisk = SimulatedDisk(seed: world.random.next())
         incarnation = map.host(id)?.incarnation ?? Incarnation(1)
-        journalName = cluster.random.next() | 1
-        let drift = cluster.plan.clockDriftMillionths
-        clockRate = 1_000_000 - drift + cluster.random.below(2 * drift + 1)
-        clockStart = cluster.random.below(1_000_000_000_000)
+        journalName = world.random.next() | 1
+        let drift = world.plan.clockDriftMillionths
+        clockRate = 1_000_000 - drift + world.random.below(2 * drift + 1)
+        clockStart = world.random.below(1_000_000_000_000)
     }
 
     /// The host's monotonic clock.
     var clock: Instant {
-        Instant(clockStart + cluster.now / 1_000 * clockRate / 1_000 + cluster.now % 1_000)
+        Instant(clockStart + world.now / 1_000 * clockRate / 1_000 + world.now % 1_000)
     }
 
     /// Virtual time between two ticks of its clock.
-    var tickNanoseconds: UInt64 { cluster.plan.settings.tickNanoseconds * 1_000_000 / clockRate }
+    var tickNanoseconds: UInt64 { world.plan.settings.tickNanoseconds * 1_000_000 / clockRate }
 
     var isListening: Bool { isRunning }
 
     /// Something of this process that happens later: not at all if it has ended by then, later if it is stopped.
     /// If it is of one of the loops, that one must not be stalled either.
     func schedule(
-        after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, loop: Int? = nil, _ action: @escaping () -> Void
+        after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, loop: Int = -1, _ action: @escaping () -> Void
     ) {
-        let life = life
-        cluster.schedule(after: delay, name, UInt64(place), b) { [unowned(unsafe) self] in
-            run(life, name, b, loop, action)
-        }
+        world.schedule(
+            after: delay, name, UInt64(place), b, of: SimulatedEvent.Process(life: life, loop: loop), action)
     }
 
-    /// An event that may be scheduled again and again, with the same name, as long as this process lives.
-    func event(_ name: StaticString, loop: Int, _ action: @escaping () -> Void) -> () -> Void {
-        let life = life
-        return { [unowned(unsafe) self] in run(life, name, UInt64(loop), loop, action) }
-    }
-
-    private func run(
-        _ life: UInt64, _ name: StaticString, _ b: UInt64, _ loop: Int?, _ action: @escaping () -> Void
-    ) {
-        guard life == self.life, isRunning else { return }
-        let until = max(pausedUntil, loop.map { loops[$0].stalledUntil } ?? 0)
-        if until > cluster.now {
-            parked.append(Parked(life: life, name: name, b: b, loop: loop, action: action))
+    /// An event of this host, or of an earlier process of it, is due.
+    func carryOut(_ event: SimulatedEvent) {
+        let process = event.process
+        guard process.life == life, isRunning else { return }
+        var until = pausedUntil
+        if process.loop >= 0 { until = max(until, loops[process.loop].stalledUntil) }
+        if until > world.now {
+            parked.append(event)
             goOn(at: until)
             return
         }
-        action()
-    }
-
-    /// Something that is due while the process or its loop is stopped.
-    private struct Parked {
-        var life: UInt64
-        var name: StaticString
-        var b: UInt64
-        var loop: Int?
-        var action: () -> Void
+        event.action()
     }
 
     /// What was stopped goes on then, or as soon as it may.
     private func goOn(at time: UInt64) {
         guard time < goesOnAt else { return }
         goesOnAt = time
-        cluster.schedule(after: time - cluster.now, "host %h may go on", UInt64(place)) { [unowned self] in
-            guard goesOnAt == cluster.now else { return }
+        world.schedule(after: time - world.now, "host %h may go on", UInt64(place)) { [unowned self] in
+            guard goesOnAt == world.now else { return }
             goesOnAt = .max
             let due = parked
             parked = []
             for event in due {
-                guard event.life == self.life else { continue }
-                cluster.note(event.name, UInt64(place), event.b)
-                run(event.life, event.name, event.b, event.loop, event.action)
-                if cluster.failure != nil { return }
+                guard event.process.life == life else { continue }
+                world.note(event.name, event.a, event.b)
+                carryOut(event)
+                if world.failure != nil { return }
             }
         }
     }
 
     /// Neither the process nor a loop of it is stopped any more.
     func goOn() {
-        pausedUntil = min(pausedUntil, cluster.now)
-        for loop in loops { loop.stalledUntil = min(loop.stalledUntil, cluster.now) }
-        if !parked.isEmpty { goOn(at: cluster.now) }
+        pausedUntil = min(pausedUntil, world.now)
+        for loop in loops { loop.stalledUntil = min(loop.stalledUntil, world.now) }
+        if !parked.isEmpty { goOn(at: world.now) }
     }
 
     // MARK: Beginning and end
 
     /// The process ends because of what it read from a damaged disk. An operator starts it again some times.
     func endOfDamage(isStarting: Bool) {
-        cluster.note("host %h ends: its disks are damaged", UInt64(place))
-        cluster.mark(.damageEndedHost)
+        world.note("host %h ends: its disks are damaged", UInt64(place))
+        world.mark(.damageEndedHost)
         damagedEnds += 1
         if isStarting || damagedEnds >= 3 { isLost = true }
         cluster.crash(place)
@@ -184,7 +173,7 @@ final class SimulatedHost {
                 startFaults = nil
                 if isJournal { journalDisk.faults = faults } else { storeDisk.faults = faults }
             }
-            journalDisk.faults.commitsWithoutSync = cluster.plan.forgetsToSync
+            journalDisk.faults.commitsWithoutSync = world.plan.forgetsToSync
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
             identity.bootCounter += 1
@@ -195,51 +184,52 @@ final class SimulatedHost {
                 disk: storeDisk,
                 formatting: StoreIdentity(cluster: identity.cluster, host: id, journal: identity.journal),
                 settings: StoreSettings(
-                    cacheBytesMax: 1 << 16, runsMax: cluster.plan.settings.runsMax,
+                    cacheBytesMax: 1 << 16, runsMax: world.plan.settings.runsMax,
                     transactionBytesMax: 70_000, deletionsMax: 8)
             )
             self.store = store
             // Another number of threads at each start.
-            let isOne = cluster.random.below(2) == 0
-            let count = isOne ? 1 : 1 + Int(cluster.random.below(UInt64(cluster.plan.loopsMax)))
+            let isOne = world.random.below(2) == 0
+            let count = isOne ? 1 : 1 + Int(world.random.below(UInt64(world.plan.loopsMax)))
             superfluous = Array(repeating: [], count: count)
             loops = (0..<count).map { number in
                 SimulatedHostLoop(
                     host: self,
                     core: HostCore(
-                        host: id, journal: identity.journal, settings: cluster.plan.settings,
+                        host: id, journal: identity.journal, settings: world.plan.settings,
                         seed: mix(incarnation.rawValue ^ mix(identity.bootCounter)), now: clock,
                         journalSequence: journal.lastSequence, loop: LoopPlace(number: number, count: count)))
             }
+            endedLoops = []
             loops[0].core.adopt(savedMap)
             for loop in loops { loop.begin() }
         } catch {
             diskFailed(error, isStarting: true)
             return
         }
-        for link in cluster.peerLinks where link.from == place { link.connect(after: cluster.random.below(20_000_000)) }
+        for link in cluster.peerLinks where link.from == place { link.connect(after: world.random.below(20_000_000)) }
     }
 
     /// The process ends without warning.
     func crash() {
         guard isRunning else { return }
         // The machine loses power, or the process alone is killed: then the page cache outlives it.
-        let isKill = !isPowerFailing && cluster.random.below(2) == 0
+        let isKill = !isPowerFailing && world.random.below(2) == 0
         // A commit that was on its way may have reached the disk before the end, or the page cache, or nothing.
-        if !committing.isEmpty, cluster.random.below(2) == 0 {
-            let isUnsynced = isKill && cluster.random.below(2) == 0
+        if !committing.isEmpty, world.random.below(2) == 0 {
+            let isUnsynced = isKill && world.random.below(2) == 0
             if isUnsynced { journalDisk.faults.commitsWithoutSync = true }
             if (try? write(committing.map(\.batch), isUnsynced: isUnsynced)) != nil {
-                cluster.mark(.commitSurvivedItsProcess)
+                world.mark(.commitSurvivedItsProcess)
             }
-            if isUnsynced { journalDisk.faults.commitsWithoutSync = cluster.plan.forgetsToSync }
+            if isUnsynced { journalDisk.faults.commitsWithoutSync = world.plan.forgetsToSync }
         }
-        if isKill, case .checkpoint(_, let frozen, let header)? = storeJobUnderWay, cluster.random.below(2) == 0 {
+        if isKill, case .checkpoint(_, let frozen, let header)? = storeJobUnderWay, world.random.below(2) == 0 {
             storeDisk.faults.commitsWithoutSync = true
             // Also what is reported as failed may be there.
             cluster.invariants.perhapsPublished(self, header)
             if (try? store?.checkpoint(frozen, header)) != nil {
-                cluster.mark(.pageCacheOutlivedItsProcess)
+                world.mark(.pageCacheOutlivedItsProcess)
             }
             storeDisk.faults.commitsWithoutSync = false
         }
@@ -249,6 +239,7 @@ final class SimulatedHost {
         pausedUntil = 0
         parked = []
         for call in calls.keys.sorted() { calls[call] = nil }
+        endedLoops = loops
         loops = []
         journal = nil
         store = nil
@@ -260,7 +251,7 @@ final class SimulatedHost {
         storeJobs = []
         storeJobUnderWay = nil
         isStoreBusy = false
-        if isKill, !cluster.plan.forgetsToSync {
+        if isKill, !world.plan.forgetsToSync {
             journalDisk.kill()
             storeDisk.kill()
         } else {
@@ -268,12 +259,12 @@ final class SimulatedHost {
             storeDisk.crash()
         }
         cluster.invariants.crashed(self)
-        cluster.report.crashes += 1
+        world.report.crashes += 1
         for link in cluster.peerLinks {
             if link.from == place { link.senderEnded() }
             // The others notice at once (the kernel says so) or only when they wait for an answer in vain.
             if link.to == place {
-                link.reset(after: cluster.random.below(3) == 0 ? cluster.random.below(2_000_000_000) : 200_000)
+                link.reset(after: world.random.below(3) == 0 ? world.random.below(2_000_000_000) : 200_000)
             }
         }
         for client in cluster.clients { client.hostEnded(place) }
@@ -281,10 +272,10 @@ final class SimulatedHost {
 
     /// Sometimes the machine follows its process soon: what the next process read and did not sync is gone then.
     private func losePowerPerhaps() {
-        guard cluster.areFaultsOn, cluster.random.below(3) == 0 else { return }
-        cluster.schedule(after: cluster.random.below(800_000_000), "the power of host %h fails", UInt64(place)) {
+        guard world.areFaultsOn, world.random.below(3) == 0 else { return }
+        world.schedule(after: world.random.below(800_000_000), "the power of host %h fails", UInt64(place)) {
             [unowned self] in
-            guard cluster.areFaultsOn, isRunning else { return }
+            guard world.areFaultsOn, isRunning else { return }
             isPowerFailing = true
             cluster.crash(place)
             isPowerFailing = false
@@ -298,11 +289,11 @@ final class SimulatedHost {
     }
 
     /// The loop that a connection belongs to: any, and another one in another process.
-    func loop(ofConnection number: Int) -> SimulatedHostLoop { loops[(number + Int(life)) % loops.count] }
+    func loopNumber(ofConnection number: Int) -> Int { (number + Int(life)) % loops.count }
 
     /// When a connection's loop takes in what arrives.
     func isReady(forConnection number: Int) -> UInt64 {
-        isRunning ? max(pausedUntil, loop(ofConnection: number).stalledUntil) : pausedUntil
+        isRunning ? max(pausedUntil, loops[loopNumber(ofConnection: number)].stalledUntil) : pausedUntil
     }
 
     var activeCount: Int { loops.reduce(0) { $0 + $1.core.activeCount } }
@@ -311,7 +302,8 @@ final class SimulatedHost {
         isRunning ? loop(of: group).core.inspection(of: group) : nil
     }
 
-    func carryOut(_ work: HostEffects, of loop: SimulatedHostLoop) {
+    /// - Parameter work: emptied by the caller. Not copied: that would count references to each of its lists.
+    func carryOut(_ work: inout HostEffects, of loop: SimulatedHostLoop) {
         if let map = work.map {
             savedMap = map
             cluster.invariants.adopted(self, map)
@@ -319,23 +311,24 @@ final class SimulatedHost {
         for (host, channel, payload) in work.peerPayloads {
             cluster.invariants.sent(self, payload)
             if channel == .bulk {
-                cluster.report.bulkPayloads += 1
+                world.report.bulkPayloads += 1
                 // Refused: too much is unsent.
-                if cluster.areFaultsOn, cluster.random.below(16) == 0 { continue }
+                if world.areFaultsOn, world.random.below(16) == 0 { continue }
             }
             let link = cluster.peerLink(from: place, to: cluster.place(of: host), over: channel)
-            let sender = self.loop(ofConnection: link.number)
-            if sender === loop {
+            let sender = loopNumber(ofConnection: link.number)
+            if sender == loop.number {
                 link.connection.send(SimulatedFrame(payload: payload))
             } else {
-                sender.take(from: loop.number, "host %h: loop %b gets a payload to send") {
+                loops[sender].take(from: loop.number, "host %h: loop %b gets a payload to send") {
                     link.connection.send(SimulatedFrame(payload: payload))
                 }
             }
         }
         for (target, message) in work.loopMessages {
             let target = loops[target]
-            target.take(from: loop.number, "host %h: loop %b gets a message of another loop") { [unowned target] in
+            target.take(from: loop.number, "host %h: loop %b gets a message of another loop") {
+                [unowned(unsafe) target] in
                 target.core.receive(message)
                 target.scheduleTurn()
             }
@@ -343,10 +336,12 @@ final class SimulatedHost {
         if work.journal != nil || !work.superfluous.isEmpty {
             submit(work.journal, superfluous: work.superfluous, of: loop)
         }
-        for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
-        for read in work.coldReads { startColdRead(read) }
-        for page in work.coldPages { startColdPage(page, of: loop) }
-        for read in work.logReads { startLogRead(read, of: loop) }
+        if !work.replies.isEmpty {
+            for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
+        }
+        if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read) } }
+        if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page) } }
+        if !work.logReads.isEmpty { for read in work.logReads { startLogRead(read, of: loop) } }
         if !work.storeJobs.isEmpty { submit(work.storeJobs) }
         if !work.births.isEmpty { startBirths(work.births, of: loop) }
     }
@@ -362,17 +357,17 @@ final class SimulatedHost {
                 return loops[0].getOn()
             }
             let parts = try PeerBatchPart.split(payload, loops: loops.count)
-            let at = loop(ofConnection: connection).number
+            let at = loopNumber(ofConnection: connection)
             // Loop 0 last: it compares heartbeats with what the others made of their parts.
             for loop in loops.reversed() {
                 guard let part = parts[loop.number] else { continue }
-                loop.take(from: at, "host %h: loop %b gets its part of what came") { [unowned loop] in
+                loop.take(from: at, "host %h: loop %b gets its part of what came") { [unowned(unsafe) loop] in
                     loop.core.receive(part, from: host)
                     loop.getOn()
                 }
             }
         } catch {
-            cluster.fail("wire", "host \(id) can't read what host \(host) sent: \(error)")
+            world.fail("wire", "host \(id) can't read what host \(host) sent: \(error)")
         }
     }
 
@@ -382,10 +377,10 @@ final class SimulatedHost {
     func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink, generation: UInt64? = nil) {
         guard isRunning, let kind = ClientFrameKind(rawValue: frame.kind) else { return }
         var call = SimulatedCall(link: link, generation: generation ?? link.responses.generation, frame: frame)
-        let at = loop(ofConnection: link.number).number
+        let at = loopNumber(ofConnection: link.number)
         func hand(to group: GroupID, _ action: @escaping (HostCore) -> Void) {
             let loop = loop(of: group)
-            loop.take(from: at, "host %h: loop %b gets a call") { [unowned loop] in
+            loop.take(from: at, "host %h: loop %b gets a call") { [unowned(unsafe) loop] in
                 action(loop.core)
                 loop.getOn()
             }
@@ -419,7 +414,7 @@ final class SimulatedHost {
                 call.respond { reply.encode(into: &$0) }
             }
         } catch {
-            cluster.fail("wire", "host \(id) can't read a client's request: \(error)")
+            world.fail("wire", "host \(id) can't read a client's request: \(error)")
         }
     }
 
@@ -434,7 +429,7 @@ final class SimulatedHost {
         _ token: CallToken, _ response: Response<Result>, by index: (Result) -> LogIndex
     ) {
         guard let call = calls.removeValue(forKey: token.rawValue) else {
-            cluster.fail(
+            world.fail(
                 "one answer per call", "host \(id) answers call \(token.rawValue) twice, or one that never came")
             return
         }

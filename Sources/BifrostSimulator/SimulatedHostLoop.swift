@@ -1,6 +1,7 @@
 // One event loop of a simulated host: feeds its HostCore, runs its turns, and takes what other threads hand to it in
 // the order in which they did. Decides nothing, as the real shell.
 
+import DequeModule
 import HostCore
 import Messages
 import Primitives
@@ -9,6 +10,10 @@ import Storage
 final class SimulatedHostLoop {
     // It owns this.
     unowned(unsafe) let host: SimulatedHost
+    let world: SimulatedWorld
+    /// Of the process that this loop is of.
+    private let process: SimulatedEvent.Process
+    private let place: UInt64
     let number: Int
     let core: HostCore
     private var effects = HostEffects()
@@ -18,7 +23,8 @@ final class SimulatedHostLoop {
     private static let tickName: StaticString = "host %h: loop %b ticks"
     private static let turnName: StaticString = "host %h: loop %b has a turn"
     private var isTurnScheduled = false
-    private var inbox: [() -> Void] = []
+    private var inboxEvent: () -> Void = {}
+    private var inbox: Deque<() -> Void> = []
     /// A long turn or a thread that gets no processor: nothing of this loop runs until then.
     var stalledUntil: UInt64 = 0
 
@@ -27,25 +33,27 @@ final class SimulatedHostLoop {
     init(host: SimulatedHost, core: HostCore) {
         self.host = host
         self.core = core
+        world = host.world
         number = core.loop.number
-        tickEvent = host.event(Self.tickName, loop: number) { [unowned self] in tick() }
-        turnEvent = host.event(Self.turnName, loop: number) { [unowned self] in
+        process = SimulatedEvent.Process(life: host.life, loop: number)
+        place = UInt64(host.place)
+        tickEvent = { [unowned(unsafe) self] in tick() }
+        turnEvent = { [unowned(unsafe) self] in
             isTurnScheduled = false
             runTurn()
         }
+        inboxEvent = { [unowned(unsafe) self] in inbox.popFirst()?() }
     }
 
     /// Something of this loop that happens later.
     func schedule(after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, _ action: @escaping () -> Void) {
-        host.schedule(after: delay, name, b, loop: number, action)
+        world.schedule(after: delay, name, place, b, of: process, action)
     }
 
     /// Something that another thread hands to the loop: what was handed over first is done first.
     func execute(after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, _ action: @escaping () -> Void) {
         inbox.append(action)
-        schedule(after: delay, name, b) { [unowned self] in
-            if !inbox.isEmpty { inbox.removeFirst()() }
-        }
+        schedule(after: delay, name, b, inboxEvent)
     }
 
     /// Something that comes up on another loop of the host: at once if it is this one.
@@ -53,7 +61,7 @@ final class SimulatedHostLoop {
         if other == number {
             action()
         } else {
-            execute(after: cluster.random.below(cluster.plan.turnDelayNanosecondsMax), name, UInt64(number), action)
+            execute(after: world.random.below(world.plan.turnDelayNanosecondsMax), name, UInt64(number), action)
         }
     }
 
@@ -65,7 +73,7 @@ final class SimulatedHostLoop {
     }
 
     private func scheduleTick() {
-        cluster.schedule(after: host.tickNanoseconds, Self.tickName, UInt64(host.place), UInt64(number), tickEvent)
+        schedule(after: host.tickNanoseconds, Self.tickName, UInt64(number), tickEvent)
     }
 
     private func tick() {
@@ -79,26 +87,23 @@ final class SimulatedHostLoop {
     func scheduleTurn() {
         guard !isTurnScheduled else { return }
         isTurnScheduled = true
-        cluster.schedule(
-            after: cluster.random.below(cluster.plan.turnDelayNanosecondsMax), Self.turnName, UInt64(host.place),
-            UInt64(number), turnEvent)
+        schedule(
+            after: world.random.below(world.plan.turnDelayNanosecondsMax), Self.turnName, UInt64(number), turnEvent)
     }
 
     /// A turn at once, or soon.
     func getOn() {
-        if cluster.random.below(16) == 0 { runTurn() } else { scheduleTurn() }
+        if world.random.below(16) == 0 { runTurn() } else { scheduleTurn() }
     }
 
     func runTurn() {
         guard host.isRunning else { return }
         core.turn(now: host.clock, into: &effects)
-        var work = HostEffects()
-        swap(&work, &effects)
-        if let batch = work.journal { cluster.invariants.asked(host, batch) }
-        host.carryOut(work, of: self)
+        if let batch = effects.journal { cluster.invariants.asked(host, batch) }
+        // Nothing that is carried out has a turn of this loop before it ends.
+        host.carryOut(&effects, of: self)
         guard host.isRunning else { return }
-        work.removeAll()
-        swap(&work, &effects)
+        effects.removeAll()
         cluster.invariants.observe(host, core)
         if core.hasWork { scheduleTurn() }
     }

@@ -15,8 +15,7 @@ struct SimulatedFrame {
 
 /// Which endpoints can reach which. Hosts come first, then clients.
 final class SimulatedNetwork {
-    // It owns this, and outlives it.
-    unowned(unsafe) let cluster: SimulatedCluster
+    let world: SimulatedWorld
     let count: Int
     /// Until when packets from one endpoint don't reach the other, by from * count + to.
     private var blockedUntil: [UInt64]
@@ -25,18 +24,18 @@ final class SimulatedNetwork {
     /// Least delay of each directed pair.
     private var base: [UInt64]
 
-    init(cluster: SimulatedCluster, count: Int) {
-        self.cluster = cluster
+    init(world: SimulatedWorld, count: Int) {
+        self.world = world
         self.count = count
         blockedUntil = Array(repeating: 0, count: count * count)
         bandwidth = Array(repeating: (0, 1), count: count * count)
         base = []
-        for _ in 0..<count * count { base.append(20_000 + cluster.random.below(cluster.plan.latencyNanosecondsMax)) }
+        for _ in 0..<count * count { base.append(20_000 + world.random.below(world.plan.latencyNanosecondsMax)) }
     }
 
     /// The endpoint's number in the trace.
     func traceName(_ endpoint: Int) -> UInt64 {
-        let hosts = cluster.plan.hosts
+        let hosts = world.plan.hosts
         return endpoint < hosts ? UInt64(endpoint) : TraceNote.firstClient + UInt64(endpoint - hosts)
     }
 
@@ -46,17 +45,17 @@ final class SimulatedNetwork {
         return channel
     }
 
-    func isBlocked(_ from: Int, _ to: Int) -> Bool { blockedUntil[from * count + to] > cluster.now }
+    func isBlocked(_ from: Int, _ to: Int) -> Bool { blockedUntil[from * count + to] > world.now }
     func isReachable(_ from: Int, _ to: Int) -> Bool { !isBlocked(from, to) && !isBlocked(to, from) }
 
     /// Nothing passes in this direction for a while; `.max`: until `heal`. Connections that need it are given up by
     /// whoever
     /// waits on them, some time later.
     func block(_ from: Int, _ to: Int, nanoseconds: UInt64) {
-        let until = nanoseconds == .max ? .max : cluster.now + nanoseconds
+        let until = nanoseconds == .max ? .max : world.now + nanoseconds
         blockedUntil[from * count + to] = max(blockedUntil[from * count + to], until)
         if until != .max {
-            cluster.schedule(
+            world.schedule(
                 after: nanoseconds, "packets from %x to %y may pass again", traceName(from), traceName(to)
             ) { [unowned self] in resume() }
         }
@@ -64,8 +63,8 @@ final class SimulatedNetwork {
 
     /// So many bytes in a second pass in this direction for a while.
     func narrow(_ from: Int, _ to: Int, bytesPerSecond: UInt64, nanoseconds: UInt64) {
-        bandwidth[from * count + to] = (cluster.now + nanoseconds, max(1, bytesPerSecond))
-        cluster.schedule(
+        bandwidth[from * count + to] = (world.now + nanoseconds, max(1, bytesPerSecond))
+        world.schedule(
             after: nanoseconds, "packets from %x to %y are fast again", traceName(from), traceName(to)
         ) { [unowned self] in
             guard self.bytesPerSecond(from, to) == nil else { return }
@@ -75,7 +74,7 @@ final class SimulatedNetwork {
 
     func bytesPerSecond(_ from: Int, _ to: Int) -> UInt64? {
         let (until, bytes) = bandwidth[from * count + to]
-        return until > cluster.now ? bytes : nil
+        return until > world.now ? bytes : nil
     }
 
     func heal() {
@@ -94,11 +93,11 @@ final class SimulatedNetwork {
     /// From the seed: the pair's own latency, some jitter, and a long tail.
     func delay(_ from: Int, _ to: Int) -> UInt64 {
         let shortest = base[from * count + to]
-        let dice = cluster.random.below(1_000)
-        if dice < cluster.plan.slowPerThousand {
-            return shortest + cluster.random.below(dice == 0 ? 1_200_000_000 : 60_000_000)
+        let dice = world.random.below(1_000)
+        if dice < world.plan.slowPerThousand {
+            return shortest + world.random.below(dice == 0 ? 1_200_000_000 : 60_000_000)
         }
-        return shortest + cluster.random.below(shortest)
+        return shortest + world.random.below(shortest)
     }
 }
 
@@ -106,6 +105,7 @@ final class SimulatedNetwork {
 final class SimulatedChannel {
     // It owns this, and outlives it.
     private unowned(unsafe) let network: SimulatedNetwork
+    private let world: SimulatedWorld
     let from: Int
     let to: Int
     private let fromName: UInt64
@@ -135,6 +135,7 @@ final class SimulatedChannel {
 
     init(network: SimulatedNetwork, from: Int, to: Int) {
         self.network = network
+        world = network.world
         self.from = from
         self.to = to
         fromName = network.traceName(from)
@@ -169,27 +170,26 @@ final class SimulatedChannel {
     func takeArrived() -> [(at: UInt64, frame: SimulatedFrame)] {
         guard isOpen, head < queue.count else { return [] }
         let underway = takeUnderway()
-        let count = Int(network.cluster.random.below(UInt64(underway.count + 1)))
-        if count > 0 { network.cluster.mark(.partArrived) }
+        let count = Int(world.random.below(UInt64(underway.count + 1)))
+        if count > 0 { world.mark(.partArrived) }
         return Array(underway[..<count])
     }
 
     func send(_ frame: SimulatedFrame) {
         guard isOpen else { return }
-        let cluster = network.cluster
         var at: UInt64
-        if head < queue.count, sentAt == cluster.now {
+        if head < queue.count, sentAt == world.now {
             at = queue[queue.count - 1].at
         } else {
-            at = cluster.now + network.delay(from, to)
-            if extraDelayMax > 0 { at += cluster.random.below(extraDelayMax) }
+            at = world.now + network.delay(from, to)
+            if extraDelayMax > 0 { at += world.random.below(extraDelayMax) }
             if head < queue.count { at = max(at, queue[queue.count - 1].at) }
         }
         if let bytes = network.bytesPerSecond(from, to) {
-            departure = max(departure, cluster.now) + UInt64(frame.payload.count + 64) * 1_000_000_000 / bytes
+            departure = max(departure, world.now) + UInt64(frame.payload.count + 64) * 1_000_000_000 / bytes
             at = max(at, departure)
         }
-        sentAt = cluster.now
+        sentAt = world.now
         queue.append((at, frame))
         arm()
     }
@@ -201,7 +201,7 @@ final class SimulatedChannel {
 
     /// What held frames up has ended, perhaps sooner than was foreseen: a stopped receiver, a narrow link.
     func hurry() {
-        let now = network.cluster.now
+        let now = world.now
         guard head < queue.count, network.bytesPerSecond(from, to) == nil, receiverReady() <= now else { return }
         guard isAwaitingReceiver || departure > now else { return }
         departure = now
@@ -219,14 +219,12 @@ final class SimulatedChannel {
     private func arm() {
         guard !isArmed, !isStalled, head < queue.count else { return }
         isArmed = true
-        let cluster = network.cluster
-        armedAt = max(queue[head].at, cluster.now)
-        cluster.schedule(after: armedAt - cluster.now, "bytes from %x reach %y", fromName, toName, arrival)
+        armedAt = max(queue[head].at, world.now)
+        world.schedule(after: armedAt - world.now, "bytes from %x reach %y", fromName, toName, arrival)
     }
 
     private func arrive() {
-        let cluster = network.cluster
-        guard isArmed, armedAt == cluster.now else { return }
+        guard isArmed, armedAt == world.now else { return }
         isArmed = false
         isAwaitingReceiver = false
         if network.isBlocked(from, to) {
@@ -234,14 +232,14 @@ final class SimulatedChannel {
             return
         }
         let ready = receiverReady()
-        if ready > cluster.now {
+        if ready > world.now {
             queue[head].at = ready
             isAwaitingReceiver = true
             arm()
             return
         }
         let current = generation
-        while head < queue.count, queue[head].at <= cluster.now {
+        while head < queue.count, queue[head].at <= world.now {
             let frame = queue[head].frame
             queue[head].frame = SimulatedFrame()
             head += 1
@@ -262,6 +260,7 @@ final class SimulatedChannel {
 final class SimulatedPeerLink {
     // It owns this, and outlives it.
     private unowned(unsafe) let cluster: SimulatedCluster
+    private let world: SimulatedWorld
     let from: Int
     let to: Int
     let channel: PeerChannel
@@ -272,17 +271,18 @@ final class SimulatedPeerLink {
 
     init(cluster: SimulatedCluster, from: Int, to: Int, over channel: PeerChannel, number: Int) {
         self.cluster = cluster
+        world = cluster.world
         self.from = from
         self.to = to
         self.channel = channel
         self.number = number
         connection = cluster.network.channel(from: from, to: to)
-        if channel == .bulk { connection.extraDelayMax = cluster.plan.bulkNanosecondsMax }
+        if channel == .bulk { connection.extraDelayMax = world.plan.bulkNanosecondsMax }
         let target = cluster.hosts[to]
-        let source = cluster.hosts[from]
-        connection.receiverReady = { [unowned target] in target.isReady(forConnection: number) }
-        connection.deliver = { [unowned target, unowned source] frame in
-            target.receive(frame.payload, from: source.id, connection: number)
+        connection.receiverReady = { [unowned(unsafe) target] in target.isReady(forConnection: number) }
+        let source = cluster.hosts[from].id
+        connection.deliver = { [unowned(unsafe) target] frame in
+            target.receive(frame.payload, from: source, connection: number)
         }
     }
 
@@ -294,8 +294,8 @@ final class SimulatedPeerLink {
         source.schedule(after: delay, "host %h connects to host %i", UInt64(to), loop: 0) { [unowned self] in
             guard number == attempt, !connection.isOpen else { return }
             let target = cluster.hosts[to]
-            guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= cluster.now else {
-                connect(after: 25_000_000 + cluster.random.below(475_000_000))
+            guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= world.now else {
+                connect(after: 25_000_000 + world.random.below(475_000_000))
                 return
             }
             let life = target.life
@@ -304,7 +304,7 @@ final class SimulatedPeerLink {
                 [unowned self] in
                 guard number == attempt, !connection.isOpen else { return }
                 guard target.life == life, cluster.network.isReachable(from, to) else {
-                    connect(after: 25_000_000 + cluster.random.below(475_000_000))
+                    connect(after: 25_000_000 + world.random.below(475_000_000))
                     return
                 }
                 connection.open()
@@ -325,14 +325,14 @@ final class SimulatedPeerLink {
             [unowned self] in
             source.loops[0].core.peerDown(cluster.hosts[to].id, over: channel)
             source.loops[0].scheduleTurn()
-            connect(after: cluster.random.below(100_000_000))
+            connect(after: world.random.below(100_000_000))
         }
     }
 
     /// The sender's process ended. What its machine had accepted arrives all the same, sometimes, and late.
     func senderEnded() {
         attempt += 1
-        if connection.isOpen, cluster.random.below(2) == 0 { deliver(connection.takeUnderway()) }
+        if connection.isOpen, world.random.below(2) == 0 { deliver(connection.takeUnderway()) }
         connection.close()
     }
 
@@ -342,7 +342,7 @@ final class SimulatedPeerLink {
         let source = cluster.hosts[from].id
         let number = number
         for (at, frame) in rest {
-            let wait = max(at, cluster.now) - cluster.now
+            let wait = max(at, world.now) - world.now
             // Not at all if the receiver's process ends before.
             target.schedule(after: wait, "bytes of a lost connection of host %i reach host %h", UInt64(from)) {
                 target.receive(frame.payload, from: source, connection: number)

@@ -40,14 +40,22 @@ extension HostCore {
     package func inspection(of group: GroupID) -> ReplicaInspection? { replica(of: group).map { inspection(of: $0) } }
 
     private func inspection(of replica: Replica) -> ReplicaInspection {
-        ReplicaInspection(
-            group: replica.group, replica: replica.id, role: replica.role, term: replica.core.term,
-            leader: replica.core.leader, commit: replica.core.commit, applied: replica.core.appliedIndex,
-            stable: replica.core.stableIndex, base: replica.core.base, last: replica.core.lastIndex,
-            digest: replica.machine.digest, digestIndex: replica.machine.applied, manifestIndex: replica.manifestIndex,
-            floor: replica.floor, logTime: replica.logTime.current,
-            isEstablished: replica.stopped == nil && replica.core.isEstablished,
-            isActive: replica.isActive, isImpaired: replica.impairment != nil, isStopped: replica.stopped != nil,
-            waitingCalls: replica.waitingCalls, statistics: replica.core.statistics)
+        Self.inspection(of: replica, &replica.core, replica.machine.digest, replica.machine.applied)
+    }
+
+    /// - Parameter core: the replica's. Not changed: a property of an object that is passed by value, or asked several
+    ///   things, is copied with all its buffers.
+    private static func inspection(
+        of replica: Replica, _ core: inout RaftCore, _ digest: UInt64, _ digestIndex: LogIndex
+    ) -> ReplicaInspection {
+        let isStopped = replica.stopped != nil
+        return ReplicaInspection(
+            group: replica.group, replica: replica.id, role: isStopped ? .follower : core.role, term: core.term,
+            leader: core.leader, commit: core.commit, applied: core.appliedIndex, stable: core.stableIndex,
+            base: core.base, last: core.lastIndex, digest: digest, digestIndex: digestIndex,
+            manifestIndex: replica.manifestIndex, floor: replica.floor, logTime: replica.logTime.current,
+            isEstablished: !isStopped && core.isEstablished, isActive: replica.isActive,
+            isImpaired: replica.impairment != nil, isStopped: isStopped, waitingCalls: replica.waitingCalls,
+            statistics: core.statistics)
     }
 }
