@@ -126,7 +126,7 @@ public final class SimulatedCluster {
                 if isDone() { return true }
                 nextLook = time + 20_000_000
             }
-            guard let event = world.nextEvent(until: end) else { break }
+            let event = world.takeEvent()
             if event.process.isNone { event.action() } else { hosts[Int(event.a)].carryOut(event) }
             if let failure { throw failure }
         }

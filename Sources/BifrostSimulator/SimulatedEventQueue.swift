@@ -47,11 +47,11 @@ struct SimulatedEventQueue {
     var nextTime: UInt64? { heap.isEmpty ? nil : heap[0].time }
 
     /// At most 2^24 events wait at a time, and 2^40 happen in a run.
-    mutating func schedule(at time: UInt64, _ event: SimulatedEvent) {
+    mutating func schedule(at time: UInt64, _ event: consuming SimulatedEvent) {
         let place: Int
         if let last = free.popLast() {
             place = last
-            events[place] = event
+            swap(&event, &events[place])
         } else {
             place = events.count
             events.append(event)
@@ -60,26 +60,28 @@ struct SimulatedEventQueue {
         let entry = Entry(time: time, numberAndPlace: nextNumber << 24 | UInt64(place))
         nextNumber += 1
         heap.append(entry)
-        var hole = heap.count - 1
-        while hole > 0 {
-            let parent = (hole - 1) / 2
-            let above = heap[parent]
-            guard entry.isBefore(above) else { break }
-            heap[hole] = above
-            hole = parent
+        heap.withUnsafeMutableBufferPointer { heap in
+            var hole = heap.count - 1
+            while hole > 0 {
+                let parent = (hole - 1) / 2
+                let above = heap[parent]
+                guard entry.isBefore(above) else { break }
+                heap[hole] = above
+                hole = parent
+            }
+            heap[hole] = entry
         }
-        heap[hole] = entry
     }
 
     /// The next event. There must be one.
     mutating func take() -> SimulatedEvent {
         guard let last = heap.popLast() else { preconditionFailure("nothing happens any more") }
-        var first = last
-        if !heap.isEmpty {
-            first = heap[0]
+        let first = heap.withUnsafeMutableBufferPointer { heap -> Entry in
+            let count = heap.count
+            guard count > 0 else { return last }
+            let first = heap[0]
             // The hole at the top sinks to where the last entry fits.
             var hole = 0
-            let count = heap.count
             while true {
                 var child = 2 * hole + 1
                 guard child < count else { break }
@@ -90,11 +92,11 @@ struct SimulatedEventQueue {
                 hole = child
             }
             heap[hole] = last
+            return first
         }
-        let place = first.place
-        free.append(place)
+        free.append(first.place)
         var event = SimulatedEvent.nothing
-        swap(&event, &events[place])
+        swap(&event, &events[first.place])
         return event
     }
 }

@@ -28,10 +28,10 @@ final class SimulatedHost {
     private let clockStart: UInt64
 
     /// Raised at each crash, so that what belongs to an earlier process is told.
-    private(set) var life: UInt64 = 0
-    private(set) var isRunning = false
+    @exclusivity(unchecked) private(set) var life: UInt64 = 0
+    @exclusivity(unchecked) private(set) var isRunning = false
     /// The process is stopped (SIGSTOP) until then: nothing of it runs, its clock goes on.
-    var pausedUntil: UInt64 = 0
+    @exclusivity(unchecked) var pausedUntil: UInt64 = 0
     /// Everything on the disks takes so many times as long until then.
     var slowDiskUntil: UInt64 = 0
     /// Nothing on the disks ends before then.
@@ -46,7 +46,7 @@ final class SimulatedHost {
     private var damagedEnds = 0
 
     // The process.
-    private(set) var loops: [SimulatedHostLoop] = []
+    @exclusivity(unchecked) private(set) var loops: [SimulatedHostLoop] = []
     /// Those of the process that ended last: it may have ended within an event of theirs.
     private var endedLoops: [SimulatedHostLoop] = []
     var journal: Journal<SimulatedDisk>?
@@ -65,8 +65,8 @@ final class SimulatedHost {
     /// What is due while the process or its loop is stopped.
     private var parked: [SimulatedEvent] = []
     private var goesOnAt = UInt64.max
-    private var calls: [UInt64: SimulatedCall] = [:]
-    private var nextCall: UInt64 = 1
+    @exclusivity(unchecked) private var calls: [UInt64: SimulatedCall] = [:]
+    @exclusivity(unchecked) private var nextCall: UInt64 = 1
     let memtables = MemtablePool(bytesMax: 1 << 20)
 
     init(cluster: SimulatedCluster, place: Int, id: HostID, map: ClusterMap) {

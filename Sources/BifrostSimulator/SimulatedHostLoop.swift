@@ -16,17 +16,19 @@ final class SimulatedHostLoop {
     private let place: UInt64
     let number: Int
     let core: HostCore
-    private var effects = HostEffects()
+    @exclusivity(unchecked) private var effects = HostEffects()
     // What happens most often has one closure each.
     private var tickEvent: () -> Void = {}
     private var turnEvent: () -> Void = {}
     private static let tickName: StaticString = "host %h: loop %b ticks"
     private static let turnName: StaticString = "host %h: loop %b has a turn"
-    private var isTurnScheduled = false
+    @exclusivity(unchecked) private var isTurnScheduled = false
     private var inboxEvent: () -> Void = {}
-    private var inbox: Deque<() -> Void> = []
+    /// A struct: functions that are elements themselves are wrapped in another one each.
+    private struct Handed { var action: () -> Void }
+    @exclusivity(unchecked) private var inbox: Deque<Handed> = []
     /// A long turn or a thread that gets no processor: nothing of this loop runs until then.
-    var stalledUntil: UInt64 = 0
+    @exclusivity(unchecked) var stalledUntil: UInt64 = 0
 
     private var cluster: SimulatedCluster { host.cluster }
 
@@ -42,7 +44,7 @@ final class SimulatedHostLoop {
             isTurnScheduled = false
             runTurn()
         }
-        inboxEvent = { [unowned(unsafe) self] in inbox.popFirst()?() }
+        inboxEvent = { [unowned(unsafe) self] in inbox.popFirst()?.action() }
     }
 
     /// Something of this loop that happens later.
@@ -52,7 +54,7 @@ final class SimulatedHostLoop {
 
     /// Something that another thread hands to the loop: what was handed over first is done first.
     func execute(after delay: UInt64, _ name: StaticString, _ b: UInt64 = 0, _ action: @escaping () -> Void) {
-        inbox.append(action)
+        inbox.append(Handed(action: action))
         schedule(after: delay, name, b, inboxEvent)
     }
 

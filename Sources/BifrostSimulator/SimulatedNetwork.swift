@@ -18,8 +18,8 @@ final class SimulatedNetwork {
     let world: SimulatedWorld
     let count: Int
     /// Until when packets from one endpoint don't reach the other, by from * count + to.
-    private var blockedUntil: [UInt64]
-    private var bandwidth: [(until: UInt64, bytesPerSecond: UInt64)]
+    @exclusivity(unchecked) private var blockedUntil: [UInt64]
+    @exclusivity(unchecked) private var bandwidth: [(until: UInt64, bytesPerSecond: UInt64)]
     private var channels: [SimulatedChannel] = []
     /// Least delay of each directed pair.
     private var base: [UInt64]
@@ -110,21 +110,22 @@ final class SimulatedChannel {
     let to: Int
     private let fromName: UInt64
     private let toName: UInt64
-    private(set) var generation: UInt64 = 0
-    private(set) var isOpen = false
-    private(set) var isStalled = false
-    private var queue: [(at: UInt64, frame: SimulatedFrame)] = []
-    private var head = 0
-    private var isArmed = false
+    // Unchecked: reached with every frame, and each access ends before anything else runs.
+    @exclusivity(unchecked) private(set) var generation: UInt64 = 0
+    @exclusivity(unchecked) private(set) var isOpen = false
+    @exclusivity(unchecked) private(set) var isStalled = false
+    @exclusivity(unchecked) private var queue: [(at: UInt64, frame: SimulatedFrame)] = []
+    @exclusivity(unchecked) private var head = 0
+    @exclusivity(unchecked) private var isArmed = false
     /// It is armed for when the receiver's process goes on.
-    private var isAwaitingReceiver = false
-    /// When the event that `isArmed` speaks of happens. One of an earlier generation happens at another time, or does
-    /// what was to be done at this one.
-    private var armedAt: UInt64 = 0
+    @exclusivity(unchecked) private var isAwaitingReceiver = false
+    /// When the event that `isArmed` speaks of happens. One of an earlier generation happens at another time, or does what
+    /// was to be done at this one.
+    @exclusivity(unchecked) private var armedAt: UInt64 = 0
     /// When the newest frame was sent: what is sent at one moment is one packet.
-    private var sentAt: UInt64 = 0
+    @exclusivity(unchecked) private var sentAt: UInt64 = 0
     /// When all that was sent has left, if the bandwidth bounds it.
-    private var departure: UInt64 = 0
+    @exclusivity(unchecked) private var departure: UInt64 = 0
     /// One closure for all frames.
     private var arrival: () -> Void = {}
     /// How much longer than the pair's own delay frames may take: what is large waits for itself.

@@ -36,19 +36,18 @@ final class SimulatedWorld {
         queue.schedule(at: now + delay, SimulatedEvent(name: name, a: a, b: b, process: process, action: action))
     }
 
-    /// The next event, if it happens until then, noted; time goes on to it.
-    func nextEvent(until end: UInt64) -> SimulatedEvent? {
-        guard let time = queue.nextTime, time <= end else { return nil }
-        let event = queue.take()
-        now = time
-        note(event.name, event.a, event.b)
-        return event
-    }
-
-    /// When that event happens; nil if there is none until then.
+    /// When the next event happens; nil if there is none until then.
     func nextTime(until end: UInt64) -> UInt64? {
         guard let time = queue.nextTime, time <= end else { return nil }
         return time
+    }
+
+    /// The next event, noted; time goes on to it. There must be one.
+    func takeEvent() -> SimulatedEvent {
+        now = queue.nextTime ?? now
+        let event = queue.take()
+        note(event.name, event.a, event.b)
+        return event
     }
 
     /// Nothing is left to happen before then.
