@@ -2,7 +2,8 @@
 // model of one environment; who crashes when is decided above.
 //
 // Two trees: `visible`, what reads see, and `durable`, what a crash leaves. A commit makes both equal, unless a fault
-// comes between. Trees are immutable arrays with copy-on-write, so a reader keeps its view.
+// comes between. Trees are arrays with copy-on-write, so a reader keeps its view; a writer keeps its changes apart until
+// they are committed, so that nothing is copied where nobody reads meanwhile.
 
 public import Primitives
 public import Storage
@@ -43,7 +44,9 @@ public struct SimulatedProcessEnd: Error {}
 public final class SimulatedDisk: Disk {
     private struct State {
         var visible = SimulatedTree()
-        var durable = SimulatedTree()
+        /// Nil while it is the same as `visible`.
+        var unlikeVisible: SimulatedTree?
+        var durable: SimulatedTree { unlikeVisible ?? visible }
         var faults = SimulatedDiskFaults()
         var hasFailed = false
         var hasEnded = false
@@ -72,6 +75,7 @@ public final class SimulatedDisk: Disk {
     public func crash() {
         state.withLock { state in
             state.visible = state.durable
+            state.unlikeVisible = nil
             state.hasFailed = false
             state.hasEnded = false
             state.faults = SimulatedDiskFaults()
@@ -96,7 +100,7 @@ public final class SimulatedDisk: Disk {
     public func wipe() {
         state.withLock { state in
             state.visible = SimulatedTree()
-            state.durable = SimulatedTree()
+            state.unlikeVisible = nil
             state.hasFailed = false
             state.hasEnded = false
         }
@@ -113,7 +117,7 @@ public final class SimulatedDisk: Disk {
             bytes[chosen / 8] ^= 1 << UInt8(chosen % 8)
             let damaged = Bytes(bytes)
             state.visible[key] = damaged
-            if state.durable[key] != nil { state.durable[key] = damaged }
+            if state.unlikeVisible?[key] != nil { state.unlikeVisible?[key] = damaged }
             return true
         }
     }
@@ -138,7 +142,7 @@ public final class SimulatedDisk: Disk {
     public func plant(_ key: DiskKey, _ value: Bytes?) {
         state.withLock { state in
             state.visible[key] = value
-            state.durable[key] = value
+            state.unlikeVisible?[key] = value
         }
     }
 
@@ -155,23 +159,25 @@ public final class SimulatedDisk: Disk {
             try Self.check(state)
             return state.visible
         }
-        return try body(SimulatedReader(tree: tree))
+        return try body(SimulatedReader(view: SimulatedView(tree: tree)))
     }
 
     public func write<Result>(
         _ purpose: DiskPurpose, _ body: (borrowing SimulatedWriter) throws -> Result
     ) throws -> Result {
-        let (tree, bytesMax) = try state.withLock { state in
+        // Nothing here holds the tree but the writer.
+        let writer = try state.withLock { state in
             try Self.check(state)
             guard !state.isWriting else {
                 throw DiskError(.misuse, "simulated disk: a write transaction is open already")
             }
             state.isWriting = true
             let faults = state.faults
-            return (state.visible, purpose == .growth ? faults.bytesMax - faults.reserveBytes : faults.bytesMax)
+            return SimulatedWriter(
+                tree: state.visible,
+                bytesMax: purpose == .growth ? faults.bytesMax - faults.reserveBytes : faults.bytesMax)
         }
         defer { state.withLock { $0.isWriting = false } }
-        let writer = SimulatedWriter(tree: tree, bytesMax: bytesMax)
         let result: Result
         do {
             result = try body(writer)
@@ -181,7 +187,7 @@ public final class SimulatedDisk: Disk {
             throw error
         }
         if writer.contents.isFull { throw SimulatedWriter.full }
-        let written = writer.contents.tree
+        let changes = writer.contents.takeChanges()
         try state.withLock { state in
             let ends = state.faults.transactionsUntilEnd == 0
             if let left = state.faults.transactionsUntilEnd, left > 0 { state.faults.transactionsUntilEnd = left - 1 }
@@ -195,13 +201,15 @@ public final class SimulatedDisk: Disk {
             }
             if state.faults.nextWriteFailsButStays {
                 state.hasFailed = true
-                state.visible = written
-                state.durable = written
+                state.visible.apply(changes)
+                state.unlikeVisible = nil
                 throw DiskError(.failed, "simulated disk: EIO on the last sync")
             }
             state.commits += 1
-            state.visible = written
-            if !state.faults.commitsWithoutSync, !(ends && state.faults.endsUnsynced) { state.durable = written }
+            let isSynced = !state.faults.commitsWithoutSync && !(ends && state.faults.endsUnsynced)
+            if !isSynced { state.unlikeVisible = state.durable }
+            state.visible.apply(changes)
+            if isSynced { state.unlikeVisible = nil }
             if ends {
                 state.hasEnded = true
                 throw SimulatedProcessEnd()
@@ -218,7 +226,7 @@ public final class SimulatedDisk: Disk {
                 throw DiskError(.failed, "simulated disk: EIO on sync")
             }
             state.flushes += 1
-            state.durable = state.visible
+            state.unlikeVisible = nil
         }
     }
 
@@ -267,6 +275,69 @@ struct SimulatedTree {
         }
     }
 
+    mutating func apply(_ changes: SimulatedChanges) {
+        for change in changes.all { self[change.key] = change.value }
+    }
+}
+
+/// What a transaction changes, by key; nil: it is not there any more.
+struct SimulatedChanges {
+    private(set) var all: [(key: DiskKey, value: Bytes?)] = []
+
+    /// The position of the first key at or above `key`.
+    func position(_ key: DiskKey) -> Int {
+        var low = 0
+        var high = all.count
+        if let last = all.last, last.key < key { return high }
+        while low < high {
+            let middle = (low + high) / 2
+            if all[middle].key < key { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    func isChanged(_ key: DiskKey) -> Bool {
+        let position = position(key)
+        return position < all.count && all[position].key == key
+    }
+
+    mutating func set(_ key: DiskKey, _ value: Bytes?) {
+        let position = position(key)
+        if position < all.count, all[position].key == key {
+            all[position].value = value
+        } else {
+            all.insert((key, value), at: position)
+        }
+    }
+}
+
+/// A tree with changes above it.
+struct SimulatedView {
+    var tree: SimulatedTree
+    var changes = SimulatedChanges()
+    private(set) var count: Int
+    private(set) var bytes: Int
+
+    init(tree: SimulatedTree) {
+        self.tree = tree
+        count = tree.items.count
+        bytes = tree.bytes
+    }
+
+    subscript(key: DiskKey) -> Bytes? {
+        get {
+            let position = changes.position(key)
+            if position < changes.all.count, changes.all[position].key == key { return changes.all[position].value }
+            return tree[key]
+        }
+        set {
+            let old = self[key]
+            count += (newValue == nil ? 0 : 1) - (old == nil ? 0 : 1)
+            bytes += (newValue?.count ?? 0) - (old?.count ?? 0)
+            changes.set(key, newValue)
+        }
+    }
+
     func withValue<Result>(for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result) throws -> Result {
         guard let value = self[key] else { return try body(nil) }
         return try value.withUnsafeBytes { try body($0) }
@@ -275,50 +346,80 @@ struct SimulatedTree {
     func scan(
         from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
     ) throws {
-        for item in items[position(first)...] {
-            guard item.key <= last, try item.value.withUnsafeBytes({ try body(item.key, $0) }) else { return }
+        var below = tree.position(first)
+        var above = changes.position(first)
+        while true {
+            let item = below < tree.items.count && tree.items[below].key <= last ? tree.items[below] : nil
+            let change = above < changes.all.count && changes.all[above].key <= last ? changes.all[above] : nil
+            let key: DiskKey
+            var value: Bytes?
+            if let change, item.map({ change.key <= $0.key }) ?? true {
+                (key, value) = change
+                above += 1
+                if item?.key == key { below += 1 }
+            } else if let item {
+                (key, value) = (item.key, item.value)
+                below += 1
+            } else {
+                return
+            }
+            guard let value else { continue }
+            guard try value.withUnsafeBytes({ try body(key, $0) }) else { return }
         }
     }
 
     func lastKey(from first: DiskKey, through last: DiskKey) -> DiskKey? {
-        var position = position(last)
-        if position == items.count || items[position].key != last { position -= 1 }
-        guard position >= 0, items[position].key >= first else { return nil }
-        return items[position].key
+        var above = changes.position(last)
+        if above == changes.all.count || changes.all[above].key != last { above -= 1 }
+        while above >= 0, changes.all[above].value == nil { above -= 1 }
+        var below = tree.position(last)
+        if below == tree.items.count || tree.items[below].key != last { below -= 1 }
+        while below >= 0, changes.isChanged(tree.items[below].key) { below -= 1 }
+        var found: DiskKey?
+        if above >= 0 { found = changes.all[above].key }
+        if below >= 0 { found = max(found ?? tree.items[below].key, tree.items[below].key) }
+        return found.flatMap { $0 >= first ? $0 : nil }
     }
 }
 
 public struct SimulatedReader: DiskReader {
-    let tree: SimulatedTree
+    let view: SimulatedView
 
     public func withValue<Result>(
         for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result
     ) throws -> Result {
-        try tree.withValue(for: key, body)
+        try view.withValue(for: key, body)
     }
 
     public func scan(
         from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
     ) throws {
-        try tree.scan(from: first, through: last, body)
+        try view.scan(from: first, through: last, body)
     }
 
     public func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey? {
-        tree.lastKey(from: first, through: last)
+        view.lastKey(from: first, through: last)
     }
 
-    public func count() throws -> Int { tree.items.count }
+    public func count() throws -> Int { view.count }
 }
 
 public struct SimulatedWriter: DiskWriter {
     /// A class: the writer is borrowed by its body, and so changes what it refers to.
     final class Contents {
-        var tree: SimulatedTree
+        var view: SimulatedView
         /// A put was refused: the transaction comes to nothing, whatever follows.
         var isFull = false
-        init(tree: SimulatedTree) { self.tree = tree }
+        init(tree: SimulatedTree) { view = SimulatedView(tree: tree) }
+
+        /// The end of it: lets go of the tree, so that whoever applies the changes may do so in place.
+        func takeChanges() -> SimulatedChanges {
+            view.tree = SimulatedTree()
+            return view.changes
+        }
     }
 
+    private static let highestKey = DiskKey(table: .max, high: .max, low: .max)
     static let full = DiskError(.full, "simulated disk: full")
     /// As LMDB's.
     static let valueBytesMax = Int(UInt32.max)
@@ -334,20 +435,20 @@ public struct SimulatedWriter: DiskWriter {
     public func withValue<Result>(
         for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result
     ) throws -> Result {
-        try contents.tree.withValue(for: key, body)
+        try contents.view.withValue(for: key, body)
     }
 
     public func scan(
         from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
     ) throws {
-        try contents.tree.scan(from: first, through: last, body)
+        try contents.view.scan(from: first, through: last, body)
     }
 
     public func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey? {
-        contents.tree.lastKey(from: first, through: last)
+        contents.view.lastKey(from: first, through: last)
     }
 
-    public func count() throws -> Int { contents.tree.items.count }
+    public func count() throws -> Int { contents.view.count }
 
     public func put(
         _ key: DiskKey, count: Int, append: Bool, _ fill: (UnsafeMutableRawBufferPointer) throws -> Void
@@ -355,24 +456,24 @@ public struct SimulatedWriter: DiskWriter {
         guard count <= Self.valueBytesMax else {
             throw DiskError(.misuse, "simulated disk: a value has less than 4 GiB")
         }
-        if append, let last = contents.tree.items.last, last.key >= key {
+        if append, let last = contents.view.lastKey(from: DiskKey(table: 0), through: Self.highestKey), last >= key {
             throw DiskError(.misuse, "simulated disk: an append is not above all keys")
         }
-        let replaced = contents.tree[key]?.count ?? 0
-        guard !contents.isFull, contents.tree.bytes - replaced + count <= bytesMax else {
+        let replaced = contents.view[key]?.count ?? 0
+        guard !contents.isFull, contents.view.bytes - replaced + count <= bytesMax else {
             contents.isFull = true
             throw Self.full
         }
         // Filled with what nobody expects, so that a place left unwritten shows.
-        contents.tree[key] = try Bytes(count: count) { place in
+        contents.view[key] = try Bytes(count: count) { place in
             place.initializeMemory(as: UInt8.self, repeating: 0xa5)
             try fill(place)
         }
     }
 
     @discardableResult public func delete(_ key: DiskKey) throws -> Bool {
-        guard contents.tree[key] != nil else { return false }
-        contents.tree[key] = nil
+        guard contents.view[key] != nil else { return false }
+        contents.view[key] = nil
         return true
     }
 }
