@@ -74,7 +74,8 @@ final class SimulatedClient {
     private var waiting: [UInt64: (Result<Bytes, OperationFailure>) -> Void] = [:]
     private var nextTag: UInt64 = 1
     private var isTicking = false
-    private(set) var workersBusy = 0
+    /// Of which an operation is open.
+    private(set) var burstsOpen = 0
     private var isInTurn = false
     /// What is submitted waits for company.
     private var holdsBack = false
@@ -118,16 +119,16 @@ final class SimulatedClient {
     private func work(after delay: UInt64) {
         world.schedule(after: delay, "client %h thinks of something", UInt64(place)) { [unowned self] in
             guard cluster.isLoadOn else { return }
-            workersBusy += 1
+            // It does not wait for what hangs: the rest of the cluster goes on having something to do.
+            work(after: world.plan.thinkNanoseconds / 2 + world.random.below(world.plan.thinkNanoseconds))
+            burstsOpen += 1
             // Several at a time leave together, as those of a caller that does not wait for each answer.
             var open = 1 + Int(world.random.below(UInt64(world.plan.burstMax)))
             holdsBack = true
             for _ in 0..<open {
                 cluster.submitOperation(of: self) { [unowned self] in
                     open -= 1
-                    guard open == 0 else { return }
-                    workersBusy -= 1
-                    work(after: world.random.below(world.plan.thinkNanosecondsMax))
+                    if open == 0 { burstsOpen -= 1 }
                 }
             }
             holdsBack = false

@@ -37,7 +37,7 @@ extension SimulatedCluster {
         try expect(
             try pass(
                 Self.operationsNanosecondsMax,
-                until: { clients.allSatisfy { $0.openOperations == 0 && $0.workersBusy == 0 } }),
+                until: { clients.allSatisfy { $0.openOperations == 0 && $0.burstsOpen == 0 } }),
             "operations end", "\(clients.map(\.openOperations)) are still open")
         try expect(try pass(Self.operationsNanosecondsMax, until: { isConverged }), "convergence", describeReplicas())
         try expect(

@@ -31,8 +31,8 @@ package struct SimulatedPlan: Sendable {
     package var commitNanosecondsMax: UInt64 = 2_000_000
     package var storeJobNanosecondsMax: UInt64 = 20_000_000
     package var readNanosecondsMax: UInt64 = 1_000_000
-    /// Between two bursts of a worker.
-    package var thinkNanosecondsMax: UInt64 = 20_000_000
+    /// Between two bursts of a worker, from a half of it to one and a half.
+    package var thinkNanoseconds: UInt64 = 20_000_000
     package var clockDriftMillionths: UInt64 = 50_000
     package var valueBytesMax = 200
 
@@ -57,7 +57,7 @@ package struct SimulatedPlan: Sendable {
         groups = chance(85) ? draw(4...8) : chance(67) ? draw(1...2) : draw(9...64)
         clients = chance(85) ? draw(2...4) : chance(33) ? 1 : draw(5...16)
         workersPerClient = clients == 1 ? draw(3...5) : clients > 4 ? 1 : draw(1...3)
-        burstMax = draw(6...24)
+        burstMax = draw(8...32)
         keys = draw(16...64)
         openOperationsPerKeyMax = draw(2...7)
 
@@ -92,10 +92,11 @@ package struct SimulatedPlan: Sendable {
         commitNanosecondsMax = UInt64(draw(100_000...8_000_000))
         storeJobNanosecondsMax = UInt64(draw(500_000...150_000_000))
         readNanosecondsMax = UInt64(draw(50_000...8_000_000))
-        // What all workers together submit in a second when nothing is wrong, at most.
-        let rate = draw(500...1_000)
-        let cycle = clients * workersPerClient * (1 + burstMax) * 500_000_000 / rate
-        thinkNanosecondsMax = UInt64(max(2_000_000, 2 * (cycle - 15_000_000)))
+        // What all workers together submit in a second: mostly little above what makes a second count, for what is more
+        // costs time and shows little; sometimes much.
+        let dice = draw(500...1_000)
+        let rate = dice > 960 ? 400 + 15 * (dice - 960) : 150 + (dice - 500) * 70 / 460
+        thinkNanoseconds = UInt64(clients * workersPerClient * (1 + burstMax) * 500_000_000 / rate)
         clockDriftMillionths = UInt64(draw(0...50_000))
         valueBytesMax = draw(10...300)
         faultPauseNanosecondsMax = UInt64(draw(800_000_000...5_000_000_000))
