@@ -81,6 +81,7 @@ enum EnvironmentFile {
         let descriptor = open(directory + "/" + name, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw systemError("open \(name)", path: directory) }
         defer { close(descriptor) }
+        try settle(descriptor, directory)
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw systemError("measure \(name)", path: directory) }
         let bytes = Int(status.st_size)
@@ -89,7 +90,9 @@ enum EnvironmentFile {
             throw cutOff(directory, bytes, "an empty environment has \(2 * smallestPageBytes) at least")
         }
         guard let first = meta(descriptor, at: 0) else { return }
-        guard first.pageBytes >= 512, first.pageBytes <= 65_536, first.pageBytes.nonzeroBitCount == 1 else { return }
+        guard first.pageBytes >= 512, first.pageBytes <= largestPageBytes, first.pageBytes.nonzeroBitCount == 1 else {
+            return
+        }
         guard let second = meta(descriptor, at: first.pageBytes) else {
             if bytes < 2 * first.pageBytes { throw cutOff(directory, bytes, "its second page is not there") }
             return
@@ -110,6 +113,17 @@ enum EnvironmentFile {
         for root in [newest.freeRoot, newest.mainRoot] where root != .max { try walk.visit(root, depth: 0) }
     }
 
+    /// Has the meta pages read from the disk, not from what an earlier process left in the page cache: after a sync that
+    /// failed the kernel takes its pages for clean, later syncs succeed without writing them, and they are gone when the
+    /// power fails. What is dirty is written first. The meta pages are enough: LMDB writes one only when all that it
+    /// names has been synced.
+    private static func settle(_ descriptor: Int32, _ directory: String) throws(LMDBError) {
+        guard fdatasync(descriptor) == 0 else { throw systemError("sync \(name)", path: directory) }
+        // Only advice: there are file systems without a cache of their own.
+        _ = posix_fadvise(descriptor, 0, off_t(2 * largestPageBytes), POSIX_FADV_DONTNEED)
+    }
+
+    private static let largestPageBytes = 65_536
     /// LMDB takes the system's page size, which is never smaller.
     private static let smallestPageBytes = 4_096
 
