@@ -99,7 +99,9 @@ final class SimulatedClient {
             let target = cluster.hosts[host]
             let number = link.number
             link.requests.receiverReady = { [unowned(unsafe) target] in target.isReady(forConnection: number) }
-            link.requests.deliver = { [unowned(unsafe) target, unowned(unsafe) link] frame in target.receive(frame, on: link) }
+            link.requests.deliver = { [unowned(unsafe) target, unowned(unsafe) link] frame in
+                target.receive(frame, on: link)
+            }
             link.responses.deliver = { [unowned(unsafe) self, unowned(unsafe) link] frame in receive(frame, on: link) }
             links.append(link)
         }

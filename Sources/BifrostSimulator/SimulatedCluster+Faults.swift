@@ -60,7 +60,8 @@ extension SimulatedCluster {
         case .clog:
             let other = (host + 1 + Int(world.random.below(UInt64(hosts.count - 1)))) % hosts.count
             let time =
-                world.random.below(4) == 0 ? world.random.below(5_000_000_000) : world.random.below(1_500_000_000 * world.plan.faultLength)
+                world.random.below(4) == 0
+                ? world.random.below(5_000_000_000) : world.random.below(1_500_000_000 * world.plan.faultLength)
             note("the link from host %h to host %i is clogged for %c µs", UInt64(host), UInt64(other), time / 1_000)
             network.block(host, other, nanoseconds: time)
         case .narrow:
@@ -113,12 +114,18 @@ extension SimulatedCluster {
                 }
                 hosts[host].startFaults = (isJournal, faults)
                 crash(host)
-            } else if world.random.below(2) == 0 {
-                note("the next write of a disk of host %h fails", UInt64(host))
-                disk.faults.nextWriteFails = true
             } else {
-                note("the next write of a disk of host %h is reported as failed, and stays", UInt64(host))
-                disk.faults.nextWriteFailsButStays = true
+                switch world.random.below(4) {
+                case 0:
+                    note("the next write of a disk of host %h fails", UInt64(host))
+                    disk.faults.nextWriteFails = true
+                case 1:
+                    note("the next sync of a disk of host %h fails", UInt64(host))
+                    disk.faults.nextSyncFails = true
+                default:
+                    note("the next write of a disk of host %h is reported as failed, and stays", UInt64(host))
+                    disk.faults.nextWriteFailsButStays = true
+                }
             }
         }
     }
@@ -172,7 +179,8 @@ extension SimulatedCluster {
         network.block(from, to, nanoseconds: nanoseconds)
         for (a, b) in [(from, to), (to, from)] where world.random.below(2) == 0 {
             schedule(
-                after: world.random.below(2_500_000_000), "host %h gives its connections to host %i up", UInt64(a), UInt64(b)
+                after: world.random.below(2_500_000_000), "host %h gives its connections to host %i up", UInt64(a),
+                UInt64(b)
             ) { [unowned self] in
                 guard network.isBlocked(from, to) else { return }
                 for channel in PeerChannel.allCases { peerLink(from: a, to: b, over: channel).reset() }
@@ -193,7 +201,8 @@ extension SimulatedCluster {
         var delay = restartAfter ?? 100_000_000
         if restartAfter == nil, areFaultsOn {
             delay = 20_000_000
-            delay += world.random.below(world.random.below(3) == 0 ? 3_500_000_000 * world.plan.faultLength : 500_000_000)
+            delay += world.random.below(
+                world.random.below(3) == 0 ? 3_500_000_000 * world.plan.faultLength : 500_000_000)
         }
         schedule(after: delay, "host %h may start again", UInt64(place)) {
             if !host.isRunning, !host.isLost { host.start() }

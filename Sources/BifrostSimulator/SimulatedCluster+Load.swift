@@ -56,7 +56,8 @@ extension SimulatedCluster {
             // A third of the reads goes to some host, leader or not.
             let isPinned = world.random.below(3) == 0
             let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
-            let host = isPinned && !owners.isEmpty ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
+            let host =
+                isPinned && !owners.isEmpty ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
             if host == HostID(0) {
                 note("client %h gets key %b, operation %c", place, keyNumber, UInt64(number))
             } else {
@@ -176,7 +177,8 @@ extension SimulatedCluster {
         _ ended: @escaping ([Bytes: PageRecord]?) -> Void
     ) {
         let request = PageRequest(
-            group: group, consistency: .linearizableAnywhere, from: from, bytesMax: UInt32(100 + world.random.below(2_000)))
+            group: group, consistency: .linearizableAnywhere, from: from,
+            bytesMax: UInt32(100 + world.random.below(2_000)))
         client.submit(
             kind: .page, target: .group(group), pinned: host, consistency: .linearizableAnywhere,
             payload: request.encoded(),

@@ -16,7 +16,10 @@ public struct SimulatedDiskFaults: Hashable, Sendable {
     /// The next write is reported as failed and is there after a restart (LMDB does this when only the last sync
     /// fails).
     public var nextWriteFailsButStays = false
-    /// The next flush fails.
+    /// The sync of the next write fails, and the transaction did not happen (LMDB puts the root that was valid before
+    /// back). As on Linux, the pages are clean from then on: no later sync writes them.
+    public var nextSyncFails = false
+    /// The next flush fails. As on Linux, what it was to write is clean from then on.
     public var nextFlushFails = false
     /// Commits are visible but not durable before `flush`: a page cache taken for a disk.
     public var commitsWithoutSync = false
@@ -46,6 +49,9 @@ public final class SimulatedDisk: Disk {
         var visible = SimulatedTree()
         /// Nil while it is the same as `visible`.
         var unlikeVisible: SimulatedTree?
+        /// A sync has failed: where `visible` differs its pages are clean, and reach the disk only when they are written
+        /// again.
+        var hasCleanPages = false
         var durable: SimulatedTree { unlikeVisible ?? visible }
         var faults = SimulatedDiskFaults()
         var hasFailed = false
@@ -54,11 +60,26 @@ public final class SimulatedDisk: Disk {
         var random: SeededRandom
         var commits = 0
         var flushes = 0
+
+        mutating func becomeDurable() {
+            unlikeVisible = nil
+            hasCleanPages = false
+        }
+
+        /// All dirty pages reach the disk: of `changes` for sure.
+        mutating func sync(_ changes: SimulatedChanges) {
+            if hasCleanPages { unlikeVisible?.apply(changes) } else { unlikeVisible = nil }
+        }
     }
 
     private let state: Mutex<State>
+    private let isLatching: Bool
 
-    public init(seed: UInt64) { state = Mutex(State(random: SeededRandom(seed: seed))) }
+    /// - Parameter isLatching: after a failure nothing is answered before a restart, as `LMDBDisk` does it.
+    public init(seed: UInt64, isLatching: Bool = true) {
+        state = Mutex(State(random: SeededRandom(seed: seed)))
+        self.isLatching = isLatching
+    }
 
     public var faults: SimulatedDiskFaults {
         get { state.withLock { $0.faults } }
@@ -75,7 +96,7 @@ public final class SimulatedDisk: Disk {
     public func crash() {
         state.withLock { state in
             state.visible = state.durable
-            state.unlikeVisible = nil
+            state.becomeDurable()
             state.hasFailed = false
             state.hasEnded = false
             state.faults = SimulatedDiskFaults()
@@ -89,6 +110,7 @@ public final class SimulatedDisk: Disk {
             state.hasEnded = false
             state.faults.nextWriteFails = false
             state.faults.nextWriteFailsButStays = false
+            state.faults.nextSyncFails = false
             state.faults.nextFlushFails = false
             state.faults.transactionsUntilEnd = nil
             state.faults.endsBehindTransaction = false
@@ -100,7 +122,7 @@ public final class SimulatedDisk: Disk {
     public func wipe() {
         state.withLock { state in
             state.visible = SimulatedTree()
-            state.unlikeVisible = nil
+            state.becomeDurable()
             state.hasFailed = false
             state.hasEnded = false
         }
@@ -156,7 +178,7 @@ public final class SimulatedDisk: Disk {
 
     public func read<Result>(_ body: (borrowing SimulatedReader) throws -> Result) throws -> Result {
         let tree = try state.withLock { state in
-            try Self.check(state)
+            try check(state)
             return state.visible
         }
         return try body(SimulatedReader(view: SimulatedView(tree: tree)))
@@ -167,7 +189,7 @@ public final class SimulatedDisk: Disk {
     ) throws -> Result {
         // Nothing here holds the tree but the writer.
         let writer = try state.withLock { state in
-            try Self.check(state)
+            try check(state)
             guard !state.isWriting else {
                 throw DiskError(.misuse, "simulated disk: a write transaction is open already")
             }
@@ -202,14 +224,24 @@ public final class SimulatedDisk: Disk {
             if state.faults.nextWriteFailsButStays {
                 state.hasFailed = true
                 state.visible.apply(changes)
-                state.unlikeVisible = nil
+                state.becomeDurable()
                 throw DiskError(.failed, "simulated disk: EIO on the last sync")
+            }
+            if state.faults.nextSyncFails {
+                state.faults.nextSyncFails = false
+                state.hasFailed = true
+                if !isLatching {
+                    state.unlikeVisible = state.durable
+                    state.visible.apply(changes)
+                    state.hasCleanPages = true
+                }
+                throw DiskError(.failed, "simulated disk: EIO on sync")
             }
             state.commits += 1
             let isSynced = !state.faults.commitsWithoutSync && !(ends && state.faults.endsUnsynced)
             if !isSynced { state.unlikeVisible = state.durable }
             state.visible.apply(changes)
-            if isSynced { state.unlikeVisible = nil }
+            if isSynced { state.sync(changes) }
             if ends {
                 state.hasEnded = true
                 throw SimulatedProcessEnd()
@@ -220,19 +252,24 @@ public final class SimulatedDisk: Disk {
 
     public func flush() throws {
         try state.withLock { state in
-            try Self.check(state)
+            try check(state)
             if state.faults.nextFlushFails {
+                state.faults.nextFlushFails = false
                 state.hasFailed = true
+                state.hasCleanPages = state.unlikeVisible != nil
                 throw DiskError(.failed, "simulated disk: EIO on sync")
             }
             state.flushes += 1
-            state.unlikeVisible = nil
+            guard isLatching else { return state.sync(SimulatedChanges()) }
+            // As `LMDBDisk` is opened: what the kernel has given up is read from the disk again.
+            if state.hasCleanPages { state.visible = state.durable }
+            state.becomeDurable()
         }
     }
 
-    private static func check(_ state: borrowing State) throws {
+    private func check(_ state: borrowing State) throws {
         if state.hasEnded { throw SimulatedProcessEnd() }
-        if state.hasFailed { throw DiskError(.failed, "simulated disk: an earlier write failed") }
+        if state.hasFailed, isLatching { throw DiskError(.failed, "simulated disk: an earlier write failed") }
     }
 }
 

@@ -75,7 +75,7 @@ final class SimulatedHost {
         self.place = place
         self.id = id
         savedMap = map
-        journalDisk = SimulatedDisk(seed: world.random.next())
+        journalDisk = SimulatedDisk(seed: world.random.next(), isLatching: !isPlanted("retry-after-eio"))
         storeDisk = SimulatedDisk(seed: world.random.next())
         incarnation = map.host(id)?.incarnation ?? Incarnation(1)
         journalName = world.random.next() | 1
@@ -223,6 +223,11 @@ final class SimulatedHost {
                 world.mark(.commitSurvivedItsProcess)
             }
             if isUnsynced { journalDisk.faults.commitsWithoutSync = world.plan.forgetsToSync }
+            // Perhaps it did not sync because its disk does not do that any more: then nor does the next process at first.
+            if isUnsynced, world.areFaultsOn, world.random.below(2) == 0 {
+                startFaults = (true, SimulatedDiskFaults())
+                startFaults?.faults.nextFlushFails = true
+            }
         }
         if isKill, case .checkpoint(_, let frozen, let header)? = storeJobUnderWay, world.random.below(2) == 0 {
             storeDisk.faults.commitsWithoutSync = true

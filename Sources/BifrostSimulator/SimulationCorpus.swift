@@ -39,5 +39,11 @@ public enum SimulationCorpus {
             73_611_103_931, seconds: 60,
             "durable means durable: a rule of the simulator, for a checkpoint that failed while its process was killed, and stayed"
         ),
+        entry(
+            12, seconds: 60,
+            "durable means durable: the sync at a start failed, and the next start took the page cache for the disk"),
+        entry(
+            272, seconds: 60,
+            "durable means durable: the sync at a start failed, and the next start took the page cache for the disk"),
     ]
 }

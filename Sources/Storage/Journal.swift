@@ -104,6 +104,8 @@ public final class Journal<Storage: Disk>: Sendable {
                         }
                     }
                 }
+            } catch let error as DiskError where error.code == .failed && isPlanted("retry-after-eio") {
+                try disk.flush()
             } catch {
                 index.withLock { index in
                     index.removeLogs(from: known)

@@ -345,6 +345,36 @@ extension DiskOperation.Step {
         #expect(try disk.get(key) == [2])
     }
 
+    /// As Linux does it: after a sync that failed pages are clean, and a second one succeeds without writing them.
+    @Test func whatAFailedSyncLeftIsWrittenByNoLaterOne() throws {
+        let disk = SimulatedDisk(seed: 1, isLatching: false)
+        try disk.put(key, [1])
+        disk.faults.nextSyncFails = true
+        let error = #expect(throws: DiskError.self) { try disk.put(key, [2]) }
+        #expect(error?.code == .failed)
+        try disk.flush()
+        #expect(try disk.get(key) == [2], "the page cache shows it")
+        try disk.put(DiskKey(table: 2), [3])
+        disk.crash()
+        #expect(try disk.get(key) == [1])
+        #expect(try disk.get(DiskKey(table: 2)) == [3])
+    }
+
+    @Test func whatAFailedFlushLeftIsForgottenByTheNextProcess() throws {
+        let disk = SimulatedDisk(seed: 1)
+        try disk.put(key, [1])
+        disk.faults.commitsWithoutSync = true
+        try disk.put(key, [2])
+        disk.kill()
+        disk.faults.nextFlushFails = true
+        #expect(throws: DiskError.self) { try disk.flush() }
+        disk.kill()
+        try disk.flush()
+        #expect(try disk.get(key) == [1])
+        disk.crash()
+        #expect(try disk.get(key) == [1])
+    }
+
     @Test func aFullDiskRefusesAndStillDeletes() throws {
         let disk = SimulatedDisk(seed: 1)
         try disk.put(key, [1, 2, 3])
