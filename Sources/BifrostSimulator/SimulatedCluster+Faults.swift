@@ -52,6 +52,7 @@ extension SimulatedCluster {
             }
         case .partition: partition()
         case .rot: rot()
+        case .fullDisk: fill(hosts[host])
         case .cutOneWay:
             let other = (host + 1 + Int(world.random.below(UInt64(hosts.count - 1)))) % hosts.count
             let time = duration
@@ -172,6 +173,19 @@ extension SimulatedCluster {
         }
     }
 
+    /// The file system of a host's journal, or of its store, has room for little more, until somebody gives it some.
+    private func fill(_ host: SimulatedHost) {
+        let disk = world.random.below(2) == 0 ? host.journalDisk : host.storeDisk
+        let time = duration
+        note("a disk of host %h is full for %b µs", UInt64(host.place), time / 1_000)
+        disk.faults.bytesMax = disk.bytes + Int(world.random.below(6_000))
+        disk.faults.reserveBytes = world.random.below(2) == 0 ? 0 : Int(world.random.below(6_000))
+        host.fullUntil = max(host.fullUntil, now + time)
+        schedule(after: time, "the disks of host %h may have room again", UInt64(host.place)) { [unowned self] in
+            if host.fullUntil <= now { host.giveRoom() }
+        }
+    }
+
     private var duration: UInt64 { 100_000_000 + world.random.below(3_000_000_000 * world.plan.faultLength) }
 
     /// Packets are lost in one direction. Connections across it stall, and are given up after a while if that lasts.
@@ -218,6 +232,7 @@ extension SimulatedCluster {
             host.slowDiskUntil = 0
             host.stalledDiskUntil = 0
             host.startFaults = nil
+            host.giveRoom()
             host.journalDisk.faults = .init()
             host.storeDisk.faults = .init()
             if !host.isRunning, !host.isLost { host.start() }

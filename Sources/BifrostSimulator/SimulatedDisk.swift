@@ -90,16 +90,22 @@ public final class SimulatedDisk: Disk {
     public var commits: Int { state.withLock { $0.commits } }
     public var flushes: Int { state.withLock { $0.flushes } }
 
+    /// Of all values that reads see.
+    public var bytes: Int { state.withLock { $0.visible.bytes } }
+
     // MARK: What the world does to it
 
-    /// The machine loses power: what was not synced is gone, and the disk works again.
+    /// The machine loses power: what was not synced is gone, and the disk works again. A full one stays full.
     public func crash() {
         state.withLock { state in
             state.visible = state.durable
             state.becomeDurable()
             state.hasFailed = false
             state.hasEnded = false
-            state.faults = SimulatedDiskFaults()
+            var faults = SimulatedDiskFaults()
+            faults.bytesMax = state.faults.bytesMax
+            faults.reserveBytes = state.faults.reserveBytes
+            state.faults = faults
         }
     }
 

@@ -29,6 +29,14 @@ extension SimulatedHost {
             world.mark(.diskFailed)
             if isStarting { world.mark(.diskFailedAtStart) }
             cluster.crash(place)
+        } else if let error = error as? DiskError, error.code == .full, fullUntil > world.now {
+            world.note("host %h ends: a disk is full", UInt64(place))
+            world.mark(.diskFull)
+            if isStarting { world.mark(.diskFullAtStart) }
+            // Mostly somebody makes room first.
+            let isEarly = world.random.below(4) == 0
+            cluster.crash(
+                place, restartAfter: isEarly ? nil : fullUntil - world.now + world.random.below(200_000_000))
         } else if isRotten, error is DiskError {
             endOfDamage(isStarting: isStarting)
         } else {

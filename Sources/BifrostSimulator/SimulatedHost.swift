@@ -36,6 +36,8 @@ final class SimulatedHost {
     var slowDiskUntil: UInt64 = 0
     /// Nothing on the disks ends before then.
     var stalledDiskUntil: UInt64 = 0
+    /// There is too little room on one of the disks, or on both, until then.
+    var fullUntil: UInt64 = 0
     /// What the journal's disk, or the store's, does when the process starts next.
     var startFaults: (isJournal: Bool, faults: SimulatedDiskFaults)?
     /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
@@ -169,9 +171,13 @@ final class SimulatedHost {
         do {
             let fresh = HostIdentity(
                 cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: 1, journal: journalName)
-            if let (isJournal, faults) = startFaults {
-                startFaults = nil
-                if isJournal { journalDisk.faults = faults } else { storeDisk.faults = faults }
+            if let startFaults {
+                let disk = startFaults.isJournal ? journalDisk : storeDisk
+                var faults = startFaults.faults
+                self.startFaults = nil
+                faults.bytesMax = disk.faults.bytesMax
+                faults.reserveBytes = disk.faults.reserveBytes
+                disk.faults = faults
             }
             journalDisk.faults.commitsWithoutSync = world.plan.forgetsToSync
             let journal = try Journal(disk: journalDisk, formatting: fresh)
@@ -208,6 +214,15 @@ final class SimulatedHost {
             return
         }
         for link in cluster.peerLinks where link.from == place { link.connect(after: world.random.below(20_000_000)) }
+    }
+
+    /// The disks are full no longer.
+    func giveRoom() {
+        fullUntil = 0
+        for disk in [journalDisk, storeDisk] {
+            disk.faults.bytesMax = .max
+            disk.faults.reserveBytes = 0
+        }
     }
 
     /// The process ends without warning.

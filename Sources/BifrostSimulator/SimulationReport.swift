@@ -101,6 +101,10 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case diskFailed
     /// A disk failed while its host started.
     case diskFailedAtStart
+    /// A host ended because a disk was full.
+    case diskFull
+    /// A disk was full while its host started.
+    case diskFullAtStart
     /// A connection was reset, and a part of what was under way arrived.
     case partArrived
     /// All hosts were down at the same time.

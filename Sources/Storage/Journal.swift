@@ -106,6 +106,8 @@ public final class Journal<Storage: Disk>: Sendable {
                 }
             } catch let error as DiskError where error.code == .failed && isPlanted("retry-after-eio") {
                 try disk.flush()
+            } catch let error as DiskError where error.code == .full && isPlanted("full-disk-ignored") {
+                // Nothing of it is on the disk.
             } catch {
                 index.withLock { index in
                     index.removeLogs(from: known)
