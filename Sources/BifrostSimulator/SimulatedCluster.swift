@@ -21,6 +21,8 @@ public final class SimulatedCluster {
 
     /// Clients go on submitting.
     var isLoadOn = true
+    /// When the phase under way ends.
+    private(set) var passEnd: UInt64 = 0
     /// Raised when faults begin, so that what was left to do in an earlier spell is told.
     var spell = 0
     /// Operations acknowledged in each virtual second.
@@ -120,18 +122,31 @@ public final class SimulatedCluster {
     @discardableResult
     func pass(_ nanosecondsMax: UInt64, until isDone: () -> Bool = { false }) throws(SimulationFailure) -> Bool {
         let end = now + nanosecondsMax
+        passEnd = end
         var nextLook = now
         while let time = world.nextTime(until: end) {
             if time >= nextLook {
                 if isDone() { return true }
                 nextLook = time + 20_000_000
             }
-            let event = world.takeEvent()
-            if event.process.isNone { event.action() } else { hosts[Int(event.a)].carryOut(event) }
+            carryOutNext()
             if let failure { throw failure }
         }
-        world.goOn(to: end)
+        world.goOn(to: max(now, end))
         return isDone()
+    }
+
+    private func carryOutNext() {
+        let event = world.takeEvent()
+        if event.process.isNone { event.action() } else { hosts[Int(event.a)].carryOut(event) }
+    }
+
+    /// Lets time pass within an event, for what takes long while other things happen: as long as it goes on, and at most
+    /// to where the phase under way ends.
+    func pass(within nanoseconds: UInt64, while isGoingOn: () -> Bool) {
+        let end = max(now, min(now + nanoseconds, passEnd))
+        while isGoingOn(), failure == nil, world.nextTime(until: end) != nil { carryOutNext() }
+        if isGoingOn() { world.goOn(to: max(now, end)) }
     }
 
     func expect(_ isTrue: Bool, _ invariant: String, _ detail: @autoclosure () -> String)

@@ -124,13 +124,16 @@ public final class SimulatedDisk: Disk {
         }
     }
 
+    /// The process that had it open is gone: whatever of it still runs is told `SimulatedProcessEnd`, until `begin`.
+    func end() { state.withLock { $0.hasEnded = true } }
+    func begin() { state.withLock { $0.hasEnded = false } }
+
     /// The environment is gone.
     public func wipe() {
         state.withLock { state in
             state.visible = SimulatedTree()
             state.becomeDurable()
             state.hasFailed = false
-            state.hasEnded = false
         }
     }
 

@@ -1,6 +1,6 @@
 // A simulated host's disks: group commit, checkpoints and merges, cold reads, births. Each takes virtual time and
-// happens
-// whole at one moment of it; a crash before that moment finds nothing of it on the disk.
+// happens whole at one moment of it; a crash before that moment finds nothing of it on the disk. Merges alone take time
+// between their pieces, in which everything else goes on.
 
 import HostCore
 import Messages
@@ -32,7 +32,6 @@ extension SimulatedHost {
         } else if let error = error as? DiskError, error.code == .full, fullUntil > world.now {
             world.note("host %h ends: a disk is full", UInt64(place))
             world.mark(.diskFull)
-            if isStarting { world.mark(.diskFullAtStart) }
             // Mostly somebody makes room first.
             let isEarly = world.random.below(4) == 0
             cluster.crash(
@@ -157,17 +156,32 @@ extension SimulatedHost {
         schedule(after: duration(world.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
             [unowned self] in
             storeJobUnderWay = nil
+            let life = life
             do {
                 endPerhaps(storeDisk, within: 12)
                 try carryOut(job)
                 storeDisk.faults.transactionsUntilEnd = nil
             } catch {
-                diskFailed(error)
+                // Its process may have ended while it took its time.
+                if self.life == life { diskFailed(error) }
                 return
             }
             isStoreBusy = false
             startStoreJob()
         }
+    }
+
+    /// The store's thread takes its time; everything else goes on. Throws if the process ends meanwhile.
+    private func takeTime() throws {
+        let life = life
+        repeat {
+            let time = max(duration(world.plan.storeJobNanosecondsMax), pausedUntil - min(pausedUntil, world.now))
+            cluster.pass(within: time) { self.life == life }
+            guard self.life == life, world.failure == nil else {
+                world.mark(.endedWithinMerge)
+                throw SimulatedProcessEnd()
+            }
+        } while pausedUntil > world.now && cluster.passEnd > world.now
     }
 
     private func carryOut(_ job: StoreJob) throws {
@@ -214,6 +228,7 @@ extension SimulatedHost {
         case .merge(let group, let replica):
             // As the real writer: checkpoints go on between a merge's pieces.
             let pace = { [unowned self] in
+                try takeTime()
                 while let next = storeJobs.firstIndex(where: { if case .checkpoint = $0 { true } else { false } }) {
                     try carryOut(storeJobs.remove(at: next))
                 }

@@ -168,6 +168,7 @@ final class SimulatedHost {
     func start() {
         precondition(!isRunning)
         isRunning = true
+        storeDisk.begin()
         do {
             let fresh = HostIdentity(
                 cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: 1, journal: journalName)
@@ -278,6 +279,8 @@ final class SimulatedHost {
             journalDisk.crash()
             storeDisk.crash()
         }
+        // A merge may be under way, and has to tidy up nothing any more.
+        storeDisk.end()
         cluster.invariants.crashed(self)
         world.report.crashes += 1
         for link in cluster.peerLinks {

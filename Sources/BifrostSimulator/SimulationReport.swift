@@ -103,14 +103,14 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case diskFailedAtStart
     /// A host ended because a disk was full.
     case diskFull
-    /// A disk was full while its host started.
-    case diskFullAtStart
     /// A connection was reset, and a part of what was under way arrived.
     case partArrived
     /// All hosts were down at the same time.
     case allDown
     /// A process ended between two transactions of a commit, a checkpoint or a merge.
     case endedWithinJob
+    /// A process ended, for a reason of its own, while it took its time with a merge.
+    case endedWithinMerge
     /// A damaged disk was noticed by a read, which was refused.
     case damageNoticedByRead
     /// A damaged journal made a replica mute.
