@@ -160,6 +160,8 @@ extension SimulatedHost {
             do {
                 endPerhaps(storeDisk, within: 12)
                 try carryOut(job)
+                // So many pieces, as the real writer.
+                for _ in 0..<8 where try store?.reclaim() ?? 0 == 0 { break }
                 storeDisk.faults.transactionsUntilEnd = nil
             } catch {
                 // Its process may have ended while it took its time.
@@ -232,6 +234,7 @@ extension SimulatedHost {
                 while let next = storeJobs.firstIndex(where: { if case .checkpoint = $0 { true } else { false } }) {
                     try carryOut(storeJobs.remove(at: next))
                 }
+                _ = try store.reclaim()
             }
             // Some of the runs are as good as all: sometimes the unusual.
             let runs = store.manifest(of: replica)?.runs.count ?? 0
@@ -254,7 +257,6 @@ extension SimulatedHost {
                 loop.scheduleTurn()
             }
         }
-        _ = try store.reclaim()
     }
 
     // MARK: Readers
