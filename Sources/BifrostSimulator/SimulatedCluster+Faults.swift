@@ -181,6 +181,9 @@ extension SimulatedCluster {
         disk.faults.bytesMax = disk.bytes + Int(world.random.below(6_000))
         disk.faults.reserveBytes = world.random.below(2) == 0 ? 0 : Int(world.random.below(6_000))
         host.fullUntil = max(host.fullUntil, now + time)
+        // A real host looks four times a second, and its bounds are not those of this disk.
+        host.spaceLevel = [.ample, .low, .out][Int(world.random.below(3))]
+        if host.isRunning { host.tellSpace() }
         schedule(after: time, "the disks of host %h may have room again", UInt64(host.place)) { [unowned self] in
             if host.fullUntil <= now { host.giveRoom() }
         }

@@ -88,10 +88,10 @@ extension SimulatedHost {
     }
 
     private func finishCommit() throws {
-        guard let journal else { return }
+        guard journal != nil else { return }
         let batches = committing
         if !batches.isEmpty {
-            let sequence = try write(batches.map(\.batch))
+            guard let sequence = try writeIfThereIsSpace(batches) else { return }
             committing = []
             for loop in loops {
                 guard let last = batches.last(where: { $0.loop == loop.number })?.batch.ticket else { continue }
@@ -102,7 +102,14 @@ extension SimulatedHost {
                 }
             }
         }
-        if isTrimDue {
+        if isTrimDue { try trim() }
+        isCommitting = false
+        startCommit()
+    }
+
+    private func trim() throws {
+        guard let journal else { return }
+        do {
             isTrimDue = false
             let all = superfluous.count == 1 ? superfluous[0] : Array(superfluous.joined())
             cluster.invariants.willTrim(self, all)
@@ -111,9 +118,37 @@ extension SimulatedHost {
             if values > 0 { world.mark(.journalTrimmed) }
             cluster.invariants.trimmed(self, journal)
             isTrimDue = values > 0
+        } catch let error as DiskError where error.code == .full && fullUntil > world.now {
+            // With the next list again.
+            world.mark(.diskFull)
         }
-        isCommitting = false
-        startCommit()
+    }
+
+    /// Nil: nothing was written, and the batches are first in the queue again, as in the real writer. It tries again
+    /// and again.
+    private func writeIfThereIsSpace(_ batches: [(loop: Int, batch: JournalBatch)]) throws -> UInt64? {
+        do {
+            let sequence = try write(batches.map(\.batch))
+            if isJournalFull {
+                isJournalFull = false
+                tellSpace()
+            }
+            return sequence
+        } catch let error as DiskError where error.code == .full && fullUntil > world.now {
+            world.mark(.diskFull)
+            queuedBatches.insert(contentsOf: committing, at: 0)
+            committing = []
+            if !isJournalFull {
+                isJournalFull = true
+                tellSpace()
+            }
+            if isTrimDue { try trim() }
+            schedule(after: 200_000_000, "host %h: the journal tries again to find space") { [unowned self] in
+                isCommitting = false
+                startCommit()
+            }
+            return nil
+        }
     }
 
     /// One commit, durable but for the last of a process that is killed.
@@ -161,7 +196,7 @@ extension SimulatedHost {
                 endPerhaps(storeDisk, within: 12)
                 try carryOut(job)
                 // So many pieces, as the real writer.
-                for _ in 0..<8 where try store?.reclaim() ?? 0 == 0 { break }
+                for _ in 0..<8 where try reclaim() == 0 { break }
                 storeDisk.faults.transactionsUntilEnd = nil
             } catch {
                 // Its process may have ended while it took its time.
@@ -186,8 +221,20 @@ extension SimulatedHost {
         } while pausedUntil > world.now && cluster.passEnd > world.now
     }
 
+    private func reclaim() throws -> Int {
+        do { return try store?.reclaim() ?? 0 } catch let error as DiskError
+            where error.code == .full && fullUntil > world.now
+        { return 0 }
+    }
+
     private func carryOut(_ job: StoreJob) throws {
-        do { try attempt(job) } catch let error as DiskError where error.code == .corrupt && isRotten {
+        do { try attempt(job) } catch let error as DiskError where error.code == .full && fullUntil > world.now {
+            // As in the real writer: behind those that come meanwhile.
+            world.mark(.diskFull)
+            schedule(after: 500_000_000, "host %h: a job of the store tries again to find space") { [unowned self] in
+                submit([job])
+            }
+        } catch let error as DiskError where error.code == .corrupt && isRotten {
             // Only this replica, as in the real writer.
             world.mark(.damageNoticedByRead)
             let group: GroupID =
@@ -234,7 +281,7 @@ extension SimulatedHost {
                 while let next = storeJobs.firstIndex(where: { if case .checkpoint = $0 { true } else { false } }) {
                     try carryOut(storeJobs.remove(at: next))
                 }
-                _ = try store.reclaim()
+                _ = try reclaim()
             }
             // Some of the runs are as good as all: sometimes the unusual.
             let runs = store.manifest(of: replica)?.runs.count ?? 0
@@ -287,9 +334,10 @@ extension SimulatedHost {
         }
     }
 
-    func startColdPage(_ page: ColdPage) {
-        schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a page comes from disk") {
-            [unowned self] in
+    func startColdPage(_ page: ColdPage, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a page comes from disk") {
+            [unowned self, unowned loop] in
+            loop.core.pageDone()
             guard let store else { return }
             do {
                 let result = try page.result(from: store, recordsMax: world.plan.settings.pageRecordsMax)

@@ -38,6 +38,10 @@ final class SimulatedHost {
     var stalledDiskUntil: UInt64 = 0
     /// There is too little room on one of the disks, or on both, until then.
     var fullUntil: UInt64 = 0
+    /// What a look at the space for its files finds.
+    var spaceLevel = SpaceLevel.ample
+    /// The journal's last commit found no space.
+    var isJournalFull = false
     /// What the journal's disk, or the store's, does when the process starts next.
     var startFaults: (isJournal: Bool, faults: SimulatedDiskFaults)?
     /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
@@ -210,6 +214,8 @@ final class SimulatedHost {
             endedLoops = []
             loops[0].core.adopt(savedMap)
             for loop in loops { loop.begin() }
+            isJournalFull = false
+            if spaceLevel != .ample { tellSpace() }
         } catch {
             diskFailed(error, isStarting: true)
             return
@@ -220,9 +226,25 @@ final class SimulatedHost {
     /// The disks are full no longer.
     func giveRoom() {
         fullUntil = 0
+        if spaceLevel != .ample {
+            spaceLevel = .ample
+            if isRunning { tellSpace() }
+        }
         for disk in [journalDisk, storeDisk] {
             disk.faults.bytesMax = .max
             disk.faults.reserveBytes = 0
+        }
+    }
+
+    /// As the real host, some time later, to each loop.
+    func tellSpace() {
+        for loop in loops {
+            loop.execute(
+                after: world.random.below(250_000_000), "host %h: loop %b hears of its space", UInt64(loop.number)
+            ) {
+                [unowned self, unowned loop] in
+                loop.core.spaceChanged(isJournalFull ? .out : spaceLevel)
+            }
         }
     }
 
@@ -363,7 +385,7 @@ final class SimulatedHost {
             for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
         }
         if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read) } }
-        if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page) } }
+        if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }
         if !work.logReads.isEmpty { for read in work.logReads { startLogRead(read, of: loop) } }
         if !work.storeJobs.isEmpty { submit(work.storeJobs) }
         if !work.births.isEmpty { startBirths(work.births, of: loop) }

@@ -80,7 +80,7 @@ final class SimulatedHostLoop {
 
     private func tick() {
         scheduleTick()
-        core.journalBytes = host.journal?.statistics.bytes ?? 0
+        if let statistics = host.journal?.statistics { core.journalBytes = statistics.bytes + statistics.baseBytes }
         core.tick(now: host.clock)
         runTurn()
     }

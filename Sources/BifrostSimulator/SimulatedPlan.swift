@@ -1,5 +1,4 @@
-// What one seed's run is made of: topology, thresholds, speeds, faults. Drawn at the beginning, so that each run has
-// its
+// What one seed's run is made of: topology, thresholds, speeds, faults. Drawn at the beginning, so that each run has its
 // own mix.
 
 package import HostCore
@@ -114,6 +113,14 @@ package struct SimulatedPlan: Sendable {
             faultLength = UInt64(draw(3...10))
         }
         if chance(40) { weights[SimulatedFault.fullDisk.rawValue] = UInt64(draw(1...3)) }
+        // From a stream of its own: earlier seeds mean the same as before. A commit must fit well below the bound, and
+        // that of the first map has some 180 KB.
+        var copy = random
+        var later = SeededRandom(seed: mix(copy.next()))
+        if later.below(4) == 0 {
+            settings.journalBytesMax = 400_000 + Int(later.below(400_000))
+            settings.journalBytesSoft = min(settings.journalBytesSoft, settings.journalBytesMax / 4)
+        }
     }
 }
 

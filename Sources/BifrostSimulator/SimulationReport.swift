@@ -101,7 +101,7 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case diskFailed
     /// A disk failed while its host started.
     case diskFailedAtStart
-    /// A host ended because a disk was full.
+    /// A disk had no room for what was to be written.
     case diskFull
     /// A connection was reset, and a part of what was under way arrived.
     case partArrived
