@@ -54,8 +54,7 @@ let parts: [Part] = [
         needs: [
             "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage", "HostCore", "ClientCore",
             "Linearizability",
-        ],
-        products: ["swift-collections/DequeModule"]),
+        ]),
     Part(
         name: "RPC", needs: ["Primitives"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),

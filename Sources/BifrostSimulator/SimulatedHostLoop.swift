@@ -1,7 +1,6 @@
 // One event loop of a simulated host: feeds its HostCore, runs its turns, and takes what other threads hand to it in
 // the order in which they did. Decides nothing, as the real shell.
 
-import DequeModule
 import HostCore
 import Messages
 import Primitives
@@ -26,7 +25,7 @@ final class SimulatedHostLoop {
     private var inboxEvent: () -> Void = {}
     /// A struct: functions that are elements themselves are wrapped in another one each.
     private struct Handed { var action: () -> Void }
-    @exclusivity(unchecked) private var inbox: Deque<Handed> = []
+    @exclusivity(unchecked) private var inbox: [Handed] = []
     /// A long turn or a thread that gets no processor: nothing of this loop runs until then.
     @exclusivity(unchecked) var stalledUntil: UInt64 = 0
 
@@ -44,7 +43,7 @@ final class SimulatedHostLoop {
             isTurnScheduled = false
             runTurn()
         }
-        inboxEvent = { [unowned(unsafe) self] in inbox.popFirst()?.action() }
+        inboxEvent = { [unowned(unsafe) self] in if !inbox.isEmpty { inbox.removeFirst().action() } }
     }
 
     /// Something of this loop that happens later.
