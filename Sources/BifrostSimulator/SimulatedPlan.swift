@@ -117,7 +117,8 @@ package struct SimulatedPlan: Sendable {
         // that of the first map has some 180 KB.
         var copy = random
         var later = SeededRandom(seed: mix(copy.next()))
-        if later.below(4) == 0 {
+        // Damage that nothing rebuilds yet pins a journal for ever.
+        if simulation.profile != .rot, later.below(4) == 0 {
             settings.journalBytesMax = 400_000 + Int(later.below(400_000))
             settings.journalBytesSoft = min(settings.journalBytesSoft, settings.journalBytesMax / 4)
         }

@@ -11,7 +11,7 @@ extension HostCore {
         if replica.checkpoint == nil, replica.core.appliedIndex > replica.manifestIndex,
             hasRoomForARun(replica),
             replica.memtable.distinctBytes >= settings.memtableBytesTrigger || replica.isFull(settings)
-                || replica.journalBytesSinceCheckpoint >= settings.journalBytesTrigger
+                || replica.appliedBytesSinceCheckpoint >= settings.journalBytesTrigger
         {
             freeze(replica)
         }
@@ -38,9 +38,9 @@ extension HostCore {
         {
             // What a laggard pins, no checkpoint here sets free.
             guard let stable = replica.everywhereStable, stable > replica.manifestIndex else { continue }
-            if replica.journalBytesSinceCheckpoint > (worst?.journalBytesSinceCheckpoint ?? 0) { worst = replica }
+            if replica.appliedBytesSinceCheckpoint > (worst?.appliedBytesSinceCheckpoint ?? 0) { worst = replica }
         }
-        if let worst, worst.journalBytesSinceCheckpoint >= fairShare {
+        if let worst, worst.appliedBytesSinceCheckpoint >= fairShare {
             freeze(worst)
             startStoreWork(worst)
         }
@@ -86,8 +86,7 @@ extension HostCore {
             digest: replica.machine.digest,
             journal: journal, journalSequence: journalSequence)
         replica.checkpoint = Replica.Checkpoint(frozen: replica.memtable.freeze(), header: header)
-        // What stands above it in the journal already is still to be relieved one day.
-        replica.journalBytesSinceCheckpoint = replica.core.logBytes(above: index)
+        replica.appliedBytesSinceCheckpoint = 0
     }
 
     private func startStoreWork(_ replica: Replica) {

@@ -67,7 +67,6 @@ extension HostCore {
         if map?.group(group)?.preferredLeader != replica.id {
             replica.patientUntilTick = tickCount + UInt64(2 * settings.raft.electionTicks)
         }
-        for entry in plan.start.entries { replica.journalBytesSinceCheckpoint += entry.encodedBytes }
         add(replica)
     }
 

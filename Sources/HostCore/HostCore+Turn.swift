@@ -91,7 +91,6 @@ extension HostCore {
             var bytes = 0
             if !raftEffects.entries.isEmpty {
                 for entry in raftEffects.entries { bytes += entry.encodedBytes }
-                replica.journalBytesSinceCheckpoint += bytes
                 undurableBytes += bytes
                 records.append(.append(replica.group, replica.id, raftEffects.entries))
             }
@@ -188,7 +187,9 @@ extension HostCore {
             let entries = replica.core.committedEntries(after: applied, bytesMax: min(budget, 256 << 10))
             guard !entries.isEmpty else { break }
             for entry in entries {
-                budget -= entry.encodedBytes
+                let bytes = entry.encodedBytes
+                budget -= bytes
+                replica.appliedBytesSinceCheckpoint += bytes
                 let outcome = replica.machine.apply(entry, into: &replica.memtable)
                 if case .unsupported(let what) = outcome {
                     stop(replica, because: "entry \(entry.index) is not understood by this version: \(what)")

@@ -78,8 +78,9 @@ final class Replica {
 
     /// The journal ticket of the last thing it persisted.
     var lastTicket: UInt64 = 0
-    /// Bytes of entries in the journal above the index of the checkpoint that was frozen last.
-    var journalBytesSinceCheckpoint = 0
+    /// Encoded bytes of the entries that were applied since the checkpoint that was frozen last: what a new one would let
+    /// the journal forget.
+    var appliedBytesSinceCheckpoint = 0
     /// Every member has everything up to here on disk.
     var floor: LogIndex = .zero
     var announcedFloor: LogIndex = .zero

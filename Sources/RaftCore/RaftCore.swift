@@ -218,8 +218,6 @@ extension RaftCore {
     public var memoryBytes: Int { log.memoryBytes }
     /// Bytes of memory that they keep alive: payloads are slices of the frames that they came in.
     public var pinnedBytes: Int { log.pinnedBytes }
-    /// Encoded bytes of the entries above `index`. Cost: their number.
-    public func logBytes(above index: LogIndex) -> Int { log.bytes(above: index) }
     /// In effect: the newest in the log, committed or not.
     public var configuration: Configuration { configurations[configurations.count - 1] }
     /// The newest that is known to be committed here.

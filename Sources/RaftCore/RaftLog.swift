@@ -130,17 +130,6 @@ struct RaftLog: Sendable {
         if let first = runs.first, first.first <= index { runs[0].first = index.next }
     }
 
-    /// Encoded bytes of the entries in memory above `index`. Cost: their number.
-    func bytes(above index: LogIndex) -> Int {
-        var bytes = 0
-        var position = max(index.next - firstInMemory, 0)
-        while position < memory.count {
-            bytes += memory[position].encodedBytes
-            position += 1
-        }
-        return bytes
-    }
-
     /// Entries in memory from `index` on, up to `bytesMax` encoded bytes, at least one. Shares payloads.
     func slice(from index: LogIndex, through end: LogIndex, bytesMax: Int) -> [LogEntry] {
         let start = index - firstInMemory
