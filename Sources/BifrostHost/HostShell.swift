@@ -183,6 +183,10 @@ final class HostShell: @unchecked Sendable {
         storeWriter.perform("the cluster map's copy") { [self] in try directory.save(map) }
     }
 
-    /// Connections closed because of what came over them.
-    func faults() -> Int { server?.counters.faults.values.reduce(0, +) ?? 0 }
+    /// Connections closed because of what came over them. A refused handshake is none of these: a host that is just
+    /// starting refuses its peers for a moment.
+    func faults() -> Int {
+        guard let faults = server?.counters.faults else { return 0 }
+        return faults.reduce(0) { $1.key == .refused ? $0 : $0 + $1.value }
+    }
 }

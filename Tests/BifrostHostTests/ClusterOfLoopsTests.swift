@@ -69,7 +69,9 @@ import Testing
             try await hosts.waitForEqualStates()
             for number in 0..<3 {
                 let status = try await hosts.status(number)
-                #expect(status.peersConnected == 2 && status.badFrames == 0 && status.replicas.count == 8)
+                #expect(status.peersConnected == 2, "host \(number)")
+                #expect(status.badFrames == 0, "host \(number)")
+                #expect(status.replicas.count == 8, "host \(number)")
             }
         }
     }
