@@ -80,14 +80,17 @@ final class HostShell: @unchecked Sendable {
                 let loop = loops[loop]
                 loop.eventLoop.execute { loop.storeDone(outcome) }
             },
-            retry: { [unowned self] again in main.eventLoop.scheduleTask(in: .milliseconds(500)) { again() } },
+            retry: { [unowned self] reason, again in
+                space.storeIsFull(reason)
+                main.eventLoop.scheduleTask(in: .milliseconds(500)) { again() }
+            },
             failed: { [unowned self] error, what in fail(error, what) })
         loops = eventLoops.enumerated().map { number, eventLoop in
             HostLoop(place: LoopPlace(number: number, count: eventLoops.count), eventLoop: eventLoop, shell: self)
         }
         links = PeerLinks(shell: self)
-        space = SpaceWatch(disks: [journalDisk, storeDisk], logger: logger) { [unowned self] level in
-            for loop in loops { loop.run { loop.spaceChanged(level) } }
+        space = SpaceWatch(disks: [journalDisk, storeDisk], logger: logger) { [unowned self] in
+            for loop in loops { loop.run { [self] in loop.spaceChanged(space.level) } }
         }
     }
 

@@ -5,6 +5,7 @@ import Glibc
 import HostCore
 import Logging
 import NIOPosix
+import RPC
 import Storage
 import Synchronization
 
@@ -15,23 +16,30 @@ final class SpaceWatch: Sendable {
         /// The journal's last commit found no space.
         var isJournalFull = false
         var isLooking = false
+        /// What the cores were told last, or are being told.
         var told = SpaceLevel.ample
+        /// The store waits for the same reason again and again.
+        var stuckJobs = RepetitionLimiter()
     }
 
     private let disks: [LMDBDisk]
     private let logger: Logger
-    private let changed: @Sendable (SpaceLevel) -> Void
+    private let changed: @Sendable () -> Void
     private let state: Mutex<State>
 
     static var periodMilliseconds: Int64 { 250 }
 
-    /// - Parameter changed: called on the thread that found it.
-    init(disks: [LMDBDisk], logger: Logger, changed: @escaping @Sendable (SpaceLevel) -> Void) {
+    /// - Parameter changed: called on the thread that found it: `level` is another one now. It carries none, because two
+    ///   threads may find something at about the same time, and the words of the first may come last.
+    init(disks: [LMDBDisk], logger: Logger, changed: @escaping @Sendable () -> Void) {
         self.disks = disks
         self.logger = logger
         self.changed = changed
         state = Mutex(State(levels: Array(repeating: .ample, count: disks.count)))
     }
+
+    /// The worse of the two files'.
+    var level: SpaceLevel { state.withLock { $0.told } }
 
     /// On a thread that may wait for a disk.
     func look(on readers: NIOThreadPool) {
@@ -56,6 +64,13 @@ final class SpaceWatch: Sendable {
             logger.notice("the journal has space again")
         }
         tell()
+    }
+
+    /// A job of the store found no space, and is tried again.
+    func storeIsFull(_ reason: String) {
+        let suppressed = state.withLock { $0.stuckJobs.admit(reason, now: RPCClock.now()) }
+        guard suppressed != nil else { return }
+        logger.error("a checkpoint or merge waits for space", metadata: ["reason": "\(reason)"])
     }
 
     private func measure(_ place: Int) {
@@ -83,12 +98,11 @@ final class SpaceWatch: Sendable {
     }
 
     private func tell() {
-        let news = state.withLock { state -> SpaceLevel? in
+        let isNews = state.withLock { state in
             let level = state.isJournalFull ? .out : state.levels.max() ?? .ample
-            guard level != state.told else { return nil }
-            state.told = level
-            return level
+            defer { state.told = level }
+            return level != state.told
         }
-        if let news { changed(news) }
+        if isNews { changed() }
     }
 }

@@ -25,7 +25,7 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     /// Jobs that the thread has not begun, in their order. Bounded by the cores' bounds on jobs under way.
     private let waiting = Mutex<Deque<Waiting>>([])
     private let done: @Sendable (_ loop: Int, Outcome) -> Void
-    private let retry: @Sendable (@escaping @Sendable () -> Void) -> Void
+    private let retry: @Sendable (_ reason: String, _ again: @escaping @Sendable () -> Void) -> Void
     private let failed: @Sendable (any Error, _ what: String) -> Void
 
     /// Pieces of dead chunks deleted after each job, each some 16 MiB: above what a checkpoint writes.
@@ -33,12 +33,12 @@ package final class StoreWriter<Storage: Disk>: Sendable {
 
     /// - Parameters:
     ///   - done: called on the store's thread after each job, with the loop that asked for it.
-    ///   - retry: called on the store's thread when a job found no space; calls what it is given some time later, on
-    ///     any thread. The job is done then, behind those that came meanwhile.
+    ///   - retry: called on the store's thread when a job found no space, with the words for it; calls `again` some
+    ///     time later, on any thread. The job is done then, behind those that came meanwhile.
     ///   - failed: called on the store's thread, with what failed.
     package init(
         done: @escaping @Sendable (_ loop: Int, Outcome) -> Void,
-        retry: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void,
+        retry: @escaping @Sendable (_ reason: String, _ again: @escaping @Sendable () -> Void) -> Void,
         failed: @escaping @Sendable (any Error, _ what: String) -> Void
     ) {
         self.done = done
@@ -67,7 +67,7 @@ package final class StoreWriter<Storage: Disk>: Sendable {
             done(next.loop, .damaged(next.job, "\(error)"))
         } catch let error as DiskError where error.code == .full {
             // Nothing of it is there: neither manifest nor, in the end, the chunks that no manifest names.
-            retry { [self] in submit(next, in: store) }
+            retry("\(error)") { [self] in submit(next, in: store) }
         }
     }
 

@@ -13,6 +13,7 @@ import Testing
 @Suite(.ownExecutor) struct StoreWriterTests {
     private final class Outcomes: Sendable {
         let list = Mutex<[String]>([])
+        let full = Mutex<[String]>([])
     }
 
     private let disk = SimulatedDisk(seed: 1)
@@ -38,7 +39,10 @@ import Testing
                     }
                 outcomes.list.withLock { $0.append(text) }
             },
-            retry: { again in DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(50)) { again() } },
+            retry: { [outcomes] reason, again in
+                outcomes.full.withLock { $0.append(reason) }
+                DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(50)) { again() }
+            },
             failed: { error, what in Issue.record("\(what): \(error)") })
     }
 
@@ -107,6 +111,7 @@ import Testing
         writer.submit(.checkpoint(GroupID(8), frozen(1), header(1, 8)), in: store, from: 0)
         await OwnExecutor.pause(milliseconds: 300)
         #expect(outcomes.list.withLock { $0 } == [])
+        #expect(outcomes.full.withLock { $0.first?.contains("full") } == true)
         writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 1)
         try await wait(for: "both jobs") { outcomes.list.withLock { $0.count } == 2 }
         try await writer.shutDown()
