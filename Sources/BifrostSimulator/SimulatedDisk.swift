@@ -282,6 +282,22 @@ public final class SimulatedDisk: Disk {
     }
 }
 
+extension Array {
+    /// The position of the first element whose key is at or above `key`, in an array that is sorted by it. Often it is
+    /// behind the last.
+    @inline(__always)
+    fileprivate func position(of key: DiskKey, _ keyOf: (Element) -> DiskKey) -> Int {
+        var low = 0
+        var high = count
+        if let last, keyOf(last) < key { return high }
+        while low < high {
+            let middle = (low + high) / 2
+            if keyOf(self[middle]) < key { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+}
+
 /// Sorted keys and values.
 struct SimulatedTree {
     struct Item {
@@ -292,16 +308,8 @@ struct SimulatedTree {
     private(set) var bytes = 0
 
     /// The position of the first key at or above `key`.
-    func position(_ key: DiskKey) -> Int {
-        var low = 0
-        var high = items.count
-        if let last = items.last, last.key < key { return high }
-        while low < high {
-            let middle = (low + high) / 2
-            if items[middle].key < key { low = middle + 1 } else { high = middle }
-        }
-        return low
-    }
+    @inline(__always)
+    func position(_ key: DiskKey) -> Int { items.position(of: key, { $0.key }) }
 
     subscript(key: DiskKey) -> Bytes? {
         get {
@@ -331,16 +339,8 @@ struct SimulatedChanges {
     private(set) var all: [(key: DiskKey, value: Bytes?)] = []
 
     /// The position of the first key at or above `key`.
-    func position(_ key: DiskKey) -> Int {
-        var low = 0
-        var high = all.count
-        if let last = all.last, last.key < key { return high }
-        while low < high {
-            let middle = (low + high) / 2
-            if all[middle].key < key { low = middle + 1 } else { high = middle }
-        }
-        return low
-    }
+    @inline(__always)
+    func position(_ key: DiskKey) -> Int { all.position(of: key, { $0.key }) }
 
     func isChanged(_ key: DiskKey) -> Bool {
         let position = position(key)
