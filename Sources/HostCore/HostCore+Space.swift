@@ -60,7 +60,12 @@ extension HostCore {
                 voter != replica.id && hostOfReplica[voter].flatMap { peer($0) }?.isConnected == true
             }
             let furthest = others.max { left, right in
-                (replica.core.progress(of: left)?.match ?? .zero) < (replica.core.progress(of: right)?.match ?? .zero)
+                guard let left = replica.core.progress(of: left), let right = replica.core.progress(of: right) else {
+                    return false
+                }
+                // One that says nothing stands still perhaps, and a transfer to it stops proposals for nothing.
+                guard left.isRecentlyActive == right.isRecentlyActive else { return right.isRecentlyActive }
+                return left.match < right.match
             }
             guard let furthest, replica.core.transfer(to: furthest) == .accepted else { continue }
             activate(replica)
