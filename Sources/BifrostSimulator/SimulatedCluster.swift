@@ -177,6 +177,15 @@ public final class SimulatedCluster {
         }
     }
 
+    /// What sound replicas have not applied of the longest log of their group, all together.
+    var entriesBehind: Int {
+        map.groups.reduce(0) { sum, group in
+            let sound = soundInspections(of: group)
+            let last = sound.map(\.last).max() ?? .zero
+            return sum + sound.reduce(0) { $0 + (last - $1.applied) }
+        }
+    }
+
     /// A group that waits for a lost or mute replica does not rest.
     var isAtRest: Bool { hosts.allSatisfy { $0.activeCount == 0 } || hosts.contains { $0.isRotten } }
 

@@ -45,5 +45,8 @@ public enum SimulationCorpus {
         entry(
             272, seconds: 60,
             "durable means durable: the sync at a start failed, and the next start took the page cache for the disk"),
+        entry(
+            1_073_721_969_314, seconds: 60,
+            "convergence: a rule of the simulator, for 3,600 entries one by one over slow links"),
     ]
 }
