@@ -124,7 +124,7 @@ final class HostLoop: @unchecked Sendable {
         core.spaceChanged(level)
     }
 
-    func storeDone(_ outcome: StoreWriter<LMDBDisk>.Outcome) {
+    func storeDone(_ outcome: StoreOutcome) {
         guard let core, !isStopping else { return }
         switch outcome {
         case .checkpointed(let group, let view): core.checkpointDone(group: group, view: view)

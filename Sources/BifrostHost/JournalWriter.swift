@@ -1,5 +1,4 @@
-// Group commit: while one commit is in its fsync, batches of all groups on all event loops queue up; the next commit
-// takes them all.
+// The journal's thread: carries out what the queue of all event loops' batches says.
 
 package import HostCore
 package import NIOCore
@@ -9,45 +8,9 @@ package import Synchronization
 
 /// Feeds the journal from the event loops and reports to each what of its own is durable.
 package final class JournalWriter<Storage: Disk>: Sendable {
-    /// Bounded by the cores' bounds on undurable bytes: each counts what it handed in until it is told of it.
-    private struct Queue {
-        var batches: [(loop: Int, batch: JournalBatch)] = []
-        /// The newest list of what is superfluous that each loop gave. A loop that gave none yet pins all of its
-        /// groups: what is in no list is not trimmed.
-        var superfluous: [[(replica: ReplicaID, through: LogIndex)]]
-        /// Lists that came so far.
-        var lists: UInt64 = 0
-        /// There is more to trim, as far as is known.
-        var isTrimDue = false
-        var isRunning = false
-        var hasFailed = false
-
-        /// The last commit found no space.
-        var isFull = false
-
-        /// What goes into the next commit: the oldest, at least one.
-        mutating func takeBatches() -> [(loop: Int, batch: JournalBatch)] {
-            var bytes = 0
-            let end = batches.firstIndex { next in
-                defer { bytes += next.batch.bytes }
-                return bytes + next.batch.bytes > commitBytesMax && bytes > 0
-            }
-            guard let end else {
-                defer { batches = [] }
-                return batches
-            }
-            defer { batches.removeFirst(end) }
-            return Array(batches[..<end])
-        }
-    }
-
-    /// Of entries in one commit, but for a batch that has more: a queue that grew behind a slow disk must not make one
-    /// commit that all who come later wait for, nor a value that can only be trimmed as a whole.
-    private static var commitBytesMax: Int { 16 << 20 }
-
     private let journal: Journal<Storage>
     private let worker = SerialWorker()
-    private let queue: Mutex<Queue>
+    private let queue: Mutex<JournalQueue>
     private let loops: [any EventLoop]
     private let durable: @Sendable (_ loop: Int, _ ticket: UInt64, _ sequence: UInt64) -> Void
     private let full: @Sendable (String?) -> Void
@@ -71,7 +34,7 @@ package final class JournalWriter<Storage: Disk>: Sendable {
         self.durable = durable
         self.full = full
         self.failed = failed
-        queue = Mutex(Queue(superfluous: Array(repeating: [], count: loops.count)))
+        queue = Mutex(JournalQueue(loops: loops.count))
     }
 
     /// Queues a loop's batch for the next commit. Tickets of one loop come in ascending order.
@@ -81,82 +44,41 @@ package final class JournalWriter<Storage: Disk>: Sendable {
     package func submit(
         _ batch: JournalBatch?, superfluous: [(replica: ReplicaID, through: LogIndex)], from loop: Int
     ) {
-        let mustStart = queue.withLock { queue in
-            guard !queue.hasFailed else { return false }
-            if let batch { queue.batches.append((loop, batch)) }
-            if !superfluous.isEmpty {
-                queue.superfluous[loop] = superfluous
-                queue.lists += 1
-                queue.isTrimDue = true
-            }
-            guard !queue.isRunning, !queue.batches.isEmpty || queue.isTrimDue else { return false }
-            queue.isRunning = true
-            return true
-        }
+        let mustStart = queue.withLock { $0.add(batch, superfluous: superfluous, from: loop) }
         if mustStart { worker.submit { self.drain() } }
     }
 
-    /// One commit and one piece of trimming; what came meanwhile has its turn behind what `perform` brought.
+    /// One step; what came meanwhile has its turn behind what `perform` brought.
     private func drain() {
-        let (batches, superfluous, list) = queue.withLock { queue in
-            let batches = queue.hasFailed ? [] : queue.takeBatches()
-            let isTrimDue = queue.isTrimDue && !queue.hasFailed
-            if batches.isEmpty, !isTrimDue, !queue.hasFailed { queue.isRunning = false }
-            return (batches, isTrimDue ? queue.superfluous : [], queue.lists)
-        }
-        if batches.isEmpty, superfluous.isEmpty { return }
-        var isFull = false
+        guard let step = queue.withLock({ $0.next() }) else { return }
+        let verdict: JournalQueue.Verdict
         do {
-            if !batches.isEmpty { isFull = try !commitIfThereIsSpace(batches) }
-            // One bounded piece after each commit, so that nobody's commit waits long for the cleaning, until nothing
-            // is left of the newest lists.
-            if !superfluous.isEmpty {
-                do {
-                    if try journal.trim(superfluousThrough: superfluous.flatMap(\.self)).values == 0 {
-                        queue.withLock { if $0.lists == list { $0.isTrimDue = false } }
-                    }
-                } catch let error as DiskError where error.code == .full { isFull = true }
-            }
+            let outcome = try step.perform(
+                commit: { records in
+                    let start = NIODeadline.now()
+                    let sequence = try journal.append(records)
+                    statistics.withLock { $0.note(NIODeadline.now() - start) }
+                    return sequence
+                }, trim: { try journal.trim(superfluousThrough: $0).values })
+            if let sequence = outcome.sequence { tell(step, sequence) }
+            verdict = queue.withLock { $0.ended(step, outcome) }
         } catch {
-            return fail(error)  // isRunning stays true: nothing is ever written again
+            return fail(error)
         }
-        guard isFull else { return worker.submit { self.drain() } }
+        switch verdict.news {
+        case .full(let error)?: full("\(error)")
+        case .roomAgain?: full(nil)
+        case nil: break
+        }
+        guard verdict.pauses else { return worker.submit { self.drain() } }
         loops[0].scheduleTask(in: Self.retryPause) { self.worker.submit { self.drain() } }
     }
 
     private static var retryPause: TimeAmount { .milliseconds(200) }
 
-    /// False: nothing was written, and the batches are first in the queue again.
-    private func commitIfThereIsSpace(_ batches: [(loop: Int, batch: JournalBatch)]) throws -> Bool {
-        do {
-            try commit(batches)
-        } catch let error as DiskError where error.code == .full {
-            let isNews = queue.withLock { queue in
-                queue.batches.insert(contentsOf: batches, at: 0)
-                defer { queue.isFull = true }
-                return !queue.isFull
-            }
-            if isNews { full("\(error)") }
-            return false
-        }
-        let isNews = queue.withLock { queue in
-            defer { queue.isFull = false }
-            return queue.isFull
-        }
-        if isNews { full(nil) }
-        return true
-    }
-
-    private func commit(_ batches: [(loop: Int, batch: JournalBatch)]) throws {
-        var records = batches[0].batch.records
-        for (_, batch) in batches.dropFirst() { records += batch.records }
-        let start = NIODeadline.now()
-        let sequence = try journal.append(records)
-        statistics.withLock { $0.note(NIODeadline.now() - start) }
-        var tickets = [UInt64?](repeating: nil, count: loops.count)
-        for (loop, batch) in batches { tickets[loop] = batch.ticket }
-        for (loop, ticket) in tickets.enumerated() {
-            guard let ticket else { continue }
+    private func tell(_ step: JournalQueue.Step, _ sequence: UInt64) {
+        for loop in loops.indices {
+            guard let ticket = step.ticket(ofLoop: loop) else { continue }
             loops[loop].execute { self.durable(loop, ticket, sequence) }
         }
     }
@@ -170,14 +92,7 @@ package final class JournalWriter<Storage: Disk>: Sendable {
     }
 
     private func fail(_ error: any Error) {
-        let isFirst = queue.withLock { queue in
-            defer {
-                queue.hasFailed = true
-                queue.isRunning = true
-            }
-            return !queue.hasFailed
-        }
-        if isFirst { failed(error) }
+        if queue.withLock({ $0.fail() }) { failed(error) }
     }
 
     package func shutDown() async throws { try await worker.shutDown() }

@@ -196,7 +196,9 @@ final class Invariants {
 
     /// A checkpoint or a merge is durable.
     func published(_ host: SimulatedHost, _ manifest: Manifest) {
-        if let model = model(of: manifest.replica) { published(manifest.header, of: model) }
+        guard let model = model(of: manifest.replica) else { return }
+        published(manifest.header, of: model)
+        if let doubtful = model.doubtfulManifest, doubtful.index == manifest.index { model.doubtfulManifest = nil }
     }
 
     func perhapsPublished(_ host: SimulatedHost, _ header: ManifestHeader) {

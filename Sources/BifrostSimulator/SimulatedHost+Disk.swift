@@ -53,33 +53,23 @@ extension SimulatedHost {
 
     // MARK: Journal
 
-    /// As the real writer: while one commit is under way batches queue up, the next takes them all.
     func submit(
         _ batch: JournalBatch?, superfluous news: [(replica: ReplicaID, through: LogIndex)], of loop: SimulatedHostLoop
     ) {
-        if let batch { queuedBatches.append((loop.number, batch)) }
-        if !news.isEmpty {
-            // Each list is complete for its loop, as in the real writer the newest of each counts. What is in none,
-            // because its loop has told nothing yet, is kept.
-            superfluous[loop.number] = news
-            isTrimDue = true
-        }
-        if !isCommitting { startCommit() }
+        if journalQueue.add(batch, superfluous: news, from: loop.number) { startCommit() }
     }
 
     private func startCommit() {
-        guard !queuedBatches.isEmpty || isTrimDue else { return }
-        isCommitting = true
-        committing = queuedBatches
-        queuedBatches = []
+        committing = journalQueue.next()
+        guard let step = committing else { return }
         schedule(
             after: duration(world.plan.commitNanosecondsMax), "host %h: a commit ends, ticket %b",
-            committing.last?.batch.ticket ?? 0
+            step.batches.last?.batch.ticket ?? 0
         ) {
             [unowned self] in
             do {
                 endPerhaps(journalDisk, within: 3)
-                try finishCommit()
+                try finish(step)
                 journalDisk.faults.transactionsUntilEnd = nil
             } catch {
                 diskFailed(error)
@@ -87,78 +77,62 @@ extension SimulatedHost {
         }
     }
 
-    private func finishCommit() throws {
-        guard journal != nil else { return }
-        let batches = committing
-        if !batches.isEmpty {
-            guard let sequence = try writeIfThereIsSpace(batches) else { return }
-            committing = []
+    private func finish(_ step: JournalQueue.Step) throws {
+        let outcome = try step.perform(
+            commit: { _ in
+                let sequence: UInt64
+                do { sequence = try write(step) } catch let error as DiskError where error.code == .full {
+                    committing = nil
+                    throw error
+                }
+                committing = nil
+                return sequence
+            }, trim: trim)
+        if let sequence = outcome.sequence {
             for loop in loops {
-                guard let last = batches.last(where: { $0.loop == loop.number })?.batch.ticket else { continue }
-                loop.execute(after: world.random.below(30_000), "host %h: ticket %b is durable", last) {
+                guard let ticket = step.ticket(ofLoop: loop.number) else { continue }
+                loop.execute(after: world.random.below(30_000), "host %h: ticket %b is durable", ticket) {
                     [unowned loop] in
-                    loop.core.journalDone(ticket: last, sequence: sequence)
+                    loop.core.journalDone(ticket: ticket, sequence: sequence)
                     loop.runTurn()
                 }
             }
         }
-        if isTrimDue { try trim() }
-        isCommitting = false
-        startCommit()
-    }
-
-    private func trim() throws {
-        guard let journal else { return }
-        do {
-            isTrimDue = false
-            let all = superfluous.count == 1 ? superfluous[0] : Array(superfluous.joined())
-            cluster.invariants.willTrim(self, all)
-            let (values, _) = try journal.trim(superfluousThrough: all)
-            world.report.trimmedValues += values
-            if values > 0 { world.mark(.journalTrimmed) }
-            cluster.invariants.trimmed(self, journal)
-            isTrimDue = values > 0
-        } catch let error as DiskError where error.code == .full && fullUntil > world.now {
-            // With the next list again.
-            world.mark(.diskFull)
+        let verdict = journalQueue.ended(step, outcome)
+        if verdict.news != nil { tellSpace() }
+        guard verdict.pauses else { return startCommit() }
+        expectFull()
+        schedule(after: 200_000_000, "host %h: the journal tries again to find space") { [unowned self] in
+            startCommit()
         }
     }
 
-    /// Nil: nothing was written, and the batches are first in the queue again, as in the real writer. It tries again
-    /// and again.
-    private func writeIfThereIsSpace(_ batches: [(loop: Int, batch: JournalBatch)]) throws -> UInt64? {
-        do {
-            let sequence = try write(batches.map(\.batch))
-            if isJournalFull {
-                isJournalFull = false
-                tellSpace()
-            }
-            return sequence
-        } catch let error as DiskError where error.code == .full && fullUntil > world.now {
+    /// A disk said that it is full.
+    private func expectFull() {
+        if fullUntil > world.now {
             world.mark(.diskFull)
-            queuedBatches.insert(contentsOf: committing, at: 0)
-            committing = []
-            if !isJournalFull {
-                isJournalFull = true
-                tellSpace()
-            }
-            if isTrimDue { try trim() }
-            schedule(after: 200_000_000, "host %h: the journal tries again to find space") { [unowned self] in
-                isCommitting = false
-                startCommit()
-            }
-            return nil
+        } else {
+            world.fail("storage", "host \(id): a disk with space says that it is full")
         }
+    }
+
+    private func trim(_ superfluous: JournalQueue.Superfluous) throws -> Int {
+        guard let journal else { return 0 }
+        cluster.invariants.willTrim(self, superfluous)
+        let (values, _) = try journal.trim(superfluousThrough: superfluous)
+        world.report.trimmedValues += values
+        if values > 0 { world.mark(.journalTrimmed) }
+        cluster.invariants.trimmed(self, journal)
+        return values
     }
 
     /// One commit, durable but for the last of a process that is killed.
-    @discardableResult func write(_ batches: [JournalBatch], isUnsynced: Bool = false) throws -> UInt64 {
+    @discardableResult func write(_ step: JournalQueue.Step, isUnsynced: Bool = false) throws -> UInt64 {
         guard let journal else { return 0 }
-        var records: [JournalRecord] = []
-        for batch in batches { records += batch.records }
+        let batches = step.batches.map(\.batch)
         let before = journal.lastSequence
         do {
-            let sequence = try journal.append(records)
+            let sequence = try journal.append(step.records)
             if isUnsynced {
                 cluster.invariants.perhapsCommitted(self, batches, after: before)
             } else {
@@ -178,25 +152,23 @@ extension SimulatedHost {
 
     // MARK: Store
 
-    func submit(_ jobs: [StoreJob]) {
-        storeJobs += jobs
+    func submit(_ jobs: [StoreJob], of loop: SimulatedHostLoop) {
+        for job in jobs { storeQueue.append(StoreQueue.Entry(job, from: loop.number)) }
         if !isStoreBusy { startStoreJob() }
     }
 
     private func startStoreJob() {
-        guard !storeJobs.isEmpty else { return }
+        guard let entry = storeQueue.popFirst() else { return }
         isStoreBusy = true
-        let job = storeJobs.removeFirst()
-        storeJobUnderWay = job
+        storeJobUnderWay = entry.job
         schedule(after: duration(world.plan.storeJobNanosecondsMax), "host %h: a job of the store ends") {
             [unowned self] in
             storeJobUnderWay = nil
             let life = life
             do {
+                guard let store else { return }
                 endPerhaps(storeDisk, within: 12)
-                try carryOut(job)
-                // So many pieces, as the real writer.
-                for _ in 0..<8 where try reclaim() == 0 { break }
+                try carryOut(entry, in: store)
                 storeDisk.faults.transactionsUntilEnd = nil
             } catch {
                 // Its process may have ended while it took its time.
@@ -205,104 +177,6 @@ extension SimulatedHost {
             }
             isStoreBusy = false
             startStoreJob()
-        }
-    }
-
-    /// The store's thread takes its time; everything else goes on. Throws if the process ends meanwhile.
-    private func takeTime() throws {
-        let life = life
-        repeat {
-            let time = max(duration(world.plan.storeJobNanosecondsMax), pausedUntil - min(pausedUntil, world.now))
-            cluster.pass(within: time) { self.life == life }
-            guard self.life == life, world.failure == nil else {
-                world.mark(.endedWithinMerge)
-                throw SimulatedProcessEnd()
-            }
-        } while pausedUntil > world.now && cluster.passEnd > world.now
-    }
-
-    private func reclaim() throws -> Int {
-        do { return try store?.reclaim() ?? 0 } catch let error as DiskError
-            where error.code == .full && fullUntil > world.now
-        { return 0 }
-    }
-
-    private func carryOut(_ job: StoreJob) throws {
-        do { try attempt(job) } catch let error as DiskError where error.code == .full && fullUntil > world.now {
-            // As in the real writer: behind those that come meanwhile.
-            world.mark(.diskFull)
-            schedule(after: 500_000_000, "host %h: a job of the store tries again to find space") { [unowned self] in
-                submit([job])
-            }
-        } catch let error as DiskError where error.code == .corrupt && isRotten {
-            // Only this replica, as in the real writer.
-            world.mark(.damageNoticedByRead)
-            let group: GroupID =
-                switch job {
-                case .checkpoint(let group, _, _), .merge(let group, _): group
-                }
-            let loop = loop(of: group)
-            loop.execute(
-                after: world.random.below(200_000), "host %h: a job of group %b finds damage", UInt64(group.rawValue)
-            ) {
-                [unowned loop] in
-                loop.core.storeDamaged(job, "\(error)")
-                loop.scheduleTurn()
-            }
-        }
-    }
-
-    private func attempt(_ job: StoreJob) throws {
-        guard let store else { return }
-        switch job {
-        case .checkpoint(let group, let frozen, let header):
-            let manifest: Manifest
-            do { manifest = try store.checkpoint(frozen, header) } catch {
-                cluster.invariants.perhapsPublished(self, header)
-                throw error
-            }
-            cluster.invariants.published(self, manifest)
-            world.report.checkpoints += 1
-            guard let view = store.view(header.replica) else {
-                throw DiskError(.corrupt, "no view of \(header.replica)")
-            }
-            let loop = loop(of: group)
-            loop.execute(
-                after: world.random.below(200_000), "host %h: a checkpoint of group %b is there",
-                UInt64(group.rawValue)
-            ) { [unowned loop] in
-                loop.core.checkpointDone(group: group, view: view)
-                loop.scheduleTurn()
-            }
-        case .merge(let group, let replica):
-            // As the real writer: checkpoints go on between a merge's pieces.
-            let pace = { [unowned self] in
-                try takeTime()
-                while let next = storeJobs.firstIndex(where: { if case .checkpoint = $0 { true } else { false } }) {
-                    try carryOut(storeJobs.remove(at: next))
-                }
-                _ = try reclaim()
-            }
-            // Some of the runs are as good as all: sometimes the unusual.
-            let runs = store.manifest(of: replica)?.runs.count ?? 0
-            var range: Range<Int>?
-            if runs > 2, world.random.below(2) == 0 {
-                let first = Int(world.random.below(UInt64(runs - 1)))
-                range = first..<(first + 2 + Int(world.random.below(UInt64(runs - first - 1))))
-            }
-            if let manifest = try store.merge(replica, range: range, pace: pace) {
-                cluster.invariants.published(self, manifest)
-                world.report.merges += 1
-                world.mark(.merged)
-            }
-            guard let view = store.view(replica) else { throw DiskError(.corrupt, "no view of \(replica)") }
-            let loop = loop(of: group)
-            loop.execute(
-                after: world.random.below(200_000), "host %h: a merge of group %b is there", UInt64(group.rawValue)
-            ) { [unowned loop] in
-                loop.core.mergeDone(group: group, view: view)
-                loop.scheduleTurn()
-            }
         }
     }
 
@@ -393,6 +267,75 @@ extension SimulatedHost {
             } catch {
                 diskFailed(error, isStarting: true)
             }
+        }
+    }
+}
+
+// MARK: - The store's thread
+
+extension SimulatedHost: StoreJobRunner {
+    typealias Storage = SimulatedDisk
+
+    func nextCheckpoint() -> StoreQueue.Entry? { storeQueue.popFirstCheckpoint() }
+
+    /// The store's thread takes its time; everything else goes on. Throws if the process ends meanwhile.
+    func passTime() throws {
+        let life = life
+        repeat {
+            let time = max(duration(world.plan.storeJobNanosecondsMax), pausedUntil - min(pausedUntil, world.now))
+            cluster.pass(within: time) { self.life == life }
+            guard self.life == life, world.failure == nil else {
+                world.mark(.endedWithinMerge)
+                throw SimulatedProcessEnd()
+            }
+        } while pausedUntil > world.now && cluster.passEnd > world.now
+    }
+
+    /// Some of the runs are as good as all: sometimes the unusual.
+    func runsToMerge(of count: Int) -> Range<Int>? {
+        guard count > 2, world.random.below(2) == 0 else { return nil }
+        let first = Int(world.random.below(UInt64(count - 1)))
+        return first..<(first + 2 + Int(world.random.below(UInt64(count - first - 1))))
+    }
+
+    func publishing(_ header: ManifestHeader) { cluster.invariants.perhapsPublished(self, header) }
+
+    func published(_ manifest: Manifest) { cluster.invariants.published(self, manifest) }
+
+    func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome) {
+        let loop = loops[entry.loop]
+        let delay = world.random.below(200_000)
+        switch outcome {
+        case .checkpointed(let group, let view):
+            world.report.checkpoints += 1
+            loop.execute(after: delay, "host %h: a checkpoint of group %b is there", UInt64(group.rawValue)) {
+                [unowned loop] in
+                loop.core.checkpointDone(group: group, view: view)
+                loop.scheduleTurn()
+            }
+        case .merged(let group, let view):
+            world.report.merges += 1
+            world.mark(.merged)
+            loop.execute(after: delay, "host %h: a merge of group %b is there", UInt64(group.rawValue)) {
+                [unowned loop] in
+                loop.core.mergeDone(group: group, view: view)
+                loop.scheduleTurn()
+            }
+        case .damaged(let job, let what):
+            guard isRotten else { return world.fail("storage", "host \(id): \(what)") }
+            world.mark(.damageNoticedByRead)
+            loop.execute(after: delay, "host %h: a job of the store finds damage") { [unowned loop] in
+                loop.core.storeDamaged(job, what)
+                loop.scheduleTurn()
+            }
+        }
+    }
+
+    func foundNoSpace(_ entry: StoreQueue.Entry, _ error: DiskError) {
+        expectFull()
+        schedule(after: 500_000_000, "host %h: a job of the store tries again to find space") { [unowned self] in
+            storeQueue.append(entry)
+            if !isStoreBusy { startStoreJob() }
         }
     }
 }

@@ -40,8 +40,6 @@ final class SimulatedHost {
     var fullUntil: UInt64 = 0
     /// What a look at the space for its files finds.
     var spaceLevel = SpaceLevel.ample
-    /// The journal's last commit found no space.
-    var isJournalFull = false
     /// What the journal's disk, or the store's, does when the process starts next.
     var startFaults: (isJournal: Bool, faults: SimulatedDiskFaults)?
     /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
@@ -57,14 +55,10 @@ final class SimulatedHost {
     private var endedLoops: [SimulatedHostLoop] = []
     var journal: Journal<SimulatedDisk>?
     var store: Store<SimulatedDisk>?
-    /// With the loops that they are from.
-    var queuedBatches: [(loop: Int, batch: JournalBatch)] = []
-    var committing: [(loop: Int, batch: JournalBatch)] = []
-    /// What each loop last called superfluous in the journal.
-    var superfluous: [[(replica: ReplicaID, through: LogIndex)]] = []
-    var isTrimDue = false
-    var isCommitting = false
-    var storeJobs: [StoreJob] = []
+    var journalQueue = JournalQueue(loops: 1)
+    /// What is on its way to the disk.
+    var committing: JournalQueue.Step?
+    var storeQueue = StoreQueue()
     var isStoreBusy = false
     var storeJobUnderWay: StoreJob?
     private var isPowerFailing = false
@@ -202,7 +196,7 @@ final class SimulatedHost {
             // Another number of threads at each start.
             let isOne = world.random.below(2) == 0
             let count = isOne ? 1 : 1 + Int(world.random.below(UInt64(world.plan.loopsMax)))
-            superfluous = Array(repeating: [], count: count)
+            journalQueue = JournalQueue(loops: count, commitBytesMax: world.plan.journalCommitBytesMax)
             loops = (0..<count).map { number in
                 SimulatedHostLoop(
                     host: self,
@@ -214,7 +208,6 @@ final class SimulatedHost {
             endedLoops = []
             loops[0].core.adopt(savedMap)
             for loop in loops { loop.begin() }
-            isJournalFull = false
             if spaceLevel != .ample { tellSpace() }
         } catch {
             diskFailed(error, isStarting: true)
@@ -243,7 +236,7 @@ final class SimulatedHost {
                 after: world.random.below(250_000_000), "host %h: loop %b hears of its space", UInt64(loop.number)
             ) {
                 [unowned self, unowned loop] in
-                loop.core.spaceChanged(isJournalFull ? .out : spaceLevel)
+                loop.core.spaceChanged(journalQueue.isFull ? .out : spaceLevel)
             }
         }
     }
@@ -254,10 +247,10 @@ final class SimulatedHost {
         // The machine loses power, or the process alone is killed: then the page cache outlives it.
         let isKill = !isPowerFailing && world.random.below(2) == 0
         // A commit that was on its way may have reached the disk before the end, or the page cache, or nothing.
-        if !committing.isEmpty, world.random.below(2) == 0 {
+        if let committing, !committing.batches.isEmpty, world.random.below(2) == 0 {
             let isUnsynced = isKill && world.random.below(2) == 0
             if isUnsynced { journalDisk.faults.commitsWithoutSync = true }
-            if (try? write(committing.map(\.batch), isUnsynced: isUnsynced)) != nil {
+            if (try? write(committing, isUnsynced: isUnsynced)) != nil {
                 world.mark(.commitSurvivedItsProcess)
             }
             if isUnsynced { journalDisk.faults.commitsWithoutSync = world.plan.forgetsToSync }
@@ -286,12 +279,8 @@ final class SimulatedHost {
         loops = []
         journal = nil
         store = nil
-        queuedBatches = []
-        committing = []
-        superfluous = []
-        isTrimDue = false
-        isCommitting = false
-        storeJobs = []
+        committing = nil
+        storeQueue = StoreQueue()
         storeJobUnderWay = nil
         isStoreBusy = false
         if isKill, !world.plan.forgetsToSync {
@@ -387,7 +376,7 @@ final class SimulatedHost {
         if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read) } }
         if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }
         if !work.logReads.isEmpty { for read in work.logReads { startLogRead(read, of: loop) } }
-        if !work.storeJobs.isEmpty { submit(work.storeJobs) }
+        if !work.storeJobs.isEmpty { submit(work.storeJobs, of: loop) }
         if !work.births.isEmpty { startBirths(work.births, of: loop) }
     }
 

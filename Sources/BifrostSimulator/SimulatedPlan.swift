@@ -29,6 +29,7 @@ package struct SimulatedPlan: Sendable {
     package var turnDelayNanosecondsMax: UInt64 = 60_000
     package var commitNanosecondsMax: UInt64 = 2_000_000
     package var storeJobNanosecondsMax: UInt64 = 20_000_000
+    package var journalCommitBytesMax = JournalQueue.commitBytesMax
     package var readNanosecondsMax: UInt64 = 1_000_000
     /// Between two bursts of a worker, from a half of it to one and a half.
     package var thinkNanoseconds: UInt64 = 20_000_000
@@ -122,6 +123,7 @@ package struct SimulatedPlan: Sendable {
             settings.journalBytesMax = 400_000 + Int(later.below(400_000))
             settings.journalBytesSoft = min(settings.journalBytesSoft, settings.journalBytesMax / 4)
         }
+        if later.below(2) == 0 { journalCommitBytesMax = 200 + Int(later.below(5_000)) }
     }
 }
 
