@@ -58,9 +58,9 @@ package final class JournalWriter<Storage: Disk>: Sendable {
                     let start = NIODeadline.now()
                     let sequence = try journal.append(records)
                     statistics.withLock { $0.note(NIODeadline.now() - start) }
+                    tell(step, sequence)
                     return sequence
                 }, trim: { try journal.trim(superfluousThrough: $0).values })
-            if let sequence = outcome.sequence { tell(step, sequence) }
             verdict = queue.withLock { $0.ended(step, outcome) }
         } catch {
             return fail(error)

@@ -86,24 +86,26 @@ extension SimulatedHost {
                     throw error
                 }
                 committing = nil
+                tell(step, sequence)
                 return sequence
             }, trim: trim)
-        if let sequence = outcome.sequence {
-            for loop in loops {
-                guard let ticket = step.ticket(ofLoop: loop.number) else { continue }
-                loop.execute(after: world.random.below(30_000), "host %h: ticket %b is durable", ticket) {
-                    [unowned loop] in
-                    loop.core.journalDone(ticket: ticket, sequence: sequence)
-                    loop.runTurn()
-                }
-            }
-        }
         let verdict = journalQueue.ended(step, outcome)
         if verdict.news != nil { tellSpace() }
         guard verdict.pauses else { return startCommit() }
         expectFull()
         schedule(after: 200_000_000, "host %h: the journal tries again to find space") { [unowned self] in
             startCommit()
+        }
+    }
+
+    private func tell(_ step: JournalQueue.Step, _ sequence: UInt64) {
+        for loop in loops {
+            guard let ticket = step.ticket(ofLoop: loop.number) else { continue }
+            loop.execute(after: world.random.below(30_000), "host %h: ticket %b is durable", ticket) {
+                [unowned loop] in
+                loop.core.journalDone(ticket: ticket, sequence: sequence)
+                loop.runTurn()
+            }
         }
     }
 

@@ -45,7 +45,7 @@ extension ClientRouter {
             }
             again(place, .notLeader, hint: hint, now: now, into: &effects)
         case .noQuorum: again(place, .noQuorum, hint: nil, now: now, into: &effects)
-        case .unavailable: again(place, .unavailable, hint: nil, now: now, into: &effects)
+        case .unavailable(let text): unavailable(place, text, now: now, into: &effects)
         case .unknownGroup:
             wantMap()
             again(place, .unknownGroup, hint: nil, now: now, into: &effects)
@@ -90,6 +90,7 @@ extension ClientRouter {
         if isCurrent {
             groups[group].isSettled = true
             groups[group].failures = 0
+            groups[group].refusals = 0
             groups[group].reason = .none
             groups[group].retryAfterMilliseconds = 0
             groups[group].probe = -1
@@ -144,6 +145,28 @@ extension ClientRouter {
         }
         if let group { pump(group, now: now, into: &effects) }
     }
+
+    /// A leader that leads may be unable to take this command, for want of space, and able to take others: the operation
+    /// waits by itself then. If it takes nothing at all, others are asked.
+    private mutating func unavailable(
+        _ place: Int, _ text: String, now: Instant, into effects: inout ClientEffects
+    ) {
+        let group = Int(table[place].groupIndex)
+        guard group >= 0 else { return again(place, .unavailable, hint: nil, now: now, into: &effects) }
+        groups[group].obstacle = "host \(table[place].host): \(text.prefix(Self.obstacleCharactersMax))"
+        guard table[place].kind == .command, isCurrentCandidate(place), groups[group].isSettled,
+            groups[group].refusals < 2 * settings.groupWindowMax
+        else {
+            groups[group].refusals = 0
+            return again(place, .unavailable, hint: nil, now: now, into: &effects)
+        }
+        groups[group].refusals += 1
+        _ = leave(place)
+        backOff(place, .unavailable, now: now)
+        pump(group, now: now, into: &effects)
+    }
+
+    private static let obstacleCharactersMax = 400
 
     /// Redirections of one operation without a pause.
     static let movesAtOnceMax: UInt8 = 4

@@ -301,7 +301,12 @@ extension ClientRouter {
         case .overloaded: return (.overloaded, "\(name) stayed overloaded")
         case .moved: return (.unavailable, "the slot was moving and its new owner was not found")
         case .unknownGroup: return (.unavailable, "no host knows which group is in charge")
-        case .unavailable: return (.unavailable, "no host of \(name) was able to serve")
+        case .unavailable:
+            let obstacle = group >= 0 && !groups[group].obstacle.isEmpty ? " (\(groups[group].obstacle))" : ""
+            if table[place].pinned.rawValue != 0 {
+                return (.unavailable, "host \(table[place].pinned) was not able to serve \(name)\(obstacle)")
+            }
+            return (.unavailable, "no host of \(name) was able to serve\(obstacle)")
         case .connectionLost, .noAnswer: return (.noQuorum, "\(name) did not answer: connections were lost or silent")
         case .congested: return (.overloaded, "connections to \(name) stayed full")
         }

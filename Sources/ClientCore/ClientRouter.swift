@@ -88,6 +88,10 @@ struct GroupState: Sendable {
     /// Nothing is sent before.
     var notBefore = Instant.zero
     var reason = WaitReason.none
+    /// What the last host said that could not serve.
+    var obstacle = ""
+    /// Refusals of a leader that leads and can't serve, since it last served.
+    var refusals = 0
     var retryAfterMilliseconds: UInt32 = 0
     /// In `waiting`, which `tick` looks through.
     var isWaiting = false

@@ -116,6 +116,8 @@ extension HostCore {
             overloads += 1
             return
         }
+        // It would stand when there is space again, whoever leads then.
+        if message.kind == .timeoutNow, space == .out { return }
         replica.core.step(message)
         markReady(replica)
     }

@@ -56,7 +56,7 @@ extension HostCore {
         replica.impairment = plan.impairment
         if core.isImpaired, replica.impairment == nil {
             replica.impairment =
-                "what the disk has of its log and its state contradicts itself: it is rebuilt from its peers"
+                "what the disk has of its log and its state contradicts itself; its peers have whole copies, and this version can't rebuild one from them"
         }
         replica.isMute = plan.isMute
         replica.elapsedSeen = elapsedMilliseconds

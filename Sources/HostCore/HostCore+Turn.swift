@@ -102,7 +102,8 @@ extension HostCore {
         } else if !raftEffects.durableMessages.isEmpty {
             if replica.lastTicket <= doneTicket {
                 for message in raftEffects.durableMessages { send(message, of: replica) }
-            } else {
+            } else if replica.heldMessages < Self.heldMessagesMax {
+                replica.heldMessages += raftEffects.durableMessages.count
                 // `held` stays in the order of tickets: waiting for a later one than needed is safe.
                 let ticket = max(held.last?.ticket ?? 0, replica.lastTicket)
                 held.append(
@@ -124,6 +125,13 @@ extension HostCore {
         }
         if raftEffects.roleChanged { updateLiveness(replica) }
     }
+
+    /// Of one replica, beyond those that go with what it writes. While a write waits for space peers ask again and
+    /// again; what is not said then is as good as lost on the way, and asked for again.
+    private static var heldMessagesMax: Int { 64 }
+
+    /// Entries that wait for the journal, for tests.
+    package var heldCount: Int { held.count }
 
     private func send(_ message: RaftMessage, of replica: Replica) {
         guard let host = hostOfReplica[message.to], let peer = peer(host), peer.isConnected else { return }
@@ -155,7 +163,11 @@ extension HostCore {
         while let first = held.first, first.ticket <= ticket {
             held.removeFirst()
             undurableBytes -= first.bytes
-            if first.sequence > 0 { first.replica.core.persisted(sequence: first.sequence) }
+            if first.sequence > 0 {
+                first.replica.core.persisted(sequence: first.sequence)
+            } else {
+                first.replica.heldMessages -= first.messages.count
+            }
             for message in first.messages { send(message, of: first.replica) }
             markReady(first.replica)
         }

@@ -20,7 +20,7 @@ package struct JournalQueue: Sendable {
         /// Writes what is in it. A step that finds no space has written nothing of its batches, and deletes even so.
         ///
         /// - Parameters:
-        ///   - commit: makes records durable, all or none, and returns the number of the commit.
+        ///   - commit: makes records durable, all or none, tells the loops, and returns the number of the commit.
         ///   - trim: one bounded piece, as `Journal.trim`; returns the values deleted.
         /// - Throws: what they throw but for `DiskError.full`: then nothing may be believed any more.
         package func perform(
@@ -83,6 +83,9 @@ package struct JournalQueue: Sendable {
     package static let commitBytesMax = 16 << 20
 
     private let commitBytesMax: Int
+    /// For the next commit: after one that found no space half as much is tried, down to one batch. A small one may fit
+    /// into pages that trimming freed where a large one does not.
+    private var commitBytes: Int
     /// Bounded by the cores' bounds on undurable bytes: each counts what it handed in until it is told of it.
     private var batches: [(loop: Int, batch: JournalBatch)] = []
     /// The newest list of what is superfluous that each loop gave. A loop that gave none yet pins all of its groups:
@@ -100,6 +103,7 @@ package struct JournalQueue: Sendable {
     package init(loops: Int, commitBytesMax: Int = commitBytesMax) {
         superfluous = Array(repeating: [], count: loops)
         self.commitBytesMax = commitBytesMax
+        commitBytes = commitBytesMax
     }
 
     /// Queues a loop's batch. Tickets of one loop come in ascending order.
@@ -135,7 +139,7 @@ package struct JournalQueue: Sendable {
         var bytes = 0
         let end = batches.firstIndex { next in
             defer { bytes += next.batch.bytes }
-            return bytes + next.batch.bytes > commitBytesMax && bytes > 0
+            return bytes + next.batch.bytes > commitBytes && bytes > 0
         }
         guard let end else {
             defer { batches = [] }
@@ -153,9 +157,11 @@ package struct JournalQueue: Sendable {
             batches.insert(contentsOf: step.batches, at: isPlanted("full-commit-overtaken") ? batches.count : 0)
             if !isFull { news = .full(error) }
             isFull = true
+            commitBytes = max(1, min(commitBytes, step.batches.reduce(0) { $0 + $1.batch.bytes }) / 2)
         } else if outcome.sequence != nil {
             if isFull { news = .roomAgain }
             isFull = false
+            commitBytes = min(commitBytesMax, max(commitBytes * 2, 1 << 16))
         }
         return Verdict(pauses: outcome.commitFull != nil || outcome.isTrimFull, news: news)
     }

@@ -78,6 +78,8 @@ final class Replica {
 
     /// The journal ticket of the last thing it persisted.
     var lastTicket: UInt64 = 0
+    /// Messages that wait for that ticket, but for those that go with what was written.
+    var heldMessages = 0
     /// Encoded bytes of the entries that were applied since the checkpoint that was frozen last: what a new one would let
     /// the journal forget.
     var appliedBytesSinceCheckpoint = 0

@@ -74,7 +74,8 @@ public struct ReplicaStartPlan: Sendable {
             impairment = "this replica was removed from here: its id is never used again"
         } else if disk.log?.isDamaged ?? disk.isJournalDamaged, !isPlanted("damaged-log-believed") {
             isMute = true
-            impairment = "the journal has a damaged record of this replica: it is rebuilt from its peers"
+            impairment =
+                "the journal has a damaged record of this replica; its peers have whole copies, and this version can't rebuild one from them"
         } else if applied < base {
             impairment = "its state ends at \(applied), before the log begins at \(base): it needs a snapshot"
         } else if term(at: applied) != appliedTerm {

@@ -61,7 +61,13 @@ extension RaftCore {
     private mutating func acknowledge(_ position: Int, _ index: LogIndex) {
         let isNews = progress[position].acknowledged(index)
         switch progress[position].state {
-        case .probe: if isNews || index == progress[position].match { progress[position].become(.replicate) }
+        // One that takes no entries answers empty probes all the same: a whole window would go to it in vain each time.
+        case .probe:
+            if isNews || index == log.last {
+                progress[position].become(.replicate)
+            } else {
+                progress[position].bulkLast = .zero
+            }
         case .snapshot: if progress[position].match >= log.base { progress[position].become(.probe) }
         case .replicate: break
         }

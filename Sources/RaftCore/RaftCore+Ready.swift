@@ -69,7 +69,9 @@ extension RaftCore {
         if var answer = acknowledgement {
             answer.commit = commit
             acknowledgement = nil
-            queue(answer, isPromise: true)
+            // It waits for what it promises, and not for what came later.
+            let isDurable = answer.index <= persistence.stable && persistence.durableTerm == term
+            queue(answer, isPromise: !isDurable)
         }
         if let answer = rejection {
             rejection = nil

@@ -84,6 +84,7 @@ import Testing
             status.cluster = map.cluster
             status.host = host.id
             status.incarnation = host.incarnation
+            status.peersConnected = 2
             status.replicas = map.replicas(on: host.id).map { group, replica in
                 var status = ReplicaStatus(group: group.id, replica: replica)
                 status.role = group.preferredLeader == replica ? .leader : .follower
@@ -101,6 +102,18 @@ import Testing
         let health = ClusterHealth(map: map, accounts: accounts())
         #expect(health.verdict == .healthy && health.problems.isEmpty)
         #expect(health.groups.allSatisfy { $0.leader == $0.preferredHost && $0.working == 3 })
+    }
+
+    /// The others refuse it, and its followers stand still; nobody is far behind as long as little is written.
+    @Test func aHostWithoutItsPeersIsDegraded() {
+        var accounts = accounts()
+        accounts[1].status?.peersConnected = 0
+        let health = ClusterHealth(map: map, accounts: accounts)
+        #expect(health.verdict == .degraded)
+        #expect(
+            health.problems == [
+                "host 2 is connected to 0 of the 2 other hosts that answer: its log and theirs say why"
+            ])
     }
 
     @Test func aGroupWithoutALeaderIsUnavailable() throws {

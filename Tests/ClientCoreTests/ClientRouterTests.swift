@@ -39,6 +39,36 @@ import Testing
         #expect(scenario.router.leader(of: GroupID(1)) == HostID(1))
     }
 
+    /// A leader without space takes deletes and no puts: each put waits by itself, and says why in the end.
+    @Test func aCommandThatItsLeaderCannotTakeDoesNotHoldUpOthers() throws {
+        var scenario = Scenario.ready()
+        scenario.put(1)
+        scenario.done(1)
+        scenario.put(2, within: 50)
+        scenario.refuse(2, .unavailable("the disk of host 1 is nearly full"))
+        scenario.lines.removeAll()
+        scenario.put(3)
+        scenario.put(4)
+        expect(
+            scenario,
+            """
+            > put 3
+              send 3 to host 1: group 1, epoch 1
+            > put 4
+              send 4 to host 1: group 1, epoch 1
+            """)
+        while scenario.failures[2] == nil {
+            scenario.pass(5)
+            if scenario.lastSent == 2, scenario.failures[2] == nil {
+                scenario.refuse(2, .unavailable("the disk of host 1 is nearly full"))
+            }
+        }
+        let failure = try #require(scenario.failures[2])
+        #expect(failure.code == .unavailable && !failure.mayHaveHappened)
+        #expect(failure.message.contains("(host 1: the disk of host 1 is nearly full)"), "\(failure.message)")
+        #expect(scenario.router.leader(of: GroupID(1)) == HostID(1))
+    }
+
     @Test func aLeaderChangeIsFollowedByHintAndNothingIsLost() {
         var scenario = Scenario.ready()
         scenario.put(1)

@@ -275,6 +275,57 @@ private let group = GroupID(1)
         #expect(follower.inspection(of: group)?.last == trio.hosts[leader].inspection(of: group)?.last)
     }
 
+    /// Its journal's commit waits for space for long, while the leader asks again and again.
+    @Test func whatWaitsForTheJournalIsBoundedHoweverOftenItIsAskedFor() throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        let follower = trio.hosts[(leader + 1) % 3]
+        try trio.settle()
+        follower.holdsJournal = true
+        trio.hosts[leader].put("a", "v", group: group, token: 1)
+        try trio.tick(1_000)
+        #expect(trio.hosts[leader].isDone(1))
+        #expect((1...80).contains(follower.core.heldCount), "\(follower.core.heldCount) wait")
+        follower.holdsJournal = false
+        try follower.commit()
+        try trio.tick(20)
+        #expect(follower.core.heldCount == 0)
+        #expect(follower.inspection(of: group)?.applied == trio.hosts[leader].inspection(of: group)?.applied)
+    }
+
+    /// It answers probes and takes nothing: one append at a time goes to it, not a window.
+    @Test func aFollowerThatTakesNothingGetsNoWindowAgainAndAgain() throws {
+        let trio = try Trio { $0.raft.appendBytesMax = 1_000 }
+        let leader = try trio.leader()
+        let place = (leader + 1) % 3
+        try trio.settle()
+        trio.hosts[place].core.spaceChanged(.out)
+        for token in 1...100 as ClosedRange<UInt64> {
+            trio.hosts[leader].put("\(token)", String(repeating: "v", count: 900), group: group, token: token)
+        }
+        try trio.tick(100)
+        var bytes = 0
+        trio.look = { from, _, payload in if from == leader { bytes += payload.count } }
+        try trio.tick(400)
+        // A heartbeat each two ticks, at most one append of 1,000 bytes each time to that one.
+        #expect(bytes < 400 * 1_500, "\(bytes) bytes in 20 s")
+        trio.hosts[place].core.spaceChanged(.ample)
+        try trio.tick(60)
+        #expect(trio.hosts[place].inspection(of: group)?.applied == trio.hosts[leader].inspection(of: group)?.applied)
+    }
+
+    @Test func aFollowerWithoutSpaceDoesNotStandWhenItIsAskedTo() throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        try trio.settle()
+        for other in trio.hosts where other.id != host.id { other.core.spaceChanged(.out) }
+        host.core.spaceChanged(.low)
+        let term = host.inspection(of: group)?.term
+        try trio.tick(40)
+        #expect(try trio.leader() == leader && host.inspection(of: group)?.term == term)
+    }
+
     @Test func morePagesThanTheBoundAreOverloadedUntilOthersAreAnswered() throws {
         let trio = try Trio { $0.pagesMax = 3 }
         let leader = try trio.leader()

@@ -55,27 +55,34 @@ import Testing
         #expect(tickets(second) == [2])
     }
 
+    /// And half as much, until something fits; told once, and once more when there is space again.
     @Test func aCommitWithoutSpaceIsTriedAgainBeforeWhatCameMeanwhile() throws {
         var queue = JournalQueue(loops: 2)
-        add(1...2, to: &queue)
-        let full = try next(&queue)
-        add(3...3, to: &queue)
-        let verdict = queue.ended(
-            full, try full.perform(commit: { _ in throw DiskError(.full, "none left") }, trim: { _ in 0 }))
-        #expect(verdict.pauses && queue.isFull)
-        guard case .full? = verdict.news else { throw Unexpected() }
-        let again = try next(&queue)
-        #expect(tickets(again) == [1, 2, 3])
-        let second = queue.ended(
-            again, try again.perform(commit: { _ in throw DiskError(.full, "none left") }, trim: { _ in 0 }))
-        #expect(second.pauses && !isNews(second), "told once")
-        let third = try next(&queue)
-        let outcome = try third.perform(commit: { _ in 8 }, trim: { _ in 0 })
-        #expect(outcome.sequence == 8)
-        let last = queue.ended(third, outcome)
-        guard case .roomAgain? = last.news else { throw Unexpected() }
-        let rest = queue.next()
-        #expect(!last.pauses && !queue.isFull && rest == nil)
+        add(1...4, to: &queue)
+        var tried: [[UInt64]] = []
+        var news: [Bool] = []
+        var ticket: UInt64 = 5
+        for isFull in [true, true, true, false, false, false] {
+            let step = try next(&queue)
+            tried.append(tickets(step))
+            add(ticket...ticket, to: &queue)
+            ticket += 1
+            let outcome = try step.perform(
+                commit: { _ in
+                    if isFull { throw DiskError(.full, "none left") }
+                    return 8
+                }, trim: { _ in 0 })
+            #expect((outcome.sequence == nil) == isFull)
+            let verdict = queue.ended(step, outcome)
+            #expect(verdict.pauses == isFull && queue.isFull == isFull)
+            switch verdict.news {
+            case .full?: news.append(true)
+            case .roomAgain?: news.append(false)
+            case nil: break
+            }
+        }
+        #expect(tried == [[1, 2, 3, 4], [1, 2], [1], [1], [2, 3, 4, 5, 6, 7, 8], [9]])
+        #expect(news == [true, false])
     }
 
     /// The newest list of each loop counts, and trimming goes on until a piece of the newest lists deletes nothing.

@@ -103,8 +103,7 @@ extension IntegrationTests {
 
         @Test func statusIsHealthyThenDegradedAfterAKillAndHealthyAfterARestart() async throws {
             try await withCluster { cluster in
-                let before = try await cluster.bifrost("status")
-                before.expect(0)
+                let before = try await cluster.waitForStatus(0)
                 #expect(before.text.hasPrefix("healthy\n"))
 
                 cluster.local.kill(cluster.hosts[2])

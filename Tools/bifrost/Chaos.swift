@@ -19,6 +19,7 @@ struct Chaos: AsyncParsableCommand {
                          one way
               proxy      delays, cut connections, changed bytes
               eio        an fdatasync fails (strace)
+              killcall   SIGKILL at one exact write or sync (strace)
               full       no space on a disk of 64 MiB, and then space again
 
             Ends with 1 if anything was lost, wrong or too slow, or a kind was skipped that --permitted-skips does not name.

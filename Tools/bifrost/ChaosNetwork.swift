@@ -84,7 +84,7 @@ enum ChaosMachine {
     static func obstacle(to kind: ChaosKind, hasNamespaces: Bool) async -> String? {
         switch kind {
         case .kill, .stop, .proxy: return nil
-        case .eio:
+        case .eio, .killcall:
             guard let strace = path(of: "strace") else { return "strace is not installed" }
             let trial = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "/bin/true"]
             return await problem { try await ChaosNetwork.run(strace, trial) }

@@ -14,6 +14,8 @@ package enum ChaosKind: String, CaseIterable, Encodable, Sendable {
     case proxy
     /// fdatasync answers EIO: the host ends at once, and believes nothing that was not flushed.
     case eio
+    /// SIGKILL in front of one exact write or sync: what was written before it is in the page cache, and not synced.
+    case killcall
     /// A host's disk has no space left, and then has.
     case full
 }

@@ -215,7 +215,7 @@ final class ChaosTrial {
                 try await proxy.start(target: target)
                 proxies.append(proxy)
             }
-        case .kill, .stop, .eio, .full: break
+        case .kill, .stop, .eio, .killcall, .full: break
         }
         let local = try LocalCluster(below: settings.parent, name: "bifrost-chaos-\(kind)", addresses: listening)
         if kind == .full { try await mount(local.hosts[0].directory) }
@@ -313,6 +313,7 @@ final class ChaosTrial {
         case .partition: try await part(number, round, load)
         case .proxy: try await disturb(round, load)
         case .eio: try await failSync(number, load)
+        case .killcall: try await killAtCall(number, load)
         case .full: try await fill(load)
         }
     }
@@ -385,13 +386,7 @@ final class ChaosTrial {
         local.stop(host)
         let call = Int.random(in: 20...400)
         say("fdatasync number \(call) of host \(number + 1) answers EIO")
-        // With -D the host is our child, and strace its grandchild. Calls are counted per thread.
-        try start(
-            number,
-            through: [
-                strace, "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e",
-                "inject=fdatasync:error=EIO:when=\(call)",
-            ])
+        try start(number, through: Self.injection(strace, "fdatasync", "error=EIO:when=\(call)"))
         guard let ending = try await ending(of: host, within: .seconds(60)) else {
             problem("host \(number + 1) went on for 60 s, and was to end at its failed sync")
             local.stop(host)
@@ -405,6 +400,35 @@ final class ChaosTrial {
             problem("host \(number + 1) did not say that its disk failed: \(lastLine(host))")
         }
         try await expectProgress(load, "while host \(number + 1) was down")
+        try start(number)
+    }
+
+    private static func injection(_ strace: String, _ calls: String, _ fault: String) -> [String] {
+        // With -D the host is our child, and strace its grandchild. Calls are counted per thread.
+        // Stopping at those calls only is faster, and strace 6 delivers no signals then.
+        let fast = fault.hasPrefix("signal") ? [] : ["--seccomp-bpf"]
+        return [strace, "-D", "-f"] + fast + [
+            "-qq", "-o", "/dev/null", "-e", "trace=\(calls)", "-e",
+            "inject=\(calls):\(fault)",
+        ]
+    }
+
+    private func killAtCall(_ number: Int, _ load: ChaosLoad) async throws {
+        guard let local, let strace = ChaosMachine.path(of: "strace") else { return }
+        let host = local.hosts[number]
+        local.stop(host)
+        // LMDB writes pages with pwrite64 and pwritev, its meta page with pwrite64, and syncs with the last.
+        let calls = ["pwrite64", "pwrite64,pwritev,fdatasync", "fdatasync"].randomElement()!
+        let call = Int.random(in: 1...400)
+        say("host \(number + 1) is killed at number \(call) of \(calls) of a thread")
+        try start(number, through: Self.injection(strace, calls, "signal=SIGKILL:when=\(call)"))
+        guard let ending = try await ending(of: host, within: .seconds(60)) else {
+            note("host \(number + 1) made no such call within 60 s")
+            local.kill(host)
+            return try start(number)
+        }
+        if ending != .signal(SIGKILL) { problem("host \(number + 1) ended with \(ending): \(lastLine(host))") }
+        try await expectProgress(load, "while host \(number + 1) was dead")
         try start(number)
     }
 

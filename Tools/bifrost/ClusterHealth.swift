@@ -195,6 +195,12 @@ package struct ClusterHealth: Sendable {
                     "host \(account.host.id) at \(account.host.address) is missing: \(account.problem)", at: 0)
                 continue
             }
+            let others = accounts.count { $0.status != nil } - 1
+            if status.peersConnected < others {
+                problems.insert(
+                    "host \(account.host.id) is connected to \(status.peersConnected) of the \(others) other hosts that "
+                        + "answer: its log and theirs say why", at: 0)
+            }
             if !status.problem.isEmpty { problems.insert("host \(account.host.id): \(status.problem)", at: 0) }
         }
     }
