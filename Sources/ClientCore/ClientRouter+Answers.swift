@@ -91,6 +91,7 @@ extension ClientRouter {
             groups[group].isSettled = true
             groups[group].failures = 0
             groups[group].refusals = 0
+            if !groups[group].obstacle.isEmpty { groups[group].obstacle = "" }
             groups[group].reason = .none
             groups[group].retryAfterMilliseconds = 0
             groups[group].probe = -1

@@ -279,6 +279,11 @@ extension ClientRouter {
             into: &effects)
     }
 
+    /// What a host said since the group last served.
+    private func obstacle(of group: Int) -> String {
+        group >= 0 && !groups[group].obstacle.isEmpty ? " (\(groups[group].obstacle))" : ""
+    }
+
     private func explain(_ reason: WaitReason, place: Int, group: Int) -> (FailureCode, String) {
         let name = group >= 0 ? "group \(groups[group].id)" : "the group"
         switch reason {
@@ -296,17 +301,18 @@ extension ClientRouter {
             let list = group >= 0 ? groups[group].replicas.map { "\(hosts[$0].id)" }.joined(separator: ", ") : ""
             return (.unreachable, "none of the hosts of \(name) (\(list)) could be reached")
         case .notLeader:
-            return (.noQuorum, "\(name) had no leader: its hosts answer, but a majority of them does not agree on one")
+            return (.noQuorum, "\(name) had no leader that those of its hosts know that answer\(obstacle(of: group))")
         case .noQuorum: return (.noQuorum, "\(name) had no quorum: its leader can't reach a majority of its replicas")
         case .overloaded: return (.overloaded, "\(name) stayed overloaded")
         case .moved: return (.unavailable, "the slot was moving and its new owner was not found")
         case .unknownGroup: return (.unavailable, "no host knows which group is in charge")
         case .unavailable:
-            let obstacle = group >= 0 && !groups[group].obstacle.isEmpty ? " (\(groups[group].obstacle))" : ""
             if table[place].pinned.rawValue != 0 {
-                return (.unavailable, "host \(table[place].pinned) was not able to serve \(name)\(obstacle)")
+                return (
+                    .unavailable, "host \(table[place].pinned) was not able to serve \(name)\(obstacle(of: group))"
+                )
             }
-            return (.unavailable, "no host of \(name) was able to serve\(obstacle)")
+            return (.unavailable, "no host of \(name) was able to serve\(obstacle(of: group))")
         case .connectionLost, .noAnswer: return (.noQuorum, "\(name) did not answer: connections were lost or silent")
         case .congested: return (.overloaded, "connections to \(name) stayed full")
         }

@@ -1,6 +1,6 @@
-// One process per directory (flock on a file of ours; LMDB's lock.mdb is never touched), and one open per process
-// (LMDB corrupts when a process opens an environment twice), by device and inode so that two paths to one directory
-// count.
+// One process per directory (flock on a file of ours, and on the data's own, since people delete lock files; LMDB's
+// lock.mdb is never touched), and one open per process (LMDB corrupts when a process opens an environment twice), by
+// device and inode so that two paths to one directory count.
 
 import Glibc
 import Synchronization
@@ -56,15 +56,7 @@ struct DirectoryLock: ~Copyable {
     private static func acquire(path: String) throws(LMDBError) -> Int32 {
         let descriptor = open(path + "/" + fileName, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
         guard descriptor >= 0 else { throw systemError("open \(fileName)", path: path) }
-        // A process that was just killed may not be quite gone: a start right behind it waits a little.
-        var isLocked = flock(descriptor, LOCK_EX | LOCK_NB) == 0
-        var attempts = Self.attemptsMax
-        while !isLocked, errno == EWOULDBLOCK, attempts > 0 {
-            attempts -= 1
-            usleep(Self.attemptMicroseconds)
-            isLocked = flock(descriptor, LOCK_EX | LOCK_NB) == 0
-        }
-        guard isLocked else {
+        guard lock(descriptor) else {
             let number = errno
             let holder = holder(descriptor)
             close(descriptor)
@@ -79,6 +71,28 @@ struct DirectoryLock: ~Copyable {
             if ftruncate(descriptor, 0) == 0 { _ = pwrite(descriptor, bytes.baseAddress, bytes.count, 0) }
         }
         return descriptor
+    }
+
+    /// A process that was just killed may not be quite gone: a start right behind it waits a little. False: see errno.
+    private static func lock(_ descriptor: Int32) -> Bool {
+        var isLocked = flock(descriptor, LOCK_EX | LOCK_NB) == 0
+        var attempts = attemptsMax
+        while !isLocked, errno == EWOULDBLOCK, attempts > 0 {
+            attempts -= 1
+            usleep(attemptMicroseconds)
+            isLocked = flock(descriptor, LOCK_EX | LOCK_NB) == 0
+        }
+        return isLocked
+    }
+
+    /// The file itself, through LMDB's descriptor: until that is closed.
+    static func holdData(_ descriptor: Int32, path: String) throws(LMDBError) {
+        guard !lock(descriptor) else { return }
+        let number = errno
+        guard number == EWOULDBLOCK else { throw systemError("lock data.mdb", path: path, number: number) }
+        throw LMDBError(
+            .inUse, number: number, operation: "lock data.mdb", path: path,
+            detail: "another process has it open, though its file \(fileName) is not locked: was that deleted?")
     }
 
     private static func holder(_ descriptor: Int32) -> Int? {

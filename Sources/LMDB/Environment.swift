@@ -54,7 +54,11 @@ public final class Environment: @unchecked Sendable {
         let handle = try Self.open(path, mapBytes: mapBytes)
         let database: Database
         do throws(LMDBError) {
-            try Self.closeOnExec(handle, path)
+            let descriptor = try Self.descriptor(handle, path)
+            guard fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else {
+                throw systemError("set close-on-exec", path: path)
+            }
+            try DirectoryLock.holdData(descriptor, path: path)
             database = try Database(opening: handle, path: path)
             var dead: Int32 = 0
             try check(mdb_reader_check(handle, &dead), "check the readers", path)
@@ -94,6 +98,9 @@ public final class Environment: @unchecked Sendable {
     deinit {
         // Transactions hold the environment, so none is open; those in the pool are reset.
         for reader in idleReaders { mdb_txn_abort(reader) }
+        var descriptor: Int32 = -1
+        // By name: a child between its fork and its exec still holds the descriptor.
+        if mdb_env_get_fd(handle, &descriptor) == MDB_SUCCESS { _ = flock(descriptor, LOCK_UN) }
         mdb_env_close(handle)
     }
 
@@ -290,10 +297,10 @@ public final class Environment: @unchecked Sendable {
         }
     }
 
-    private static func closeOnExec(_ handle: OpaquePointer, _ path: String) throws(LMDBError) {
+    private static func descriptor(_ handle: OpaquePointer, _ path: String) throws(LMDBError) -> Int32 {
         var descriptor: Int32 = -1
         try check(mdb_env_get_fd(handle, &descriptor), "get the descriptor", path)
-        guard fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else { throw systemError("set close-on-exec", path: path) }
+        return descriptor
     }
 }
 

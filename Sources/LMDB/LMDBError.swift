@@ -86,7 +86,7 @@ public struct LMDBError: Error, CustomStringConvertible {
         case .keyExists: "the key is there already, or an append was not above all keys: check the caller"
         case .notFound: "no such key: go on without it"
         case .pageNotFound, .corrupted, .invalid:
-            "the file is damaged: move the directory away and rebuild its replicas from their peers"
+            "the file is damaged: keep the directory as it is; the other hosts have whole copies of its replicas"
         case .panic: "an earlier write of LMDB's meta page failed: stop the process and open anew"
         case .versionMismatch: "the file was written by another version of LMDB: use that one"
         case .mapFull: "end all transactions, enlarge the map and repeat the transaction"
