@@ -38,7 +38,7 @@ extension HostLoop {
             }
             let rest = reads.dropFirst(answers.count)
             eventLoop.execute { [self, answers] in
-                for (call, response) in answers { calls.take(call)?.respond { response.encode(into: &$0) } }
+                for (call, response) in answers { answer(call, response) { $0.body.count } }
                 if !rest.isEmpty { startColdReads(rest) }
             }
         }
@@ -56,7 +56,7 @@ extension HostLoop {
             }
             eventLoop.execute { [self, response] in
                 core?.pageDone()
-                calls.take(page.call)?.respond { response.encode(into: &$0) }
+                answer(page.call, response) { _ in page.bytesMax }
             }
         }
     }

@@ -136,6 +136,22 @@ final class HostLoop: @unchecked Sendable {
         scheduleTurn()
     }
 
+    /// Answers a call, or refuses it when its connection has too much to read already: else a client that asks for many
+    /// large values at once would fill this process with them.
+    func answer<Result>(_ call: CallToken, _ response: Response<Result>, bytes: (Result) -> Int) {
+        guard let reply = calls.take(call) else { return }
+        if case .done(let result) = response, bytes(result) > Self.largeAnswerBytes, !reply.hasRoom(for: bytes(result))
+        {
+            return reply.respond {
+                Response<Result>.refused(.overloaded(retryAfterMillis: Self.largeAnswerPauseMillis)).encode(into: &$0)
+            }
+        }
+        reply.respond { response.encode(into: &$0) }
+    }
+
+    private static var largeAnswerBytes: Int { 16 << 10 }
+    private static var largeAnswerPauseMillis: UInt32 { 50 }
+
     private func carryOut() {
         if let map = effects.map { shell.mapChanged(map) }
         for (host, channel, payload) in effects.peerPayloads {
@@ -146,7 +162,7 @@ final class HostLoop: @unchecked Sendable {
             shell.journalWriter.submit(effects.journal, superfluous: effects.superfluous, from: place.number)
         }
         for reply in effects.replies {
-            calls.take(reply.call)?.respond { reply.response.encode(into: &$0) }
+            answer(reply.call, reply.response) { $0.body.count }
         }
         if !effects.coldReads.isEmpty { startColdReads(effects.coldReads[...]) }
         for page in effects.coldPages { startColdPage(page) }

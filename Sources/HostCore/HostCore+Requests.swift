@@ -135,6 +135,7 @@ extension HostCore {
         }
         switch consistency {
         case .local:
+            guard repliedBytes < settings.replyBytesPerTurn else { return refuse(read.call, overloaded) }
             open(read)
             serve(read, from: replica)
             return
@@ -182,8 +183,8 @@ extension HostCore {
     func failReads(_ replica: Replica, context: UInt64) {
         guard let place = replica.readBatches.firstIndex(where: { $0.context == context }) else { return }
         let batch = replica.readBatches.remove(at: place)
-        replica.waitingReads -= batch.reads.count
-        for read in batch.reads {
+        replica.waitingReads -= batch.reads.count - batch.served
+        for read in batch.reads[batch.served...] {
             close(read)
             refuse(read.call, notLeader(replica))
         }
@@ -201,8 +202,8 @@ extension HostCore {
                 // Confirmed, and this replica does not get there: their clients have given up or ask elsewhere.
                 if replica.readBatches[place].index != nil, tickCount - replica.readBatches[place].tick > readTicksMax {
                     let batch = replica.readBatches.remove(at: place)
-                    replica.waitingReads -= batch.reads.count
-                    for read in batch.reads {
+                    replica.waitingReads -= batch.reads.count - batch.served
+                    for read in batch.reads[batch.served...] {
                         close(read)
                         refuse(read.call, .unavailable("the replica on host \(host) is behind: ask another"))
                     }
@@ -211,9 +212,17 @@ extension HostCore {
                 }
                 continue
             }
-            let batch = replica.readBatches.remove(at: place)
-            replica.waitingReads -= batch.reads.count
-            for read in batch.reads { serve(read, from: replica) }
+            var batch = replica.readBatches.remove(at: place)
+            let first = batch.served
+            while batch.served < batch.reads.count, repliedBytes < settings.replyBytesPerTurn {
+                serve(batch.reads[batch.served], from: replica)
+                batch.served += 1
+            }
+            replica.waitingReads -= batch.served - first
+            guard batch.served == batch.reads.count else {
+                replica.readBatches.insert(batch, at: place)
+                return markReady(replica)
+            }
         }
     }
 
@@ -231,6 +240,7 @@ extension HostCore {
                 return
             }
             let result = Self.result(found, index: replica.core.appliedIndex, revision: replica.machine.revision)
+            repliedBytes += result.body.count
             effects.replies.append(HostReply(call: read.call, response: .done(result)))
         case .page(let from, let bytesMax):
             let live = replica.memtable.page(from: from, recordsMax: settings.pageRecordsMax, bytesMax: bytesMax)

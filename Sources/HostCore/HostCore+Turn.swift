@@ -54,6 +54,7 @@ extension HostCore {
             }
         }
         swap(&effects, &out)
+        repliedBytes = 0
     }
 
     /// Notes that the replica has something to do in this turn.
@@ -244,7 +245,7 @@ extension HostCore {
             effects.replies.append(HostReply(call: proposal.call, response: .refused(.outcomeUnknown)))
         }
         replica.proposals.removeAll()
-        let reads = replica.readBatches.flatMap(\.reads) + replica.gathered
+        let reads = replica.readBatches.flatMap { $0.reads[$0.served...] } + replica.gathered
         for read in reads {
             close(read)
             effects.replies.append(HostReply(call: read.call, response: .refused(.unavailable(reason))))

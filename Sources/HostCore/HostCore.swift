@@ -104,6 +104,8 @@ public final class HostCore {
     public var journalBytes = 0
     /// So much above its bound that nothing of other hosts is taken.
     var isJournalOverfull = false
+    /// Of answers to reads in this turn.
+    var repliedBytes = 0
     /// Space for this host's files.
     var space = SpaceLevel.ample
     /// Pages asked for and not answered.

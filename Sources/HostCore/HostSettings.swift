@@ -43,6 +43,9 @@ public struct HostSettings: Sendable {
     public var logPinnedBytesMax = 1 << 30
     /// Calls that may wait in one group, proposals and reads together; beyond it, `overloaded`.
     public var waitingCallsMax = 65_536
+    /// Bytes of answers to reads in one turn, so that no burst of reads of large values keeps heartbeats waiting; the
+    /// rest is served in the next ones.
+    public var replyBytesPerTurn = 4 << 20
     /// Bytes and number of one page of a group's records.
     public var pageBytesMax = 1 << 20
     public var pageRecordsMax = 16_384

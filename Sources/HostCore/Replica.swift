@@ -30,6 +30,8 @@ final class Replica {
         /// The tick in which they were gathered.
         var tick: UInt64
         var reads: [WaitingRead]
+        /// Of `reads`, those that were served in earlier turns.
+        var served = 0
     }
 
     /// A memtable on its way to the disk.

@@ -18,6 +18,8 @@ public final class InboundConnection: @unchecked Sendable {
     private let services: ServiceTable
     private let server: ServerCore
     private let mailbox = Mutex(Mailbox())
+    /// Bytes that the socket had not taken when other threads' answers were last taken over.
+    private let backlog = Atomic(0)
 
     /// What the peer said of itself. Set before the first call is delivered.
     public private(set) var hello: Hello
@@ -110,6 +112,14 @@ public final class InboundConnection: @unchecked Sendable {
     }
 
     // MARK: Answers, from any thread
+
+    func hasRoom(for bytes: Int) -> Bool {
+        let waiting =
+            eventLoop.inEventLoop
+            ? wire?.outbound.count ?? 0
+            : mailbox.withLock { $0.frames.count } + backlog.load(ordering: .relaxed)
+        return waiting == 0 || waiting + bytes <= server.limits.outboundRoomBytes
+    }
 
     func respond(_ call: UInt64, _ payload: Bytes) {
         guard payload.count <= FrameHeader.payloadBytesMax else { return fail(call, Self.tooLong(payload.count)) }
@@ -281,6 +291,7 @@ public final class InboundConnection: @unchecked Sendable {
         spareMail.letters.removeAll(keepingCapacity: true)
         spareMail.frames.removeAll()
         wire?.flush()
+        backlog.store(wire?.outbound.count ?? 0, ordering: .relaxed)
         resumeIfPaused()
     }
 }

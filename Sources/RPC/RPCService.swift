@@ -75,6 +75,10 @@ public struct CallReply: Sendable {
     /// nothing else of this connection.
     public func respond(writing body: (inout ByteWriter) -> Void) { connection.respond(call, writing: body) }
 
+    /// Whether an answer of so many bytes may join those that wait for the socket. False: the caller asks for more than
+    /// it reads; refuse, so that it asks again later. From any thread; costs a lock there, so ask for large ones only.
+    public func hasRoom(for bytes: Int) -> Bool { connection.hasRoom(for: bytes) }
+
     public func fail(_ error: RPCError) { connection.fail(call, error) }
 
     public func fail(_ code: RPCError.Code, _ message: String) { connection.fail(call, RPCError(code, message)) }

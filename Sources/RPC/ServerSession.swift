@@ -19,6 +19,8 @@ public struct ServerLimits: Sendable {
     /// twice of it the connection is closed, because its peer does not read.
     public var outboundBytesMax = 64 << 20
     public var outboundSmallBytes = 4 << 10
+    /// Bytes of answers that wait: beyond it, services refuse what they can answer later (`CallReply.hasRoom`).
+    public var outboundRoomBytes = 16 << 20
     /// From connecting to a good hello; later the connection is closed.
     public var handshakeMilliseconds: Int64 = 5_000
     /// A connection on which nothing came for this long is closed. Clients ping each 5 s.

@@ -326,6 +326,23 @@ private let group = GroupID(1)
         #expect(try trio.leader() == leader && host.inspection(of: group)?.term == term)
     }
 
+    /// However many large values are asked for at once, heartbeats go between them.
+    @Test func aTurnAnswersSoManyBytesAndTheNextOnesTheRest() throws {
+        let trio = try Trio { $0.replyBytesPerTurn = 10_000 }
+        let host = trio.hosts[try trio.leader()]
+        host.put("a", String(repeating: "v", count: 4_000), group: group, token: 1)
+        try trio.settle()
+        host.repliesOfTurnMax = 0
+        for token in 10..<50 as Range<UInt64> { host.get("a", group: group, token: token) }
+        try trio.settle()
+        #expect((10..<50 as Range<UInt64>).allSatisfy { host.isDone($0) })
+        #expect(host.repliesOfTurnMax == 3)
+        for token in 60..<70 as Range<UInt64> { host.get("a", group: group, .local, token: token) }
+        try trio.settle()
+        #expect((60..<63 as Range<UInt64>).allSatisfy { host.isDone($0) })
+        #expect((63..<70 as Range<UInt64>).allSatisfy { isOverloaded(host.refusal($0)) })
+    }
+
     @Test func morePagesThanTheBoundAreOverloadedUntilOthersAreAnswered() throws {
         let trio = try Trio { $0.pagesMax = 3 }
         let leader = try trio.leader()

@@ -64,6 +64,8 @@ final class TestHost {
     }
 
     var now = Instant(1_000_000)
+    /// The most replies that one turn brought.
+    var repliesOfTurnMax = 0
 
     func core(of group: GroupID) -> HostCore { cores[LoopPlace.owner(of: group, loops: cores.count)] }
     func inspection(of group: GroupID) -> ReplicaInspection? { core(of: group).inspection(of: group) }
@@ -107,6 +109,7 @@ final class TestHost {
         effects = HostEffects()
         outbox += work.peerPayloads
         for (loop, message) in work.loopMessages { inboxes[loop].append(.message(message)) }
+        repliesOfTurnMax = max(repliesOfTurnMax, work.replies.count)
         for reply in work.replies { replies[reply.call] = reply.response }
         if !work.superfluous.isEmpty { superfluousOfLoop[number] = work.superfluous }
         notices += work.notices

@@ -336,6 +336,42 @@ final class Recorder: RPCConnectionDelegate {
         }
     }
 
+    /// A client that reads nothing: answers of 1 MiB find room up to the bound, from its event loop and from elsewhere.
+    @Test(arguments: [true, false]) func answersHaveRoomUpToABound(onItsLoop: Bool) async throws {
+        var limits = ServerLimits()
+        limits.outboundRoomBytes = 4 << 20
+        try await Loopback.run(limits: limits) { loopback async throws in
+            let socket = try await RawSocket.connect(loopback.server.address, loopback.clientGroup, autoRead: false)
+            try await socket.send(helloFrame(version: 1))
+            #expect(await eventually { loopback.echo.state.withLock { $0.opened } == 1 })
+            var requests: [UInt8] = []
+            for call in 1...40 as ClosedRange<UInt64> {
+                requests += FrameTests.frame(FrameHeader(kind: .request, service: 2, method: 3, call: call), "x")
+            }
+            try await socket.send(requests)
+            #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 40 })
+            let kept = loopback.echo.state.withLock { $0.kept }
+            let block = Bytes([UInt8](repeating: 1, count: 1 << 20))
+            var refused = 0
+            for call in kept {
+                @Sendable func answer() -> Bool {
+                    guard call.reply.hasRoom(for: block.count) else { return false }
+                    call.reply.respond(block)
+                    return true
+                }
+                let loop = call.connection.eventLoop
+                let isAnswered = onItsLoop ? try await loop.submit(answer).get() : answer()
+                if !isAnswered { refused += 1 }
+                // What was answered is with the connection before the next is asked.
+                if !onItsLoop { try await loop.submit {}.get() }
+            }
+            // Sockets take some of it.
+            #expect(refused > 20, "\(refused) of 40 found no room")
+            #expect(refused < 40)
+            try await socket.close()
+        }
+    }
+
     @Test func beyondItsBoundOnCallsInFlightTheHostStopsReading() async throws {
         var limits = ServerLimits()
         limits.callsInFlightMax = 100

@@ -300,8 +300,9 @@ final class BenchGenerator: @unchecked Sendable {
 
     // MARK: Reading back
 
-    /// Enough for 10,000 reads at once, however short the time for one operation is.
     private static let verifyNanosecondsMin: UInt64 = 10_000_000_000
+    /// Values that are read back at a time, in bytes.
+    private static let verifyBytesAtATime = 32 << 20
 
     /// Reads `count` random acknowledged keys, each compared with what was acknowledged last. Calls back with how many
     /// were right, and the first that was not.
@@ -311,19 +312,32 @@ final class BenchGenerator: @unchecked Sendable {
         guard !written.isEmpty else { return finished(0, 0, nil) }
         let asked = (0..<count).map { _ in written[Int(random.below(UInt64(written.count)))] }
         var right = 0
-        var left = asked.count
+        var started = 0
+        var ended = 0
         var firstWrong: String?
-        let deadline = RPCClock.now() + max(settings.deadlineNanoseconds, Self.verifyNanosecondsMin)
-        for (number, key) in asked.enumerated() {
-            loop.get(Self.name(key), deadline: deadline, tag: UInt64(number)) { [self] _, result in
-                switch result {
-                case .success(let bytes):
-                    if let wrong = check(key, bytes) { firstWrong = firstWrong ?? wrong } else { right += 1 }
-                case .failure(let failure): firstWrong = firstWrong ?? "get of key \(key): \(failure)"
+        var isStarting = false
+        let atATime = max(16, Self.verifyBytesAtATime / max(settings.payload, 1))
+        let patience = max(settings.deadlineNanoseconds, Self.verifyNanosecondsMin)
+        func start() {
+            // An operation may end at once.
+            guard !isStarting else { return }
+            isStarting = true
+            defer { isStarting = false }
+            while started < asked.count, started - ended < atATime {
+                let key = asked[started]
+                let deadline = RPCClock.now() + patience
+                loop.get(Self.name(key), deadline: deadline, tag: UInt64(started)) { [self] _, result in
+                    switch result {
+                    case .success(let bytes):
+                        if let wrong = check(key, bytes) { firstWrong = firstWrong ?? wrong } else { right += 1 }
+                    case .failure(let failure): firstWrong = firstWrong ?? "get of key \(key): \(failure)"
+                    }
+                    ended += 1
+                    if ended == asked.count { finished(right, asked.count, firstWrong) } else { start() }
                 }
-                left -= 1
-                if left == 0 { finished(right, asked.count, firstWrong) }
+                started += 1
             }
         }
+        start()
     }
 }
