@@ -112,7 +112,7 @@ final class PeerLinks: @unchecked Sendable {
             replace(key, by: link)
         }
         entries[key]?.isUp = true
-        shell.logger.debug("connected with host \(key.host)", metadata: ["for": "\(key.channel)"])
+        tell("connected with host \(key.host)", of: key)
         link.loop.run { link.allowWriting(generation) }
         for loop in shell.loops { loop.run { loop.addRoute(link) } }
         shell.main.peerUp(key.host, over: key.channel)
@@ -128,6 +128,11 @@ final class PeerLinks: @unchecked Sendable {
     func refused(_ link: PeerLink, _ reason: RPCError) {
         guard !isClosed, entries[link.key]?.link === link else { return }
         complain("no connection with host \(link.key.host): \(reason.message)", .warning)
+    }
+
+    /// People want to know of hosts, not of their second connections.
+    private func tell(_ text: String, of key: PeerChannelKey) {
+        if key.channel == .consensus { complain(text, .notice) }
     }
 
     /// The first time, and then once a minute with the count of those between.
@@ -147,7 +152,7 @@ final class PeerLinks: @unchecked Sendable {
     private func markDown(_ key: PeerChannelKey) {
         guard let entry = entries[key], entry.isUp else { return }
         entries[key]?.isUp = false
-        shell.logger.debug("no connection with host \(key.host)", metadata: ["for": "\(key.channel)"])
+        tell("lost the connection with host \(key.host)", of: key)
         for loop in shell.loops { loop.run { loop.removeRoute(entry.link) } }
         shell.main.peerDown(key.host, over: key.channel)
     }

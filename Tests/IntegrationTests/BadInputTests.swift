@@ -25,6 +25,7 @@ extension IntegrationTests {
                 try await run("frobnicate").expect(64, saying: "frobnicate")
                 try await run("put", "k").expect(64, saying: "value")
                 try await run("get", "--connect", "nowhere", "k").expect(64, saying: "'nowhere' is no address")
+                try await run("get", "--connect", "127.0.0.1:0", "k").expect(64, saying: "has port 0")
                 try await run("get", "--timeout", "soon", "k").expect(64, saying: "expected a time")
                 try await run("init", "--hosts", "127.0.0.1:1", "--groups", "0").expect(64, saying: "--groups")
                 try await run("init", "--hosts", "127.0.0.1:1", "--replicas", "3").expect(64, saying: "--replicas 3")

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Bifrost
+import Foundation
 import Logging
 import RPC
 
@@ -73,16 +74,17 @@ struct AddressList: CustomStringConvertible {
 
     init(parsing text: String) throws {
         // An empty piece may be a host that was forgotten: `init` must not found a cluster without it.
-        addresses = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        addresses = text.split(separator: ",", omittingEmptySubsequences: false).map {
+            $0.trimmingCharacters(in: .whitespaces)
+        }
         guard !addresses.contains("") else {
             throw ValidationError("expected host:port, or several with commas between them, found '\(text)'")
         }
         for address in addresses {
-            do {
-                _ = try NetworkAddress(address)
-            } catch {
+            guard let known = try? NetworkAddress(address) else {
                 throw ValidationError("'\(address)' is no address; expected host:port")
             }
+            guard known.port > 0 else { throw ValidationError("'\(address)' has port 0: nobody listens there") }
         }
     }
 
