@@ -70,8 +70,8 @@ enum EnvironmentFile {
 
     /// Throws `.corrupted` if the file ends before the tree does, or if its two meta pages are not of neighbouring
     /// transactions: LMDB believes the higher number, and one flipped bit would have it open the tree of one commit
-    /// earlier without a word. (The bit that makes another pair of neighbours of them is not noticed.) What else may be
-    /// wrong with the file is for LMDB to find.
+    /// earlier without a word. (The bit that makes another pair of neighbours of them is not noticed.) So it does when
+    /// their last pages and sizes of the map don't go together. What else may be wrong with the file is for LMDB to find.
     ///
     /// Cost: two small reads. Only if the file ends before the last page that was ever used is the tree walked, one
     /// read
@@ -104,7 +104,18 @@ enum EnvironmentFile {
                 .corrupted, number: MDB_CORRUPTED, operation: "open", path: directory,
                 detail: "\(name)'s meta pages are of transactions \(even) and \(odd), which never follow each other")
         }
-        let newest = second.transaction > first.transaction ? second : first
+        let isSecondNewer = second.transaction > first.transaction
+        let (older, newest) = isSecondNewer ? (first, second) : (second, first)
+        // LMDB keeps the map's size, takes no page that is not in it, and never gives one back to the file system. It
+        // would enlarge the map, where all that asks how far the file goes finds it full, or take what is in use.
+        guard older.lastPage <= newest.lastPage, newest.lastPage < newest.mapBytes / UInt64(first.pageBytes),
+            older.mapBytes <= newest.mapBytes, newest.mapBytes < Self.largestMapBytes
+        else {
+            throw LMDBError(
+                .corrupted, number: MDB_CORRUPTED, operation: "open", path: directory,
+                detail: "\(name)'s meta pages name pages \(older.lastPage) and then \(newest.lastPage) as the last ones, in "
+                    + "maps of \(older.mapBytes) and then \(newest.mapBytes) bytes, which can't be")
+        }
         let pages = UInt64(bytes / first.pageBytes)
         guard newest.lastPage >= pages else { return }
         var walk = TreeWalk(
@@ -124,11 +135,14 @@ enum EnvironmentFile {
     }
 
     private static let largestPageBytes = 65_536
+    /// More than a process can address.
+    private static let largestMapBytes: UInt64 = 1 << 47
     /// LMDB takes the system's page size, which is never smaller.
     private static let smallestPageBytes = 4_096
 
     private struct Meta {
         var pageBytes: Int
+        var mapBytes: UInt64
         var freeRoot: UInt64
         var mainRoot: UInt64
         var lastPage: UInt64
@@ -145,8 +159,8 @@ enum EnvironmentFile {
             else { return nil }
             func word(_ offset: Int) -> UInt64 { place.load(fromByteOffset: header + offset, as: UInt64.self) }
             return Meta(
-                pageBytes: Int(place.load(fromByteOffset: header + 24, as: UInt32.self)), freeRoot: word(64),
-                mainRoot: word(112), lastPage: word(120), transaction: word(128))
+                pageBytes: Int(place.load(fromByteOffset: header + 24, as: UInt32.self)), mapBytes: word(16),
+                freeRoot: word(64), mainRoot: word(112), lastPage: word(120), transaction: word(128))
         }
     }
 
