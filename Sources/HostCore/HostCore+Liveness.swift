@@ -232,6 +232,7 @@ extension HostCore {
             }
         } else if replica.core.role == .follower, let host = hostOfReplica[replica.core.leader], let peer = peer(host) {
             replica.followingHost = host
+            replica.lastTurns[replica.core.leader] = tickCount
             peer.following.add(replica.contributedDigest)
         }
         activate(replica)

@@ -1,7 +1,7 @@
 // What a host does when the space for its files runs out: puts are refused while there is still room for deletes, for
 // what other hosts' leaders write, and for the merges that give space back; its groups go to leaders with more room.
 
-import Primitives
+package import Primitives
 import RaftCore
 
 /// How much space there is for a host's files.
@@ -34,9 +34,7 @@ public enum SpaceLevel: UInt8, Comparable, Sendable {
 extension HostCore {
     /// As the shell last measured it. Takes effect with the next input.
     public func spaceChanged(_ level: SpaceLevel) {
-        guard level != space else { return }
         space = level
-        for replica in replicas { replica.handOverTick = tickCount }
     }
 
     /// Why a command can't be taken, if it can't.
@@ -49,27 +47,53 @@ extension HostCore {
 
     private var handOverTicks: UInt64 { max(1, 30_000_000_000 / settings.tickNanoseconds) }
 
-    /// Asks the follower that is furthest to lead, again and again while space is low. It may have no more room: then
-    /// the group changes hands each half minute, and puts are refused by all.
+    /// Asks another member to lead, again and again while space is low. It may have no more room: then it asks the next
+    /// one, and when none has any the group changes hands each half minute, and puts are refused by all.
     func handOverForSpace() {
         guard space > .ample else { return }
         for replica in replicas
         where replica.role == .leader && tickCount >= replica.handOverTick && replica.core.transferee == nil {
             replica.handOverTick = tickCount + handOverTicks
-            let others = replica.core.configuration.voters.filter { voter in
-                voter != replica.id && hostOfReplica[voter].flatMap { peer($0) }?.isConnected == true
+            let candidates = replica.core.configuration.voters.compactMap { voter -> HandOverCandidate? in
+                guard voter != replica.id, hostOfReplica[voter].flatMap({ peer($0) })?.isConnected == true,
+                    let progress = replica.core.progress(of: voter)
+                else { return nil }
+                return HandOverCandidate(
+                    replica: voter, isActive: progress.isRecentlyActive, isCurrent: progress.state == .replicate,
+                    lastTurn: replica.lastTurns[voter] ?? 0, match: progress.match)
             }
-            let furthest = others.max { left, right in
-                guard let left = replica.core.progress(of: left), let right = replica.core.progress(of: right) else {
-                    return false
-                }
-                // One that says nothing stands still perhaps, and a transfer to it stops proposals for nothing.
-                guard left.isRecentlyActive == right.isRecentlyActive else { return right.isRecentlyActive }
-                return left.match < right.match
-            }
-            guard let furthest, replica.core.transfer(to: furthest) == .accepted else { continue }
+            guard let next = candidates.max()?.replica, replica.core.transfer(to: next) == .accepted else { continue }
+            replica.lastTurns[next] = tickCount
             activate(replica)
             markReady(replica)
         }
+    }
+}
+
+/// A follower that may be asked to lead; the greatest is. Whether it has more space is not known.
+package struct HandOverCandidate: Comparable {
+    package let replica: ReplicaID
+    /// One that says nothing stands still perhaps, and a transfer to it stops proposals for nothing.
+    let isActive: Bool
+    /// It takes entries as they come. One that has no space does not, and one that is far behind makes others wait.
+    let isCurrent: Bool
+    /// The tick at which it was last asked, or last began to lead; 0: never. All have their turn, so that one with room
+    /// among them gets it: of two without any, each would else ask the other for ever.
+    let lastTurn: UInt64
+    let match: LogIndex
+
+    package init(replica: ReplicaID, isActive: Bool, isCurrent: Bool, lastTurn: UInt64, match: LogIndex) {
+        self.replica = replica
+        self.isActive = isActive
+        self.isCurrent = isCurrent
+        self.lastTurn = lastTurn
+        self.match = match
+    }
+
+    package static func < (left: HandOverCandidate, right: HandOverCandidate) -> Bool {
+        if left.isActive != right.isActive { return right.isActive }
+        if left.isCurrent != right.isCurrent { return right.isCurrent }
+        if left.lastTurn != right.lastTurn { return left.lastTurn > right.lastTurn }
+        return left.match < right.match
     }
 }

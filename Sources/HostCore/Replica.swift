@@ -93,6 +93,8 @@ final class Replica {
     var appliedCommands: UInt64 = 0
     /// For want of space another replica is asked to lead, not before this tick.
     var handOverTick: UInt64 = 0
+    /// The ticks at which other members last began to lead, as far as it was seen here, or were asked to.
+    var lastTurns: [ReplicaID: UInt64] = [:]
     /// Another replica is preferred as leader: until this tick after the start its host gets the time to come.
     var patientUntilTick: UInt64 = 0
     /// It had its chance to lead at start without waiting for a time-out.

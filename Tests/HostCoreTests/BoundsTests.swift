@@ -260,6 +260,49 @@ private let group = GroupID(1)
         #expect(try trio.leader() == next)
     }
 
+    /// Two of three hosts have little space, whichever: the third leads soon, and goes on doing so.
+    @Test(arguments: 0..<3) func aGroupGoesToTheOneHostThatHasRoom(roomy: Int) throws {
+        let trio = try Trio()
+        _ = try trio.leader()
+        for (place, host) in trio.hosts.enumerated() where place != roomy { host.core.spaceChanged(.low) }
+        try trio.tick(20)
+        #expect(try trio.leader() == roomy)
+        trio.hosts[roomy].put("a", "v", group: group, token: 1)
+        try trio.tick(1_300)
+        #expect(trio.hosts[roomy].isDone(1))
+        #expect(try trio.leader() == roomy)
+    }
+
+    @Test func ofFollowersTheOneThatWasAskedLongestAgoIsAskedFirst() {
+        func candidate(
+            _ replica: UInt64, isActive: Bool = true, isCurrent: Bool = true, turn: UInt64 = 0, match: UInt64 = 10
+        ) -> HandOverCandidate {
+            HandOverCandidate(
+                replica: ReplicaID(replica), isActive: isActive, isCurrent: isCurrent, lastTurn: turn,
+                match: LogIndex(match))
+        }
+        func chosen(_ candidates: HandOverCandidate...) -> UInt64? { candidates.max()?.replica.rawValue }
+        #expect(chosen(candidate(2, match: 9), candidate(3)) == 3)
+        #expect(chosen(candidate(2, turn: 7), candidate(3, match: 9)) == 3)
+        #expect(chosen(candidate(2, turn: 7), candidate(3, turn: 6, match: 9)) == 3)
+        #expect(chosen(candidate(2, turn: 7), candidate(3, isCurrent: false)) == 2)
+        #expect(chosen(candidate(2, isActive: false), candidate(3, isCurrent: false, turn: 7, match: 1)) == 3)
+        #expect(chosen() == nil)
+    }
+
+    /// A journal that is full now and then says so each time: groups change hands no more often for it.
+    @Test func aLevelThatFluttersHandsGroupsOverNoMoreOften() throws {
+        let trio = try Trio()
+        let place = try trio.leader()
+        let before = try #require(trio.hosts[place].inspection(of: group)).term
+        for tick in 0..<300 {
+            for host in trio.hosts { host.core.spaceChanged([.low, .out, .ample][tick % 3]) }
+            try trio.tick()
+        }
+        let after = try #require(trio.hosts[trio.leader()].inspection(of: group)).term
+        #expect(after.rawValue > before.rawValue && after.rawValue <= before.rawValue + 4)
+    }
+
     @Test func aFollowerWithoutSpaceTakesNoEntriesUntilThereIsSome() throws {
         let trio = try Trio()
         let leader = try trio.leader()
