@@ -80,10 +80,8 @@ final class HostShell: @unchecked Sendable {
                 let loop = loops[loop]
                 loop.eventLoop.execute { loop.storeDone(outcome) }
             },
-            retry: { [unowned self] reason, again in
-                space.storeIsFull(reason)
-                main.eventLoop.scheduleTask(in: .milliseconds(500)) { again() }
-            },
+            retry: { [unowned self] again in main.eventLoop.scheduleTask(in: .milliseconds(500)) { again() } },
+            full: { [unowned self] reason in space.storeIsFull(reason) },
             failed: { [unowned self] error, what in fail(error, what) })
         loops = eventLoops.enumerated().map { number, eventLoop in
             HostLoop(place: LoopPlace(number: number, count: eventLoops.count), eventLoop: eventLoop, shell: self)

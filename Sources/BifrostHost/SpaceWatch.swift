@@ -15,10 +15,12 @@ final class SpaceWatch: Sendable {
         var levels: [SpaceLevel]
         /// The journal's last commit found no space.
         var isJournalFull = false
+        /// A checkpoint waits for space.
+        var isStoreFull = false
         var isLooking = false
         /// What the cores were told last, or are being told.
         var told = SpaceLevel.ample
-        /// The store waits for the same reason again and again.
+        /// The store says the same again and again.
         var stuckJobs = RepetitionLimiter()
     }
 
@@ -66,11 +68,17 @@ final class SpaceWatch: Sendable {
         tell()
     }
 
-    /// A job of the store found no space, and is tried again.
-    func storeIsFull(_ reason: String) {
-        let suppressed = state.withLock { $0.stuckJobs.admit(reason, now: RPCClock.now()) }
-        guard suppressed != nil else { return }
-        logger.error("a checkpoint or merge waits for space", metadata: ["reason": "\(reason)"])
+    /// What the store's writer found.
+    func storeIsFull(_ reason: String?) {
+        state.withLock { $0.isStoreFull = reason != nil }
+        if let reason {
+            if state.withLock({ $0.stuckJobs.admit(reason, now: RPCClock.now()) }) != nil {
+                logger.error("a checkpoint waits for space", metadata: ["reason": "\(reason)"])
+            }
+        } else {
+            logger.notice("the store has space again")
+        }
+        tell()
     }
 
     private func measure(_ place: Int) {
@@ -99,7 +107,9 @@ final class SpaceWatch: Sendable {
 
     private func tell() {
         let isNews = state.withLock { state in
-            let level = state.isJournalFull ? .out : state.levels.max() ?? .ample
+            let level = SpaceLevel.of(
+                measured: state.levels.max() ?? .ample, isJournalFull: state.isJournalFull,
+                isStoreFull: state.isStoreFull)
             defer { state.told = level }
             return level != state.told
         }

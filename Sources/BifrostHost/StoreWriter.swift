@@ -9,21 +9,26 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     private let worker = SerialWorker()
     private let waiting = Mutex(StoreQueue())
     private let done: @Sendable (_ loop: Int, StoreOutcome) -> Void
-    private let retry: @Sendable (_ reason: String, _ again: @escaping @Sendable () -> Void) -> Void
+    private let retry: @Sendable (_ again: @escaping @Sendable () -> Void) -> Void
+    private let full: @Sendable (String?) -> Void
     private let failed: @Sendable (any Error, _ what: String) -> Void
 
     /// - Parameters:
     ///   - done: called on the store's thread after each job, with the loop that asked for it.
-    ///   - retry: called on the store's thread when a job found no space, with the words for it; calls `again` some
-    ///     time later, on any thread. The job is done then, behind those that came meanwhile.
+    ///   - retry: called on the store's thread when a job found no space; calls `again` some time later, on any thread.
+    ///     The job is done then, behind those that came meanwhile.
+    ///   - full: called on the store's thread with the reason when a job found no space, each time that it is tried,
+    ///     and with nil when none waits for space any more.
     ///   - failed: called on the store's thread, with what failed.
     package init(
         done: @escaping @Sendable (_ loop: Int, StoreOutcome) -> Void,
-        retry: @escaping @Sendable (_ reason: String, _ again: @escaping @Sendable () -> Void) -> Void,
+        retry: @escaping @Sendable (_ again: @escaping @Sendable () -> Void) -> Void,
+        full: @escaping @Sendable (String?) -> Void,
         failed: @escaping @Sendable (any Error, _ what: String) -> Void
     ) {
         self.done = done
         self.retry = retry
+        self.full = full
         self.failed = failed
     }
 
@@ -45,10 +50,20 @@ package final class StoreWriter<Storage: Disk>: Sendable {
 
         func nextCheckpoint() -> StoreQueue.Entry? { writer.waiting.withLock { $0.popFirstCheckpoint() } }
 
-        func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome) { writer.done(entry.loop, outcome) }
+        func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome) {
+            let hasRoomAgain = writer.waiting.withLock { queue in
+                let wasFull = queue.isFull
+                queue.ended(entry)
+                return wasFull && !queue.isFull
+            }
+            if hasRoomAgain { writer.full(nil) }
+            writer.done(entry.loop, outcome)
+        }
 
         func foundNoSpace(_ entry: StoreQueue.Entry, _ error: DiskError) {
-            writer.retry("\(error)") { [writer, store] in writer.submit(entry, in: store) }
+            let again = writer.waiting.withLock { $0.foundNoSpace(entry) }
+            writer.full("\(error)")
+            writer.retry { [writer, store] in writer.submit(again, in: store) }
         }
     }
 

@@ -305,6 +305,9 @@ extension SimulatedHost: StoreJobRunner {
     func published(_ manifest: Manifest) { cluster.invariants.published(self, manifest) }
 
     func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome) {
+        let wasFull = storeQueue.isFull
+        storeQueue.ended(entry)
+        if wasFull, !storeQueue.isFull { tellSpace() }
         let loop = loops[entry.loop]
         let delay = world.random.below(200_000)
         switch outcome {
@@ -335,8 +338,11 @@ extension SimulatedHost: StoreJobRunner {
 
     func foundNoSpace(_ entry: StoreQueue.Entry, _ error: DiskError) {
         expectFull()
+        let wasFull = storeQueue.isFull
+        let again = storeQueue.foundNoSpace(entry)
+        if !wasFull { tellSpace() }
         schedule(after: 500_000_000, "host %h: a job of the store tries again to find space") { [unowned self] in
-            storeQueue.append(entry)
+            storeQueue.append(again)
             if !isStoreBusy { startStoreJob() }
         }
     }

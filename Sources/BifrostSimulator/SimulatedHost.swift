@@ -229,6 +229,10 @@ final class SimulatedHost {
         }
     }
 
+    var space: SpaceLevel {
+        .of(measured: spaceLevel, isJournalFull: journalQueue.isFull, isStoreFull: storeQueue.isFull)
+    }
+
     /// As the real host, some time later, to each loop.
     func tellSpace() {
         for loop in loops {
@@ -236,7 +240,7 @@ final class SimulatedHost {
                 after: world.random.below(250_000_000), "host %h: loop %b hears of its space", UInt64(loop.number)
             ) {
                 [unowned self, unowned loop] in
-                loop.core.spaceChanged(journalQueue.isFull ? .out : spaceLevel)
+                loop.core.spaceChanged(space)
             }
         }
     }

@@ -24,6 +24,16 @@ public enum SpaceLevel: UInt8, Comparable, Sendable {
         return isBelow(min(capacityBytes / 20 * 3, lowBytesMax), .low) ? .low : .ample
     }
 
+    /// What the writers found counts whatever was measured: a quota does not show in what the file system says, nor
+    /// does a limit of the file's own.
+    ///
+    /// - Parameters:
+    ///   - isJournalFull: a commit waits for space.
+    ///   - isStoreFull: a checkpoint does. Its group takes no writes soon, and as leader would serve no reads then.
+    public static func of(measured: SpaceLevel, isJournalFull: Bool, isStoreFull: Bool) -> SpaceLevel {
+        max(measured, isJournalFull ? .out : .ample, isStoreFull ? .low : .ample)
+    }
+
     /// Of a large file system 85 % and 95 % would leave more unused than anybody needs.
     private static var lowBytesMax: Int { 4 << 30 }
     private static var outBytesMax: Int { 1 << 30 }

@@ -11,6 +11,8 @@ package struct StoreQueue: Sendable {
         package let job: StoreJob
         /// The event loop that asked for it.
         package let loop: Int
+        /// It is a checkpoint that found no space when it was last tried.
+        fileprivate var waitsForSpace = false
 
         package init(_ job: StoreJob, from loop: Int) {
             self.job = job
@@ -19,8 +21,12 @@ package struct StoreQueue: Sendable {
     }
 
     private var entries: Deque<Entry> = []
+    private var waitingForSpace = 0
 
     package init() {}
+
+    /// Checkpoints wait for space, whatever was measured: there may be a quota, or a limit of the file's own.
+    package var isFull: Bool { waitingForSpace > 0 }
 
     package mutating func append(_ entry: Entry) { entries.append(entry) }
 
@@ -31,6 +37,22 @@ package struct StoreQueue: Sendable {
             if case .checkpoint = entry.job { true } else { false }
         }
         return place.map { entries.remove(at: $0) }
+    }
+
+    /// An entry found no space.
+    ///
+    /// - Returns: what is to be appended some time later.
+    package mutating func foundNoSpace(_ entry: Entry) -> Entry {
+        guard case .checkpoint = entry.job else { return entry }
+        var again = entry
+        again.waitsForSpace = true
+        if !entry.waitsForSpace { waitingForSpace += 1 }
+        return again
+    }
+
+    /// An entry came to its end, whatever that was.
+    package mutating func ended(_ entry: Entry) {
+        if entry.waitsForSpace { waitingForSpace -= 1 }
     }
 }
 

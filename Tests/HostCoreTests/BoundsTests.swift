@@ -260,6 +260,41 @@ private let group = GroupID(1)
         #expect(try trio.leader() == next)
     }
 
+    @Test func whatTheWritersFindCountsWhateverWasMeasured() {
+        func level(_ measured: SpaceLevel, journal: Bool = false, store: Bool = false) -> SpaceLevel {
+            .of(measured: measured, isJournalFull: journal, isStoreFull: store)
+        }
+        #expect(level(.ample) == .ample && level(.low) == .low && level(.out) == .out)
+        #expect(level(.ample, store: true) == .low && level(.low, store: true) == .low)
+        #expect(level(.out, store: true) == .out)
+        #expect(level(.ample, journal: true) == .out && level(.low, journal: true, store: true) == .out)
+    }
+
+    /// Apply waits for a checkpoint that finds no space: under load reads of this leader are never confirmed.
+    @Test func aLeaderWhoseCheckpointWaitsForSpaceHandsItsGroupOver() throws {
+        let trio = try Trio {
+            $0.memtableBytesTrigger = 1_000
+            $0.memtableBytesMax = 2_000
+        }
+        let place = try trio.leader()
+        let host = trio.hosts[place]
+        var token: UInt64 = 0
+        func put(on host: TestHost) throws -> UInt64 {
+            token += 1
+            host.put("key \(token)", String(repeating: "v", count: 600), group: group, token: token)
+            try trio.settle()
+            return token
+        }
+        host.holdsStore = true
+        for _ in 0..<20 { _ = try put(on: host) }
+        #expect(!host.isDone(try put(on: host)), "it is full")
+        host.core.spaceChanged(.of(measured: .ample, isJournalFull: false, isStoreFull: true))
+        try trio.tick(5)
+        let next = try trio.leader()
+        #expect(next != place)
+        #expect(trio.hosts[next].isDone(try put(on: trio.hosts[next])))
+    }
+
     /// Two of three hosts have little space, whichever: the third leads soon, and goes on doing so.
     @Test(arguments: 0..<3) func aGroupGoesToTheOneHostThatHasRoom(roomy: Int) throws {
         let trio = try Trio()

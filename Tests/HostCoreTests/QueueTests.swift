@@ -134,5 +134,29 @@ import Testing
         #expect(!mustStart && next == nil)
     }
 
+    @Test func theStoreIsFullForAsLongAsCheckpointsWait() throws {
+        func checkpoint(_ group: UInt32) -> StoreQueue.Entry {
+            let header = ManifestHeader(
+                group: GroupID(group), replica: ReplicaID(UInt64(group)), index: LogIndex(1), term: Term(1),
+                revision: Revision(1), logTime: .zero, configuration: Configuration(voters: [ReplicaID(1)]), digest: 0,
+                journal: 1, journalSequence: 1)
+            return StoreQueue.Entry(.checkpoint(GroupID(group), Memtable().freeze(), header), from: 0)
+        }
+        var queue = StoreQueue()
+        let first = queue.foundNoSpace(checkpoint(1))
+        let second = queue.foundNoSpace(checkpoint(2))
+        let firstAgain = queue.foundNoSpace(first)
+        #expect(queue.isFull)
+        queue.ended(second)
+        #expect(queue.isFull, "one still waits")
+        queue.ended(checkpoint(3))
+        #expect(queue.isFull, "one that never waited says nothing of those that do")
+        queue.ended(firstAgain)
+        #expect(!queue.isFull)
+        // A merge takes more than a checkpoint, and that there is too little for it says nothing of what is taken.
+        _ = queue.foundNoSpace(StoreQueue.Entry(.merge(GroupID(1), ReplicaID(1)), from: 0))
+        #expect(!queue.isFull)
+    }
+
     private struct Unexpected: Error {}
 }
