@@ -87,7 +87,7 @@ final class HostShell: @unchecked Sendable {
             HostLoop(place: LoopPlace(number: number, count: eventLoops.count), eventLoop: eventLoop, shell: self)
         }
         links = PeerLinks(shell: self)
-        space = SpaceWatch(disks: [journalDisk, storeDisk], logger: logger) { [unowned self] in
+        space = SpaceWatch(journal: journalDisk, store: storeDisk, logger: logger) { [unowned self] in
             for loop in loops { loop.run { [self] in loop.spaceChanged(space.level) } }
         }
     }

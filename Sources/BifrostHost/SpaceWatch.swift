@@ -10,9 +10,17 @@ import Storage
 import Synchronization
 
 final class SpaceWatch: Sendable {
+    private struct File {
+        let disk: LMDBDisk
+        let use: SpaceUse
+        var level = SpaceLevel.ample
+        /// Free pages inside, and how many looks ago they were counted.
+        var reusableBytes = 0
+        var age = countPeriod
+    }
+
     private struct State {
-        /// By disk, in the order of `disks`.
-        var levels: [SpaceLevel]
+        var files: [File]
         /// The journal's last commit found no space.
         var isJournalFull = false
         /// A checkpoint waits for space.
@@ -24,20 +32,21 @@ final class SpaceWatch: Sendable {
         var stuckJobs = RepetitionLimiter()
     }
 
-    private let disks: [LMDBDisk]
     private let logger: Logger
     private let changed: @Sendable () -> Void
     private let state: Mutex<State>
 
     static var periodMilliseconds: Int64 { 250 }
+    /// In looks. To count free pages is to walk over the list of them, which of a large file is not small, and space may
+    /// stay low for long.
+    private static var countPeriod: Int { 8 }
 
     /// - Parameter changed: called on the thread that found it: `level` is another one now. It carries none, because two
     ///   threads may find something at about the same time, and the words of the first may come last.
-    init(disks: [LMDBDisk], logger: Logger, changed: @escaping @Sendable () -> Void) {
-        self.disks = disks
+    init(journal: LMDBDisk, store: LMDBDisk, logger: Logger, changed: @escaping @Sendable () -> Void) {
         self.logger = logger
         self.changed = changed
-        state = Mutex(State(levels: Array(repeating: .ample, count: disks.count)))
+        state = Mutex(State(files: [File(disk: journal, use: .journal), File(disk: store, use: .store)]))
     }
 
     /// The worse of the two files'.
@@ -51,8 +60,12 @@ final class SpaceWatch: Sendable {
         }
         guard isFirst else { return }
         readers.submit { [self] _ in
-            for place in disks.indices { measure(place) }
-            state.withLock { $0.isLooking = false }
+            // Nobody else changes them while one looks.
+            let files = state.withLock { $0.files }.map(measured)
+            state.withLock {
+                $0.files = files
+                $0.isLooking = false
+            }
             tell()
         }
     }
@@ -81,34 +94,48 @@ final class SpaceWatch: Sendable {
         tell()
     }
 
-    private func measure(_ place: Int) {
-        let disk = disks[place]
+    private func measured(_ file: File) -> File {
+        let directory = file.disk.directory
         var status = statvfs()
-        guard statvfs(disk.directory, &status) == 0 else { return }
+        guard statvfs(directory, &status) == 0 else { return file }
         let capacity = Int(clamping: UInt64(status.f_blocks) * UInt64(status.f_frsize))
-        var free = Int(clamping: UInt64(status.f_bavail) * UInt64(status.f_frsize))
-        let previous = state.withLock { $0.levels[place] }
-        func level() -> SpaceLevel { .of(freeBytes: free, capacityBytes: capacity, previous: previous) }
-        // The walk over the list of free pages is worth it only when it matters.
-        if level() > .ample { free += (try? disk.reusableBytes()) ?? 0 }
-        let found = level()
-        guard found != previous else { return }
-        state.withLock { $0.levels[place] = found }
+        let free = Int(clamping: UInt64(status.f_bavail) * UInt64(status.f_frsize))
+        func level(_ freeBytes: Int) -> SpaceLevel {
+            .of(file.use, freeBytes: freeBytes, capacityBytes: capacity, previous: file.level)
+        }
+        var measured = file
+        measured.age += 1
+        measured.level = level(free)
+        if measured.level > .ample {
+            if measured.age > Self.countPeriod {
+                measured.reusableBytes = (try? file.disk.reusableBytes()) ?? 0
+                measured.age = 1
+            }
+            measured.level = level(free + measured.reusableBytes)
+        }
+        if measured.level != file.level { log(measured, free, capacity) }
+        return measured
+    }
+
+    private func log(_ file: File, _ free: Int, _ capacity: Int) {
         let text: Logger.Message =
-            switch found {
+            switch file.level {
             case .ample: "there is space on the disk again: everything is taken"
             case .low: "the disk is nearly full: puts are refused, deletes and what other hosts write are taken"
             case .out: "the disk is full but for a reserve: nothing is taken; free space"
             }
         logger.log(
-            level: found == .ample ? .notice : .error, text,
-            metadata: ["directory": "\(disk.directory)", "free": "\(free)", "capacity": "\(capacity)"])
+            level: file.level == .ample ? .notice : .error, text,
+            metadata: [
+                "directory": "\(file.disk.directory)", "free": "\(free)", "inside": "\(file.reusableBytes)",
+                "capacity": "\(capacity)",
+            ])
     }
 
     private func tell() {
         let isNews = state.withLock { state in
             let level = SpaceLevel.of(
-                measured: state.levels.max() ?? .ample, isJournalFull: state.isJournalFull,
+                measured: state.files.map(\.level).max() ?? .ample, isJournalFull: state.isJournalFull,
                 isStoreFull: state.isStoreFull)
             defer { state.told = level }
             return level != state.told

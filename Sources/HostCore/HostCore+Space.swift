@@ -12,16 +12,19 @@ public enum SpaceLevel: UInt8, Comparable, Sendable {
     /// Nothing of other hosts is taken either.
     case out
 
+    /// What there is for one of the two files.
+    ///
     /// - Parameters:
-    ///   - freeBytes: what can still be written: of the file system, and free pages inside of the file.
+    ///   - freeBytes: what can still be written: of the file system, and free pages inside of this file. Files never
+    ///     shrink, so what deletes give back is inside of the store's.
     ///   - capacityBytes: of the file system.
     ///   - previous: is left upwards only when there is an eighth more than where it begins, so that it does not flutter.
-    public static func of(freeBytes: Int, capacityBytes: Int, previous: SpaceLevel) -> SpaceLevel {
+    public static func of(_ use: SpaceUse, freeBytes: Int, capacityBytes: Int, previous: SpaceLevel) -> SpaceLevel {
         func isBelow(_ bound: Int, _ level: SpaceLevel) -> Bool {
             freeBytes < (previous >= level ? bound + bound / 8 : bound)
         }
-        if isBelow(min(capacityBytes / 20, outBytesMax), .out) { return .out }
-        return isBelow(min(capacityBytes / 20 * 3, lowBytesMax), .low) ? .low : .ample
+        if isBelow(use.outBytes(of: capacityBytes), .out) { return .out }
+        return isBelow(use.lowBytes(of: capacityBytes), .low) ? .low : .ample
     }
 
     /// What the writers found counts whatever was measured: a quota does not show in what the file system says, nor
@@ -34,11 +37,31 @@ public enum SpaceLevel: UInt8, Comparable, Sendable {
         max(measured, isJournalFull ? .out : .ample, isStoreFull ? .low : .ample)
     }
 
-    /// Of a large file system 85 % and 95 % would leave more unused than anybody needs.
-    private static var lowBytesMax: Int { 4 << 30 }
-    private static var outBytesMax: Int { 1 << 30 }
-
     public static func < (left: SpaceLevel, right: SpaceLevel) -> Bool { left.rawValue < right.rawValue }
+}
+
+/// What the space is for.
+public enum SpaceUse: Sendable {
+    /// Data: 85 % and 95 % of a file system may be taken. Of a large one, that would leave more unused than anybody
+    /// needs.
+    case store
+    /// Passes: what it needs comes free again inside of it. If it had to have what the store has, a file system that
+    /// filled up once would never have space again, whatever is deleted.
+    case journal
+
+    func lowBytes(of capacityBytes: Int) -> Int {
+        switch self {
+        case .store: min(capacityBytes / 20 * 3, 4 << 30)
+        case .journal: min(capacityBytes / 20, 256 << 20)
+        }
+    }
+
+    func outBytes(of capacityBytes: Int) -> Int {
+        switch self {
+        case .store: min(capacityBytes / 20, 1 << 30)
+        case .journal: min(capacityBytes / 80, 64 << 20)
+        }
+    }
 }
 
 extension HostCore {

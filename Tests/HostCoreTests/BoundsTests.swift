@@ -222,7 +222,7 @@ private let group = GroupID(1)
     @Test func spaceIsLowBelow15PercentAndOutBelow5AndNotForAByteMoreOrLess() {
         let disk = 1_000_000
         func level(_ free: Int, _ previous: SpaceLevel, of capacity: Int = disk) -> SpaceLevel {
-            .of(freeBytes: free, capacityBytes: capacity, previous: previous)
+            .of(.store, freeBytes: free, capacityBytes: capacity, previous: previous)
         }
         #expect(level(150_000, .ample) == .ample && level(149_999, .ample) == .low)
         #expect(level(168_749, .low) == .low && level(168_750, .low) == .ample)
@@ -258,6 +258,29 @@ private let group = GroupID(1)
         host.core.spaceChanged(.ample)
         try trio.tick(40)
         #expect(try trio.leader() == next)
+    }
+
+    /// A large disk filled up until puts were refused. Users deleted most of it, and merges gave it back: inside of the
+    /// store's file, since files never shrink. The journal has what it has inside of its own.
+    @Test func aDiskOfWhichMuchWasDeletedIsAmpleAgain() {
+        let capacity = 200 << 30
+        let free = 3_600 << 20
+        func level(_ use: SpaceUse, _ reusable: Int, _ previous: SpaceLevel) -> SpaceLevel {
+            .of(use, freeBytes: free + reusable, capacityBytes: capacity, previous: previous)
+        }
+        #expect(level(.store, 10 << 20, .ample) == .low && level(.journal, 500 << 20, .ample) == .ample)
+        #expect(level(.store, 85 << 30, .low) == .ample && level(.journal, 500 << 20, .low) == .ample)
+    }
+
+    @Test func theJournalNeedsLittleAndThatForItself() {
+        func level(_ free: Int, _ previous: SpaceLevel, of capacity: Int = 1_000_000) -> SpaceLevel {
+            .of(.journal, freeBytes: free, capacityBytes: capacity, previous: previous)
+        }
+        #expect(level(50_000, .ample) == .ample && level(49_999, .ample) == .low)
+        #expect(level(56_249, .low) == .low && level(56_250, .low) == .ample)
+        #expect(level(12_500, .low) == .low && level(12_499, .low) == .out && level(14_061, .out) == .out)
+        #expect(level(256 << 20, .ample, of: 1 << 45) == .ample && level(256 << 20 - 1, .ample, of: 1 << 45) == .low)
+        #expect(level(64 << 20, .low, of: 1 << 45) == .low && level(64 << 20 - 1, .low, of: 1 << 45) == .out)
     }
 
     @Test func whatTheWritersFindCountsWhateverWasMeasured() {
