@@ -129,6 +129,9 @@ final class HostLoop: @unchecked Sendable {
         switch outcome {
         case .checkpointed(let group, let view): core.checkpointDone(group: group, view: view)
         case .merged(let group, let view): core.mergeDone(group: group, view: view)
+        case .mergeFoundNoSpace(let group, let reason):
+            shell.space.mergeFoundNoSpace(reason)
+            core.mergeFoundNoSpace(group: group)
         case .damaged(let job, let what):
             shell.logger.error("what a replica has on disk is damaged", metadata: ["error": "\(what)"])
             core.storeDamaged(job, what)

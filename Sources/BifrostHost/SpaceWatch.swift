@@ -94,6 +94,12 @@ final class SpaceWatch: Sendable {
         tell()
     }
 
+    /// It is put off. Says nothing of what is taken: a merge may take more than there will ever be.
+    func mergeFoundNoSpace(_ reason: String) {
+        guard state.withLock({ $0.stuckJobs.admit(reason, now: RPCClock.now()) }) != nil else { return }
+        logger.error("a merge waits for space", metadata: ["reason": "\(reason)"])
+    }
+
     private func measured(_ file: File) -> File {
         let directory = file.disk.directory
         var status = statvfs()

@@ -15,9 +15,9 @@ package final class StoreWriter<Storage: Disk>: Sendable {
 
     /// - Parameters:
     ///   - done: called on the store's thread after each job, with the loop that asked for it.
-    ///   - retry: called on the store's thread when a job found no space; calls `again` some time later, on any thread.
-    ///     The job is done then, behind those that came meanwhile.
-    ///   - full: called on the store's thread with the reason when a job found no space, each time that it is tried,
+    ///   - retry: called on the store's thread when a checkpoint found no space; calls `again` some time later, on any
+    ///     thread. It is done then, behind those that came meanwhile.
+    ///   - full: called on the store's thread with the reason when a checkpoint found no space, each time that it is tried,
     ///     and with nil when none waits for space any more.
     ///   - failed: called on the store's thread, with what failed.
     package init(

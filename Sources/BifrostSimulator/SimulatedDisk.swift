@@ -24,9 +24,9 @@ public struct SimulatedDiskFaults: Hashable, Sendable {
     /// Commits are visible but not durable before `flush`: a page cache taken for a disk.
     public var commitsWithoutSync = false
     /// Puts are refused with `.full` when the keys' values together would pass this many bytes, until more is given.
-    /// Deletes always go.
+    /// A delete takes some as well, before it gives back what it deletes.
     public var bytesMax = Int.max
-    /// Of `bytesMax`, as many are for upkeep only.
+    /// Of `bytesMax`, as many are for merges and upkeep only, a quarter of them for upkeep only.
     public var reserveBytes = 0
     /// The process ends at a later write transaction: 0, the next one, 1, the one after it. That call and all that
     /// follow throw `SimulatedProcessEnd`, until `crash` or `kill` says how the world goes on.
@@ -36,6 +36,14 @@ public struct SimulatedDiskFaults: Hashable, Sendable {
     /// With `endsBehindTransaction`: written, and not synced. `kill` leaves it to be seen, `crash` does not.
     public var endsUnsynced = false
     public init() {}
+
+    func bytesMax(for purpose: DiskPurpose) -> Int {
+        switch purpose {
+        case .growth: bytesMax - reserveBytes
+        case .merge: bytesMax - reserveBytes / 4
+        case .upkeep: bytesMax
+        }
+    }
 }
 
 /// The process of a simulated disk has ended in the middle of its work. Not a `DiskError`: nothing may handle it but
@@ -203,10 +211,7 @@ public final class SimulatedDisk: Disk {
                 throw DiskError(.misuse, "simulated disk: a write transaction is open already")
             }
             state.isWriting = true
-            let faults = state.faults
-            return SimulatedWriter(
-                tree: state.visible,
-                bytesMax: purpose == .growth ? faults.bytesMax - faults.reserveBytes : faults.bytesMax)
+            return SimulatedWriter(tree: state.visible, bytesMax: state.faults.bytesMax(for: purpose))
         }
         defer { state.withLock { $0.isWriting = false } }
         let result: Result
@@ -257,6 +262,14 @@ public final class SimulatedDisk: Disk {
             }
         }
         return result
+    }
+
+    public func roomBytes(for purpose: DiskPurpose) throws -> Int {
+        try state.withLock { state in
+            try check(state)
+            guard state.faults.bytesMax < .max else { return .max }
+            return max(0, state.faults.bytesMax(for: purpose) - state.visible.bytes)
+        }
     }
 
     public func flush() throws {
@@ -456,6 +469,8 @@ public struct SimulatedWriter: DiskWriter {
         var view: SimulatedView
         /// A put was refused: the transaction comes to nothing, whatever follows.
         var isFull = false
+        /// Pages that lead to what was deleted are written anew before what it took is free.
+        var deletionBytes = 0
         init(tree: SimulatedTree) { view = SimulatedView(tree: tree) }
 
         /// The end of it: lets go of the tree, so that whoever applies the changes may do so in place.
@@ -469,6 +484,9 @@ public struct SimulatedWriter: DiskWriter {
     static let full = DiskError(.full, "simulated disk: full")
     /// As LMDB's.
     static let valueBytesMax = Int(UInt32.max)
+
+    /// What a delete takes.
+    private static let deletionBytes = 16
 
     let contents: Contents
     let bytesMax: Int
@@ -505,11 +523,7 @@ public struct SimulatedWriter: DiskWriter {
         if append, let last = contents.view.lastKey(from: DiskKey(table: 0), through: Self.highestKey), last >= key {
             throw DiskError(.misuse, "simulated disk: an append is not above all keys")
         }
-        let replaced = contents.view[key]?.count ?? 0
-        guard !contents.isFull, contents.view.bytes - replaced + count <= bytesMax else {
-            contents.isFull = true
-            throw Self.full
-        }
+        try take(count - (contents.view[key]?.count ?? 0))
         // Filled with what nobody expects, so that a place left unwritten shows.
         contents.view[key] = try Bytes(count: count) { place in
             place.initializeMemory(as: UInt8.self, repeating: 0xa5)
@@ -518,8 +532,17 @@ public struct SimulatedWriter: DiskWriter {
     }
 
     @discardableResult public func delete(_ key: DiskKey) throws -> Bool {
-        guard contents.view[key] != nil else { return false }
+        guard let value = contents.view[key] else { return false }
         contents.view[key] = nil
+        contents.deletionBytes += Self.deletionBytes + value.count
+        try take(0)
         return true
+    }
+
+    private func take(_ bytes: Int) throws {
+        guard !contents.isFull, bytes <= bytesMax - contents.view.bytes - contents.deletionBytes else {
+            contents.isFull = true
+            throw Self.full
+        }
     }
 }

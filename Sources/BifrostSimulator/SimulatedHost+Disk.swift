@@ -326,6 +326,13 @@ extension SimulatedHost: StoreJobRunner {
                 loop.core.mergeDone(group: group, view: view)
                 loop.scheduleTurn()
             }
+        case .mergeFoundNoSpace(let group, _):
+            expectFull()
+            loop.execute(after: delay, "host %h: a merge of group %b finds no space", UInt64(group.rawValue)) {
+                [unowned loop] in
+                loop.core.mergeFoundNoSpace(group: group)
+                loop.scheduleTurn()
+            }
         case .damaged(let job, let what):
             guard isRotten else { return world.fail("storage", "host \(id): \(what)") }
             world.mark(.damageNoticedByRead)
@@ -341,7 +348,7 @@ extension SimulatedHost: StoreJobRunner {
         let wasFull = storeQueue.isFull
         let again = storeQueue.foundNoSpace(entry)
         if !wasFull { tellSpace() }
-        schedule(after: 500_000_000, "host %h: a job of the store tries again to find space") { [unowned self] in
+        schedule(after: 500_000_000, "host %h: a checkpoint tries again to find space") { [unowned self] in
             storeQueue.append(again)
             if !isStoreBusy { startStoreJob() }
         }

@@ -93,7 +93,8 @@ extension HostCore {
         // Merging comes first where runs have piled up: a store that can't keep up must not end with more than a
         // manifest
         // may name.
-        let mustMerge = replica.view.manifest.runs.count >= 2 * settings.runsMax && !replica.isMerging
+        let mayMerge = !replica.isMerging && replica.mergeTick == nil
+        let mustMerge = replica.view.manifest.runs.count >= 2 * settings.runsMax && mayMerge
         // A checkpoint may wait for space that a merge gives back.
         let mayBeStuck = space > .ample && replica.checkpoint?.isUnderWay == true
         if let checkpoint = replica.checkpoint, !mustMerge || checkpoint.isUnderWay, !mayBeStuck {
@@ -110,7 +111,7 @@ extension HostCore {
             var header = checkpoint.header
             header.journalSequence = journalSequence
             effects.storeJobs.append(.checkpoint(replica.group, checkpoint.frozen, header))
-        } else if replica.view.manifest.runs.count > settings.runsMax, !replica.isMerging {
+        } else if replica.view.manifest.runs.count > settings.runsMax, mayMerge {
             guard mergesUnderWay < settings.mergesMax else {
                 replica.waitsForStore = true
                 return
@@ -148,8 +149,34 @@ extension HostCore {
         guard let replica = replica(of: group) else { return }
         replica.view = view
         replica.isMerging = false
+        replica.mergePauseTicks = 0
         replica.merges += 1
         markReady(replica)
+    }
+
+    /// The merge came to nothing. Others have its place, until it is tried again: it may have written much in vain, so
+    /// less and less often.
+    public func mergeFoundNoSpace(group: GroupID) {
+        mergesUnderWay -= 1
+        storeJobEnded()
+        guard let replica = replica(of: group) else { return }
+        replica.isMerging = false
+        let secondTicks = max(1, 1_000_000_000 / settings.tickNanoseconds)
+        replica.mergePauseTicks = min(max(secondTicks, 2 * replica.mergePauseTicks), 32 * secondTicks)
+        replica.mergeTick = tickCount + replica.mergePauseTicks
+        mergesPutOff += 1
+        // Its checkpoint may have waited for it.
+        markReady(replica)
+    }
+
+    /// Merges that were put off, also of groups in which nothing happens.
+    func resumeMerges() {
+        guard mergesPutOff > 0 else { return }
+        for replica in replicas where replica.mergeTick == tickCount {
+            replica.mergeTick = nil
+            mergesPutOff -= 1
+            markReady(replica)
+        }
     }
 
     /// A job found that what the replica has on disk is damaged. It stands still from then on, and may not lead; the

@@ -21,6 +21,7 @@ extension HostCore {
         proposeFirstMap()
         tickActive()
         relieveJournal()
+        resumeMerges()
         boundJournal()
         handOverForSpace()
         if tickCount % 20 == 0 { announceFloors() }

@@ -96,6 +96,8 @@ public final class HostCore {
     var polls: UInt64 = 0
     var checkpointsUnderWay = 0
     var mergesUnderWay = 0
+    /// Replicas with a `mergeTick`.
+    var mergesPutOff = 0
     /// Some replica needs less of the journal than it did.
     var isTrimDue = false
     /// What loop 0 asked and is answered at the end of the turn.

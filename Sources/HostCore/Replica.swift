@@ -50,6 +50,9 @@ final class Replica {
     var view: StoreView
     var checkpoint: Checkpoint?
     var isMerging = false
+    /// There was too little space for a merge: not before this tick, and how long it was put off.
+    var mergeTick: UInt64?
+    var mergePauseTicks: UInt64 = 0
     /// All places for store jobs were taken when it wanted one.
     var waitsForStore = false
     /// Why it stands still, for status and errors; nil while it is sound.

@@ -39,11 +39,10 @@ package struct StoreQueue: Sendable {
         return place.map { entries.remove(at: $0) }
     }
 
-    /// An entry found no space.
+    /// A checkpoint found no space.
     ///
     /// - Returns: what is to be appended some time later.
     package mutating func foundNoSpace(_ entry: Entry) -> Entry {
-        guard case .checkpoint = entry.job else { return entry }
         var again = entry
         again.waitsForSpace = true
         if !entry.waitsForSpace { waitingForSpace += 1 }
@@ -60,6 +59,8 @@ package struct StoreQueue: Sendable {
 package enum StoreOutcome: Sendable {
     case checkpointed(GroupID, StoreView)
     case merged(GroupID, StoreView)
+    /// There is too little space for a merge, and why.
+    case mergeFoundNoSpace(GroupID, String)
     /// What the replica has on disk can't be read: its job came to nothing, those of others go on.
     case damaged(StoreJob, String)
 }
@@ -71,7 +72,7 @@ package protocol StoreJobRunner {
     /// The first checkpoint that waits, no longer in the queue.
     func nextCheckpoint() -> StoreQueue.Entry?
     func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome)
-    /// Nothing of the job is on disk. It is to be done some time later, behind those that came meanwhile.
+    /// Nothing of a checkpoint is on disk. It is to be done some time later, behind those that came meanwhile.
     func foundNoSpace(_ entry: StoreQueue.Entry, _ error: DiskError)
 
     // For a simulator; a real one leaves them as they are.
@@ -105,7 +106,10 @@ extension StoreJobRunner {
             ended(entry, .damaged(entry.job, "\(error)"))
         } catch let error as DiskError where error.code == .full {
             // Neither the manifest is there nor, in the end, the chunks that no manifest names.
-            foundNoSpace(entry, error)
+            switch entry.job {
+            case .checkpoint: foundNoSpace(entry, error)
+            case .merge(let group, _): ended(entry, .mergeFoundNoSpace(group, "\(error)"))
+            }
         }
     }
 

@@ -261,6 +261,13 @@ public final class Environment: @unchecked Sendable {
     /// transaction.
     public var spareBytes: Int { max(0, zeroedThrough - usedBytes) }
 
+    /// Bytes that the file system has for this process's user, quotas apart.
+    public var freeBytes: Int {
+        var status = statvfs()
+        guard statvfs(path, &status) == 0 else { return 0 }
+        return Int(clamping: UInt64(status.f_bavail) * UInt64(status.f_frsize))
+    }
+
     /// Bytes of the pages inside of the file that the next write transaction may use again, by its list of free pages;
     /// readers that hold some back are not asked. What the last transaction gave back is not among them before there
     /// was another one. Cost: a walk over that list.

@@ -113,7 +113,8 @@ enum EnvironmentFile {
         else {
             throw LMDBError(
                 .corrupted, number: MDB_CORRUPTED, operation: "open", path: directory,
-                detail: "\(name)'s meta pages name pages \(older.lastPage) and then \(newest.lastPage) as the last ones, in "
+                detail:
+                    "\(name)'s meta pages name pages \(older.lastPage) and then \(newest.lastPage) as the last ones, in "
                     + "maps of \(older.mapBytes) and then \(newest.mapBytes) bytes, which can't be")
         }
         let pages = UInt64(bytes / first.pageBytes)

@@ -133,6 +133,19 @@ extension WritableTransaction where Self: ~Copyable {
         try reserve(key, count: value.count).copyMemory(from: value)
     }
 
+    /// Where in the file the pages end that `reserve` took for a value, of which these are the bytes; nil if it shares a
+    /// page with others. Only before the next change.
+    public func fileEnd(of place: UnsafeMutableRawBufferPointer) -> Int? {
+        // Above a page it never shares; what precedes it then is the header of its first page (see EnvironmentFile):
+        // number u64 | 0 u16 | flags u16 | number of pages u32.
+        guard place.count > environment.pageBytes, let start = place.baseAddress else { return nil }
+        let header = start - 16
+        let isOverflowPage = header.load(fromByteOffset: 10, as: UInt16.self) & 0x04 != 0
+        precondition(isOverflowPage, "LMDB puts a large value behind the header of pages of its own")
+        let pages = Int(header.load(fromByteOffset: 12, as: UInt32.self))
+        return (Int(header.load(as: UInt64.self)) + pages) * environment.pageBytes
+    }
+
     /// Whether there was something to delete.
     @discardableResult
     public func delete(_ key: UnsafeRawBufferPointer) throws(LMDBError) -> Bool {

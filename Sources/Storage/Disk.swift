@@ -49,7 +49,10 @@ public struct DiskError: Error, CustomStringConvertible {
 public enum DiskPurpose: Hashable, Sendable {
     /// Brings data in. Refused with `.full` when nothing but the disk's reserve is left.
     case growth
-    /// Gives space back, now or in the end: deletes, moves of what still lives, merges. May use the reserve.
+    /// Gives space back in the end, and takes some before. May use the reserve but for a quarter, which is upkeep's:
+    /// what it wrote in vain must be deleted again.
+    case merge
+    /// Gives space back: deletes, and moves of what still lives. May use the whole reserve.
     case upkeep
 }
 
@@ -88,6 +91,9 @@ public protocol Disk: AnyObject, Sendable {
     /// catches it. `body` may run more than once (from its start, when the environment had to be enlarged): it must not
     /// change what it reads outside of the transaction.
     func write<Result>(_ purpose: DiskPurpose, _ body: (borrowing Writer) throws -> Result) throws -> Result
+    /// How many bytes may be brought in for this purpose, over many transactions; an estimate, which others may take
+    /// meanwhile. `.max`: nobody knows. Cost: a walk over the list of free pages.
+    func roomBytes(for purpose: DiskPurpose) throws -> Int
     /// Makes what can be read durable: called at open, before anything read counts.
     func flush() throws
 }

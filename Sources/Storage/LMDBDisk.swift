@@ -103,7 +103,7 @@ public final class LMDBDisk: Disk {
                 // The transaction is aborted and none is open on this thread.
                 do throws(LMDBError) { try environment.growMap() } catch { throw self.note(error) }
             } catch is LMDBWriter.Short {
-                reusableBytes = try makeRoom(note.takenBytes, purpose, &mayCommitNothing)
+                reusableBytes = try makeRoom(note, purpose, &mayCommitNothing)
             } catch let error as LMDBError {
                 throw self.note(error)
             }
@@ -112,33 +112,43 @@ public final class LMDBDisk: Disk {
 
     /// Allocates so many bytes, and the reserve, behind the last page. When the file system has no more, pages that are
     /// free inside of the file may do: says how many bytes they are. Throws `.full` if that is not enough either.
-    private func makeRoom(_ bytes: Int, _ purpose: DiskPurpose, _ mayCommitNothing: inout Bool) throws -> Int {
+    private func makeRoom(
+        _ note: LMDBWriter.Note, _ purpose: DiskPurpose, _ mayCommitNothing: inout Bool
+    ) throws -> Int {
+        let bytes = note.takenBytes
         // Twice: an attempt stops where it first has too little, the whole may need more.
         let ahead = 2 * bytes + settings.aheadBytes
         let spare = preallocate(ahead, ahead)
         if room(spare, 0, purpose) >= bytes { return 0 }
+        let hasRoomBehind = spare - keptBehindBytes(purpose) >= note.behindBytes
         var reusable: Int
         do throws(LMDBError) {
             reusable = try environment.reusableBytes()
-            if room(spare, reusable, purpose) < bytes, mayCommitNothing, spare >= Self.emptyCommitBytes {
+            if room(spare, reusable, purpose) < bytes || !hasRoomBehind, mayCommitNothing,
+                spare >= Self.emptyCommitBytes
+            {
                 // What the last transaction gave back can be used when there was another one: one without effect.
                 mayCommitNothing = false
                 let later = try environment.reusableBytes(afterAnotherCommit: true)
-                if room(spare, later, purpose) >= bytes {
+                if later > reusable, room(spare, later, purpose) >= bytes {
                     try commitNothing()
                     reusable = try environment.reusableBytes()
                     return reusable
                 }
             }
         } catch {
-            throw note(error)
+            throw self.note(error)
         }
-        if room(spare, reusable, purpose) >= bytes { return reusable }
+        if room(spare, reusable, purpose) >= bytes, hasRoomBehind { return reusable }
+        let isAtLimit = environment.usedBytes + spare + environment.pageBytes > environment.mapBytesMax
         throw DiskError(
             .full,
-            "\(environment.path): the file system is full: \(bytes) bytes are to be written, and the file has \(spare) "
-                + "behind its last page and \(reusable) inside, of which \(settings.reserveBytes) are for deletes and "
-                + "merges only; free space")
+            "\(environment.path): "
+                + (isAtLimit
+                    ? "the file may not be larger than \(environment.mapBytesMax) bytes" : "the file system is full")
+                + ": \(bytes) bytes are to be written, and the file has \(spare) behind its last page and \(reusable) "
+                + "inside" + (hasRoomBehind ? "" : ", scattered in pieces that are too small")
+                + ", of which \(settings.reserveBytes) are for deletes and merges only; free space")
     }
 
     /// More than a commit without effect takes.
@@ -156,12 +166,35 @@ public final class LMDBDisk: Disk {
         try transaction.commit()
     }
 
-    /// What a transaction may take. Free pages inside of a file may be scattered, and then what brings large values in
-    /// takes its pages behind the last one all the same: there must be enough.
+    /// What a transaction may take.
     private func room(_ spareBytes: Int, _ reusableBytes: Int, _ purpose: DiskPurpose) -> Int {
+        spareBytes + reusableBytes - keptBytes(purpose)
+    }
+
+    /// What is kept for other purposes.
+    private func keptBytes(_ purpose: DiskPurpose) -> Int {
         switch purpose {
-        case .growth: min(spareBytes, spareBytes + reusableBytes - settings.reserveBytes)
-        case .upkeep: spareBytes + reusableBytes
+        case .growth: settings.reserveBytes
+        case .merge: settings.reserveBytes / 4
+        case .upkeep: 0
+        }
+    }
+
+    /// Free pages inside of a file may be scattered, and then a large value takes pages behind the last one all the same,
+    /// which never come back. So much of these is left to upkeep, and to LMDB's own lists.
+    private func keptBehindBytes(_ purpose: DiskPurpose) -> Int {
+        purpose == .upkeep ? 0 : settings.reserveBytes / 4
+    }
+
+    public func roomBytes(for purpose: DiskPurpose) throws -> Int {
+        try checkLatch()
+        let spare = preallocate(settings.aheadBytes, settings.aheadBytes)
+        do throws(LMDBError) {
+            let reusable = try environment.reusableBytes(afterAnotherCommit: true)
+            let untilLimit = max(0, environment.mapBytesMax - environment.usedBytes - spare)
+            return max(0, room(spare + min(environment.freeBytes, untilLimit), reusable, purpose))
+        } catch {
+            throw note(error)
         }
     }
 
@@ -171,7 +204,10 @@ public final class LMDBDisk: Disk {
     ) throws -> Result {
         let transaction = try environment.beginWrite()
         if settings.reserveBytes > 0 {
-            note.roomBytes = room(environment.spareBytes, reusableBytes, purpose)
+            let spare = environment.spareBytes
+            note.roomBytes = room(spare, reusableBytes, purpose)
+            note.usedBytes = environment.usedBytes
+            note.roomBehindBytes = spare - keptBehindBytes(purpose)
         }
         let result: Result
         do {
@@ -249,6 +285,10 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
         /// pages of the tree that lead to them, copied.
         var roomBytes = Int.max
         private(set) var takenBytes = 128 << 10
+        /// Where the last page of the file ended, what may be taken behind it, and what a value took of that.
+        var usedBytes = 0
+        var roomBehindBytes = Int.max
+        private(set) var behindBytes = 0
         private var isShort = false
 
         private static let pageBytes = 4_096
@@ -256,6 +296,14 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
         func take(_ bytes: Int) throws {
             // A page's header comes on top; keys beside one another share their way from the root.
             try add((bytes + 16 + Self.pageBytes - 1) / Self.pageBytes * Self.pageBytes + Self.pageBytes)
+        }
+
+        /// Large values' pages lie where LMDB finds as many in a row.
+        func place(through end: Int) throws {
+            behindBytes = max(behindBytes, end - usedBytes)
+            guard behindBytes > roomBehindBytes else { return }
+            isShort = true
+            throw Short()
         }
 
         func takeForDeletion() throws { try add(Self.pageBytes / 8) }
@@ -296,6 +344,7 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
             if error.code == .mapFull { note.fullMap = error }
             throw error
         }
+        if let end = fileEnd(of: place) { try note.place(through: end) }
         try fill(place)
     }
 

@@ -80,17 +80,19 @@ extension Store {
     /// time.
     ///
     /// - Parameters:
-    ///   - range: of the manifest's runs; nil: all, if more than `runsMax` are there.
+    ///   - range: of the manifest's runs; nil: if more than `runsMax` are there all, or as many as there is space for.
     ///   - tombstonesThrough: those that changed later stay: exports and known laggards hold the horizon back so.
     ///   - pace: as in `checkpoint`. Checkpoints of the same replica may come in between.
     /// - Returns: the new manifest; nil if nothing was to be done.
+    /// - Throws: `.full` before anything is written if there is no space for any two runs.
     @discardableResult @_specialize(where Storage == LMDBDisk)
     public func merge(
         _ replica: ReplicaID, range: Range<Int>? = nil, tombstonesThrough: LogIndex = LogIndex(.max),
         pace: () throws -> Void = {}
     ) throws -> Manifest? {
         guard let view = view(replica) else { throw DiskError(.misuse, "the store has no replica \(replica) to merge") }
-        guard let range = range ?? (view.runs.count > settings.runsMax ? 0..<view.runs.count : nil), !range.isEmpty
+        guard let range = try range ?? (view.runs.count > settings.runsMax ? fitting(view.manifest) : nil),
+            !range.isEmpty
         else { return nil }
         guard range.lowerBound >= 0, range.upperBound <= view.runs.count else {
             throw DiskError(.misuse, "replica \(replica) has \(view.runs.count) runs, not \(range)")
@@ -119,7 +121,7 @@ extension Store {
                     try writer.add(record)
                 }
                 if writer.completeBytes >= settings.transactionBytesMax - Chunk.bytesMax {
-                    try drain(&writer, &pending, .upkeep, pace)
+                    try drain(&writer, &pending, .merge, pace)
                 }
                 try merge.pass()
             }
@@ -129,15 +131,25 @@ extension Store {
                 if isPlanted("merge-writes-back-manifest") { try writeBack(view.manifest, view.runs) }
             #endif
             let descriptor = writer.finish(from: runs.first!.descriptor.from, to: runs.last!.descriptor.to)
-            try drain(&writer, &pending, .upkeep, pace)
+            try drain(&writer, &pending, .merge, pace)
             return try commit(
                 pending.chunks,
                 [(replica, .replace(runs.map(\.descriptor.id), by: descriptor, horizon: hasOldest ? horizon : nil))],
-                .upkeep)[0]
+                .merge)[0]
         } catch {
             abandon([id])
             throw error
         }
+    }
+
+    private func fitting(_ manifest: Manifest) throws -> Range<Int> {
+        let sizes = manifest.runs.map { Int($0.bytes) }
+        let roomBytes = try disk.roomBytes(for: .merge)
+        if let range = mergeRange(of: sizes, roomBytes: roomBytes) { return range }
+        throw DiskError(
+            .full,
+            "merging any two of the \(sizes.count) runs of replica \(manifest.replica), of \(sizes.reduce(0, +)) bytes "
+                + "together, takes more than the \(roomBytes) bytes that there are; free space")
     }
 
     /// Deletes a replica's manifest, durably; its runs go by and by. Also for a damaged one (its runs go at the next
@@ -287,4 +299,27 @@ extension Store {
         released.removeAll()
         return results
     }
+}
+
+/// Which adjacent runs of these sizes to merge, when so much may be written before they are deleted: all, or else the
+/// most that fit whatever they have in common; or else the two smallest neighbours that may fit if they have much. nil:
+/// none. One that begins and does not fit is not only in vain: it takes what the file system has left for this file.
+package func mergeRange(of sizes: [Int], roomBytes: Int) -> Range<Int>? {
+    // Values lie in whole pages.
+    func fits(_ bytes: Int) -> Bool { bytes + bytes / 8 <= roomBytes }
+    if sizes.count < 2 || fits(sizes.reduce(0, +)) { return sizes.indices }
+    var longest: Range<Int>?
+    var sum = 0
+    var first = 0
+    for (place, size) in sizes.enumerated() {
+        sum += size
+        while !fits(sum), first <= place {
+            sum -= sizes[first]
+            first += 1
+        }
+        if place + 1 - first > max(1, longest?.count ?? 0) { longest = first..<place + 1 }
+    }
+    if let longest { return longest }
+    let pairs = sizes.indices.dropLast().filter { fits(max(sizes[$0], sizes[$0 + 1])) }
+    return pairs.min { sizes[$0] + sizes[$0 + 1] < sizes[$1] + sizes[$1 + 1] }.map { $0..<$0 + 2 }
 }

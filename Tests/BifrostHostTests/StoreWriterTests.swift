@@ -35,6 +35,7 @@ import Testing
                     switch outcome {
                     case .checkpointed(let group, let view): "\(loop): \(group) at \(view.manifest.header.index)"
                     case .merged(let group, let view): "\(loop): \(group) has \(view.manifest.runs.count) run"
+                    case .mergeFoundNoSpace(let group, _): "\(loop): no space to merge \(group)"
                     case .damaged(_, let what): "\(loop): damaged, \(what)"
                     }
                 outcomes.list.withLock { $0.append(text) }
@@ -113,7 +114,7 @@ import Testing
         writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 1)
         try await wait(for: "both jobs") { outcomes.list.withLock { $0.count } == 2 }
         try await writer.shutDown()
-        #expect(outcomes.list.withLock { $0 } == ["1: 7 has 1 run", "0: 8 at 1"])
+        #expect(outcomes.list.withLock { $0 } == ["1: 7 has 2 run", "0: 8 at 1"])
         #expect(store.manifest(of: ReplicaID(8))?.index == LogIndex(1))
         #expect(outcomes.full.withLock { $0.filter { $0 == nil }.count == 1 && $0.last == .some(nil) })
     }

@@ -318,6 +318,56 @@ private let group = GroupID(1)
         #expect(trio.hosts[next].isDone(try put(on: trio.hosts[next])))
     }
 
+    /// A merge for which there is no space does not hold the place of another that may fit, and comes back by itself.
+    @Test func aMergeWithoutSpaceIsPutOffAndHoldsNobodyUp() throws {
+        let trio = try Trio(groups: 2) {
+            $0.mergesMax = 1
+            $0.runsMax = 2
+            $0.memtableBytesTrigger = 1
+        }
+        let groups = [GroupID(1), GroupID(2)]
+        let host = trio.hosts[0]
+        func mergesAsked() -> [GroupID] {
+            host.takeJobs().compactMap { if case .merge(let group, _) = $0 { group } else { nil } }
+        }
+        var token: UInt64 = 0
+        for round in 0..<3 {
+            host.holdsStore = round == 2
+            for group in groups {
+                let leader = trio.hosts[try trio.leader(of: group)]
+                repeat { token += 1 } while trio.map.owner(of: slot(of: Bytes("key \(token)"))) != group
+                leader.put("key \(token)", "v", group: group, token: token)
+                try trio.settle()
+                #expect(leader.isDone(token))
+            }
+            try trio.tick(2)
+        }
+        // The third run of each.
+        try host.doJobs(where: { if case .checkpoint = $0 { true } else { false } })
+        try trio.settle()
+        let first = try #require(mergesAsked().first)
+        let second = try #require(groups.first { $0 != first })
+        host.core.mergeFoundNoSpace(group: first)
+        try trio.settle()
+        #expect(mergesAsked() == [second])
+        host.core.mergeFoundNoSpace(group: second)
+        var waits: [Int] = []
+        for _ in 0..<3 {
+            var ticks = 0
+            var asked: [GroupID] = []
+            while asked.isEmpty, ticks < 1_000 {
+                try trio.tick()
+                ticks += 1
+                asked = mergesAsked()
+            }
+            waits.append(ticks)
+            for group in asked { host.core.mergeFoundNoSpace(group: group) }
+            try trio.settle()
+            for group in mergesAsked() { host.core.mergeFoundNoSpace(group: group) }
+        }
+        #expect(waits[0] >= 19 && waits[0] <= 21 && waits[1] > 30 && waits[2] > 60, "\(waits)")
+    }
+
     /// Two of three hosts have little space, whichever: the third leads soon, and goes on doing so.
     @Test(arguments: 0..<3) func aGroupGoesToTheOneHostThatHasRoom(roomy: Int) throws {
         let trio = try Trio()

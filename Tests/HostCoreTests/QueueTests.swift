@@ -153,9 +153,6 @@ import Testing
         #expect(queue.isFull, "one that never waited says nothing of those that do")
         queue.ended(firstAgain)
         #expect(!queue.isFull)
-        // A merge takes more than a checkpoint, and that there is too little for it says nothing of what is taken.
-        _ = queue.foundNoSpace(StoreQueue.Entry(.merge(GroupID(1), ReplicaID(1)), from: 0))
-        #expect(!queue.isFull)
     }
 
     private struct Unexpected: Error {}

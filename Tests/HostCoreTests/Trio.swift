@@ -148,9 +148,15 @@ final class TestHost {
         }
     }
 
-    func doJobs() throws {
-        let work = jobs
-        jobs = []
+    /// What the store was asked for and has not done, which nobody does then.
+    func takeJobs() -> [StoreJob] {
+        defer { jobs = [] }
+        return jobs
+    }
+
+    func doJobs(where isDone: (StoreJob) -> Bool = { _ in true }) throws {
+        let work = jobs.filter(isDone)
+        jobs.removeAll(where: isDone)
         for job in work {
             switch job {
             case .checkpoint(let group, let frozen, let header):

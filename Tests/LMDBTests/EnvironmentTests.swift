@@ -43,6 +43,29 @@ func put(_ environment: Environment, _ numbers: Range<UInt32>, bytes: Int = 100)
         #expect(try withKey(99) { try transaction.get($0) == nil })
     }
 
+    @Test func whereALargeValueEndsInTheFileIsKnownBeforeItIsWritten() throws {
+        let directory = try TemporaryDirectory()
+        let environment = try Environment(path: directory.path)
+        func put(_ key: UInt32, bytes: Int) throws -> Int? {
+            let transaction = try environment.beginWrite()
+            let end = try withKey(key) { transaction.fileEnd(of: try transaction.reserve($0, count: bytes)) }
+            try transaction.commit()
+            return end
+        }
+        #expect(try put(1, bytes: 100) == nil)
+        let before = environment.usedBytes
+        let end = try #require(try put(2, bytes: 50_000))
+        #expect(end >= before + 50_000 && end <= environment.usedBytes)
+        try withKey(2) { key in
+            let transaction = try environment.beginWrite()
+            try transaction.delete(key)
+            try transaction.commit()
+        }
+        // What was given back can be used by the transaction after the next one.
+        _ = try put(3, bytes: 100)
+        #expect(try put(4, bytes: 50_000) == end)
+    }
+
     @Test func cursorsWalkInOrderBothWays() throws {
         let directory = try TemporaryDirectory()
         let environment = try Environment(path: directory.path)

@@ -379,10 +379,16 @@ extension DiskOperation.Step {
         let disk = SimulatedDisk(seed: 1)
         try disk.put(key, [1, 2, 3])
         disk.faults.bytesMax = 4
+        #expect(throws: DiskError.self, "a delete takes some before it gives any") {
+            try disk.write(.upkeep) { _ = try $0.delete(key) }
+        }
+        #expect(try disk.get(key) == [1, 2, 3])
+        disk.faults.bytesMax = 20
+        disk.faults.reserveBytes = 16
         let error = #expect(throws: DiskError.self) { try disk.put(DiskKey(table: 2), [1, 2]) }
         #expect(error?.code == .full)
         #expect(try disk.get(DiskKey(table: 2)) == nil)
-        _ = try disk.write { try $0.delete(key) }
+        _ = try disk.write(.upkeep) { try $0.delete(key) }
         try disk.put(DiskKey(table: 2), [1, 2])
     }
 
@@ -399,12 +405,21 @@ extension DiskOperation.Step {
         try disk.put(key, [1, 2, 3])
         disk.faults.bytesMax = 8
         disk.faults.reserveBytes = 4
-        #expect(throws: DiskError.self) { try disk.put(DiskKey(table: 2), [1, 2]) }
-        try disk.write(.upkeep) { writer in
-            try writer.put(DiskKey(table: 2), count: 2, append: false) { $0.copyBytes(from: [1, 2]) }
+        func put(_ table: UInt8, _ count: Int, _ purpose: DiskPurpose) throws {
+            try disk.write(purpose) { writer in
+                try writer.put(DiskKey(table: table), count: count, append: false) { place in
+                    place.initializeMemory(as: UInt8.self, repeating: 1)
+                }
+            }
         }
+        #expect(throws: DiskError.self) { try put(2, 2, .growth) }
+        try put(2, 2, .merge)
+        #expect(try disk.roomBytes(for: .merge) == 2 && disk.roomBytes(for: .growth) == 0)
+        #expect(throws: DiskError.self) { try put(3, 3, .merge) }
+        try put(3, 3, .upkeep)
         disk.faults.bytesMax = .max
-        try disk.put(DiskKey(table: 3), [1, 2, 3, 4, 5])
+        #expect(try disk.roomBytes(for: .growth) == .max)
+        try disk.put(DiskKey(table: 4), [1, 2, 3, 4, 5])
     }
 
     /// The same transactions whole, and ended at each of them, before and behind.

@@ -156,6 +156,108 @@ private final class SmallFileSystem {
         try expectAll(store)
     }
 
+    /// Runs that have nothing in common: a merge of all takes as much again, and there is not so much. It would take what
+    /// the file system has left, for nothing.
+    @Test func aStoreOnAFullDiskMergesAsMuchAsFitsAndKeepsWhatDeletesNeed() throws {
+        let files = try #require(SmallFileSystem(bytes: 48 << 20, ballastBytes: 8 << 20))
+        let disk = try LMDBDisk(directory: files.disk, settings: Self.settings)
+        let store = try Store(disk: disk, formatting: storeIdentity)
+        try store.start(storeHeader(0))
+        var all: [Record] = []
+        var index: UInt64 = 0
+        func checkpoint(_ count: Int) throws {
+            var records: [Record] = []
+            for _ in 0..<count {
+                index += 1
+                records.append(
+                    Record(
+                        key: storeKey(UInt16(index), "key"), revision: Revision(index), changed: LogIndex(index),
+                        value: storeValue(60_000, index)))
+            }
+            try store.checkpoint([CheckpointPart(frozen(records), storeHeader(index))])
+            all += records
+        }
+        func expectAll() throws {
+            #expect(try allRecords(store, #require(store.view(ReplicaID(7)))) == all.sorted { $0.key < $1.key })
+        }
+        #expect(code { while true { try checkpoint(10) } } == .full)
+        let runs = try #require(store.manifest(of: ReplicaID(7))).runs.count
+        #expect(runs > 20)
+        var merges = 0
+        var refusal: DiskError?
+        while refusal == nil, merges < runs {
+            do {
+                guard try store.merge(ReplicaID(7)) != nil else { break }
+                merges += 1
+                while try store.reclaim() > 0 {}
+            } catch let error as DiskError { refusal = error }
+        }
+        #expect(merges > 2)
+        #expect(refusal == nil || refusal?.code == .full)
+        try expectAll()
+        // One that is begun all the same finds out when it has written much; it leaves enough to delete that again.
+        let left = try #require(store.manifest(of: ReplicaID(7))).runs.count
+        #expect(code { try store.merge(ReplicaID(7), range: 0..<left) } == .full)
+        #expect(try store.reclaim() == 0, "all of it is gone")
+        try expectAll()
+        // What deletes give back is inside of the file, and nothing of the file system is left.
+        try store.remove(ReplicaID(7))
+        while try store.reclaim() > 0 {}
+        let used = disk.usedBytes
+        #expect(try disk.reusableBytes() > 20 << 20)
+        try store.start(storeHeader(index))
+        all = []
+        for _ in 0..<2 { try checkpoint(100) }
+        try expectAll()
+        #expect(disk.usedBytes < used + 3 << 20)
+    }
+
+    /// Nothing is left behind the last page, much is free inside: transactions of any size go on there. Values that find
+    /// no pages in a row are refused before LMDB writes anything: it would find out in the middle, as of a disk that
+    /// fails.
+    @Test func freePagesInsideAreWrittenToWhenNothingIsLeftBehind() throws {
+        let files = try #require(SmallFileSystem(bytes: 32 << 20, ballastBytes: 8 << 20))
+        let disk = try LMDBDisk(
+            directory: files.disk, settings: LMDBDisk.Settings(mapBytes: 1 << 20, reserveBytes: 4 << 20))
+        func put(_ numbers: some Sequence<Int>, bytes: Int = 60_000, _ purpose: DiskPurpose) throws {
+            try disk.write(purpose) { writer in
+                for number in numbers {
+                    try writer.put(DiskKey(table: 1, high: UInt64(number)), count: bytes, append: false) { place in
+                        place.initializeMemory(as: UInt8.self, repeating: UInt8(truncatingIfNeeded: number))
+                    }
+                }
+            }
+        }
+        var count = 0
+        #expect(
+            code {
+                while true {
+                    try put(CollectionOfOne(count), .merge)
+                    count += 1
+                }
+            } == .full)
+        #expect(count > 300)
+        let holes = Array(stride(from: 0, to: count, by: 2))
+        for number in holes {
+            try disk.write(.upkeep) { _ = try $0.delete(DiskKey(table: 1, high: UInt64(number))) }
+        }
+        let used = disk.usedBytes
+        // More at once than there is behind the last page.
+        try put(holes.prefix(60), .growth)
+        #expect(disk.usedBytes <= used + 64 << 10)
+        let refusal = #expect(throws: DiskError.self) { try put([count], bytes: 3 << 20, .upkeep) }
+        #expect(
+            refusal?.code == .full && refusal?.message.contains("scattered") == true, "\(String(describing: refusal))")
+        for number in 0..<count {
+            let found = try disk.read { reader in
+                try reader.withValue(for: DiskKey(table: 1, high: UInt64(number))) { $0.map { Array($0) } }
+            }
+            let isThere = number % 2 == 1 || number / 2 < 60
+            #expect(found == (isThere ? Array(repeating: UInt8(truncatingIfNeeded: number), count: 60_000) : nil))
+        }
+        try put(holes.dropFirst(60).prefix(60), .growth)
+    }
+
     /// LMDB finds out by itself: then some of what happens reads like a disk that failed, and the process has to end.
     @Test func withoutAReserveNothingIsLostEither() throws {
         let files = try #require(SmallFileSystem(bytes: 8 << 20, ballastBytes: 2 << 20))

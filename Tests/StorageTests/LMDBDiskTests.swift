@@ -36,6 +36,23 @@ import Testing
         try fixture.disk.put(DiskKey(table: 2), [2])
     }
 
+    /// With a reserve the limit shows before LMDB meets it, and is not taken for the file system's.
+    @Test func theMapsLimitIsNamedAsSuch() throws {
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 1 << 18, mapBytesMax: 1 << 21, reserveBytes: 1 << 18))
+        var refusal: DiskError?
+        var number: UInt64 = 0
+        while refusal == nil {
+            do {
+                try fixture.disk.put(DiskKey(table: 1, high: number), Array(repeating: 2, count: 50_000))
+                number += 1
+            } catch let error as DiskError { refusal = error }
+        }
+        #expect(refusal?.code == .full && number > 20)
+        #expect(refusal?.message.contains("may not be larger than 2097152 bytes") == true, "\(refusal!)")
+        #expect(try fixture.disk.roomBytes(for: .growth) < 200_000)
+        #expect(try fixture.disk.write(.upkeep) { try $0.delete(DiskKey(table: 1)) })
+    }
+
     @Test func aSecondOpenIsRefusedAndNamesTheDirectory() throws {
         let fixture = try LMDBFixture()
         let error = #expect(throws: DiskError.self) { try LMDBDisk(directory: fixture.path) }

@@ -3,6 +3,19 @@ import Primitives
 import Storage
 import Testing
 
+@Suite struct MergeRangeTests {
+    @Test func asManyNeighboursAsFitAreMergedAndElseTwoThatMay() {
+        func range(_ sizes: [Int], _ roomBytes: Int) -> Range<Int>? { mergeRange(of: sizes, roomBytes: roomBytes) }
+        #expect(range([80, 80, 80], .max) == 0..<3)
+        #expect(range([80, 80, 80], 270) == 0..<3 && range([80, 80, 80], 269) == 0..<2)
+        #expect(range([800, 80, 8, 8, 80], 200) == 1..<5)
+        #expect(range([80, 800, 8, 8, 8], 200) == 2..<5)
+        #expect(range([800, 80, 80], 100) == 1..<3, "they may have much in common")
+        #expect(range([88, 80, 84], 100) == 1..<3, "the smaller")
+        #expect(range([800, 80, 800], 100) == nil && range([80, 80], 0) == nil)
+    }
+}
+
 @Suite struct StoreTests {
     let disk = SimulatedDisk(seed: 1)
 
@@ -88,6 +101,20 @@ import Testing
         #expect(disk.contents().map(\.key) == before)
         try store.checkpoint(frozen(big), storeHeader(2))
         #expect(try store.get(big[3].key, in: store.view(ReplicaID(7))!) == .found(big[3]))
+    }
+
+    @Test func aMergeForWhichThereIsNoSpaceIsNotBegun() throws {
+        let store = try begin()
+        for index in 1...9 as ClosedRange<UInt64> {
+            try store.checkpoint(frozen([record(storeKey(1, "a"), index, "value")]), storeHeader(index))
+        }
+        disk.faults.bytesMax = disk.bytes + 20
+        let before = disk.commits
+        let error = #expect(throws: DiskError.self) { try store.merge(ReplicaID(7)) }
+        #expect(error?.code == .full && error?.message.contains("merging any two of the 9 runs") == true)
+        #expect(disk.commits == before)
+        disk.faults.bytesMax = .max
+        #expect(try store.merge(ReplicaID(7))?.runs.count == 1)
     }
 
     @Test func aCheckpointOnAnotherBaseThanTheDurableManifestIsRefused() throws {
