@@ -2,14 +2,13 @@
 
 /// Appends integers and bytes; grows as needed. All integers are little-endian unless a name says otherwise.
 public struct ByteWriter: ~Copyable, Sendable {
-    @usableFromInline var storage: Bytes.Storage
+    // Unsafe: nobody else has what is written here before `take` hands it over.
+    @usableFromInline nonisolated(unsafe) var storage: Bytes.Storage
     @usableFromInline var used: Int
     @inlinable public var count: Int { used }
-    @usableFromInline let initialCapacity: Int
 
     @inlinable public init(capacity: Int = 256) {
-        initialCapacity = max(capacity, 16)
-        storage = Bytes.Storage(capacity: initialCapacity)
+        storage = Bytes.Storage.allocate(capacity: max(capacity, 16))
         used = 0
     }
 
@@ -17,7 +16,7 @@ public struct ByteWriter: ~Copyable, Sendable {
 
     /// Makes room for `size` more bytes and counts them as written. The caller fills them.
     @inlinable public mutating func extend(by size: Int) -> UnsafeMutableRawBufferPointer {
-        if count + size > storage.capacity { grow(to: count + size) }
+        if count + size > storage.size { grow(to: count + size) }
         let place = UnsafeMutableRawBufferPointer(start: storage.base + count, count: size)
         used += size
         return place
@@ -77,20 +76,15 @@ public struct ByteWriter: ~Copyable, Sendable {
         crc32c(UnsafeRawBufferPointer(start: storage.base + offset, count: count - offset))
     }
 
-    /// Hands over what was written and begins anew, with new memory.
-    public mutating func take() -> Bytes {
-        let bytes = Bytes(storage: storage, start: 0, end: UInt32(count))
-        storage = Bytes.Storage(capacity: initialCapacity)
-        used = 0
-        return bytes
-    }
+    /// Hands over what was written, with its memory: this is the end of the writer.
+    @inlinable public consuming func take() -> Bytes { Bytes(storage: storage, start: 0, end: UInt32(used)) }
 
-    /// Forgets what was written and keeps the memory. Nothing of it was handed out: `take` gives the memory away.
+    /// Forgets what was written and keeps the memory.
     public mutating func removeAll() { used = 0 }
 
     @usableFromInline mutating func grow(to needed: Int) {
         precondition(needed < Int(UInt32.max), "a ByteWriter holds less than 4 GiB")
-        let larger = Bytes.Storage(capacity: max(needed, storage.capacity * 2))
+        let larger = Bytes.Storage.allocate(capacity: max(needed, storage.size * 2))
         larger.base.copyMemory(from: storage.base, byteCount: count)
         storage = larger
     }

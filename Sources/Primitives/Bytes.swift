@@ -3,20 +3,22 @@
 /// A slice of immutable, reference-counted bytes. Copying and slicing cost a retain; nothing is copied.
 /// A slice keeps the whole storage alive: what lives long (a memtable) copies the bytes out.
 public struct Bytes: Sendable {
-    /// Fixed-size memory behind one or more slices. Written only while its one owner (a `ByteWriter` or an
-    /// initializer here) has not handed out a slice that covers those bytes; immutable from then on.
-    public final class Storage: @unchecked Sendable {
-        // @unchecked: bytes below any slice's end never change once that slice exists, as said above.
-        public let base: UnsafeMutableRawPointer
-        public let capacity: Int
-        @inlinable public init(capacity: Int) {
-            self.base = .allocate(byteCount: max(capacity, 1), alignment: 16)
-            self.capacity = capacity
+    /// Fixed-size memory behind one or more slices, in one allocation with its reference count. The header is its
+    /// capacity. Written only while its one owner (a `ByteWriter` or an initializer here) has not handed out a slice that
+    /// covers those bytes; immutable from then on.
+    @usableFromInline final class Storage: ManagedBuffer<Int, UInt8> {
+        @inlinable static func allocate(capacity: Int) -> Storage {
+            unsafeDowncast(create(minimumCapacity: capacity) { _ in capacity }, to: Storage.self)
         }
-        deinit { base.deallocate() }
+        @inlinable var base: UnsafeMutableRawPointer {
+            withUnsafeMutablePointerToElements { UnsafeMutableRawPointer($0) }
+        }
+        /// By pointer: a property of an object is checked for exclusive access each time.
+        @inlinable var size: Int { withUnsafeMutablePointerToHeader { $0.pointee } }
     }
 
-    @usableFromInline let storage: Storage?
+    // Unsafe: bytes below any slice's end never change once that slice exists, as said above.
+    @usableFromInline nonisolated(unsafe) let storage: Storage?
     @usableFromInline let start: UInt32
     @usableFromInline let end: UInt32
 
@@ -32,7 +34,7 @@ public struct Bytes: Sendable {
     @inlinable public init(count: Int, initializingWith body: (UnsafeMutableRawBufferPointer) throws -> Void) rethrows {
         precondition(count >= 0 && count < Int(UInt32.max), "Bytes hold less than 4 GiB")
         guard count > 0 else { self.init(); return }
-        let storage = Storage(capacity: count)
+        let storage = Storage.allocate(capacity: count)
         try body(UnsafeMutableRawBufferPointer(start: storage.base, count: count))
         self.init(storage: storage, start: 0, end: UInt32(count))
     }
@@ -52,7 +54,7 @@ public struct Bytes: Sendable {
     }
 
     /// Bytes of memory that this slice keeps alive, with whatever other slices of the same storage there are.
-    @inlinable public var storageBytes: Int { storage?.capacity ?? 0 }
+    @inlinable public var storageBytes: Int { storage?.size ?? 0 }
     @inlinable public func sharesStorage(with other: Bytes) -> Bool { storage === other.storage }
 
     @inlinable public var count: Int { Int(end &- start) }

@@ -22,7 +22,7 @@ package struct FrameAssembler: ~Copyable {
     private var current = Bytes()
     private var offset = 0
     /// The beginning of a frame whose end has not come.
-    private var partial = ByteWriter(capacity: 256)
+    private var partial = ByteWriter()
     /// Bytes of the partial frame in all, known with its header.
     private var partialTotal = 0
     /// Found at the end of what was queued: thrown when all good frames before it are handed out, and for ever after.
@@ -151,7 +151,9 @@ package struct FrameAssembler: ~Copyable {
         let more = min(partialTotal - partial.count, bytes.count - taken)
         partial.write(bytes: UnsafeRawBufferPointer(rebasing: bytes[taken..<taken + more]))
         if partial.count == partialTotal {
-            enqueue(partial.take())
+            var whole = ByteWriter()
+            swap(&whole, &partial)
+            enqueue(whole.take())
             partialTotal = 0
         }
         return taken + more

@@ -80,7 +80,7 @@ package struct FrameWriter: ~Copyable, Sendable {
     }
 
     package mutating func removeAll() {
-        if writer.count > Self.keptBytesMax { _ = writer.take() } else { writer.removeAll() }
+        if writer.count > Self.keptBytesMax { writer = ByteWriter(capacity: 4_096) } else { writer.removeAll() }
         taken = 0
     }
 

@@ -31,8 +31,6 @@ import Testing
         #expect(try reader.readStringWithLength() == "grün")
         #expect(try reader.readBytesWithLength() == Bytes([1, 2, 3]))
         #expect(throws: DecodingFailure.self) { try reader.read(UInt8.self) }
-        let isEmpty = writer.isEmpty
-        #expect(isEmpty)
     }
 
     @Test func aLyingLengthIsRefusedBeforeMemoryIsTaken() {
