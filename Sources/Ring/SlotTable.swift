@@ -56,15 +56,13 @@ public struct SlotTable: Hashable, Sendable {
         return counts
     }
 
-    /// An owner that is not among `groups`, which ascend; nil if all are.
+    /// An owner that is not among `groups`, which ascend; nil if all are. Takes a byte for each number up to the last
+    /// group's.
     func owner(outside groups: [GroupID]) -> GroupID? {
-        var known = GroupID.meta
-        for owner in owners where owner != known && owner != .meta {
-            let place = groups.place { $0 < owner }
-            guard place < groups.count, groups[place] == owner else { return owner }
-            known = owner
-        }
-        return nil
+        var isKnown = Array(repeating: false, count: Int(groups.last?.rawValue ?? 0) + 1)
+        isKnown[Int(GroupID.meta.rawValue)] = true
+        for group in groups { isKnown[Int(group.rawValue)] = true }
+        return owners.first { $0.rawValue >= UInt32(isKnown.count) || !isKnown[Int($0.rawValue)] }
     }
 
     /// Every slot has an owner.
@@ -249,14 +247,29 @@ extension SlotRun {
         guard count <= Slot.count else {
             throw DecodingFailure(expected: "at most \(Slot.count) runs of slots", found: "\(count)")
         }
-        try reader.check(count: count, ofSize: areContiguous ? 14 : 16)
+        let size = areContiguous ? 14 : 16
+        try reader.check(count: count, ofSize: size)
+        // All at once: a ring of many groups has nearly as many runs as slots.
+        let bytes = try reader.readBytes(count: count * size)
+        return try bytes.withUnsafeBytes { (bytes) throws(DecodingFailure) in
+            try readList(bytes, size: size, areContiguous: areContiguous, through: through)
+        }
+    }
+
+    private static func readList(
+        _ bytes: UnsafeRawBufferPointer, size: Int, areContiguous: Bool, through: Epoch
+    ) throws(DecodingFailure) -> [SlotRun] {
+        func read<Integer: FixedWidthInteger>(at offset: Int) -> Integer {
+            Integer(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: Integer.self))
+        }
         var runs: [SlotRun] = []
-        runs.reserveCapacity(count)
+        runs.reserveCapacity(bytes.count / size)
         var end = 0
-        for _ in 0..<count {
-            let first = areContiguous ? Slot(UInt16(end)) : try reader.read(Slot.self)
+        for start in stride(from: 0, to: bytes.count, by: size) {
+            let place = start + size - 14
             let run = SlotRun(
-                first: first, count: try reader.read(), group: try reader.read(), changed: try reader.read())
+                first: Slot(areContiguous ? UInt16(end) : read(at: start)), count: read(at: place),
+                group: GroupID(read(at: place + 2)), changed: Epoch(read(at: place + 6)))
             guard run.count > 0, run.slots.lowerBound >= end, run.slots.upperBound <= Slot.count else {
                 throw DecodingFailure(
                     expected: "a run of slots after \(end) and inside the ring",
