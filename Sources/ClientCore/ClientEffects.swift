@@ -163,9 +163,9 @@ public struct ClientEffects: Sendable {
     }
 
     public mutating func removeAll() {
-        sends.removeAll(keepingCapacity: true)
-        completions.removeAll(keepingCapacity: true)
-        cancels.removeAll(keepingCapacity: true)
+        sends.clear()
+        completions.clear()
+        cancels.clear()
         mapFetch = nil
         mapChanged = false
     }

@@ -37,7 +37,8 @@ extension HostCore {
             && replica.stopped == nil
         {
             // What a laggard pins, no checkpoint here sets free.
-            guard let stable = replica.everywhereStable, stable > replica.manifestIndex else { continue }
+            let stable = replica.everywhereStable
+            guard stable > replica.manifestIndex else { continue }
             if replica.appliedBytesSinceCheckpoint > (worst?.appliedBytesSinceCheckpoint ?? 0) { worst = replica }
         }
         if let worst, worst.appliedBytesSinceCheckpoint >= fairShare {
@@ -199,7 +200,7 @@ extension HostCore {
     /// What is in a durable manifest here and on disk with every member is nobody's any more. (Until snapshots can
     /// bring a laggard up to date, the journal is kept for it.)
     func announceSuperfluous(_ replica: Replica) {
-        if let stable = replica.everywhereStable, stable > replica.floor { replica.floor = stable }
+        replica.floor = max(replica.floor, replica.everywhereStable)
         // Nobody asks for them again, and each may hold a whole frame in memory.
         replica.core.evict(through: replica.floor)
         var through = min(replica.floor, replica.manifestIndex)

@@ -40,11 +40,9 @@ extension HostCore {
     package func inspection(of group: GroupID) -> ReplicaInspection? { replica(of: group).map { inspection(of: $0) } }
 
     private func inspection(of replica: Replica) -> ReplicaInspection {
-        Self.inspection(of: replica, &replica.core, replica.machine.digest, replica.machine.applied)
+        replica.withCore { Self.inspection(of: replica, &$0, replica.machine.digest, replica.machine.applied) }
     }
 
-    /// - Parameter core: the replica's. Not changed: a property of an object that is passed by value, or asked several
-    ///   things, is copied with all its buffers.
     private static func inspection(
         of replica: Replica, _ core: inout RaftCore, _ digest: UInt64, _ digestIndex: LogIndex
     ) -> ReplicaInspection {

@@ -50,7 +50,7 @@ extension HostCore {
             for replica in replicas where replica.leadingOn.contains(host) { replica.announcedFloor = .zero }
         case (.consensus, false):
             peer.isConnected = false
-            _ = peer.writer.take()
+            drop(.consensus, of: peer)
             peer.lastAgreedTick = nil
             peer.lastFollowedTick = nil
             peer.followingPoll = nil
@@ -59,7 +59,7 @@ extension HostCore {
         case (.bulk, true): peer.isBulkConnected = true
         case (.bulk, false):
             peer.isBulkConnected = false
-            _ = peer.bulkWriter.take()
+            drop(.bulk, of: peer)
         }
     }
 
@@ -190,7 +190,7 @@ extension HostCore {
     /// Host-level contact stands in for the heartbeats that quiet groups do not send.
     private func vouch(for replica: Replica) {
         if replica.core.role == .leader {
-            for member in replica.core.configuration.members where member != replica.id {
+            for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
                 if let host = hostOfReplica[member], let peer = peer(host), isFresh(peer.lastAgreedTick) {
                     replica.core.heard(from: member)
                 }
@@ -202,7 +202,7 @@ extension HostCore {
 
     /// Nothing is owed to this group and everything it leans on is alive.
     private func isAtRest(_ replica: Replica) -> Bool {
-        guard tickCount >= replica.activeUntilTick, replica.waitingCalls == 0, replica.core.isSettled(),
+        guard tickCount >= replica.activeUntilTick, replica.waitingCalls == 0, replica.withCore({ $0.isSettled() }),
             replica.core.appliedIndex == replica.core.commit || replica.impairment != nil
         else { return false }
         if replica.core.role == .leader {
@@ -226,7 +226,7 @@ extension HostCore {
         if replica.stopped != nil { return }
         if replica.core.role == .leader {
             replica.announcedFloor = .zero
-            for member in replica.core.configuration.members where member != replica.id {
+            for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
                 guard let host = hostOfReplica[member], let peer = peer(host) else { continue }
                 replica.leadingOn.append(host)
                 peer.leading.add(replica.contributedDigest)
@@ -246,12 +246,14 @@ extension HostCore {
         // Once a minute all are told again: a payload that was dropped for want of room may have had one.
         let isRepeated = tickCount % Self.floorRepeatTicks == 0
         for replica in replicas where replica.core.role == .leader && replica.stopped == nil {
-            guard let stable = replica.everywhereStable, stable > replica.announcedFloor || isRepeated else { continue }
+            let stable = replica.everywhereStable
+            guard stable > replica.announcedFloor || isRepeated else { continue }
             replica.core.evict(through: stable)
             replica.announcedFloor = stable
             replica.floor = max(replica.floor, stable)
             for host in replica.leadingOn {
-                peer(host)?.writer.floors.append(LogFloor(group: replica.group, index: stable))
+                guard let peer = peer(host) else { continue }
+                write(to: peer, over: .consensus) { $0.floors.append(LogFloor(group: replica.group, index: stable)) }
             }
             announceSuperfluous(replica)
         }
@@ -263,7 +265,8 @@ extension HostCore {
         let progress = elapsedMilliseconds - replica.elapsedSeen
         replica.elapsedSeen = elapsedMilliseconds
         guard replica.core.role == .leader else { return }
-        replica.logTime.follow(replica.core.lastLogTime)
-        replica.logTime.advance(by: progress, quorumAnswers: !replica.isActive || replica.core.quorumActive)
+        let (last, quorumActive) = replica.withCore { ($0.lastLogTime, $0.quorumActive) }
+        replica.logTime.follow(last)
+        replica.logTime.advance(by: progress, quorumAnswers: !replica.isActive || quorumActive)
     }
 }

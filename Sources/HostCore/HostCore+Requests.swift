@@ -29,7 +29,7 @@ extension HostCore {
             return refuse(call, .unavailable(spaceRefusal))
         }
         advanceLogTime(replica)
-        replica.logTime.follow(replica.core.lastLogTime)
+        replica.logTime.follow(replica.withCore { $0.lastLogTime })
         switch replica.core.propose(kind: .command, payload: request.payload, logTime: replica.logTime.current) {
         case .accepted(let index, let term):
             if isPlanted("answered-before-committed") {

@@ -42,17 +42,7 @@ extension HostCore {
                 effects.superfluous.append((replica.id, replica.discarded))
             }
         }
-        for peer in peers {
-            // What is dropped here for want of a connection consensus sends again.
-            if !peer.writer.isEmpty {
-                let payload = peer.writer.take()
-                if peer.isConnected { effects.peerPayloads.append((peer.host, .consensus, payload)) }
-            }
-            if !peer.bulkWriter.isEmpty {
-                let payload = peer.bulkWriter.take()
-                if peer.isBulkConnected { effects.peerPayloads.append((peer.host, .bulk, payload)) }
-            }
-        }
+        takePayloads()
         swap(&effects, &out)
         repliedBytes = 0
     }
@@ -136,10 +126,7 @@ extension HostCore {
 
     private func send(_ message: RaftMessage, of replica: Replica) {
         guard let host = hostOfReplica[message.to], let peer = peer(host), peer.isConnected else { return }
-        if peer.writer.messageBytes + message.encodedBytes > Self.peerPayloadBytes, !peer.writer.isEmpty {
-            effects.peerPayloads.append((host, .consensus, peer.writer.take()))
-        }
-        peer.writer.append(message, group: replica.group)
+        write(to: peer, over: .consensus, bytes: message.encodedBytes) { $0.append(message, group: replica.group) }
     }
 
     /// Catch-up has a connection of its own, so that heartbeats and fresh appends never wait behind it.
@@ -147,14 +134,8 @@ extension HostCore {
         guard let host = hostOfReplica[message.to], let peer = peer(host) else { return }
         // Where there is no second connection, slow beats never: the group may need this follower for its majority.
         guard peer.isBulkConnected else { return send(message, of: replica) }
-        if peer.bulkWriter.messageBytes + message.encodedBytes > Self.peerPayloadBytes, !peer.bulkWriter.isEmpty {
-            effects.peerPayloads.append((host, .bulk, peer.bulkWriter.take()))
-        }
-        peer.bulkWriter.append(message, group: replica.group)
+        write(to: peer, over: .bulk, bytes: message.encodedBytes) { $0.append(message, group: replica.group) }
     }
-
-    /// A payload that would grow beyond this is closed and another begun.
-    private static var peerPayloadBytes: Int { 2 << 20 }
 
     /// Everything up to this ticket is durable in the journal, whose last commit has `sequence`.
     public func journalDone(ticket: UInt64, sequence: UInt64) {
@@ -197,7 +178,7 @@ extension HostCore {
         var applied = from
         while budget > 0, applied < replica.core.commit {
             if replica.isFull(settings) { break }
-            let entries = replica.core.committedEntries(after: applied, bytesMax: min(budget, 256 << 10))
+            let entries = replica.withCore { $0.committedEntries(after: applied, bytesMax: min(budget, 256 << 10)) }
             guard !entries.isEmpty else { break }
             for entry in entries {
                 let bytes = entry.encodedBytes
@@ -217,11 +198,10 @@ extension HostCore {
         guard applied > from else { return }
         replica.core.applied(through: applied)
         let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)
-        if replica.core.memoryBytes > settings.logMemoryBytesMax || replica.core.pinnedBytes > pinnedBytesMax {
-            replica.core.evict(through: applied)
-        } else if let match = replica.everywhereStable {
-            replica.core.evict(through: min(match, applied))
+        let isLarge = replica.withCore {
+            $0.memoryBytes > settings.logMemoryBytesMax || $0.pinnedBytes > pinnedBytesMax
         }
+        replica.core.evict(through: isLarge ? applied : min(replica.everywhereStable, applied))
         if replica.group == .meta { adoptMetaMap(replica) }
     }
 
@@ -275,13 +255,5 @@ extension Replica {
     }
 
     /// The index through which every member has the log on disk, as a leader knows it.
-    var everywhereStable: LogIndex? {
-        guard core.role == .leader else { return floor }
-        var least = core.stableIndex
-        for member in core.configuration.members where member != id {
-            guard let progress = core.progress(of: member) else { return floor }
-            least = min(least, progress.match)
-        }
-        return max(least, floor)
-    }
+    var everywhereStable: LogIndex { max(withCore { $0.everywhereStableIndex } ?? floor, floor) }
 }

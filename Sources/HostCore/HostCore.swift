@@ -18,8 +18,10 @@ public final class HostCore {
         let host: HostID
         var isConnected = false
         var isBulkConnected = false
-        var writer = PeerBatchWriter()
-        var bulkWriter = PeerBatchWriter()
+        fileprivate var writer = PeerBatchWriter()
+        fileprivate var bulkWriter = PeerBatchWriter()
+        /// It is in `told`.
+        fileprivate var isTold = false
         var heartbeatSequence: UInt64 = 0
         /// The tick in which this host last agreed with our heartbeat: it follows us where we lead.
         var lastAgreedTick: UInt64?
@@ -71,6 +73,8 @@ public final class HostCore {
     var active: [Replica] = []
     /// Sorted by host.
     private(set) var peers: [Peer] = []
+    /// Those for whom something was written since the last turn.
+    private var told: [Peer] = []
     var hostOfReplica: [ReplicaID: HostID] = [:]
     var isBirthAsked: Set<ReplicaID> = []
 
@@ -165,6 +169,56 @@ public final class HostCore {
         guard host != self.host, peer(host) == nil else { return }
         let position = peers.firstIndex { $0.host > host } ?? peers.count
         peers.insert(Peer(host: host), at: position)
+    }
+
+    // MARK: Telling peers
+
+    /// Adds to what the peer is told over this channel at the end of the turn. A payload that `bytes` more would make
+    /// larger than its bound is closed, and another begun.
+    func write(
+        to peer: Peer, over channel: PeerChannel, bytes: Int = 0, _ body: (inout PeerBatchWriter) -> Void
+    ) {
+        if !peer.isTold {
+            peer.isTold = true
+            told.append(peer)
+        }
+        func write(into writer: inout PeerBatchWriter) {
+            if bytes > 0, writer.messageBytes + bytes > Self.peerPayloadBytes, let payload = writer.takeIfAny() {
+                effects.peerPayloads.append((peer.host, channel, payload))
+            }
+            body(&writer)
+        }
+        switch channel {
+        case .consensus: write(into: &peer.writer)
+        case .bulk: write(into: &peer.bulkWriter)
+        }
+    }
+
+    private static var peerPayloadBytes: Int { 2 << 20 }
+
+    /// Hands over what was written for all peers, in the order of hosts.
+    func takePayloads() {
+        guard !told.isEmpty else { return }
+        told.sort { $0.host < $1.host }
+        for peer in told {
+            peer.isTold = false
+            // What is dropped here for want of a connection consensus sends again.
+            if let payload = peer.writer.takeIfAny(), peer.isConnected {
+                effects.peerPayloads.append((peer.host, .consensus, payload))
+            }
+            if let payload = peer.bulkWriter.takeIfAny(), peer.isBulkConnected {
+                effects.peerPayloads.append((peer.host, .bulk, payload))
+            }
+        }
+        told.clear()
+    }
+
+    /// What was written for a connection that is lost.
+    func drop(_ channel: PeerChannel, of peer: Peer) {
+        switch channel {
+        case .consensus: _ = peer.writer.takeIfAny()
+        case .bulk: _ = peer.bulkWriter.takeIfAny()
+        }
     }
 
     /// Bound on the numbers of groups, so that a map from outside cannot make the host take memory without end.

@@ -111,17 +111,17 @@ public struct HostEffects: Sendable {
     public init() {}
 
     public mutating func removeAll() {
-        peerPayloads.removeAll(keepingCapacity: true)
-        loopMessages.removeAll(keepingCapacity: true)
+        peerPayloads.clear()
+        loopMessages.clear()
         journal = nil
-        replies.removeAll(keepingCapacity: true)
-        coldReads.removeAll(keepingCapacity: true)
-        coldPages.removeAll(keepingCapacity: true)
-        logReads.removeAll(keepingCapacity: true)
-        storeJobs.removeAll(keepingCapacity: true)
-        births.removeAll(keepingCapacity: true)
-        superfluous.removeAll(keepingCapacity: true)
+        replies.clear()
+        coldReads.clear()
+        coldPages.clear()
+        logReads.clear()
+        storeJobs.clear()
+        births.clear()
+        superfluous.clear()
         map = nil
-        notices.removeAll(keepingCapacity: true)
+        notices.clear()
     }
 }

@@ -151,8 +151,8 @@ extension HostCore {
             peer.heartbeatSequence += 1
             var sum = peer.leading
             sum.add(peer.leadingElsewhere)
-            peer.writer.heartbeat = HostHeartbeat(
-                sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest)
+            let heartbeat = HostHeartbeat(sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest)
+            write(to: peer, over: .consensus) { $0.heartbeat = heartbeat }
         }
     }
 
@@ -191,7 +191,9 @@ extension HostCore {
     private func conclude(_ heartbeat: HostHeartbeat, following: LivenessSum, of peer: Peer) {
         // Roles that change from here on count from the next heartbeat on.
         let agrees = heartbeat.digest == following.digest && heartbeat.groups == following.groups
-        peer.writer.reply = HostHeartbeatReply(sequence: heartbeat.sequence, agrees: agrees)
+        write(to: peer, over: .consensus) {
+            $0.reply = HostHeartbeatReply(sequence: heartbeat.sequence, agrees: agrees)
+        }
         if agrees { decide(.followed, of: peer) }
     }
 

@@ -71,6 +71,9 @@ public struct PeerBatchWriter: ~Copyable {
         messageCount += 1
     }
 
+    /// The frame's payload, if anything was written; the writer is empty afterwards.
+    public mutating func takeIfAny() -> Bytes? { isEmpty ? nil : take() }
+
     /// The frame's payload; the writer is empty afterwards.
     public mutating func take() -> Bytes {
         var head = ByteWriter(capacity: 64 + floors.count * 12 + messages.count)
@@ -97,13 +100,13 @@ public struct PeerBatchWriter: ~Copyable {
         messageCount = 0
         heartbeat = nil
         reply = nil
-        floors.removeAll(keepingCapacity: true)
+        floors.clear()
         return head.take()
     }
 }
 
 /// Reads such a payload message by message; entries' payloads are slices of the frame.
-public struct PeerBatchReader {
+public struct PeerBatchReader: ~Copyable {
     public let heartbeat: HostHeartbeat?
     public let reply: HostHeartbeatReply?
     public let floors: [LogFloor]
@@ -111,7 +114,7 @@ public struct PeerBatchReader {
     private var left: Int
 
     public init(_ payload: Bytes) throws(DecodingFailure) {
-        reader = ByteReader(payload)
+        var reader = ByteReader(payload)
         let version = try reader.read(UInt8.self)
         guard version == 1 else {
             throw DecodingFailure(expected: "a peer batch of version 1", found: "version \(version)")
@@ -119,17 +122,21 @@ public struct PeerBatchReader {
         let parts = try reader.read(UInt8.self)
         guard parts < 4 else { throw DecodingFailure(expected: "parts of a peer batch", found: "bits \(parts)") }
         _ = try reader.read(UInt16.self)
-        heartbeat =
+        let heartbeat =
             parts & 1 == 0
             ? nil : HostHeartbeat(sequence: try reader.read(), groups: try reader.read(), digest: try reader.read())
-        reply = parts & 2 == 0 ? nil : HostHeartbeatReply(sequence: try reader.read(), agrees: try reader.readBool())
+        let reply =
+            parts & 2 == 0 ? nil : HostHeartbeatReply(sequence: try reader.read(), agrees: try reader.readBool())
         let floorCount = Int(try reader.read(UInt32.self))
         try reader.check(count: floorCount, ofSize: 12)
         var floors: [LogFloor] = []
         floors.reserveCapacity(floorCount)
         for _ in 0..<floorCount { floors.append(LogFloor(group: try reader.read(), index: try reader.read())) }
-        self.floors = floors
         left = Int(try reader.read(UInt32.self))
+        self.heartbeat = heartbeat
+        self.reply = reply
+        self.floors = floors
+        self.reader = reader
     }
 
     /// The next message with its group, or nil at the end.

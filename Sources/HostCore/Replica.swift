@@ -119,6 +119,10 @@ final class Replica {
         self.view = view
     }
 
+    /// Looks at consensus where it is. What a call into its module is asked of is copied first otherwise, with a count
+    /// of references to each of its buffers, because it is a property of an object. `body` changes nothing.
+    func withCore<Result>(_ body: (inout RaftCore) -> Result) -> Result { body(&core) }
+
     /// What it is to others: one that stands still leads nobody.
     var role: RaftRole { stopped == nil ? core.role : .follower }
 

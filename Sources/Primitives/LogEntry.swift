@@ -101,6 +101,8 @@ public struct Configuration: Hashable, Sendable {
 
     /// Every replica with a part in the group, once, sorted.
     public var members: [ReplicaID] {
+        // Nearly always: nobody comes or goes, and nothing has to be made.
+        if outgoing.isEmpty, learners.isEmpty, zip(voters, voters.dropFirst()).allSatisfy({ $0 < $1 }) { return voters }
         var all = voters + outgoing + learners
         all.sort()
         var unique: [ReplicaID] = []

@@ -16,7 +16,7 @@ extension RaftCore {
         }
         persist(&cache, into: &effects)
         effects.messages.append(contentsOf: messages)
-        messages.removeAll(keepingCapacity: true)
+        messages.clear()
         if let pending = persistence.pending, !isPlanted("acknowledged-before-sync") {
             effects.durableMessages.append(contentsOf: durableMessages)
             effects.durableAfter = pending
@@ -24,11 +24,11 @@ extension RaftCore {
             // All that they could promise is durable already.
             effects.messages.append(contentsOf: durableMessages)
         }
-        durableMessages.removeAll(keepingCapacity: true)
+        durableMessages.clear()
         effects.readsReady.append(contentsOf: readsReady)
-        readsReady.removeAll(keepingCapacity: true)
+        readsReady.clear()
         effects.readsFailed.append(contentsOf: readsFailed)
-        readsFailed.removeAll(keepingCapacity: true)
+        readsFailed.clear()
         if commitReported < commit {
             commitReported = commit
             effects.commitAdvanced = !isImpaired

@@ -248,6 +248,14 @@ extension RaftCore {
             isRecentlyActive: known.isRecentlyActive || member == replica)
     }
 
+    /// The index through which every member has the log on disk, as a leader knows it; nil if this is no leader.
+    public var everywhereStableIndex: LogIndex? {
+        guard role == .leader else { return nil }
+        var least = persistence.stable
+        for member in progress where member.replica != replica { least = min(least, member.match) }
+        return least
+    }
+
     /// Whether a leader has heard from a majority since the last check.
     public var quorumActive: Bool {
         role == .leader

@@ -59,19 +59,19 @@ public struct RaftEffects: Sendable {
 
     /// Empties the buffer and keeps its memory.
     public mutating func removeAll() {
-        messages.removeAll(keepingCapacity: true)
-        bulkMessages.removeAll(keepingCapacity: true)
-        durableMessages.removeAll(keepingCapacity: true)
+        messages.clear()
+        bulkMessages.clear()
+        durableMessages.clear()
         durableAfter = 0
         persistSequence = nil
         // Entries are shared with messages and the log: let go of the array instead of emptying a copy of it.
         entries = []
         hardState = nil
         commitAdvanced = false
-        readsReady.removeAll(keepingCapacity: true)
-        readsFailed.removeAll(keepingCapacity: true)
-        logReads.removeAll(keepingCapacity: true)
-        snapshotsNeeded.removeAll(keepingCapacity: true)
+        readsReady.clear()
+        readsFailed.clear()
+        logReads.clear()
+        snapshotsNeeded.clear()
         roleChanged = false
         configurationChanged = false
     }
