@@ -12,9 +12,10 @@ final class Invariants {
     // It owns this, and outlives it.
     unowned(unsafe) let cluster: SimulatedCluster
     private let world: SimulatedWorld
-    private(set) var groups: [GroupModel] = []
+    // Unchecked, as in the models.
+    @exclusivity(unchecked) private(set) var groups: [GroupModel] = []
     /// By the replica's number, which the planner counts from 1.
-    private var models: [ReplicaModel?] = []
+    @exclusivity(unchecked) private var models: [ReplicaModel?] = []
     /// Batches of a commit that was reported as failed, and the journal's sequence before it, by host.
     private var doubtful: [(batches: [JournalBatch], after: UInt64)]
     private var owners = SlotOwners()
@@ -362,16 +363,15 @@ final class Invariants {
             fail("log time never falls", model, "\(replica.logTime) after \(model.logTime)")
         }
         model.logTime = replica.logTime
-        let group = groups[Int(model.group.rawValue)]
         if replica.role == .leader, model.role != .leader || model.term != replica.term {
-            elected(replica, model, group)
+            elected(replica, model, groups[Int(model.group.rawValue)])
             model.commitWhenElected = replica.commit
         }
         model.role = replica.role
         model.term = replica.term
         model.base = replica.base
         if replica.commit > model.commit {
-            commit(replica, model, group)
+            commit(replica, model, groups[Int(model.group.rawValue)])
             model.commit = replica.commit
         }
         if replica.applied > model.applied {

@@ -52,24 +52,25 @@ final class ReplicaModel {
     let group: GroupID
     let replica: ReplicaID
     let host: Int
+    // Unchecked: each access ends before anything else runs, and these are reached after every turn.
     /// What was given to the journal, and what of it is durable.
-    var written = LogModel()
-    var durable = LogModel()
+    @exclusivity(unchecked) var written = LogModel()
+    @exclusivity(unchecked) var durable = LogModel()
     /// The manifest on disk, and one whose write was reported as failed: it may be there after a restart.
-    var manifestIndex = LogIndex.zero
-    var doubtfulManifest: ManifestHeader?
+    @exclusivity(unchecked) var manifestIndex = LogIndex.zero
+    @exclusivity(unchecked) var doubtfulManifest: ManifestHeader?
     /// The latest term that it led, and the latest in which it took entries of its log back, over all its processes.
-    var ledTerm = Term.zero
-    var cutInTerm = Term.zero
+    @exclusivity(unchecked) var ledTerm = Term.zero
+    @exclusivity(unchecked) var cutInTerm = Term.zero
     /// Of the process that runs; zero after a crash.
-    var term = Term.zero
-    var commit = LogIndex.zero
-    var applied = LogIndex.zero
-    var base = LogIndex.zero
-    var role = RaftRole.follower
+    @exclusivity(unchecked) var term = Term.zero
+    @exclusivity(unchecked) var commit = LogIndex.zero
+    @exclusivity(unchecked) var applied = LogIndex.zero
+    @exclusivity(unchecked) var base = LogIndex.zero
+    @exclusivity(unchecked) var role = RaftRole.follower
     /// Of its latest leadership: what is above was committed by counting.
-    var commitWhenElected = LogIndex.zero
-    var logTime = LogTime.zero
+    @exclusivity(unchecked) var commitWhenElected = LogIndex.zero
+    @exclusivity(unchecked) var logTime = LogTime.zero
 
     init(group: GroupID, replica: ReplicaID, host: Int) {
         self.group = group
@@ -79,16 +80,17 @@ final class ReplicaModel {
 }
 
 final class GroupModel {
-    var replicas: [ReplicaModel] = []
-    var entries = EntryMarks()
-    var committed: [EntryMark] = []
+    // Unchecked, as those of a replica.
+    @exclusivity(unchecked) var replicas: [ReplicaModel] = []
+    @exclusivity(unchecked) var entries = EntryMarks()
+    @exclusivity(unchecked) var committed: [EntryMark] = []
     /// Each was committed in this term or an earlier one.
-    var committedIn: [UInt64] = []
+    @exclusivity(unchecked) var committedIn: [UInt64] = []
     /// Payloads of committed commands: none may come twice.
-    var commands: Set<UInt64> = []
+    @exclusivity(unchecked) var commands: Set<UInt64> = []
     /// By index; 0 is unknown.
-    var digests: [UInt64] = []
-    var leaders: [UInt64: ReplicaID] = [:]
+    @exclusivity(unchecked) var digests: [UInt64] = []
+    @exclusivity(unchecked) var leaders: [UInt64: ReplicaID] = [:]
 
     /// The entry, and so all before it, is durable on a majority.
     func isDurable(_ mark: EntryMark, at index: LogIndex) -> Bool {

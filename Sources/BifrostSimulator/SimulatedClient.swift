@@ -69,6 +69,8 @@ final class SimulatedClient {
     private let endpoint: Int
     private var router: ClientRouter
     private var effects = ClientEffects()
+    /// Empty; its memory is that of the next `effects`.
+    private var spare = ClientEffects()
     private(set) var links: [SimulatedClientLink] = []
     /// Whoever waits for an operation, by its tag.
     private var waiting: [UInt64: (Result<Bytes, OperationFailure>) -> Void] = [:]
@@ -162,8 +164,9 @@ final class SimulatedClient {
         guard !isInTurn, !holdsBack else { return }
         isInTurn = true
         while !effects.isEmpty {
-            let work = effects
-            effects.removeAll()
+            var work = ClientEffects()
+            swap(&work, &spare)
+            swap(&work, &effects)
             if work.mapChanged {
                 for link in links where link.requests.isOpen {
                     router.connectionUp(.host(cluster.hosts[link.host].id), now: now, into: &effects)
@@ -178,6 +181,8 @@ final class SimulatedClient {
                 }
                 ended(completion.result)
             }
+            work.removeAll()
+            swap(&work, &spare)
         }
         isInTurn = false
         tickIfNeeded()

@@ -12,7 +12,8 @@ public final class SimulatedCluster {
     public let settings: SimulationSettings
     let world: SimulatedWorld
     let map: ClusterMap
-    private(set) var hosts: [SimulatedHost] = []
+    // Unchecked: it does not change once it is made, and is looked at with every event.
+    @exclusivity(unchecked) private(set) var hosts: [SimulatedHost] = []
     private(set) var clients: [SimulatedClient] = []
     private(set) var network: SimulatedNetwork!
     private(set) var peerLinks: [SimulatedPeerLink] = []

@@ -120,11 +120,11 @@ extension SimulatedHost {
 
     private func trim(_ superfluous: JournalQueue.Superfluous) throws -> Int {
         guard let journal else { return 0 }
-        cluster.invariants.willTrim(self, superfluous)
+        invariants.willTrim(self, superfluous)
         let (values, _) = try journal.trim(superfluousThrough: superfluous)
         world.report.trimmedValues += values
         if values > 0 { world.mark(.journalTrimmed) }
-        cluster.invariants.trimmed(self, journal)
+        invariants.trimmed(self, journal)
         return values
     }
 
@@ -136,18 +136,18 @@ extension SimulatedHost {
         do {
             let sequence = try journal.append(step.records)
             if isUnsynced {
-                cluster.invariants.perhapsCommitted(self, batches, after: before)
+                invariants.perhapsCommitted(self, batches, after: before)
             } else {
-                cluster.invariants.committed(self, batches)
+                invariants.committed(self, batches)
             }
             world.report.commits += 1
             return sequence
         } catch let error as DiskError {
             // What was reported as failed may be there all the same.
-            if error.code == .failed { cluster.invariants.perhapsCommitted(self, batches, after: before) }
+            if error.code == .failed { invariants.perhapsCommitted(self, batches, after: before) }
             throw error
         } catch let error as SimulatedProcessEnd {
-            cluster.invariants.perhapsCommitted(self, batches, after: before)
+            invariants.perhapsCommitted(self, batches, after: before)
             throw error
         }
     }
@@ -259,7 +259,7 @@ extension SimulatedHost {
                 let records = restored.flatMap(\.plan.records)
                 if !records.isEmpty { _ = try journal.append(records) }
                 for replica in restored {
-                    cluster.invariants.restored(self, replica)
+                    invariants.restored(self, replica)
                     loop.core.install(
                         group: replica.group, plan: replica.plan, machine: replica.machine,
                         memtable: Memtable(pool: memtables),
@@ -300,9 +300,9 @@ extension SimulatedHost: StoreJobRunner {
         return first..<(first + 2 + Int(world.random.below(UInt64(count - first - 1))))
     }
 
-    func publishing(_ header: ManifestHeader) { cluster.invariants.perhapsPublished(self, header) }
+    func publishing(_ header: ManifestHeader) { invariants.perhapsPublished(self, header) }
 
-    func published(_ manifest: Manifest) { cluster.invariants.published(self, manifest) }
+    func published(_ manifest: Manifest) { invariants.published(self, manifest) }
 
     func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome) {
         let wasFull = storeQueue.isFull

@@ -13,6 +13,7 @@ final class SimulatedHost {
     // It owns this, and outlives it.
     unowned(unsafe) let cluster: SimulatedCluster
     let world: SimulatedWorld
+    let invariants: Invariants
     /// Position among the hosts; its endpoint in the network.
     let place: Int
     let id: HostID
@@ -72,6 +73,7 @@ final class SimulatedHost {
     init(cluster: SimulatedCluster, place: Int, id: HostID, map: ClusterMap) {
         self.cluster = cluster
         world = cluster.world
+        invariants = cluster.invariants
         self.place = place
         self.id = id
         savedMap = map
@@ -184,7 +186,7 @@ final class SimulatedHost {
             identity.bootCounter += 1
             try journal.update(identity)
             self.journal = journal
-            cluster.invariants.restarted(self, journal)
+            invariants.restarted(self, journal)
             let store = try Store(
                 disk: storeDisk,
                 formatting: StoreIdentity(cluster: identity.cluster, host: id, journal: identity.journal),
@@ -267,7 +269,7 @@ final class SimulatedHost {
         if isKill, case .checkpoint(_, let frozen, let header)? = storeJobUnderWay, world.random.below(2) == 0 {
             storeDisk.faults.commitsWithoutSync = true
             // Also what is reported as failed may be there.
-            cluster.invariants.perhapsPublished(self, header)
+            invariants.perhapsPublished(self, header)
             if (try? store?.checkpoint(frozen, header)) != nil {
                 world.mark(.pageCacheOutlivedItsProcess)
             }
@@ -296,7 +298,7 @@ final class SimulatedHost {
         }
         // A merge may be under way, and has to tidy up nothing any more.
         storeDisk.end()
-        cluster.invariants.crashed(self)
+        invariants.crashed(self)
         world.report.crashes += 1
         for link in cluster.peerLinks {
             if link.from == place { link.senderEnded() }
@@ -344,10 +346,29 @@ final class SimulatedHost {
     func carryOut(_ work: inout HostEffects, of loop: SimulatedHostLoop) {
         if let map = work.map {
             savedMap = map
-            cluster.invariants.adopted(self, map)
+            invariants.adopted(self, map)
         }
-        for (host, channel, payload) in work.peerPayloads {
-            cluster.invariants.sent(self, payload)
+        if !work.peerPayloads.isEmpty { send(work.peerPayloads, of: loop) }
+        if !work.loopMessages.isEmpty { send(work.loopMessages, of: loop) }
+        if work.journal != nil || !work.superfluous.isEmpty {
+            submit(work.journal, superfluous: work.superfluous, of: loop)
+        }
+        if !work.replies.isEmpty {
+            for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
+        }
+        if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read) } }
+        if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }
+        if !work.logReads.isEmpty { for read in work.logReads { startLogRead(read, of: loop) } }
+        if !work.storeJobs.isEmpty { submit(work.storeJobs, of: loop) }
+        if !work.births.isEmpty { startBirths(work.births, of: loop) }
+    }
+
+    private func send(
+        _ payloads: [(host: HostID, channel: PeerChannel, payload: Bytes)], of loop: SimulatedHostLoop
+    ) {
+        let cluster = cluster
+        for (host, channel, payload) in payloads {
+            invariants.sent(self, payload)
             if channel == .bulk {
                 world.report.bulkPayloads += 1
                 // Refused: too much is unsent.
@@ -363,7 +384,10 @@ final class SimulatedHost {
                 }
             }
         }
-        for (target, message) in work.loopMessages {
+    }
+
+    private func send(_ messages: [(loop: Int, message: LoopMessage)], of loop: SimulatedHostLoop) {
+        for (target, message) in messages {
             let target = loops[target]
             target.take(from: loop.number, "host %h: loop %b gets a message of another loop") {
                 [unowned(unsafe) target] in
@@ -371,17 +395,6 @@ final class SimulatedHost {
                 target.scheduleTurn()
             }
         }
-        if work.journal != nil || !work.superfluous.isEmpty {
-            submit(work.journal, superfluous: work.superfluous, of: loop)
-        }
-        if !work.replies.isEmpty {
-            for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
-        }
-        if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read) } }
-        if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }
-        if !work.logReads.isEmpty { for read in work.logReads { startLogRead(read, of: loop) } }
-        if !work.storeJobs.isEmpty { submit(work.storeJobs, of: loop) }
-        if !work.births.isEmpty { startBirths(work.births, of: loop) }
     }
 
     // MARK: What comes in
@@ -471,7 +484,7 @@ final class SimulatedHost {
                 "one answer per call", "host \(id) answers call \(token.rawValue) twice, or one that never came")
             return
         }
-        if case .done(let result) = response { cluster.invariants.answered(self, call, index(result)) }
+        if case .done(let result) = response { invariants.answered(self, call, index(result)) }
         call.respond { response.encode(into: &$0) }
     }
 }

@@ -10,6 +10,7 @@ final class SimulatedHostLoop {
     // It owns this.
     unowned(unsafe) let host: SimulatedHost
     let world: SimulatedWorld
+    private let invariants: Invariants
     /// Of the process that this loop is of.
     private let process: SimulatedEvent.Process
     private let place: UInt64
@@ -29,12 +30,11 @@ final class SimulatedHostLoop {
     /// A long turn or a thread that gets no processor: nothing of this loop runs until then.
     @exclusivity(unchecked) var stalledUntil: UInt64 = 0
 
-    private var cluster: SimulatedCluster { host.cluster }
-
     init(host: SimulatedHost, core: HostCore) {
         self.host = host
         self.core = core
         world = host.world
+        invariants = host.invariants
         number = core.loop.number
         process = SimulatedEvent.Process(life: host.life, loop: number)
         place = UInt64(host.place)
@@ -98,14 +98,16 @@ final class SimulatedHostLoop {
     }
 
     func runTurn() {
+        // Once: each look counts references.
+        let host = host
         guard host.isRunning else { return }
         core.turn(now: host.clock, into: &effects)
-        if let batch = effects.journal { cluster.invariants.asked(host, batch) }
+        if let batch = effects.journal { invariants.asked(host, batch) }
         // Nothing that is carried out has a turn of this loop before it ends.
         host.carryOut(&effects, of: self)
         guard host.isRunning else { return }
         effects.removeAll()
-        cluster.invariants.observe(host, core)
+        invariants.observe(host, core)
         if core.hasWork { scheduleTurn() }
     }
 }

@@ -22,7 +22,7 @@ final class SimulatedNetwork {
     @exclusivity(unchecked) private var bandwidth: [(until: UInt64, bytesPerSecond: UInt64)]
     private var channels: [SimulatedChannel] = []
     /// Least delay of each directed pair.
-    private var base: [UInt64]
+    @exclusivity(unchecked) private var base: [UInt64]
 
     init(world: SimulatedWorld, count: Int) {
         self.world = world
@@ -127,12 +127,12 @@ final class SimulatedChannel {
     /// When all that was sent has left, if the bandwidth bounds it.
     @exclusivity(unchecked) private var departure: UInt64 = 0
     /// One closure for all frames.
-    private var arrival: () -> Void = {}
+    @exclusivity(unchecked) private var arrival: () -> Void = {}
     /// How much longer than the pair's own delay frames may take: what is large waits for itself.
-    var extraDelayMax: UInt64 = 0
+    @exclusivity(unchecked) var extraDelayMax: UInt64 = 0
     /// When the receiver's process takes nothing in before some time (it is stopped).
-    var receiverReady: () -> UInt64 = { 0 }
-    var deliver: (SimulatedFrame) -> Void = { _ in }
+    @exclusivity(unchecked) var receiverReady: () -> UInt64 = { 0 }
+    @exclusivity(unchecked) var deliver: (SimulatedFrame) -> Void = { _ in }
 
     init(network: SimulatedNetwork, from: Int, to: Int) {
         self.network = network
@@ -178,6 +178,7 @@ final class SimulatedChannel {
 
     func send(_ frame: SimulatedFrame) {
         guard isOpen else { return }
+        let network = network
         var at: UInt64
         if head < queue.count, sentAt == world.now {
             at = queue[queue.count - 1].at
@@ -241,8 +242,8 @@ final class SimulatedChannel {
         }
         let current = generation
         while head < queue.count, queue[head].at <= world.now {
-            let frame = queue[head].frame
-            queue[head].frame = SimulatedFrame()
+            var frame = SimulatedFrame()
+            swap(&frame, &queue[head].frame)
             head += 1
             if head > 64 {
                 queue.removeSubrange(..<head)
