@@ -85,7 +85,7 @@ import Testing
         let error = #expect(throws: DiskError.self) { try LMDBDisk(directory: path) }
         #expect(error?.code == .corrupt)
         #expect(error?.message.contains("data.mdb was cut off: it has 200000 bytes") == true)
-        #expect(error?.message.contains("rebuild its replicas from their peers") == true)
+        #expect(error?.message.contains("whole copies of its replicas") == true)
     }
 
     /// A branch page that names a page which is not there: found by whoever comes by, and not that replica's alone.
