@@ -124,7 +124,8 @@ struct JournalTrimPlan {
         _ index: JournalIndex, _ superfluous: [ReplicaID: LogIndex], unconditionally: Bool
     ) {
         // Each replica's segments are met in the same order as the values: places ascend along a log.
-        var next: [Int: Int] = [:]
+        var next = Array(repeating: 0, count: index.logs.count)
+        let superfluousThrough = index.logs.map { superfluous[$0.replica] ?? .zero }
         var deleted = 0
         var moved = 0
         var live = 0
@@ -140,8 +141,8 @@ struct JournalTrimPlan {
             count += 1
             for position in value.logs {
                 let segments = index.logs[position].segments
-                let through = superfluous[index.logs[position].replica] ?? .zero
-                var number = next[position] ?? 0
+                let through = superfluousThrough[position]
+                var number = next[position]
                 while number < segments.count, segments[number].place <= value.place {
                     if segments[number].place.sequence != 0, segments[number].last > through {
                         live += segments[number].liveBytes(above: through)
