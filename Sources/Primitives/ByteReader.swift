@@ -21,17 +21,20 @@ public struct ByteReader: Sendable {
     @inlinable public var remaining: Int { bytes.count - offset }
     @inlinable public var isAtEnd: Bool { offset == bytes.count }
 
-    @inlinable public mutating func read<Integer: FixedWidthInteger>(_ type: Integer.Type = Integer.self)
+    @inlinable @inline(__always)
+    public mutating func read<Integer: FixedWidthInteger>(_ type: Integer.Type = Integer.self)
         throws(DecodingFailure) -> Integer
     {
         let size = MemoryLayout<Integer>.size
-        guard remaining >= size else {
-            throw DecodingFailure(
-                expected: "an integer of \(size) bytes at offset \(offset)", found: "\(remaining) bytes left")
-        }
+        guard remaining >= size else { throw shortage(of: "an integer of \(size) bytes") }
         let value = bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: Integer.self) }
         position += size
         return Integer(littleEndian: value)
+    }
+
+    /// Not inlined, so that what reads can be.
+    @usableFromInline @inline(never) func shortage(of what: @autoclosure () -> String) -> DecodingFailure {
+        DecodingFailure(expected: "\(what()) at offset \(offset)", found: "\(remaining) bytes left")
     }
 
     @inlinable public mutating func read<ID: Identifier>(_ type: ID.Type = ID.self) throws(DecodingFailure) -> ID {
@@ -50,9 +53,7 @@ public struct ByteReader: Sendable {
 
     /// A slice of the next `count` bytes; shares storage.
     @inlinable public mutating func readBytes(count: Int) throws(DecodingFailure) -> Bytes {
-        guard count >= 0, remaining >= count else {
-            throw DecodingFailure(expected: "\(count) bytes at offset \(offset)", found: "\(remaining) bytes left")
-        }
+        guard count >= 0, remaining >= count else { throw shortage(of: "\(count) bytes") }
         defer { position += count }
         return bytes[offset..<offset + count]
     }
