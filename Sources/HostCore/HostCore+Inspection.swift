@@ -34,7 +34,8 @@ package struct ReplicaInspection: Sendable {
 extension HostCore {
     /// Visits the replicas that the last turn stepped, ascending by group.
     package func inspectStepped(_ body: (ReplicaInspection) -> Void) {
-        for replica in replicas where replica.steppedInTurn == turnCount { body(inspection(of: replica)) }
+        if stepped.count > 1 { stepped.sort { $0.group < $1.group } }
+        for replica in stepped { body(inspection(of: replica)) }
     }
 
     package func inspection(of group: GroupID) -> ReplicaInspection? { replica(of: group).map { inspection(of: $0) } }
@@ -47,10 +48,11 @@ extension HostCore {
         of replica: Replica, _ core: inout RaftCore, _ digest: UInt64, _ digestIndex: LogIndex
     ) -> ReplicaInspection {
         let isStopped = replica.stopped != nil
+        let extent = core.extent
         return ReplicaInspection(
             group: replica.group, replica: replica.id, role: isStopped ? .follower : core.role, term: core.term,
-            leader: core.leader, commit: core.commit, applied: core.appliedIndex, stable: core.stableIndex,
-            base: core.base, last: core.lastIndex, digest: digest, digestIndex: digestIndex,
+            leader: core.leader, commit: core.commit, applied: core.appliedIndex, stable: extent.stable,
+            base: extent.base, last: extent.last, digest: digest, digestIndex: digestIndex,
             manifestIndex: replica.manifestIndex, floor: replica.floor, logTime: replica.logTime.current,
             isEstablished: !isStopped && core.isEstablished, isActive: replica.isActive,
             isImpaired: replica.impairment != nil, isStopped: isStopped, waitingCalls: replica.waitingCalls,

@@ -102,7 +102,7 @@ extension HostCore {
     }
 
     private func receive(_ message: RaftMessage, of group: GroupID, from host: HostID) {
-        guard let replica = replica(of: group), message.to == replica.id, hostOfReplica[message.from] == host,
+        guard let replica = replica(of: group), message.to == replica.id, replica.host(of: message.from) == host,
             !replica.isMute
         else {
             strayMessages += 1
@@ -125,7 +125,7 @@ extension HostCore {
 
     private func receive(_ floor: LogFloor, from host: HostID) {
         guard let replica = replica(of: floor.group), replica.core.leader != replica.id,
-            hostOfReplica[replica.core.leader] == host, floor.index > replica.floor
+            replica.host(of: replica.core.leader) == host, floor.index > replica.floor
         else { return }
         replica.floor = min(floor.index, replica.core.lastIndex)
         announceSuperfluous(replica)
@@ -191,7 +191,7 @@ extension HostCore {
     private func vouch(for replica: Replica) {
         if replica.core.role == .leader {
             for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
-                if let host = hostOfReplica[member], let peer = peer(host), isFresh(peer.lastAgreedTick) {
+                if let host = replica.host(of: member), let peer = peer(host), isFresh(peer.lastAgreedTick) {
                     replica.core.heard(from: member)
                 }
             }
@@ -227,11 +227,13 @@ extension HostCore {
         if replica.core.role == .leader {
             replica.announcedFloor = .zero
             for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
-                guard let host = hostOfReplica[member], let peer = peer(host) else { continue }
+                guard let host = replica.host(of: member), let peer = peer(host) else { continue }
                 replica.leadingOn.append(host)
                 peer.leading.add(replica.contributedDigest)
             }
-        } else if replica.core.role == .follower, let host = hostOfReplica[replica.core.leader], let peer = peer(host) {
+        } else if replica.core.role == .follower, let host = replica.host(of: replica.core.leader),
+            let peer = peer(host)
+        {
             replica.followingHost = host
             replica.lastTurns[replica.core.leader] = tickCount
             peer.following.add(replica.contributedDigest)

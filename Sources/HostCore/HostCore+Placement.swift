@@ -19,10 +19,10 @@ extension HostCore {
             map?.ring = SlotTable(epoch: newer.ring.epoch, owners: owners)
         }
         for record in newer.hosts { addPeer(record.id) }
-        for group in newer.groups {
-            for replica in group.replicas { hostOfReplica[replica.id] = replica.host }
+        for replica in replicas {
+            if let group = newer.group(replica.group) { replica.learn(group.replicas) }
+            updateLiveness(replica)
         }
-        for replica in replicas { updateLiveness(replica) }
         if loop.isFirst {
             effects.map = map
             tell(.map(newer))
@@ -53,6 +53,7 @@ extension HostCore {
         guard replica(of: group) == nil else { return }
         let core = RaftCore(start: plan.start, settings: settings.raft, seed: random.next())
         let replica = Replica(group: group, core: core, machine: machine, memtable: memtable, view: view)
+        if let group = map?.group(group) { replica.learn(group.replicas) }
         replica.impairment = plan.impairment
         if core.isImpaired, replica.impairment == nil {
             replica.impairment =
@@ -82,7 +83,7 @@ extension HostCore {
             guard map.group(replica.group)?.preferredLeader == replica.id else { continue }
             let voters = replica.core.configuration.voters
             let reachable = voters.filter { voter in
-                voter == replica.id || hostOfReplica[voter].flatMap { peer($0) }?.isConnected == true
+                voter == replica.id || replica.host(of: voter).flatMap { peer($0) }?.isConnected == true
             }
             guard reachable.count * 2 > voters.count else { continue }
             replica.hasCampaigned = true

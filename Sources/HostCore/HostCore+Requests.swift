@@ -62,7 +62,7 @@ extension HostCore {
     }
 
     func notLeader(_ replica: Replica) -> Refusal {
-        .notLeader(leader: hostOfReplica[replica.core.leader] ?? HostID(0), term: replica.core.term)
+        .notLeader(leader: replica.host(of: replica.core.leader) ?? HostID(0), term: replica.core.term)
     }
 
     func respond(_ outcome: Applied, _ entry: LogEntry) -> Response<DataResult> {
@@ -95,7 +95,7 @@ extension HostCore {
         let behind = replica.core.configuration.members.min { left, right in
             (replica.core.progress(of: left)?.match ?? .zero) < (replica.core.progress(of: right)?.match ?? .zero)
         }
-        let host = behind.flatMap { hostOfReplica[$0] }.map { "host \($0)" } ?? "a host"
+        let host = behind.flatMap { replica.host(of: $0) }.map { "host \($0)" } ?? "a host"
         return "the journal holds \(journalBytes >> 20) MiB, its bound is \(settings.journalBytesMax >> 20) MiB, "
             + "because \(host) is behind: bring that host back"
     }

@@ -88,7 +88,7 @@ extension HostCore {
         where replica.role == .leader && tickCount >= replica.handOverTick && replica.core.transferee == nil {
             replica.handOverTick = tickCount + handOverTicks
             let candidates = replica.core.configuration.voters.compactMap { voter -> HandOverCandidate? in
-                guard voter != replica.id, hostOfReplica[voter].flatMap({ peer($0) })?.isConnected == true,
+                guard voter != replica.id, replica.host(of: voter).flatMap({ peer($0) })?.isConnected == true,
                     let progress = replica.core.progress(of: voter)
                 else { return nil }
                 return HandOverCandidate(

@@ -16,17 +16,13 @@ extension HostCore {
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.
     public func turn(now: Instant, into out: inout HostEffects) {
         if now > self.now { self.now = now }
-        turnCount += 1
         // Groups that still have something to do afterwards (a bounded piece was done) go into the next turn.
-        var stepping: [Replica] = []
-        swap(&stepping, &ready)
-        for replica in stepping {
+        stepped.clear()
+        swap(&stepped, &ready)
+        for replica in stepped {
             replica.isReady = false
-            replica.steppedInTurn = turnCount
             step(replica)
         }
-        stepping.removeAll(keepingCapacity: true)
-        if ready.isEmpty { swap(&stepping, &ready) }
         if !loopQuestions.isEmpty { answerLoopQuestions() }
 
         if !records.isEmpty {
@@ -86,20 +82,14 @@ extension HostCore {
                 records.append(.append(replica.group, replica.id, raftEffects.entries))
             }
             replica.lastTicket = nextTicket
-            held.append(
-                Held(
-                    ticket: nextTicket, replica: replica, sequence: sequence, messages: raftEffects.durableMessages,
-                    bytes: bytes))
+            hold(replica, until: nextTicket, sequence: sequence, bytes: bytes)
         } else if !raftEffects.durableMessages.isEmpty {
             if replica.lastTicket <= doneTicket {
                 for message in raftEffects.durableMessages { send(message, of: replica) }
             } else if replica.heldMessages < Self.heldMessagesMax {
                 replica.heldMessages += raftEffects.durableMessages.count
                 // `held` stays in the order of tickets: waiting for a later one than needed is safe.
-                let ticket = max(held.last?.ticket ?? 0, replica.lastTicket)
-                held.append(
-                    Held(ticket: ticket, replica: replica, sequence: 0, messages: raftEffects.durableMessages, bytes: 0)
-                )
+                hold(replica, until: max(held.last?.ticket ?? 0, replica.lastTicket))
             }
         }
         for read in raftEffects.readsReady { confirmReads(replica, context: read.context, index: read.index) }
@@ -124,14 +114,21 @@ extension HostCore {
     /// Entries that wait for the journal, for tests.
     package var heldCount: Int { held.count }
 
+    /// Messages that wait for a ticket are taken out of the effects, which would have to be copied to be emptied.
+    private func hold(_ replica: Replica, until ticket: UInt64, sequence: UInt64 = 0, bytes: Int = 0) {
+        var messages: [RaftMessage] = []
+        swap(&messages, &raftEffects.durableMessages)
+        held.append(Held(ticket: ticket, replica: replica, sequence: sequence, messages: messages, bytes: bytes))
+    }
+
     private func send(_ message: RaftMessage, of replica: Replica) {
-        guard let host = hostOfReplica[message.to], let peer = peer(host), peer.isConnected else { return }
+        guard let host = replica.host(of: message.to), let peer = peer(host), peer.isConnected else { return }
         write(to: peer, over: .consensus, bytes: message.encodedBytes) { $0.append(message, group: replica.group) }
     }
 
     /// Catch-up has a connection of its own, so that heartbeats and fresh appends never wait behind it.
     private func sendInBulk(_ message: RaftMessage, of replica: Replica) {
-        guard let host = hostOfReplica[message.to], let peer = peer(host) else { return }
+        guard let host = replica.host(of: message.to), let peer = peer(host) else { return }
         // Where there is no second connection, slow beats never: the group may need this follower for its majority.
         guard peer.isBulkConnected else { return send(message, of: replica) }
         write(to: peer, over: .bulk, bytes: message.encodedBytes) { $0.append(message, group: replica.group) }
@@ -172,9 +169,9 @@ extension HostCore {
     // MARK: Apply
 
     private func apply(_ replica: Replica) {
-        guard replica.stopped == nil, replica.impairment == nil else { return }
-        var budget = settings.applyBytesPerTurn
         let from = replica.core.appliedIndex
+        guard from < replica.core.commit, replica.stopped == nil, replica.impairment == nil else { return }
+        var budget = settings.applyBytesPerTurn
         var applied = from
         while budget > 0, applied < replica.core.commit {
             if replica.isFull(settings) { break }

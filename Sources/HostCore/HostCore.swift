@@ -70,12 +70,13 @@ public final class HostCore {
     /// By group number, for the hot path; group numbers come from a counter and are dense.
     private var replicaOfGroup: [Replica?] = []
     var ready: [Replica] = []
+    /// Those that the last turn stepped.
+    var stepped: [Replica] = []
     var active: [Replica] = []
     /// Sorted by host.
     private(set) var peers: [Peer] = []
     /// Those for whom something was written since the last turn.
     private var told: [Peer] = []
-    var hostOfReplica: [ReplicaID: HostID] = [:]
     var isBirthAsked: Set<ReplicaID> = []
 
     var held: Deque<Held> = []
@@ -91,7 +92,6 @@ public final class HostCore {
 
     public internal(set) var now: Instant
     var tickCount: UInt64 = 0
-    var turnCount: UInt64 = 0
     /// The host's own elapsed time, at most 100 ms per tick: what log times go by.
     var elapsedMilliseconds: UInt64 = 0
     var elapsedCountedTo: Instant
@@ -199,8 +199,10 @@ public final class HostCore {
     /// Hands over what was written for all peers, in the order of hosts.
     func takePayloads() {
         guard !told.isEmpty else { return }
-        told.sort { $0.host < $1.host }
-        for peer in told {
+        var peers: [Peer] = []
+        swap(&peers, &told)
+        if peers.count > 1 { peers.sort { $0.host < $1.host } }
+        for peer in peers {
             peer.isTold = false
             // What is dropped here for want of a connection consensus sends again.
             if let payload = peer.writer.takeIfAny(), peer.isConnected {
@@ -210,7 +212,8 @@ public final class HostCore {
                 effects.peerPayloads.append((peer.host, .bulk, payload))
             }
         }
-        told.clear()
+        peers.clear()
+        swap(&peers, &told)
     }
 
     /// What was written for a connection that is lost.

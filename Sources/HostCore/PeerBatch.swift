@@ -130,7 +130,7 @@ public struct PeerBatchReader: ~Copyable {
         let floorCount = Int(try reader.read(UInt32.self))
         try reader.check(count: floorCount, ofSize: 12)
         var floors: [LogFloor] = []
-        floors.reserveCapacity(floorCount)
+        if floorCount > 0 { floors.reserveCapacity(floorCount) }
         for _ in 0..<floorCount { floors.append(LogFloor(group: try reader.read(), index: try reader.read())) }
         left = Int(try reader.read(UInt32.self))
         self.heartbeat = heartbeat

@@ -67,8 +67,6 @@ final class Replica {
     var readBatches: Deque<ReadBatch> = []
     var nextContext: UInt64 = 1
 
-    /// The last turn that stepped it.
-    var steppedInTurn: UInt64 = 0
     /// It is in the host's list of replicas with something to do this turn.
     var isReady = false
     /// It is ticked; quiet replicas are not.
@@ -117,6 +115,19 @@ final class Replica {
         self.machine = machine
         self.memtable = memtable
         self.view = view
+    }
+
+    /// Where the members of the group are, as maps have said: few, and looked through for each message.
+    private var places: [ReplicaRecord] = []
+
+    func host(of member: ReplicaID) -> HostID? {
+        for place in places where place.id == member { return place.host }
+        return nil
+    }
+
+    /// A newer map's word. Who is not a member any more is remembered: it may have to be told.
+    func learn(_ members: [ReplicaRecord]) {
+        places = members + places.filter { place in !members.contains { $0.id == place.id } }
     }
 
     /// Looks at consensus where it is. What a call into its module is asked of is copied first otherwise, with a count

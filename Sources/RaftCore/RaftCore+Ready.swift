@@ -15,20 +15,16 @@ extension RaftCore {
             followerTurn()
         }
         persist(&cache, into: &effects)
-        effects.messages.append(contentsOf: messages)
-        messages.clear()
+        messages.move(to: &effects.messages)
         if let pending = persistence.pending, !isPlanted("acknowledged-before-sync") {
-            effects.durableMessages.append(contentsOf: durableMessages)
+            durableMessages.move(to: &effects.durableMessages)
             effects.durableAfter = pending
         } else {
             // All that they could promise is durable already.
-            effects.messages.append(contentsOf: durableMessages)
+            durableMessages.move(to: &effects.messages)
         }
-        durableMessages.clear()
-        effects.readsReady.append(contentsOf: readsReady)
-        readsReady.clear()
-        effects.readsFailed.append(contentsOf: readsFailed)
-        readsFailed.clear()
+        readsReady.move(to: &effects.readsReady)
+        readsFailed.move(to: &effects.readsFailed)
         if commitReported < commit {
             commitReported = commit
             effects.commitAdvanced = !isImpaired

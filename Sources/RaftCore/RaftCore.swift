@@ -212,6 +212,8 @@ extension RaftCore {
     public var stableIndex: LogIndex { persistence.stable }
     /// The log begins after this index.
     public var base: LogIndex { log.base }
+    /// How far the log goes, all at once: each look from another module costs a copy of this value.
+    public var extent: (base: LogIndex, stable: LogIndex, last: LogIndex) { (log.base, persistence.stable, log.last) }
     /// The first index that is still in memory.
     public var firstIndexInMemory: LogIndex { log.firstInMemory }
     /// Encoded bytes of the entries in memory.
@@ -258,7 +260,9 @@ extension RaftCore {
 
     /// Whether a leader has heard from a majority since the last check.
     public var quorumActive: Bool {
-        role == .leader
+        // What the closures look at; not all of this value.
+        let (progress, replica) = (progress, replica)
+        return role == .leader
             && Quorum.holds(progress.count, seat: { progress[$0].seat }) {
                 progress[$0].isRecentlyActive || progress[$0].replica == replica
             }

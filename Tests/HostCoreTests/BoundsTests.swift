@@ -14,7 +14,8 @@ private let group = GroupID(1)
 
 @Suite struct BoundsTests {
     /// A tick of every host, and delivery until nothing moves of all payloads but those that are lost.
-    private func tick(_ trio: Trio, losing isLost: (_ from: TestHost, consuming PeerBatchReader) throws -> Bool) throws {
+    private func tick(_ trio: Trio, losing isLost: (_ from: TestHost, consuming PeerBatchReader) throws -> Bool) throws
+    {
         for host in trio.hosts { host.tick() }
         for _ in 0..<1_000 {
             var moves = false
