@@ -12,11 +12,11 @@ public final class SimulatedCluster {
     public let settings: SimulationSettings
     let world: SimulatedWorld
     let map: ClusterMap
-    // Unchecked: it does not change once it is made, and is looked at with every event.
+    // Unchecked: they do not change once they are made, and are looked at with every event.
     @exclusivity(unchecked) private(set) var hosts: [SimulatedHost] = []
     private(set) var clients: [SimulatedClient] = []
     private(set) var network: SimulatedNetwork!
-    private(set) var peerLinks: [SimulatedPeerLink] = []
+    @exclusivity(unchecked) private(set) var peerLinks: [SimulatedPeerLink] = []
     private(set) var invariants: Invariants!
     let keys: [Bytes]
 

@@ -176,7 +176,7 @@ final class SimulatedChannel {
         return Array(underway[..<count])
     }
 
-    func send(_ frame: SimulatedFrame) {
+    func send(_ frame: consuming SimulatedFrame) {
         guard isOpen else { return }
         let network = network
         var at: UInt64
@@ -192,7 +192,7 @@ final class SimulatedChannel {
             at = max(at, departure)
         }
         sentAt = world.now
-        queue.append((at, frame))
+        queue.append((at, consume frame))
         arm()
     }
 
