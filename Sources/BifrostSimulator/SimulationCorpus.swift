@@ -48,5 +48,8 @@ public enum SimulationCorpus {
         entry(
             1_073_721_969_314, seconds: 60,
             "convergence: a rule of the simulator, for 3,600 entries one by one over slow links"),
+        entry(
+            1_000_000_000_001_240, seconds: 60,
+            "a leader within ten seconds: a rule of the simulator, for disks that sync for each entry"),
     ]
 }

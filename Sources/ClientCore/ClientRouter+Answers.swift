@@ -90,7 +90,7 @@ extension ClientRouter {
         if isCurrent {
             groups[group].isSettled = true
             groups[group].failures = 0
-            groups[group].refusals = 0
+            groups[group].refusedSince = nil
             if !groups[group].obstacle.isEmpty { groups[group].obstacle = "" }
             groups[group].reason = .none
             groups[group].retryAfterMilliseconds = 0
@@ -155,18 +155,21 @@ extension ClientRouter {
         let group = Int(table[place].groupIndex)
         guard group >= 0 else { return again(place, .unavailable, hint: nil, now: now, into: &effects) }
         groups[group].obstacle = "host \(table[place].host): \(text.prefix(Self.obstacleCharactersMax))"
+        let since = groups[group].refusedSince ?? now
         guard table[place].kind == .command, isCurrentCandidate(place), groups[group].isSettled,
-            groups[group].refusals < 2 * settings.groupWindowMax
+            now.since(since) < Self.refusedNanosecondsMax
         else {
-            groups[group].refusals = 0
+            groups[group].refusedSince = nil
             return again(place, .unavailable, hint: nil, now: now, into: &effects)
         }
-        groups[group].refusals += 1
+        groups[group].refusedSince = since
         _ = leave(place)
         backOff(place, .unavailable, now: now)
         pump(group, now: now, into: &effects)
     }
 
+    /// A leader that refuses for so long and serves nothing meanwhile may lead no more.
+    private static let refusedNanosecondsMax: UInt64 = 500_000_000
     private static let obstacleCharactersMax = 400
 
     /// Redirections of one operation without a pause.

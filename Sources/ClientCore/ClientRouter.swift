@@ -90,8 +90,8 @@ struct GroupState: Sendable {
     var reason = WaitReason.none
     /// What the last host said that could not serve.
     var obstacle = ""
-    /// Refusals of a leader that leads and can't serve, since it last served.
-    var refusals = 0
+    /// When the first command was refused by a leader that leads and can't take it, since it last served.
+    var refusedSince: Instant?
     var retryAfterMilliseconds: UInt32 = 0
     /// In `waiting`, which `tick` looks through.
     var isWaiting = false

@@ -221,7 +221,8 @@ extension HostCore {
             replica.waitingReads -= batch.served - first
             guard batch.served == batch.reads.count else {
                 replica.readBatches.insert(batch, at: place)
-                return markReady(replica)
+                // Who got nothing in this turn comes first in the next.
+                return batch.served == first ? markReadyFirst(replica) : markReady(replica)
             }
         }
     }

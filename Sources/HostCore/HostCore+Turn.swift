@@ -50,6 +50,13 @@ extension HostCore {
         ready.append(replica)
     }
 
+    /// The same, ahead of those that are noted already.
+    func markReadyFirst(_ replica: Replica) {
+        guard !replica.isReady, !replica.isMute else { return }
+        replica.isReady = true
+        ready.insert(replica, at: 0)
+    }
+
     private func step(_ replica: Replica) {
         // One that does not understand its log is as good as down: the others elect another leader.
         guard replica.stopped == nil else { return }

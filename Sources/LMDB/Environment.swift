@@ -262,10 +262,16 @@ public final class Environment: @unchecked Sendable {
     public var spareBytes: Int { max(0, zeroedThrough - usedBytes) }
 
     /// Bytes that the file system has for this process's user, quotas apart.
-    public var freeBytes: Int {
+    public var freeBytes: Int { fileSystem.free }
+
+    /// Bytes that the file system has in all.
+    public var capacityBytes: Int { fileSystem.capacity }
+
+    private var fileSystem: (free: Int, capacity: Int) {
         var status = statvfs()
-        guard statvfs(path, &status) == 0 else { return 0 }
-        return Int(clamping: UInt64(status.f_bavail) * UInt64(status.f_frsize))
+        guard statvfs(path, &status) == 0 else { return (0, 0) }
+        func bytes(_ blocks: fsblkcnt_t) -> Int { Int(clamping: UInt64(blocks) * UInt64(status.f_frsize)) }
+        return (bytes(status.f_bavail), bytes(status.f_blocks))
     }
 
     /// Bytes of the pages inside of the file that the next write transaction may use again, by its list of free pages;

@@ -108,14 +108,15 @@ enum EnvironmentFile {
         let (older, newest) = isSecondNewer ? (first, second) : (second, first)
         // LMDB keeps the map's size, takes no page that is not in it, and never gives one back to the file system. It
         // would enlarge the map, where all that asks how far the file goes finds it full, or take what is in use.
+        // (The older page may name a larger map: LMDB leaves that there when it failed to write it.)
         guard older.lastPage <= newest.lastPage, newest.lastPage < newest.mapBytes / UInt64(first.pageBytes),
-            older.mapBytes <= newest.mapBytes, newest.mapBytes < Self.largestMapBytes
+            newest.mapBytes < Self.largestMapBytes
         else {
             throw LMDBError(
                 .corrupted, number: MDB_CORRUPTED, operation: "open", path: directory,
                 detail:
-                    "\(name)'s meta pages name pages \(older.lastPage) and then \(newest.lastPage) as the last ones, in "
-                    + "maps of \(older.mapBytes) and then \(newest.mapBytes) bytes, which can't be")
+                    "\(name)'s meta pages name pages \(older.lastPage) and then \(newest.lastPage) as the last ones, in a "
+                    + "map of \(newest.mapBytes) bytes, which can't be")
         }
         let pages = UInt64(bytes / first.pageBytes)
         guard newest.lastPage >= pages else { return }

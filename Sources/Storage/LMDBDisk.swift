@@ -192,7 +192,11 @@ public final class LMDBDisk: Disk {
         do throws(LMDBError) {
             let reusable = try environment.reusableBytes(afterAnotherCommit: true)
             let untilLimit = max(0, environment.mapBytesMax - environment.usedBytes - spare)
-            return max(0, room(spare + min(environment.freeBytes, untilLimit), reusable, purpose))
+            // A file never shrinks: what a merge takes of the file system is gone for all others, and it leaves them so
+            // much.
+            let kept = purpose == .merge ? min(environment.capacityBytes / 20, 1 << 30) : 0
+            let free = max(0, environment.freeBytes - kept)
+            return max(0, room(spare + min(free, untilLimit), reusable, purpose))
         } catch {
             throw note(error)
         }

@@ -69,6 +69,25 @@ import Testing
         #expect(scenario.router.leader(of: GroupID(1)) == HostID(1))
     }
 
+    /// It refuses all: it may have stopped, and another may lead by now.
+    @Test func aLeaderThatRefusesAllCommandsIsLeftAfterHalfASecond() throws {
+        var scenario = Scenario.ready()
+        scenario.put(1)
+        scenario.done(1)
+        scenario.put(2, within: 5_000)
+        var host1 = 0
+        while scenario.lines.contains(where: { $0.contains("send 2 to host 2") }) == false, host1 < 200 {
+            if scenario.lastSent == 2 {
+                host1 += 1
+                scenario.lastSent = 0
+                scenario.refuse(2, .unavailable("stopped"))
+            }
+            scenario.pass(5)
+        }
+        #expect((3...100).contains(host1), "host 1 was asked \(host1) times")
+        #expect(scenario.milliseconds < 1_000 + 1_100, "\(scenario.milliseconds - 1_000) ms")
+    }
+
     @Test func aLeaderChangeIsFollowedByHintAndNothingIsLost() {
         var scenario = Scenario.ready()
         scenario.put(1)

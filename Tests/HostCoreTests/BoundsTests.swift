@@ -495,6 +495,34 @@ private let group = GroupID(1)
         #expect((63..<70 as Range<UInt64>).allSatisfy { isOverloaded(host.refusal($0)) })
     }
 
+    /// Groups take turns, however many large reads one of them has.
+    @Test func aGroupWithManyLargeReadsDoesNotStarveAnother() throws {
+        let trio = try Trio(groups: 2) { $0.replyBytesPerTurn = 10_000 }
+        let host = trio.hosts[0]
+        func key(of group: GroupID) -> String {
+            (0...).lazy.map { "key \($0)" }.first { trio.map.ring.owner(of: slot(of: Bytes($0))) == group }!
+        }
+        let (large, small) = (key(of: GroupID(1)), key(of: GroupID(2)))
+        for (token, group, key) in [(1, GroupID(1), large), (2, GroupID(2), small)] as [(UInt64, GroupID, String)] {
+            let leader = trio.hosts[try trio.leader(of: group)]
+            leader.put(key, String(repeating: "v", count: 9_000), group: group, token: token)
+        }
+        try trio.settle()
+        for token in 10..<60 as Range<UInt64> {
+            host.get(large, group: GroupID(1), .linearizableAnywhere, token: token)
+        }
+        host.get(small, group: GroupID(2), .linearizableAnywhere, token: 100)
+        var turns = 0
+        while !host.isDone(100), turns < 100 {
+            _ = try trio.deliver()
+            turns += 1
+        }
+        let before = (10..<60 as Range<UInt64>).count { host.isDone($0) }
+        #expect(before < 10, "\(before) large reads were served first")
+        try trio.settle()
+        #expect((10..<60 as Range<UInt64>).allSatisfy { host.isDone($0) })
+    }
+
     @Test func morePagesThanTheBoundAreOverloadedUntilOthersAreAnswered() throws {
         let trio = try Trio { $0.pagesMax = 3 }
         let leader = try trio.leader()

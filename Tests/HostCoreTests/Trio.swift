@@ -251,26 +251,29 @@ final class Trio {
 
     /// Delivers until nothing moves.
     func settle() throws {
-        for _ in 0..<1_000 {
-            var moved = false
-            for (place, host) in hosts.enumerated() {
-                try host.turn()
-                for (target, channel, payload) in host.takeOutbox() {
-                    moved = true
-                    let to = Int(target.rawValue) - 1
-                    if isCut.contains(place) || isCut.contains(to) { continue }
-                    look?(place, channel, payload)
-                    if channel == .bulk {
-                        bulkPayloads += 1
-                        bulkBytes += payload.count
-                        if isBulkLost { continue }
-                    }
-                    try hosts[to].receive(payload, from: host.id)
+        for _ in 0..<1_000 where try !deliver() { return }
+    }
+
+    /// One turn of each host, and what it says. False: nothing moves any more.
+    func deliver() throws -> Bool {
+        var moved = false
+        for (place, host) in hosts.enumerated() {
+            try host.turn()
+            for (target, channel, payload) in host.takeOutbox() {
+                moved = true
+                let to = Int(target.rawValue) - 1
+                if isCut.contains(place) || isCut.contains(to) { continue }
+                look?(place, channel, payload)
+                if channel == .bulk {
+                    bulkPayloads += 1
+                    bulkBytes += payload.count
+                    if isBulkLost { continue }
                 }
-                if host.hasWork { moved = true }
+                try hosts[to].receive(payload, from: host.id)
             }
-            if !moved { return }
+            if host.hasWork { moved = true }
         }
+        return moved
     }
 
     func tick(_ count: Int = 1) throws {

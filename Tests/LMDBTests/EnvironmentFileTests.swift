@@ -108,6 +108,27 @@ import Testing
         #expect(error?.code == .corrupted && error?.description.contains("tree") == true)
     }
 
+    /// What LMDB leaves there when it failed to write the meta page of the first commit in a map that was enlarged.
+    @Test func anOlderMetaPageWithALargerMapIsSound() throws {
+        let directory = try TemporaryDirectory()
+        try make(directory)
+        let path = directory.path + "/data.mdb"
+        var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+        func number(_ offset: Int) -> UInt64 {
+            bytes[offset..<offset + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+        }
+        let pageBytes = Int(getpagesize())
+        let older = number(16 + 128) < number(pageBytes + 16 + 128) ? 0 : pageBytes
+        var larger = 2 * number(older + 16 + 16)
+        for offset in older + 32..<older + 40 {
+            bytes[offset] = UInt8(larger & 255)
+            larger >>= 8
+        }
+        try bytes.write(to: URL(fileURLWithPath: path))
+        let environment = try Environment(path: directory.path)
+        try put(environment, 1_000..<1_010)
+    }
+
     /// One bit of a meta page's map size or last page: the map would be enlarged for nothing, or the file be full for
     /// ever. Those that are not noticed do no harm: all is there, and more can be written.
     @Test func aFlippedLastPageOrMapSizeIsCorruptOrHarmless() throws {
@@ -138,7 +159,7 @@ import Testing
                 refused += 1
             }
         }
-        #expect(refused > 150 && refused < 256, "\(refused)")
+        #expect(refused > 100 && refused < 256, "\(refused)")
     }
 
     @Test func aFileThatLacksOnlyPagesNeverWrittenIsWhole() throws {
