@@ -29,7 +29,9 @@ struct Simulate: AsyncParsableCommand {
               bifrost simulate --seeds 1..100 --json 2> /dev/null
             """)
 
-    @Option(help: ArgumentHelp("Seeds to run, both included. (default: 1..100)", valueName: "A..B"))
+    @Option(
+        help: ArgumentHelp("Seeds to run, both included. (default: 1..100)", valueName: "A..B"),
+        transform: SeedRange.init(parsing:))
     var seeds: SeedRange?
 
     @Option(help: ArgumentHelp("One seed to run.", valueName: "N"))
@@ -90,9 +92,18 @@ struct Simulate: AsyncParsableCommand {
                 SimulationBatch(seeds: $0.seed...$0.seed, settings: $0.settings)
             }
         }
-        runs += SimulationBatch.batches(of: range, settings, jobs: jobs)
-        let farm = SimulationFarm(jobs: jobs, isProgressShown: progress ?? Output.isErrorTerminal)
-        let result = try await farm.run(runs)
+        let farm = SimulationFarm(
+            SimulationPlan(first: runs, range, settings, jobs: jobs), jobs: jobs,
+            isProgressShown: progress ?? Output.isErrorTerminal)
+        let isJSON = common.json
+        let interruption = Interruption { number in
+            let summary = SimulationSummary(farm.resultSoFar, settings)
+            if isJSON { try? Output.json(summary) } else { try? Output.line(summary.text) }
+            Output.error("bifrost: interrupted; this is what was done so far\n")
+            _exit(128 + number)
+        }
+        let result = try await farm.run()
+        interruption.end()
         if let failure = result.failure { Output.error(failure.text + "\n") }
         let summary = SimulationSummary(result, settings)
         if common.json { try Output.json(summary) } else { try Output.line(summary.text) }
@@ -127,14 +138,14 @@ struct Simulate: AsyncParsableCommand {
 }
 
 /// `A..B`, both included.
-struct SeedRange: ExpressibleByArgument, CustomStringConvertible {
+struct SeedRange: CustomStringConvertible {
     var range: ClosedRange<UInt64>
 
-    init?(argument: String) {
-        let ends = argument.split(separator: ".", omittingEmptySubsequences: true).map { UInt64($0) }
-        guard argument.contains(".."), !argument.contains("..."), ends.count == 2, let first = ends[0],
-            let last = ends[1], first <= last, last < .max
-        else { return nil }
+    init(parsing text: String) throws {
+        let ends = text.split(separator: ".", omittingEmptySubsequences: true).map { UInt64($0) }
+        guard text.contains(".."), !text.contains("..."), ends.count == 2, let first = ends[0], let last = ends[1],
+            first <= last
+        else { throw ValidationError("expected two seeds as in 1..100, the first not above the last, found '\(text)'") }
         range = first...last
     }
 
@@ -204,7 +215,7 @@ struct SimulationSummary: Encodable {
     var text: String {
         func grouped(_ number: Int) -> String { HumanText.grouped(UInt64(max(0, number))) }
         return """
-            \(grouped(seeds)) seeds, \(violations == 0 ? "no violation" : "1 VIOLATION")
+            \(HumanText.count(seeds, "seed")), \(violations == 0 ? "no violation" : "1 VIOLATION")
             \(grouped(operations)) operations, \(grouped(acknowledged)) acknowledged, \(grouped(faults)) faults, \
             \(grouped(crashes)) crashes, \(grouped(elections)) elections
             \(grouped(simulatedSeconds)) simulated seconds with at least \

@@ -12,14 +12,35 @@ struct SimulationBatch: Sendable {
     var settings: SimulationSettings
 
     /// Few enough that a process's start does not show, many enough that all processes end at about the same time.
-    private static let seedsMax: UInt64 = 16
+    fileprivate static let seedsMax: UInt64 = 16
+}
 
-    static func batches(of seeds: ClosedRange<UInt64>, _ settings: SimulationSettings, jobs: Int) -> [SimulationBatch] {
-        let total = seeds.upperBound - seeds.lowerBound + 1
-        let size = max(1, min(seedsMax, total / UInt64(jobs * 4)))
-        return stride(from: seeds.lowerBound, through: seeds.upperBound, by: Int(size)).map {
-            SimulationBatch(seeds: $0...min(seeds.upperBound, $0 + size - 1), settings: settings)
-        }
+/// What is to be run: some batches, and then the seeds of a range, however long it is.
+struct SimulationPlan: Sendable {
+    private var first: ArraySlice<SimulationBatch>
+    private var rest: ClosedRange<UInt64>?
+    private let settings: SimulationSettings
+    private let size: UInt64
+    /// All seeds in it; fewer than there are if these are more than a number holds.
+    let seedCount: UInt64
+
+    init(first: [SimulationBatch], _ seeds: ClosedRange<UInt64>, _ settings: SimulationSettings, jobs: Int) {
+        self.first = first[...]
+        rest = seeds
+        self.settings = settings
+        let more = seeds.upperBound - seeds.lowerBound
+        size = max(1, min(SimulationBatch.seedsMax, (more / UInt64(jobs * 4)) &+ 1))
+        let early = first.reduce(0) { $0 + ($1.seeds.upperBound - $1.seeds.lowerBound) + 1 } as UInt64
+        let (sum, overflows) = more.addingReportingOverflow(early + 1)
+        seedCount = overflows ? .max : sum
+    }
+
+    mutating func next() -> SimulationBatch? {
+        if let batch = first.popFirst() { return batch }
+        guard let range = rest else { return nil }
+        let last = range.lowerBound + min(size - 1, range.upperBound - range.lowerBound)
+        rest = last < range.upperBound ? last + 1...range.upperBound : nil
+        return SimulationBatch(seeds: range.lowerBound...last, settings: settings)
     }
 }
 
@@ -48,32 +69,37 @@ final class SimulationFarm: Sendable {
     }
 
     private struct State {
-        var open: ArraySlice<SimulationBatch> = []
+        var plan: SimulationPlan
         var children: [ChildProcess] = []
         var result = Result()
         var isStopped = false
-        var seedCount: UInt64 = 0
         var shownWidth = 0
     }
 
     private let jobs: Int
     private let isProgressShown: Bool
     private let isTerminal = Output.isErrorTerminal
-    private let state = Mutex(State())
+    private let state: Mutex<State>
     private let began = RPCClock.now()
 
-    init(jobs: Int, isProgressShown: Bool) {
+    init(_ plan: SimulationPlan, jobs: Int, isProgressShown: Bool) {
+        state = Mutex(State(plan: plan))
         self.jobs = jobs
         self.isProgressShown = isProgressShown
     }
 
     private var elapsedSeconds: Double { Double(RPCClock.now().since(began)) / 1e9 }
 
-    func run(_ batches: [SimulationBatch]) async throws -> Result {
+    /// What is known so far, for one who can't wait for the end.
+    var resultSoFar: Result {
         state.withLock { state in
-            state.open = batches[...]
-            for batch in batches { state.seedCount += batch.seeds.upperBound - batch.seeds.lowerBound + 1 }
+            var result = state.result
+            result.elapsedSeconds = elapsedSeconds
+            return result
         }
+    }
+
+    func run() async throws -> Result {
         let ticker = Task { [self] in
             guard isProgressShown else { return }
             while !Task.isCancelled {
@@ -85,7 +111,7 @@ final class SimulationFarm: Sendable {
         try await withThrowingTaskGroup(of: Void.self) { group in
             for _ in 0..<jobs {
                 group.addTask { [self] in
-                    while let batch = state.withLock({ $0.isStopped ? nil : $0.open.popFirst() }) {
+                    while let batch = state.withLock({ $0.isStopped ? nil : $0.plan.next() }) {
                         try await run(batch)
                     }
                 }
@@ -93,11 +119,7 @@ final class SimulationFarm: Sendable {
             try await group.waitForAll()
         }
         if isProgressShown { showProgress(isLast: true) }
-        return state.withLock { state in
-            var result = state.result
-            result.elapsedSeconds = elapsedSeconds
-            return result
-        }
+        return resultSoFar
     }
 
     /// What one process has said so far.
@@ -147,6 +169,13 @@ final class SimulationFarm: Sendable {
                 guard let seed else {
                     throw ToolError(.fault, "a simulating process ended with \(end.ending): \(end.errorText)")
                 }
+                if case .signal(let number) = end.ending, !SimulationWorker.traps.contains(number) {
+                    // Somebody ended it: that says nothing of the run.
+                    throw ToolError(
+                        .fault,
+                        "a simulating process was ended by signal \(number) while it ran seed \(seed), which is not "
+                            + "judged; if nobody did that, the machine may have run out of memory")
+                }
                 let words = end.errorText.split(separator: "\n").first { $0.contains("rror:") }
                 state.result.failure = Failure(
                     failure: SimulationFailure(
@@ -163,8 +192,9 @@ final class SimulationFarm: Sendable {
 
     private static let executable = "/proc/self/exe"
     /// Without the backtrace that Swift's runtime prints at a trap, which takes longer than a run.
-    private static let environment = ProcessInfo.processInfo.environment.merging(
-        ["SWIFT_BACKTRACE": "enable=no"], uniquingKeysWith: { $1 })
+    /// Nor with settings of the command line that these processes are no part of.
+    private static let environment = ProcessInfo.processInfo.environment.filter { !$0.key.hasPrefix("BIFROST_") }
+        .merging(["SWIFT_BACKTRACE": "enable=no"], uniquingKeysWith: { $1 })
 
     private func hear(_ bytes: [UInt8], _ listener: Listener) {
         let reports = listener.state.withLock { heard -> [SimulationReport] in
@@ -199,14 +229,14 @@ final class SimulationFarm: Sendable {
         let text = state.withLock { state -> String in
             let report = state.result.report
             let done = UInt64(report.seeds)
-            var line = "simulate  \(HumanText.grouped(done)) of \(HumanText.grouped(state.seedCount)) seeds"
+            var line = "simulate  \(HumanText.grouped(done)) of \(HumanText.grouped(state.plan.seedCount)) seeds"
             line += "  \(HumanText.grouped(UInt64(report.busySeconds))) simulated s"
             line += "  \(HumanText.fixed(Double(report.busySeconds) / max(elapsed, 0.001), 0))/s"
             line += "  \(HumanText.grouped(UInt64(report.operations))) operations"
             if isLast || done == 0 {
                 line += "  in \(HumanText.clock(seconds: UInt64(elapsed)))"
             } else {
-                let left = elapsed * Double(state.seedCount - min(done, state.seedCount)) / Double(done)
+                let left = elapsed * Double(state.plan.seedCount - min(done, state.plan.seedCount)) / Double(done)
                 line += "  ETA \(HumanText.clock(seconds: UInt64(left.rounded(.up))))"
             }
             guard isTerminal else { return line + "\n" }

@@ -48,10 +48,13 @@ enum SimulationWorker {
         }
     }
 
+    /// Signals that end a process for what it did itself.
+    static let traps = [SIGILL, SIGTRAP, SIGABRT, SIGSEGV, SIGBUS, SIGFPE]
+
     /// From now on a trap says the last events of this cluster before it ends the process.
     static func reportTraps(of cluster: SimulatedCluster) {
         lastEvents = cluster.lastEvents
-        for trap in [SIGILL, SIGTRAP, SIGABRT, SIGSEGV, SIGBUS, SIGFPE] {
+        for trap in traps {
             signal(trap) { number in
                 SimulationWorker.lastEvents?.forEachLine { line in
                     SimulationWorker.write("event ")
