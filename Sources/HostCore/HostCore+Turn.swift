@@ -19,6 +19,7 @@ extension HostCore {
         // Groups that still have something to do afterwards (a bounded piece was done) go into the next turn.
         stepped.clear()
         swap(&stepped, &ready)
+        readyFirst = 0
         for replica in stepped {
             replica.isReady = false
             step(replica)
@@ -54,7 +55,8 @@ extension HostCore {
     func markReadyFirst(_ replica: Replica) {
         guard !replica.isReady, !replica.isMute else { return }
         replica.isReady = true
-        ready.insert(replica, at: 0)
+        ready.insert(replica, at: min(readyFirst, ready.count))
+        readyFirst += 1
     }
 
     private func step(_ replica: Replica) {

@@ -70,6 +70,8 @@ public final class HostCore {
     /// By group number, for the hot path; group numbers come from a counter and are dense.
     private var replicaOfGroup: [Replica?] = []
     var ready: [Replica] = []
+    /// So many at its beginning got nothing in the last turn.
+    var readyFirst = 0
     /// Those that the last turn stepped.
     var stepped: [Replica] = []
     var active: [Replica] = []

@@ -9,14 +9,16 @@ public import Storage
 public struct JournalBatch: Sendable {
     public var ticket: UInt64
     public var records: [JournalRecord]
-    /// Encoded bytes of the entries in it.
+    /// Encoded bytes of what is in it, about.
     public let bytes: Int
+    private static var recordBytes: Int { 72 }
 
     package init(ticket: UInt64, records: [JournalRecord]) {
         self.ticket = ticket
         self.records = records
         var bytes = 0
         for record in records {
+            bytes += Self.recordBytes
             guard case .append(_, _, let entries) = record else { continue }
             for entry in entries { bytes += entry.encodedBytes }
         }

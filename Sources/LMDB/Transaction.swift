@@ -55,12 +55,16 @@ extension Transaction where Self: ~Copyable {
         let cursor = Cursor(handle: handle!, path: environment.path)
         // What the last transaction gave back is not free before another one.
         let newest = mdb_txn_id(raw.handle)
+        let pagesMax = environment.mapBytesMax / environment.pageBytes
         var pages = 0
         while let item = try cursor.next() {
             guard item.key.count >= MemoryLayout<Int>.size, item.value.count >= MemoryLayout<Int>.size,
                 afterAnotherCommit || item.key.loadUnaligned(as: Int.self) < newest
             else { break }
-            pages += item.value.loadUnaligned(as: Int.self)
+            // More than there are: a damaged list, whatever else it says.
+            let count = item.value.loadUnaligned(as: Int.self)
+            guard (0...pagesMax).contains(count), pages <= pagesMax else { break }
+            pages += count
         }
         return pages
     }

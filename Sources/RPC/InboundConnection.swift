@@ -118,7 +118,12 @@ public final class InboundConnection: @unchecked Sendable {
             eventLoop.inEventLoop
             ? wire?.outbound.count ?? 0
             : mailbox.withLock { $0.frames.count } + backlog.load(ordering: .relaxed)
-        return waiting == 0 || waiting + bytes <= server.limits.outboundRoomBytes
+        let hasRoom = waiting == 0 || waiting + bytes <= server.limits.outboundRoomBytes
+        // It may be long since the event loop looked.
+        if !hasRoom, !eventLoop.inEventLoop {
+            eventLoop.execute { self.backlog.store(self.wire?.outbound.count ?? 0, ordering: .relaxed) }
+        }
+        return hasRoom
     }
 
     func respond(_ call: UInt64, _ payload: Bytes) {

@@ -76,6 +76,13 @@ public protocol DiskWriter: DiskReader, ~Copyable {
     func put(_ key: DiskKey, count: Int, append: Bool, _ fill: (UnsafeMutableRawBufferPointer) throws -> Void) throws
     /// Whether there was something to delete.
     @discardableResult func delete(_ key: DiskKey) throws -> Bool
+    /// So many small values come next, of a table with `total` of them that have about `bytes` each: they share pages, and
+    /// take less space than as many values anywhere.
+    func expectSmall(_ count: Int, of total: Int, bytes: Int) throws
+}
+
+extension DiskWriter where Self: ~Copyable {
+    public func expectSmall(_ count: Int, of total: Int, bytes: Int) {}
 }
 
 /// An environment: one file of keys and values with atomic, durable transactions.

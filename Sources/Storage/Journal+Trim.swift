@@ -52,6 +52,8 @@ extension Journal {
         try disk.write(.upkeep) { writer in
             var changed: [(Int, ReplicaLog)] = []
             var movedBytes = 0
+            var rows: [(DiskKey, Bytes)] = []
+            var rowBytes = 0
             for (position, planned) in plan.logs {
                 var log = planned
                 do {
@@ -62,11 +64,15 @@ extension Journal {
                 }
                 log.hasRow = true
                 log.coveredThrough = plan.lastSequence
-                try writer.put(
-                    JournalBaseTable.rowKey(log.replica),
-                    JournalBaseTable.encodeRow(log, coveredThrough: plan.lastSequence))
+                let row = JournalBaseTable.encodeRow(log, coveredThrough: plan.lastSequence)
+                rows.append((JournalBaseTable.rowKey(log.replica), row))
+                rowBytes += row.count
                 changed.append((position, log))
             }
+            // All at once, behind what was moved: they share pages. One that is much longer than most counts by itself.
+            try writer.expectSmall(
+                rows.count, of: plan.replicasWithRow, bytes: 2 * rowBytes / max(rows.count, 1))
+            for (key, row) in rows { try writer.put(key, row) }
             for place in plan.places {
                 try writer.delete(DiskKey(table: JournalFormat.valueTable, high: place.sequence, low: place.part))
             }

@@ -192,9 +192,9 @@ public final class LMDBDisk: Disk {
         do throws(LMDBError) {
             let reusable = try environment.reusableBytes(afterAnotherCommit: true)
             let untilLimit = max(0, environment.mapBytesMax - environment.usedBytes - spare)
-            // A file never shrinks: what a merge takes of the file system is gone for all others, and it leaves them so
-            // much.
-            let kept = purpose == .merge ? min(environment.capacityBytes / 20, 1 << 30) : 0
+            // A file never shrinks: what a merge takes of the file system is gone for all others, and it leaves them what
+            // the journal needs.
+            let kept = purpose == .merge ? min(environment.capacityBytes / 20, 256 << 20) : 0
             let free = max(0, environment.freeBytes - kept)
             return max(0, room(spare + min(free, untilLimit), reusable, purpose))
         } catch {
@@ -297,7 +297,23 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
 
         private static let pageBytes = 4_096
 
+        /// Small values that are counted already, and how long each may be.
+        private var expected = 0
+        private var expectedBytes = 0
+
+        /// Pages of a tree are half full at least; each that is touched is copied, with some of those above it.
+        func expectSmall(_ count: Int, of total: Int, bytes: Int) throws {
+            let pages = min(count, 2 * total * (bytes + 24) / Self.pageBytes + 1)
+            expected = count
+            expectedBytes = bytes
+            try add(2 * pages * Self.pageBytes)
+        }
+
         func take(_ bytes: Int) throws {
+            if expected > 0, bytes <= expectedBytes {
+                expected -= 1
+                return
+            }
             // A page's header comes on top; keys beside one another share their way from the root.
             try add((bytes + 16 + Self.pageBytes - 1) / Self.pageBytes * Self.pageBytes + Self.pageBytes)
         }
@@ -333,6 +349,10 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
         environment = transaction.environment
         raw = transaction.raw
         self.note = note
+    }
+
+    public func expectSmall(_ count: Int, of total: Int, bytes: Int) throws {
+        try note.expectSmall(count, of: total, bytes: bytes)
     }
 
     public func put(

@@ -495,6 +495,39 @@ private let group = GroupID(1)
         #expect((63..<70 as Range<UInt64>).allSatisfy { isOverloaded(host.refusal($0)) })
     }
 
+    @Test func threeGroupsWithManyLargeReadsAllHaveTheirTurns() throws {
+        let trio = try Trio(groups: 9) { $0.replyBytesPerTurn = 10_000 }
+        var led: [Int: [GroupID]] = [:]
+        for number in 1...9 as ClosedRange<UInt32> {
+            led[try trio.leader(of: GroupID(number)), default: []].append(GroupID(number))
+        }
+        let (place, all) = try #require(led.first { $0.value.count > 2 })
+        let host = trio.hosts[place]
+        let groups = all.prefix(3).map { group in
+            let key = (0...).lazy.map { "key \($0)" }.first { trio.map.ring.owner(of: slot(of: Bytes($0))) == group }!
+            return (id: group, key: key, first: UInt64(group.rawValue) * 100_000)
+        }
+        for group in groups {
+            host.put(group.key, String(repeating: "v", count: 4_000), group: group.id, token: group.first)
+        }
+        try trio.settle()
+        var asked = [0, 0, 0]
+        var answered = [0, 0, 0]
+        for _ in 0..<100 {
+            for (number, group) in groups.enumerated() {
+                while asked[number] < answered[number] + 40 {
+                    asked[number] += 1
+                    host.get(group.key, group: group.id, token: group.first + UInt64(asked[number]))
+                }
+            }
+            _ = try trio.deliver()
+            for (number, group) in groups.enumerated() {
+                answered[number] = (1...asked[number]).count { host.isDone(group.first + UInt64($0)) }
+            }
+        }
+        #expect(answered.min()! > 25 && answered.max()! < 4 * answered.min()!, "\(answered)")
+    }
+
     /// Groups take turns, however many large reads one of them has.
     @Test func aGroupWithManyLargeReadsDoesNotStarveAnother() throws {
         let trio = try Trio(groups: 2) { $0.replyBytesPerTurn = 10_000 }

@@ -29,7 +29,7 @@ import Testing
     private func tickets(_ step: JournalQueue.Step) -> [UInt64] { step.batches.map(\.batch.ticket) }
 
     @Test func aCommitTakesAllThatWaitsUpToItsBound() throws {
-        var queue = JournalQueue(loops: 2, commitBytesMax: 1_000)
+        var queue = JournalQueue(loops: 2, commitBytesMax: 1_120)
         let begins = [
             queue.add(batch(1), superfluous: [], from: 0), queue.add(batch(1), superfluous: [], from: 1),
         ]
