@@ -142,6 +142,8 @@ extension SimulatedCluster {
             host.lose()
         case 1:
             note("host %h loses its store", UInt64(host.place))
+            // With the journal gone before, nothing says any more which host this was.
+            if host.hasLostJournal { return host.lose() }
             crash(host.place)
             host.storeDisk.wipe()
         case 2:
@@ -149,6 +151,7 @@ extension SimulatedCluster {
             crash(host.place)
             host.journalDisk.wipe()
             host.journalName = world.random.next() | 1
+            host.hasLostJournal = true
         case let dice:
             let isJournal = dice % 2 == 0
             let disk = isJournal ? host.journalDisk : host.storeDisk

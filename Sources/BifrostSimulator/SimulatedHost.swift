@@ -45,6 +45,8 @@ final class SimulatedHost {
     var startFaults: (isJournal: Bool, faults: SimulatedDiskFaults)?
     /// Its disks were damaged: it may refuse what it can't read, and end; it may not serve anything wrong.
     var isRotten = false
+    /// What votes it gave is not known any more.
+    var hasLostJournal = false
     /// It says that its disks can't be used, and is not started any more.
     private(set) var isLost = false
     /// How often it ended because of damage.

@@ -51,5 +51,8 @@ public enum SimulationCorpus {
         entry(
             1_000_000_000_001_240, seconds: 60,
             "a leader within ten seconds: a rule of the simulator, for disks that sync for each entry"),
+        entry(
+            293_056_605_235, .rot, seconds: 60,
+            "log model: a rule of the simulator, for a host that lost first its journal and then its store"),
     ]
 }
