@@ -36,6 +36,7 @@ final class HostLoop: @unchecked Sendable {
     private var effects = HostEffects()
     var calls = CallRegistry()
     private var isTurnScheduled = false
+    private var isInTurn = false
     private var ticker: RepeatedTask?
 
     /// What was read here and belongs to other loops, by loop; handed over at the end of the read. Empty with one loop.
@@ -107,6 +108,11 @@ final class HostLoop: @unchecked Sendable {
     func runTurn() {
         eventLoop.preconditionInEventLoop()
         guard let core, !isStopping else { return }
+        // A write that fails makes NIO read what has still come in over that connection, within the write, and its end
+        // asks for a turn: the effects under way would be exchanged for others, and a batch for the journal lost.
+        guard !isInTurn else { return scheduleTurn() }
+        isInTurn = true
+        defer { isInTurn = false }
         core.turn(now: RPCClock.now(), into: &effects)
         carryOut()
         if core.hasWork { scheduleTurn() }
