@@ -145,8 +145,8 @@ final class HostLoop: @unchecked Sendable {
         scheduleTurn()
     }
 
-    /// Answers a call, or refuses it when its connection has too much to read already: else a client that asks for many
-    /// large values at once would fill this process with them.
+    /// Answers a read, or refuses it when its connection has too much to read already: else a client that asks for many
+    /// large values at once would fill this process with them. Never for commands: a refusal says that nothing was done.
     func answer<Result>(_ call: CallToken, _ response: Response<Result>, bytes: (Result) -> Int) {
         guard let reply = calls.take(call) else { return }
         if case .done(let result) = response, bytes(result) > Self.largeAnswerBytes, !reply.hasRoom(for: bytes(result))
@@ -171,7 +171,11 @@ final class HostLoop: @unchecked Sendable {
             shell.journalWriter.submit(effects.journal, superfluous: effects.superfluous, from: place.number)
         }
         for reply in effects.replies {
-            answer(reply.call, reply.response) { $0.body.count }
+            if reply.isRead {
+                answer(reply.call, reply.response) { $0.body.count }
+            } else {
+                calls.take(reply.call)?.respond { reply.response.encode(into: &$0) }
+            }
         }
         if !effects.coldReads.isEmpty { startColdReads(effects.coldReads[...]) }
         for page in effects.coldPages { startColdPage(page) }

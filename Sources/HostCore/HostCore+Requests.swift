@@ -242,7 +242,7 @@ extension HostCore {
             }
             let result = Self.result(found, index: replica.core.appliedIndex, revision: replica.machine.revision)
             repliedBytes += result.body.count
-            effects.replies.append(HostReply(call: read.call, response: .done(result)))
+            effects.replies.append(HostReply(call: read.call, response: .done(result), isRead: true))
         case .page(let from, let bytesMax):
             let live = replica.memtable.page(from: from, recordsMax: settings.pageRecordsMax, bytesMax: bytesMax)
             effects.coldPages.append(

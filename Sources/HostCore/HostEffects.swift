@@ -30,6 +30,8 @@ public struct JournalBatch: Sendable {
 public struct HostReply: Sendable {
     public var call: CallToken
     public var response: Response<DataResult>
+    /// It may be refused instead, and asked for again; the answer to a command that took effect never may.
+    public var isRead = false
 }
 
 /// A read whose answer may have to come from disk: for a reader thread, which answers the call itself with

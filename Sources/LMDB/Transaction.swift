@@ -139,15 +139,24 @@ extension WritableTransaction where Self: ~Copyable {
 
     /// Where in the file the pages end that `reserve` took for a value, of which these are the bytes; nil if it shares a
     /// page with others. Only before the next change.
-    public func fileEnd(of place: UnsafeMutableRawBufferPointer) -> Int? {
+    ///
+    /// - Throws: `.corrupted` if that is not in the map: LMDB took the pages from a damaged list of free ones.
+    public func fileEnd(of place: UnsafeMutableRawBufferPointer) throws(LMDBError) -> Int? {
         // Above a page it never shares; what precedes it then is the header of its first page (see EnvironmentFile):
         // number u64 | 0 u16 | flags u16 | number of pages u32.
         guard place.count > environment.pageBytes, let start = place.baseAddress else { return nil }
         let header = start - 16
         let isOverflowPage = header.load(fromByteOffset: 10, as: UInt16.self) & 0x04 != 0
         precondition(isOverflowPage, "LMDB puts a large value behind the header of pages of its own")
-        let pages = Int(header.load(fromByteOffset: 12, as: UInt32.self))
-        return (Int(header.load(as: UInt64.self)) + pages) * environment.pageBytes
+        let pages = UInt64(header.load(fromByteOffset: 12, as: UInt32.self))
+        let first = header.load(as: UInt64.self)
+        let pagesMax = UInt64(environment.mapBytesMax / environment.pageBytes)
+        guard first <= pagesMax, pages <= pagesMax - first else {
+            throw LMDBError(
+                .corrupted, number: MDB_CORRUPTED, operation: "put", path: environment.path,
+                detail: "the list of free pages names page \(first), and the map ends at \(pagesMax)")
+        }
+        return Int(first + pages) * environment.pageBytes
     }
 
     /// Whether there was something to delete.

@@ -65,6 +65,8 @@ public struct Bytes: Sendable {
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {
         guard let storage else { return try body(UnsafeRawBufferPointer(start: nil, count: 0)) }
+        // The pointer does not keep its memory alive.
+        defer { withExtendedLifetime(storage) {} }
         return try body(UnsafeRawBufferPointer(start: storage.base + Int(start), count: count))
     }
 
@@ -76,7 +78,8 @@ public struct Bytes: Sendable {
 
     @inlinable public subscript(offset: Int) -> UInt8 {
         precondition(offset >= 0 && offset < count, "offset outside of Bytes")
-        return storage!.base.load(fromByteOffset: Int(start) + offset, as: UInt8.self)
+        let storage = storage!
+        return withExtendedLifetime(storage) { storage.base.load(fromByteOffset: Int(start) + offset, as: UInt8.self) }
     }
 
     /// The same bytes in storage of their own, so that a large frame is not kept alive by a small slice.

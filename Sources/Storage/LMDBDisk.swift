@@ -368,7 +368,7 @@ public struct LMDBWriter: DiskWriter, WritableTransaction {
             if error.code == .mapFull { note.fullMap = error }
             throw error
         }
-        if let end = fileEnd(of: place) { try note.place(through: end) }
+        if let end = try fileEnd(of: place) { try note.place(through: end) }
         try fill(place)
     }
 

@@ -48,7 +48,7 @@ func put(_ environment: Environment, _ numbers: Range<UInt32>, bytes: Int = 100)
         let environment = try Environment(path: directory.path)
         func put(_ key: UInt32, bytes: Int) throws -> Int? {
             let transaction = try environment.beginWrite()
-            let end = try withKey(key) { transaction.fileEnd(of: try transaction.reserve($0, count: bytes)) }
+            let end = try withKey(key) { try transaction.fileEnd(of: try transaction.reserve($0, count: bytes)) }
             try transaction.commit()
             return end
         }
@@ -109,20 +109,25 @@ func put(_ environment: Environment, _ numbers: Range<UInt32>, bytes: Int = 100)
         _ = try Environment(path: link)
     }
 
+    /// A process that holds the file until its input ends, as soon as it does.
+    private func hold(_ path: String, _ script: String) throws -> (holder: Process, input: Pipe) {
+        let holder = Process()
+        let (input, output) = (Pipe(), Pipe())
+        holder.executableURL = URL(fileURLWithPath: "/usr/bin/flock")
+        holder.arguments = [path, "sh", "-c", script]
+        holder.standardInput = input
+        holder.standardOutput = output
+        try holder.run()
+        _ = output.fileHandleForReading.availableData
+        return (holder, input)
+    }
+
     /// People delete lock files.
     @Test func aDirectoryOfAnotherProcessIsRefusedAlsoWithoutItsLockFile() throws {
         let directory = try TemporaryDirectory()
         do { _ = try Environment(path: directory.path) }
         try FileManager.default.removeItem(atPath: directory.path + "/LOCK")
-        let holder = Process()
-        let output = Pipe()
-        let input = Pipe()
-        holder.executableURL = URL(fileURLWithPath: "/usr/bin/flock")
-        holder.arguments = [directory.path + "/data.mdb", "sh", "-c", "echo held; read line"]
-        holder.standardInput = input
-        holder.standardOutput = output
-        try holder.run()
-        _ = output.fileHandleForReading.availableData
+        let (holder, input) = try hold(directory.path + "/data.mdb", "echo held; read line")
         let error = #expect(throws: LMDBError.self) { try Environment(path: directory.path) }
         #expect(error?.code == .inUse)
         #expect(error?.description.contains("LOCK is not locked: was that deleted?") == true)
@@ -133,17 +138,8 @@ func put(_ environment: Environment, _ numbers: Range<UInt32>, bytes: Int = 100)
 
     @Test func aDirectoryOfAnotherProcessIsRefusedWithItsNumber() throws {
         let directory = try TemporaryDirectory()
-        let holder = Process()
-        let output = Pipe()
-        holder.executableURL = URL(fileURLWithPath: "/usr/bin/flock")
-        holder.arguments = [
-            directory.path + "/LOCK", "sh", "-c", "echo $$ > \(directory.path)/LOCK; echo held; read line",
-        ]
-        let input = Pipe()
-        holder.standardInput = input
-        holder.standardOutput = output
-        try holder.run()
-        _ = output.fileHandleForReading.availableData
+        let (holder, input) = try hold(
+            directory.path + "/LOCK", "echo $$ > \(directory.path)/LOCK; echo held; read line")
         let error = #expect(throws: LMDBError.self) { try Environment(path: directory.path) }
         #expect(error?.code == .inUse)
         #expect(error?.description.contains(directory.path) == true)
