@@ -19,6 +19,9 @@ enum ManifestEdit {
     /// A merge: these runs, adjacent and in this order, become one, or none when nothing was left of them.
     /// With `horizon`, tombstones through that index were dropped: then the oldest run must be among them.
     case replace([RunID], by: RunDescriptor?, horizon: LogIndex?)
+    /// A snapshot takes the place of all runs, or with a base above zero is what changed since then. No run when nothing
+    /// is in it. `horizon`: at least so much is the horizon afterwards.
+    case install(RunDescriptor?, base: LogIndex, ManifestHeader, horizon: LogIndex)
     /// The replica is gone.
     case delete
 
@@ -37,15 +40,7 @@ enum ManifestEdit {
         case .create: preconditionFailure("handled above")
         case .add(let run, let base, let header):
             guard manifest.index == base else { throw conflict("the end at index \(base)", "index \(manifest.index)") }
-            guard header.group == manifest.group else {
-                throw conflict("group \(manifest.group)", "group \(header.group)")
-            }
-            guard header.index >= base, header.term >= manifest.term, header.revision >= manifest.revision,
-                header.logTime >= manifest.logTime
-            else {
-                throw conflict("index, term, revision and log time that do not fall", "lower ones")
-            }
-            manifest.header = header
+            try manifest.moveOn(to: header)
             if let run {
                 guard !manifest.runs.contains(where: { $0.id == run.id }) else {
                     throw conflict("a new run", "run \(run.id)")
@@ -65,9 +60,41 @@ enum ManifestEdit {
                 manifest.horizon = max(manifest.horizon, horizon)
             }
             manifest.runs.replaceSubrange(first..<first + old.count, with: new.map { [$0] } ?? [])
+        case .install(let run, let base, let header, let horizon):
+            guard header.index > manifest.index else {
+                throw conflict("an end below the snapshot's index \(header.index)", "index \(manifest.index)")
+            }
+            guard base == .zero || manifest.index == base || isPlanted("increment-on-other-base") else {
+                throw conflict("the end at the snapshot's base \(base)", "index \(manifest.index)")
+            }
+            try manifest.moveOn(to: header)
+            manifest.horizon = max(manifest.horizon, horizon)
+            if base == .zero, !isPlanted("snapshot-beside-old-runs") { manifest.runs = [] }
+            #if BIFROST_PLANTED
+                // So that the mistakes above make a manifest that can be read again.
+                let run = run.map { run in
+                    var run = run
+                    run.from = max(run.from, manifest.runs.last?.to ?? .zero)
+                    return run
+                }
+            #endif
+            if let run { manifest.runs.append(run) }
         case .delete:
             return nil
         }
         return manifest
+    }
+}
+
+extension Manifest {
+    fileprivate mutating func moveOn(to header: ManifestHeader) throws(ManifestConflict) {
+        guard header.group == group else {
+            throw ManifestConflict(replica: replica, expected: "group \(group)", found: "group \(header.group)")
+        }
+        guard header.index >= index, header.term >= term, header.revision >= revision, header.logTime >= logTime else {
+            throw ManifestConflict(
+                replica: replica, expected: "index, term, revision and log time that do not fall", found: "lower ones")
+        }
+        self.header = header
     }
 }

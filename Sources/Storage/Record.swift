@@ -46,6 +46,14 @@ public struct RecordKey: Hashable, Comparable, Sendable {
         }
     }
 
+    /// The key of this sort key, which has at least the prefix.
+    init(sortKey: Bytes) {
+        let prefix = sortKey.withUnsafeBytes { UInt32(bigEndian: $0.loadUnaligned(as: UInt32.self)) }
+        self.init(
+            slot: Slot(UInt16(prefix >> 16)), machine: SubMachineNumber(UInt16(truncatingIfNeeded: prefix)),
+            key: sortKey[RecordLimits.sortPrefixBytes..<sortKey.count])
+    }
+
     /// The first four bytes of the sort key as they lie in memory.
     @inline(__always) var sortPrefix: UInt32 { Storage.sortPrefix(slot, machine) }
 }

@@ -33,6 +33,14 @@ final class RunCursor {
         while let record = current, compareBytes(record.sortKey, sortKey) < 0 { try advance(reader) }
     }
 
+    /// Goes to the first record whose key is above.
+    func seek<Reader: DiskReader>(behind sortKey: Bytes, _ reader: Reader) throws {
+        try sortKey.withUnsafeBytes { sortKey in
+            try seek(sortKey, reader)
+            if let record = current, compareBytes(record.sortKey, sortKey) == 0 { try advance(reader) }
+        }
+    }
+
     /// Moves on by one; the next load may be due then.
     @inline(__always)
     func advance() throws {

@@ -195,7 +195,7 @@ extension Store {
     }
 
     /// Takes the writer's complete chunks, and writes in full transactions what has come together.
-    private func drain(
+    func drain(
         _ writer: inout RunWriter, _ pending: inout PendingChunks, _ purpose: DiskPurpose,
         _ pace: () throws -> Void
     ) throws {
@@ -210,14 +210,14 @@ extension Store {
         }
     }
 
-    private func current(_ replica: ReplicaID) throws -> Manifest {
+    func current(_ replica: ReplicaID) throws -> Manifest {
         if let manifest = manifest(of: replica) { return manifest }
         if let error = state.withLock({ $0.damaged[replica] }) { throw error }
         throw DiskError(.misuse, "the store has no replica \(replica): start it first")
     }
 
     /// A run id that was never used. Durable before it is used: a reservation of many at a time.
-    private func takeRun() throws -> RunID {
+    func takeRun() throws -> RunID {
         var superblock = state.withLock { $0.superblock }
         if state.withLock({ $0.nextRun }) >= superblock.runsReserved {
             superblock.runsReserved += StoreSuperblock.runsPerReservation
@@ -230,7 +230,7 @@ extension Store {
     }
 
     /// What was written of runs that will not be published goes, now if the disk lets it, else later.
-    private func abandon(_ runs: [RunID]) {
+    func abandon(_ runs: [RunID]) {
         for run in runs { graveyard.bury(run) }
         // An error here would hide the one that led here; what stays is in the graveyard, and garbage at the next
         // start.
@@ -240,7 +240,7 @@ extension Store {
     /// One write transaction: chunks, then edits, each applied to the manifest as it stands on disk. Memory follows
     /// only when it is durable.
     @discardableResult
-    private func commit(
+    func commit(
         _ chunks: [(key: DiskKey, bytes: Bytes)], _ edits: [(ReplicaID, ManifestEdit)],
         _ purpose: DiskPurpose = .growth
     ) throws -> [Manifest?] {
