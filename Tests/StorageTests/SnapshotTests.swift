@@ -50,7 +50,9 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
             expiry: LogTime(number % 3), value: number % 9 == 0 ? nil : storeValue(number == 50 ? 200_000 : 30, number))
     }
     static let second = (301...350 as ClosedRange<UInt64>).map { number in
-        record(first[Int(number - 301) * 5].key, number, number % 4 == 0 ? nil : "changed \(number)")
+        Record(
+            key: first[Int(number - 301) * 5].key, revision: Revision(number), changed: LogIndex(number),
+            value: number % 4 == 0 ? nil : storeValue(number == 310 ? 150_000 : 20, number))
     }
 
     /// Replica 7 with two runs, (0, 300] and (300, 350].
@@ -102,7 +104,7 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
         let receiver = try makeReceiver()
         try receiver.checkpoint(frozen(Self.first), storeHeader(300, replica: 8, digest: 0x300))
         let description = try reader(sender, base: 300).describe()
-        #expect(description.records == 50 && description.tombstones == 13)
+        #expect(description.records == 50 && description.tombstones == 12)
         #expect(description.horizon == .zero && description.base == LogIndex(300))
         // The older run is damaged from end to end, and nobody looks.
         let oldest = try #require(sender.manifest(of: ReplicaID(7))?.runs[0])
@@ -238,7 +240,7 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
             pieces.append(try reader.piece(behind: pieces.last?.next, bytesMax: 6_000))
         } while pieces.last?.next != nil
         #expect(pieces.count > 5)
-        #expect(pieces.filter { $0.bytes.count > 6_000 }.count == 1, "the large value's")
+        #expect(pieces.filter { $0.bytes.count > 6_000 }.count == 2, "those of the large values")
         let installer = try SnapshotInstaller(receiver, reader.describe(), replica: ReplicaID(8))
         #expect(installer.progress.position == nil && !installer.progress.isComplete)
         for (number, piece) in pieces.enumerated() {
@@ -306,7 +308,7 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
         let receiver = try makeReceiver()
         try receiver.checkpoint(frozen([]), storeHeader(330, replica: 8))
         let before = receiver.manifest(of: ReplicaID(8))
-        let piece = try reader.piece(behind: nil, bytesMax: 5_000).bytes
+        let piece = try reader.piece(behind: nil).bytes
         let description = try reader.describe()
         var refused = 0
         var taken = 0
@@ -324,7 +326,7 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
                 Issue.record("expected a SnapshotError, found \(error)")
             }
         }
-        #expect(refused > 100 && taken > 100, "\(refused) refused, \(taken) taken")
+        #expect(refused > 100 && taken > 20, "\(refused) refused, \(taken) taken")
         #expect(receiver.manifest(of: ReplicaID(8)) == before)
         while try receiver.reclaim() > 0 {}
         #expect(try runsOnDisk(receiverDisk).isEmpty)
@@ -353,7 +355,7 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
         try refused("other bytes") { $0[0] ^= 1 }
         try refused("version 2") { $0[4] = 2 }
         try refused("flags") { $0[6] = 2 }
-        try refused("expected 1") { $0[12] &+= 1 }
+        try refused("expected 18") { $0[12] -= 1 }
         try refused("changed at 0") { $0.replaceSubrange(48 + 16..<48 + 24, with: repeatElement(0, count: 8)) }
         try refused("changed at 351") {
             $0.replaceSubrange(48 + 16..<48 + 24, with: [95, 1, 0, 0, 0, 0, 0, 0])
@@ -367,7 +369,9 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
             bytes[48] = 1
             bytes[48 + 4] = 0
             bytes.removeSubrange(second - value..<second)
-            bytes[40] &-= UInt8(value)
+            let recordBytes = (Int(bytes[40]) | Int(bytes[41]) << 8) - value
+            bytes[40] = UInt8(recordBytes & 0xff)
+            bytes[41] = UInt8(recordBytes >> 8)
         }
         try refused("behind its end") { bytes in
             for place in bytes.count - Int(bytes[46])..<bytes.count { bytes[place] = 0 }
@@ -483,7 +487,7 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
             }
             guard hasEnded else { break }
         }
-        #expect(sawNew && sawOld >= (base == 0 ? 2 : 1))
+        #expect(sawNew && sawOld >= (endsBehind ? 1 : 2))
     }
 
     @Test func aFullDiskEndsTheInstallationAndNothingOfItStays() throws {
@@ -492,7 +496,7 @@ func snapshotCode(_ body: () throws -> Void) -> SnapshotError.Code? {
         try receiver.checkpoint(frozen([record(storeKey(9, "stale"), 5, "stale")]), storeHeader(5, replica: 8))
         let before = receiver.manifest(of: ReplicaID(8))
         let chunks = receiverDisk.contents().map(\.key)
-        for more in [10_000, 150_000, 220_000] {
+        for more in [10_000, 100_000, 280_000] {
             receiverDisk.faults.bytesMax = receiverDisk.bytes + more
             #expect(code { try install(reader(sender), into: receiver) } == .full)
             receiverDisk.faults.bytesMax = .max
