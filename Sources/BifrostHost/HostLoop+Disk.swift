@@ -33,6 +33,7 @@ extension HostLoop {
                     answers.append((read.call, .done(result)))
                 } catch {
                     answers.append((read.call, .refused(.unavailable(unreadable(error, in: read.group)))))
+                    tellDamage(error, in: read.group)
                 }
                 if bytes >= Self.coldReadBytes { break }
             }
@@ -53,6 +54,7 @@ extension HostLoop {
                     try page.result(from: store, recordsMax: shell.configuration.settings.pageRecordsMax))
             } catch {
                 response = .refused(.unavailable(unreadable(error, in: page.group)))
+                tellDamage(error, in: page.group)
             }
             eventLoop.execute { [self, response] in
                 core?.pageDone()
@@ -83,10 +85,36 @@ extension HostLoop {
         }
     }
 
+    func startSnapshotRead(_ read: SnapshotRead) {
+        guard let store else { return }
+        shell.readers.submit { [self] _ in
+            var result: SnapshotReadResult?
+            do { result = try read.result(from: store) } catch {
+                failIfEnvironmentIsLost(error)
+                shell.logger.error(
+                    "a snapshot can't be read", metadata: ["group": "\(read.group)", "error": "\(error)"])
+                tellDamage(error, in: read.group)
+            }
+            eventLoop.execute { [self, result] in
+                core?.snapshotRead(read, result)
+                scheduleTurn()
+            }
+        }
+    }
+
     private func unreadable(_ error: any Error, in group: GroupID) -> String {
         failIfEnvironmentIsLost(error)
         shell.logger.error("a record can't be read", metadata: ["group": "\(group)", "error": "\(error)"])
         return "the store can't be read: \(error)"
+    }
+
+    /// Any thread.
+    private func tellDamage(_ error: any Error, in group: GroupID) {
+        guard let error = error as? DiskError, error.code == .corrupt else { return }
+        eventLoop.execute { [self] in
+            core?.stateDamaged(group: group, "\(error)")
+            scheduleTurn()
+        }
     }
 
     /// What only one replica's checksums show is that replica's; the rest is the host's.
@@ -103,11 +131,14 @@ extension HostLoop {
         let shell = shell
         let logs = shell.journal.recovered()
         shell.storeWriter.perform("reading the replicas from disk") { [self] in
-            if let damaged = store.damaged().first {
-                throw HostError(.disk, "replica \(damaged.replica) is damaged on disk: \(damaged.error)")
-            }
             let restored = try births.map {
-                try RestoredReplica($0, logs: logs, journal: shell.journal, store: store)
+                let replica = try RestoredReplica($0, logs: logs, journal: shell.journal, store: store)
+                if let damage = replica.damage {
+                    shell.logger.error(
+                        "what a replica has on disk is damaged, and is given up for another member's state",
+                        metadata: ["group": "\(replica.group)", "replica": "\($0.replica)", "error": "\(damage)"])
+                }
+                return replica
             }
             let records = restored.flatMap(\.plan.records)
             shell.journalWriter.perform { [self] journal in

@@ -138,6 +138,10 @@ final class HostLoop: @unchecked Sendable {
         case .mergeFoundNoSpace(let group, let reason):
             shell.space.mergeFoundNoSpace(reason)
             core.mergeFoundNoSpace(group: group)
+        case .snapshotTaken(let group, let after, let isLast):
+            core.snapshotTaken(group: group, after: after, isLast: isLast)
+        case .snapshotInstalled(let group): core.snapshotInstalled(group: group)
+        case .snapshotFailed(let group, let why): core.snapshotFailed(group: group, why)
         case .damaged(let job, let what):
             shell.logger.error("what a replica has on disk is damaged", metadata: ["error": "\(what)"])
             core.storeDamaged(job, what)
@@ -180,6 +184,7 @@ final class HostLoop: @unchecked Sendable {
         if !effects.coldReads.isEmpty { startColdReads(effects.coldReads[...]) }
         for page in effects.coldPages { startColdPage(page) }
         for read in effects.logReads { startLogRead(read) }
+        for read in effects.snapshotReads { startSnapshotRead(read) }
         if let store {
             for job in effects.storeJobs { shell.storeWriter.submit(job, in: store, from: place.number) }
         }

@@ -82,7 +82,8 @@ final class HostShell: @unchecked Sendable {
             },
             retry: { [unowned self] again in main.eventLoop.scheduleTask(in: .milliseconds(500)) { again() } },
             full: { [unowned self] reason in space.storeIsFull(reason) },
-            failed: { [unowned self] error, what in fail(error, what) })
+            failed: { [unowned self] error, what in fail(error, what) },
+            journalStand: { [journal] in (journal.identity.journal, journal.lastSequence) })
         loops = eventLoops.enumerated().map { number, eventLoop in
             HostLoop(place: LoopPlace(number: number, count: eventLoops.count), eventLoop: eventLoop, shell: self)
         }

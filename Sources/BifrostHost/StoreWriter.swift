@@ -8,6 +8,8 @@ import Synchronization
 package final class StoreWriter<Storage: Disk>: Sendable {
     private let worker = SerialWorker()
     private let waiting = Mutex(StoreQueue())
+    private let intakes = SnapshotIntakes<Storage>()
+    private let journalStand: @Sendable () -> (name: UInt64, sequence: UInt64)
     private let done: @Sendable (_ loop: Int, StoreOutcome) -> Void
     private let retry: @Sendable (_ again: @escaping @Sendable () -> Void) -> Void
     private let full: @Sendable (String?) -> Void
@@ -20,16 +22,19 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     ///   - full: called on the store's thread with the reason when a checkpoint found no space, each time that it is tried,
     ///     and with nil when none waits for space any more.
     ///   - failed: called on the store's thread, with what failed.
+    ///   - journalStand: the journal's name and its last durable commit, for manifests that come from other hosts.
     package init(
         done: @escaping @Sendable (_ loop: Int, StoreOutcome) -> Void,
         retry: @escaping @Sendable (_ again: @escaping @Sendable () -> Void) -> Void,
         full: @escaping @Sendable (String?) -> Void,
-        failed: @escaping @Sendable (any Error, _ what: String) -> Void
+        failed: @escaping @Sendable (any Error, _ what: String) -> Void,
+        journalStand: @escaping @Sendable () -> (name: UInt64, sequence: UInt64)
     ) {
         self.done = done
         self.retry = retry
         self.full = full
         self.failed = failed
+        self.journalStand = journalStand
     }
 
     package func submit(_ job: StoreJob, in store: Store<Storage>, from loop: Int) {
@@ -47,6 +52,9 @@ package final class StoreWriter<Storage: Disk>: Sendable {
     private struct Runner: StoreJobRunner {
         let writer: StoreWriter
         let store: Store<Storage>
+
+        var intakes: SnapshotIntakes<Storage> { writer.intakes }
+        var journalStand: (name: UInt64, sequence: UInt64) { writer.journalStand() }
 
         func nextCheckpoint() -> StoreQueue.Entry? { writer.waiting.withLock { $0.popFirstCheckpoint() } }
 

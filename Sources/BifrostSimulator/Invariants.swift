@@ -122,14 +122,7 @@ final class Invariants {
 
     func crashed(_ host: SimulatedHost) {
         for group in groups {
-            for model in group.replicas where model.host == host.place {
-                model.term = .zero
-                model.commit = .zero
-                model.applied = .zero
-                model.base = .zero
-                model.role = .follower
-                model.logTime = .zero
-            }
+            for model in group.replicas where model.host == host.place { model.forgetProcess() }
         }
     }
 
@@ -155,6 +148,10 @@ final class Invariants {
                     continue
                 }
                 if log.isDamaged { fail("durable means durable", model, "its log is damaged") }
+                if model.installedIndex > .zero, log.base == model.installedIndex, log.last == log.base {
+                    // The process ended between what is said below, in `restored`, and this.
+                    beginBehindSnapshot(model, log.hardState)
+                }
                 if log.last != model.durable.last || log.hardState != model.durable.hardState {
                     fail(
                         "durable means durable", model,
@@ -170,6 +167,8 @@ final class Invariants {
 
     func restored(_ host: SimulatedHost, _ replica: RestoredReplica) {
         guard let model = model(of: replica.view.replica) else { return }
+        // Behind a snapshot it begins anew though its process goes on.
+        model.forgetProcess()
         if let impairment = replica.plan.impairment {
             if !host.isRotten { fail("no lost disk", model, "impaired: \(impairment)") }
             if replica.plan.isMute { world.mark(.damageMadeMute) }
@@ -186,11 +185,28 @@ final class Invariants {
                 "durable means durable", model,
                 "its manifest is at \(header.index) after a restart, not \(model.manifestIndex)")
         }
+        if model.installedIndex == header.index, !replica.plan.records.isEmpty {
+            beginBehindSnapshot(model, replica.plan.start.hardState)
+        }
+        model.installedIndex = .zero
         for entry in replica.plan.start.entries
         where EntryMark.hash(of: entry) != model.durable.mark(at: entry.index)?.hash {
             fail("durable means durable", model, "entry \(entry.index) is another after a restart")
         }
         checkDigest(model, header.index, header.digest)
+    }
+
+    /// Its log is void, and begins anew behind a snapshot, whose entries are committed.
+    private func beginBehindSnapshot(_ model: ReplicaModel, _ state: HardState) {
+        let known = model.durable.hardState
+        if state.term < known.term || state.term == known.term && state.vote != known.vote {
+            fail("one vote per term", model, "\(state) behind a snapshot, after \(known)")
+        }
+        let marks = Array(groups[Int(model.group.rawValue)].committed.prefix(Int(model.installedIndex.rawValue)))
+        model.durable.marks = marks
+        model.written.marks = marks
+        model.durable.hardState = state
+        model.written.hardState = state
     }
 
     // MARK: Store
@@ -200,6 +216,19 @@ final class Invariants {
         guard let model = model(of: manifest.replica) else { return }
         published(manifest.header, of: model)
         if let doubtful = model.doubtfulManifest, doubtful.index == manifest.index { model.doubtfulManifest = nil }
+    }
+
+    /// Another host's state took the place of the replica's: it is of what is committed.
+    func installed(_ host: SimulatedHost, _ manifest: Manifest) {
+        guard let model = model(of: manifest.replica) else { return }
+        let index = manifest.header.index
+        if index < model.manifestIndex { fail("manifests only grow", model, "\(index) after \(model.manifestIndex)") }
+        if index.rawValue > UInt64(groups[Int(model.group.rawValue)].committed.count) {
+            fail("state machine safety", model, "a snapshot at \(index) of what is not committed")
+        }
+        model.manifestIndex = index
+        model.installedIndex = index
+        checkDigest(model, index, manifest.header.digest)
     }
 
     func perhapsPublished(_ host: SimulatedHost, _ header: ManifestHeader) {
@@ -231,6 +260,8 @@ final class Invariants {
                     "journal kept", model,
                     "entries through \(through) are called superfluous, its manifest ends at \(model.manifestIndex)")
             }
+            // A laggard gets a snapshot where that is so soon.
+            guard world.plan.settings.journalBytesForLaggards == .max else { continue }
             for other in groups[Int(model.group.rawValue)].replicas where other.durable.last < through {
                 fail(
                     "journal kept", model,
@@ -336,6 +367,7 @@ final class Invariants {
 
     private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel, isRotten: Bool) {
         if replica.statistics.surprises > 0 { fail("Raft's promises", model, "\(replica.statistics)") }
+        if replica.isInstalling { return }
         if replica.isImpaired || replica.isStopped, isRotten {
             if replica.role == .leader { fail("what is damaged does not lead", model, "\(replica)") }
             return

@@ -59,6 +59,8 @@ final class ReplicaModel {
     /// The manifest on disk, and one whose write was reported as failed: it may be there after a restart.
     @exclusivity(unchecked) var manifestIndex = LogIndex.zero
     @exclusivity(unchecked) var doubtfulManifest: ManifestHeader?
+    /// The manifest came from another host, and its log does not lead to it yet.
+    var installedIndex = LogIndex.zero
     /// The latest term that it led, and the latest in which it took entries of its log back, over all its processes.
     @exclusivity(unchecked) var ledTerm = Term.zero
     @exclusivity(unchecked) var cutInTerm = Term.zero
@@ -76,6 +78,16 @@ final class ReplicaModel {
         self.group = group
         self.replica = replica
         self.host = host
+    }
+
+    /// What follows is of another.
+    func forgetProcess() {
+        term = .zero
+        commit = .zero
+        applied = .zero
+        base = .zero
+        role = .follower
+        logTime = .zero
     }
 }
 

@@ -164,7 +164,7 @@ public final class SimulatedCluster {
         map.groups.allSatisfy { group in
             guard let leader = inspections(of: group).first(where: { $0.isEstablished }) else { return false }
             let sound = soundInspections(of: group)
-            return sound.count == group.replicas.count(where: { !hosts[place(of: $0.host)].isRotten })
+            return sound.count >= group.replicas.count(where: { !hosts[place(of: $0.host)].isRotten })
                 && sound.allSatisfy { $0.term == leader.term && $0.leader == leader.replica }
         }
     }
@@ -192,8 +192,9 @@ public final class SimulatedCluster {
 
     private func soundInspections(of group: GroupRecord) -> [ReplicaInspection] {
         group.replicas.compactMap {
-            let host = hosts[place(of: $0.host)]
-            return host.isRotten ? nil : host.inspection(of: group.id)
+            // What a damaged log has promised nobody can give back; all else is mended from others.
+            let inspection = hosts[place(of: $0.host)].inspection(of: group.id)
+            return inspection?.isLogDamaged == false ? inspection : nil
         }
     }
 

@@ -194,10 +194,17 @@ extension SimulatedHost {
         return .unavailable("\(error)")
     }
 
-    func startColdRead(_ read: ColdRead) {
+    private func tellDamage(_ error: any Error, in group: GroupID, to loop: SimulatedHostLoop) {
+        guard let error = error as? DiskError, error.code == .corrupt else { return }
+        loop.core.stateDamaged(group: group, "\(error)")
+        loop.scheduleTurn()
+    }
+
+    func startColdRead(_ read: ColdRead, of loop: SimulatedHostLoop) {
         world.report.coldReads += 1
         world.mark(.coldRead)
-        schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a read from disk ends") { [unowned self] in
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a read from disk ends") {
+            [unowned self, unowned loop] in
             guard let store else { return }
             do {
                 let found = try store.get(read.key, in: read.view)
@@ -206,6 +213,7 @@ extension SimulatedHost {
             } catch {
                 let refusal = refusal(unread: error, "a record")
                 answer(read.call, Response<DataResult>.refused(refusal)) { $0.index }
+                tellDamage(error, in: read.group, to: loop)
             }
         }
     }
@@ -221,6 +229,7 @@ extension SimulatedHost {
             } catch {
                 let refusal = refusal(unread: error, "a page")
                 answer(page.call, Response<PageResult>.refused(refusal)) { $0.index }
+                tellDamage(error, in: page.group, to: loop)
             }
         }
     }
@@ -246,6 +255,20 @@ extension SimulatedHost {
         }
     }
 
+    func startSnapshotRead(_ read: SnapshotRead, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a piece of a snapshot is read") {
+            [unowned self, unowned loop] in
+            guard let store else { return }
+            var result: SnapshotReadResult?
+            do { result = try read.result(from: store) } catch {
+                _ = refusal(unread: error, "a snapshot")
+                tellDamage(error, in: read.group, to: loop)
+            }
+            loop.core.snapshotRead(read, result)
+            loop.scheduleTurn()
+        }
+    }
+
     // MARK: Births
 
     func startBirths(_ births: [ReplicaBirth], of loop: SimulatedHostLoop) {
@@ -254,8 +277,12 @@ extension SimulatedHost {
             [unowned self, unowned loop] in
             guard let journal, let store else { return }
             do {
-                if let damaged = store.damaged().first { throw damaged.error }
                 let restored = try births.map { try RestoredReplica($0, logs: logs, journal: journal, store: store) }
+                for replica in restored {
+                    guard let damage = replica.damage else { continue }
+                    guard isRotten else { throw damage }
+                    world.mark(.damageFoundAtStart)
+                }
                 let records = restored.flatMap(\.plan.records)
                 if !records.isEmpty { _ = try journal.append(records) }
                 for replica in restored {
@@ -300,6 +327,15 @@ extension SimulatedHost: StoreJobRunner {
         return first..<(first + 2 + Int(world.random.below(UInt64(count - first - 1))))
     }
 
+    var journalStand: (name: UInt64, sequence: UInt64) {
+        journal.map { ($0.identity.journal, $0.lastSequence) } ?? (0, 0)
+    }
+
+    func installed(_ manifest: Manifest) {
+        invariants.installed(self, manifest)
+        world.mark(.snapshotInstalled)
+    }
+
     func publishing(_ header: ManifestHeader) { invariants.perhapsPublished(self, header) }
 
     func published(_ manifest: Manifest) { invariants.published(self, manifest) }
@@ -331,6 +367,25 @@ extension SimulatedHost: StoreJobRunner {
             loop.execute(after: delay, "host %h: a merge of group %b finds no space", UInt64(group.rawValue)) {
                 [unowned loop] in
                 loop.core.mergeFoundNoSpace(group: group)
+                loop.scheduleTurn()
+            }
+        case .snapshotTaken(let group, let after, let isLast):
+            loop.execute(after: delay, "host %h: a piece of a snapshot of group %b is taken", UInt64(group.rawValue)) {
+                [unowned loop] in
+                loop.core.snapshotTaken(group: group, after: after, isLast: isLast)
+                loop.scheduleTurn()
+            }
+        case .snapshotInstalled(let group):
+            loop.execute(after: delay, "host %h: a snapshot of group %b is installed", UInt64(group.rawValue)) {
+                [unowned loop] in
+                loop.core.snapshotInstalled(group: group)
+                loop.scheduleTurn()
+            }
+        case .snapshotFailed(let group, let why):
+            world.mark(.snapshotFailed)
+            loop.execute(after: delay, "host %h: a snapshot of group %b came to nothing", UInt64(group.rawValue)) {
+                [unowned loop] in
+                loop.core.snapshotFailed(group: group, why)
                 loop.scheduleTurn()
             }
         case .damaged(let job, let what):

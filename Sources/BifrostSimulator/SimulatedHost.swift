@@ -62,6 +62,7 @@ final class SimulatedHost {
     /// What is on its way to the disk.
     var committing: JournalQueue.Step?
     var storeQueue = StoreQueue()
+    private(set) var intakes = SnapshotIntakes<SimulatedDisk>()
     var isStoreBusy = false
     var storeJobUnderWay: StoreJob?
     private var isPowerFailing = false
@@ -289,6 +290,7 @@ final class SimulatedHost {
         store = nil
         committing = nil
         storeQueue = StoreQueue()
+        intakes = SnapshotIntakes()
         storeJobUnderWay = nil
         isStoreBusy = false
         if isKill, !world.plan.forgetsToSync {
@@ -358,9 +360,10 @@ final class SimulatedHost {
         if !work.replies.isEmpty {
             for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
         }
-        if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read) } }
+        if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read, of: loop) } }
         if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }
         if !work.logReads.isEmpty { for read in work.logReads { startLogRead(read, of: loop) } }
+        if !work.snapshotReads.isEmpty { for read in work.snapshotReads { startSnapshotRead(read, of: loop) } }
         if !work.storeJobs.isEmpty { submit(work.storeJobs, of: loop) }
         if !work.births.isEmpty { startBirths(work.births, of: loop) }
     }

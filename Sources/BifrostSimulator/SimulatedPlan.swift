@@ -125,6 +125,11 @@ package struct SimulatedPlan: Sendable {
         }
         // Enough for many entries: a disk that syncs for each keeps up with no load.
         if later.below(2) == 0 { journalCommitBytesMax = 3_000 + Int(later.below(30_000)) }
+        settings.journalBytesForLaggards = later.below(2) == 0 ? 20_000 + Int(later.below(200_000)) : .max
+        settings.snapshotPieceBytes = 500 + Int(later.below(20_000))
+        settings.snapshotsMax = 1 + Int(later.below(3))
+        if later.below(4) == 0 { settings.checkpointNanoseconds = 1_000_000_000 + later.below(20_000_000_000) }
+        if later.below(4) == 0 { settings.memtableBytesTotal = 200_000 + Int(later.below(2_000_000)) }
     }
 }
 

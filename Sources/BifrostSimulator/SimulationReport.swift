@@ -115,8 +115,14 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case damageNoticedByRead
     /// A damaged journal made a replica mute.
     case damageMadeMute
+    /// A start found that a replica's state in the store was damaged.
+    case damageFoundAtStart
     /// A damaged disk ended its host.
     case damageEndedHost
+    /// A replica went on from another's state.
+    case snapshotInstalled
+    /// A snapshot under way was given up.
+    case snapshotFailed
 }
 
 /// A rule that was broken.

@@ -8,8 +8,7 @@ public import Storage
 extension HostCore {
     func considerCheckpoint(_ replica: Replica) {
         guard replica.stopped == nil, replica.impairment == nil else { return }
-        if replica.checkpoint == nil, replica.core.appliedIndex > replica.manifestIndex,
-            hasRoomForARun(replica),
+        if mayFreeze(replica),
             replica.memtable.distinctBytes >= settings.memtableBytesTrigger || replica.isFull(settings)
                 || replica.appliedBytesSinceCheckpoint >= settings.journalBytesTrigger
         {
@@ -32,10 +31,7 @@ extension HostCore {
         guard journalBytes > settings.journalBytesSoft else { return }
         let fairShare = settings.journalBytesSoft / (2 * loop.count * max(replicas.count, 1))
         var worst: Replica?
-        for replica in replicas
-        where replica.checkpoint == nil && replica.core.appliedIndex > replica.manifestIndex && hasRoomForARun(replica)
-            && replica.stopped == nil
-        {
+        for replica in replicas where mayFreeze(replica) {
             // What a laggard pins, no checkpoint here sets free.
             let stable = replica.everywhereStable
             guard stable > replica.manifestIndex else { continue }
@@ -45,6 +41,28 @@ extension HostCore {
             freeze(worst)
             startStoreWork(worst)
         }
+    }
+
+    /// What changes little is written out some day too, so that a restart has little to do; and when the memtables of all
+    /// replicas take too much memory, the largest are. As many in a second as may be under way at once.
+    func checkpointForAgeAndMemory() {
+        var places = settings.checkpointsMax - checkpointsUnderWay
+        var bytes = 0
+        var largest: [Replica] = []
+        let ageTicks = settings.checkpointNanoseconds / settings.tickNanoseconds
+        for replica in replicas {
+            bytes += replica.memtable.arenaBytes
+            guard places > 0, mayFreeze(replica) else { continue }
+            if let since = replica.unsavedSinceTick, tickCount - since >= ageTicks {
+                checkpoint(replica)
+                places -= 1
+            } else if replica.memtable.distinctBytes > 0 {
+                largest.append(replica)
+            }
+        }
+        guard bytes > settings.memtableBytesTotal, places > 0 else { return }
+        largest.sort { $0.memtable.arenaBytes > $1.memtable.arenaBytes }
+        for replica in largest.prefix(places) { checkpoint(replica) }
     }
 
     /// A journal that goes on growing although this host's own leaders refuse writes: nothing of other leaders is taken
@@ -65,15 +83,20 @@ extension HostCore {
                 : "\(size): entries are taken again")
     }
 
-    /// Writes the replica's state out now, whatever its size: at a clean shutdown and on an operator's word.
-    public func checkpointAll() {
-        for replica in replicas
-        where replica.checkpoint == nil && replica.impairment == nil && replica.stopped == nil
-            && hasRoomForARun(replica) && replica.core.appliedIndex > replica.manifestIndex
-        {
-            freeze(replica)
-            startStoreWork(replica)
-        }
+    /// Writes the state of all replicas out now, whatever its size: on an operator's word.
+    public func checkpointAll() { for replica in replicas { checkpoint(replica) } }
+
+    /// Writes the replica's state out now, if it may.
+    func checkpoint(_ replica: Replica) {
+        guard mayFreeze(replica) else { return }
+        freeze(replica)
+        startStoreWork(replica)
+    }
+
+    private func mayFreeze(_ replica: Replica) -> Bool {
+        replica.checkpoint == nil && replica.impairment == nil && replica.stopped == nil
+            && replica.snapshots.intake == nil && replica.core.appliedIndex > replica.manifestIndex
+            && hasRoomForARun(replica)
     }
 
     private func freeze(_ replica: Replica) {
@@ -88,6 +111,7 @@ extension HostCore {
             journal: journal, journalSequence: journalSequence)
         replica.checkpoint = Replica.Checkpoint(frozen: replica.memtable.freeze(), header: header)
         replica.appliedBytesSinceCheckpoint = 0
+        replica.unsavedSinceTick = nil
     }
 
     private func startStoreWork(_ replica: Replica) {
@@ -180,30 +204,49 @@ extension HostCore {
         }
     }
 
-    /// A job found that what the replica has on disk is damaged. It stands still from then on, and may not lead; the
-    /// others of the host go on.
+    /// A job found that what the replica has on disk is damaged.
     public func storeDamaged(_ job: StoreJob, _ what: String) {
         let group: GroupID
         switch job {
         case .checkpoint(let its, _, _):
             checkpointsUnderWay -= 1
             group = its
+            replica(of: its)?.checkpoint = nil
         case .merge(let its, _):
             mergesUnderWay -= 1
             group = its
+            replica(of: its)?.isMerging = false
+        case .takeSnapshot, .installSnapshot, .dropSnapshot:
+            preconditionFailure("a snapshot that can't be taken has failed, and damages nothing")
         }
         storeJobEnded()
-        guard let replica = replica(of: group), replica.stopped == nil else { return }
-        stop(replica, because: "its state on disk is damaged: \(what)")
+        stateDamaged(group: group, what)
     }
 
-    /// What is in a durable manifest here and on disk with every member is nobody's any more. (Until snapshots can
-    /// bring a laggard up to date, the journal is kept for it.)
+    /// What the replica has on disk can't be read. It stands still, another member leads, and a whole state of another
+    /// takes its place. A replica that is alone goes on with what can be read.
+    public func stateDamaged(group: GroupID, _ what: String) {
+        guard let replica = replica(of: group), replica.stopped == nil, replica.impairment == nil else { return }
+        guard replica.withCore({ $0.configuration.members.contains { $0 != replica.id } }) else {
+            effects.notices.append("group \(group): the state on disk is damaged, and there is no other: \(what)")
+            return
+        }
+        stop(replica, because: "its state on disk is damaged: \(what)")
+        replica.isStateDamaged = true
+        // What is in memory goes, but for what the store's thread has: that it answers.
+        if replica.checkpoint?.isUnderWay == false { replica.checkpoint = nil }
+        wantSnapshot(replica)
+    }
+
+    /// What is in a durable manifest here and on disk with every member is nobody's any more. A journal that has grown
+    /// long waits for no member: a laggard gets a snapshot.
     func announceSuperfluous(_ replica: Replica) {
         replica.floor = max(replica.floor, replica.everywhereStable)
         // Nobody asks for them again, and each may hold a whole frame in memory.
         replica.core.evict(through: replica.floor)
-        var through = min(replica.floor, replica.manifestIndex)
+        var through = min(
+            journalBytes > settings.journalBytesForLaggards ? replica.manifestIndex : replica.floor,
+            replica.manifestIndex, heldForSnapshots(replica))
         if isPlanted("journal-cut-past-manifest") { through = min(replica.floor, replica.core.appliedIndex) }
         if isPlanted("journal-cut-past-laggard") { through = replica.manifestIndex }
         guard through > replica.core.base, through > replica.discarded else { return }

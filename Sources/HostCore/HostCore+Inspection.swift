@@ -27,6 +27,10 @@ package struct ReplicaInspection: Sendable {
     package var isActive: Bool
     package var isImpaired: Bool
     package var isStopped: Bool
+    /// It stands still, and begins anew on another member's state.
+    package var isInstalling: Bool
+    /// Its log lacks what it promised: no state of another mends that.
+    package var isLogDamaged: Bool
     package var waitingCalls: Int
     package var statistics: RaftStatistics
 }
@@ -55,7 +59,9 @@ extension HostCore {
             base: extent.base, last: extent.last, digest: digest, digestIndex: digestIndex,
             manifestIndex: replica.manifestIndex, floor: replica.floor, logTime: replica.logTime.current,
             isEstablished: !isStopped && core.isEstablished, isActive: replica.isActive,
-            isImpaired: replica.impairment != nil, isStopped: isStopped, waitingCalls: replica.waitingCalls,
+            isImpaired: replica.impairment != nil, isStopped: isStopped,
+            isInstalling: replica.stopped == HostCore.installing, isLogDamaged: replica.isMute || replica.isLogDamaged,
+            waitingCalls: replica.waitingCalls,
             statistics: core.statistics)
     }
 }

@@ -24,7 +24,9 @@ extension HostCore {
         resumeMerges()
         boundJournal()
         handOverForSpace()
+        tickSnapshots()
         if tickCount % 20 == 0 { announceFloors() }
+        if tickCount % secondTicks == 0 { checkpointForAgeAndMemory() }
     }
 
     // MARK: Hosts
@@ -90,6 +92,7 @@ extension HostCore {
         // Messages first: they may bring the very agreement that the digest is then compared for.
         while let (group, message) = try batch.next() { receive(message, of: group, from: host) }
         for floor in batch.floors { receive(floor, from: host) }
+        for snapshot in batch.snapshots { receive(snapshot, from: host) }
         receive(batch.heartbeat, batch.reply, of: peer)
     }
 
@@ -98,6 +101,7 @@ extension HostCore {
         guard let peer = peer(host) else { return }
         for (group, message) in part.messages { receive(message, of: group, from: host) }
         for floor in part.floors { receive(floor, from: host) }
+        for snapshot in part.snapshots { receive(snapshot, from: host) }
         receive(part.heartbeat, part.reply, of: peer)
     }
 

@@ -50,8 +50,13 @@ extension HostCore {
     public func install(
         group: GroupID, plan: ReplicaStartPlan, machine: MasterStateMachine, memtable: Memtable, view: StoreView
     ) {
-        guard replica(of: group) == nil else { return }
         let core = RaftCore(start: plan.start, settings: settings.raft, seed: random.next())
+        if let replica = replica(of: group) {
+            replica.core = core
+            replica.machine = machine
+            replica.memtable = memtable
+            return begin(replica, again: plan, on: view)
+        }
         let replica = Replica(group: group, core: core, machine: machine, memtable: memtable, view: view)
         if let group = map?.group(group) { replica.learn(group.replicas) }
         replica.impairment = plan.impairment
@@ -69,6 +74,7 @@ extension HostCore {
             replica.patientUntilTick = tickCount + UInt64(2 * settings.raft.electionTicks)
         }
         add(replica)
+        if replica.impairment != nil, !replica.isMute { wantSnapshot(replica) }
     }
 
     /// Leaders spread evenly at start: where the map prefers us, and a majority can be reached, we do not wait for a

@@ -57,6 +57,13 @@ extension HostCore {
         status.logBytes = UInt64(replica.core.memoryBytes)
         status.commands = replica.appliedCommands
         status.problem = replica.stopped ?? replica.impairment ?? ""
+        if let intake = replica.snapshots.intake, intake.number != 0 {
+            let text =
+                "takes a snapshot at index \(intake.index) from replica \(intake.from), "
+                + "\(intake.bytes >> 20) MiB so far"
+                + (intake.base > .zero ? ", of what changed after \(intake.base)" : "")
+            status.problem += status.problem.isEmpty ? text : "; \(text)"
+        }
         return status
     }
 }

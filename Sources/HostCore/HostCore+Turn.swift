@@ -110,8 +110,7 @@ extension HostCore {
                     from: read.from, through: read.through, bytesMax: read.bytesMax))
         }
         for follower in raftEffects.snapshotsNeeded {
-            effects.notices.append(
-                "group \(replica.group): replica \(follower) needs what the log no longer holds; snapshots come later")
+            offerSnapshot(replica, to: follower)
         }
         if raftEffects.roleChanged { updateLiveness(replica) }
     }
@@ -173,6 +172,7 @@ extension HostCore {
     public func journalDamaged(group: GroupID, _ what: String) {
         guard let replica = replica(of: group), replica.stopped == nil else { return }
         stop(replica, because: "a record of its journal is damaged: \(what)")
+        replica.isLogDamaged = true
     }
 
     // MARK: Apply
@@ -203,6 +203,7 @@ extension HostCore {
         }
         guard applied > from else { return }
         replica.core.applied(through: applied)
+        if replica.unsavedSinceTick == nil { replica.unsavedSinceTick = tickCount }
         let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)
         let isLarge = replica.withCore {
             $0.memoryBytes > settings.logMemoryBytesMax || $0.pinnedBytes > pinnedBytesMax

@@ -18,6 +18,8 @@ public final class HostCore {
         let host: HostID
         var isConnected = false
         var isBulkConnected = false
+        /// Its version reads peer batches of version 2.
+        var knowsSnapshots = true
         fileprivate var writer = PeerBatchWriter()
         fileprivate var bulkWriter = PeerBatchWriter()
         /// It is in `told`.
@@ -118,6 +120,12 @@ public final class HostCore {
     var space = SpaceLevel.ample
     /// Pages asked for and not answered.
     var pagesOpen = 0
+    /// Replicas that give or get snapshots, or need to.
+    var snapshotting: [Replica] = []
+    var suppliesOpen = 0
+    var intakesOpen = 0
+    /// What may be read for other hosts now.
+    var snapshotBytesLeft = 0
     /// Calls answered `overloaded`.
     public internal(set) var overloads: UInt64 = 0
     /// Messages that named a group or replica which is not here.

@@ -68,12 +68,39 @@ public struct JournalRead: Sendable {
     public var bytesMax: Int
 }
 
+/// A piece of a state for another host: for a reader thread, answered by `HostCore.snapshotRead`.
+public struct SnapshotRead: Sendable {
+    package var group: GroupID
+    package var to: ReplicaID
+    package var snapshot: UInt64
+    package var base: LogIndex
+    package var view: StoreView
+    /// Empty: the beginning, with the description.
+    package var after: Bytes
+    package var bytesMax: Int
+}
+
 /// Work for the store thread.
 public enum StoreJob: Sendable {
     /// Write the frozen memtable as a run and publish it; answered by `HostCore.checkpointDone`.
     case checkpoint(GroupID, FrozenMemtable, ManifestHeader)
     /// Merge the replica's runs; answered by `HostCore.mergeDone`.
     case merge(GroupID, ReplicaID)
+    /// Put a piece of a snapshot beside the replica's state; answered by `HostCore.snapshotTaken` or `snapshotFailed`.
+    case takeSnapshot(SnapshotPieceToTake)
+    /// Make the snapshot, all of which is there, the replica's state; answered by `snapshotInstalled` or
+    /// `snapshotFailed`.
+    case installSnapshot(GroupID, ReplicaID)
+    /// Delete what is there of a snapshot.
+    case dropSnapshot(GroupID, ReplicaID)
+}
+
+public struct SnapshotPieceToTake: Sendable {
+    package var group: GroupID
+    package var replica: ReplicaID
+    /// Of the first piece: what was there of another one goes.
+    package var description: SnapshotDescription?
+    package var records: Bytes
 }
 
 /// A replica to start that has never been on this disk: its first manifest and its journal base, durable, then
@@ -101,6 +128,7 @@ public struct HostEffects: Sendable {
     public var coldReads: [ColdRead] = []
     public var coldPages: [ColdPage] = []
     public var logReads: [JournalRead] = []
+    public var snapshotReads: [SnapshotRead] = []
     public var storeJobs: [StoreJob] = []
     public var births: [ReplicaBirth] = []
     /// Not empty when something changed, and then complete, for all replicas of this loop: entries at or below these
@@ -122,6 +150,7 @@ public struct HostEffects: Sendable {
         coldReads.clear()
         coldPages.clear()
         logReads.clear()
+        snapshotReads.clear()
         storeJobs.clear()
         births.clear()
         superfluous.clear()

@@ -27,6 +27,10 @@ public struct HostSettings: Sendable {
     public var journalBytesMax = 8 << 30
     /// Bytes of entries that wait for the journal's disk; beyond it no more are taken, from clients or leaders.
     public var undurableBytesMax = 256 << 20
+    /// Bytes of memory that the memtables of all replicas may take; beyond it the largest are checkpointed, however small.
+    public var memtableBytesTotal = 1 << 30
+    /// Nanoseconds after which what a replica has applied is checkpointed, however little it is.
+    public var checkpointNanoseconds: UInt64 = 600_000_000_000
     /// Checkpoints that may be under way at once.
     public var checkpointsMax = 4
     /// Merges that may be under way at once. They are long: they have places of their own, or a checkpoint, which makes
@@ -55,12 +59,22 @@ public struct HostSettings: Sendable {
     /// Groups whose explicit heartbeats are started in one tick after a disagreement, so that many do not wake at once.
     public var wakesPerTick = 512
 
+    /// Bytes of a piece of a snapshot, and how many are read for other hosts in a second, by this loop. More than one
+    /// piece is never under way for a receiver.
+    public var snapshotPieceBytes = 256 << 10
+    public var snapshotBytesPerSecond = 128 << 20
+    /// Snapshots that one loop gives at a time, and those that it gets.
+    public var snapshotsMax = 4
+    /// A journal above this does not wait for members that are behind: they get snapshots.
+    public var journalBytesForLaggards = 1 << 30
+
     public init() {}
 
     /// One loop's share of the bounds on the whole host.
     func share(of loop: LoopPlace) -> HostSettings {
         var share = self
         share.undurableBytesMax = max(undurableBytesMax / loop.count, Self.undurableBytesLeast)
+        share.memtableBytesTotal = memtableBytesTotal / loop.count
         share.checkpointsMax = max(checkpointsMax / loop.count, 1)
         share.mergesMax = max(mergesMax / loop.count, 1)
         share.logPinnedBytesMax = logPinnedBytesMax / loop.count

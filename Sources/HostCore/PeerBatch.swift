@@ -46,24 +46,35 @@ public struct LogFloor: Hashable, Sendable {
 
 /// The payload of one consensus frame:
 ///
-///     version u8 = 1 | parts u8 (bit 0 heartbeat, bit 1 reply) | 0 u16
+///     version u8 = 1 or 2 | parts u8 (bit 0 heartbeat, bit 1 reply) | 0 u16
 ///     heartbeat: sequence u64 | groups u32 | digest u64        if bit 0
 ///     reply: sequence u64 | agrees u8                          if bit 1
 ///     floors: count u32, then group u32 | index u64 each
+///     snapshots: count u32, then SnapshotMessage each          version 2
 ///     messages: count u32, then group u32 | RaftMessage each
 ///
-/// Written in one pass per turn; the count of messages is filled in at the end.
+/// Written in one pass per turn; the count of messages is filled in at the end. Version 2 is written only where there is
+/// a word on snapshots, and these are said only to hosts that know it.
 public struct PeerBatchWriter: ~Copyable {
     private var messages: ByteWriter
     public private(set) var messageCount: UInt32 = 0
     public var heartbeat: HostHeartbeat?
     public var reply: HostHeartbeatReply?
     public var floors: [LogFloor] = []
+    private var snapshots: [SnapshotMessage] = []
+    private var snapshotBytes = 0
 
     public init() { messages = ByteWriter(capacity: 4096) }
 
-    public var isEmpty: Bool { messageCount == 0 && heartbeat == nil && reply == nil && floors.isEmpty }
-    public var messageBytes: Int { messages.count }
+    public var isEmpty: Bool {
+        messageCount == 0 && heartbeat == nil && reply == nil && floors.isEmpty && snapshots.isEmpty
+    }
+    public var messageBytes: Int { messages.count + snapshotBytes }
+
+    package mutating func append(_ snapshot: SnapshotMessage) {
+        snapshots.append(snapshot)
+        snapshotBytes += snapshot.encodedBytes
+    }
 
     public mutating func append(_ message: RaftMessage, group: GroupID) {
         messages.write(group)
@@ -76,8 +87,8 @@ public struct PeerBatchWriter: ~Copyable {
 
     /// The frame's payload; the writer is empty afterwards.
     public mutating func take() -> Bytes {
-        var head = ByteWriter(capacity: 64 + floors.count * 12 + messages.count)
-        head.write(1 as UInt8)
+        var head = ByteWriter(capacity: 64 + floors.count * 12 + snapshotBytes + messages.count)
+        head.write(snapshots.isEmpty ? 1 as UInt8 : 2)
         head.write(UInt8((heartbeat == nil ? 0 : 1) | (reply == nil ? 0 : 2)))
         head.write(0 as UInt16)
         if let heartbeat {
@@ -93,6 +104,12 @@ public struct PeerBatchWriter: ~Copyable {
         for floor in floors {
             head.write(floor.group)
             head.write(floor.index)
+        }
+        if !snapshots.isEmpty {
+            head.write(UInt32(snapshots.count))
+            for snapshot in snapshots { snapshot.encode(into: &head) }
+            snapshots = []
+            snapshotBytes = 0
         }
         head.write(messageCount)
         messages.withUnsafeBytes { head.write(bytes: $0) }
@@ -110,14 +127,15 @@ public struct PeerBatchReader: ~Copyable {
     public let heartbeat: HostHeartbeat?
     public let reply: HostHeartbeatReply?
     public let floors: [LogFloor]
+    package let snapshots: [SnapshotMessage]
     private var reader: ByteReader
     private var left: Int
 
     public init(_ payload: Bytes) throws(DecodingFailure) {
         var reader = ByteReader(payload)
         let version = try reader.read(UInt8.self)
-        guard version == 1 else {
-            throw DecodingFailure(expected: "a peer batch of version 1", found: "version \(version)")
+        guard version == 1 || version == 2 else {
+            throw DecodingFailure(expected: "a peer batch of version 1 or 2", found: "version \(version)")
         }
         let parts = try reader.read(UInt8.self)
         guard parts < 4 else { throw DecodingFailure(expected: "parts of a peer batch", found: "bits \(parts)") }
@@ -132,10 +150,17 @@ public struct PeerBatchReader: ~Copyable {
         var floors: [LogFloor] = []
         if floorCount > 0 { floors.reserveCapacity(floorCount) }
         for _ in 0..<floorCount { floors.append(LogFloor(group: try reader.read(), index: try reader.read())) }
+        var snapshots: [SnapshotMessage] = []
+        if version == 2 {
+            let count = Int(try reader.read(UInt32.self))
+            try reader.check(count: count, ofSize: 21)
+            for _ in 0..<count { snapshots.append(try SnapshotMessage(from: &reader)) }
+        }
         left = Int(try reader.read(UInt32.self))
         self.heartbeat = heartbeat
         self.reply = reply
         self.floors = floors
+        self.snapshots = snapshots
         self.reader = reader
     }
 
@@ -155,6 +180,7 @@ public struct PeerBatchReader: ~Copyable {
 public struct PeerBatchPart: Sendable {
     package private(set) var messages: [(group: GroupID, message: RaftMessage)] = []
     package private(set) var floors: [LogFloor] = []
+    package private(set) var snapshots: [SnapshotMessage] = []
     /// Loop 0's.
     package private(set) var heartbeat: HostHeartbeat?
     package private(set) var reply: HostHeartbeatReply?
@@ -174,6 +200,10 @@ public struct PeerBatchPart: Sendable {
         }
         for floor in batch.floors {
             parts[LoopPlace.owner(of: floor.group, loops: loops), default: PeerBatchPart()].floors.append(floor)
+        }
+        for snapshot in batch.snapshots {
+            parts[LoopPlace.owner(of: snapshot.group, loops: loops), default: PeerBatchPart()].snapshots.append(
+                snapshot)
         }
         if batch.heartbeat != nil || batch.reply != nil {
             parts[0, default: PeerBatchPart()].heartbeat = batch.heartbeat

@@ -60,6 +60,8 @@ final class Replica {
     var impairment: String?
     /// It takes no part at all: its log may lack what it promised.
     var isMute = false
+    /// The same was found out while it ran.
+    var isLogDamaged = false
 
     /// Proposals of this replica's time as leader, by ascending term, and index within a term.
     var proposals: Deque<Proposal> = []
@@ -86,6 +88,8 @@ final class Replica {
     /// Encoded bytes of the entries that were applied since the checkpoint that was frozen last: what a new one would let
     /// the journal forget.
     var appliedBytesSinceCheckpoint = 0
+    /// The tick in which the first entry since that checkpoint was applied.
+    var unsavedSinceTick: UInt64?
     /// Every member has everything up to here on disk.
     var floor: LogIndex = .zero
     var announcedFloor: LogIndex = .zero
@@ -94,6 +98,12 @@ final class Replica {
     var appliedCommands: UInt64 = 0
     /// For want of space another replica is asked to lead, not before this tick.
     var handOverTick: UInt64 = 0
+    var snapshots = SnapshotState()
+    /// It is in the host's list of those with something to do about snapshots.
+    var isSnapshotting = false
+    /// What it has on disk can't be read: it needs a whole state of another.
+    var isStateDamaged = false
+    var snapshotsInstalled: UInt64 = 0
     /// The ticks at which other members last began to lead, as far as it was seen here, or were asked to.
     var lastTurns: [ReplicaID: UInt64] = [:]
     /// Another replica is preferred as leader: until this tick after the start its host gets the time to come.

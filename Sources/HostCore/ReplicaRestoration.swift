@@ -14,14 +14,19 @@ public struct RestoredReplica: Sendable {
     public var machine: MasterStateMachine
     /// Pins the manifest.
     public var view: StoreView
+    /// What it had in the store could not be read, and is gone: it begins with its log alone, and needs another's state
+    /// if that does not go back to the beginning.
+    public var damage: DiskError?
 
     /// Restores a replica that the disk knows; makes the first manifest of one that it doesn't. Store thread.
     ///
     /// - Parameter logs: what the journal recovered when it was opened.
-    /// - Throws: what the disk throws; `.corrupt` when the replica's manifest is damaged.
+    /// - Throws: what the disk throws.
     public init<D: Disk>(
         _ birth: ReplicaBirth, logs: [RecoveredLog], journal: Journal<D>, store: Store<D>
     ) throws {
+        damage = store.damaged().first { $0.replica == birth.replica }?.error
+        if damage != nil { try store.remove(birth.replica) }
         var manifest = store.manifest(of: birth.replica)
         if manifest == nil {
             let header = ManifestHeader(

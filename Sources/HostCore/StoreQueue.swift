@@ -2,6 +2,7 @@
 // no space. The order of the store's writer, without its thread and its clock.
 
 internal import DequeModule
+import Messages
 package import Primitives
 package import Storage
 
@@ -55,8 +56,47 @@ package struct StoreQueue: Sendable {
     }
 }
 
+/// Snapshots that are on their way into the store, by replica.
+package final class SnapshotIntakes<Storage: Disk>: @unchecked Sendable {
+    // @unchecked: belongs to the store's thread.
+    private var intakes: [ReplicaID: SnapshotInstaller<Storage>] = [:]
+
+    package init() {}
+
+    /// Puts a piece beside the replica's state.
+    ///
+    /// - Returns: where the next one begins, and whether this was the last.
+    fileprivate func take(_ piece: SnapshotPieceToTake, in store: Store<Storage>) throws -> (after: Bytes, isLast: Bool)
+    {
+        if let description = piece.description {
+            drop(piece.replica)
+            intakes[piece.replica] = try SnapshotInstaller(store, description, replica: piece.replica)
+        }
+        guard let installer = intakes[piece.replica] else {
+            throw DecodingFailure(expected: "the beginning of a snapshot", found: "a later piece")
+        }
+        let progress = try installer.accept(piece.records)
+        guard let position = progress.position else { return (Bytes(), progress.isComplete) }
+        let after = RecordPosition(slot: position.slot, machine: position.machine, key: position.key).encoded()
+        return (after, progress.isComplete)
+    }
+
+    fileprivate func install(_ replica: ReplicaID, _ stand: (name: UInt64, sequence: UInt64)) throws -> Manifest {
+        guard let installer = intakes.removeValue(forKey: replica) else {
+            throw DecodingFailure(expected: "a whole snapshot", found: "none")
+        }
+        return try installer.finish(journal: stand.name, journalSequence: stand.sequence)
+    }
+
+    fileprivate func drop(_ replica: ReplicaID) { intakes.removeValue(forKey: replica)?.abort() }
+}
+
 /// What became of a job of the store.
 package enum StoreOutcome: Sendable {
+    case snapshotTaken(GroupID, after: Bytes, isLast: Bool)
+    case snapshotInstalled(GroupID)
+    /// Nothing of it is left.
+    case snapshotFailed(GroupID, String)
     case checkpointed(GroupID, StoreView)
     case merged(GroupID, StoreView)
     /// There is too little space for a merge, and why.
@@ -72,6 +112,10 @@ package protocol StoreJobRunner {
     /// The first checkpoint that waits, no longer in the queue.
     func nextCheckpoint() -> StoreQueue.Entry?
     func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome)
+    /// Snapshots on their way into this store.
+    var intakes: SnapshotIntakes<Storage> { get }
+    /// The journal's name, and its last durable commit.
+    var journalStand: (name: UInt64, sequence: UInt64) { get }
     /// Nothing of a checkpoint is on disk. It is to be done some time later, behind those that came meanwhile.
     func foundNoSpace(_ entry: StoreQueue.Entry, _ error: DiskError)
 
@@ -84,6 +128,8 @@ package protocol StoreJobRunner {
     /// A manifest is to be published, or one was. Called as it happens.
     func publishing(_ header: ManifestHeader)
     func published(_ manifest: Manifest)
+    /// A manifest came from another host.
+    func installed(_ manifest: Manifest)
 }
 
 extension StoreJobRunner {
@@ -91,6 +137,7 @@ extension StoreJobRunner {
     package func runsToMerge(of count: Int) -> Range<Int>? { nil }
     package func publishing(_ header: ManifestHeader) {}
     package func published(_ manifest: Manifest) {}
+    package func installed(_ manifest: Manifest) {}
 
     /// Does a job, and deletes some of what it left behind.
     ///
@@ -109,6 +156,7 @@ extension StoreJobRunner {
             switch entry.job {
             case .checkpoint: foundNoSpace(entry, error)
             case .merge(let group, _): ended(entry, .mergeFoundNoSpace(group, "\(error)"))
+            case .takeSnapshot, .installSnapshot, .dropSnapshot: throw error
             }
         }
     }
@@ -129,6 +177,32 @@ extension StoreJobRunner {
             }
             if let manifest { published(manifest) }
             ended(entry, .merged(group, try view(of: replica, in: store)))
+        case .takeSnapshot(let piece):
+            try orTell(entry, piece.group, piece.replica) {
+                let (after, isLast) = try intakes.take(piece, in: store)
+                ended(entry, .snapshotTaken(piece.group, after: after, isLast: isLast))
+            }
+        case .installSnapshot(let group, let replica):
+            try orTell(entry, group, replica) {
+                installed(try intakes.install(replica, journalStand))
+                ended(entry, .snapshotInstalled(group))
+            }
+        case .dropSnapshot(_, let replica): intakes.drop(replica)
+        }
+    }
+
+    /// A snapshot that does not fit, or for which there is no room, comes to nothing; the replica stays what it was.
+    private func orTell(
+        _ entry: StoreQueue.Entry, _ group: GroupID, _ replica: ReplicaID, _ body: () throws -> Void
+    ) throws {
+        do { try body() } catch {
+            switch error {
+            case is SnapshotError, is ManifestConflict, is DecodingFailure: break
+            case let error as DiskError where error.code == .full || error.code == .corrupt: break
+            default: throw error
+            }
+            intakes.drop(replica)
+            ended(entry, .snapshotFailed(group, "\(error)"))
         }
     }
 

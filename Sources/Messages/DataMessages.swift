@@ -196,6 +196,19 @@ public struct RecordPosition: Hashable, Sendable {
         writer.writeWithLength(key)
     }
 
+    /// The position alone, in bytes of its own.
+    package func encoded() -> Bytes {
+        var writer = ByteWriter(capacity: 8 + key.count)
+        encode(into: &writer)
+        return writer.take()
+    }
+
+    package init(decoding bytes: Bytes) throws(DecodingFailure) {
+        var reader = ByteReader(bytes)
+        try self.init(from: &reader)
+        try reader.expectEnd()
+    }
+
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         slot = try reader.read()
         machine = try reader.read()

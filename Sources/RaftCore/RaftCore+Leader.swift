@@ -113,6 +113,11 @@ extension RaftCore {
         guard let position = position(of: message.from) else { return }
         progress[position].isRecentlyActive = true
         if message.commit > progress[position].commitKnown { progress[position].commitKnown = message.commit }
+        if progress[position].state == .snapshot, message.commit >= log.base {
+            // What it has committed is in this log too: it goes on from there.
+            progress[position].become(.probe)
+            progress[position].next = min(message.commit, log.last).next
+        }
         if progress[position].isHeartbeatOpen {
             progress[position].isHeartbeatOpen = false
             // What went in bulk may be under way for long: a nudge behind it asks what became of it.

@@ -25,6 +25,15 @@ enum ManifestEdit {
     /// The replica is gone.
     case delete
 
+    /// Nothing of what was there stays.
+    var replacesAll: Bool {
+        switch self {
+        case .install(_, let base, _, _): base == .zero
+        case .delete: true
+        case .create, .add, .replace: false
+        }
+    }
+
     /// The manifest after the edit; nil when it is deleted.
     func applied(to manifest: Manifest?, replica: ReplicaID) throws(ManifestConflict) -> Manifest? {
         func conflict(_ expected: String, _ found: String) -> ManifestConflict {
@@ -61,7 +70,9 @@ enum ManifestEdit {
             }
             manifest.runs.replaceSubrange(first..<first + old.count, with: new.map { [$0] } ?? [])
         case .install(let run, let base, let header, let horizon):
-            guard header.index > manifest.index else {
+            // A whole one may also replace the same state, where what the disk has of that is damaged.
+            let isSame = base == .zero && header.index == manifest.index && header.digest == manifest.digest
+            guard header.index > manifest.index || isSame else {
                 throw conflict("an end below the snapshot's index \(header.index)", "index \(manifest.index)")
             }
             guard base == .zero || manifest.index == base || isPlanted("increment-on-other-base") else {

@@ -114,7 +114,9 @@ public struct SnapshotDescription: Hashable, Sendable {
         logTime = manifest.logTime
         configuration = manifest.configuration
         digest = manifest.digest
-        horizon = base == .zero ? manifest.index : manifest.horizon
+        horizon =
+            base == .zero
+            ? manifest.index : isPlanted("increment-below-horizon") ? min(base, manifest.horizon) : manifest.horizon
         self.records = records
         self.tombstones = tombstones
     }

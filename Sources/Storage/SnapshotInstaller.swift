@@ -62,9 +62,7 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
         writer = RunWriter(run: run, replica: replica, recordsMax: Int(snapshot.records))
     }
 
-    deinit {
-        if !hasEnded { store.graveyard.bury(run) }
-    }
+    deinit { abort() }
 
     public var progress: SnapshotProgress {
         SnapshotProgress(
@@ -75,8 +73,8 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
     /// Takes the next piece. One that came before, as a whole or in part, is taken as far as it is new. Writes at most a
     /// transaction or two.
     ///
-    /// - Throws: `SnapshotError`: nothing has changed, but for `.wrongCount`. `DiskError`: the installation has ended, and
-    ///   its chunks go.
+    /// - Throws: `SnapshotError`: nothing has changed, but for `.wrongCount`. `DiskError`: the installation has ended, as
+    ///   after `abort`.
     @discardableResult @_specialize(where Storage == LMDBDisk)
     public func accept(_ bytes: Bytes) throws -> SnapshotProgress {
         try checkOpen()
@@ -140,13 +138,14 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
         }
     }
 
-    /// Ends the installation and deletes its chunks, in bounded transactions. Nothing happens if it has ended.
+    /// Ends the installation; its chunks go by and by, with `Store.reclaim`: there may be very many. Nothing happens if it
+    /// has ended.
     public func abort() {
         guard !hasEnded else { return }
         hasEnded = true
         _ = writer.takeComplete()
         pending = Store<Storage>.PendingChunks()
-        store.abandon([run])
+        store.graveyard.bury(run)
     }
 
     private func checkOpen() throws(SnapshotError) {

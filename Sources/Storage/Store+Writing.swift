@@ -230,7 +230,7 @@ extension Store {
     }
 
     /// What was written of runs that will not be published goes, now if the disk lets it, else later.
-    func abandon(_ runs: [RunID]) {
+    private func abandon(_ runs: [RunID]) {
         for run in runs { graveyard.bury(run) }
         // An error here would hide the one that led here; what stays is in the graveyard, and garbage at the next
         // start.
@@ -245,7 +245,9 @@ extension Store {
         _ purpose: DiskPurpose = .growth
     ) throws -> [Manifest?] {
         if chunks.isEmpty, edits.isEmpty { return [] }
-        let highest = state.withLock { $0.highestChunk }
+        let (highest, known) = state.withLock { state in
+            (state.highestChunk, edits.map { state.replicas[$0.0]?.manifest })
+        }
         let results = try disk.write(purpose) { writer in
             var top = highest
             for chunk in chunks {
@@ -257,10 +259,17 @@ extension Store {
             }
             // The body may run more than once: results begin anew.
             var results: [Manifest?] = []
-            for (replica, edit) in edits {
+            for (place, (replica, edit)) in edits.enumerated() {
                 let key = Manifest.key(replica)
                 let stored = try writer.withValue(for: key) { $0.map { Bytes(copying: $0) } }
-                let manifest = try stored.map { bytes throws(DiskError) in try Manifest(bytes, replica: replica) }
+                let manifest: Manifest?
+                do {
+                    manifest = try stored.map { bytes throws(DiskError) in try Manifest(bytes, replica: replica) }
+                } catch let error as DiskError where error.code == .corrupt && edit.replacesAll {
+                    // What goes as a whole need not be sound: it is as it was read or written last.
+                    guard let last = known[place] else { throw error }
+                    manifest = last
+                }
                 let edited = try edit.applied(to: manifest, replica: replica)
                 if let edited {
                     let bytes = edited.encoded()

@@ -37,12 +37,13 @@ import Testing
                     case .merged(let group, let view): "\(loop): \(group) has \(view.manifest.runs.count) run"
                     case .mergeFoundNoSpace(let group, _): "\(loop): no space to merge \(group)"
                     case .damaged(_, let what): "\(loop): damaged, \(what)"
+                    case .snapshotTaken, .snapshotInstalled, .snapshotFailed: "\(loop): a snapshot"
                     }
                 outcomes.list.withLock { $0.append(text) }
             },
             retry: { again in DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(50)) { again() } },
             full: { [outcomes] reason in outcomes.full.withLock { $0.append(reason) } },
-            failed: { error, what in Issue.record("\(what): \(error)") })
+            failed: { error, what in Issue.record("\(what): \(error)") }, journalStand: { (99, 0) })
     }
 
     private func header(_ index: UInt64, _ replica: UInt64) -> ManifestHeader {

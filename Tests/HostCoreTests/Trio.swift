@@ -17,6 +17,7 @@ final class TestHost {
     /// The only one, or loop 0's.
     var core: HostCore { cores[0] }
     let journal: Journal<SimulatedDisk>
+    let storeDisk: SimulatedDisk
     let store: Store<SimulatedDisk>
     var holdsJournal = false
     var holdsStore = false
@@ -50,8 +51,9 @@ final class TestHost {
             cluster: map.cluster, host: id, incarnation: Incarnation(id.rawValue), featureLevel: 1,
             journal: 100 + id.rawValue)
         journal = try Journal(disk: SimulatedDisk(seed: id.rawValue), formatting: identity)
+        storeDisk = SimulatedDisk(seed: 10 + id.rawValue)
         store = try Store(
-            disk: SimulatedDisk(seed: 10 + id.rawValue),
+            disk: storeDisk,
             formatting: StoreIdentity(cluster: map.cluster, host: id, journal: identity.journal),
             settings: StoreSettings(runsMax: settings.runsMax))
         let sequence = journal.lastSequence
@@ -63,6 +65,7 @@ final class TestHost {
         core.adopt(map)
     }
 
+    let intakes = SnapshotIntakes<SimulatedDisk>()
     var now = Instant(1_000_000)
     /// The most replies that one turn brought.
     var repliesOfTurnMax = 0
@@ -114,14 +117,27 @@ final class TestHost {
         if !work.superfluous.isEmpty { superfluousOfLoop[number] = work.superfluous }
         notices += work.notices
         for read in work.coldReads {
-            let found = try store.get(read.key, in: read.view)
-            replies[read.call] = .done(HostCore.result(found, index: read.index, revision: read.revision))
+            do {
+                let found = try store.get(read.key, in: read.view)
+                replies[read.call] = .done(HostCore.result(found, index: read.index, revision: read.revision))
+            } catch let error as DiskError where error.code == .corrupt {
+                replies[read.call] = .refused(.unavailable("\(error)"))
+                core.stateDamaged(group: read.group, "\(error)")
+            }
         }
         coldPages += work.coldPages
         for read in work.logReads {
             let entries = try journal.entries(
                 of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
             core.supply(entries, group: read.group, follower: read.follower)
+        }
+        for read in work.snapshotReads {
+            do { core.snapshotRead(read, try read.result(from: store)) } catch let error as DiskError
+                where error.code == .corrupt
+            {
+                core.stateDamaged(group: read.group, "\(error)")
+                core.snapshotRead(read, nil)
+            }
         }
         let logs = journal.recovered()
         for birth in work.births {
@@ -157,16 +173,7 @@ final class TestHost {
     func doJobs(where isDone: (StoreJob) -> Bool = { _ in true }) throws {
         let work = jobs.filter(isDone)
         jobs.removeAll(where: isDone)
-        for job in work {
-            switch job {
-            case .checkpoint(let group, let frozen, let header):
-                try store.checkpoint(frozen, header)
-                if let view = store.view(header.replica) { core(of: group).checkpointDone(group: group, view: view) }
-            case .merge(let group, let replica):
-                try store.merge(replica)
-                if let view = store.view(replica) { core(of: group).mergeDone(group: group, view: view) }
-            }
-        }
+        for job in work { try carryOut(StoreQueue.Entry(job, from: 0), in: store) }
     }
 
     func takeOutbox() -> [(host: HostID, channel: PeerChannel, payload: Bytes)] {
@@ -211,6 +218,31 @@ final class TestHost {
     }
     func isDone(_ token: UInt64) -> Bool {
         if case .done = answer(token) { true } else { false }
+    }
+}
+
+extension TestHost: StoreJobRunner {
+    typealias Storage = SimulatedDisk
+
+    var journalStand: (name: UInt64, sequence: UInt64) { (journal.identity.journal, journal.lastSequence) }
+    func nextCheckpoint() -> StoreQueue.Entry? { nil }
+    func foundNoSpace(_ entry: StoreQueue.Entry, _ error: DiskError) {}
+
+    func ended(_ entry: StoreQueue.Entry, _ outcome: StoreOutcome) {
+        switch outcome {
+        case .checkpointed(let group, let view): core(of: group).checkpointDone(group: group, view: view)
+        case .merged(let group, let view): core(of: group).mergeDone(group: group, view: view)
+        case .mergeFoundNoSpace(let group, _): core(of: group).mergeFoundNoSpace(group: group)
+        case .damaged(.checkpoint(let group, _, _), let what), .damaged(.merge(let group, _), let what):
+            core(of: group).storeDamaged(entry.job, what)
+        case .damaged: break
+        case .snapshotTaken(let group, let after, let isLast):
+            core(of: group).snapshotTaken(group: group, after: after, isLast: isLast)
+        case .snapshotInstalled(let group): core(of: group).snapshotInstalled(group: group)
+        case .snapshotFailed(let group, let why):
+            core(of: group).snapshotFailed(group: group, why)
+            notices.append(why)
+        }
     }
 }
 

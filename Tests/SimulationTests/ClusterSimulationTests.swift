@@ -222,5 +222,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 }
 
 extension SimulationMark {
-    fileprivate var isOfDamage: Bool { [.damageNoticedByRead, .damageMadeMute, .damageEndedHost].contains(self) }
+    fileprivate var isOfDamage: Bool {
+        [.damageNoticedByRead, .damageMadeMute, .damageEndedHost, .damageFoundAtStart].contains(self)
+    }
 }

@@ -1,0 +1,194 @@
+// Giving a replica's state to another member: who is offered one, what is pinned meanwhile and for how long, and how fast
+// pieces are read.
+
+import Messages
+import Primitives
+import RaftCore
+package import Storage
+
+/// A state that a replica gives to another.
+struct SnapshotSupply {
+    let to: ReplicaID
+    /// Names it in the words of both.
+    let number: UInt64
+    /// 0: a whole one.
+    let base: LogIndex
+    let index: LogIndex
+    /// Pins what is read; nil when the other side needs no more of it. The log stays a while yet for what it asks next.
+    var view: StoreView?
+    /// Where the piece begins that is to be read, or is being read; nil: the other side has what it asked for.
+    var wanted: Bytes?
+    var isReading = false
+    let begunTick: UInt64
+    var usedTick: UInt64
+}
+
+extension HostCore {
+    /// A state that nobody asks for is let go of, and each one some day: who is so slow begins anew.
+    private var supplyIdleTicks: UInt64 { 30 * secondTicks }
+    private var supplyTicks: UInt64 { 3_600 * secondTicks }
+    /// After the last piece: installing, a restart of consensus, the first append.
+    private var aftermathTicks: UInt64 { 10 * secondTicks }
+
+    /// Consensus needs more than the log has for this follower.
+    func offerSnapshot(_ replica: Replica, to follower: ReplicaID) {
+        note(replica) { if !$0.needy.contains(follower) { $0.needy.append(follower) } }
+    }
+
+    func tickSupplies(of replica: Replica) {
+        if tickCount % secondTicks == 0 {
+            replica.snapshots.needy.removeAll { follower in
+                replica.role != .leader || replica.core.progress(of: follower)?.state != .snapshot
+            }
+            for follower in replica.snapshots.needy { say(.offer, replica, to: follower) }
+        }
+        for place in replica.snapshots.supplies.indices.reversed() {
+            let supply = replica.snapshots.supplies[place]
+            let idleTicks = supply.view == nil ? aftermathTicks : supplyIdleTicks
+            if tickCount - supply.usedTick > idleTicks || tickCount - supply.begunTick > supplyTicks {
+                close(replica, place)
+                replica.snapshots.supplies.remove(at: place)
+                // It may have held back what the journal may forget.
+                announceSuperfluous(replica)
+            }
+        }
+        readWanted(replica)
+    }
+
+    func fetch(_ replica: Replica, by other: ReplicaID, _ request: SnapshotMessage.Fetch) {
+        func refuse(_ reason: SnapshotRefusal) {
+            say(.refused(snapshot: request.snapshot, reason), replica, to: other)
+        }
+        guard replica.stopped == nil, replica.impairment == nil else { return refuse(.none) }
+        if request.snapshot == 0 {
+            let manifest = replica.view.manifest
+            guard manifest.header.index >= max(request.least, request.base.next) else {
+                // What it needs is not on disk yet; it will ask again.
+                guard replica.core.appliedIndex >= max(request.least, request.base.next) else {
+                    return refuse(.notNewer)
+                }
+                return checkpoint(replica)
+            }
+            if let place = replica.snapshots.supplies.firstIndex(where: { $0.to == other }) {
+                close(replica, place)
+                replica.snapshots.supplies.remove(at: place)
+            }
+            guard suppliesOpen < settings.snapshotsMax else { return refuse(.busy) }
+            suppliesOpen += 1
+            let isIncrement = request.base >= manifest.horizon || isPlanted("increment-below-horizon")
+            let number = random.next() | 1
+            note(replica) {
+                $0.supplies.append(
+                    SnapshotSupply(
+                        to: other, number: number, base: isIncrement ? request.base : .zero,
+                        index: manifest.header.index, view: replica.view, wanted: Bytes(), begunTick: tickCount,
+                        usedTick: tickCount))
+            }
+        } else {
+            let supplies = replica.snapshots.supplies
+            guard
+                let place = supplies.firstIndex(where: {
+                    $0.to == other && $0.number == request.snapshot && $0.view != nil
+                })
+            else { return refuse(.gone) }
+            replica.snapshots.supplies[place].usedTick = tickCount
+            replica.snapshots.supplies[place].wanted = request.after
+        }
+        readWanted(replica)
+    }
+
+    /// Reads what is asked for, as far as the limit on bytes lets it.
+    private func readWanted(_ replica: Replica) {
+        for place in replica.snapshots.supplies.indices {
+            let supply = replica.snapshots.supplies[place]
+            guard let after = supply.wanted, let view = supply.view, !supply.isReading, snapshotBytesLeft > 0 else {
+                continue
+            }
+            // How many there are shows when they were read.
+            snapshotBytesLeft -= settings.snapshotPieceBytes
+            replica.snapshots.supplies[place].isReading = true
+            effects.snapshotReads.append(
+                SnapshotRead(
+                    group: replica.group, to: supply.to, snapshot: supply.number, base: supply.base, view: view,
+                    after: after, bytesMax: settings.snapshotPieceBytes))
+        }
+    }
+
+    /// A `SnapshotRead` has ended.
+    ///
+    /// - Parameter piece: nil: what it was to read is damaged, as was reported.
+    package func snapshotRead(_ read: SnapshotRead, _ piece: SnapshotReadResult?) {
+        snapshotBytesLeft += settings.snapshotPieceBytes - (piece?.records.count ?? 0)
+        guard let replica = replica(of: read.group),
+            let place = replica.snapshots.supplies.firstIndex(where: { $0.number == read.snapshot })
+        else { return }
+        replica.snapshots.supplies[place].isReading = false
+        guard let piece else {
+            close(replica, place)
+            return say(.refused(snapshot: read.snapshot, .none), replica, to: read.to)
+        }
+        // Asked for another place meanwhile: that is read next.
+        guard replica.snapshots.supplies[place].wanted == read.after else { return readWanted(replica) }
+        replica.snapshots.supplies[place].wanted = nil
+        replica.snapshots.supplies[place].usedTick = tickCount
+        say(
+            .piece(
+                SnapshotMessage.Piece(
+                    snapshot: read.snapshot, after: read.after, isLast: piece.isLast, description: piece.description,
+                    records: piece.records)), replica, to: read.to)
+    }
+
+    /// The other side has all of it, or has given up.
+    func done(_ replica: Replica, with snapshot: UInt64, by other: ReplicaID) {
+        guard
+            let place = replica.snapshots.supplies.firstIndex(where: { $0.to == other && $0.number == snapshot })
+        else { return }
+        close(replica, place)
+        replica.snapshots.supplies[place].usedTick = tickCount
+    }
+
+    private func close(_ replica: Replica, _ place: Int) {
+        guard replica.snapshots.supplies[place].view != nil else { return }
+        replica.snapshots.supplies[place].view = nil
+        replica.snapshots.supplies[place].wanted = nil
+        suppliesOpen -= 1
+    }
+
+    /// The log stays above what others are being given, or each would need another one when it has it; but no journal
+    /// becomes too long for that.
+    func heldForSnapshots(_ replica: Replica) -> LogIndex {
+        guard journalBytes / 2 <= settings.journalBytesForLaggards else { return LogIndex(.max) }
+        return replica.snapshots.supplies.reduce(LogIndex(.max)) { min($0, $1.index) }
+    }
+}
+
+// MARK: - Reading
+
+/// What a `SnapshotRead` found.
+package struct SnapshotReadResult: Sendable {
+    var description: Bytes
+    var records: Bytes
+    var isLast: Bool
+}
+
+extension SnapshotRead {
+    /// Reads the piece. Any thread.
+    ///
+    /// - Throws: `DiskError`, `.corrupt` when what was read is damaged; `SnapshotError` or `DecodingFailure` when there is
+    ///   no such piece.
+    package func result<D: Disk>(from store: Store<D>) throws -> SnapshotReadResult {
+        let reader = try SnapshotReader(store, view, base: base)
+        var description = Bytes()
+        var position: RecordKey?
+        if after.isEmpty {
+            var writer = ByteWriter()
+            try reader.describe().encode(into: &writer)
+            description = writer.take()
+        } else {
+            let place = try RecordPosition(decoding: after)
+            position = RecordKey(slot: place.slot, machine: place.machine, key: place.key)
+        }
+        let piece = try reader.piece(behind: position, bytesMax: bytesMax)
+        return SnapshotReadResult(description: description, records: piece.bytes, isLast: piece.next == nil)
+    }
+}

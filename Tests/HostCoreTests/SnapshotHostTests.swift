@@ -1,0 +1,213 @@
+// A follower that needs what is in nobody's log any more gets a snapshot of its leader's state; so does a replica whose
+// state on disk is damaged.
+
+import BifrostSimulator
+import HostCore
+import Messages
+import Primitives
+import RaftCore
+import Ring
+import Storage
+import Testing
+
+@Suite struct SnapshotHostTests {
+    private let group = GroupID(1)
+
+    /// What hosts said about snapshots, in order.
+    private final class Words {
+        var list: [SnapshotMessage] = []
+
+        init(_ trio: Trio) {
+            trio.look = { [unowned self] _, _, payload in
+                guard let reader = try? PeerBatchReader(payload) else { return }
+                list += reader.snapshots
+            }
+        }
+
+        var fetches: [SnapshotMessage.Fetch] {
+            list.compactMap { if case .fetch(let fetch) = $0.kind { fetch } else { nil } }
+        }
+        var pieces: [SnapshotMessage.Piece] {
+            list.compactMap { if case .piece(let piece) = $0.kind { piece } else { nil } }
+        }
+    }
+
+    /// Journals that wait for nobody, and small pieces.
+    private func trio(_ adjust: (inout HostSettings) -> Void = { _ in }) throws -> Trio {
+        try Trio {
+            $0.journalBytesForLaggards = 1
+            $0.memtableBytesTrigger = 2_000
+            $0.snapshotPieceBytes = 700
+            $0.raft.appendBytesMax = 500
+            adjust(&$0)
+        }
+    }
+
+    private func write(_ trio: Trio, _ keys: ClosedRange<Int>, value: String, at place: Int, ticks: Int = 100) throws {
+        for key in keys {
+            trio.hosts[place].core.journalBytes = 2
+            trio.hosts[place].put("key \(key)", value, group: group, token: UInt64(key))
+            try trio.tick(1)
+            #expect(trio.hosts[place].isDone(UInt64(key)), "key \(key)")
+        }
+        try trio.tick(ticks)
+    }
+
+    private func expectEqual(_ trio: Trio) throws {
+        let all = trio.hosts.map { $0.inspection(of: group) }
+        #expect(all.allSatisfy { $0?.applied == all[0]?.applied && $0?.digest == all[0]?.digest }, "\(all)")
+        #expect(all.allSatisfy { $0?.isStopped == false && $0?.isImpaired == false })
+    }
+
+    private func installed(_ trio: Trio, at place: Int) -> Int {
+        trio.hosts[place].notices.count { $0.contains("goes on from a snapshot") }
+    }
+
+    /// One host is away while the others write so much that their logs no longer go back to what it has.
+    private func leaveBehind(_ trio: Trio, _ away: Int, by leader: Int) throws {
+        trio.cut(away)
+        try write(trio, 1...60, value: String(repeating: "new", count: 40), at: leader)
+        let base = trio.hosts[leader].inspection(of: group)?.base ?? .zero
+        #expect(base > trio.hosts[away].inspection(of: group)?.last ?? .zero, "the log goes back to \(base)")
+    }
+
+    @Test func aFollowerThatWasAwayGetsASnapshotAndGoesOn() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        try write(trio, 1...5, value: "old", at: leader)
+        try leaveBehind(trio, away, by: leader)
+        trio.join(away)
+        try trio.tick(400)
+        try expectEqual(trio)
+        #expect(installed(trio, at: away) == 1)
+        trio.hosts[leader].put("later", "v", group: group, token: 1_000)
+        try trio.tick(10)
+        #expect(trio.hosts[leader].isDone(1_000))
+        try expectEqual(trio)
+        trio.hosts[away].get("key 60", group: group, .linearizableAnywhere, token: 2_000)
+        try trio.tick(5)
+        #expect(trio.hosts[away].isDone(2_000))
+    }
+
+    @Test func onlyWhatChangedIsSentWhereTheHorizonLetsIt() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        try write(trio, 1...60, value: String(repeating: "old", count: 40), at: leader)
+        let base = try #require(trio.hosts[away].inspection(of: group)).manifestIndex
+        #expect(base > .zero)
+        let words = Words(trio)
+        trio.cut(away)
+        try write(trio, 61...100, value: String(repeating: "new", count: 40), at: leader)
+        trio.join(away)
+        try trio.tick(400)
+        try expectEqual(trio)
+        var reader = ByteReader(try #require(words.pieces.first).description)
+        let description = try SnapshotDescription(from: &reader)
+        #expect(description.base == base)
+        #expect(description.records <= 60, "of a hundred")
+        #expect(words.pieces.last?.isLast == true)
+    }
+
+    @Test func aLostConnectionCostsNoPieceThatIsThere() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        try leaveBehind(trio, away, by: leader)
+        let words = Words(trio)
+        trio.join(away)
+        for _ in 0..<100 where words.pieces.count < 3 {
+            for host in trio.hosts { host.tick() }
+            for _ in 0..<3 { _ = try trio.deliver() }
+        }
+        #expect(words.pieces.count >= 3)
+        trio.isBulkLost = true
+        try trio.tick(30)
+        trio.isBulkLost = false
+        try trio.tick(400)
+        try expectEqual(trio)
+        #expect(words.fetches.count { $0.snapshot == 0 } == 1, "one snapshot from its beginning")
+        #expect(words.pieces.count { $0.after.isEmpty } == 1, "its first piece once")
+    }
+
+    @Test func aReceiverThatDiesPinsNothingForLong() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        try leaveBehind(trio, away, by: leader)
+        let words = Words(trio)
+        trio.join(away)
+        for _ in 0..<100 where words.pieces.isEmpty {
+            for host in trio.hosts { host.tick() }
+            for _ in 0..<3 { _ = try trio.deliver() }
+        }
+        trio.cut(away)
+        try write(trio, 61...120, value: String(repeating: "then", count: 40), at: leader, ticks: 0)
+        let held = try #require(trio.hosts[leader].inspection(of: group)).base
+        try trio.tick(45 * 20)
+        for key in 121...160 {
+            trio.hosts[leader].core.journalBytes = 2
+            trio.hosts[leader].put(
+                "key \(key)", String(repeating: "later", count: 40), group: group, token: UInt64(key))
+            try trio.tick()
+        }
+        try trio.tick(50)
+        let free = try #require(trio.hosts[leader].inspection(of: group)).base
+        #expect(free > held, "the log goes back to \(held), then to \(free)")
+        trio.join(away)
+        try trio.tick(600)
+        try expectEqual(trio)
+    }
+
+    @Test(arguments: [true, false]) func aReplicaWithADamagedBlockIsRebuiltFromAnother(isLeader: Bool) throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let place = isLeader ? leader : (leader + 1) % 3
+        try write(trio, 1...60, value: String(repeating: "v", count: 100), at: leader)
+        let disk = trio.hosts[place].storeDisk
+        // Every chunk, but for the manifests and the superblock.
+        for (key, value) in disk.contents() where value.count > 500 { disk.flipBit(in: key, bit: 8 * value.count / 2) }
+        for key in 1...60 {
+            trio.hosts[place].get("key \(key)", group: group, .local, token: UInt64(1_000 + key))
+            try trio.tick()
+        }
+        #expect(trio.hosts[place].notices.contains { $0.contains("its state on disk is damaged") })
+        try trio.tick(600)
+        try expectEqual(trio)
+        #expect(installed(trio, at: place) >= 1)
+        for key in 1...60 {
+            trio.hosts[place].get("key \(key)", group: group, .local, token: UInt64(2_000 + key))
+            try trio.tick()
+            #expect(trio.hosts[place].isDone(UInt64(2_000 + key)), "key \(key)")
+        }
+    }
+
+    /// What a peer may say: all kinds, read as they were written, and refused with every byte cut off.
+    @Test func wordsAreReadAsTheyWereWrittenAndNothingElse() throws {
+        let kinds: [SnapshotMessage.Kind] = [
+            .offer, .fetch(.init(snapshot: 7, base: LogIndex(5), least: LogIndex(9), after: "abc")),
+            .piece(.init(snapshot: 7, after: "", isLast: true, description: "what", records: "records")),
+            .refused(snapshot: 7, .busy), .done(snapshot: 7),
+        ]
+        let words = kinds.map { SnapshotMessage(group: group, from: ReplicaID(1), to: ReplicaID(2), $0) }
+        var writer = PeerBatchWriter()
+        for word in words { writer.append(word) }
+        writer.floors.append(LogFloor(group: group, index: LogIndex(3)))
+        let payload = writer.take()
+        #expect(payload[0] == 2, "the version")
+        #expect(try PeerBatchReader(payload).snapshots == words)
+        for count in 0..<payload.count - 4 {
+            #expect(throws: DecodingFailure.self, "\(count) bytes") { _ = try PeerBatchReader(payload[0..<count]) }
+        }
+        for bit in 0..<payload.count * 8 {
+            var bytes = payload.array
+            bytes[bit / 8] ^= 1 << (bit % 8)
+            // Anything but a trap.
+            _ = try? PeerBatchReader(Bytes(bytes))
+        }
+        // Without a word on snapshots it is what every host reads.
+        writer.floors.append(LogFloor(group: group, index: LogIndex(3)))
+        #expect(writer.take()[0] == 1)
+    }
+}
