@@ -427,7 +427,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     // MARK: connections
 
     private func makeConnection(to address: NetworkAddress, cluster: ClusterID, target: HostID) -> RPCConnection {
-        let identity = PeerIdentity(cluster: cluster, featureLevel: 1, name: options.name)
+        let identity = PeerIdentity(cluster: cluster, featureLevel: FeatureLevel.current, name: options.name)
         return RPCConnection(
             to: address, hello: Hello(role: .client, identity: identity, target: target), eventLoop: eventLoop,
             seed: random.next(), delegate: self, logger: options.logger)

@@ -29,9 +29,6 @@ public final class Host: Sendable {
         address = server.address
     }
 
-    /// Newest formats and commands of this version.
-    public static let featureLevel: UInt32 = 1
-
     /// Opens the directory, listens, and takes its part in the cluster that it belongs to, if it belongs to one.
     ///
     /// - Parameter failed: called when a disk failed: nothing in memory may be believed from then on, the process must
@@ -138,13 +135,14 @@ public final class Host: Sendable {
             let storeDisk = try LMDBDisk(directory: directory.store, settings: storeSettings)
             var random = SystemRandomNumberGenerator()
             let fresh = HostIdentity(
-                incarnation: Incarnation(random.next() | 1), featureLevel: featureLevel, journal: random.next() | 1)
+                incarnation: Incarnation(random.next() | 1), featureLevel: FeatureLevel.current,
+                journal: random.next() | 1)
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
-            guard identity.featureLevel <= featureLevel else {
+            guard identity.featureLevel <= FeatureLevel.current else {
                 throw HostError(
                     .directory,
-                    "\(directory.path) was used by a version with feature level \(identity.featureLevel), this one has \(featureLevel): use the newer one"
+                    "\(directory.path) was used by a version with feature level \(identity.featureLevel), this one has \(FeatureLevel.current): use the newer one"
                 )
             }
             // A store has an owner as soon as it has a superblock, and a host without a cluster has no store.
@@ -159,7 +157,7 @@ public final class Host: Sendable {
                 )
             }
             identity.bootCounter += 1
-            identity.featureLevel = featureLevel
+            identity.featureLevel = FeatureLevel.current
             try journal.update(identity)
             return (journalDisk, storeDisk, journal)
         } catch let error as DiskError {

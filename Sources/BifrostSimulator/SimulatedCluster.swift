@@ -50,12 +50,12 @@ public final class SimulatedCluster {
         let records = (1...plan.hosts).map { number in
             HostRecord(
                 id: HostID(UInt64(number)), name: "host\(number)", address: "10.0.0.\(number):7000",
-                incarnation: Incarnation(UInt64(number) * 1_000_003))
+                incarnation: Incarnation(UInt64(number) * 1_000_003), featureLevel: FeatureLevel.current)
         }
         do {
             map = try Planner.firstMap(
                 cluster: ClusterID(high: 1, low: seed | 1), hosts: records, groups: plan.groups,
-                replicas: plan.replicas)
+                replicas: plan.replicas, featureLevel: FeatureLevel.current)
         } catch { preconditionFailure("no map: \(error)") }
         keys = (0..<plan.keys).map { Bytes("key \($0)") }
         openOperations = Array(repeating: 0, count: keys.count)

@@ -174,7 +174,8 @@ final class SimulatedHost {
         storeDisk.begin()
         do {
             let fresh = HostIdentity(
-                cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: 1, journal: journalName)
+                cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: FeatureLevel.current,
+                journal: journalName)
             if let startFaults {
                 let disk = startFaults.isJournal ? journalDisk : storeDisk
                 var faults = startFaults.faults

@@ -36,7 +36,8 @@ extension HostCore {
         guard let map else { return }
         for (group, id) in map.replicas(on: host)
         where loop.owns(group.id) && replica(of: group.id) == nil && isBirthAsked.insert(id).inserted {
-            effects.births.append(ReplicaBirth(group: group.id, replica: id, configuration: group.configuration))
+            effects.births.append(
+                ReplicaBirth(group: group.id, replica: id, configuration: group.firstConfiguration(of: id)))
         }
     }
 

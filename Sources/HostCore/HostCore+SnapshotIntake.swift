@@ -195,7 +195,8 @@ extension HostCore {
     package func snapshotInstalled(group: GroupID) {
         guard let replica = replica(of: group), let map, let record = map.group(group) else { return }
         effects.births.append(
-            ReplicaBirth(group: group, replica: replica.id, configuration: record.configuration))
+            ReplicaBirth(
+                group: group, replica: replica.id, configuration: record.firstConfiguration(of: replica.id)))
     }
 
     /// The snapshot came to nothing, and nothing of it is left in the store.

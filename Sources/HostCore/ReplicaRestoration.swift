@@ -63,7 +63,7 @@ public struct RestoredReplica: Sendable {
                 let page = try store.page(
                     in: view, from: first, recordsMax: 1_024, bytesMax: 8 << 20, tombstones: false)
                 for record in page.records where record.key.slot == .group && record.key.machine == .meta {
-                    records.append(MetaRecord(key: record.key.key, value: record.value ?? Bytes()))
+                    records.append(MetaRecord(key: record.key.key, value: record.value))
                 }
                 from = page.next
             }

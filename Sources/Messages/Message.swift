@@ -33,6 +33,10 @@ public enum ClusterMethod {
     public static let ping: UInt16 = 4
     /// `JoinRequest` → `JoinReply`
     public static let join: UInt16 = 5
+    /// `AdministerRequest` → `AdministerReply`
+    public static let administer: UInt16 = 6
+    /// `TransferRequest` → `AdministerReply`
+    public static let transfer: UInt16 = 7
 }
 
 /// Sizes that client and server both check. Part of the protocol: they grow only with the feature level.

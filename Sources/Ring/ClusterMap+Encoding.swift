@@ -114,26 +114,29 @@ public struct ClusterMapHead: Hashable, Sendable {
 }
 
 extension HostRecord {
-    public static let formatVersion: UInt16 = 1
+    /// The newest that is read. Version 1 is written where it can say all, so that hosts of the version before read it.
+    public static let formatVersion: UInt16 = 2
     static let encodedBytesMin = 38
 
-    /// `version u16 = 1 | id u64 | incarnation u64 | weight u32 | feature level u32 | name, address, zone: length u32,
-    /// UTF-8`
+    /// `version u16 | id u64 | incarnation u64 | weight u32 | feature level u32 | state u8, from version 2 on | name,
+    /// address, zone: length u32, UTF-8`
     public func encode(into writer: inout ByteWriter) {
-        writer.write(Self.formatVersion)
+        writer.write(state == .active ? 1 : 2 as UInt16)
         writer.write(id)
         writer.write(incarnation)
         writer.write(weight)
         writer.write(featureLevel)
+        if state != .active { writer.write(state.rawValue) }
         for text in [name, address, zone] { writer.writeWithLength(text) }
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
-        try reader.expect(version: Self.formatVersion, of: "a host record")
+        let version = try reader.expect(versionUpTo: Self.formatVersion, of: "a host record")
         id = try reader.read()
         incarnation = try reader.read()
         weight = try reader.read()
         featureLevel = try reader.read()
+        state = version == 1 ? .active : try reader.read(of: "a host's state, 1 or 2")
         name = try reader.readStringWithLength(limit: ClusterMap.textBytesMax)
         address = try reader.readStringWithLength(limit: ClusterMap.textBytesMax)
         zone = try reader.readStringWithLength(limit: ClusterMap.textBytesMax)
@@ -141,33 +144,57 @@ extension HostRecord {
 }
 
 extension GroupRecord {
-    public static let formatVersion: UInt16 = 1
+    /// As a host record's.
+    public static let formatVersion: UInt16 = 2
     static let encodedBytesMin = 19
 
-    /// `version u16 = 1 | id u32 | weight u32 | preferred leader u64 | replicas u8 | each: id u64, host u64`
+    /// `version u16 | id u32 | weight u32 | preferred leader u64`, then in version 1 `replicas u8 | each: id u64, host
+    /// u64`, and in version 2 `configuration index u64 | founders u8 | each: id u64 | replicas u8 | each: id u64, host
+    /// u64, role u8, membership u8, successor of u64`
     public func encode(into writer: inout ByteWriter) {
-        writer.write(Self.formatVersion)
+        let isFirst = isAsFounded
+        writer.write(isFirst ? 1 : 2 as UInt16)
         writer.write(id)
         writer.write(weight)
         writer.write(preferredLeader)
+        if !isFirst {
+            writer.write(configurationIndex)
+            writer.write(UInt8(founders.count))
+            for founder in founders { writer.write(founder) }
+        }
         writer.write(UInt8(replicas.count))
         for replica in replicas {
             writer.write(replica.id)
             writer.write(replica.host)
+            if isFirst { continue }
+            writer.write(replica.role.rawValue)
+            writer.write(replica.membership.rawValue)
+            writer.write(replica.successorOf)
         }
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
-        try reader.expect(version: Self.formatVersion, of: "a group record")
+        let version = try reader.expect(versionUpTo: Self.formatVersion, of: "a group record")
         id = try reader.read()
         weight = try reader.read()
         preferredLeader = try reader.read()
-        let count = Int(try reader.read(UInt8.self))
-        guard count <= ClusterMap.replicasPerGroupMax else {
-            throw DecodingFailure(expected: "at most \(ClusterMap.replicasPerGroupMax) replicas", found: "\(count)")
+        configurationIndex = .zero
+        founders = []
+        if version > 1 {
+            configurationIndex = try reader.read()
+            for _ in 0..<(try reader.readReplicaCount("founders")) { founders.append(try reader.read()) }
         }
         replicas = []
-        for _ in 0..<count { replicas.append(ReplicaRecord(id: try reader.read(), host: try reader.read())) }
+        for _ in 0..<(try reader.readReplicaCount("replicas")) {
+            var replica = ReplicaRecord(id: try reader.read(), host: try reader.read())
+            if version > 1 {
+                replica.role = try reader.read(of: "a replica's role, 1 to 4")
+                replica.membership = try reader.read(of: "a replica's membership, 0 to 2")
+                replica.successorOf = try reader.read()
+            }
+            replicas.append(replica)
+        }
+        if version == 1 { founders = replicas.map(\.id) }
     }
 }
 
@@ -177,5 +204,31 @@ extension ByteReader {
         guard found == version else {
             throw DecodingFailure(expected: "\(what) of version \(version)", found: "version \(found)")
         }
+    }
+
+    fileprivate mutating func expect(versionUpTo newest: UInt16, of what: String) throws(DecodingFailure) -> UInt16 {
+        let found = try read(UInt16.self)
+        guard found >= 1, found <= newest else {
+            throw DecodingFailure(expected: "\(what) of version 1 to \(newest)", found: "version \(found)")
+        }
+        return found
+    }
+
+    fileprivate mutating func readReplicaCount(_ what: String) throws(DecodingFailure) -> Int {
+        let count = Int(try read(UInt8.self))
+        guard count <= ClusterMap.replicasPerGroupMax else {
+            throw DecodingFailure(expected: "at most \(ClusterMap.replicasPerGroupMax) \(what)", found: "\(count)")
+        }
+        return count
+    }
+
+    fileprivate mutating func read<Choice: RawRepresentable>(
+        of what: String
+    ) throws(DecodingFailure) -> Choice where Choice.RawValue == UInt8 {
+        let number = try read(UInt8.self)
+        guard let choice = Choice(rawValue: number) else {
+            throw DecodingFailure(expected: what, found: "\(number)")
+        }
+        return choice
     }
 }

@@ -3,6 +3,13 @@
 
 public import Primitives
 
+/// What is wanted of a host. Numbers are part of the format.
+public enum HostState: UInt8, Hashable, Sendable, CaseIterable {
+    case active = 1
+    /// It gets no new replicas and no preferred leaders, and the replicas that it has go elsewhere.
+    case draining = 2
+}
+
 /// One host of the cluster.
 public struct HostRecord: Hashable, Sendable {
     public var id: HostID
@@ -18,10 +25,11 @@ public struct HostRecord: Hashable, Sendable {
     public var incarnation: Incarnation
     /// The newest formats and commands that its version can read.
     public var featureLevel: UInt32
+    public var state: HostState
 
     public init(
         id: HostID, name: String, address: String, zone: String = "", weight: UInt32 = 100,
-        incarnation: Incarnation, featureLevel: UInt32 = 1
+        incarnation: Incarnation, featureLevel: UInt32 = FeatureLevel.first, state: HostState = .active
     ) {
         self.id = id
         self.name = name
@@ -30,48 +38,17 @@ public struct HostRecord: Hashable, Sendable {
         self.weight = weight
         self.incarnation = incarnation
         self.featureLevel = featureLevel
+        self.state = state
     }
-}
-
-/// One replica's place.
-public struct ReplicaRecord: Hashable, Sendable {
-    public var id: ReplicaID
-    public var host: HostID
-    public init(id: ReplicaID, host: HostID) {
-        self.id = id
-        self.host = host
-    }
-}
-
-/// One group and where its replicas are.
-public struct GroupRecord: Hashable, Sendable {
-    public var id: GroupID
-    /// Its share of the slots in proportion to the other groups'; 100 is the ordinary one. The meta group has 0.
-    public var weight: UInt32
-    /// Ascending by id, on distinct hosts.
-    public var replicas: [ReplicaRecord]
-    /// The replica that should lead when all are well: it campaigns first at the start. One of `replicas`.
-    public var preferredLeader: ReplicaID
-
-    public init(id: GroupID, weight: UInt32 = 100, replicas: [ReplicaRecord], preferredLeader: ReplicaID) {
-        self.id = id
-        self.weight = weight
-        self.replicas = replicas.sorted { $0.id < $1.id }
-        self.preferredLeader = preferredLeader
-    }
-
-    public func replica(on host: HostID) -> ReplicaID? { replicas.first { $0.host == host }?.id }
-    public func host(of replica: ReplicaID) -> HostID? { replicas.first { $0.id == replica }?.host }
-    /// The group's first configuration: all replicas vote.
-    public var configuration: Configuration { Configuration(voters: replicas.map(\.id)) }
 }
 
 /// Hosts, groups, placement and ring, at one version.
 ///
 /// Invariants, checked by `problem` and so after every decoding: hosts and groups ascend by id; addresses and
-/// incarnations are unique; replicas ascend by id, each of another host that exists, and belong to one group only; the
-/// preferred leader is one of them; every owner in the ring is a group of the map; all ids are below the next ones;
-/// the cluster has an id, and no counter is near the end of its type.
+/// incarnations are unique; replicas ascend by id, each of another host that exists, and belong to one group only; each
+/// group has one that is to vote, and the preferred leader is such a one; founders ascend, and there is one; every owner
+/// in the ring is a group of the map; all ids are below the next ones; the cluster has an id, and no counter is near the
+/// end of its type.
 public struct ClusterMap: Hashable, Sendable {
     public static let hostsMax = 4_096
     public static let groupsMax = 65_536
@@ -97,7 +74,7 @@ public struct ClusterMap: Hashable, Sendable {
     public var nextReplica: ReplicaID
 
     public init(
-        cluster: ClusterID, version: UInt64 = 1, featureLevel: UInt32 = 1, hosts: [HostRecord],
+        cluster: ClusterID, version: UInt64 = 1, featureLevel: UInt32 = FeatureLevel.first, hosts: [HostRecord],
         groups: [GroupRecord], ring: SlotTable, nextHost: HostID, nextGroup: GroupID, nextReplica: ReplicaID
     ) {
         self.cluster = cluster
@@ -122,6 +99,23 @@ public struct ClusterMap: Hashable, Sendable {
         let place = groups.place { $0.id < id }
         return place < groups.count && groups[place].id == id ? groups[place] : nil
     }
+
+    /// Replaces the record of this id, or adds it.
+    public mutating func replace(_ host: HostRecord) {
+        let place = hosts.place { $0.id < host.id }
+        hosts.replaceSubrange(
+            place..<(place < hosts.count && hosts[place].id == host.id ? place + 1 : place), with: [host])
+    }
+
+    /// Replaces the record of this id, or adds it.
+    public mutating func replace(_ group: GroupRecord) {
+        let place = groups.place { $0.id < group.id }
+        groups.replaceSubrange(
+            place..<(place < groups.count && groups[place].id == group.id ? place + 1 : place), with: [group])
+    }
+
+    public mutating func removeHost(_ id: HostID) { hosts.removeAll { $0.id == id } }
+    public mutating func removeGroup(_ id: GroupID) { groups.removeAll { $0.id == id } }
 
     /// The group that owns a slot; the meta group for `Slot.group` has to be named by the caller.
     public func owner(of slot: Slot) -> GroupID? { ring.owner(of: slot) }
@@ -180,30 +174,6 @@ public struct ClusterMap: Hashable, Sendable {
         }
         if let owner = ring.owner(outside: groups.map(\.id)) {
             return "the ring names group \(owner), which does not exist"
-        }
-        return nil
-    }
-
-    private func problem(of group: GroupRecord) -> String? {
-        guard group.replicas.count <= Self.replicasPerGroupMax else {
-            return "group \(group.id) has more than \(Self.replicasPerGroupMax) replicas"
-        }
-        guard group.replicas.contains(where: { $0.id == group.preferredLeader }) else {
-            return "group \(group.id) prefers a leader that is none of its replicas"
-        }
-        for (position, replica) in group.replicas.enumerated() {
-            guard replica.id != .none, replica.id < nextReplica else {
-                return "replica \(replica.id) is not between 1 and the next id \(nextReplica)"
-            }
-            guard position == 0 || group.replicas[position - 1].id < replica.id else {
-                return "replica \(replica.id) of group \(group.id) is out of order"
-            }
-            guard host(replica.host) != nil else {
-                return "replica \(replica.id) is on host \(replica.host), which does not exist"
-            }
-            guard !group.replicas[..<position].contains(where: { $0.host == replica.host }) else {
-                return "group \(group.id) has two replicas on host \(replica.host)"
-            }
         }
         return nil
     }

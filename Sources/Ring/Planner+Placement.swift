@@ -13,14 +13,15 @@ extension Planner {
     public static func placement(
         hosts: [HostRecord], groups: [GroupID], replicas: Int, firstReplica: ReplicaID
     ) throws(PlannerError) -> [GroupRecord] {
-        let hosts = hosts.filter { $0.weight > 0 }.sorted { $0.id < $1.id }
+        let hosts = hosts.filter { $0.weight > 0 && $0.state == .active }.sorted { $0.id < $1.id }
         guard replicas >= 1, replicas <= ClusterMap.replicasPerGroupMax else {
             throw PlannerError(
                 "1 to \(ClusterMap.replicasPerGroupMax) replicas of a group are possible, not \(replicas)")
         }
         guard hosts.count >= replicas else {
             throw PlannerError(
-                "\(replicas) replicas of a group need as many hosts with a weight above 0; there are \(hosts.count)")
+                "\(replicas) replicas of a group need as many hosts with a weight above 0 that are not draining; there are \(hosts.count)"
+            )
         }
         let groups = groups.sorted()
         for position in groups.indices.dropFirst() where groups[position - 1] == groups[position] {
@@ -101,85 +102,5 @@ private struct Spread {
             count[best] += 1
         }
         return chosen.sorted()
-    }
-}
-
-/// Leaders over hosts: greedily, then levelled by passing leads along chains of groups.
-private struct LeaderBalance {
-    let weights: [UInt64]
-    /// Hosts of each group.
-    var members: [[Int]]
-    /// Host that leads each group.
-    var leader: [Int] = []
-    var count: [UInt64]
-
-    init(weights: [UInt64], members: [[Int]]) {
-        self.weights = weights
-        self.members = []
-        count = Array(repeating: 0, count: weights.count)
-        for hosts in members { add(hosts) }
-    }
-
-    /// The lead goes to the host that has the fewest for its weight.
-    mutating func add(_ hosts: [Int]) {
-        var best = hosts[0]
-        for host in hosts where (count[host] + 1) * weights[best] < (count[best] + 1) * weights[host] { best = host }
-        members.append(hosts)
-        leader.append(best)
-        count[best] += 1
-    }
-
-    /// Passes leads from the fullest host to a much emptier one, along a chain of groups that reach from one to the
-    /// other, until no chain helps. Each pass lowers the sum of squares of the loads, so it ends; the bound is for
-    /// time.
-    mutating func level() {
-        var rounds = 4 * count.count
-        var settled = Array(repeating: false, count: count.count)
-        while rounds > 0 {
-            var fullest: Int?
-            for host in count.indices where !settled[host] {
-                guard let other = fullest else { fullest = host; continue }
-                if count[host] * weights[other] > count[other] * weights[host] { fullest = host }
-            }
-            guard let fullest else { return }
-            rounds -= 1
-            if pass(from: fullest) {
-                settled = Array(repeating: false, count: count.count)
-            } else {
-                settled[fullest] = true
-            }
-        }
-    }
-
-    private mutating func pass(from source: Int) -> Bool {
-        var led = Array(repeating: [Int](), count: count.count)
-        for (group, host) in leader.enumerated() { led[host].append(group) }
-        /// Group through which the search came to a host.
-        var via = Array(repeating: -1, count: count.count)
-        var queue = [source]
-        var next = 0
-        while next < queue.count {
-            let host = queue[next]
-            next += 1
-            for group in led[host] {
-                for member in members[group] where member != source && via[member] < 0 {
-                    via[member] = group
-                    if count[source] * weights[member] > (count[member] + 1) * weights[source] {
-                        count[source] -= 1
-                        count[member] += 1
-                        var place = member
-                        while place != source {
-                            let group = via[place]
-                            let giver = leader[group]
-                            leader[group] = place
-                            place = giver
-                        }
-                        return true
-                    }
-                    queue.append(member)
-                }
-            }
-        }
-        return false
     }
 }

@@ -17,7 +17,7 @@ public enum Planner {
     /// The first map of a cluster: the meta group and data groups 1...`groups`, each with `replicas` replicas on the
     /// hosts given (with their ids), and the ring's first table at epoch 1.
     public static func firstMap(
-        cluster: ClusterID, hosts: [HostRecord], groups: Int, replicas: Int, featureLevel: UInt32 = 1
+        cluster: ClusterID, hosts: [HostRecord], groups: Int, replicas: Int, featureLevel: UInt32 = FeatureLevel.first
     ) throws(PlannerError) -> ClusterMap {
         guard groups >= 1, groups < ClusterMap.groupsMax else {
             throw PlannerError("1 to \(ClusterMap.groupsMax - 1) groups are possible, not \(groups)")

@@ -147,16 +147,19 @@ public struct MasterStateMachine: Sendable {
         }
         switch meta.apply(command) {
         case .refused(let refusal): return .refused(refusal)
-        case .done(let records, let result):
+        case .done(let records, let body):
             if !records.isEmpty { revision = revision.next }
             for record in records {
                 record.key.withUnsafeBytes { key in
-                    record.value.withUnsafeBytes { value in
-                        fold(slot: .group, machine: .meta, key: key, value: value, changed: entry.index)
+                    guard let value = record.value else {
+                        return fold(slot: .group, machine: .meta, key: key, value: nil, changed: entry.index)
+                    }
+                    value.withUnsafeBytes {
+                        fold(slot: .group, machine: .meta, key: key, value: $0, changed: entry.index)
                     }
                 }
             }
-            return .meta(records, body: result.encoded())
+            return .meta(records, body: body)
         }
     }
 

@@ -35,6 +35,9 @@ public enum MetaCommand: Hashable, Sendable {
     /// updated, an unknown one gets the next host id. An address that another host has is refused, so a host that comes
     /// back without its disk can't take the place of the replicas that it lost.
     case registerHost(HostRegistration)
+    /// From 3 on: one change of the map; `expecting` is the version of the map that it was made for, 0 for any. Refused
+    /// if the map has another, and below the feature level that has these commands.
+    case change(MapChange, expecting: UInt64 = 0)
 
     static let formatVersion: UInt8 = 1
 
@@ -54,6 +57,11 @@ public enum MetaCommand: Hashable, Sendable {
                 id: HostID(0), name: host.name, address: host.address, zone: host.zone, weight: host.weight,
                 incarnation: host.incarnation, featureLevel: host.featureLevel
             ).encode(into: &writer)
+        case .change(let change, let version):
+            writer.write(change.number)
+            writer.write(Self.formatVersion)
+            writer.write(version)
+            change.encode(into: &writer)
         }
         return writer.take()
     }
@@ -76,13 +84,16 @@ public enum MetaCommand: Hashable, Sendable {
                     name: host.name, address: host.address, zone: host.zone, weight: host.weight,
                     incarnation: host.incarnation,
                     featureLevel: host.featureLevel))
-        default: throw DecodingFailure(expected: "a meta command of kind 1 or 2", found: "kind \(number)")
+        case MapChange.numbers:
+            let expecting = try reader.read(UInt64.self)
+            self = .change(try MapChange(number: number, from: &reader), expecting: expecting)
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 12", found: "kind \(number)")
         }
         try reader.expectEnd()
     }
 }
 
-/// The answer to every meta command. `host u64 | map version u64`
+/// The answer to the first two meta commands. `host u64 | map version u64`
 public struct MetaResult: Message {
     /// The host that the command was about; 0 if it was about none.
     public var host: HostID
@@ -105,11 +116,52 @@ public struct MetaResult: Message {
     }
 }
 
+/// The answer to a change of the map. `version u16 = 1 | map version u64 | host u64 | group u32 | replica u64`
+public struct MetaOutcome: Message {
+    /// The map's version from which on the change shows.
+    public var mapVersion: UInt64
+    /// The host that the change was about; 0 if it was about none.
+    public var host: HostID
+    /// The group that came about or that the change was about; 0 if it was about the meta group or none.
+    public var group: GroupID
+    /// The replica that came about, of several the first, or that the change was about; 0 if it was about none.
+    public var replica: ReplicaID
+
+    public init(
+        mapVersion: UInt64, host: HostID = HostID(0), group: GroupID = .meta, replica: ReplicaID = .none
+    ) {
+        self.mapVersion = mapVersion
+        self.host = host
+        self.group = group
+        self.replica = replica
+    }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(1 as UInt16)
+        writer.write(mapVersion)
+        writer.write(host)
+        writer.write(group)
+        writer.write(replica)
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        let version = try reader.read(UInt16.self)
+        guard version == 1 else {
+            throw DecodingFailure(expected: "a meta command's outcome of version 1", found: "version \(version)")
+        }
+        mapVersion = try reader.read()
+        host = try reader.read()
+        group = try reader.read()
+        replica = try reader.read()
+    }
+}
+
 /// A record of the meta group's state: in `Slot.group`, machine 2.
 public struct MetaRecord: Hashable, Sendable {
     public var key: Bytes
-    public var value: Bytes
-    public init(key: Bytes, value: Bytes) {
+    /// Nil: the record is deleted.
+    public var value: Bytes?
+    public init(key: Bytes, value: Bytes?) {
         self.key = key
         self.value = value
     }
@@ -126,10 +178,28 @@ public struct MetaMachine: Sendable {
 
     public init() {}
 
-    /// What a command does: records to write, none if nothing changes; or why it does nothing.
+    /// What a command does: records to write, none if nothing changes, and its answer; or why it does nothing.
     enum Effect {
-        case done([MetaRecord], MetaResult)
+        case done([MetaRecord], Bytes)
         case refused(Refusal)
+    }
+
+    /// Whether a change of the map that somebody asked for may be proposed: nil, or why not. Whatever else speaks
+    /// against it is found when it is applied; but a replica of a version that does not know a command stops at it, so
+    /// these must not get into the log.
+    public func check(_ payload: Bytes) -> Refusal? {
+        guard let header = payload.withUnsafeBytes({ CommandHeader(of: $0) }), header.machine == .meta,
+            header.session == .none
+        else { return .invalid("this is no command of version \(CommandHeader.formatVersion) for the cluster's map") }
+        let command: MetaCommand
+        do throws(DecodingFailure) { command = try MetaCommand(payload: payload) } catch {
+            return .invalid("\(error)")
+        }
+        guard case .change(let change, _) = command else {
+            return .invalid("hosts found clusters and register themselves: this command is not for clients")
+        }
+        guard let map else { return .invalid("there is no cluster yet") }
+        return change.levelRefusal(map)
     }
 
     mutating func apply(_ command: MetaCommand) -> Effect {
@@ -138,13 +208,21 @@ public struct MetaMachine: Sendable {
             guard let map else {
                 self.map = first
                 return .done(
-                    Self.records(of: first, changedFrom: nil), MetaResult(host: HostID(0), mapVersion: first.version))
+                    Self.records(of: first, changedFrom: nil),
+                    MetaResult(host: HostID(0), mapVersion: first.version).encoded())
             }
             guard map.cluster == first.cluster else {
                 return .refused(.invalid("the cluster \(map.cluster) is here already"))
             }
-            return .done([], MetaResult(host: HostID(0), mapVersion: map.version))
+            return .done([], MetaResult(host: HostID(0), mapVersion: map.version).encoded())
         case .registerHost(let registration): return register(registration)
+        case .change(let change, let version):
+            guard let map else { return .refused(.invalid("there is no cluster yet")) }
+            do throws(Refusal) {
+                return carryOut(try change.edit(map, expecting: version))
+            } catch {
+                return .refused(error)
+            }
         }
     }
 
@@ -170,10 +248,10 @@ public struct MetaMachine: Sendable {
             id: position.map { map.hosts[$0].id } ?? map.nextHost, name: registration.name,
             address: registration.address,
             zone: registration.zone, weight: registration.weight, incarnation: registration.incarnation,
-            featureLevel: registration.featureLevel)
+            featureLevel: registration.featureLevel, state: position.map { map.hosts[$0].state } ?? .active)
         if let position {
             guard map.hosts[position] != record else {
-                return .done([], MetaResult(host: record.id, mapVersion: map.version))
+                return .done([], MetaResult(host: record.id, mapVersion: map.version).encoded())
             }
             changed.hosts[position] = record
         } else {
@@ -184,20 +262,52 @@ public struct MetaMachine: Sendable {
         if let problem = changed.problem() { return .refused(.invalid(problem)) }
         self.map = changed
         return .done(
-            Self.records(of: changed, changedFrom: map), MetaResult(host: record.id, mapVersion: changed.version))
+            Self.records(of: changed, changedFrom: map),
+            MetaResult(host: record.id, mapVersion: changed.version).encoded())
+    }
+
+    /// The edit was checked against the present map. Writes the head and one record, whatever the map's size.
+    private mutating func carryOut(_ edit: MapEdit) -> Effect {
+        var outcome = MetaOutcome(mapVersion: 0, host: edit.host, group: edit.group, replica: edit.replica)
+        var records: [MetaRecord] = []
+        switch edit.part {
+        case .nothing:
+            outcome.mapVersion = map!.version
+            return .done([], outcome.encoded())
+        case .host(let host):
+            map!.replace(host)
+            records = [Self.record(Self.key(of: host.id)) { host.encode(into: &$0) }]
+        case .hostRemoved(let id):
+            map!.removeHost(id)
+            records = [MetaRecord(key: Self.key(of: id), value: nil)]
+        case .group(let group):
+            map!.replace(group)
+            records = [Self.record(Self.key(of: group.id)) { group.encode(into: &$0) }]
+        case .groupRemoved(let id):
+            map!.removeGroup(id)
+            records = [MetaRecord(key: Self.key(of: id), value: nil)]
+        case .featureLevel(let level): map!.featureLevel = level
+        }
+        map!.nextGroup = edit.nextGroup
+        map!.nextReplica = edit.nextReplica
+        map!.version += 1
+        outcome.mapVersion = map!.version
+        let head = map!.head
+        return .done([Self.record(Self.headKey) { head.encode(into: &$0) }] + records, outcome.encoded())
     }
 
     // MARK: - Records
 
-    /// The records in which a map differs from the one before, in a fixed order. Nothing is ever deleted in this
-    /// version.
+    private static func record(_ key: Bytes, _ encode: (inout ByteWriter) -> Void) -> MetaRecord {
+        var writer = ByteWriter()
+        encode(&writer)
+        return MetaRecord(key: key, value: writer.take())
+    }
+
+    /// The records in which a map differs from the one before, in a fixed order; no host and no group is gone.
     private static func records(of map: ClusterMap, changedFrom old: ClusterMap?) -> [MetaRecord] {
         var records: [MetaRecord] = []
-        func add(_ key: Bytes, _ encode: (inout ByteWriter) -> Void) {
-            var writer = ByteWriter()
-            encode(&writer)
-            records.append(MetaRecord(key: key, value: writer.take()))
-        }
+        func add(_ key: Bytes, _ encode: (inout ByteWriter) -> Void) { records.append(record(key, encode)) }
         if map.head != old?.head { add(headKey) { map.head.encode(into: &$0) } }
         if map.ring != old?.ring { add(ringKey) { map.ring.encode(into: &$0) } }
         for host in map.hosts where host != old?.host(host.id) { add(key(of: host.id)) { host.encode(into: &$0) } }
@@ -207,14 +317,15 @@ public struct MetaMachine: Sendable {
         return records
     }
 
-    /// Rebuilds the map from all its records, in any order; from none, there is no map.
+    /// Rebuilds the map from all its records, in any order; from none, there is no map. Deleted ones may be among them.
     public init(restoring records: some Sequence<MetaRecord>) throws(DecodingFailure) {
         var head: ClusterMapHead?
         var ring: SlotTable?
         var hosts: [HostRecord] = []
         var groups: [GroupRecord] = []
         for record in records {
-            var reader = ByteReader(record.value)
+            guard let value = record.value else { continue }
+            var reader = ByteReader(value)
             if record.key == Self.headKey {
                 head = try ClusterMapHead(from: &reader)
             } else if record.key == Self.ringKey {

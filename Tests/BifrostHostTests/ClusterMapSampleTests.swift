@@ -1,6 +1,7 @@
-// A copy of the cluster map that the first version of the format wrote, and that every later version reads.
+// Copies of the cluster map as versions of the format wrote them, which every later version reads: one of before groups
+// changed their members, and one with such changes under way.
 //
-// `Samples/cluster-map-v1` was made by `BIFROST_WRITE_SAMPLES=<this directory's Samples> Tools/test --filter
+// `Samples/cluster-map-v1` and `-v2` were made by `BIFROST_WRITE_SAMPLES=<this directory's Samples> Tools/test --filter
 // ClusterMapSampleTests`, which writes a sample that is missing and never replaces one.
 
 import BifrostHost
@@ -10,6 +11,31 @@ import Ring
 import Testing
 
 @Suite struct ClusterMapSampleTests {
+    private static let names = ["cluster-map-v1", "cluster-map-v2"]
+
+    private static func map(_ name: String) -> ClusterMap { name == names[0] ? map() : changedMap() }
+
+    /// The other one's with a host that drains, a move from it, a replacement, a learner, and founders that are gone.
+    private static func changedMap() -> ClusterMap {
+        var map = map()
+        map.version = 40
+        map.featureLevel = 2
+        for place in map.hosts.indices { map.hosts[place].featureLevel = 2 }
+        map.hosts[2].state = .draining
+        map.groups[1].configurationIndex = LogIndex(0x0102_0304)
+        map.groups[1].replicas[1].role = .replaced
+        map.groups[1].replicas.append(
+            ReplicaRecord(
+                id: ReplicaID(14), host: HostID(4), membership: .learner, successorOf: map.groups[1].replicas[2].id))
+        map.groups[2].configurationIndex = LogIndex(77)
+        map.groups[2].founders = [ReplicaID(8), ReplicaID(9), ReplicaID(11)]
+        map.groups[2].replicas[2].role = .leaving
+        map.groups[2].replicas.append(
+            ReplicaRecord(id: ReplicaID(15), host: HostID(1), role: .learner, membership: .absent))
+        map.nextReplica = ReplicaID(16)
+        return map
+    }
+
     /// Every field in use: zones, weights, names of more than ASCII, a group with replicas on some hosts only, slots of
     /// two epochs.
     private static func map() -> ClusterMap {
@@ -38,32 +64,33 @@ import Testing
     }
 
     @Test(.enabled(if: ProcessInfo.processInfo.environment["BIFROST_WRITE_SAMPLES"] != nil))
-    func writeTheSample() throws {
-        let path = try #require(ProcessInfo.processInfo.environment["BIFROST_WRITE_SAMPLES"]) + "/cluster-map-v1"
-        guard !FileManager.default.fileExists(atPath: path) else { return }
-        #expect(Self.map().problem() == nil)
-        try Self.data(ClusterMapFile.encoded(Self.map())).write(to: URL(fileURLWithPath: path))
+    func writeTheSamples() throws {
+        let folder = try #require(ProcessInfo.processInfo.environment["BIFROST_WRITE_SAMPLES"])
+        for name in Self.names where !FileManager.default.fileExists(atPath: folder + "/" + name) {
+            #expect(Self.map(name).problem() == nil)
+            try Self.data(ClusterMapFile.encoded(Self.map(name))).write(to: URL(fileURLWithPath: folder + "/" + name))
+        }
     }
 
     private static func data(_ bytes: Bytes) -> Data { bytes.withUnsafeBytes { Data($0) } }
 
-    private static func sample() throws -> Data {
-        let source = try #require(Bundle.module.url(forResource: "Samples/cluster-map-v1", withExtension: nil))
+    private static func sample(_ name: String) throws -> Data {
+        let source = try #require(Bundle.module.url(forResource: "Samples/" + name, withExtension: nil))
         return try Data(contentsOf: source)
     }
 
-    @Test func theFirstVersionsMapIsReadAsItWasWritten() throws {
-        let bytes = try Self.sample().withUnsafeBytes { Bytes(copying: $0) }
-        #expect(try ClusterMapFile.decoded(bytes, name: "sample") == Self.map())
+    @Test(arguments: names) func aMapIsReadAsItWasWritten(name: String) throws {
+        let bytes = try Self.sample(name).withUnsafeBytes { Bytes(copying: $0) }
+        #expect(try ClusterMapFile.decoded(bytes, name: "sample") == Self.map(name))
     }
 
-    /// Other hosts of the cluster may run the version before: as long as the version is 1, its bytes stay.
-    @Test func theSameBytesAreWrittenToday() throws {
-        #expect(try Self.data(ClusterMapFile.encoded(Self.map())) == Self.sample())
+    /// Other hosts of the cluster may run the version before: what it can read is written as it would.
+    @Test(arguments: names) func theSameBytesAreWrittenToday(name: String) throws {
+        #expect(try Self.data(ClusterMapFile.encoded(Self.map(name))) == Self.sample(name))
     }
 
-    @Test func eachFlippedBitAndEachCutIsAnErrorThatSaysWhatToDo() throws {
-        let sample = try Self.sample()
+    @Test(arguments: names) func eachFlippedBitAndEachCutIsAnErrorThatSaysWhatToDo(name: String) throws {
+        let sample = try Self.sample(name)
         func refuse(_ data: Data, _ what: String) {
             let bytes = data.withUnsafeBytes { Bytes(copying: $0) }
             let error = #expect(throws: HostError.self, "\(what)") {

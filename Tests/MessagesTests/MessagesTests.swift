@@ -162,6 +162,18 @@ private func check<Sample: Message>(_ sample: Sample, isOpen: Bool = false, seed
         try check(StatusRequest())
     }
 
+    @Test func administration() throws {
+        try check(AdministerRequest(payload: "header and command"))
+        try check(AdministerRequest(payload: Bytes()))
+        try check(TransferRequest(group: GroupID(3)))
+        try check(TransferRequest(group: GroupID(3), to: ReplicaID(9)))
+        let replies: [AdministerReply] = [
+            .done("outcome"), .done(Bytes()), .refused("no"), .notLeader(address: "127.0.0.1:7002"),
+            .notLeader(address: ""), .outcomeUnknown,
+        ]
+        for reply in replies { try check(reply) }
+    }
+
     @Test func hostStatus() throws {
         try check(sampleStatus(), rounds: 2_000)
         try check(HostStatus())
@@ -207,6 +219,20 @@ private func check<Sample: Message>(_ sample: Sample, isOpen: Bool = false, seed
         writer.write(Bytes("b"))
         let bytes = writer.take()
         #expect(bytes == Response.done(DataResult(index: LogIndex(1), revision: Revision(2), body: "b")).encoded())
+    }
+
+    @Test func administration() {
+        #expect(ClusterMethod.administer == 6 && ClusterMethod.transfer == 7)
+        #expect(hex(AdministerRequest(payload: "ab").encoded()) == "0100" + "02000000" + "6162")
+        #expect(
+            hex(TransferRequest(group: GroupID(3), to: ReplicaID(4)).encoded())
+                == "0100" + "03000000" + "0400000000000000")
+        let replies: [AdministerReply] = [.done("r"), .refused("no"), .notLeader(address: "a"), .outcomeUnknown]
+        #expect(
+            replies.map { hex($0.encoded()) } == [
+                "0100" + "00" + "01000000" + "72", "0100" + "01" + "02000000" + "6e6f",
+                "0100" + "02" + "01000000" + "61", "0100" + "03",
+            ])
     }
 
     @Test func refusalsHaveTheirNumbers() {
@@ -258,6 +284,24 @@ private func check<Sample: Message>(_ sample: Sample, isOpen: Bool = false, seed
         var bytes = ExecuteRequest(group: GroupID(1), epoch: .zero, slot: Slot(0), payload: "x").encoded().array
         bytes[14] = 1
         #expect(throws: DecodingFailure.self) { try ExecuteRequest(decoding: Bytes(bytes)) }
+    }
+
+    @Test func anAdministersPayloadIsBoundedAndVersionsAreChecked() throws {
+        let most = Bytes(Array(repeating: 7, count: AdministerRequest.payloadBytesMax))
+        #expect(try AdministerRequest(decoding: AdministerRequest(payload: most).encoded()).payload == most)
+        #expect(throws: DecodingFailure.self) {
+            try AdministerRequest(decoding: Bytes([1, 0, 1, 0, 1, 0] + most.array + [7]))
+        }
+        for version in [0, 2] as [UInt8] {
+            #expect(throws: DecodingFailure.self) { try AdministerRequest(decoding: Bytes([version, 0, 0, 0, 0, 0])) }
+            #expect(throws: DecodingFailure.self) { try AdministerReply(decoding: Bytes([version, 0, 3])) }
+            #expect(throws: DecodingFailure.self) {
+                try TransferRequest(decoding: Bytes([version, 0] + Array(repeating: 0, count: 12)))
+            }
+        }
+        for kind in 4...255 as ClosedRange<UInt8> {
+            #expect(throws: DecodingFailure.self) { try AdministerReply(decoding: Bytes([1, 0, kind])) }
+        }
     }
 
     @Test func aDecodedPayloadSharesTheFramesMemory() throws {

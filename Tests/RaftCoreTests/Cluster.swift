@@ -86,6 +86,7 @@ struct TestReplica {
 
 struct Cluster {
     var replicas: [TestReplica]
+    /// The founders', in which they begin. Spectators begin in an empty one, as replicas do that come later.
     var configuration: Configuration
     var settings: RaftSettings
     let seed: UInt64
@@ -107,8 +108,10 @@ struct Cluster {
     mutating func start(_ position: Int) {
         replicas[position].starts += 1
         let seed = mix(mix(seed &+ replicas[position].id.rawValue) &+ replicas[position].starts)
+        let isFounder = configuration.voters.contains(replicas[position].id)
         replicas[position].core = RaftCore(
-            start: replicas[position].start(configuration: configuration), settings: settings, seed: seed)
+            start: replicas[position].start(configuration: isFounder ? configuration : Configuration(voters: [])),
+            settings: settings, seed: seed)
         replicas[position].core!.keepPromise(until: replicas[position].promisedUntil)
         checks?.started(position)
     }

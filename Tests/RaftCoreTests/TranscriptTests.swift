@@ -105,7 +105,7 @@ struct Stage {
                 voters: Int(try number(1)), spectators: options["spectators"].flatMap(Int.init) ?? 0, settings: settings
             )
             cluster.checks = Checks(replicas: cluster.replicas.count, configuration: cluster.configuration)
-            shown = Array(repeating: cluster.configuration, count: cluster.replicas.count)
+            shown = cluster.replicas.map { $0.core!.configuration }
             told = []
             now = 0
             cluster.isAutomaticallyDurable = !words.contains("manual")

@@ -139,7 +139,7 @@ import Testing
         (swapped[0].key, swapped[1].key) = (swapped[1].key, swapped[0].key)
         #expect(throws: DecodingFailure.self) { try MetaMachine(restoring: swapped) }
         for record in records {
-            mutate(record.value, seed: 7, rounds: 200) { value in
+            mutate(record.value!, seed: 7, rounds: 200) { value in
                 let some = records.map { $0.key == record.key ? MetaRecord(key: $0.key, value: value) : $0 }
                 if let map = try? MetaMachine(restoring: some).map { #expect(map.problem() == nil) }
             }

@@ -34,7 +34,7 @@ struct ModelStore: RecordStore, Equatable {
 
     var metaRecords: [MetaRecord] {
         records.filter { $0.key.machine == .meta && $0.key.slot == .group }.sorted { $0.key < $1.key }
-            .map { MetaRecord(key: $0.key.key, value: $0.value.value!) }
+            .map { MetaRecord(key: $0.key.key, value: $0.value.value) }
     }
 }
 

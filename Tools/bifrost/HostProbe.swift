@@ -16,7 +16,9 @@ struct HostProbe: Sendable {
             self.address = address
             connection = RPCConnection(
                 to: try NetworkAddress(address),
-                hello: Hello(role: .client, identity: PeerIdentity(featureLevel: 1, name: "bifrost command line")),
+                hello: Hello(
+                    role: .client,
+                    identity: PeerIdentity(featureLevel: FeatureLevel.current, name: "bifrost command line")),
                 eventLoop: MultiThreadedEventLoopGroup.singleton.next(), seed: UInt64.random(in: 0...UInt64.max))
             connection.connect()
         } catch {

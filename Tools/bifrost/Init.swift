@@ -131,7 +131,7 @@ struct Init: AsyncParsableCommand {
         do {
             return try Planner.firstMap(
                 cluster: cluster, hosts: records, groups: groups ?? 16, replicas: replicas ?? min(3, pings.count),
-                featureLevel: pings.map(\.featureLevel).min() ?? 1)
+                featureLevel: pings.map(\.featureLevel).min() ?? FeatureLevel.first)
         } catch {
             throw ToolError(.usage, "\(error)")
         }

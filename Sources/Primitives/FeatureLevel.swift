@@ -1,0 +1,13 @@
+// Which formats and commands there are. A cluster uses only those that every one of its hosts can read: the map's
+// feature level says which, a host's says what its version knows.
+
+/// Numbers of feature levels. Each level has everything of those below it.
+public enum FeatureLevel {
+    /// The first version's formats and commands.
+    public static let first: UInt32 = 1
+    /// Members of groups, groups and hosts change at runtime: host and group records of version 2, meta commands from
+    /// 3 on.
+    public static let membership: UInt32 = 2
+    /// What this version knows.
+    public static let current = membership
+}

@@ -1,0 +1,144 @@
+// Changes of the cluster's map one by one: members of groups, groups, hosts, feature level. Owns their encoding. What
+// they do is in MapChange+Edit; who asks for them, and why, is the planner's, the leaders' and people's business.
+
+public import Primitives
+public import Ring
+
+/// One change of the map. Behind a command header: `number u8 | version u8 = 1 | expecting u64 | fields`.
+///
+/// The map says what is *wanted*; each group's leader brings its configuration to it, step by step, and `settled` says
+/// what has come about. So a crash at any point leaves a map that says what is still to do.
+public enum MapChange: Hashable, Sendable {
+    /// 3, `group u32 | host u64 | role u8 | successor of u64`: a new replica, under the next id, on a host that has none
+    /// of the group, to be a voter or a learner. Given another replica, it is that one's successor: the first half of a
+    /// move, of which the second is to let the other leave when this one is what it is to be.
+    case addReplica(GroupID, host: HostID, role: ReplicaRecord.Role, successorOf: ReplicaID)
+    /// 4, `group u32 | replica u64 | role u8`: promotes a learner, demotes a voter, or lets a replica leave, which is
+    /// final. A group keeps at least one replica that is to vote. If it was preferred as leader and does not stay a
+    /// voter, another voter is.
+    case setRole(GroupID, ReplicaID, ReplicaRecord.Role)
+    /// 5, `group u32 | configuration index u64 | voters: count u8, id u64 … | learners likewise`: what a group's leader
+    /// reports of a committed configuration that is not joint. An older one than the last is ignored. Records of
+    /// replicas that were to go and are not in it go; in the place of one that was `replaced` comes a new replica.
+    case settled(GroupID, index: LogIndex, voters: [ReplicaID], learners: [ReplicaID])
+    /// 6, `weight u32 | preferred u8 | hosts: count u8, id u64 …`: a new group without slots, with a replica on each
+    /// host, all founders. `preferred` is the position of the host whose replica is preferred as leader.
+    case createGroup(weight: UInt32, hosts: [HostID], preferred: UInt8)
+    /// 7, `group u32`: only when the ring gives it no slots. Its id never comes again.
+    case deleteGroup(GroupID)
+    /// 8, `host u64 | state u8`
+    case setHostState(HostID, HostState)
+    /// 9, `host u64`: only when no replica is on it. Its id never comes again.
+    case removeHost(HostID)
+    /// 10, `group u32 | replica u64`: for a voter that lost its identity. It is removed, and when that is done a new
+    /// one takes its place on the same host.
+    case replaceReplica(GroupID, ReplicaID)
+    /// 11, `level u32`: allows the formats and commands up to this level; every host must know them. Never lowered.
+    case raiseFeatureLevel(UInt32)
+    /// 12, `group u32 | replica u64`: who is to lead when all are well. One that is to vote.
+    case preferLeader(GroupID, ReplicaID)
+
+    static let numbers = 3...12 as ClosedRange<UInt8>
+
+    var number: UInt8 {
+        switch self {
+        case .addReplica: 3
+        case .setRole: 4
+        case .settled: 5
+        case .createGroup: 6
+        case .deleteGroup: 7
+        case .setHostState: 8
+        case .removeHost: 9
+        case .replaceReplica: 10
+        case .raiseFeatureLevel: 11
+        case .preferLeader: 12
+        }
+    }
+
+    func encode(into writer: inout ByteWriter) {
+        switch self {
+        case .addReplica(let group, let host, let role, let predecessor):
+            writer.write(group)
+            writer.write(host)
+            writer.write(role.rawValue)
+            writer.write(predecessor)
+        case .setRole(let group, let replica, let role):
+            writer.write(group)
+            writer.write(replica)
+            writer.write(role.rawValue)
+        case .settled(let group, let index, let voters, let learners):
+            writer.write(group)
+            writer.write(index)
+            writer.writeShortList(voters)
+            writer.writeShortList(learners)
+        case .createGroup(let weight, let hosts, let preferred):
+            writer.write(weight)
+            writer.write(preferred)
+            writer.writeShortList(hosts)
+        case .deleteGroup(let group): writer.write(group)
+        case .setHostState(let host, let state):
+            writer.write(host)
+            writer.write(state.rawValue)
+        case .removeHost(let host): writer.write(host)
+        case .replaceReplica(let group, let replica), .preferLeader(let group, let replica):
+            writer.write(group)
+            writer.write(replica)
+        case .raiseFeatureLevel(let level): writer.write(level)
+        }
+    }
+
+    init(number: UInt8, from reader: inout ByteReader) throws(DecodingFailure) {
+        switch number {
+        case 3:
+            self = .addReplica(
+                try reader.read(), host: try reader.read(), role: try reader.readRole(), successorOf: try reader.read())
+        case 4: self = .setRole(try reader.read(), try reader.read(), try reader.readRole())
+        case 5:
+            self = .settled(
+                try reader.read(), index: try reader.read(), voters: try reader.readShortList(),
+                learners: try reader.readShortList())
+        case 6:
+            let weight = try reader.read(UInt32.self)
+            let preferred = try reader.read(UInt8.self)
+            self = .createGroup(weight: weight, hosts: try reader.readShortList(), preferred: preferred)
+        case 7: self = .deleteGroup(try reader.read())
+        case 8:
+            let host = try reader.read(HostID.self)
+            let number = try reader.read(UInt8.self)
+            guard let state = HostState(rawValue: number) else {
+                throw DecodingFailure(expected: "a host's state, 1 or 2", found: "\(number)")
+            }
+            self = .setHostState(host, state)
+        case 9: self = .removeHost(try reader.read())
+        case 10: self = .replaceReplica(try reader.read(), try reader.read())
+        case 11: self = .raiseFeatureLevel(try reader.read())
+        case 12: self = .preferLeader(try reader.read(), try reader.read())
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 12", found: "kind \(number)")
+        }
+    }
+}
+
+extension ByteWriter {
+    /// At most 255.
+    fileprivate mutating func writeShortList<ID: Identifier>(_ list: [ID]) {
+        precondition(list.count <= UInt8.max, "a list of at most 255 ids")
+        write(UInt8(list.count))
+        for id in list { write(id) }
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func readShortList<ID: Identifier>() throws(DecodingFailure) -> [ID] {
+        var list: [ID] = []
+        for _ in 0..<(try read(UInt8.self)) { list.append(try read()) }
+        return list
+    }
+
+    fileprivate mutating func readRole() throws(DecodingFailure) -> ReplicaRecord.Role {
+        let number = try read(UInt8.self)
+        guard let role = ReplicaRecord.Role(rawValue: number) else {
+            throw DecodingFailure(expected: "a replica's role, 1 to 4", found: "\(number)")
+        }
+        return role
+    }
+}
