@@ -42,6 +42,10 @@ public struct ClusterOptions: Sendable {
 public enum ReadConsistency: Hashable, Sendable {
     /// The leader, which asks a majority first: the read sees every write that was acknowledged before it began.
     case linearizable
+    /// As new, and answered by the leader at once while a majority's promises make it sure that no other leads: one way
+    /// to it and back. As long as no host's clock runs more than a twentieth too fast or too slow; the others rely on no
+    /// clock.
+    case lease
     /// As new, but answered by the replica on this host.
     case linearizableAt(HostID)
     /// What the replica on this host has applied, however old.
@@ -49,7 +53,7 @@ public enum ReadConsistency: Hashable, Sendable {
 
     var host: HostID {
         switch self {
-        case .linearizable: HostID(0)
+        case .linearizable, .lease: HostID(0)
         case .linearizableAt(let host), .localAt(let host): host
         }
     }
@@ -57,6 +61,7 @@ public enum ReadConsistency: Hashable, Sendable {
     var onWire: Consistency {
         switch self {
         case .linearizable: .linearizable
+        case .lease: .lease
         case .linearizableAt: .linearizableAnywhere
         case .localAt: .local
         }

@@ -2,6 +2,7 @@
 
 import Foundation
 public import Logging
+import HostCore
 import NIOCore
 import NIOPosix
 public import Primitives

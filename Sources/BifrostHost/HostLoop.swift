@@ -273,9 +273,9 @@ final class HostLoop: @unchecked Sendable {
     // MARK: Peers
 
     /// On loop 0 only, which tells the other loops' cores.
-    func peerUp(_ host: HostID, over channel: PeerChannel) {
+    func peerUp(_ host: HostID, over channel: PeerChannel, featureLevel: UInt32) {
         guard let core, !isStopping else { return }
-        core.peerUp(host, over: channel)
+        core.peerUp(host, over: channel, featureLevel: featureLevel)
         scheduleTurn()
     }
 

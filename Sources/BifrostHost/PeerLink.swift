@@ -133,7 +133,11 @@ final class PeerLink: @unchecked Sendable {
         phase = .unjudged
         held = []
         heldBytes = 0
-        loop.shell.main.run { [self, generation] in links.cameUp(self, generation, as: identity) }
+        var featureLevel = identity?.featureLevel ?? 0
+        if case .accepted(let connection)? = connection { featureLevel = connection.peer.featureLevel }
+        loop.shell.main.run { [self, generation, featureLevel] in
+            links.cameUp(self, generation, as: identity, featureLevel: featureLevel)
+        }
     }
 
     func wentDown() {

@@ -89,8 +89,10 @@ final class PeerLinks: @unchecked Sendable {
 
     // MARK: Up and down
 
-    /// - Parameter identity: as in `PeerLink.cameUp`.
-    func cameUp(_ link: PeerLink, _ generation: UInt64, as identity: PeerIdentity?) {
+    /// - Parameters:
+    ///   - identity: as in `PeerLink.cameUp`.
+    ///   - featureLevel: of the host at the other end.
+    func cameUp(_ link: PeerLink, _ generation: UInt64, as identity: PeerIdentity?, featureLevel: UInt32) {
         shell.main.eventLoop.preconditionInEventLoop()
         guard !isClosed else { return link.close() }
         let key = link.key
@@ -115,7 +117,7 @@ final class PeerLinks: @unchecked Sendable {
         tell("connected with host \(key.host)", of: key)
         link.loop.run { link.allowWriting(generation) }
         for loop in shell.loops { loop.run { loop.addRoute(link) } }
-        shell.main.peerUp(key.host, over: key.channel)
+        shell.main.peerUp(key.host, over: key.channel, featureLevel: featureLevel)
         if shell.loops.count == 1 {
             link.allowReading(generation)
         } else {

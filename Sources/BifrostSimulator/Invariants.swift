@@ -401,6 +401,11 @@ final class Invariants {
         }
         model.role = replica.role
         model.term = replica.term
+        if replica.role == .leader {
+            let newest = groups[Int(model.group.rawValue)].newestTerm
+            // An answer to a heartbeat may come late.
+            if replica.term < newest { checkLease(of: model, before: newest) }
+        }
         model.base = replica.base
         if replica.commit > model.commit {
             commit(replica, model, groups[Int(model.group.rawValue)])
@@ -412,6 +417,20 @@ final class Invariants {
         }
     }
 
+    /// Another replica leads a later term: this one must have no lease any more, whether it runs just now or not.
+    private func checkLease(of model: ReplicaModel, before term: Term) {
+        let host = cluster.hosts[model.host]
+        guard host.isRunning else { return }
+        let end = host.loop(of: model.group).core.leaseExpiry(of: model.group)
+        let clock = host.clock.rawValue
+        if end > clock {
+            fail(
+                "leases end before elections", model,
+                "its lease of term \(model.term) lasts \((end - clock) / 1_000) µs longer, and term \(term) has a leader"
+            )
+        }
+    }
+
     private func elected(_ replica: ReplicaInspection, _ model: ReplicaModel, _ group: GroupModel) {
         world.report.elections += 1
         if let other = group.leaders[replica.term.rawValue], other != replica.replica {
@@ -420,9 +439,11 @@ final class Invariants {
         world.note(
             "host %h: replica %b leads group %c in term %d", UInt64(model.host), replica.replica.rawValue,
             UInt64(replica.group.rawValue), replica.term.rawValue)
-        if group.replicas.contains(where: { $0 !== model && $0.role == .leader }) {
+        for other in group.replicas where other !== model && other.role == .leader {
             world.mark(.twoLeaders)
+            if other.term < replica.term { checkLease(of: other, before: replica.term) }
         }
+        group.newestTerm = max(group.newestTerm, replica.term)
         group.leaders[replica.term.rawValue] = replica.replica
         model.ledTerm = replica.term
         if model.cutInTerm == model.ledTerm {

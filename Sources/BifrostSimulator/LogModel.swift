@@ -103,6 +103,8 @@ final class GroupModel {
     /// By index; 0 is unknown.
     @exclusivity(unchecked) var digests: [UInt64] = []
     @exclusivity(unchecked) var leaders: [UInt64: ReplicaID] = [:]
+    /// The newest that anybody leads or led.
+    @exclusivity(unchecked) var newestTerm = Term.zero
 
     /// The entry, and so all before it, is durable on a majority.
     func isDurable(_ mark: EntryMark, at index: LogIndex) -> Bool {

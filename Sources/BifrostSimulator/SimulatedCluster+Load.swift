@@ -63,9 +63,11 @@ extension SimulatedCluster {
             } else {
                 note("client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number), host.rawValue)
             }
+            // By lease also from hosts that lead no more, and may not know it.
+            let isByLease = world.plan.leaseReadsPercent > 0 && world.random.below(100) < world.plan.leaseReadsPercent
             client.submit(
                 kind: .query, target: .slot(slot(of: key)), pinned: host,
-                consistency: isPinned ? .linearizableAnywhere : .linearizable,
+                consistency: isByLease ? .lease : isPinned ? .linearizableAnywhere : .linearizable,
                 payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
             ) { [unowned self] result in
                 if case .success = result, host != HostID(0), !invariants.leads(host, slot(of: key)) {

@@ -23,6 +23,7 @@ final class SimulatedHostLoop {
     private static let tickName: StaticString = "host %h: loop %b ticks"
     private static let turnName: StaticString = "host %h: loop %b has a turn"
     @exclusivity(unchecked) private var isTurnScheduled = false
+    @exclusivity(unchecked) private var leaseReadsSeen: UInt64 = 0
     private var inboxEvent: () -> Void = {}
     /// A struct: functions that are elements themselves are wrapped in another one each.
     private struct Handed { var action: () -> Void }
@@ -108,6 +109,10 @@ final class SimulatedHostLoop {
         guard host.isRunning else { return }
         effects.removeAll()
         invariants.observe(host, core)
+        if core.leaseReads > leaseReadsSeen {
+            leaseReadsSeen = core.leaseReads
+            world.mark(.leaseRead)
+        }
         if core.hasWork { scheduleTurn() }
     }
 }

@@ -35,6 +35,8 @@ package struct SimulatedPlan: Sendable {
     package var thinkNanoseconds: UInt64 = 20_000_000
     package var clockDriftMillionths: UInt64 = 50_000
     package var valueBytesMax = 200
+    /// Of a hundred gets, those by lease.
+    package var leaseReadsPercent: UInt64 = 0
 
     /// Virtual nanoseconds between two faults, at most.
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
@@ -130,6 +132,9 @@ package struct SimulatedPlan: Sendable {
         settings.snapshotsMax = 1 + Int(later.below(3))
         if later.below(4) == 0 { settings.checkpointNanoseconds = 1_000_000_000 + later.below(20_000_000_000) }
         if later.below(4) == 0 { settings.memtableBytesTotal = 200_000 + Int(later.below(2_000_000)) }
+        // Also so long that elections wait for promises to end, and whole leaderships.
+        settings.leaseNanoseconds = later.below(8) == 0 ? 0 : 100_000_000 + later.below(1_400_000_000)
+        leaseReadsPercent = later.below(4) == 0 ? 0 : 20 + later.below(60)
     }
 }
 

@@ -123,6 +123,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case snapshotInstalled
     /// A snapshot under way was given up.
     case snapshotFailed
+    /// A leader answered reads by lease.
+    case leaseRead
 }
 
 /// A rule that was broken.

@@ -328,7 +328,8 @@ extension ClientRouter {
     func isAnswerOfLeader(_ place: Int) -> Bool {
         let group = Int(table[place].groupIndex)
         return group >= 0 && table[place].pinned.rawValue == 0 && !groups[group].replicas.isEmpty
-            && (table[place].kind == .command || table[place].consistency == .linearizable)
+            && (table[place].kind == .command || table[place].consistency == .linearizable
+                || table[place].consistency == .lease)
             && hosts[candidateHost(group)].id == table[place].host
     }
 

@@ -42,6 +42,9 @@ extension HostCore {
         for replica in stepped { body(inspection(of: replica)) }
     }
 
+    /// Until when, by this host's clock, its replica would serve reads of the group by lease.
+    package func leaseExpiry(of group: GroupID) -> UInt64 { replica(of: group).map { leaseExpiry(of: $0) } ?? 0 }
+
     package func inspection(of group: GroupID) -> ReplicaInspection? { replica(of: group).map { inspection(of: $0) } }
 
     private func inspection(of replica: Replica) -> ReplicaInspection {

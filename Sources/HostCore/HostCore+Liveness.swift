@@ -32,19 +32,22 @@ extension HostCore {
     // MARK: Hosts
 
     /// One of the connections to a host is up. Loop 0 is told, and tells the other loops.
-    public func peerUp(_ host: HostID, over channel: PeerChannel) {
-        linkChanged(host, channel, isUp: true)
-        tell(.link(host, channel, isUp: true))
+    ///
+    /// - Parameter featureLevel: as the host named it in the handshake.
+    public func peerUp(_ host: HostID, over channel: PeerChannel, featureLevel: UInt32) {
+        linkChanged(host, channel, isUp: true, featureLevel: featureLevel)
+        tell(.link(host, channel, isUp: true, featureLevel: featureLevel))
     }
 
     /// One of the connections to a host is lost, with what was under way on it. Loop 0 is told.
     public func peerDown(_ host: HostID, over channel: PeerChannel) {
-        linkChanged(host, channel, isUp: false)
-        tell(.link(host, channel, isUp: false))
+        linkChanged(host, channel, isUp: false, featureLevel: 0)
+        tell(.link(host, channel, isUp: false, featureLevel: 0))
     }
 
-    func linkChanged(_ host: HostID, _ channel: PeerChannel, isUp: Bool) {
+    func linkChanged(_ host: HostID, _ channel: PeerChannel, isUp: Bool, featureLevel: UInt32) {
         guard let peer = peer(host) else { return }
+        if isUp { peer.featureLevel = featureLevel }
         switch (channel, isUp) {
         case (.consensus, true):
             peer.isConnected = true
@@ -57,6 +60,7 @@ extension HostCore {
             peer.lastFollowedTick = nil
             peer.followingPoll = nil
             peer.nextHeartbeat = nil
+            forgetAsked(peer)
             suspectIfSilent(peer)
         case (.bulk, true): peer.isBulkConnected = true
         case (.bulk, false):
@@ -123,6 +127,7 @@ extension HostCore {
         }
         // It would stand when there is space again, whoever leads then.
         if message.kind == .timeoutNow, space == .out { return }
+        if mayChangeMind(replica, message) { bind(replica) }
         replica.core.step(message)
         markReady(replica)
     }
@@ -136,8 +141,8 @@ extension HostCore {
     }
 
     private func receive(_ heartbeat: HostHeartbeat?, _ reply: HostHeartbeatReply?, of peer: Peer) {
-        if let heartbeat { compare(heartbeat, of: peer) }
-        if let reply { decide(reply.agrees ? .agreed : .disagreed, of: peer) }
+        if let heartbeat { note(heartbeat, of: peer) }
+        if let reply { answered(reply, by: peer) }
     }
 
     /// After a disagreement our groups with members there speak for themselves, a bounded number per tick.
@@ -182,6 +187,7 @@ extension HostCore {
             let isPatient =
                 tickCount < replica.patientUntilTick && replica.core.role == .follower && replica.core.leader == .none
             if !isPatient {
+                if replica.core.role != .leader { bind(replica) }
                 replica.core.tick()
                 markReady(replica)
             }
@@ -221,6 +227,8 @@ extension HostCore {
 
     /// Takes the replica's old part out of the digests and puts its present one in.
     func updateLiveness(_ replica: Replica) {
+        bind(replica)
+        replica.leadsSinceRound = leadingRound + 1
         for host in replica.leadingOn { peer(host)?.leading.remove(replica.contributedDigest) }
         if let host = replica.followingHost { peer(host)?.following.remove(replica.contributedDigest) }
         replica.leadingOn.removeAll(keepingCapacity: true)

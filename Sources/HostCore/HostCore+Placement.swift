@@ -51,13 +51,17 @@ extension HostCore {
     public func install(
         group: GroupID, plan: ReplicaStartPlan, machine: MasterStateMachine, memtable: Memtable, view: StoreView
     ) {
-        let core = RaftCore(start: plan.start, settings: settings.raft, seed: random.next())
+        var core = RaftCore(start: plan.start, settings: settings.raft, seed: random.next())
         if let replica = replica(of: group) {
+            // Its log and state are other ones now, and what it promised is not.
+            bind(replica)
+            core.keepPromise(until: replica.core.promisedUntil)
             replica.core = core
             replica.machine = machine
             replica.memtable = memtable
             return begin(replica, again: plan, on: view)
         }
+        if plan.mayHavePromised { keepEarlierPromises(&core) }
         let replica = Replica(group: group, core: core, machine: machine, memtable: memtable, view: view)
         if let group = map?.group(group) { replica.learn(group.replicas) }
         replica.impairment = plan.impairment
@@ -72,7 +76,8 @@ extension HostCore {
             effects.notices.append("group \(group): replica \(replica.id) neither campaigns nor serves: \(impairment)")
         }
         if map?.group(group)?.preferredLeader != replica.id {
-            replica.patientUntilTick = tickCount + UInt64(2 * settings.raft.electionTicks)
+            let wait = plan.mayHavePromised ? settings.leaseNanoseconds / settings.tickNanoseconds : 0
+            replica.patientUntilTick = tickCount + UInt64(2 * settings.raft.electionTicks) + wait
         }
         add(replica)
         if replica.impairment != nil, !replica.isMute { wantSnapshot(replica) }
@@ -83,21 +88,30 @@ extension HostCore {
     func campaignWherePreferred() {
         guard let map else { return }
         for replica in replicas where !replica.hasCampaigned && replica.impairment == nil {
-            guard replica.core.role == .follower, replica.core.leader == .none else {
+            guard replica.core.leader == .none, replica.campaignsAtStart < Self.campaignsAtStartMax else {
                 replica.hasCampaigned = true
                 continue
             }
-            guard map.group(replica.group)?.preferredLeader == replica.id else { continue }
+            guard map.group(replica.group)?.preferredLeader == replica.id, replica.core.role == .follower,
+                tickCount >= replica.campaignTick
+            else { continue }
+            bind(replica)
+            guard replica.core.promisedUntil <= now.rawValue else { continue }
             let voters = replica.core.configuration.voters
             let reachable = voters.filter { voter in
                 voter == replica.id || replica.host(of: voter).flatMap { peer($0) }?.isConnected == true
             }
             guard reachable.count * 2 > voters.count else { continue }
-            replica.hasCampaigned = true
+            // Who started later than this one may still have to wait out a promise, and refuses.
+            replica.campaignsAtStart += 1
+            replica.campaignTick = tickCount + Self.campaignPauseTicks
             replica.core.campaign()
             markReady(replica)
         }
     }
+
+    private static var campaignsAtStartMax: Int { 5 }
+    private static var campaignPauseTicks: UInt64 { 4 }
 
     /// The meta group's state is the map. Its first leader writes the map that `init` gave to every host.
     func adoptMetaMap(_ replica: Replica) {

@@ -139,7 +139,7 @@ extension HostCore {
             open(read)
             serve(read, from: replica)
             return
-        case .linearizable:
+        case .linearizable, .lease:
             guard replica.core.role == .leader else { return refuse(read.call, notLeader(replica)) }
         case .linearizableAnywhere:
             guard replica.core.leader != .none else { return refuse(read.call, notLeader(replica)) }
@@ -147,7 +147,7 @@ extension HostCore {
         guard replica.waitingReads < settings.waitingCallsMax else { return refuse(read.call, overloaded) }
         open(read)
         replica.waitingReads += 1
-        replica.gathered.append(read)
+        if consistency == .lease { replica.gatheredByLease.append(read) } else { replica.gathered.append(read) }
         markReady(replica)
     }
 

@@ -11,6 +11,7 @@ extension HostCore {
     /// Whether another turn has something to do at once.
     public var hasWork: Bool {
         !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty || !loopQuestions.isEmpty
+            || !comparing.isEmpty
     }
 
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.
@@ -25,6 +26,7 @@ extension HostCore {
             step(replica)
         }
         if !loopQuestions.isEmpty { answerLoopQuestions() }
+        if !comparing.isEmpty { compareHeartbeats() }
 
         if !records.isEmpty {
             effects.journal = JournalBatch(ticket: nextTicket, records: records)
@@ -62,6 +64,7 @@ extension HostCore {
     private func step(_ replica: Replica) {
         // One that does not understand its log is as good as down: the others elect another leader.
         guard replica.stopped == nil else { return }
+        if !replica.gatheredByLease.isEmpty { startLeaseReads(replica) }
         if !replica.gathered.isEmpty { startReads(replica) }
         var rounds = 0
         // Applying frees windows and confirms reads; two rounds settle nearly everything, the rest waits a turn.
@@ -232,13 +235,15 @@ extension HostCore {
             effects.replies.append(HostReply(call: proposal.call, response: .refused(.outcomeUnknown)))
         }
         replica.proposals.removeAll()
-        let reads = replica.readBatches.flatMap { $0.reads[$0.served...] } + replica.gathered
+        let reads =
+            replica.readBatches.flatMap { $0.reads[$0.served...] } + replica.gathered + replica.gatheredByLease
         for read in reads {
             close(read)
             effects.replies.append(HostReply(call: read.call, response: .refused(.unavailable(reason))))
         }
         replica.readBatches.removeAll()
         replica.gathered.removeAll()
+        replica.gatheredByLease.removeAll()
         replica.waitingReads = 0
         effects.notices.append("group \(replica.group): replica \(replica.id) stopped: \(reason)")
         updateLiveness(replica)

@@ -18,13 +18,29 @@ public final class HostCore {
         let host: HostID
         var isConnected = false
         var isBulkConnected = false
-        /// Its version reads peer batches of version 2.
-        var knowsSnapshots = true
+        /// Of its version: what it can be told. Known when it is connected.
+        var featureLevel: UInt32 = 0 {
+            didSet {
+                let version: UInt8 = featureLevel >= FeatureLevel.membership ? 2 : 1
+                writer.version = version
+                bulkWriter.version = version
+            }
+        }
+        var knowsSnapshots: Bool { featureLevel >= FeatureLevel.membership }
+        var knowsPromises: Bool { featureLevel >= FeatureLevel.membership }
         fileprivate var writer = PeerBatchWriter()
         fileprivate var bulkWriter = PeerBatchWriter()
         /// It is in `told`.
         fileprivate var isTold = false
-        var heartbeatSequence: UInt64 = 0
+        /// Loop 0: of the last heartbeat, and of the last one that was answered, or that no answer counts for any more.
+        var heartbeatSequence: UInt64
+        var answeredSequence: UInt64
+        /// Loop 0: heartbeats without an answer, the newest last. At most `heartbeatsAskedMax`: an answer to one before
+        /// still says that the other side agrees, and makes no lease.
+        var heartbeatsAsked: [HeartbeatAsked] = []
+        /// What this host promised there, and was promised there.
+        var promise = HostPromise()
+        var lease = HostLease()
         /// The tick in which this host last agreed with our heartbeat: it follows us where we lead.
         var lastAgreedTick: UInt64?
         /// The tick in which we last agreed with this host's heartbeat: it leads where we follow.
@@ -39,13 +55,20 @@ public final class HostCore {
         var followingPoll: LoopPoll?
         var comparedHeartbeat: HostHeartbeat?
         var nextHeartbeat: HostHeartbeat?
+        /// Loop 0: it is in `comparing`.
+        var isComparing = false
         /// Our groups' explicit heartbeats towards it are wanted, from this position in `replicas` on.
         var wakeFrom: Int?
         /// What we lead with a member there, and what we follow there, is ticked: the host has not agreed lately.
         var isLeadingSuspected = true
         var isFollowingSuspected = true
 
-        init(host: HostID) { self.host = host }
+        /// - Parameter sequence: where the numbers of heartbeats begin.
+        init(host: HostID, sequence: UInt64) {
+            self.host = host
+            heartbeatSequence = sequence
+            answeredSequence = sequence
+        }
     }
 
     /// Messages that wait until a journal ticket is durable.
@@ -102,6 +125,12 @@ public final class HostCore {
     /// Loop 0: the question what all loops lead, and the number of questions so far.
     var leadingPoll: LoopPoll?
     var polls: UInt64 = 0
+    /// The question what is led that this loop answered last.
+    var leadingRound: UInt64 = 0
+    /// Loop 0: hosts with a heartbeat to compare.
+    var comparing: [Peer] = []
+    /// Another at each start, so that no answer to a heartbeat of an earlier process counts for one of this.
+    private let heartbeatSequenceStart: UInt64
     var checkpointsUnderWay = 0
     var mergesUnderWay = 0
     /// Replicas with a `mergeTick`.
@@ -126,6 +155,8 @@ public final class HostCore {
     var intakesOpen = 0
     /// What may be read for other hosts now.
     var snapshotBytesLeft = 0
+    /// Reads that were served by lease.
+    public internal(set) var leaseReads: UInt64 = 0
     /// Calls answered `overloaded`.
     public internal(set) var overloads: UInt64 = 0
     /// Messages that named a group or replica which is not here.
@@ -143,6 +174,7 @@ public final class HostCore {
         self.journal = journal
         self.settings = settings.share(of: loop)
         self.loop = loop
+        heartbeatSequenceStart = mix(seed &+ 0x6c65_6173_6573) >> 2
         self.random = SeededRandom(seed: loop.isFirst ? seed : mix(seed ^ mix(UInt64(loop.number))))
         self.now = now
         self.journalSequence = journalSequence
@@ -178,7 +210,7 @@ public final class HostCore {
     func addPeer(_ host: HostID) {
         guard host != self.host, peer(host) == nil else { return }
         let position = peers.firstIndex { $0.host > host } ?? peers.count
-        peers.insert(Peer(host: host), at: position)
+        peers.insert(Peer(host: host, sequence: heartbeatSequenceStart), at: position)
     }
 
     // MARK: Telling peers

@@ -61,7 +61,7 @@ struct LivenessSum: Hashable, Sendable {
 public struct LoopMessage: Sendable {
     enum Kind: Sendable {
         case map(ClusterMap)
-        case link(HostID, PeerChannel, isUp: Bool)
+        case link(HostID, PeerChannel, isUp: Bool, featureLevel: UInt32)
         case leadingAsked(poll: UInt64)
         case leadingTold(poll: UInt64, [(host: HostID, sum: LivenessSum)])
         case followingAsked(HostID, poll: UInt64)
@@ -74,10 +74,12 @@ public struct LoopMessage: Sendable {
 
 /// What came of a heartbeat.
 enum HeartbeatVerdict: Sendable {
-    /// We agreed with theirs: they lead where we follow.
+    /// We agreed with theirs: they lead where we follow, and are promised to go on.
     case followed
-    /// They agreed with ours: they follow where we lead.
-    case agreed
+    /// We did not: nothing is promised.
+    case notFollowed
+    /// They agreed with ours: they follow where we lead, and promise what makes leases.
+    case agreed(HostLease?)
     /// They did not: our groups there have to speak for themselves.
     case disagreed
 }
@@ -93,7 +95,8 @@ extension HostCore {
     public func receive(_ message: LoopMessage) {
         switch message.kind {
         case .map(let map): adopt(map)
-        case .link(let host, let channel, let isUp): linkChanged(host, channel, isUp: isUp)
+        case .link(let host, let channel, let isUp, let level):
+            linkChanged(host, channel, isUp: isUp, featureLevel: level)
         case .leadingAsked, .followingAsked: loopQuestions.append(message.kind)
         case .leadingTold(let poll, let sums): leadingTold(poll, sums)
         case .followingTold(let host, let poll, let sum): followingTold(host, poll, sum)
@@ -106,10 +109,14 @@ extension HostCore {
         for question in loopQuestions {
             switch question {
             case .leadingAsked(let poll):
+                leadingRound = poll
                 let sums = peers.map { (host: $0.host, sum: $0.leading) }
                 effects.loopMessages.append((0, LoopMessage(kind: .leadingTold(poll: poll, sums))))
             case .followingAsked(let host, let poll):
-                let sum = peer(host)?.following ?? LivenessSum()
+                let peer = peer(host)
+                // In force before loop 0 can say so to the other host.
+                if let peer { peer.promise.asked = promiseEnd(to: peer) }
+                let sum = peer?.following ?? LivenessSum()
                 effects.loopMessages.append((0, LoopMessage(kind: .followingTold(host, poll: poll, sum))))
             default: break
             }
@@ -129,9 +136,9 @@ extension HostCore {
     /// Asks all loops what they lead, unless the last such question is still open: a loop that is stuck keeps the
     /// host's heartbeats back, and its peers notice.
     func beginHeartbeats() {
-        guard loop.count > 1 else { return sendHeartbeats() }
         guard leadingPoll == nil else { return }
         polls += 1
+        guard loop.count > 1 else { return sendHeartbeats(round: polls) }
         leadingPoll = LoopPoll(number: polls, missing: loop.count - 1)
         for peer in peers { peer.leadingElsewhere = LivenessSum() }
         tell(.leadingAsked(poll: polls))
@@ -143,12 +150,14 @@ extension HostCore {
         leadingPoll?.missing -= 1
         guard leadingPoll?.missing == 0 else { return }
         leadingPoll = nil
-        sendHeartbeats()
+        sendHeartbeats(round: poll)
     }
 
-    private func sendHeartbeats() {
+    private func sendHeartbeats(round: UInt64) {
+        leadingRound = round
         for peer in peers where peer.isConnected {
             peer.heartbeatSequence += 1
+            noteAsked(peer, round: round)
             var sum = peer.leading
             sum.add(peer.leadingElsewhere)
             let heartbeat = HostHeartbeat(sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest)
@@ -156,16 +165,44 @@ extension HostCore {
         }
     }
 
-    /// Compares a heartbeat with what all loops follow there. While one is being compared, the newest of those that
-    /// came since waits: loops that are slower than the heartbeats must not keep all of them from an answer.
-    func compare(_ heartbeat: HostHeartbeat, of peer: Peer) {
+    /// Notes a heartbeat. It is compared with what all loops follow there behind the turn: when what came ahead of it has
+    /// taken effect, and with a reading of the clock from after it came, from which on promises are made. While one is
+    /// being compared, the newest of those that came since waits: loops that are slower than the heartbeats must not keep
+    /// all of them from an answer.
+    func note(_ heartbeat: HostHeartbeat, of peer: Peer) {
         // What a connection brought before it was lost vouches for nobody.
         guard peer.isConnected else { return }
-        guard loop.count > 1 else { return conclude(heartbeat, following: peer.following, of: peer) }
-        guard peer.followingPoll == nil else {
-            peer.nextHeartbeat = heartbeat
-            return
+        peer.nextHeartbeat = heartbeat
+        goOnComparing(peer)
+    }
+
+    private func goOnComparing(_ peer: Peer) {
+        guard !peer.isComparing else { return }
+        peer.isComparing = true
+        comparing.append(peer)
+    }
+
+    /// Behind the turn.
+    func compareHeartbeats() {
+        for peer in comparing {
+            peer.isComparing = false
+            if let poll = peer.followingPoll {
+                guard poll.missing == 0, let heartbeat = peer.comparedHeartbeat else { continue }
+                peer.followingPoll = nil
+                var sum = peer.following
+                sum.add(peer.followingElsewhere)
+                conclude(heartbeat, following: sum, of: peer)
+            }
+            if let heartbeat = peer.nextHeartbeat {
+                peer.nextHeartbeat = nil
+                compare(heartbeat, of: peer)
+            }
         }
+        comparing.removeAll(keepingCapacity: true)
+    }
+
+    private func compare(_ heartbeat: HostHeartbeat, of peer: Peer) {
+        guard loop.count > 1 else { return conclude(heartbeat, following: peer.following, of: peer) }
         polls += 1
         peer.followingPoll = LoopPoll(number: polls, missing: loop.count - 1)
         peer.comparedHeartbeat = heartbeat
@@ -177,24 +214,19 @@ extension HostCore {
         guard let peer = peer(host), peer.followingPoll?.number == poll else { return }
         peer.followingElsewhere.add(sum)
         peer.followingPoll?.missing -= 1
-        guard peer.followingPoll?.missing == 0, let heartbeat = peer.comparedHeartbeat else { return }
-        peer.followingPoll = nil
-        var sum = peer.following
-        sum.add(peer.followingElsewhere)
-        conclude(heartbeat, following: sum, of: peer)
-        if let next = peer.nextHeartbeat {
-            peer.nextHeartbeat = nil
-            compare(next, of: peer)
-        }
+        if peer.followingPoll?.missing == 0 { goOnComparing(peer) }
     }
 
     private func conclude(_ heartbeat: HostHeartbeat, following: LivenessSum, of peer: Peer) {
         // Roles that change from here on count from the next heartbeat on.
         let agrees = heartbeat.digest == following.digest && heartbeat.groups == following.groups
-        write(to: peer, over: .consensus) {
-            $0.reply = HostHeartbeatReply(sequence: heartbeat.sequence, agrees: agrees)
-        }
-        if agrees { decide(.followed, of: peer) }
+        // This loop's own part of the promise; the others made theirs when they were asked.
+        if agrees { peer.promise.asked = promiseEnd(to: peer) }
+        let promised = agrees && peer.promise.asked > 0 ? settings.leaseNanoseconds / 1_000 : 0
+        let reply = HostHeartbeatReply(
+            sequence: heartbeat.sequence, agrees: agrees, promisedMicroseconds: UInt32(clamping: promised))
+        write(to: peer, over: .consensus) { $0.reply = reply }
+        decide(agrees ? .followed : .notFollowed, of: peer)
     }
 
     /// Loop 0's word on a heartbeat, to all loops.
@@ -208,9 +240,12 @@ extension HostCore {
         case .followed:
             peer.lastFollowedTick = tickCount
             peer.isFollowingSuspected = false
-        case .agreed:
+            peer.promise.confirm()
+        case .notFollowed: peer.promise.asked = 0
+        case .agreed(let lease):
             peer.lastAgreedTick = tickCount
             peer.isLeadingSuspected = false
+            if let lease { peer.lease = lease }
         case .disagreed: if peer.wakeFrom == nil { peer.wakeFrom = 0 }
         }
     }

@@ -10,6 +10,13 @@ public struct HostSettings: Sendable {
     public var heartbeatTicks = 2
     /// Ticks without an agreeing heartbeat after which a host's leaders are suspected and their followers' timers run.
     public var suspicionTicks = 6
+    /// How long, by its own clock, a host that agrees with another's heartbeat lets none of the groups that it follows
+    /// there vote for anybody else; 0: it promises nothing, and there are no leases. Below a time-out no election waits
+    /// for it. After a restart a host waits it out: it must not be lowered while an earlier promise may be running.
+    public var leaseNanoseconds: UInt64 = 450_000_000
+    /// By how many thousandths any host's clock may run fast or slow, at most: leases of hosts whose clocks do worse are
+    /// not safe. At most 999.
+    public var clockDriftPerMille: UInt64 = 50
     /// Each group's consensus; its time-outs are in the same ticks.
     public var raft = RaftSettings()
 

@@ -21,10 +21,14 @@ public struct HostHeartbeat: Hashable, Sendable {
 public struct HostHeartbeatReply: Hashable, Sendable {
     public var sequence: UInt64
     public var agrees: Bool
+    /// So long, by the receiver's clock and from before this was said, none of those groups votes for anybody else.
+    /// 0: nothing is promised.
+    public var promisedMicroseconds: UInt32
 
-    public init(sequence: UInt64, agrees: Bool) {
+    public init(sequence: UInt64, agrees: Bool, promisedMicroseconds: UInt32 = 0) {
         self.sequence = sequence
         self.agrees = agrees
+        self.promisedMicroseconds = promisedMicroseconds
     }
 }
 
@@ -49,12 +53,13 @@ public struct LogFloor: Hashable, Sendable {
 ///     version u8 = 1 or 2 | parts u8 (bit 0 heartbeat, bit 1 reply) | 0 u16
 ///     heartbeat: sequence u64 | groups u32 | digest u64        if bit 0
 ///     reply: sequence u64 | agrees u8                          if bit 1
+///            promised u32, microseconds                        … version 2
 ///     floors: count u32, then group u32 | index u64 each
 ///     snapshots: count u32, then SnapshotMessage each          version 2
 ///     messages: count u32, then group u32 | RaftMessage each
 ///
-/// Written in one pass per turn; the count of messages is filled in at the end. Version 2 is written only where there is
-/// a word on snapshots, and these are said only to hosts that know it.
+/// Written in one pass per turn; the count of messages is filled in at the end. Version 2 is written for hosts of feature
+/// level 2 and above; those below do not know it.
 public struct PeerBatchWriter: ~Copyable {
     private var messages: ByteWriter
     public private(set) var messageCount: UInt32 = 0
@@ -63,6 +68,8 @@ public struct PeerBatchWriter: ~Copyable {
     public var floors: [LogFloor] = []
     private var snapshots: [SnapshotMessage] = []
     private var snapshotBytes = 0
+    /// 2 if the receiver knows it, else 1.
+    public var version: UInt8 = 2
 
     public init() { messages = ByteWriter(capacity: 4096) }
 
@@ -88,7 +95,8 @@ public struct PeerBatchWriter: ~Copyable {
     /// The frame's payload; the writer is empty afterwards.
     public mutating func take() -> Bytes {
         var head = ByteWriter(capacity: 64 + floors.count * 12 + snapshotBytes + messages.count)
-        head.write(snapshots.isEmpty ? 1 as UInt8 : 2)
+        let version: UInt8 = snapshots.isEmpty ? version : 2
+        head.write(version)
         head.write(UInt8((heartbeat == nil ? 0 : 1) | (reply == nil ? 0 : 2)))
         head.write(0 as UInt16)
         if let heartbeat {
@@ -99,13 +107,14 @@ public struct PeerBatchWriter: ~Copyable {
         if let reply {
             head.write(reply.sequence)
             head.write(reply.agrees)
+            if version >= 2 { head.write(reply.promisedMicroseconds) }
         }
         head.write(UInt32(floors.count))
         for floor in floors {
             head.write(floor.group)
             head.write(floor.index)
         }
-        if !snapshots.isEmpty {
+        if version >= 2 {
             head.write(UInt32(snapshots.count))
             for snapshot in snapshots { snapshot.encode(into: &head) }
             snapshots = []
@@ -143,8 +152,11 @@ public struct PeerBatchReader: ~Copyable {
         let heartbeat =
             parts & 1 == 0
             ? nil : HostHeartbeat(sequence: try reader.read(), groups: try reader.read(), digest: try reader.read())
-        let reply =
-            parts & 2 == 0 ? nil : HostHeartbeatReply(sequence: try reader.read(), agrees: try reader.readBool())
+        var reply: HostHeartbeatReply?
+        if parts & 2 != 0 {
+            reply = HostHeartbeatReply(sequence: try reader.read(), agrees: try reader.readBool())
+            if version >= 2 { reply?.promisedMicroseconds = try reader.read() }
+        }
         let floorCount = Int(try reader.read(UInt32.self))
         try reader.check(count: floorCount, ofSize: 12)
         var floors: [LogFloor] = []

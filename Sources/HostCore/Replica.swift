@@ -66,6 +66,8 @@ final class Replica {
     /// Proposals of this replica's time as leader, by ascending term, and index within a term.
     var proposals: Deque<Proposal> = []
     var gathered: [WaitingRead] = []
+    /// Reads that need not ask the others while there is a lease.
+    var gatheredByLease: [WaitingRead] = []
     var readBatches: Deque<ReadBatch> = []
     var nextContext: UInt64 = 1
 
@@ -80,6 +82,9 @@ final class Replica {
     var leadingOn: [HostID] = []
     var followingHost: HostID?
     var contributedDigest: UInt64 = 0
+
+    /// What it leads is in the sums of this question of loop 0 and of all later ones, as it leads now.
+    var leadsSinceRound: UInt64 = 0
 
     /// The journal ticket of the last thing it persisted.
     var lastTicket: UInt64 = 0
@@ -108,8 +113,11 @@ final class Replica {
     var lastTurns: [ReplicaID: UInt64] = [:]
     /// Another replica is preferred as leader: until this tick after the start its host gets the time to come.
     var patientUntilTick: UInt64 = 0
-    /// It had its chance to lead at start without waiting for a time-out.
+    /// It had its chances to lead at start without waiting for a time-out.
     var hasCampaigned = false
+    /// How many it took, and the tick before which it does not try again.
+    var campaignsAtStart = 0
+    var campaignTick: UInt64 = 0
     /// As the meta group's leader: the first map is proposed.
     var hasProposedMap = false
     /// Told to the journal as superfluous already.
@@ -147,7 +155,7 @@ final class Replica {
     /// What it is to others: one that stands still leads nobody.
     var role: RaftRole { stopped == nil ? core.role : .follower }
 
-    /// Reads in `gathered` and `readBatches`.
+    /// Reads in `gathered`, `gatheredByLease` and `readBatches`.
     var waitingReads = 0
     var waitingCalls: Int { proposals.count + waitingReads }
 

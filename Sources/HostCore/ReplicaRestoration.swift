@@ -28,6 +28,8 @@ public struct RestoredReplica: Sendable {
         damage = store.damaged().first { $0.replica == birth.replica }?.error
         if damage != nil { try store.remove(birth.replica) }
         var manifest = store.manifest(of: birth.replica)
+        let log = logs.first { $0.replica == birth.replica }
+        let isNew = manifest == nil && log == nil && !journal.isDamaged
         if manifest == nil {
             let header = ManifestHeader(
                 group: birth.group, replica: birth.replica, index: .zero, term: .zero, revision: .zero, logTime: .zero,
@@ -37,8 +39,9 @@ public struct RestoredReplica: Sendable {
         if let manifest { try journal.refuseIfLost(behind: manifest) }
         let onDisk = ReplicaOnDisk(
             group: birth.group, replica: birth.replica, manifest: manifest,
-            log: logs.first { $0.replica == birth.replica }, isJournalDamaged: journal.isDamaged)
+            log: log, isJournalDamaged: journal.isDamaged)
         plan = ReplicaStartPlan(onDisk, configuration: birth.configuration)
+        plan.mayHavePromised = !isNew
         if plan.hasEntries {
             plan.start.entries = try journal.entries(
                 of: birth.replica, from: plan.entriesFrom, through: plan.entriesThrough, bytesMax: .max)

@@ -35,6 +35,8 @@ public struct ReplicaStartPlan: Sendable {
     public var entriesThrough: LogIndex
     /// Consensus' start, but for `entries`.
     public var start: RaftStart
+    /// It was here before this start: a promise to some leader may be running.
+    public internal(set) var mayHavePromised = true
     /// The log may lack what it promised, votes among it: the replica says nothing at all until it is rebuilt.
     public var isMute = false
     /// Why the replica may neither campaign nor serve, in words for the operator; nil when it is sound.

@@ -66,7 +66,7 @@ public struct ExecuteRequest: Message {
 
 /// What a read may miss.
 ///
-/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local. Kept for later: 3 lease, 4 session (bound: the
+/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local, 3 lease. Kept for later: 4 session (bound: the
 /// revision to wait for), 5 stale (bound: milliseconds).
 public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     /// Answered by the leader, which asks a majority first.
@@ -75,11 +75,14 @@ public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     case linearizableAnywhere = 1
     /// What this replica has applied, however old.
     case local = 2
+    /// As linearizable, answered by the leader at once while it has a lease: as long as no host's clock runs faster or
+    /// slower than hosts are told to expect.
+    case lease = 3
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         let number = try reader.read(UInt8.self)
         guard let known = Consistency(rawValue: number) else {
-            throw DecodingFailure(expected: "a consistency of 0, 1 or 2", found: "\(number)")
+            throw DecodingFailure(expected: "a consistency of 0 to 3", found: "\(number)")
         }
         self = known
     }

@@ -1,6 +1,7 @@
 // What a host offers on its connections, and how it answers. Owns the interface between the RPC layer and a host's
 // shell.
 
+internal import Glibc
 public import NIOCore
 public import Primitives
 
@@ -84,9 +85,15 @@ public struct CallReply: Sendable {
     public func fail(_ code: RPCError.Code, _ message: String) { connection.fail(call, RPCError(code, message)) }
 }
 
-/// The clock of all deadlines here: nanoseconds since the machine started.
+/// The clock of all deadlines and leases: nanoseconds since the machine started, those in which it slept included. A
+/// leader that slept must not take its lease for running (`CLOCK_MONOTONIC` would).
 public enum RPCClock {
-    public static func now() -> Instant { Instant(NIODeadline.now().uptimeNanoseconds) }
+    public static func now() -> Instant {
+        var time = timespec()
+        let result = clock_gettime(CLOCK_BOOTTIME, &time)
+        precondition(result == 0, "Linux has had this clock since 2.6.39")
+        return Instant(UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
+    }
 }
 
 /// An "address:port" or "[address]:port", or "name:port".

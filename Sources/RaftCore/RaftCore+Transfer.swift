@@ -46,7 +46,7 @@ extension RaftCore {
 
     /// Whether reads may rely on a lease at all: this replica leads, knows how far its predecessors got, and has not
     /// asked anybody in this term to stand for election, who need not wait for a lease to end.
-    public var mayUseLease: Bool { isEstablished && transferTerm != term }
+    public var mayUseLease: Bool { isEstablished && (transferTerm != term || isPlanted("lease-after-transfer")) }
 
     mutating func ageTransfer() {
         guard transferTarget != .none else { return }

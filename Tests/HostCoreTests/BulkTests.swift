@@ -125,7 +125,7 @@ private let group = GroupID(1)
         try trio.tick(2)
         #expect(trio.hosts[leader].isDone(30_000))
         for host in trio.hosts where host.id != trio.hosts[laggard].id {
-            host.core.peerUp(trio.hosts[laggard].id, over: .bulk)
+            host.core.peerUp(trio.hosts[laggard].id, over: .bulk, featureLevel: FeatureLevel.current)
         }
         try trio.tick(20)
         #expect(isCaughtUp(trio, laggard, leader))

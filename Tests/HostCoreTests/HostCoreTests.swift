@@ -141,9 +141,7 @@ private let group = GroupID(1)
         // A host says that it does not follow what we lead.
         let host = trio.hosts[0]
         let led = host.core.replicaStatuses().filter { $0.role == .leader }.count
-        var writer = PeerBatchWriter()
-        writer.reply = HostHeartbeatReply(sequence: 1, agrees: false)
-        try host.core.receive(writer.take(), from: trio.hosts[1].id)
+        try trio.disagree(0, with: 1)
         host.core.tick(now: host.now)
         #expect(led > 0 && host.core.activeCount == led)
         try trio.tick(40)
@@ -180,10 +178,10 @@ private let group = GroupID(1)
             for each in trio.hosts {
                 for (target, _, payload) in each.takeOutbox() {
                     var reader = try PeerBatchReader(payload)
-                    if each.id == other.id, target == host.id, reader.reply != nil {
+                    if each.id == other.id, target == host.id, let reply = reader.reply {
                         var changed = PeerBatchWriter()
                         changed.heartbeat = reader.heartbeat
-                        changed.reply = HostHeartbeatReply(sequence: 1, agrees: false)
+                        changed.reply = HostHeartbeatReply(sequence: reply.sequence, agrees: false)
                         while let (group, message) = try reader.next() { changed.append(message, group: group) }
                         try host.core.receive(changed.take(), from: each.id)
                     } else {

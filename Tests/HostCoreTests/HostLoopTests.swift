@@ -118,9 +118,7 @@ import Testing
         let host = trio.hosts[0]
         let led = host.cores.map { $0.replicaStatuses().filter { $0.role == .leader }.count }
         #expect(led.filter { $0 > 0 }.count > 1, "leaders on several loops: \(led)")
-        var writer = PeerBatchWriter()
-        writer.reply = HostHeartbeatReply(sequence: 1, agrees: false)
-        try host.receive(writer.take(), from: trio.hosts[1].id)
+        try trio.disagree(0, with: 1)
         try host.turn()
         try host.turn()
         host.tick()

@@ -258,8 +258,14 @@ final class Trio {
     /// Called with each payload that is sent.
     var look: ((_ from: Int, _ channel: PeerChannel, _ payload: Bytes) -> Void)?
 
-    /// - Parameter loops: event loops of each host.
-    init(groups: Int = 1, loops: [Int] = [1, 1, 1], adjust: (inout HostSettings) -> Void = { _ in }) throws {
+    /// - Parameters:
+    ///   - loops: event loops of each host.
+    ///   - featureLevels: what each host is to the others.
+    init(
+        groups: Int = 1, loops: [Int] = [1, 1, 1],
+        featureLevels: [UInt32] = Array(repeating: FeatureLevel.current, count: 3),
+        adjust: (inout HostSettings) -> Void = { _ in }
+    ) throws {
         var settings = HostSettings()
         adjust(&settings)
         let records = (1...3).map { number in
@@ -276,7 +282,9 @@ final class Trio {
         for host in hosts { try host.turn() }
         for host in hosts {
             for other in hosts where other.id != host.id {
-                for channel in PeerChannel.allCases { host.core.peerUp(other.id, over: channel) }
+                for channel in PeerChannel.allCases {
+                    host.core.peerUp(other.id, over: channel, featureLevel: featureLevels[Int(other.id.rawValue) - 1])
+                }
             }
         }
     }
@@ -308,6 +316,22 @@ final class Trio {
         return moved
     }
 
+    /// Another host's answer that it does not agree with the host's next heartbeat.
+    func disagree(_ place: Int, with other: Int) throws {
+        let host = hosts[place]
+        for _ in 0..<20 {
+            for payload in host.takeOutbox() where payload.host == hosts[other].id {
+                guard let heartbeat = try PeerBatchReader(payload.payload).heartbeat else { continue }
+                var writer = PeerBatchWriter()
+                writer.reply = HostHeartbeatReply(sequence: heartbeat.sequence, agrees: false)
+                return try host.receive(writer.take(), from: hosts[other].id)
+            }
+            if !host.hasWork { host.tick() }
+            try host.turn()
+        }
+        throw DiskError(.misuse, "no heartbeat came")
+    }
+
     func tick(_ count: Int = 1) throws {
         for _ in 0..<count {
             for host in hosts { host.tick() }
@@ -329,8 +353,8 @@ final class Trio {
         isCut.remove(place)
         for (other, host) in hosts.enumerated() where other != place {
             for channel in PeerChannel.allCases {
-                host.core.peerUp(hosts[place].id, over: channel)
-                hosts[place].core.peerUp(host.id, over: channel)
+                host.core.peerUp(hosts[place].id, over: channel, featureLevel: FeatureLevel.current)
+                hosts[place].core.peerUp(host.id, over: channel, featureLevel: FeatureLevel.current)
             }
         }
     }
