@@ -48,6 +48,10 @@ final class HostLoop: @unchecked Sendable {
     /// The same of clients' calls.
     private let callBytesWaiting = Atomic<Int>(0)
 
+    /// Calls of the cluster service that wait for what the core makes of them.
+    private var clusterCalls: [CallToken: (Response<DataResult>) -> Void] = [:]
+    private var clusterCallCount: UInt64 = 0
+
     /// Where payloads for other hosts go. A copy of what loop 0 knows.
     private var routes: [PeerChannelKey: PeerLink] = [:]
     /// Links of connections that other hosts dialled and that live here, by the connection's id.
@@ -138,6 +142,7 @@ final class HostLoop: @unchecked Sendable {
         case .mergeFoundNoSpace(let group, let reason):
             shell.space.mergeFoundNoSpace(reason)
             core.mergeFoundNoSpace(group: group)
+        case .removed(let group): core.replicaRemoved(group: group)
         case .snapshotTaken(let group, let after, let isLast):
             core.snapshotTaken(group: group, after: after, isLast: isLast)
         case .snapshotInstalled(let group): core.snapshotInstalled(group: group)
@@ -177,6 +182,8 @@ final class HostLoop: @unchecked Sendable {
         for reply in effects.replies {
             if reply.isRead {
                 answer(reply.call, reply.response) { $0.body.count }
+            } else if let answer = clusterCalls.removeValue(forKey: reply.call) {
+                answer(reply.response)
             } else {
                 calls.take(reply.call)?.respond { reply.response.encode(into: &$0) }
             }
@@ -192,6 +199,21 @@ final class HostLoop: @unchecked Sendable {
         if !effects.loopMessages.isEmpty { handOver(effects.loopMessages) }
         for notice in effects.notices { shell.logger.notice("\(notice)") }
         effects.removeAll()
+    }
+
+    /// Has the core do something that it answers like a call of the data service.
+    func ask(_ body: (HostCore, CallToken) -> Void, _ answer: @escaping (Response<DataResult>) -> Void) {
+        eventLoop.preconditionInEventLoop()
+        guard let core, !isStopping else {
+            return answer(
+                .refused(.unavailable(isStopping ? "the host is stopping" : "the host belongs to no cluster yet")))
+        }
+        clusterCallCount += 1
+        // No place in the registry has this number.
+        let call = CallToken(rawValue: clusterCallCount << 32 | 0xffff_ffff)
+        clusterCalls[call] = answer
+        body(core, call)
+        scheduleTurn()
     }
 
     // MARK: Other loops

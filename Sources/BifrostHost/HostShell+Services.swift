@@ -28,6 +28,10 @@ extension HostShell {
             case ClusterMethod.initialise:
                 let request = try InitialiseRequest(decoding: call.payload)
                 initialise(request, call.reply)
+            case ClusterMethod.administer:
+                administer(try AdministerRequest(decoding: call.payload), call.reply)
+            case ClusterMethod.transfer: transfer(try TransferRequest(decoding: call.payload), call.reply)
+            case ClusterMethod.join: join(try JoinRequest(decoding: call.payload), call.reply)
             default:
                 call.reply.fail(.unknownMethod, "the cluster service has no method \(call.method)")
             }

@@ -117,6 +117,7 @@ final class HostShell: @unchecked Sendable {
         }
         // All replicas at once, before any loop begins: what one group commits would hide what another's journal lost.
         try journal.refuseIfLost(beside: store)
+        try journal.deleteRemoved(from: store)
         hasBegun = true
         warnIfElsewhere(map)
         door.update(identity: identity, map: map)

@@ -148,7 +148,9 @@ final class Invariants {
                     continue
                 }
                 if log.isDamaged { fail("durable means durable", model, "its log is damaged") }
-                if model.installedIndex > .zero, log.base == model.installedIndex, log.last == log.base {
+                let installed = max(model.installedIndex, model.doubtfulInstallation)
+                if installed > .zero, log.base == installed, log.last == log.base {
+                    model.installedIndex = installed
                     // The process ended between what is said below, in `restored`, and this.
                     beginBehindSnapshot(model, log.hardState)
                 }
@@ -179,6 +181,11 @@ final class Invariants {
             published(doubtful, of: model)
         }
         model.doubtfulManifest = nil
+        if model.doubtfulInstallation > .zero, header.index == model.doubtfulInstallation {
+            model.manifestIndex = header.index
+            model.installedIndex = header.index
+        }
+        model.doubtfulInstallation = .zero
         if host.isRotten { model.manifestIndex = header.index }
         if header.index != model.manifestIndex {
             fail(
@@ -228,8 +235,11 @@ final class Invariants {
         }
         model.manifestIndex = index
         model.installedIndex = index
+        model.doubtfulInstallation = .zero
         checkDigest(model, index, manifest.header.digest)
     }
+
+    func perhapsInstalled(_ replica: ReplicaID, _ index: LogIndex) { model(of: replica)?.doubtfulInstallation = index }
 
     func perhapsPublished(_ host: SimulatedHost, _ header: ManifestHeader) {
         model(of: header.replica)?.doubtfulManifest = header

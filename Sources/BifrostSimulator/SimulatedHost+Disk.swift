@@ -331,6 +331,8 @@ extension SimulatedHost: StoreJobRunner {
         journal.map { ($0.identity.journal, $0.lastSequence) } ?? (0, 0)
     }
 
+    func installing(_ replica: ReplicaID, at index: LogIndex) { invariants.perhapsInstalled(replica, index) }
+
     func installed(_ manifest: Manifest) {
         invariants.installed(self, manifest)
         world.mark(.snapshotInstalled)
@@ -367,6 +369,12 @@ extension SimulatedHost: StoreJobRunner {
             loop.execute(after: delay, "host %h: a merge of group %b finds no space", UInt64(group.rawValue)) {
                 [unowned loop] in
                 loop.core.mergeFoundNoSpace(group: group)
+                loop.scheduleTurn()
+            }
+        case .removed(let group):
+            loop.execute(after: delay, "host %h: a replica of group %b is deleted", UInt64(group.rawValue)) {
+                [unowned loop] in
+                loop.core.replicaRemoved(group: group)
                 loop.scheduleTurn()
             }
         case .snapshotTaken(let group, let after, let isLast):

@@ -216,7 +216,7 @@ extension HostCore {
             mergesUnderWay -= 1
             group = its
             replica(of: its)?.isMerging = false
-        case .takeSnapshot, .installSnapshot, .dropSnapshot:
+        case .takeSnapshot, .installSnapshot, .dropSnapshot, .removeReplica:
             preconditionFailure("a snapshot that can't be taken has failed, and damages nothing")
         }
         storeJobEnded()

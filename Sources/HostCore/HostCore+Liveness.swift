@@ -27,6 +27,8 @@ extension HostCore {
         tickSnapshots()
         if tickCount % 20 == 0 { announceFloors() }
         if tickCount % secondTicks == 0 { checkpointForAgeAndMemory() }
+        tickMembership()
+        tickMeta()
     }
 
     // MARK: Hosts
@@ -57,6 +59,7 @@ extension HostCore {
             peer.isConnected = false
             drop(.consensus, of: peer)
             peer.lastAgreedTick = nil
+            peer.mapVersion = nil
             peer.lastFollowedTick = nil
             peer.followingPoll = nil
             peer.nextHeartbeat = nil
@@ -97,6 +100,7 @@ extension HostCore {
         while let (group, message) = try batch.next() { receive(message, of: group, from: host) }
         for floor in batch.floors { receive(floor, from: host) }
         for snapshot in batch.snapshots { receive(snapshot, from: host) }
+        for word in batch.words { receive(word, from: host) }
         receive(batch.heartbeat, batch.reply, of: peer)
     }
 
@@ -106,6 +110,7 @@ extension HostCore {
         for (group, message) in part.messages { receive(message, of: group, from: host) }
         for floor in part.floors { receive(floor, from: host) }
         for snapshot in part.snapshots { receive(snapshot, from: host) }
+        for word in part.words { receive(word, from: host) }
         receive(part.heartbeat, part.reply, of: peer)
     }
 
@@ -235,8 +240,10 @@ extension HostCore {
         replica.followingHost = nil
         replica.contributedDigest = livenessDigest(group: replica.group, term: replica.core.term)
         replica.hasProposedMap = false
+        if replica.stopped != nil || replica.core.role != .leader { replica.leadsSinceTick = nil }
         if replica.stopped != nil { return }
         if replica.core.role == .leader {
+            if replica.leadsSinceTick == nil { replica.leadsSinceTick = tickCount }
             replica.announcedFloor = .zero
             for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
                 guard let host = replica.host(of: member), let peer = peer(host) else { continue }

@@ -32,7 +32,7 @@ extension HostCore {
 
     /// Replicas that the map places here and that have not been added. The shell asks its disk: one that is known there
     /// is restored, one that is not is born, and either comes back through `install`.
-    private func askForBirths() {
+    func askForBirths() {
         guard let map else { return }
         for (group, id) in map.replicas(on: host)
         where loop.owns(group.id) && replica(of: group.id) == nil && isBirthAsked.insert(id).inserted {
@@ -115,7 +115,10 @@ extension HostCore {
 
     /// The meta group's state is the map. Its first leader writes the map that `init` gave to every host.
     func adoptMetaMap(_ replica: Replica) {
-        if let newer = replica.machine.meta.map { adopt(newer) }
+        if let newer = replica.machine.meta.map, newer.version > map?.version ?? 0 {
+            adopt(newer)
+            planMoves()
+        }
     }
 
     func proposeFirstMap() {

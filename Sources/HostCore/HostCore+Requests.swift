@@ -57,7 +57,7 @@ extension HostCore {
     }
 
     /// The call's client is gone: nobody waits for the answer. A proposal takes its course.
-    private func refuse(_ call: CallToken, _ refusal: Refusal) {
+    func refuse(_ call: CallToken, _ refusal: Refusal) {
         effects.replies.append(HostReply(call: call, response: .refused(refusal)))
     }
 

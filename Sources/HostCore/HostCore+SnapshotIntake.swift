@@ -2,7 +2,6 @@
 
 package import Primitives
 import RaftCore
-import Ring
 import Storage
 
 /// A state that a replica gets from another.
@@ -163,6 +162,13 @@ extension HostCore {
         markReady(replica)
     }
 
+    /// The replica is to be deleted.
+    func endSnapshots(of replica: Replica) {
+        if replica.snapshots.intake?.isWriting == false { giveUp(replica, for: 1) }
+        closeSupplies(of: replica)
+        replica.snapshots.isWanted = false
+    }
+
     private func end(_ replica: Replica) {
         guard replica.snapshots.intake != nil else { return }
         replica.snapshots.intake = nil
@@ -193,10 +199,10 @@ extension HostCore {
     /// The replica's manifest is the snapshot's: it is restored from the disk as at a start, and comes back through
     /// `install`.
     package func snapshotInstalled(group: GroupID) {
-        guard let replica = replica(of: group), let map, let record = map.group(group) else { return }
+        guard let replica = replica(of: group) else { return }
+        // Its configuration is in the manifest that it has now.
         effects.births.append(
-            ReplicaBirth(
-                group: group, replica: replica.id, configuration: record.firstConfiguration(of: replica.id)))
+            ReplicaBirth(group: group, replica: replica.id, configuration: Configuration(voters: [])))
     }
 
     /// The snapshot came to nothing, and nothing of it is left in the store.

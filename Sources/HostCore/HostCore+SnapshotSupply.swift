@@ -147,6 +147,12 @@ extension HostCore {
         replica.snapshots.supplies[place].usedTick = tickCount
     }
 
+    func closeSupplies(of replica: Replica) {
+        for place in replica.snapshots.supplies.indices { close(replica, place) }
+        replica.snapshots.supplies = []
+        replica.snapshots.needy = []
+    }
+
     private func close(_ replica: Replica, _ place: Int) {
         guard replica.snapshots.supplies[place].view != nil else { return }
         replica.snapshots.supplies[place].view = nil

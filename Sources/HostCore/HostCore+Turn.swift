@@ -115,7 +115,7 @@ extension HostCore {
         for follower in raftEffects.snapshotsNeeded {
             offerSnapshot(replica, to: follower)
         }
-        if raftEffects.roleChanged { updateLiveness(replica) }
+        if raftEffects.roleChanged || raftEffects.configurationChanged { updateLiveness(replica) }
     }
 
     /// Of one replica, beyond those that go with what it writes. While a write waits for space peers ask again and

@@ -27,6 +27,10 @@ public final class HostCore {
             }
         }
         var knowsSnapshots: Bool { featureLevel >= FeatureLevel.membership }
+        var knowsMembership: Bool { featureLevel >= FeatureLevel.membership }
+        /// Of the map that it has, as its last heartbeat said; nil: unknown. And for how many seconds that was older.
+        var mapVersion: UInt64?
+        var olderMapSeconds = 0
         var knowsPromises: Bool { featureLevel >= FeatureLevel.membership }
         fileprivate var writer = PeerBatchWriter()
         fileprivate var bulkWriter = PeerBatchWriter()
@@ -149,6 +153,8 @@ public final class HostCore {
     var space = SpaceLevel.ample
     /// Pages asked for and not answered.
     var pagesOpen = 0
+    /// As the meta group's leader: when a group's report was proposed.
+    var reportTicks: [GroupID: UInt64] = [:]
     /// Replicas that give or get snapshots, or need to.
     var snapshotting: [Replica] = []
     var suppliesOpen = 0
@@ -205,6 +211,19 @@ public final class HostCore {
         replicas.insert(replica, at: position)
         updateLiveness(replica)
         markReady(replica)
+    }
+
+    /// Forgets a replica of which nothing is on disk any more.
+    func remove(_ replica: Replica) {
+        replica.stopped = replica.stopped ?? "removed"
+        updateLiveness(replica)
+        replicas.removeAll { $0 === replica }
+        ready.removeAll { $0 === replica }
+        active.removeAll { $0 === replica }
+        snapshotting.removeAll { $0 === replica }
+        stepped.removeAll { $0 === replica }
+        replicaOfGroup[Int(replica.group.rawValue)] = nil
+        isTrimDue = true
     }
 
     func addPeer(_ host: HostID) {

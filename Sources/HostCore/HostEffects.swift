@@ -93,6 +93,8 @@ public enum StoreJob: Sendable {
     case installSnapshot(GroupID, ReplicaID)
     /// Delete what is there of a snapshot.
     case dropSnapshot(GroupID, ReplicaID)
+    /// Delete the replica's state; answered by `replicaRemoved`.
+    case removeReplica(GroupID, ReplicaID)
 }
 
 public struct SnapshotPieceToTake: Sendable {

@@ -67,6 +67,8 @@ public struct LoopMessage: Sendable {
         case followingAsked(HostID, poll: UInt64)
         case followingTold(HostID, poll: UInt64, LivenessSum)
         case verdict(HostID, HeartbeatVerdict)
+        /// A command that the meta group's leader should propose, if that is this host.
+        case report(Bytes)
     }
 
     var kind: Kind
@@ -95,6 +97,7 @@ extension HostCore {
     public func receive(_ message: LoopMessage) {
         switch message.kind {
         case .map(let map): adopt(map)
+        case .report(let payload): receiveReport(payload, from: host)
         case .link(let host, let channel, let isUp, let level):
             linkChanged(host, channel, isUp: isUp, featureLevel: level)
         case .leadingAsked, .followingAsked: loopQuestions.append(message.kind)
@@ -160,7 +163,8 @@ extension HostCore {
             noteAsked(peer, round: round)
             var sum = peer.leading
             sum.add(peer.leadingElsewhere)
-            let heartbeat = HostHeartbeat(sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest)
+            let heartbeat = HostHeartbeat(sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest,
+                mapVersion: map?.version ?? 0)
             write(to: peer, over: .consensus) { $0.heartbeat = heartbeat }
         }
     }
@@ -173,6 +177,7 @@ extension HostCore {
         // What a connection brought before it was lost vouches for nobody.
         guard peer.isConnected else { return }
         peer.nextHeartbeat = heartbeat
+        peer.mapVersion = heartbeat.mapVersion
         goOnComparing(peer)
     }
 

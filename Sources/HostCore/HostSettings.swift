@@ -72,6 +72,8 @@ public struct HostSettings: Sendable {
     public var snapshotBytesPerSecond = 128 << 20
     /// Snapshots that one loop gives at a time, and those that it gets.
     public var snapshotsMax = 4
+    /// Groups that may have a member on its way at a time, for hosts that are drained: each costs the transfer of a state.
+    public var movesMax = 4
     /// A journal above this does not wait for members that are behind: they get snapshots.
     public var journalBytesForLaggards = 1 << 30
 

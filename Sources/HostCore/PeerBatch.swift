@@ -9,11 +9,14 @@ public struct HostHeartbeat: Hashable, Sendable {
     public var sequence: UInt64
     public var groups: UInt32
     public var digest: UInt64
+    /// Of the map that the sender has.
+    public var mapVersion: UInt64
 
-    public init(sequence: UInt64, groups: UInt32, digest: UInt64) {
+    public init(sequence: UInt64, groups: UInt32, digest: UInt64, mapVersion: UInt64 = 0) {
         self.sequence = sequence
         self.groups = groups
         self.digest = digest
+        self.mapVersion = mapVersion
     }
 }
 
@@ -52,10 +55,12 @@ public struct LogFloor: Hashable, Sendable {
 ///
 ///     version u8 = 1 or 2 | parts u8 (bit 0 heartbeat, bit 1 reply) | 0 u16
 ///     heartbeat: sequence u64 | groups u32 | digest u64        if bit 0
+///            map version u64                                  … version 2
 ///     reply: sequence u64 | agrees u8                          if bit 1
 ///            promised u32, microseconds                        … version 2
 ///     floors: count u32, then group u32 | index u64 each
 ///     snapshots: count u32, then SnapshotMessage each          version 2
+///     words: count u32, then ClusterWord each                  version 2
 ///     messages: count u32, then group u32 | RaftMessage each
 ///
 /// Written in one pass per turn; the count of messages is filled in at the end. Version 2 is written for hosts of feature
@@ -67,6 +72,7 @@ public struct PeerBatchWriter: ~Copyable {
     public var reply: HostHeartbeatReply?
     public var floors: [LogFloor] = []
     private var snapshots: [SnapshotMessage] = []
+    private var words: [ClusterWord] = []
     private var snapshotBytes = 0
     /// 2 if the receiver knows it, else 1.
     public var version: UInt8 = 2
@@ -75,6 +81,7 @@ public struct PeerBatchWriter: ~Copyable {
 
     public var isEmpty: Bool {
         messageCount == 0 && heartbeat == nil && reply == nil && floors.isEmpty && snapshots.isEmpty
+            && words.isEmpty
     }
     public var messageBytes: Int { messages.count + snapshotBytes }
 
@@ -82,6 +89,8 @@ public struct PeerBatchWriter: ~Copyable {
         snapshots.append(snapshot)
         snapshotBytes += snapshot.encodedBytes
     }
+
+    package mutating func append(_ word: ClusterWord) { words.append(word) }
 
     public mutating func append(_ message: RaftMessage, group: GroupID) {
         messages.write(group)
@@ -95,7 +104,7 @@ public struct PeerBatchWriter: ~Copyable {
     /// The frame's payload; the writer is empty afterwards.
     public mutating func take() -> Bytes {
         var head = ByteWriter(capacity: 64 + floors.count * 12 + snapshotBytes + messages.count)
-        let version: UInt8 = snapshots.isEmpty ? version : 2
+        let version: UInt8 = snapshots.isEmpty && words.isEmpty ? version : 2
         head.write(version)
         head.write(UInt8((heartbeat == nil ? 0 : 1) | (reply == nil ? 0 : 2)))
         head.write(0 as UInt16)
@@ -103,6 +112,7 @@ public struct PeerBatchWriter: ~Copyable {
             head.write(heartbeat.sequence)
             head.write(heartbeat.groups)
             head.write(heartbeat.digest)
+            if version >= 2 { head.write(heartbeat.mapVersion) }
         }
         if let reply {
             head.write(reply.sequence)
@@ -119,6 +129,9 @@ public struct PeerBatchWriter: ~Copyable {
             for snapshot in snapshots { snapshot.encode(into: &head) }
             snapshots = []
             snapshotBytes = 0
+            head.write(UInt32(words.count))
+            for word in words { word.encode(into: &head) }
+            words = []
         }
         head.write(messageCount)
         messages.withUnsafeBytes { head.write(bytes: $0) }
@@ -137,6 +150,7 @@ public struct PeerBatchReader: ~Copyable {
     public let reply: HostHeartbeatReply?
     public let floors: [LogFloor]
     package let snapshots: [SnapshotMessage]
+    package let words: [ClusterWord]
     private var reader: ByteReader
     private var left: Int
 
@@ -149,9 +163,12 @@ public struct PeerBatchReader: ~Copyable {
         let parts = try reader.read(UInt8.self)
         guard parts < 4 else { throw DecodingFailure(expected: "parts of a peer batch", found: "bits \(parts)") }
         _ = try reader.read(UInt16.self)
-        let heartbeat =
-            parts & 1 == 0
-            ? nil : HostHeartbeat(sequence: try reader.read(), groups: try reader.read(), digest: try reader.read())
+        var heartbeat: HostHeartbeat?
+        if parts & 1 != 0 {
+            heartbeat = HostHeartbeat(
+                sequence: try reader.read(), groups: try reader.read(), digest: try reader.read())
+            if version >= 2 { heartbeat?.mapVersion = try reader.read() }
+        }
         var reply: HostHeartbeatReply?
         if parts & 2 != 0 {
             reply = HostHeartbeatReply(sequence: try reader.read(), agrees: try reader.readBool())
@@ -163,16 +180,21 @@ public struct PeerBatchReader: ~Copyable {
         if floorCount > 0 { floors.reserveCapacity(floorCount) }
         for _ in 0..<floorCount { floors.append(LogFloor(group: try reader.read(), index: try reader.read())) }
         var snapshots: [SnapshotMessage] = []
+        var words: [ClusterWord] = []
         if version == 2 {
             let count = Int(try reader.read(UInt32.self))
             try reader.check(count: count, ofSize: 21)
             for _ in 0..<count { snapshots.append(try SnapshotMessage(from: &reader)) }
+            let wordCount = Int(try reader.read(UInt32.self))
+            try reader.check(count: wordCount, ofSize: ClusterWord.encodedBytesMin)
+            for _ in 0..<wordCount { words.append(try ClusterWord(from: &reader)) }
         }
         left = Int(try reader.read(UInt32.self))
         self.heartbeat = heartbeat
         self.reply = reply
         self.floors = floors
         self.snapshots = snapshots
+        self.words = words
         self.reader = reader
     }
 
@@ -194,6 +216,7 @@ public struct PeerBatchPart: Sendable {
     package private(set) var floors: [LogFloor] = []
     package private(set) var snapshots: [SnapshotMessage] = []
     /// Loop 0's.
+    package private(set) var words: [ClusterWord] = []
     package private(set) var heartbeat: HostHeartbeat?
     package private(set) var reply: HostHeartbeatReply?
 
@@ -217,6 +240,7 @@ public struct PeerBatchPart: Sendable {
             parts[LoopPlace.owner(of: snapshot.group, loops: loops), default: PeerBatchPart()].snapshots.append(
                 snapshot)
         }
+        if !batch.words.isEmpty { parts[0, default: PeerBatchPart()].words = batch.words }
         if batch.heartbeat != nil || batch.reply != nil {
             parts[0, default: PeerBatchPart()].heartbeat = batch.heartbeat
             parts[0, default: PeerBatchPart()].reply = batch.reply

@@ -109,6 +109,10 @@ final class Replica {
     /// What it has on disk can't be read: it needs a whole state of another.
     var isStateDamaged = false
     var snapshotsInstalled: UInt64 = 0
+    /// It is being deleted from here.
+    var removal: ReplicaRemoval?
+    /// The tick in which it began to lead; nil while it does not.
+    var leadsSinceTick: UInt64?
     /// The ticks at which other members last began to lead, as far as it was seen here, or were asked to.
     var lastTurns: [ReplicaID: UInt64] = [:]
     /// Another replica is preferred as leader: until this tick after the start its host gets the time to come.

@@ -79,6 +79,14 @@ public struct RestoredReplica: Sendable {
 }
 
 extension Journal {
+    /// Deletes what the store has of replicas that were removed from here: the process may have ended behind the
+    /// tombstone. Store thread, before any replica of the host takes part.
+    public func deleteRemoved(from store: Store<Storage>) throws {
+        for log in recovered() where log.isTombstone && store.manifest(of: log.replica) != nil {
+            try store.remove(log.replica)
+        }
+    }
+
     /// Whether this is the journal that the store's manifests were written with, with all that they have seen of it. To
     /// be asked before any replica of the host takes part: afterwards the journal grows, and hides what it lost.
     ///

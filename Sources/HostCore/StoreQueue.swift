@@ -88,6 +88,8 @@ package final class SnapshotIntakes<Storage: Disk>: @unchecked Sendable {
         return try installer.finish(journal: stand.name, journalSequence: stand.sequence)
     }
 
+    fileprivate func index(_ replica: ReplicaID) -> LogIndex? { intakes[replica]?.snapshot.index }
+
     fileprivate func drop(_ replica: ReplicaID) { intakes.removeValue(forKey: replica)?.abort() }
 }
 
@@ -97,6 +99,7 @@ package enum StoreOutcome: Sendable {
     case snapshotInstalled(GroupID)
     /// Nothing of it is left.
     case snapshotFailed(GroupID, String)
+    case removed(GroupID)
     case checkpointed(GroupID, StoreView)
     case merged(GroupID, StoreView)
     /// There is too little space for a merge, and why.
@@ -128,7 +131,8 @@ package protocol StoreJobRunner {
     /// A manifest is to be published, or one was. Called as it happens.
     func publishing(_ header: ManifestHeader)
     func published(_ manifest: Manifest)
-    /// A manifest came from another host.
+    /// A manifest comes from another host, or did.
+    func installing(_ replica: ReplicaID, at index: LogIndex)
     func installed(_ manifest: Manifest)
 }
 
@@ -137,6 +141,7 @@ extension StoreJobRunner {
     package func runsToMerge(of count: Int) -> Range<Int>? { nil }
     package func publishing(_ header: ManifestHeader) {}
     package func published(_ manifest: Manifest) {}
+    package func installing(_ replica: ReplicaID, at index: LogIndex) {}
     package func installed(_ manifest: Manifest) {}
 
     /// Does a job, and deletes some of what it left behind.
@@ -156,7 +161,7 @@ extension StoreJobRunner {
             switch entry.job {
             case .checkpoint: foundNoSpace(entry, error)
             case .merge(let group, _): ended(entry, .mergeFoundNoSpace(group, "\(error)"))
-            case .takeSnapshot, .installSnapshot, .dropSnapshot: throw error
+            case .takeSnapshot, .installSnapshot, .dropSnapshot, .removeReplica: throw error
             }
         }
     }
@@ -184,10 +189,15 @@ extension StoreJobRunner {
             }
         case .installSnapshot(let group, let replica):
             try orTell(entry, group, replica) {
+                if let index = intakes.index(replica) { installing(replica, at: index) }
                 installed(try intakes.install(replica, journalStand))
                 ended(entry, .snapshotInstalled(group))
             }
         case .dropSnapshot(_, let replica): intakes.drop(replica)
+        case .removeReplica(let group, let replica):
+            intakes.drop(replica)
+            try store.remove(replica)
+            ended(entry, .removed(group))
         }
     }
 

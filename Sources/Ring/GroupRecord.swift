@@ -104,6 +104,46 @@ public struct GroupRecord: Hashable, Sendable {
     /// Nothing is under way: each replica is what it is to be, and none is to go.
     public var isSettled: Bool { replicas.allSatisfy(\.isSettled) }
 
+    /// Whether a committed configuration that is not joint says what the record does not know yet.
+    public func isNews(_ current: Configuration) -> Bool {
+        guard current.index == configurationIndex else { return current.index > configurationIndex }
+        return replicas.contains { replica in
+            let membership: ReplicaRecord.Membership =
+                current.voters.contains(replica.id)
+                ? .voter : current.learners.contains(replica.id) ? .learner : .absent
+            return replica.membership != membership || !replica.isWanted && membership == .absent
+        }
+    }
+
+    /// The next configuration on the way to what is wanted, as it may follow from `current` in one change; as `current`
+    /// is, if there is nothing to do. Nobody votes who was no learner before.
+    ///
+    /// - Parameters:
+    ///   - nextReplica: the map's. Members from there on came later than this map, and stay; others that it does not
+    ///     name go.
+    ///   - isCaughtUp: whether a learner may vote now.
+    public func configuration(
+        after current: Configuration, nextReplica: ReplicaID, isCaughtUp: (ReplicaID) -> Bool
+    ) -> Configuration {
+        var voters: [ReplicaID] = []
+        var learners: [ReplicaID] = []
+        for replica in replicas where replica.isWanted {
+            let isVoter = current.voters.contains(replica.id)
+            if replica.role == .voter,
+                isVoter || current.learners.contains(replica.id) && isCaughtUp(replica.id)
+            {
+                voters.append(replica.id)
+            } else {
+                learners.append(replica.id)
+            }
+        }
+        voters += current.voters.filter { $0 >= nextReplica }
+        learners += current.learners.filter { $0 >= nextReplica }
+        // Voters go when others are there to vote.
+        if voters.isEmpty { return current }
+        return Configuration(index: current.index, voters: voters, learners: learners)
+    }
+
     /// Nothing of the group was ever changed, so that the first version of the format can say all.
     var isAsFounded: Bool {
         configurationIndex == .zero && founders.count == replicas.count

@@ -202,6 +202,13 @@ public struct MetaMachine: Sendable {
         return change.levelRefusal(map)
     }
 
+    /// Whether a change would leave the map as it is, or be refused.
+    public func isChanged(by change: MapChange) -> Bool {
+        guard let map, let edit = try? change.edit(map, expecting: 0) else { return false }
+        if case .nothing = edit.part { return false }
+        return true
+    }
+
     mutating func apply(_ command: MetaCommand) -> Effect {
         switch command {
         case .initialise(let first):

@@ -37,7 +37,7 @@ import Testing
                     case .merged(let group, let view): "\(loop): \(group) has \(view.manifest.runs.count) run"
                     case .mergeFoundNoSpace(let group, _): "\(loop): no space to merge \(group)"
                     case .damaged(_, let what): "\(loop): damaged, \(what)"
-                    case .snapshotTaken, .snapshotInstalled, .snapshotFailed: "\(loop): a snapshot"
+                    case .snapshotTaken, .snapshotInstalled, .snapshotFailed, .removed: "\(loop): a snapshot"
                     }
                 outcomes.list.withLock { $0.append(text) }
             },

@@ -236,6 +236,7 @@ extension TestHost: StoreJobRunner {
         case .damaged(.checkpoint(let group, _, _), let what), .damaged(.merge(let group, _), let what):
             core(of: group).storeDamaged(entry.job, what)
         case .damaged: break
+        case .removed(let group): core(of: group).replicaRemoved(group: group)
         case .snapshotTaken(let group, let after, let isLast):
             core(of: group).snapshotTaken(group: group, after: after, isLast: isLast)
         case .snapshotInstalled(let group): core(of: group).snapshotInstalled(group: group)

@@ -1,0 +1,152 @@
+// A group's configuration follows the map: its leader begins the next change, reports what has come about, and hands
+// leadership to whom it belongs; a replica that is out is deleted from its host. How one configuration becomes another is
+// consensus's affair (Documentation/Membership.md).
+
+package import Primitives
+import RaftCore
+import Ring
+import StateMachines
+import Storage
+
+/// How far the deletion of a replica has come. What is on disk goes in this order, so that its identity never comes back.
+enum ReplicaRemoval {
+    /// It stands still, and waits for what the disk still does for it.
+    case stopping
+    /// Its tombstone is on its way into the journal.
+    case burying
+    /// The store deletes its state.
+    case deleting
+}
+
+extension HostCore {
+    /// Once a second.
+    func tickMembership() {
+        guard tickCount % secondTicks == 0, let map else { return }
+        for replica in replicas {
+            guard map.featureLevel >= FeatureLevel.membership else { break }
+            if let record = map.group(replica.group) {
+                if replica.role == .leader { lead(replica, record, map) }
+                if replica.isMute || replica.isLogDamaged, record.record(of: replica.id)?.role == .voter,
+                    record.replicas.count > 1
+                {
+                    report(.replaceReplica(replica.group, replica.id))
+                }
+            }
+            considerRemoval(replica, map)
+        }
+        for replica in replicas where replica.removal != nil { goOnRemoving(replica) }
+    }
+
+    // MARK: Leading
+
+    private func lead(_ replica: Replica, _ record: GroupRecord, _ map: ClusterMap) {
+        let (current, commit, isEstablished) = replica.withCore { ($0.configuration, $0.commit, $0.isEstablished) }
+        guard isEstablished, !current.isJoint, current.index <= commit else { return }
+        if record.isNews(current) {
+            report(
+                .settled(
+                    replica.group, index: current.index, voters: current.voters, learners: current.learners))
+        }
+        let wish = record.configuration(after: current, nextReplica: map.nextReplica) { learner in
+            guard let progress = replica.core.progress(of: learner) else { return false }
+            return progress.isRecentlyActive
+                && replica.core.lastIndex - progress.match <= settings.raft.promotionLagMax
+        }
+        if wish.voters != current.voters || wish.learners != current.learners {
+            advanceLogTime(replica)
+            replica.logTime.follow(replica.withCore { $0.lastLogTime })
+            let result = replica.core.change(
+                to: wish, expecting: current.index, logTime: replica.logTime.current)
+            if case .accepted = result {
+                effects.notices.append(
+                    "group \(replica.group): from voters \(current.voters), learners \(current.learners) "
+                        + "to voters \(wish.voters), learners \(wish.learners)")
+                markReady(replica)
+            }
+            return
+        }
+        placeLeadership(replica, record, map)
+    }
+
+    private var leadingTicksBeforeReturn: UInt64 { 10 * secondTicks }
+    private var turnTicks: UInt64 { 300 * secondTicks }
+
+    /// A host that is drained leads nothing; otherwise leadership goes to the replica that the map prefers, once it is
+    /// there again. Not soon after it gave it away: it may have had a reason, such as a full disk.
+    private func placeLeadership(_ replica: Replica, _ record: GroupRecord, _ map: ClusterMap) {
+        func isActive(_ host: HostID) -> Bool { map.host(host)?.state == .active }
+        guard replica.core.transferee == nil, space == .ample || !isActive(host) else { return }
+        if !isActive(host) {
+            if let successor = successor(of: replica, where: isActive) { handOver(replica, to: successor) }
+            return
+        }
+        let preferred = record.preferredLeader
+        guard preferred != replica.id, let since = replica.leadsSinceTick,
+            tickCount - since >= leadingTicksBeforeReturn,
+            replica.lastTurns[preferred].map({ tickCount - $0 >= turnTicks }) ?? true,
+            replica.core.configuration.voters.contains(preferred), let host = replica.host(of: preferred),
+            isActive(host), peer(host)?.isConnected == true, let progress = replica.core.progress(of: preferred),
+            progress.isRecentlyActive, replica.core.lastIndex - progress.match <= settings.raft.promotionLagMax
+        else { return }
+        // Asked once each so often, whatever comes of it.
+        replica.lastTurns[preferred] = tickCount
+        handOver(replica, to: preferred)
+    }
+
+    private func handOver(_ replica: Replica, to successor: ReplicaID) {
+        if case .accepted = replica.core.transfer(to: successor) { markReady(replica) }
+    }
+
+    // MARK: Leaving
+
+    /// The map no longer names the replica. That alone proves nothing: a leader that was deposed may have reported a
+    /// configuration without it. It goes if consensus told it that it is out, or if there is nothing that it could have
+    /// promised to anybody.
+    private func considerRemoval(_ replica: Replica, _ map: ClusterMap) {
+        guard replica.removal == nil, map.group(replica.group)?.record(of: replica.id) == nil else { return }
+        let group = map.group(replica.group)
+        let isUnused = replica.core.lastIndex == .zero && replica.core.term == .zero
+        guard
+            group == nil || group?.replica(on: host) != nil || replica.core.removedAt != nil || replica.isMute
+                || replica.isLogDamaged || isUnused || replica.core.statistics.unprovenRemovals > 0
+        else { return }
+        replica.removal = .stopping
+        if replica.stopped != Self.installing { stopForGood(replica) }
+    }
+
+    private func stopForGood(_ replica: Replica) {
+        if let stopped = replica.stopped, stopped == Self.removed { return }
+        stop(replica, because: Self.removed)
+    }
+
+    private static var removed: String { "the replica was removed from here" }
+
+    private func goOnRemoving(_ replica: Replica) {
+        switch replica.removal {
+        case nil, .deleting: return
+        case .stopping:
+            guard replica.stopped != Self.installing else { return }
+            stopForGood(replica)
+            endSnapshots(of: replica)
+            guard replica.lastTicket <= doneTicket, replica.checkpoint?.isUnderWay != true, !replica.isMerging,
+                replica.snapshots.intake == nil
+            else { return }
+            replica.checkpoint = nil
+            records.append(.tombstone(replica.group, replica.id))
+            replica.lastTicket = nextTicket
+            replica.removal = .burying
+        case .burying:
+            guard replica.lastTicket <= doneTicket else { return }
+            replica.removal = .deleting
+            effects.storeJobs.append(.removeReplica(replica.group, replica.id))
+        }
+    }
+
+    /// Nothing is left of the replica on disk but its tombstone. The map may place another one here.
+    package func replicaRemoved(group: GroupID) {
+        guard let replica = replica(of: group), replica.removal != nil else { return }
+        effects.notices.append("group \(group): replica \(replica.id) is deleted from here")
+        remove(replica)
+        askForBirths()
+    }
+}

@@ -1,0 +1,180 @@
+// What keeps the cluster's map and the groups together: newer maps go to all hosts, reports of what has come about go to
+// the meta group's leader, and that one begins the next steps of moves. People's commands for the meta group come in here
+// too. What a command does is the meta machine's affair, what is to be moved the planner's.
+
+import Messages
+public import Primitives
+import RaftCore
+import Ring
+public import StateMachines
+
+extension HostCore {
+    /// This host leads the meta group, and knows the newest map.
+    var isMetaLeader: Bool {
+        guard loop.isFirst, let replica = replica(of: .meta) else { return false }
+        return replica.role == .leader && replica.core.isEstablished
+    }
+
+    func tickMeta() {
+        guard loop.isFirst, tickCount % secondTicks == 0 else { return }
+        spreadMap()
+        planMoves()
+    }
+
+    // MARK: Maps
+
+    /// The meta group's leader tells hosts at once that have an older map; others wait whether it does.
+    private func spreadMap() {
+        guard let map else { return }
+        for peer in peers {
+            guard peer.isConnected, peer.isBulkConnected, peer.knowsMembership, let known = peer.mapVersion,
+                known < map.version
+            else {
+                peer.olderMapSeconds = 0
+                continue
+            }
+            peer.olderMapSeconds += 1
+            guard isMetaLeader || peer.olderMapSeconds > 2 else { continue }
+            write(to: peer, over: .bulk, bytes: 64 * map.groups.count) { $0.append(.map(map)) }
+        }
+    }
+
+    func receive(_ word: ClusterWord, from host: HostID) {
+        switch word {
+        case .map(let newer): adopt(newer)
+        case .report(let payload): receiveReport(payload, from: host)
+        case .unknown: strayMessages += 1
+        }
+    }
+
+    // MARK: Reports
+
+    /// Tells whoever leads the meta group. Nothing is lost if nobody hears it: it is said again as long as it is so.
+    func report(_ change: MapChange) {
+        guard let meta = map?.group(.meta) else { return }
+        let payload = MetaCommand.change(change).payload()
+        for member in meta.replicas {
+            if member.host == host {
+                guard !loop.isFirst else { receiveReport(payload, from: host); continue }
+                effects.loopMessages.append((0, LoopMessage(kind: .report(payload))))
+            } else if let peer = peer(member.host), peer.isConnected, peer.knowsMembership {
+                write(to: peer, over: .consensus, bytes: payload.count) { $0.append(.report(payload)) }
+            }
+        }
+    }
+
+    /// On loop 0. Who does not lead the meta group leaves it to the one who does.
+    func receiveReport(_ payload: Bytes, from reporter: HostID) {
+        guard isMetaLeader, let replica = replica(of: .meta), let map = replica.machine.meta.map,
+            let command = try? MetaCommand(payload: payload), case .change(let change, _) = command
+        else { return }
+        let group: GroupID
+        switch change {
+        case .settled(let its, _, _, _): group = its
+        case .replaceReplica(let its, let lost):
+            // Of its own replicas only.
+            guard map.group(its)?.host(of: lost) == reporter else { return }
+            group = its
+        default:
+            strayMessages += 1
+            return
+        }
+        // Said again and again until the map shows it: one proposal is enough.
+        if let tick = reportTicks[group], tickCount - tick < 2 * secondTicks { return }
+        guard replica.machine.meta.isChanged(by: change) else { return }
+        reportTicks[group] = tickCount
+        _ = propose(payload, to: replica)
+    }
+
+    // MARK: Moves
+
+    /// The next step of what is under way, if nothing is still on its way into the log.
+    func planMoves() {
+        guard isMetaLeader, let replica = replica(of: .meta), let map = replica.machine.meta.map,
+            map.featureLevel >= FeatureLevel.membership, replica.core.appliedIndex == replica.core.lastIndex,
+            map.hosts.contains(where: { $0.state == .draining })
+                || map.groups.contains(where: { $0.replicas.contains { $0.successorOf != .none } })
+        else { return }
+        guard let step = Planner.moves(map, movesMax: settings.movesMax).steps.first else { return }
+        let change: MapChange =
+            switch step {
+            case .add(let group, let host, let role, let predecessor):
+                .addReplica(group, host: host, role: role, successorOf: predecessor)
+            case .leave(let group, let replica): .setRole(group, replica, .leaving)
+            }
+        _ = propose(MetaCommand.change(change, expecting: map.version).payload(), to: replica)
+    }
+
+    // MARK: Commands
+
+    /// A command for the meta group. Its answer comes as a reply of a later turn, or of this one if it is refused; a
+    /// command's result is the body.
+    public func administer(_ payload: Bytes, call: CallToken) {
+        guard let replica = replica(of: .meta) else { return refuse(call, .unknownGroup) }
+        if let stopped = replica.stopped { return refuse(call, .unavailable(stopped)) }
+        guard replica.role == .leader else { return refuse(call, notLeader(replica)) }
+        if let refusal = replica.machine.meta.check(payload) { return refuse(call, refusal) }
+        submit(payload, to: replica, call)
+    }
+
+    /// A host registers: as `administer`, but for what hosts alone say.
+    public func register(_ host: HostRegistration, call: CallToken) {
+        guard let replica = replica(of: .meta) else { return refuse(call, .unknownGroup) }
+        if let stopped = replica.stopped { return refuse(call, .unavailable(stopped)) }
+        guard replica.role == .leader else { return refuse(call, notLeader(replica)) }
+        submit(MetaCommand.registerHost(host).payload(), to: replica, call)
+    }
+
+    private func submit(_ payload: Bytes, to replica: Replica, _ call: CallToken) {
+        guard space < .out else { return refuse(call, .unavailable(spaceRefusal)) }
+        guard replica.proposals.count < settings.waitingCallsMax,
+            case .accepted(let index, let term) = propose(payload, to: replica)
+        else { return refuse(call, .overloaded(retryAfterMillis: 100)) }
+        replica.proposals.append(Replica.Proposal(index: index, term: term, call: call))
+    }
+
+    private func propose(_ payload: Bytes, to replica: Replica) -> ProposeResult {
+        advanceLogTime(replica)
+        replica.logTime.follow(replica.withCore { $0.lastLogTime })
+        let result = replica.core.propose(kind: .command, payload: payload, logTime: replica.logTime.current)
+        markReady(replica)
+        return result
+    }
+
+    /// Hands the leadership of a group over. Answered at once: it has begun, or why not.
+    ///
+    /// - Parameter target: `.none`: to the voter that can take it soonest.
+    public func transfer(_ group: GroupID, to target: ReplicaID, call: CallToken) {
+        guard let replica = replica(of: group) else { return refuse(call, .unknownGroup) }
+        guard replica.role == .leader else { return refuse(call, notLeader(replica)) }
+        if target == replica.id {
+            effects.replies.append(HostReply(call: call, response: .done(DataResult(index: .zero, revision: .zero))))
+            return
+        }
+        guard let successor = target == .none ? successor(of: replica, where: { _ in true }) : target else {
+            return refuse(call, .invalid("no other voter of group \(group) is connected: there is nobody to hand it to"))
+        }
+        switch replica.core.transfer(to: successor) {
+        case .accepted:
+            markReady(replica)
+            effects.replies.append(HostReply(call: call, response: .done(DataResult(index: .zero, revision: .zero))))
+        case .refused(.inFlight(let other)):
+            refuse(call, .invalid("leadership of group \(group) is being handed to replica \(other): wait a moment"))
+        case .refused(.notVoter): refuse(call, .invalid("replica \(successor) of group \(group) does not vote"))
+        case .refused(.unknown): refuse(call, .invalid("group \(group) has no member \(successor)"))
+        case .refused(.notLeader), .refused(.alreadyLeader): refuse(call, notLeader(replica))
+        }
+    }
+
+    /// The connected voter that has most of the log, on a host that passes.
+    func successor(of replica: Replica, where isGood: (HostID) -> Bool) -> ReplicaID? {
+        var best: (id: ReplicaID, match: LogIndex)?
+        for voter in replica.core.configuration.voters where voter != replica.id {
+            guard let host = replica.host(of: voter), let peer = peer(host), peer.isConnected, isGood(host),
+                let match = replica.core.progress(of: voter)?.match
+            else { continue }
+            if best == nil || match > best!.match { best = (voter, match) }
+        }
+        return best?.id
+    }
+}
