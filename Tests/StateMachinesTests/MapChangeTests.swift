@@ -340,6 +340,15 @@ import Testing
         #expect(end.refusal(create([1])).contains("no group can come"))
     }
 
+    /// Digests stand in manifests and are compared between versions: this one, of deleted records too, is for ever.
+    @Test func theDigestOfDeletedRecordsStays() throws {
+        var meta = try meta()
+        _ = try meta.done(.createGroup(weight: 50, hosts: [HostID(6), HostID(4)], preferred: 1))
+        _ = try meta.done(.deleteGroup(GroupID(4)))
+        _ = try meta.done(.removeHost(HostID(6)))
+        #expect(meta.machine.digest == 167_490_296_993_215_575)
+    }
+
     @Test func hostsDrainAndAreRemovedWhenTheyAreEmptyAndStayDrainingWhenTheyRegisterAgain() throws {
         var meta = try meta()
         #expect(try meta.done(.setHostState(HostID(1), .draining)).host == HostID(1))
