@@ -26,7 +26,8 @@ extension HostCore {
             guard map.featureLevel >= FeatureLevel.membership else { break }
             if let record = map.group(replica.group) {
                 if replica.role == .leader { lead(replica, record, map) }
-                if replica.isMute || replica.isLogDamaged, record.record(of: replica.id)?.role == .voter,
+                if settings.replacesDamagedReplicas, replica.isMute || replica.isLogDamaged,
+                    record.record(of: replica.id)?.role == .voter,
                     record.replicas.count > 1
                 {
                     report(.replaceReplica(replica.group, replica.id))

@@ -152,7 +152,8 @@ extension HostCore {
             return
         }
         guard let successor = target == .none ? successor(of: replica, where: { _ in true }) : target else {
-            return refuse(call, .invalid("no other voter of group \(group) is connected: there is nobody to hand it to"))
+            return refuse(
+                call, .invalid("no other voter of group \(group) is connected: there is nobody to hand it to"))
         }
         switch replica.core.transfer(to: successor) {
         case .accepted:

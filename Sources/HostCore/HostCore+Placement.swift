@@ -92,7 +92,7 @@ extension HostCore {
                 replica.hasCampaigned = true
                 continue
             }
-            guard map.group(replica.group)?.preferredLeader == replica.id, replica.core.role == .follower,
+            guard map.group(replica.group)?.preferredLeader == replica.id, replica.core.role != .candidate,
                 tickCount >= replica.campaignTick
             else { continue }
             bind(replica)
@@ -102,7 +102,7 @@ extension HostCore {
                 voter == replica.id || replica.host(of: voter).flatMap { peer($0) }?.isConnected == true
             }
             guard reachable.count * 2 > voters.count else { continue }
-            // Who started later than this one may still have to wait out a promise, and refuses.
+            // Who started later than this one may still have to wait out a promise, and says nothing.
             replica.campaignsAtStart += 1
             replica.campaignTick = tickCount + Self.campaignPauseTicks
             replica.core.campaign()
@@ -110,8 +110,8 @@ extension HostCore {
         }
     }
 
-    private static var campaignsAtStartMax: Int { 5 }
-    private static var campaignPauseTicks: UInt64 { 4 }
+    private static var campaignsAtStartMax: Int { 10 }
+    private static var campaignPauseTicks: UInt64 { 2 }
 
     /// The meta group's state is the map. Its first leader writes the map that `init` gave to every host.
     func adoptMetaMap(_ replica: Replica) {

@@ -163,7 +163,8 @@ extension HostCore {
             noteAsked(peer, round: round)
             var sum = peer.leading
             sum.add(peer.leadingElsewhere)
-            let heartbeat = HostHeartbeat(sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest,
+            let heartbeat = HostHeartbeat(
+                sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest,
                 mapVersion: map?.version ?? 0)
             write(to: peer, over: .consensus) { $0.heartbeat = heartbeat }
         }

@@ -35,6 +35,10 @@ import Testing
         #expect(!sound.plan.isMute && sound.plan.start.hardState.term == Term(8))
         let new = try RestoredReplica(birth(3), logs: journal.recovered(), journal: journal, store: store)
         #expect(!new.plan.isMute)
+        // Who was here before may have promised its vote to a leader, and waits that out.
+        #expect(sound.plan.mayHavePromised && !new.plan.mayHavePromised)
+        let again = try RestoredReplica(birth(3), logs: journal.recovered(), journal: journal, store: store)
+        #expect(again.plan.mayHavePromised)
 
         let first = try #require(disk.contents().first { $0.key.table == 9 })
         disk.plant(first.key, nil)

@@ -263,28 +263,31 @@ final class Trio {
     ///   - loops: event loops of each host.
     ///   - featureLevels: what each host is to the others.
     init(
-        groups: Int = 1, loops: [Int] = [1, 1, 1],
-        featureLevels: [UInt32] = Array(repeating: FeatureLevel.current, count: 3),
+        groups: Int = 1, hosts count: Int = 3, loops: [Int]? = nil, featureLevels: [UInt32]? = nil,
         adjust: (inout HostSettings) -> Void = { _ in }
     ) throws {
         var settings = HostSettings()
         adjust(&settings)
-        let records = (1...3).map { number in
+        let records = (1...count).map { number in
             HostRecord(
                 id: HostID(UInt64(number)), name: "host\(number)", address: "10.0.0.\(number):7000",
-                incarnation: Incarnation(UInt64(number)))
+                incarnation: Incarnation(UInt64(number)), featureLevel: FeatureLevel.current)
         }
-        map = try Planner.firstMap(cluster: ClusterID(high: 1, low: 2), hosts: records, groups: groups, replicas: 3)
+        map = try Planner.firstMap(
+            cluster: ClusterID(high: 1, low: 2), hosts: records, groups: groups, replicas: 3,
+            featureLevel: FeatureLevel.current)
         var hosts: [TestHost] = []
-        for (record, count) in zip(records, loops) {
-            hosts.append(try TestHost(record.id, map: map, settings: settings, loops: count))
+        for (place, record) in records.enumerated() {
+            hosts.append(try TestHost(record.id, map: map, settings: settings, loops: loops?[place] ?? 1))
         }
         self.hosts = hosts
         for host in hosts { try host.turn() }
         for host in hosts {
             for other in hosts where other.id != host.id {
                 for channel in PeerChannel.allCases {
-                    host.core.peerUp(other.id, over: channel, featureLevel: featureLevels[Int(other.id.rawValue) - 1])
+                    host.core.peerUp(
+                        other.id, over: channel,
+                        featureLevel: featureLevels?[Int(other.id.rawValue) - 1] ?? FeatureLevel.current)
                 }
             }
         }

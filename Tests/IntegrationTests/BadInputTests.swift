@@ -27,6 +27,7 @@ extension IntegrationTests {
                 try await run("get", "--connect", "nowhere", "k").expect(64, saying: "'nowhere' is no address")
                 try await run("get", "--connect", "127.0.0.1:0", "k").expect(64, saying: "has port 0")
                 try await run("get", "--timeout", "soon", "k").expect(64, saying: "expected a time")
+                try await run("get", "--consistency", "soon", "k").expect(64, saying: "linearizable", "lease")
                 try await run("init", "--hosts", "127.0.0.1:1", "--groups", "0").expect(64, saying: "--groups")
                 try await run("init", "--hosts", "127.0.0.1:1", "--replicas", "3").expect(64, saying: "--replicas 3")
                 try await run("serve").expect(64, saying: "--directory")

@@ -49,6 +49,7 @@ extension IntegrationTests {
                 try await shell(cluster, "bifrost put k v > /dev/full").expect(
                     74, saying: "the value is written at revision 1", "standard output", "No space left")
                 #expect(try await cluster.bifrost("get", "k").text == "v")
+                #expect(try await cluster.bifrost("get", "--consistency", "lease", "k").text == "v")
                 try await shell(cluster, "bifrost delete --json k > /dev/full").expect(
                     74, saying: "the key is deleted at revision 2", "No space left")
                 try await shell(cluster, #"printf 'a\t1\nb\t2\n' | bifrost import - > /dev/full"#).expect(

@@ -101,7 +101,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
         if chosenSeeds() == nil, failures == 0 {
             // Otherwise the run has proved little.
             #expect(total.busySeconds > seeds.count * 15)
-            for mark in SimulationMark.allCases where !mark.isOfDamage {
+            for mark in SimulationMark.allCases where !mark.isOfDamage && mark != .snapshotFailed {
                 #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
             }
         }

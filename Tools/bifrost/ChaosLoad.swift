@@ -121,6 +121,7 @@ final class ChaosLoad: Sendable {
             case 10..<14:
                 let host = hosts[Int.random(in: hosts.indices, using: &random)]
                 _ = await get(key, worker, client, .linearizableAt(host))
+            case 14..<17: _ = await get(key, worker, client, .lease)
             default: _ = await get(key, worker, client, .linearizable)
             }
             let pause = Int.random(in: 0...Self.pauseMillisecondsMax, using: &random)

@@ -124,6 +124,18 @@ struct Delete: AsyncParsableCommand {
     }
 }
 
+/// How sure a `get` has to be that no other leader took the place of the one that answers.
+enum GetConsistency: String, CaseIterable, ExpressibleByArgument {
+    case linearizable, lease
+
+    var reading: ReadConsistency {
+        switch self {
+        case .linearizable: .linearizable
+        case .lease: .lease
+        }
+    }
+}
+
 struct Get: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Prints a key's value.",
@@ -139,10 +151,17 @@ struct Get: AsyncParsableCommand {
               bifrost get --json nothing
                 {"found":false,"key":"nothing"}
               bifrost get maybe 2> /dev/null || echo no
+              bifrost get --consistency lease greeting
             """)
 
     @Argument(help: "The key.")
     var key: KeyArgument
+
+    @Option(
+        help: ArgumentHelp(
+            "linearizable: the leader asks a majority first. lease: as new, and without asking while a majority has promised its votes; relies on clocks that are at most 5 % wrong."
+        ))
+    var consistency = GetConsistency.linearizable
 
     @OptionGroup var options: ClientOptions
 
@@ -158,7 +177,7 @@ struct Get: AsyncParsableCommand {
     func run() async throws {
         try key.check()
         let cluster = try await options.cluster()
-        let reading = try await cluster.kv.get(key.bytes)
+        let reading = try await cluster.kv.get(key.bytes, consistency.reading)
         await cluster.close()
         let (keyText, keyBase64) = key.bytes.forJSON
         guard let found = reading else {
