@@ -66,8 +66,15 @@ private let group = GroupID(1)
     @Test func aLeaseEndsBeforeItsPromises() throws {
         let (trio, leader) = try idleTrio()
         let host = trio.hosts[leader]
+        var sentAt: UInt64 = 0
+        trio.look = { from, _, payload in
+            if from == leader, let reader = try? PeerBatchReader(payload), reader.heartbeat != nil {
+                sentAt = host.now.rawValue
+            }
+        }
+        try trio.tick(4)
         let end = host.core.leaseExpiry(of: group)
-        #expect(end <= host.now.rawValue + 450_000_000 * 950 / 1_050)
+        #expect(end == sentAt + 450_000_000 * 950 / 1_050)
         trio.cut(leader)
         host.now = Instant(end - 1)
         host.get(key(trio), group: group, .lease, token: 2)
