@@ -132,7 +132,9 @@ let parts: [Part] = [
             "RPC", "Primitives",
         ],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"], resources: ["Samples"]),
-    Part(name: "BifrostToolTests", kind: .test, needs: ["BifrostTool", "Messages", "Ring", "Primitives"]),
+    Part(
+        name: "BifrostToolTests", kind: .test,
+        needs: ["BifrostTool", "StateMachines", "Messages", "Ring", "Primitives"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
         name: "IntegrationTests", kind: .test,

@@ -1,9 +1,9 @@
 // What a change does to a map, or why it does nothing. Pure, and the same on every replica: nothing but the change and
 // the map goes in. Writes nothing: the meta machine carries out the edit.
 
-import Messages
+public import Messages
 import Primitives
-import Ring
+public import Ring
 
 /// The one record in which the next map differs from the present one, the ids to give next, and the ids that came about
 /// or that the change was about.
@@ -46,6 +46,18 @@ extension MapChange {
         return .invalid(
             "the cluster uses feature level \(map.featureLevel), and this change needs \(FeatureLevel.membership): "
                 + "upgrade all hosts, then raise the level")
+    }
+
+    /// Why the change would do nothing to this map; nil if it would be carried out, or everything is as it wants it. In
+    /// the words of the meta group's answer: who asks for a change of a version of the map that he knows can tell by it
+    /// whether the answer was given about that version or about another.
+    public func refusal(by map: ClusterMap) -> Refusal? {
+        do throws(Refusal) {
+            _ = try edit(map, expecting: map.version)
+            return nil
+        } catch {
+            return error
+        }
     }
 
     /// - Parameter version: of the map that the change was made for; 0: any.

@@ -55,7 +55,7 @@ extension IntegrationTests {
         }
 
         /// Waits until all replicas of each group have applied as much; the first group whose digests differ then.
-        private static func disagreement(_ client: Cluster) async throws -> String? {
+        static func disagreement(_ client: Cluster) async throws -> String? {
             let end = ContinuousClock.now + .seconds(20)
             while ContinuousClock.now < end {
                 let statuses = try await client.status(timeout: .seconds(2)).compactMap { try? $0.status.get() }

@@ -48,6 +48,7 @@ import Testing
         }
 
         mutating func done(_ change: MapChange, expecting: UInt64 = 0) throws -> MetaOutcome {
+            #expect(change.refusal(by: map) == nil)
             guard case .done(_, let body) = apply(change, expecting: expecting) else {
                 Issue.record("refused: \(change)")
                 return MetaOutcome(mapVersion: 0)
@@ -64,6 +65,8 @@ import Testing
                 return ""
             }
             #expect(map == before)
+            // Who asked can tell whether it was for the map that he knows.
+            if expecting == 0 || expecting == before.version { #expect(change.refusal(by: before) == .invalid(text)) }
             return text
         }
     }

@@ -29,9 +29,11 @@ struct BifrostCommand: AsyncParsableCommand {
 
             EXIT CODES:
               0   done; of status: healthy
-              1   the answer is no: get found no value, history check a violation
+              1   the answer is no: get found no value, history check a violation; the
+                  cluster refused what group or host asked for, and nothing was changed
               2   the outcome of a write is unknown: read before you repeat it;
-                  history check: no answer within its bound
+                  history check: no answer within its bound; group and host: what was
+                  asked for is begun, and goes on by itself
               3   status: degraded
               4   unavailable: no quorum, no host answers, no cluster, overloaded; the
                   write was not done
@@ -58,6 +60,8 @@ struct BifrostCommand: AsyncParsableCommand {
             Export.self,
             Status.self,
             RingCommand.self,
+            GroupCommand.self,
+            HostCommand.self,
             // Trials and measurements, from here on.
             HistoryCommand.self,
             Chaos.self,

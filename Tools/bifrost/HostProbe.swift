@@ -32,27 +32,40 @@ struct HostProbe: Sendable {
         try await ask(ClusterMethod.ping, PingRequest(nonce: UInt64.random(in: 0...UInt64.max)), deadline)
     }
 
-    func map(deadline: Instant) async throws(ToolError) -> MapReply {
-        try await ask(ClusterMethod.map, MapRequest(), deadline)
+    /// - Parameter isPatient: false: an address where nobody listens now is an error at once.
+    func map(
+        known: UInt64 = 0, deadline: Instant, isPatient: Bool = true
+    ) async throws(ToolError) -> MapReply {
+        try await ask(ClusterMethod.map, MapRequest(known: known), deadline, isPatient: isPatient)
     }
 
-    func status(deadline: Instant) async throws(ToolError) -> HostStatus {
-        try await ask(ClusterMethod.status, StatusRequest(), deadline)
+    func status(deadline: Instant, isPatient: Bool = true) async throws(ToolError) -> HostStatus {
+        try await ask(ClusterMethod.status, StatusRequest(), deadline, isPatient: isPatient)
     }
 
     func initialise(_ request: InitialiseRequest, deadline: Instant) async throws(ToolError) -> InitialiseReply {
         try await ask(ClusterMethod.initialise, request, deadline)
     }
 
+    /// A question that changes something. Thrown with the status `outcomeUnknown`: it may have been carried out, or
+    /// may be yet.
+    func change<Question: Message, Answer: Message>(
+        _ method: UInt16, _ question: Question, deadline: Instant
+    ) async throws(ToolError) -> Answer {
+        try await ask(method, question, deadline, isPatient: false, ifSent: .outcomeUnknown)
+    }
+
     private func ask<Question: Message, Answer: Message>(
-        _ method: UInt16, _ question: Question, _ deadline: Instant
+        _ method: UInt16, _ question: Question, _ deadline: Instant, isPatient: Bool = true,
+        ifSent status: ExitStatus = .unavailable
     ) async throws(ToolError) -> Answer {
         let bytes: Bytes
         do throws(RPCError) {
             bytes = try await connection.request(
-                service: ServiceNumber.cluster, method: method, payload: question.encoded(), deadline: deadline)
+                service: ServiceNumber.cluster, method: method, payload: question.encoded(), deadline: deadline,
+                isPatient: isPatient)
         } catch {
-            throw ToolError(.unavailable, error.message)
+            throw ToolError(error.mayHaveBeenSent ? status : .unavailable, error.message)
         }
         do throws(DecodingFailure) {
             return try Answer(decoding: bytes)

@@ -134,7 +134,7 @@ final class ProgressMeter: Sendable {
         if isTerminal { Output.error("\n") }
     }
 
-    private static var terminalColumns: Int {
+    static var terminalColumns: Int {
         var size = winsize()
         guard ioctl(STDERR_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return 80 }
         return Int(size.ws_col)

@@ -1,0 +1,282 @@
+// Hosts come and go and groups move between them, with real processes, while clients write.
+
+import Bifrost
+import BifrostTool
+import Foundation
+import Messages
+import Primitives
+import Ring
+import TestSupport
+import Testing
+
+extension IntegrationTests {
+    @Suite(.serialized) struct MembershipTests {
+        /// Four hosts that run, of which the first three are a cluster.
+        private func withThreeOfFour<Result>(
+            groups: Int = 4, _ body: (TestCluster) async throws -> Result
+        ) async throws -> Result {
+            try await withHosts(4) { cluster in
+                try cluster.local.startAll()
+                let three = cluster.hosts[..<3].map(\.address).joined(separator: ",")
+                try await cluster.local.run(["init", "--hosts", three, "--groups", "\(groups)"])
+                return try await body(cluster)
+            }
+        }
+
+        private struct Member: Equatable {
+            var replica: Int
+            var host: Int
+            var wanted: String
+            var reported: String
+            var leads: Bool
+        }
+
+        private func members(_ group: String, _ cluster: TestCluster) async throws -> [Member] {
+            let report = try await cluster.bifrost("group", "members", group, "--json").json()
+            return try #require(report["replicas"] as? [[String: Any]]).map {
+                Member(
+                    replica: $0["replica"] as? Int ?? 0, host: $0["host"] as? Int ?? 0,
+                    wanted: $0["wanted"] as? String ?? "", reported: $0["reported"] as? String ?? "",
+                    leads: $0["leads"] as? Bool ?? false)
+            }
+        }
+
+        private func hosts(_ cluster: TestCluster) async throws -> [[String: Any]] {
+            let report = try await cluster.bifrost("host", "list", "--json").json()
+            return try #require(report["hosts"] as? [[String: Any]])
+        }
+
+        /// The number of a group's leader's host; waits for one.
+        private func leader(_ group: String, _ cluster: TestCluster) async throws -> Int {
+            let end = ContinuousClock.now + .seconds(20)
+            while ContinuousClock.now < end {
+                if let host = try await members(group, cluster).first(where: \.leads)?.host { return host }
+                await OwnExecutor.pause(milliseconds: 50)
+            }
+            Issue.record("group \(group) had no leader within 20 s")
+            return 0
+        }
+
+        @Test func aHostComesAGroupMovesAHostIsKilledMeanwhileAndAnotherDrainsAndGoes() async throws {
+            try await withThreeOfFour { cluster in
+                let client = try await Cluster.connect(to: cluster.hosts.prefix(3).map(\.address))
+                let load = KeyedLoad(workers: 16, client: client)
+                let running = Task(executorPreference: OwnExecutor.current) { await load.run() }
+                try await load.progress(by: 200)
+
+                // A fourth host.
+                let added = try await cluster.bifrost("host", "add", cluster.hosts[3].address, "--json")
+                added.expect(0)
+                let report = try added.json()
+                #expect(report["host"] as? Int == 4 && report["changed"] as? Bool == true)
+                let again = try await cluster.bifrost("host", "add", cluster.hosts[3].address, "--json").json()
+                #expect(again["host"] as? Int == 4 && again["changed"] as? Bool == false)
+                let four = try await hosts(cluster)
+                #expect(four.count == 4 && four.allSatisfy { $0["reachable"] as? Bool == true }, "\(four)")
+                #expect(four[3]["replicas"] as? Int == 0 && four[3]["state"] as? String == "active")
+
+                // Group 1 moves from host 2 to it, and host 3 is killed in the middle.
+                let old = try #require(try await members("1", cluster).first { $0.host == 2 }).replica
+                let begun = try await cluster.bifrost(
+                    "group", "add-replica", "1", "--host", "4", "--successor-of", "\(old)", "--no-wait", "--json")
+                begun.expect(0)
+                let new = try #require(try begun.json()["replica"] as? Int)
+                cluster.local.kill(cluster.hosts[2])
+                try await load.progress(by: 200)
+                try cluster.start(cluster.hosts[2])
+                let ended = try await cluster.bifrost(
+                    "group", "add-replica", "1", "--host", "4", "--successor-of", "\(old)", "--json")
+                // It is over already, or goes on: in both cases there is one new replica, not two.
+                ended.expect(0)
+                #expect(try ended.json()["replica"] as? Int == new)
+                let moved = try await members("1", cluster)
+                #expect(moved.allSatisfy { $0.wanted == "voter" && $0.reported == "voter" }, "\(moved)")
+                #expect(moved.map(\.host).sorted() == [1, 3, 4] && moved.contains { $0.replica == new }, "\(moved)")
+                try await load.progress(by: 200)
+
+                // It can lead.
+                try await cluster.bifrost("group", "transfer-leader", "1", "--host", "4").expect(0)
+
+                // Host 2 goes.
+                try await cluster.bifrost("host", "remove", "2").expect(
+                    1, saying: "let it drain", "nothing was changed")
+                let drained = try await cluster.bifrost("host", "drain", "2", "--progress", "--timeout", "60s")
+                #expect(drained.ending == .exit(0), "\(drained.errorText)")
+                #expect(drained.errorText.contains("draining host 2: "), "\(drained.errorText)")
+                #expect(drained.text.contains("bifrost host remove 2"))
+                #expect(try await hosts(cluster)[1]["replicas"] as? Int == 0)
+                try await cluster.bifrost("host", "remove", cluster.hosts[1].address).expect(0)
+                cluster.local.stop(cluster.hosts[1])
+                #expect(try await hosts(cluster).compactMap { $0["host"] as? Int } == [1, 3, 4])
+                try await load.progress(by: 200)
+                for group in ["meta", "1", "2", "3", "4"] {
+                    let members = try await members(group, cluster)
+                    #expect(members.map(\.host).sorted() == [1, 3, 4], "group \(group): \(members)")
+                    #expect(
+                        members.allSatisfy { $0.wanted == "voter" && $0.reported == "voter" },
+                        "group \(group): \(members)")
+                }
+
+                load.stop()
+                await running.value
+                #expect(load.unexpected == nil)
+                #expect(try await load.lost(client) == nil)
+                await client.close()
+
+                // Nobody needs what host 2 had: the others, after a restart, have it all.
+                let left = [0, 2, 3].map { cluster.hosts[$0] }
+                for host in left { cluster.local.kill(host) }
+                for host in left { try cluster.start(host) }
+                let other = try await Cluster.connect(to: left.map(\.address))
+                #expect(try await load.lost(other) == nil)
+                #expect(try await KillTests.disagreement(other) == nil)
+                await other.close()
+            }
+        }
+
+        @Test func aReplicaLearnsVotesLearnsAgainAndLeaves() async throws {
+            try await withThreeOfFour { cluster in
+                try await cluster.bifrost("host", "add", cluster.hosts[3].address).expect(0)
+                let added = try await cluster.bifrost(
+                    "group", "add-replica", "1", "--host", "host-4", "--learner", "--json")
+                added.expect(0)
+                let id = try #require(try added.json()["replica"] as? Int)
+                func role() async throws -> [String] {
+                    try await members("1", cluster).filter { $0.replica == id }.flatMap { [$0.wanted, $0.reported] }
+                }
+                #expect(try await role() == ["learner", "learner"])
+                // Another wish than that is no wish for another replica.
+                try await cluster.bifrost("group", "add-replica", "1", "--host", "4").expect(
+                    1, saying: "group promote 1 \(id)")
+                try await cluster.bifrost("group", "promote", "1", "\(id)").expect(0)
+                #expect(try await role() == ["voter", "voter"])
+                try await cluster.bifrost("group", "demote", "1", "--host", "4").expect(0)
+                #expect(try await role() == ["learner", "learner"])
+                try await cluster.bifrost("group", "remove-replica", "1", "\(id)").expect(0)
+                #expect(try await role() == [])
+                try await cluster.bifrost("group", "remove-replica", "1", "\(id)").expect(
+                    64, saying: "no replica \(id)")
+                #expect(try await members("1", cluster).count == 3)
+            }
+        }
+
+        @Test func twoWhoWantTheSameAtOnceGetItOnce() async throws {
+            try await withThreeOfFour { cluster in
+                try await cluster.bifrost("host", "add", cluster.hosts[3].address).expect(0)
+                async let first = cluster.bifrost("group", "add-replica", "1", "--host", "4", "--json")
+                async let second = cluster.bifrost("group", "add-replica", "1", "--host", "4", "--json")
+                let results = try await [first, second]
+                for result in results { result.expect(0) }
+                let reports = try results.map { try $0.json() }
+                #expect(Set(reports.compactMap { $0["replica"] as? Int }).count == 1, "\(reports)")
+                #expect(reports.count { $0["changed"] as? Bool == true } == 1, "\(reports)")
+                #expect(try await members("1", cluster).count == 4)
+            }
+        }
+
+        /// The meta group's leader stands still with the question in its socket: what it does when it goes on is for a
+        /// version of the map that is over.
+        @Test func aLostAnswerBringsNoSecondReplica() async throws {
+            try await withThreeOfFour { cluster in
+                try await cluster.bifrost("host", "add", cluster.hosts[3].address).expect(0)
+                let leader = cluster.hosts[try await leader("meta", cluster) - 1]
+                leader.process?.send(SIGSTOP)
+                let added = try await cluster.bifrost(
+                    "group", "add-replica", "1", "--host", "4", "--no-wait", "--timeout", "30s", "--json")
+                leader.process?.send(SIGCONT)
+                added.expect(0)
+                let id = try #require(try added.json()["replica"] as? Int)
+                try await cluster.bifrost("group", "add-replica", "1", "--host", "4").expect(0)
+                let members = try await members("1", cluster)
+                #expect(members.count == 4 && members.filter { $0.host == 4 }.map(\.replica) == [id], "\(members)")
+            }
+        }
+
+        @Test func leadersHandOver() async throws {
+            try await withCluster { cluster in
+                for host in [2, 3, 1] {
+                    try await cluster.bifrost("group", "transfer-leader", "2", "--host", "\(host)").expect(0)
+                    #expect(try await leader("2", cluster) == host)
+                }
+                let before = try await leader("meta", cluster)
+                try await cluster.bifrost("group", "transfer-leader", "meta").expect(0)
+                #expect(try await leader("meta", cluster) != before)
+                let id = try #require(try await members("2", cluster).first { $0.host == 1 }).replica
+                let same = try await cluster.bifrost("group", "transfer-leader", "2", "--to", "\(id)")
+                same.expect(0)
+                #expect(same.text.contains("it did before"), "\(same.text)")
+            }
+        }
+
+        @Test func groupsAreMadeAndDeleted() async throws {
+            try await withCluster(groups: 2) { cluster in
+                let made = try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,host-3", "--count", "3", "--json")
+                made.expect(0)
+                #expect(try made.json()["groups"] as? [Int] == [3, 4, 5])
+                for group in ["3", "4", "5"] { #expect(try await members(group, cluster).contains(where: \.leads)) }
+                try await cluster.bifrost("group", "delete", "4").expect(0)
+                try await cluster.bifrost("group", "delete", "4").expect(64, saying: "no group 4")
+                try await cluster.bifrost("group", "delete", "1").expect(1, saying: "slots", "nothing was changed")
+                let list = try await cluster.bifrost("group", "list", "--json").json()
+                let groups = try #require(list["groups"] as? [[String: Any]])
+                #expect(groups.compactMap { $0["group"] as? Int } == [0, 1, 2, 3, 5])
+            }
+        }
+
+        @Test func aReplicaIsReplacedOnItsHost() async throws {
+            try await withCluster(groups: 1) { cluster in
+                try await cluster.bifrost("put", "k", "v").expect(0)
+                let old = try #require(try await members("1", cluster).first { $0.host == 2 }).replica
+                try await cluster.bifrost("group", "replace-replica", "1", "--host", "2").expect(0)
+                let members = try await members("1", cluster)
+                let new = try #require(members.first { $0.host == 2 })
+                #expect(new.replica > old && new.reported == "voter" && members.count == 3, "\(members)")
+                #expect(try await cluster.bifrost("get", "k").text == "v")
+            }
+        }
+
+        @Test func aDrainThatCannotEndSaysWhyAndCanBeTakenBack() async throws {
+            try await withCluster { cluster in
+                let drained = try await cluster.bifrost("host", "drain", "2", "--timeout", "2s")
+                drained.expect(
+                    2, saying: "host 2: not yet within the time", "a host that can take replica", "goes on by itself")
+                #expect(try await hosts(cluster)[1]["state"] as? String == "draining")
+                let cancelled = try await cluster.bifrost("host", "drain", "2", "--cancel")
+                cancelled.expect(0)
+                #expect(cancelled.text == "host 2 is active, with 5 replicas\n")
+                let again = try await cluster.bifrost("host", "drain", "2", "--cancel")
+                #expect(again.text.contains("asked for before"))
+                #expect(try await hosts(cluster)[1]["state"] as? String == "active")
+            }
+        }
+
+        @Test func whatMakesNoSenseIsSaidAndNothingIsChanged() async throws {
+            try await withThreeOfFour(groups: 1) { cluster in
+                let before = try await cluster.bifrost("group", "list", "--json").json()["mapVersion"] as? Int
+                try await cluster.bifrost("host", "drain", "9").expect(64, saying: "no host '9'", "host-3")
+                try await cluster.bifrost("group", "members", "9").expect(64, saying: "no group 9")
+                try await cluster.bifrost("group", "members", "x").expect(64, saying: "x")
+                try await cluster.bifrost("group", "promote", "1").expect(64, saying: "--host")
+                try await cluster.bifrost("group", "promote", "1", "2", "--host", "1").expect(64, saying: "named twice")
+                try await cluster.bifrost("group", "promote", "1", "99").expect(
+                    64, saying: "no replica 99", "on host 1")
+                try await cluster.bifrost("group", "create", "--hosts", "1,,2").expect(64, saying: "'1,,2'")
+                try await cluster.bifrost("group", "create", "--hosts", "1,host-1").expect(64, saying: "named twice")
+                try await cluster.bifrost("host", "add", "127.0.0.1:1", "--timeout", "2s").expect(
+                    4, saying: "bifrost serve")
+                // Of another cluster: it stays where it is.
+                let other = cluster.hosts[3]
+                try await cluster.local.run(["init", "--hosts", other.address, "--groups", "1"])
+                try await cluster.bifrost("host", "add", other.address, at: Array(cluster.hosts[..<3])).expect(
+                    64, saying: "belongs to cluster", "empty --directory")
+                try await cluster.bifrost("host", "list").expect(64, saying: "name hosts of one cluster")
+                let after = try await cluster.bifrost("group", "list", "--json", at: Array(cluster.hosts[..<3])).json()
+                #expect(after["mapVersion"] as? Int == before)
+                // Nobody at all.
+                try await cluster.local.command(["host", "list", "--connect", "127.0.0.1:1", "--timeout", "2s"]).expect(
+                    4, saying: "127.0.0.1:1")
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+// What somebody wants of the map, decided anew on each map that is read: the change to ask for, or that there is
+// nothing left to change. Pure. Names are ids here already: between two readings a name may come to mean another.
+
+package import Primitives
+package import Ring
+package import StateMachines
+
+/// A change of the map that somebody asked for.
+package enum MapWish: Sendable, Equatable {
+    case addReplica(GroupID, host: HostID, role: ReplicaRecord.Role, successorOf: ReplicaID)
+    case setRole(GroupID, ReplicaID, ReplicaRecord.Role)
+    case replaceReplica(GroupID, ReplicaID)
+    /// On these hosts; the first one's replica is preferred as leader.
+    case createGroup(weight: UInt32, hosts: [HostID])
+    case deleteGroup(GroupID)
+    case setHostState(HostID, HostState)
+    case removeHost(HostID)
+
+    /// What the wish is about, as far as it is known.
+    package struct Subject: Sendable, Equatable {
+        package var group = GroupID.meta
+        package var replica = ReplicaID.none
+        package init(group: GroupID = .meta, replica: ReplicaID = .none) {
+            self.group = group
+            self.replica = replica
+        }
+    }
+
+    package enum Decision: Sendable, Equatable {
+        /// Ask for this, and only for this version of the map.
+        case ask(MapChange)
+        /// The map says already what is wished.
+        case there(Subject)
+    }
+
+    /// What was asked for before this map was read.
+    package enum Past: Sendable, Equatable {
+        /// Nothing: it is the first look.
+        case nothing
+        /// It was refused, since the map had changed.
+        case refused
+        /// Perhaps it took effect: the answer was lost. Whether it did shows in the map that follows the one that it
+        /// was asked for.
+        case unknown(asked: ClusterMap)
+    }
+
+    /// What to ask for on this map. An error is final: the wish makes no sense here.
+    ///
+    /// A wish that finds its end already reached, by whomever, asks for nothing: two people with the same wish get one
+    /// replica, and so does one whose answer was lost. What is gone is reached only on a later look; on the first one
+    /// it is a mistake.
+    package func decide(_ map: ClusterMap, past: Past = .nothing) throws(ToolError) -> Decision {
+        switch self {
+        case .addReplica(let group, let host, let role, let predecessor):
+            return try adding(to: MapNames.group(group, in: map), host, role, predecessor)
+        case .setRole(let group, let replica, let role):
+            let there = Subject(group: group, replica: replica)
+            guard let record = try known(replica, in: group, map, past) else {
+                if role == .leaving { return .there(there) }
+                throw gone(replica, group)
+            }
+            return record.role == role ? .there(there) : .ask(.setRole(group, replica, role))
+        case .replaceReplica(let group, let replica):
+            let there = Subject(group: group, replica: replica)
+            guard let record = try known(replica, in: group, map, past) else { return .there(there) }
+            return record.role == .replaced ? .there(there) : .ask(.replaceReplica(group, replica))
+        case .createGroup(let weight, let hosts):
+            // A number is given once: had it taken effect, the group would have the one that was next.
+            if case .unknown(let asked) = past, let group = map.group(asked.nextGroup), group.weight == weight,
+                Set(group.replicas.map(\.host)) == Set(hosts)
+            {
+                return .there(Subject(group: group.id))
+            }
+            return .ask(.createGroup(weight: weight, hosts: hosts, preferred: 0))
+        case .deleteGroup(let group):
+            if map.group(group) == nil, past != .nothing { return .there(Subject(group: group)) }
+            _ = try MapNames.group(group, in: map)
+            return .ask(.deleteGroup(group))
+        case .setHostState(let host, let state):
+            guard let record = map.host(host) else { throw gone(host) }
+            return record.state == state ? .there(Subject()) : .ask(.setHostState(host, state))
+        case .removeHost(let host):
+            guard map.host(host) != nil else { return .there(Subject()) }
+            let groups = map.replicas(on: host).map(\.group.id)
+            guard groups.isEmpty else {
+                let names = groups.prefix(8).map(\.name).joined(separator: ", ") + (groups.count > 8 ? ", …" : "")
+                throw ToolError(
+                    .negative,
+                    "host \(host) has replicas of \(HumanText.count(groups.count, "group")) (\(names)): let it drain with "
+                        + "'bifrost host drain \(host)', and remove it when it has none; nothing was changed")
+            }
+            return .ask(.removeHost(host))
+        }
+    }
+
+    private func adding(
+        to group: GroupRecord, _ host: HostID, _ role: ReplicaRecord.Role, _ predecessor: ReplicaID
+    ) throws(ToolError) -> Decision {
+        let change = MapChange.addReplica(group.id, host: host, role: role, successorOf: predecessor)
+        guard let there = group.replicas.first(where: { $0.host == host }), there.isWanted else { return .ask(change) }
+        guard there.role == role else {
+            let (present, command) = there.role == .learner ? ("a learner", "promote") : ("a voter", "demote")
+            throw ToolError(
+                .negative,
+                "host \(host) has replica \(there.id) of \(group.id.words) already, which is to be \(present): see "
+                    + "'bifrost group \(command) \(group.id) \(there.id)'; nothing was changed")
+        }
+        // A successor whose predecessor is gone does not name it any more.
+        guard there.successorOf == predecessor || group.record(of: predecessor) == nil else {
+            throw ToolError(
+                .negative,
+                "host \(host) has replica \(there.id) of \(group.id.words) already, which is not the successor of "
+                    + "replica \(predecessor): choose another host; nothing was changed")
+        }
+        return .there(Subject(group: group.id, replica: there.id))
+    }
+
+    /// Nil: it is gone since the first look.
+    private func known(
+        _ replica: ReplicaID, in id: GroupID, _ map: ClusterMap, _ past: Past
+    ) throws(ToolError) -> ReplicaRecord? {
+        let group = try MapNames.group(id, in: map)
+        if group.record(of: replica) == nil, past != .nothing { return nil }
+        return try MapNames.replica(replica, of: group)
+    }
+
+    private func gone(_ replica: ReplicaID, _ group: GroupID) -> ToolError {
+        ToolError(
+            .negative, "replica \(replica) of \(group.words) was removed meanwhile: somebody else changes the group")
+    }
+
+    private func gone(_ host: HostID) -> ToolError {
+        ToolError(.negative, "host \(host) was removed meanwhile: somebody else changes the cluster")
+    }
+}
