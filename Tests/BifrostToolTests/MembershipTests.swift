@@ -211,6 +211,18 @@ private func message(_ body: () throws -> Void) -> String {
         #expect(try MapWish.removeHost(HostID(4)).decide(without, past: .refused) == .there(.init()))
     }
 
+    @Test func aLeaderIsPreferredOnce() throws {
+        let wish = MapWish.preferLeader(group, ReplicaID(5))
+        #expect(try wish.decide(map) == .ask(.preferLeader(group, ReplicaID(5))))
+        let preferred = map.group(1) { $0.preferredLeader = ReplicaID(5) }
+        #expect(try wish.decide(preferred) == .there(.init(group: group, replica: ReplicaID(5))))
+        let without = preferred.group(1) {
+            $0.replicas.remove(at: 1)
+            $0.preferredLeader = ReplicaID(4)
+        }
+        #expect(message { _ = try wish.decide(without, past: .refused) }.contains("was removed meanwhile"))
+    }
+
     @Test func aHostDrainsOnce() throws {
         let wish = MapWish.setHostState(HostID(2), .draining)
         #expect(try wish.decide(map) == .ask(.setHostState(HostID(2), .draining)))

@@ -251,11 +251,12 @@ struct GroupTransferLeader: AsyncParsableCommand {
         commandName: "transfer-leader", abstract: "Lets a group's leader hand over to another replica.",
         discussion: """
             Without --to and --host the leader chooses. Writes pause for a moment, and none is lost. It is asked for \
-            again until another leads.
+            again until another leads. Some seconds later leadership goes back to the replica that the map prefers, if \
+            that can lead; --prefer makes the new leader the preferred one.
 
             EXAMPLES:
               bifrost group transfer-leader 3
-              bifrost group transfer-leader 3 --to 7
+              bifrost group transfer-leader 3 --to 7 --prefer
               bifrost group transfer-leader meta --host 10.0.0.2:7001
             """)
 
@@ -268,6 +269,9 @@ struct GroupTransferLeader: AsyncParsableCommand {
     @Option(help: ArgumentHelp("The host whose replica is to lead: its id, name or address.", valueName: "host"))
     var host: String?
 
+    @Flag(help: "It is to lead from now on, whenever it can.")
+    var prefer = false
+
     @OptionGroup var wait: WaitOptions
     @OptionGroup var options: ClientOptions
 
@@ -278,6 +282,9 @@ struct GroupTransferLeader: AsyncParsableCommand {
     func validate() throws {
         guard to == nil || host == nil else {
             throw ValidationError("the replica is named twice, with --to and with --host: name it once")
+        }
+        guard !prefer || to != nil || host != nil else {
+            throw ValidationError("--prefer needs to know whom: name the replica with --to or --host")
         }
     }
 
@@ -293,13 +300,22 @@ struct GroupTransferLeader: AsyncParsableCommand {
             group.host(of: $0.replica)
         }
         let goal = MapGoal.leads(group.id, target, from: former)
+        // First, or the old leader's host would ask for it back.
+        if prefer { _ = try await administrator.bring(about: .preferLeader(group.id, target), from: map) }
         if target != .none, group.host(of: target) == former {
             return try report(group.id, target, former, map.version, changed: false)
         }
         let meter = wait.meter("\(group.id.words)", counting: "handover")
         defer { meter.finish() }
+        var hasBegun = false
         while true {
-            try await administrator.transfer(group.id, to: target)
+            do throws(ToolError) {
+                try await administrator.transfer(group.id, to: target)
+                hasBegun = true
+            } catch {
+                // The attempt before this one may still be under way.
+                guard hasBegun, error.status == .negative else { throw error }
+            }
             if wait.noWait { return try report(group.id, target, group.host(of: target), map.version, changed: true) }
             let end = ContinuousClock.now + Self.attempt
             repeat {

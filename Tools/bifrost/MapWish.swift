@@ -10,6 +10,8 @@ package enum MapWish: Sendable, Equatable {
     case addReplica(GroupID, host: HostID, role: ReplicaRecord.Role, successorOf: ReplicaID)
     case setRole(GroupID, ReplicaID, ReplicaRecord.Role)
     case replaceReplica(GroupID, ReplicaID)
+    /// The replica leads whenever it can.
+    case preferLeader(GroupID, ReplicaID)
     /// On these hosts; the first one's replica is preferred as leader.
     case createGroup(weight: UInt32, hosts: [HostID])
     case deleteGroup(GroupID)
@@ -64,6 +66,10 @@ package enum MapWish: Sendable, Equatable {
             let there = Subject(group: group, replica: replica)
             guard let record = try known(replica, in: group, map, past) else { return .there(there) }
             return record.role == .replaced ? .there(there) : .ask(.replaceReplica(group, replica))
+        case .preferLeader(let id, let replica):
+            guard try known(replica, in: id, map, past) != nil else { throw gone(replica, id) }
+            return try MapNames.group(id, in: map).preferredLeader == replica
+                ? .there(Subject(group: id, replica: replica)) : .ask(.preferLeader(id, replica))
         case .createGroup(let weight, let hosts):
             // A number is given once: had it taken effect, the group would have the one that was next.
             if case .unknown(let asked) = past, let group = map.group(asked.nextGroup), group.weight == weight,
