@@ -34,7 +34,9 @@ final class Administrator: Sendable {
     /// For a change, which waits for a quorum.
     private static let changeShareNanoseconds: UInt64 = 3_000_000_000
     /// How long to look for the map that a refusal spoke of.
-    private static let newerMapNanoseconds: UInt64 = 2_000_000_000
+    private static let newerMapNanoseconds: UInt64 = 500_000_000
+    /// How often to ask again after a refusal that the newest map does not explain.
+    private static let refusalsMax = 4
     /// Readings of the map for one wish. A cluster whose map changes that often under each of them is busy with
     /// somebody else's script.
     private static let attemptsMax = 64
@@ -190,6 +192,7 @@ final class Administrator: Sendable {
     func bring(about wish: MapWish, from first: ClusterMap) async throws(ToolError) -> Change {
         var map = first
         var past = MapWish.Past.nothing
+        var refusals = 0
         for _ in 0..<Self.attemptsMax {
             let change: MapChange
             switch try wish.decide(map, past: past) {
@@ -215,10 +218,14 @@ final class Administrator: Sendable {
                 }
                 let isDoubtful = if case .unknown(let asked) = past { asked.version == map.version } else { false }
                 if !isDoubtful { past = .refused }
-                guard let newer = try await self.map(after: map.version) else {
+                if let newer = try await self.map(after: map.version) {
+                    map = newer
+                } else if refusals < Self.refusalsMax, !isOver {
+                    // No map that anybody has explains it: a leader that is new may not have come so far itself.
+                    refusals += 1
+                } else {
                     throw isDoubtful ? Self.unknown : ToolError(.negative, "refused: \(text); nothing was changed")
                 }
-                map = newer
             case .notLeader, .outcomeUnknown:
                 // Whatever became of it, it was for this version: on the same map it may be sent again.
                 if answer.isDoubtful { past = .unknown(asked: map) }

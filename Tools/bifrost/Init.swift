@@ -255,7 +255,7 @@ struct Init: AsyncParsableCommand {
 
     // MARK: waiting
 
-    /// The leader of every group, when all have one.
+    /// The leader of every group, when all have one, and the meta group has the map: until then it can't be changed.
     private func waitForLeaders(
         _ probes: [HostProbe], _ map: ClusterMap, deadline: Instant
     ) async throws -> [GroupID: HostID] {
@@ -268,6 +268,7 @@ struct Init: AsyncParsableCommand {
             leaders = [:]
             for case .success(let status) in answers {
                 for replica in status.replicas where replica.role == .leader && replica.isQuorumActive {
+                    guard replica.group != .meta || replica.revision > .zero else { continue }
                     leaders[replica.group] = status.host
                 }
             }
