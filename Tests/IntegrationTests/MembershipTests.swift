@@ -192,6 +192,26 @@ extension IntegrationTests {
             }
         }
 
+        /// The meta group's leader proposes it, and nobody is there to acknowledge until the command has given up on the
+        /// answer. What came of it shows in the map: asked for once more, it would be a second group.
+        @Test func aGroupWhoseAnswerWasLostIsMadeOnce() async throws {
+            try await withCluster(groups: 2) { cluster in
+                let leader = try await leader("meta", cluster)
+                let others = cluster.hosts.filter { $0.number != leader }
+                for host in others { host.process?.send(SIGSTOP) }
+                async let creating = cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "40s", "--json")
+                await OwnExecutor.pause(milliseconds: 6_000)
+                for host in others { host.process?.send(SIGCONT) }
+                let made = try await creating
+                made.expect(0)
+                #expect(try made.json()["groups"] as? [Int] == [3])
+                let list = try await cluster.bifrost("group", "list", "--json").json()
+                let groups = try #require(list["groups"] as? [[String: Any]])
+                #expect(groups.compactMap { $0["group"] as? Int } == [0, 1, 2, 3])
+            }
+        }
+
         @Test func leadersHandOver() async throws {
             try await withCluster { cluster in
                 for host in [2, 3, 1] {
