@@ -251,7 +251,7 @@ struct GroupTransferLeader: AsyncParsableCommand {
         commandName: "transfer-leader", abstract: "Lets a group's leader hand over to another replica.",
         discussion: """
             Without --to and --host the leader chooses. Writes pause for a moment, and none is lost. It is asked for \
-            again until another leads. Some seconds later leadership goes back to the replica that the map prefers, if \
+            again until another leads. Later, leadership may go back to the replica that the map prefers, if \
             that can lead; --prefer makes the new leader the preferred one.
 
             EXAMPLES:
