@@ -78,8 +78,10 @@ extension HostCore {
         func isActive(_ host: HostID) -> Bool { map.host(host)?.state == .active }
         guard replica.core.transferee == nil, space == .ample || !isActive(host) else { return }
         if !isActive(host) {
-            if let successor = successor(of: replica, where: isActive) { handOver(replica, to: successor) }
-            return
+            guard tickCount >= replica.handOverTick, let next = successor(of: replica, where: isActive) else { return }
+            replica.handOverTick = tickCount + leadingTicksBeforeReturn
+            replica.lastTurns[next] = tickCount
+            return handOver(replica, to: next)
         }
         let preferred = record.preferredLeader
         guard preferred != replica.id, let since = replica.leadsSinceTick,

@@ -167,15 +167,16 @@ extension HostCore {
         }
     }
 
-    /// The connected voter that has most of the log, on a host that passes.
+    /// The connected voter that can take leadership soonest, on a host that passes; each has its turn.
     func successor(of replica: Replica, where isGood: (HostID) -> Bool) -> ReplicaID? {
-        var best: (id: ReplicaID, match: LogIndex)?
-        for voter in replica.core.configuration.voters where voter != replica.id {
-            guard let host = replica.host(of: voter), let peer = peer(host), peer.isConnected, isGood(host),
-                let match = replica.core.progress(of: voter)?.match
-            else { continue }
-            if best == nil || match > best!.match { best = (voter, match) }
+        let candidates = replica.core.configuration.voters.compactMap { voter -> HandOverCandidate? in
+            guard voter != replica.id, let host = replica.host(of: voter), isGood(host),
+                peer(host)?.isConnected == true, let progress = replica.core.progress(of: voter)
+            else { return nil }
+            return HandOverCandidate(
+                replica: voter, isActive: progress.isRecentlyActive, isCurrent: progress.state == .replicate,
+                lastTurn: replica.lastTurns[voter] ?? 0, match: progress.match)
         }
-        return best?.id
+        return candidates.max()?.replica
     }
 }

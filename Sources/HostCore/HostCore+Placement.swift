@@ -53,6 +53,11 @@ extension HostCore {
     ) {
         var core = RaftCore(start: plan.start, settings: settings.raft, seed: random.next())
         if let replica = replica(of: group) {
+            guard replica.id == plan.start.replica else {
+                // The map has placed another one here since: that one comes when this one is deleted.
+                isBirthAsked.remove(plan.start.replica)
+                return
+            }
             // Its log and state are other ones now, and what it promised is not.
             bind(replica)
             core.keepPromise(until: replica.core.promisedUntil)
@@ -64,11 +69,7 @@ extension HostCore {
         if plan.mayHavePromised { keepEarlierPromises(&core) }
         let replica = Replica(group: group, core: core, machine: machine, memtable: memtable, view: view)
         if let group = map?.group(group) { replica.learn(group.replicas) }
-        replica.impairment = plan.impairment
-        if core.isImpaired, replica.impairment == nil {
-            replica.impairment =
-                "what the disk has of its log and its state contradicts itself; its peers have whole copies, and this version can't rebuild one from them"
-        }
+        replica.impairment = Self.impairment(plan, core)
         replica.isMute = plan.isMute
         replica.elapsedSeen = elapsedMilliseconds
         replica.discarded = plan.start.base
@@ -81,6 +82,13 @@ extension HostCore {
         }
         add(replica)
         if replica.impairment != nil, !replica.isMute { wantSnapshot(replica) }
+    }
+
+    /// Why a replica may neither campaign nor serve; nil if it may.
+    static func impairment(_ plan: ReplicaStartPlan, _ core: RaftCore) -> String? {
+        plan.impairment
+            ?? (core.isImpaired
+                ? "what the disk has of its log and its state contradicts itself; its peers have whole copies" : nil)
     }
 
     /// Leaders spread evenly at start: where the map prefers us, and a majority can be reached, we do not wait for a

@@ -77,7 +77,8 @@ extension HostCore {
         }
         if leader != replica.snapshots.lastSource, isReachable(leader) { return leader }
         let later = members.filter { $0 > replica.snapshots.lastSource }
-        return (later + members).first { isReachable($0) }
+        // A replica that comes later than the founders knows no members yet.
+        return (later + members).first { isReachable($0) } ?? (isReachable(leader) ? leader : nil)
     }
 
     private func ask(_ replica: Replica) {
@@ -226,11 +227,16 @@ extension HostCore {
         end(replica)
         replica.stopped = nil
         replica.isStateDamaged = false
-        replica.impairment = plan.impairment
+        replica.impairment = Self.impairment(plan, replica.core)
+        replica.isMute = plan.isMute
         replica.view = view
         replica.floor = .zero
         replica.announcedFloor = .zero
-        replica.discarded = plan.start.base
+        // The journal may still delete what it was told before is superfluous.
+        replica.discarded = max(plan.start.base, min(replica.discarded, replica.manifestIndex))
+        if replica.discarded > replica.core.base {
+            replica.core.discard(through: min(replica.discarded, replica.core.stableIndex))
+        }
         replica.appliedBytesSinceCheckpoint = 0
         replica.unsavedSinceTick = nil
         replica.snapshotsInstalled += 1

@@ -13,9 +13,13 @@ struct SnapshotSupply {
     let number: UInt64
     /// 0: a whole one.
     let base: LogIndex
+    /// What the other side asked for.
+    let askedBase: LogIndex
     let index: LogIndex
     /// Pins what is read; nil when the other side needs no more of it. The log stays a while yet for what it asks next.
     var view: StoreView?
+    /// Once it was read: it may cost a look at all of the state.
+    var description = Bytes()
     /// Where the piece begins that is to be read, or is being read; nil: the other side has what it asked for.
     var wanted: Bytes?
     var isReading = false
@@ -45,7 +49,9 @@ extension HostCore {
         for place in replica.snapshots.supplies.indices.reversed() {
             let supply = replica.snapshots.supplies[place]
             let idleTicks = supply.view == nil ? aftermathTicks : supplyIdleTicks
-            if tickCount - supply.usedTick > idleTicks || tickCount - supply.begunTick > supplyTicks {
+            if tickCount - supply.usedTick > idleTicks && !supply.isReading
+                || tickCount - supply.begunTick > supplyTicks
+            {
                 close(replica, place)
                 replica.snapshots.supplies.remove(at: place)
                 // It may have held back what the journal may forget.
@@ -70,6 +76,13 @@ extension HostCore {
                 return checkpoint(replica)
             }
             if let place = replica.snapshots.supplies.firstIndex(where: { $0.to == other }) {
+                let supply = replica.snapshots.supplies[place]
+                if supply.view != nil, supply.askedBase == request.base, supply.index >= request.least {
+                    // Asked again before the first piece was there, or after it was lost.
+                    replica.snapshots.supplies[place].usedTick = tickCount
+                    replica.snapshots.supplies[place].wanted = Bytes()
+                    return readWanted(replica)
+                }
                 close(replica, place)
                 replica.snapshots.supplies.remove(at: place)
             }
@@ -80,7 +93,7 @@ extension HostCore {
             note(replica) {
                 $0.supplies.append(
                     SnapshotSupply(
-                        to: other, number: number, base: isIncrement ? request.base : .zero,
+                        to: other, number: number, base: isIncrement ? request.base : .zero, askedBase: request.base,
                         index: manifest.header.index, view: replica.view, wanted: Bytes(), begunTick: tickCount,
                         usedTick: tickCount))
             }
@@ -110,7 +123,7 @@ extension HostCore {
             effects.snapshotReads.append(
                 SnapshotRead(
                     group: replica.group, to: supply.to, snapshot: supply.number, base: supply.base, view: view,
-                    after: after, bytesMax: settings.snapshotPieceBytes))
+                    description: supply.description, after: after, bytesMax: settings.snapshotPieceBytes))
         }
     }
 
@@ -127,6 +140,7 @@ extension HostCore {
             close(replica, place)
             return say(.refused(snapshot: read.snapshot, .none), replica, to: read.to)
         }
+        if !piece.description.isEmpty { replica.snapshots.supplies[place].description = piece.description }
         // Asked for another place meanwhile: that is read next.
         guard replica.snapshots.supplies[place].wanted == read.after else { return readWanted(replica) }
         replica.snapshots.supplies[place].wanted = nil
@@ -187,9 +201,12 @@ extension SnapshotRead {
         var description = Bytes()
         var position: RecordKey?
         if after.isEmpty {
-            var writer = ByteWriter()
-            try reader.describe().encode(into: &writer)
-            description = writer.take()
+            description = self.description
+            if description.isEmpty {
+                var writer = ByteWriter()
+                try reader.describe().encode(into: &writer)
+                description = writer.take()
+            }
         } else {
             let place = try RecordPosition(decoding: after)
             position = RecordKey(slot: place.slot, machine: place.machine, key: place.key)

@@ -87,15 +87,8 @@ extension HostCore {
         for replica in replicas
         where replica.role == .leader && tickCount >= replica.handOverTick && replica.core.transferee == nil {
             replica.handOverTick = tickCount + handOverTicks
-            let candidates = replica.core.configuration.voters.compactMap { voter -> HandOverCandidate? in
-                guard voter != replica.id, replica.host(of: voter).flatMap({ peer($0) })?.isConnected == true,
-                    let progress = replica.core.progress(of: voter)
-                else { return nil }
-                return HandOverCandidate(
-                    replica: voter, isActive: progress.isRecentlyActive, isCurrent: progress.state == .replicate,
-                    lastTurn: replica.lastTurns[voter] ?? 0, match: progress.match)
-            }
-            guard let next = candidates.max()?.replica, replica.core.transfer(to: next) == .accepted else { continue }
+            guard let next = successor(of: replica, where: { _ in true }), replica.core.transfer(to: next) == .accepted
+            else { continue }
             replica.lastTurns[next] = tickCount
             activate(replica)
             markReady(replica)

@@ -173,9 +173,9 @@ extension HostCore {
     /// A record of the replica's log turned out to be damaged: its log lacks what it promised, so it says nothing any
     /// more, and another member leads. The next start finds the same and makes it mute.
     public func journalDamaged(group: GroupID, _ what: String) {
-        guard let replica = replica(of: group), replica.stopped == nil else { return }
-        stop(replica, because: "a record of its journal is damaged: \(what)")
+        guard let replica = replica(of: group) else { return }
         replica.isLogDamaged = true
+        if replica.stopped == nil { stop(replica, because: "a record of its journal is damaged: \(what)") }
     }
 
     // MARK: Apply

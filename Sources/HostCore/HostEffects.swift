@@ -75,6 +75,8 @@ public struct SnapshotRead: Sendable {
     package var snapshot: UInt64
     package var base: LogIndex
     package var view: StoreView
+    /// What is known of it: not to be made again.
+    package var description: Bytes
     /// Empty: the beginning, with the description.
     package var after: Bytes
     package var bytesMax: Int

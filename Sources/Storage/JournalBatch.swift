@@ -212,6 +212,8 @@ extension ReplicaLog {
         }
         func refuse(_ what: String) -> DiskError { DiskError(.misuse, "journal: replica \(replica): \(what)") }
         guard record.group == group else { throw refuse("belongs to group \(group), not \(record.group)") }
+        // Said again after a crash behind the first time.
+        if plannedTombstone, case .tombstone = record { return }
         guard !plannedTombstone else { throw refuse("was removed, and its number is never used again") }
         switch record {
         case .append(_, _, let entries):

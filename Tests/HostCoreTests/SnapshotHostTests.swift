@@ -131,6 +131,23 @@ import Testing
         #expect(words.pieces.count { $0.after.isEmpty } == 1, "its first piece once")
     }
 
+    /// A state that takes long to look through is looked through once, however often it is asked for meanwhile.
+    @Test func aFirstPieceThatTakesLongIsNotBegunAnew() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        try leaveBehind(trio, away, by: leader)
+        let words = Words(trio)
+        trio.hosts[leader].holdsSnapshotReads = true
+        trio.join(away)
+        try trio.tick(160)
+        #expect(words.fetches.count { $0.snapshot == 0 } > 3)
+        #expect(trio.hosts[leader].heldSnapshotReads.count == 1, "one look through the state")
+        trio.hosts[leader].holdsSnapshotReads = false
+        try trio.tick(400)
+        try expectEqual(trio)
+    }
+
     @Test func aReceiverThatDiesPinsNothingForLong() throws {
         let trio = try trio()
         let leader = try trio.leader()

@@ -21,6 +21,9 @@ final class TestHost {
     let store: Store<SimulatedDisk>
     var holdsJournal = false
     var holdsStore = false
+    /// Pieces of snapshots for others are not read, and wait.
+    var holdsSnapshotReads = false
+    private(set) var heldSnapshotReads: [SnapshotRead] = []
     /// Loops that get nothing done.
     var stuckLoops: Set<Int> = []
     /// What was handed to each loop, in order.
@@ -131,7 +134,10 @@ final class TestHost {
                 of: read.replica, from: read.from, through: read.through, bytesMax: read.bytesMax)
             core.supply(entries, group: read.group, follower: read.follower)
         }
-        for read in work.snapshotReads {
+        heldSnapshotReads += work.snapshotReads
+        let snapshotReads = holdsSnapshotReads ? [] : heldSnapshotReads
+        if !holdsSnapshotReads { heldSnapshotReads = [] }
+        for read in snapshotReads {
             do { core.snapshotRead(read, try read.result(from: store)) } catch let error as DiskError
                 where error.code == .corrupt
             {
