@@ -24,15 +24,28 @@ final class Invariants {
         self.cluster = cluster
         world = cluster.world
         doubtful = Array(repeating: ([], 0), count: world.plan.hosts)
-        for group in cluster.map.groups {
-            let model = GroupModel()
+        learn(cluster.map)
+    }
+
+    /// Groups and replicas that a map names first.
+    private func learn(_ map: ClusterMap) {
+        for group in map.groups {
+            while groups.count <= group.id.rawValue { groups.append(GroupModel()) }
+            let model = groups[Int(group.id.rawValue)]
             for record in group.replicas {
-                let replica = ReplicaModel(group: group.id, replica: record.id, host: Int(record.host.rawValue) - 1)
+                let host = Int(record.host.rawValue) - 1
+                if let known = self.model(of: record.id) {
+                    if known.group != group.id || known.host != host {
+                        fail("ids are never used again", known, "the map has it on host \(record.host), in \(group.id)")
+                    }
+                    continue
+                }
+                let replica = ReplicaModel(group: group.id, replica: record.id, host: host)
                 model.replicas.append(replica)
                 while models.count <= record.id.rawValue { models.append(nil) }
                 models[Int(record.id.rawValue)] = replica
             }
-            groups.append(model)
+            if model.configurations.isEmpty { _ = model.place(of: Configuration(voters: group.founders)) }
         }
     }
 
@@ -57,6 +70,11 @@ final class Invariants {
     }
 
     private func apply(_ record: JournalRecord, to model: ReplicaModel, isDurable: Bool) {
+        if isDurable ? model.isGone : model.isBuried {
+            // A host that went by an older map may have begun it again, and buries it again.
+            if case .tombstone = record { return }
+            return fail("what is removed is gone", model, "\(record) behind its tombstone")
+        }
         switch record {
         case .append(_, _, let entries):
             guard let first = entries.first else { return }
@@ -75,7 +93,12 @@ final class Invariants {
                 }
             } else {
                 for entry in entries {
-                    let mark = EntryMark(entry, after: model.written.marks.last?.chain ?? 0)
+                    var configuration: Int?
+                    if entry.kind == .configuration {
+                        configuration = place(ofConfigurationIn: entry, group)
+                        if configuration == nil { return fail("members", model, "\(entry) names who is in no map") }
+                    }
+                    let mark = EntryMark(entry, after: model.written.marks.last, configuration: configuration)
                     model.written.marks.append(mark)
                     if !group.entries.insert(mark, at: entry.index) {
                         return fail(
@@ -93,7 +116,42 @@ final class Invariants {
                 fail("one vote per term", model, "\(state) after \(known)")
             }
             if isDurable { model.durable.hardState = state } else { model.written.hardState = state }
-        case .base, .tombstone: fail("no lost disk", model, "\(record) is written though nothing was lost")
+        case .base: fail("no lost disk", model, "\(record) is written though nothing was lost")
+        case .tombstone: bury(model, isDurable: isDurable)
+        }
+    }
+
+    private func place(ofConfigurationIn entry: LogEntry, _ group: GroupModel) -> Int? {
+        var reader = ByteReader(entry.payload)
+        guard let configuration = try? Configuration(from: &reader) else { return nil }
+        return group.place(of: configuration)
+    }
+
+    /// Nobody goes who still has a say: what he acknowledged would be gone with him.
+    private func bury(_ model: ReplicaModel, isDurable: Bool) {
+        if isDurable {
+            model.isGone = true
+            model.durable = LogModel()
+            model.manifestIndex = .zero
+            model.doubtfulManifest = nil
+            return
+        }
+        world.mark(.replicaRemoved)
+        model.isBuried = true
+        model.written = LogModel()
+        let group = groups[Int(model.group.rawValue)]
+        guard cluster.map.group(model.group) != nil, !cluster.hosts[model.host].isRotten else { return }
+        if group.committedConfiguration.counts(model) {
+            fail(
+                "who counts stays", model, "is deleted, and has a say in \(group.committedConfiguration.configuration)")
+        }
+        for leader in group.replicas
+        where leader.role == .leader && leader.term == group.newestTerm
+            && group.configuration(of: leader.written).counts(model)
+        {
+            fail(
+                "who counts stays", model,
+                "is deleted, and has a say in \(group.configuration(of: leader.written).configuration)")
         }
     }
 
@@ -139,8 +197,13 @@ final class Invariants {
         for group in groups {
             for model in group.replicas where model.host == host.place {
                 model.written = model.durable
+                model.isBuried = model.isGone
                 if host.isRotten { continue }
                 let log = logs.first { $0.replica == model.replica }
+                if log?.isTombstone ?? false != model.isGone {
+                    fail("durable means durable", model, "its tombstone is \(model.isGone ? "gone" : "there")")
+                }
+                if model.isGone { continue }
                 guard let log else {
                     if model.durable.last > .zero || model.durable.hardState.term > .zero {
                         fail("durable means durable", model, "its log is gone; it had \(model.durable.last)")
@@ -171,7 +234,10 @@ final class Invariants {
         guard let model = model(of: replica.view.replica) else { return }
         // Behind a snapshot it begins anew though its process goes on.
         model.forgetProcess()
+        model.isHere = true
         if let impairment = replica.plan.impairment {
+            // Its host goes by an older map.
+            if model.isGone { return }
             if !host.isRotten { fail("no lost disk", model, "impaired: \(impairment)") }
             if replica.plan.isMute { world.mark(.damageMadeMute) }
         }
@@ -263,7 +329,7 @@ final class Invariants {
 
     func willTrim(_ host: SimulatedHost, _ superfluous: [(replica: ReplicaID, through: LogIndex)]) {
         for (replica, through) in superfluous {
-            guard let model = model(of: replica) else { continue }
+            guard let model = model(of: replica), !model.isBuried else { continue }
             // A replica without its state has lost those entries before; it says so, and serves nothing.
             if through > model.manifestIndex, !host.isRotten {
                 fail(
@@ -271,8 +337,9 @@ final class Invariants {
                     "entries through \(through) are called superfluous, its manifest ends at \(model.manifestIndex)")
             }
             // A laggard gets a snapshot where that is so soon.
-            guard world.plan.settings.journalBytesForLaggards == .max else { continue }
-            for other in groups[Int(model.group.rawValue)].replicas where other.durable.last < through {
+            let group = groups[Int(model.group.rawValue)]
+            guard world.plan.settings.journalBytesForLaggards == .max, group.configurations.count == 1 else { continue }
+            for other in group.replicas where group.configurations[0].counts(other) && other.durable.last < through {
                 fail(
                     "journal kept", model,
                     "entries through \(through) are called superfluous, replica \(other.replica) has \(other.durable.last)"
@@ -283,7 +350,7 @@ final class Invariants {
 
     func trimmed(_ host: SimulatedHost, _ journal: Journal<SimulatedDisk>) {
         for group in groups {
-            for model in group.replicas where model.host == host.place {
+            for model in group.replicas where model.host == host.place && !model.isBuried {
                 guard let log = journal.log(of: model.replica) else { continue }
                 if log.base > model.manifestIndex, !host.isRotten {
                     fail(
@@ -338,8 +405,9 @@ final class Invariants {
     /// A host answers a client's call by what stands in the log up to `index`: there and then all of it is durable on a
     /// majority, and the entry is the command's, if it was one.
     func answered(_ host: SimulatedHost, _ call: SimulatedCall, _ index: LogIndex) {
-        guard let group = call.group.map({ groups[Int($0.rawValue)] }),
-            let model = group.replicas.first(where: { $0.host == host.place })
+        guard let group = call.group.map({ groups[Int($0.rawValue)] }) else { return }
+        guard
+            let model = group.replicas.last(where: { $0.host == host.place && $0.isHere && !$0.isBuried })
         else { return world.fail("placement", "host \(host.id) answers for a group that it has no replica of") }
         guard let mark = model.written.mark(at: index) else {
             // A read of a group where nothing was ever committed.
@@ -358,6 +426,11 @@ final class Invariants {
 
     /// A host goes by this map from now on.
     func adopted(_ host: SimulatedHost, _ map: ClusterMap) {
+        if map.version > cluster.map.version {
+            learn(map)
+        } else if map.version == cluster.map.version, map != cluster.map {
+            world.fail("one map per version", "host \(host.id) has another one of version \(map.version)")
+        }
         if let (slot, epoch, owner, other) = owners.insert(map.ring) {
             world.fail(
                 "one owner per slot and epoch",
@@ -378,6 +451,11 @@ final class Invariants {
     private func observe(_ replica: ReplicaInspection, _ model: ReplicaModel, isRotten: Bool) {
         if replica.statistics.surprises > 0 { fail("Raft's promises", model, "\(replica.statistics)") }
         if replica.isInstalling { return }
+        if model.isGone || replica.isRemoving {
+            if replica.role == .leader { fail("what is removed does not lead", model, "\(replica)") }
+            model.role = .follower
+            return
+        }
         if replica.isImpaired || replica.isStopped, isRotten {
             if replica.role == .leader { fail("what is damaged does not lead", model, "\(replica)") }
             return
@@ -430,7 +508,7 @@ final class Invariants {
     /// Another replica leads a later term: this one must have no lease any more, whether it runs just now or not.
     private func checkLease(of model: ReplicaModel, before term: Term) {
         let host = cluster.hosts[model.host]
-        guard host.isRunning else { return }
+        guard host.isRunning, host.inspection(of: model.group)?.replica == model.replica else { return }
         let end = host.loop(of: model.group).core.leaseExpiry(of: model.group)
         let clock = host.clock.rawValue
         if end > clock {

@@ -15,13 +15,18 @@ struct EntryMark: Equatable {
     var command: UInt64
     /// Of this entry's hash and all before it: equal chains mean logs that are equal up to here.
     var chain: UInt64
+    /// The configuration in effect from here on, as a position in its group's; 0 for the first.
+    var configuration: Int
 
-    /// - Parameter previous: the chain of the entry before; 0 for the first.
-    init(_ entry: LogEntry, after previous: UInt64) {
+    /// - Parameters:
+    ///   - previous: the entry before; nil for the first.
+    ///   - configuration: the position of the one that the entry itself brings.
+    init(_ entry: LogEntry, after previous: EntryMark?, configuration: Int?) {
         term = entry.term.rawValue
         command = entry.kind == .command ? Self.command(of: entry.payload) : 0
         hash = Self.hash(of: entry)
-        chain = mix(previous ^ hash)
+        chain = mix((previous?.chain ?? 0) ^ hash)
+        self.configuration = configuration ?? previous?.configuration ?? 0
     }
 
     static func hash(of entry: LogEntry) -> UInt64 {
@@ -75,6 +80,11 @@ final class ReplicaModel {
     /// Of its latest leadership: what is above was committed by counting.
     @exclusivity(unchecked) var commitWhenElected = LogIndex.zero
     @exclusivity(unchecked) var logTime = LogTime.zero
+    /// Its host has it: it was born or restored in the process that runs.
+    @exclusivity(unchecked) var isHere = false
+    /// Its tombstone was given to the journal, and is durable: it never comes back.
+    @exclusivity(unchecked) var isBuried = false
+    @exclusivity(unchecked) var isGone = false
 
     init(group: GroupID, replica: ReplicaID, host: Int) {
         self.group = group
@@ -90,6 +100,18 @@ final class ReplicaModel {
         base = .zero
         role = .follower
         logTime = .zero
+        isHere = false
+    }
+}
+
+/// One of a group's configurations, with the models of those who have a say.
+struct ConfigurationModel {
+    let configuration: Configuration
+    fileprivate let voters: [ReplicaModel]
+    fileprivate let outgoing: [ReplicaModel]
+
+    func counts(_ model: ReplicaModel) -> Bool {
+        voters.contains { $0 === model } || outgoing.contains { $0 === model }
     }
 }
 
@@ -108,14 +130,46 @@ final class GroupModel {
     /// The newest that anybody leads or led.
     @exclusivity(unchecked) var newestTerm = Term.zero
 
-    /// The entry, and so all before it, is durable on a majority.
+    /// All that anybody ever appended; the first is that of the founders.
+    @exclusivity(unchecked) private(set) var configurations: [ConfigurationModel] = []
+
+    /// The position of a configuration; nil if it has members that no map ever named.
+    func place(of configuration: Configuration) -> Int? {
+        if let known = configurations.firstIndex(where: { $0.configuration == configuration }) { return known }
+        func models(_ members: [ReplicaID]) -> [ReplicaModel]? {
+            let found = members.compactMap { id in replicas.first { $0.replica == id } }
+            return found.count == members.count ? found : nil
+        }
+        guard let voters = models(configuration.voters), let outgoing = models(configuration.outgoing),
+            models(configuration.learners) != nil
+        else { return nil }
+        configurations.append(
+            ConfigurationModel(configuration: configuration, voters: voters, outgoing: outgoing))
+        return configurations.count - 1
+    }
+
+    /// The one in effect at the end of a log.
+    func configuration(of log: LogModel) -> ConfigurationModel { configurations[log.marks.last?.configuration ?? 0] }
+
+    /// The newest of which it is known that it is committed.
+    var committedConfiguration: ConfigurationModel { configurations[committed.last?.configuration ?? 0] }
+
+    /// The entry, and so all before it, is durable on a majority of the configuration in effect there, or of one that
+    /// came later: whoever commits it counts by the last in his log.
     func isDurable(_ mark: EntryMark, at index: LogIndex) -> Bool {
         let place = Int(index.rawValue) - 1
-        var holders = 0
-        for replica in replicas where place < replica.durable.marks.count {
-            if replica.durable.marks[place].isSame(mark) { holders += 1 }
+        func holds(_ members: [ReplicaModel]) -> Bool {
+            var holders = 0
+            for replica in members where place < replica.durable.marks.count {
+                if replica.durable.marks[place].isSame(mark) { holders += 1 }
+            }
+            return holders * 2 > members.count
         }
-        return holders * 2 > replicas.count
+        func holds(_ model: ConfigurationModel) -> Bool {
+            holds(model.voters) && (model.outgoing.isEmpty || holds(model.outgoing))
+        }
+        return holds(configurations[mark.configuration])
+            || configurations.contains { $0.configuration.index > index && holds($0) }
     }
 }
 

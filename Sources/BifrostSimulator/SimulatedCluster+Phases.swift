@@ -9,6 +9,8 @@ extension SimulatedCluster {
     private static let leadersNanosecondsMax: UInt64 = 10_000_000_000
     /// And in which all operations that were under way must have ended.
     private static let operationsNanosecondsMax: UInt64 = 30_000_000_000
+    /// And in which all changes of members must have come to their end.
+    private static let membersNanosecondsMax: UInt64 = 120_000_000_000
     /// Entries that replicas come nearer to the ends of their logs in that time, at least, until all are there.
     private static let catchUpEntriesMin = 500
     /// Acknowledged operations at the end of a calm spell, all groups together, at least, and the time that they may
@@ -27,13 +29,20 @@ extension SimulatedCluster {
         for client in clients { client.start(workers: world.plan.workersPerClient) }
         let end = UInt64(settings.seconds) * 1_000_000_000
         switch settings.profile {
-        case .safety, .rot:
+        case .safety, .rot, .membership:
             beginFaults()
+            changer?.start()
             try pass(end)
         case .liveness: while now < end { try spellAndCalm() }
         }
         heal()
         try awaitLeaders()
+        if let changer {
+            changer.settle()
+            try expect(
+                try pass(Self.membersNanosecondsMax, until: { isSettled }), "members settle", describeReplicas())
+            try awaitLeaders()
+        }
         try pass(1_000_000_000)
         isLoadOn = false
         try expect(
@@ -46,7 +55,7 @@ extension SimulatedCluster {
             try pass(Self.leadersNanosecondsMax, until: { isAtRest }), "idle groups cost nothing", describeReplicas())
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }
         try readBack()
-        for host in hosts where !host.isLost {
+        for host in hosts where !host.isLost && host.isMember {
             crash(host.place, restartAfter: world.random.below(500_000_000))
         }
         try pass(600_000_000)

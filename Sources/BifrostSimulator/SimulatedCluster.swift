@@ -11,10 +11,12 @@ import Storage
 public final class SimulatedCluster {
     public let settings: SimulationSettings
     let world: SimulatedWorld
-    let map: ClusterMap
+    /// The newest that any host goes by.
+    private(set) var map: ClusterMap
     // Unchecked: they do not change once they are made, and are looked at with every event.
     @exclusivity(unchecked) private(set) var hosts: [SimulatedHost] = []
     private(set) var clients: [SimulatedClient] = []
+    private(set) var changer: SimulatedOperator?
     private(set) var network: SimulatedNetwork!
     @exclusivity(unchecked) private(set) var peerLinks: [SimulatedPeerLink] = []
     private(set) var invariants: Invariants!
@@ -47,10 +49,11 @@ public final class SimulatedCluster {
         var plan = SimulatedPlan(settings, random: &random)
         adjust(&plan)
         world = SimulatedWorld(seed: seed, plan: plan, random: random)
-        let records = (1...plan.hosts).map { number in
+        let members = plan.hosts - plan.joiners
+        let records = (0..<members).map { place in
             HostRecord(
-                id: HostID(UInt64(number)), name: "host\(number)", address: "10.0.0.\(number):7000",
-                incarnation: Incarnation(UInt64(number) * 1_000_003), featureLevel: FeatureLevel.current)
+                id: HostID(UInt64(place + 1)), name: "host\(place + 1)", address: Self.address(of: place),
+                incarnation: Self.incarnation(of: place), featureLevel: FeatureLevel.current)
         }
         do {
             map = try Planner.firstMap(
@@ -71,7 +74,13 @@ public final class SimulatedCluster {
             }
         }
         clients = (0..<plan.clients).map { SimulatedClient(cluster: self, place: $0) }
+        if plan.operatorPauseNanosecondsMax > 0 { changer = SimulatedOperator(cluster: self, members: members) }
     }
+
+    private static func address(of place: Int) -> String { "10.0.0.\(place + 1):7000" }
+    private static func incarnation(of place: Int) -> Incarnation { Incarnation(UInt64(place + 1) * 1_000_003) }
+    func address(of place: Int) -> String { Self.address(of: place) }
+    func incarnation(of place: Int) -> Incarnation { Self.incarnation(of: place) }
 
     public convenience init(seed: UInt64, settings: SimulationSettings = SimulationSettings()) {
         self.init(seed: seed, settings: settings, adjust: { _ in })
@@ -163,6 +172,8 @@ public final class SimulatedCluster {
     var hasLeaders: Bool {
         map.groups.allSatisfy { group in
             guard let leader = inspections(of: group).first(where: { $0.isEstablished }) else { return false }
+            // What is still to come or to go follows nobody yet, or nobody any more.
+            guard group.isSettled else { return true }
             let sound = soundInspections(of: group)
             return sound.count >= group.replicas.count(where: { !hosts[place(of: $0.host)].isRotten })
                 && sound.allSatisfy { $0.term == leader.term && $0.leader == leader.replica }
@@ -190,26 +201,54 @@ public final class SimulatedCluster {
     /// A group that waits for a lost or mute replica does not rest.
     var isAtRest: Bool { hosts.allSatisfy { $0.activeCount == 0 } || hosts.contains { $0.isRotten } }
 
+    /// Each group has the members that are wanted, and no host is on its way out.
+    var isSettled: Bool {
+        map.hosts.allSatisfy { $0.state == .active }
+            && map.groups.allSatisfy { $0.isSettled && $0.replicas.allSatisfy { $0.successorOf == .none } }
+    }
+
+    /// What a damaged log has promised nobody can give back; all else is mended from others.
     private func soundInspections(of group: GroupRecord) -> [ReplicaInspection] {
-        group.replicas.compactMap {
-            // What a damaged log has promised nobody can give back; all else is mended from others.
-            let inspection = hosts[place(of: $0.host)].inspection(of: group.id)
-            return inspection?.isLogDamaged == false ? inspection : nil
-        }
+        inspections(of: group).filter { !$0.isLogDamaged }
     }
 
     func inspections(of group: GroupRecord) -> [ReplicaInspection] {
-        group.replicas.compactMap { hosts[place(of: $0.host)].inspection(of: group.id) }
+        group.replicas.compactMap { record in
+            let inspection = hosts[place(of: record.host)].inspection(of: group.id)
+            return inspection?.replica == record.id ? inspection : nil
+        }
     }
 
     func describeReplicas() -> String {
-        map.groups.map { group in
-            "group \(group.id): "
-                + inspections(of: group).map {
-                    "\($0.replica) \($0.role) term \($0.term) leader \($0.leader) \($0.manifestIndex)/\($0.applied)/\($0.commit)/\($0.last)"
-                        + "\($0.isActive ? " active" : "")\($0.waitingCalls > 0 ? " calls \($0.waitingCalls)" : "")"
-                }.joined(separator: ", ")
-        }.joined(separator: "\n")
+        (map.groups.map { describe($0) } + strays.map { "no map has \($0)" }).joined(separator: "\n")
+    }
+
+    /// Replicas that the map does not name, and that are still there.
+    var strays: [ReplicaInspection] {
+        hosts.filter { $0.isRunning }.flatMap { host in
+            host.inspections().filter { map.group($0.group)?.host(of: $0.replica) != host.id }
+        }
+    }
+
+    private func describe(_ group: GroupRecord) -> String {
+        "group \(group.id)\(group.replicas.compactMap(\.openWork).map { " (\($0))" }.joined()): "
+            + inspections(of: group).map {
+                "\($0.replica) \($0.role) term \($0.term) leader \($0.leader) \($0.manifestIndex)/\($0.applied)/\($0.commit)/\($0.last)"
+                    + "\($0.isActive ? " active" : "")\($0.waitingCalls > 0 ? " calls \($0.waitingCalls)" : "")"
+            }.joined(separator: ", ")
+    }
+
+    // MARK: Members
+
+    func adopted(_ host: SimulatedHost, _ newer: ClusterMap) {
+        invariants.adopted(host, newer)
+        if newer.version > map.version { map = newer }
+    }
+
+    /// A host that was removed from the map.
+    func retire(_ place: Int) {
+        mark(.hostRemoved)
+        hosts[place].retire()
     }
 
     // MARK: Finding

@@ -19,11 +19,15 @@ final class SimulatedHost {
     let id: HostID
     let journalDisk: SimulatedDisk
     let storeDisk: SimulatedDisk
-    private let incarnation: Incarnation
+    let incarnation: Incarnation
     /// Of the next journal that is made.
     var journalName: UInt64
     /// The copy of the cluster map that a restart begins with.
     private var savedMap: ClusterMap
+    /// A newer one is on its way to the disk.
+    private var mapToSave: ClusterMap?
+    /// Is in the cluster: not before it joined, and not after it was removed from there.
+    private(set) var isMember: Bool
     /// Its clock goes `clockRate` millionths as fast as virtual time.
     private let clockRate: UInt64
     private let clockStart: UInt64
@@ -80,9 +84,10 @@ final class SimulatedHost {
         self.place = place
         self.id = id
         savedMap = map
+        isMember = map.host(id) != nil
         journalDisk = SimulatedDisk(seed: world.random.next(), isLatching: !isPlanted("retry-after-eio"))
         storeDisk = SimulatedDisk(seed: world.random.next())
-        incarnation = map.host(id)?.incarnation ?? Incarnation(1)
+        incarnation = cluster.incarnation(of: place)
         journalName = world.random.next() | 1
         let drift = world.plan.clockDriftMillionths
         clockRate = 1_000_000 - drift + world.random.below(2 * drift + 1)
@@ -98,6 +103,9 @@ final class SimulatedHost {
     var tickNanoseconds: UInt64 { world.plan.settings.tickNanoseconds * 1_000_000 / clockRate }
 
     var isListening: Bool { isRunning }
+
+    /// Its map has the other host: nobody else is let in at the handshake.
+    func knows(_ other: SimulatedHost) -> Bool { loops.first?.core.map?.host(other.id) != nil }
 
     /// Something of this process that happens later: not at all if it has ended by then, later if it is stopped.
     /// If it is of one of the loops, that one must not be stalled either.
@@ -167,9 +175,23 @@ final class SimulatedHost {
         storeDisk.wipe()
     }
 
+    /// It is registered in the map, and begins.
+    func join(_ map: ClusterMap) {
+        savedMap = map
+        isMember = true
+        start()
+    }
+
+    /// The map has it no longer: somebody ends it for good.
+    func retire() {
+        isMember = false
+        cluster.crash(place)
+    }
+
     /// Starts the process on what the disks hold.
     func start() {
         precondition(!isRunning)
+        guard isMember, !isLost else { return }
         isRunning = true
         storeDisk.begin()
         do {
@@ -198,6 +220,7 @@ final class SimulatedHost {
                     cacheBytesMax: 1 << 16, runsMax: world.plan.settings.runsMax,
                     transactionBytesMax: 70_000, deletionsMax: 8)
             )
+            try journal.deleteRemoved(from: store)
             self.store = store
             // Another number of threads at each start.
             let isOne = world.random.below(2) == 0
@@ -294,6 +317,7 @@ final class SimulatedHost {
         intakes = SnapshotIntakes()
         storeJobUnderWay = nil
         isStoreBusy = false
+        mapToSave = nil
         if isKill, !world.plan.forgetsToSync {
             journalDisk.kill()
             storeDisk.kill()
@@ -327,6 +351,22 @@ final class SimulatedHost {
         }
     }
 
+    /// The store's thread writes it, behind what it has to do: a crash before that leaves an older one.
+    private func save(_ map: ClusterMap) {
+        let isSaving = mapToSave != nil
+        mapToSave = map
+        guard !isSaving else { return }
+        guard world.plan.operatorPauseNanosecondsMax > 0 else { return mapSaved() }
+        schedule(after: world.random.below(world.plan.storeJobNanosecondsMax), "host %h: the map is saved") {
+            [unowned self] in mapSaved()
+        }
+    }
+
+    private func mapSaved() {
+        if let mapToSave { savedMap = mapToSave }
+        mapToSave = nil
+    }
+
     // MARK: Loops
 
     func loop(of group: GroupID) -> SimulatedHostLoop {
@@ -347,11 +387,14 @@ final class SimulatedHost {
         isRunning ? loop(of: group).core.inspection(of: group) : nil
     }
 
+    /// Of all replicas that it has.
+    func inspections() -> [ReplicaInspection] { loops.flatMap { $0.core.inspections() } }
+
     /// - Parameter work: emptied by the caller. Not copied: that would count references to each of its lists.
     func carryOut(_ work: inout HostEffects, of loop: SimulatedHostLoop) {
         if let map = work.map {
-            savedMap = map
-            invariants.adopted(self, map)
+            save(map)
+            cluster.adopted(self, map)
         }
         if !work.peerPayloads.isEmpty { send(work.peerPayloads, of: loop) }
         if !work.loopMessages.isEmpty { send(work.loopMessages, of: loop) }
@@ -475,6 +518,24 @@ final class SimulatedHost {
         }
     }
 
+    /// A call of the operator, about a group that may be here.
+    ///
+    /// - Parameters:
+    ///   - command: what is to be proposed; nil: nothing, and the answer is of no entry.
+    ///   - ask: hands it to the loop's core.
+    func call(
+        _ group: GroupID, _ command: Bytes?, _ answered: @escaping (Response<DataResult>) -> Void,
+        _ ask: @escaping (HostCore, Bytes, CallToken) -> Void
+    ) {
+        let token = add(SimulatedCall(answered: answered, group: command == nil ? nil : group, command: command))
+        let loop = loop(of: group)
+        loop.execute(after: 0, "host %h: loop %b gets the operator's call", UInt64(loop.number)) {
+            [unowned(unsafe) loop] in
+            ask(loop.core, command ?? Bytes(), token)
+            loop.getOn()
+        }
+    }
+
     private func add(_ call: SimulatedCall) -> CallToken {
         nextCall += 1
         calls[nextCall] = call
@@ -491,22 +552,24 @@ final class SimulatedHost {
             return
         }
         if case .done(let result) = response { invariants.answered(self, call, index(result)) }
+        if let answered = call.answered, let response = response as? Response<DataResult> { return answered(response) }
         call.respond { response.encode(into: &$0) }
     }
 }
 
-/// A client's call that waits for its answer.
+/// A call that waits for its answer: a client's, on its connection, or the operator's.
 struct SimulatedCall {
-    var link: SimulatedClientLink
-    var generation: UInt64
-    var frame: SimulatedFrame
-    /// Whose call it is; nil: of none.
+    var link: SimulatedClientLink?
+    var generation: UInt64 = 0
+    var frame = SimulatedFrame()
+    var answered: ((Response<DataResult>) -> Void)?
+    /// By whose log it is answered; nil: by none.
     var group: GroupID?
     /// What is to be proposed; nil: it is a read.
     var command: Bytes?
 
     func respond(writing body: (inout ByteWriter) -> Void) {
-        guard link.responses.isOpen, link.responses.generation == generation else { return }
+        guard let link, link.responses.isOpen, link.responses.generation == generation else { return }
         var writer = ByteWriter(capacity: 64)
         body(&writer)
         link.responses.send(SimulatedFrame(kind: frame.kind, call: frame.call, payload: writer.take()))

@@ -296,7 +296,9 @@ final class SimulatedPeerLink {
         source.schedule(after: delay, "host %h connects to host %i", UInt64(to), loop: 0) { [unowned self] in
             guard number == attempt, !connection.isOpen else { return }
             let target = cluster.hosts[to]
-            guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= world.now else {
+            guard target.isListening, cluster.network.isReachable(from, to), target.pausedUntil <= world.now,
+                source.knows(target), target.knows(source)
+            else {
                 connect(after: 25_000_000 + world.random.below(475_000_000))
                 return
             }

@@ -42,6 +42,10 @@ package struct SimulatedPlan: Sendable {
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
     /// How many times longer than in `safety` a fault may last.
     package var faultLength: UInt64 = 1
+    /// Of the hosts, those that are not in the cluster at first.
+    package var joiners = 0
+    /// Between two changes of members, groups and hosts; 0: there are none.
+    package var operatorPauseNanosecondsMax: UInt64 = 0
     /// The only host whose disks are damaged: fewer copies than any promise needs.
     package var rottenHost = 0
     /// A bug on purpose: the journal is not synced. For tests of the rules.
@@ -137,6 +141,15 @@ package struct SimulatedPlan: Sendable {
         // Also so long that elections wait for promises to end, and whole leaderships.
         settings.leaseNanoseconds = later.below(8) == 0 ? 0 : 100_000_000 + later.below(1_400_000_000)
         leaseReadsPercent = later.below(4) == 0 ? 0 : 20 + later.below(60)
+        if simulation.profile == .membership {
+            hosts = 4 + Int(later.below(4))
+            joiners = Int(later.below(UInt64(hosts - 2)))
+            replicas = min(1 + Int(later.below(4)), hosts - joiners)
+            groups = min(groups, 12)
+            operatorPauseNanosecondsMax = 300_000_000 + later.below(4_000_000_000)
+            settings.movesMax = 1 + Int(later.below(4))
+            settings.raft.promotionLagMax = 1 + Int(later.below(200))
+        }
     }
 }
 

@@ -125,6 +125,15 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case snapshotFailed
     /// A leader answered reads by lease.
     case leaseRead
+    /// Voters of a group changed: a joint configuration was left.
+    case membersChanged
+    /// A replica that was out was deleted from its host.
+    case replicaRemoved
+    /// A group that was deleted was there before.
+    case groupDeleted
+    /// A host joined, and one was removed.
+    case hostJoined
+    case hostRemoved
 }
 
 /// A rule that was broken.

@@ -9,6 +9,8 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     /// As `safety`, and one host's disks lose bits or everything: what is damaged must be noticed, and nothing wrong
     /// served.
     case rot
+    /// As `safety`, and meanwhile replicas, groups and hosts come and go.
+    case membership
 }
 
 /// What a run is told beside its seed. The same seed with other settings is another run.

@@ -29,6 +29,8 @@ package struct ReplicaInspection: Sendable {
     package var isStopped: Bool
     /// It stands still, and begins anew on another member's state.
     package var isInstalling: Bool
+    /// It stands still, and is deleted from its host.
+    package var isRemoving: Bool
     /// Its log lacks what it promised: no state of another mends that.
     package var isLogDamaged: Bool
     package var waitingCalls: Int
@@ -47,6 +49,11 @@ extension HostCore {
 
     package func inspection(of group: GroupID) -> ReplicaInspection? { replica(of: group).map { inspection(of: $0) } }
 
+    /// Of all replicas of this loop, ascending by group.
+    package func inspections() -> [ReplicaInspection] {
+        replicas.sorted { $0.group < $1.group }.map { inspection(of: $0) }
+    }
+
     private func inspection(of replica: Replica) -> ReplicaInspection {
         replica.withCore { Self.inspection(of: replica, &$0, replica.machine.digest, replica.machine.applied) }
     }
@@ -63,7 +70,8 @@ extension HostCore {
             manifestIndex: replica.manifestIndex, floor: replica.floor, logTime: replica.logTime.current,
             isEstablished: !isStopped && core.isEstablished, isActive: replica.isActive,
             isImpaired: replica.impairment != nil, isStopped: isStopped,
-            isInstalling: replica.stopped == HostCore.installing, isLogDamaged: replica.isMute || replica.isLogDamaged,
+            isInstalling: replica.stopped == HostCore.installing, isRemoving: replica.removal != nil,
+            isLogDamaged: replica.isMute || replica.isLogDamaged,
             waitingCalls: replica.waitingCalls,
             statistics: core.statistics)
     }

@@ -1,0 +1,219 @@
+// Whoever changes the cluster while it serves: replicas come, go and change their roles, leadership is handed over,
+// groups are made and deleted, hosts join, drain and are removed. Draws what is asked for; judges nothing.
+
+import HostCore
+import Messages
+import Primitives
+import Ring
+import StateMachines
+
+final class SimulatedOperator {
+    // It owns this, and outlives it.
+    private unowned(unsafe) let cluster: SimulatedCluster
+    private let world: SimulatedWorld
+    /// What the operator last looked at; often not the newest.
+    private var map: ClusterMap
+    /// The host that was said to lead the meta group.
+    private var leader: HostID?
+    /// Hosts from here on have not joined yet: they join in order, so that a host's place tells its id.
+    private var nextJoiner: Int
+    private var isJoining = false
+    private static let attemptsMax = 12
+
+    init(cluster: SimulatedCluster, members: Int) {
+        self.cluster = cluster
+        world = cluster.world
+        map = cluster.map
+        nextJoiner = members
+    }
+
+    func start() { scheduleNext() }
+
+    private func scheduleNext() {
+        let pause = world.plan.operatorPauseNanosecondsMax
+        world.schedule(after: pause / 8 + world.random.below(pause), "the operator looks at the cluster") {
+            [unowned self] in
+            guard cluster.areFaultsOn else { return }
+            if world.random.below(8) != 0 { map = cluster.map }
+            act()
+            scheduleNext()
+        }
+    }
+
+    private func below(_ count: Int) -> Int { Int(world.random.below(UInt64(count))) }
+
+    private func any<Element>(_ elements: [Element]) -> Element? {
+        elements.isEmpty ? nil : elements[below(elements.count)]
+    }
+
+    // MARK: What is asked for
+
+    private func act() {
+        guard let group = any(map.groups) else { return }
+        let active = map.hosts.filter { $0.state == .active }
+        let free = active.filter { group.replica(on: $0.id) == nil }
+        let wanted = group.replicas.filter(\.isWanted)
+        switch below(100) {
+        case ..<24:
+            guard let old = any(wanted), let host = any(free) else { return }
+            submit(.addReplica(group.id, host: host.id, role: old.role, successorOf: old.id))
+        case ..<38:
+            guard group.replicas.count < active.count, let host = any(free) else { return }
+            submit(
+                .addReplica(group.id, host: host.id, role: below(3) == 0 ? .learner : .voter, successorOf: .none))
+        case ..<52:
+            // Seldom down to a single voter.
+            guard wanted.count(where: { $0.role == .voter }) > 2 || below(4) == 0, let old = any(wanted) else { return }
+            submit(.setRole(group.id, old.id, .leaving))
+        case ..<60:
+            guard let replica = any(wanted) else { return }
+            submit(.setRole(group.id, replica.id, replica.role == .voter ? .learner : .voter))
+        case ..<68: drainOrNot(active)
+        case ..<74:
+            guard map.groups.count < world.plan.groups + 4 else { return }
+            let hosts = active.map(\.id).filter { _ in below(2) == 0 }
+            guard !hosts.isEmpty else { return }
+            submit(
+                .createGroup(weight: 100, hosts: Array(hosts.prefix(5)), preferred: UInt8(below(min(hosts.count, 5)))))
+        case ..<79:
+            guard let group = any(map.dataGroups.filter { $0.id.rawValue > UInt32(world.plan.groups) }) else { return }
+            submit(.deleteGroup(group.id))
+        case ..<84:
+            guard let old = any(wanted.filter { $0.role == .voter }) else { return }
+            submit(.replaceReplica(group.id, old.id))
+        case ..<94:
+            guard let target = below(3) == 0 ? ReplicaID.none : any(group.replicas)?.id else { return }
+            transfer(group, to: target)
+        case ..<97:
+            guard let replica = any(wanted) else { return }
+            submit(.preferLeader(group.id, replica.id))
+        default:
+            if below(2) == 0 { join() } else { removeHost() }
+        }
+    }
+
+    private func drainOrNot(_ active: [HostRecord]) {
+        let draining = map.hosts.filter { $0.state == .draining }
+        // Somebody has to take what leaves.
+        if below(3) > 0 || active.count < 4, let host = any(draining) {
+            submit(.setHostState(host.id, .active))
+        } else if active.count >= 4, draining.count < 2, let host = any(active) {
+            submit(.setHostState(host.id, .draining))
+        }
+    }
+
+    private func removeHost() {
+        guard map.hosts.count > 4 else { return }
+        guard let host = map.hosts.first(where: { $0.state == .draining && map.replicas(on: $0.id).isEmpty }) else {
+            return
+        }
+        submit(.removeHost(host.id)) { [unowned self] isDone in
+            if isDone { cluster.retire(cluster.place(of: host.id)) }
+        }
+    }
+
+    /// One host more. It may be asked for again after an answer was lost: the same incarnation gets the same id.
+    private func join() {
+        guard nextJoiner < cluster.hosts.count, !isJoining else { return }
+        isJoining = true
+        let place = nextJoiner
+        world.note("the operator lets host %h join", UInt64(place))
+        let host = cluster.hosts[place]
+        let registration = HostRegistration(
+            name: "host\(place + 1)", address: cluster.address(of: place), incarnation: host.incarnation,
+            featureLevel: FeatureLevel.current)
+        ask(.meta) { target, answered in
+            target.call(.meta, MetaCommand.registerHost(registration).payload(), answered) { core, _, call in
+                core.register(registration, call: call)
+            }
+        } ended: { [unowned self] result in
+            isJoining = false
+            guard let result, let registered = try? MetaResult(decoding: result.body) else { return }
+            guard cluster.place(of: registered.host) == place else {
+                return world.fail("a host's id", "host \(place + 1) was registered as host \(registered.host)")
+            }
+            nextJoiner += 1
+            host.join(cluster.map)
+        }
+    }
+
+    private func submit(_ change: MapChange, ended: @escaping (Bool) -> Void = { _ in }) {
+        world.note("the operator asks for change %a of group %b", UInt64(world.plan.groups), 0)
+        let payload = MetaCommand.change(change, expecting: below(2) == 0 ? map.version : 0).payload()
+        ask(.meta) { target, answered in
+            target.call(.meta, payload, answered) { core, payload, call in core.administer(payload, call: call) }
+        } ended: { [unowned self] result in
+            guard let result, let outcome = try? MetaOutcome(decoding: result.body) else { return ended(false) }
+            world.note("the operator's change shows in map %a", outcome.mapVersion)
+            ended(true)
+        }
+    }
+
+    private func transfer(_ group: GroupRecord, to target: ReplicaID) {
+        world.note("the operator hands group %a over to replica %b", UInt64(group.id.rawValue), target.rawValue)
+        ask(group.id) { host, answered in
+            host.call(group.id, nil, answered) { core, _, call in core.transfer(group.id, to: target, call: call) }
+        } ended: { _ in
+        }
+    }
+
+    // MARK: Asking
+
+    private typealias Answer = (Response<DataResult>) -> Void
+
+    /// Asks members of the group one after the other until one takes the request. Nil: refused, or nobody knows.
+    private func ask(
+        _ group: GroupID, attempt: Int = 0, _ send: @escaping (SimulatedHost, @escaping Answer) -> Void,
+        ended: @escaping (DataResult?) -> Void
+    ) {
+        let members = map.group(group)?.replicas.map(\.host) ?? []
+        guard attempt < Self.attemptsMax, let any = any(members) else { return ended(nil) }
+        let target = cluster.hosts[cluster.place(of: group == .meta ? leader ?? any : any)]
+        leader = nil
+        var isOver = false
+        func again(_ delay: UInt64) {
+            guard !isOver else { return }
+            isOver = true
+            world.schedule(after: delay, "the operator asks again") { [unowned self] in
+                ask(group, attempt: attempt + 1, send, ended: ended)
+            }
+        }
+        world.schedule(
+            after: 100_000 + world.random.below(2_000_000), "the operator asks host %h", UInt64(target.place)
+        ) {
+            [unowned self] in
+            guard target.isRunning, target.pausedUntil <= world.now else { return again(50_000_000) }
+            send(target) { [unowned self] response in
+                switch response {
+                case .done(let result):
+                    // The answer may be lost.
+                    guard !isOver else { return }
+                    isOver = true
+                    ended(world.random.below(16) == 0 ? nil : result)
+                case .refused(.notLeader(let host, _)):
+                    if group == .meta, host != HostID(0) { leader = host }
+                    again(20_000_000)
+                case .refused(.overloaded), .refused(.unknownGroup): again(100_000_000)
+                case .refused(.outcomeUnknown) where world.random.below(2) == 0: again(100_000_000)
+                default:
+                    guard !isOver else { return }
+                    isOver = true
+                    ended(nil)
+                }
+            }
+        }
+        world.schedule(after: 3_000_000_000, "the operator waits no longer") { again(0) }
+    }
+
+    // MARK: At the end
+
+    /// All is mended: no host drains any more, so that whatever is under way can come to its end.
+    func settle() {
+        map = cluster.map
+        for host in map.hosts where host.state == .draining { submit(.setHostState(host.id, .active)) }
+        guard map.hosts.contains(where: { $0.state == .draining }) || map.version < cluster.map.version else { return }
+        world.schedule(after: 1_000_000_000, "the operator looks whether hosts still drain") { [unowned self] in
+            settle()
+        }
+    }
+}
