@@ -149,8 +149,26 @@ final class Replica {
 
     /// A newer map's word. Who is not a member any more is remembered: it may have to be told.
     func learn(_ members: [ReplicaRecord]) {
-        places = members + places.filter { place in !members.contains { $0.id == place.id } }
+        let others = places.filter { place in !members.contains { $0.id == place.id } }
+        places = members + others.suffix(Self.strangersMax)
+        strangers = min(others.count, Self.strangersMax)
     }
+
+    /// Who speaks from there, and is in no map that this host remembers: a member that was removed before this process
+    /// began and was never told, or one that comes with the next map. An id stays on one host for life.
+    func learn(stranger: ReplicaID, on host: HostID) {
+        if strangers == Self.strangersMax {
+            places.remove(at: places.count - strangers)
+            strangers -= 1
+        }
+        places.append(ReplicaRecord(id: stranger, host: host, membership: .absent))
+        strangers += 1
+    }
+
+    /// The last of `places` that no map has.
+    private var strangers = 0
+    /// As many as a group remembers that it removed.
+    private static let strangersMax = 64
 
     /// Looks at consensus where it is. What a call into its module is asked of is copied first otherwise, with a count
     /// of references to each of its buffers, because it is a property of an object. `body` changes nothing.
