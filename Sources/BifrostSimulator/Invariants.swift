@@ -124,6 +124,7 @@ final class Invariants {
     private func place(ofConfigurationIn entry: LogEntry, _ group: GroupModel) -> Int? {
         var reader = ByteReader(entry.payload)
         guard let configuration = try? Configuration(from: &reader) else { return nil }
+        if configuration.isJoint { world.mark(.membersChange) }
         return group.place(of: configuration)
     }
 
@@ -604,6 +605,19 @@ final class Invariants {
         guard let owner = cluster.map.owner(of: slot) else { return false }
         let place = cluster.place(of: host)
         return groups[Int(owner.rawValue)].replicas.contains { $0.host == place && $0.role == .leader }
+    }
+
+    /// Who votes and learns by what is committed, and by what the leader has in its log.
+    func describeConfigurations(_ group: GroupID) -> String {
+        let model = groups[Int(group.rawValue)]
+        var configurations = [model.committedConfiguration.configuration]
+        if let leader = model.replicas.first(where: { $0.role == .leader && $0.term == model.newestTerm }) {
+            configurations.append(model.configuration(of: leader.written).configuration)
+        }
+        if configurations.last == configurations.first { configurations.removeLast(configurations.count - 1) }
+        return configurations.map {
+            "at \($0.index) voters \($0.voters)\($0.isJoint ? " from \($0.outgoing)" : "") learners \($0.learners)"
+        }.joined(separator: ", then ")
     }
 
     // MARK: At the end

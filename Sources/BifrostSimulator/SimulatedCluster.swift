@@ -5,6 +5,7 @@
 import HostCore
 import Primitives
 import Ring
+import StateMachines
 import Storage
 
 /// One run. Make it, call `run`, look at `operations`.
@@ -198,13 +199,16 @@ public final class SimulatedCluster {
         }
     }
 
-    /// A group that waits for a lost or mute replica does not rest.
-    var isAtRest: Bool { hosts.allSatisfy { $0.activeCount == 0 } || hosts.contains { $0.isRotten } }
+    /// A group that waits for a lost or mute replica does not rest; nor does a replica that nobody told that it is out.
+    var isAtRest: Bool {
+        hosts.reduce(0) { $0 + $1.activeCount } <= strays.count(where: \.isActive) || hosts.contains { $0.isRotten }
+    }
 
     /// Each group has the members that are wanted, and no host is on its way out.
     var isSettled: Bool {
         map.hosts.allSatisfy { $0.state == .active }
-            && map.groups.allSatisfy { $0.isSettled && $0.replicas.allSatisfy { $0.successorOf == .none } }
+            && map.groups.allSatisfy(\.isSettled)
+            && Planner.moves(map, movesMax: .max).steps.allSatisfy { MapChange($0).refusal(by: map) != nil }
     }
 
     /// What a damaged log has promised nobody can give back; all else is mended from others.
@@ -220,7 +224,8 @@ public final class SimulatedCluster {
     }
 
     func describeReplicas() -> String {
-        (map.groups.map { describe($0) } + strays.map { "no map has \($0)" }).joined(separator: "\n")
+        (map.groups.map { describe($0) } + strays.map { "no map has \($0)" }
+            + map.hosts.filter { $0.state == .draining }.map { "host \($0.id) drains" }).joined(separator: "\n")
     }
 
     /// Replicas that the map does not name, and that are still there.
@@ -231,7 +236,7 @@ public final class SimulatedCluster {
     }
 
     private func describe(_ group: GroupRecord) -> String {
-        "group \(group.id)\(group.replicas.compactMap(\.openWork).map { " (\($0))" }.joined()): "
+        "group \(group.id)\(group.replicas.compactMap(\.openWork).map { " (\($0))" }.joined()), \(invariants.describeConfigurations(group.id)): "
             + inspections(of: group).map {
                 "\($0.replica) \($0.role) term \($0.term) leader \($0.leader) \($0.manifestIndex)/\($0.applied)/\($0.commit)/\($0.last)"
                     + "\($0.isActive ? " active" : "")\($0.waitingCalls > 0 ? " calls \($0.waitingCalls)" : "")"
@@ -242,7 +247,9 @@ public final class SimulatedCluster {
 
     func adopted(_ host: SimulatedHost, _ newer: ClusterMap) {
         invariants.adopted(host, newer)
-        if newer.version > map.version { map = newer }
+        guard newer.version > map.version else { return }
+        if map.groups.contains(where: { newer.group($0.id) == nil }) { mark(.groupDeleted) }
+        map = newer
     }
 
     /// A host that was removed from the map.

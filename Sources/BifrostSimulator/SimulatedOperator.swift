@@ -18,6 +18,8 @@ final class SimulatedOperator {
     /// Hosts from here on have not joined yet: they join in order, so that a host's place tells its id.
     private var nextJoiner: Int
     private var isJoining = false
+    /// Nothing new is asked for any more.
+    private var isSettling = false
     private static let attemptsMax = 12
 
     init(cluster: SimulatedCluster, members: Int) {
@@ -133,12 +135,13 @@ final class SimulatedOperator {
                 return world.fail("a host's id", "host \(place + 1) was registered as host \(registered.host)")
             }
             nextJoiner += 1
+            world.mark(.hostJoined)
             host.join(cluster.map)
         }
     }
 
     private func submit(_ change: MapChange, ended: @escaping (Bool) -> Void = { _ in }) {
-        world.note("the operator asks for change %a of group %b", UInt64(world.plan.groups), 0)
+        world.note("the operator asks for a change of map %a", map.version)
         let payload = MetaCommand.change(change, expecting: below(2) == 0 ? map.version : 0).payload()
         ask(.meta) { target, answered in
             target.call(.meta, payload, answered) { core, payload, call in core.administer(payload, call: call) }
@@ -175,6 +178,7 @@ final class SimulatedOperator {
             guard !isOver else { return }
             isOver = true
             world.schedule(after: delay, "the operator asks again") { [unowned self] in
+                guard cluster.areFaultsOn || isSettling && group == .meta else { return ended(nil) }
                 ask(group, attempt: attempt + 1, send, ended: ended)
             }
         }
@@ -209,9 +213,10 @@ final class SimulatedOperator {
 
     /// All is mended: no host drains any more, so that whatever is under way can come to its end.
     func settle() {
+        isSettling = true
         map = cluster.map
         for host in map.hosts where host.state == .draining { submit(.setHostState(host.id, .active)) }
-        guard map.hosts.contains(where: { $0.state == .draining }) || map.version < cluster.map.version else { return }
+        guard !cluster.isSettled else { return }
         world.schedule(after: 1_000_000_000, "the operator looks whether hosts still drain") { [unowned self] in
             settle()
         }

@@ -125,14 +125,15 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case snapshotFailed
     /// A leader answered reads by lease.
     case leaseRead
-    /// Voters of a group changed: a joint configuration was left.
-    case membersChanged
+    /// A replica appended a joint configuration.
+    case membersChange
     /// A replica that was out was deleted from its host.
     case replicaRemoved
     /// A group that was deleted was there before.
     case groupDeleted
-    /// A host joined, and one was removed.
+    /// A host joined the cluster while it served.
     case hostJoined
+    /// A host that was empty was removed from the cluster.
     case hostRemoved
 }
 

@@ -95,13 +95,9 @@ extension HostCore {
             map.hosts.contains(where: { $0.state == .draining })
                 || map.groups.contains(where: { $0.replicas.contains { $0.successorOf != .none } })
         else { return }
-        guard let step = Planner.moves(map, movesMax: settings.movesMax).steps.first else { return }
-        let change: MapChange =
-            switch step {
-            case .add(let group, let host, let role, let predecessor):
-                .addReplica(group, host: host, role: role, successorOf: predecessor)
-            case .leave(let group, let replica): .setRole(group, replica, .leaving)
-            }
+        // One that the map refuses must not hold up the others: a replica without which nobody would vote stays.
+        let changes = Planner.moves(map, movesMax: settings.movesMax).steps.lazy.map { MapChange($0) }
+        guard let change = changes.first(where: { $0.refusal(by: map) == nil }) else { return }
         _ = propose(MetaCommand.change(change, expecting: map.version).payload(), to: replica)
     }
 

@@ -139,8 +139,11 @@ public struct GroupRecord: Hashable, Sendable {
         }
         voters += current.voters.filter { $0 >= nextReplica }
         learners += current.learners.filter { $0 >= nextReplica }
-        // Voters go when others are there to vote.
-        if voters.isEmpty { return current }
+        // Voters go when others are there to vote; until then those learn.
+        if voters.isEmpty {
+            voters = current.voters
+            learners.removeAll(where: voters.contains)
+        }
         return Configuration(index: current.index, voters: voters, learners: learners)
     }
 

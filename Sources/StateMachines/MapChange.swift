@@ -38,6 +38,15 @@ public enum MapChange: Hashable, Sendable {
     /// 12, `group u32 | replica u64`: who is to lead when all are well. One that is to vote.
     case preferLeader(GroupID, ReplicaID)
 
+    /// A planned step, as a change.
+    public init(_ step: Planner.Step) {
+        switch step {
+        case .add(let group, let host, let role, let predecessor):
+            self = .addReplica(group, host: host, role: role, successorOf: predecessor)
+        case .leave(let group, let replica): self = .setRole(group, replica, .leaving)
+        }
+    }
+
     static let numbers = 3...12 as ClosedRange<UInt8>
 
     var number: UInt8 {

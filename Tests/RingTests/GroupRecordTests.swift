@@ -183,4 +183,19 @@ import Testing
                 $0.replicas[2].successorOf = $0.replicas[0].id
             }.contains("two replicas"))
     }
+
+    /// The only voter is to go, and who is to vote instead is not in yet: it learns first, and nobody waits for ever.
+    @Test func successorsOfTheOnlyVoterLearnBeforeItGoes() {
+        let record = GroupRecord(
+            id: GroupID(1),
+            replicas: [
+                ReplicaRecord(id: ReplicaID(1), host: HostID(1), role: .leaving),
+                ReplicaRecord(id: ReplicaID(2), host: HostID(2), role: .voter, membership: .absent),
+            ], preferredLeader: ReplicaID(2), founders: [ReplicaID(1)])
+        let first = record.configuration(
+            after: Configuration(voters: [ReplicaID(1)]), nextReplica: ReplicaID(3), isCaughtUp: { _ in false })
+        #expect(first.voters == [ReplicaID(1)] && first.learners == [ReplicaID(2)])
+        let second = record.configuration(after: first, nextReplica: ReplicaID(3), isCaughtUp: { _ in true })
+        #expect(second.voters == [ReplicaID(2)] && second.learners == [])
+    }
 }

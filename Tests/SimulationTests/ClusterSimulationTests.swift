@@ -101,7 +101,8 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
         if chosenSeeds() == nil, failures == 0 {
             // Otherwise the run has proved little.
             #expect(total.busySeconds > seeds.count * 15)
-            for mark in SimulationMark.allCases where !mark.isOfDamage && mark != .snapshotFailed {
+            for mark in SimulationMark.allCases
+            where !mark.isOfDamage && !mark.isOfMembership && mark != .snapshotFailed {
                 #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
             }
         }
@@ -117,6 +118,21 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
             }
         }
         #expect(total.marks[SimulationMark.pausedBeyondElection.rawValue] > 0)
+    }
+
+    @Test func membersComeAndGoUnderFaults() {
+        reportTraps()
+        var total = SimulationReport()
+        for seed in 1...100 as ClosedRange<UInt64> {
+            if let failure = simulate(seed, SimulationSettings(profile: .membership, seconds: 30), into: &total) {
+                Issue.record("\(failure)")
+                return
+            }
+        }
+        // A host gets empty, and is removed, in longer runs.
+        for mark in SimulationMark.allCases where mark.isOfMembership && mark != .hostRemoved {
+            #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
+        }
     }
 
     @Test func damageIsNoticedAndNothingWrongServed() {
@@ -222,6 +238,10 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 }
 
 extension SimulationMark {
+    fileprivate var isOfMembership: Bool {
+        [.membersChange, .replicaRemoved, .groupDeleted, .hostJoined, .hostRemoved].contains(self)
+    }
+
     fileprivate var isOfDamage: Bool {
         [.damageNoticedByRead, .damageMadeMute, .damageEndedHost, .damageFoundAtStart].contains(self)
     }

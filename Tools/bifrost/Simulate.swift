@@ -41,7 +41,8 @@ struct Simulate: AsyncParsableCommand {
     var seconds = SimulationSettings.secondsStandard
 
     @Option(
-        help: ArgumentHelp("safety, liveness or rot. (default: safety)", valueName: "name"), transform: Self.profile)
+        help: ArgumentHelp("safety, liveness, rot or membership. (default: safety)", valueName: "name"),
+        transform: Self.profile)
     var profile = SimulationProfile.safety
 
     @Option(help: ArgumentHelp("Processes that run seeds at the same time.", valueName: "count"))
@@ -131,7 +132,7 @@ struct Simulate: AsyncParsableCommand {
 
     private static func profile(_ text: String) throws -> SimulationProfile {
         guard let profile = SimulationProfile(rawValue: text) else {
-            throw ValidationError("expected safety, liveness or rot, found '\(text)'")
+            throw ValidationError("expected safety, liveness, rot or membership, found '\(text)'")
         }
         return profile
     }
