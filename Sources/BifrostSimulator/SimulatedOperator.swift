@@ -130,7 +130,9 @@ final class SimulatedOperator {
             }
         } ended: { [unowned self] result in
             isJoining = false
-            guard let result, let registered = try? MetaResult(decoding: result.body) else { return }
+            guard let result, let registered = try? MetaResult(decoding: result.body), place == nextJoiner else {
+                return
+            }
             guard cluster.place(of: registered.host) == place else {
                 return world.fail("a host's id", "host \(place + 1) was registered as host \(registered.host)")
             }
@@ -215,6 +217,11 @@ final class SimulatedOperator {
     func settle() {
         isSettling = true
         map = cluster.map
+        // Whoever lets a host join asks again until he hears that it did.
+        while nextJoiner < cluster.hosts.count, map.host(cluster.hosts[nextJoiner].id) != nil {
+            cluster.hosts[nextJoiner].join(map)
+            nextJoiner += 1
+        }
         for host in map.hosts where host.state == .draining { submit(.setHostState(host.id, .active)) }
         guard !cluster.isSettled else { return }
         world.schedule(after: 1_000_000_000, "the operator looks whether hosts still drain") { [unowned self] in
