@@ -115,13 +115,12 @@ extension HostCore {
     }
 
     private func receive(_ message: RaftMessage, of group: GroupID, from host: HostID) {
-        guard let replica = replica(of: group), message.to == replica.id, !replica.isMute, message.from != .none,
-            replica.host(of: message.from).map({ $0 == host }) ?? true
+        guard let replica = replica(of: group), message.to == replica.id, !replica.isMute,
+            replica.believes(message.from, isOn: host)
         else {
             strayMessages += 1
             return
         }
-        if replica.host(of: message.from) == nil { replica.learn(stranger: message.from, on: host) }
         guard replica.stopped == nil else { return }
         // What can't be applied or written soon is not taken: the leader sends it again, and waits at its window. Of the
         // meta group there is little, and what makes room in the end may be among it.

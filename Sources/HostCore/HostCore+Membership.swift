@@ -131,8 +131,9 @@ extension HostCore {
             guard replica.stopped != Self.installing else { return }
             stopForGood(replica)
             endSnapshots(of: replica)
-            guard replica.lastTicket <= doneTicket, replica.checkpoint?.isUnderWay != true, !replica.isMerging,
-                replica.snapshots.intake == nil
+            // What it still has to say stands on what it wrote: nothing is said behind a tombstone.
+            guard replica.lastTicket <= doneTicket, replica.heldMessages == 0,
+                replica.checkpoint?.isUnderWay != true, !replica.isMerging, replica.snapshots.intake == nil
             else { return }
             replica.checkpoint = nil
             records.append(.tombstone(replica.group, replica.id))

@@ -154,15 +154,19 @@ final class Replica {
         strangers = min(others.count, Self.strangersMax)
     }
 
-    /// Who speaks from there, and is in no map that this host remembers: a member that was removed before this process
-    /// began and was never told, or one that comes with the next map. An id stays on one host for life.
-    func learn(stranger: ReplicaID, on host: HostID) {
+    /// Whether what is said in a replica's name may come from that host. An id stays on one host for life. Who is in no
+    /// map that this host remembers is believed, and remembered so that it can be answered: a member that was removed
+    /// before this process began and was never told, or one that comes with the next map.
+    func believes(_ member: ReplicaID, isOn host: HostID) -> Bool {
+        if let known = self.host(of: member) { return known == host }
+        guard member != .none else { return false }
         if strangers == Self.strangersMax {
             places.remove(at: places.count - strangers)
             strangers -= 1
         }
-        places.append(ReplicaRecord(id: stranger, host: host, membership: .absent))
+        places.append(ReplicaRecord(id: member, host: host, membership: .absent))
         strangers += 1
+        return true
     }
 
     /// The last of `places` that no map has.
