@@ -128,6 +128,9 @@ final class Invariants {
         return group.place(of: configuration)
     }
 
+    /// Members of a group that was deleted go one by one, and with them what they had: nothing is owed any more.
+    private func isWanted(_ group: GroupID) -> Bool { cluster.map.group(group) != nil }
+
     /// Nobody goes who still has a say: what he acknowledged would be gone with him.
     private func bury(_ model: ReplicaModel, isDurable: Bool) {
         if isDurable {
@@ -141,7 +144,7 @@ final class Invariants {
         model.isBuried = true
         model.written = LogModel()
         let group = groups[Int(model.group.rawValue)]
-        guard cluster.map.group(model.group) != nil, !cluster.hosts[model.host].isRotten else { return }
+        guard isWanted(model.group), !cluster.hosts[model.host].isRotten else { return }
         if group.committedConfiguration.counts(model) {
             fail(
                 "who counts stays", model, "is deleted, and has a say in \(group.committedConfiguration.configuration)")
@@ -340,7 +343,8 @@ final class Invariants {
             // A laggard gets a snapshot where that is so soon.
             let group = groups[Int(model.group.rawValue)]
             guard world.plan.settings.journalBytesForLaggards == .max, group.configurations.count == 1 else { continue }
-            for other in group.replicas where group.configurations[0].counts(other) && other.durable.last < through {
+            for other in group.replicas
+            where !other.isBuried && group.configurations[0].counts(other) && other.durable.last < through {
                 fail(
                     "journal kept", model,
                     "entries through \(through) are called superfluous, replica \(other.replica) has \(other.durable.last)"
@@ -395,7 +399,10 @@ final class Invariants {
             }
         case .appendReply, .heartbeatReply:
             if state.term < message.term {
-                fail("acknowledged is durable", model, "speaks of term \(message.term); durable is \(state)")
+                fail(
+                    "acknowledged is durable", model,
+                    "speaks of term \(message.term) in \(message.kind); durable is \(state)\(model.isGone ? ", it is gone" : "")"
+                )
             }
         default: break
         }
@@ -406,8 +413,9 @@ final class Invariants {
     /// A host answers a client's call by what stands in the log up to `index`: there and then all of it is durable on a
     /// majority, and the entry is the command's, if it was one.
     func answered(_ host: SimulatedHost, _ call: SimulatedCall, _ index: LogIndex) {
-        guard let group = call.group.map({ groups[Int($0.rawValue)] }) else { return }
-        guard
+        // Leadership is handed over by no entry.
+        if call.group == nil, call.answered != nil { return }
+        guard let group = call.group.map({ groups[Int($0.rawValue)] }),
             let model = group.replicas.last(where: { $0.host == host.place && $0.isHere && !$0.isBuried })
         else { return world.fail("placement", "host \(host.id) answers for a group that it has no replica of") }
         guard let mark = model.written.mark(at: index) else {
@@ -415,7 +423,7 @@ final class Invariants {
             if index == .zero, call.command == nil { return }
             return fail("answered is durable", model, "answers by entry \(index), which it does not have")
         }
-        if !group.isDurable(mark, at: index) {
+        if !group.isDurable(mark, at: index), isWanted(model.group) {
             fail("answered is durable", model, "answers by entry \(index), which is durable on no majority")
         }
         if let command = call.command, mark.command != EntryMark.command(of: command) {
@@ -572,8 +580,10 @@ final class Invariants {
                     return
                 }
             } else {
-                if !group.isDurable(mark, at: LogIndex(UInt64(place + 1))) {
-                    fail("committed on a durable majority", model, "entry \(place + 1) is durable on no majority")
+                if !group.isDurable(mark, at: LogIndex(UInt64(place + 1))), isWanted(model.group) {
+                    fail(
+                        "committed on a durable majority", model,
+                        "entry \(place + 1) is durable on no majority; \(describeConfigurations(model.group))")
                     return
                 }
                 group.committed.append(mark)

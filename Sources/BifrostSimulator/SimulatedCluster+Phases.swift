@@ -31,18 +31,18 @@ extension SimulatedCluster {
         switch settings.profile {
         case .safety, .rot, .membership:
             beginFaults()
-            changer?.start()
+            administrator?.start()
             try pass(end)
         case .liveness: while now < end { try spellAndCalm() }
         }
         heal()
-        try awaitLeaders()
-        if let changer {
-            changer.settle()
+        if let administrator {
+            // Leaders go as long as members do.
+            administrator.settle()
             try expect(
                 try pass(Self.membersNanosecondsMax, until: { isSettled }), "members settle", describeReplicas())
-            try awaitLeaders()
         }
+        try awaitLeaders()
         try pass(1_000_000_000)
         isLoadOn = false
         try expect(

@@ -17,7 +17,7 @@ public final class SimulatedCluster {
     // Unchecked: they do not change once they are made, and are looked at with every event.
     @exclusivity(unchecked) private(set) var hosts: [SimulatedHost] = []
     private(set) var clients: [SimulatedClient] = []
-    private(set) var changer: SimulatedOperator?
+    private(set) var administrator: SimulatedOperator?
     private(set) var network: SimulatedNetwork!
     @exclusivity(unchecked) private(set) var peerLinks: [SimulatedPeerLink] = []
     private(set) var invariants: Invariants!
@@ -75,13 +75,11 @@ public final class SimulatedCluster {
             }
         }
         clients = (0..<plan.clients).map { SimulatedClient(cluster: self, place: $0) }
-        if plan.operatorPauseNanosecondsMax > 0 { changer = SimulatedOperator(cluster: self, members: members) }
+        if plan.operatorPauseNanosecondsMax > 0 { administrator = SimulatedOperator(cluster: self, members: members) }
     }
 
-    private static func address(of place: Int) -> String { "10.0.0.\(place + 1):7000" }
-    private static func incarnation(of place: Int) -> Incarnation { Incarnation(UInt64(place + 1) * 1_000_003) }
-    func address(of place: Int) -> String { Self.address(of: place) }
-    func incarnation(of place: Int) -> Incarnation { Self.incarnation(of: place) }
+    static func address(of place: Int) -> String { "10.0.0.\(place + 1):7000" }
+    static func incarnation(of place: Int) -> Incarnation { Incarnation(UInt64(place + 1) * 1_000_003) }
 
     public convenience init(seed: UInt64, settings: SimulationSettings = SimulationSettings()) {
         self.init(seed: seed, settings: settings, adjust: { _ in })

@@ -284,7 +284,13 @@ extension SimulatedHost {
                     world.mark(.damageFoundAtStart)
                 }
                 let records = restored.flatMap(\.plan.records)
-                if !records.isEmpty { _ = try journal.append(records) }
+                if !records.isEmpty {
+                    do { _ = try journal.append(records) } catch {
+                        // Nothing reaches that disk any more, though what was reported as failed may be there.
+                        committing = nil
+                        throw error
+                    }
+                }
                 for replica in restored {
                     invariants.restored(self, replica)
                     loop.core.install(

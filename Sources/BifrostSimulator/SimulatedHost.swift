@@ -87,7 +87,7 @@ final class SimulatedHost {
         isMember = map.host(id) != nil
         journalDisk = SimulatedDisk(seed: world.random.next(), isLatching: !isPlanted("retry-after-eio"))
         storeDisk = SimulatedDisk(seed: world.random.next())
-        incarnation = cluster.incarnation(of: place)
+        incarnation = SimulatedCluster.incarnation(of: place)
         journalName = world.random.next() | 1
         let drift = world.plan.clockDriftMillionths
         clockRate = 1_000_000 - drift + world.random.below(2 * drift + 1)

@@ -89,13 +89,13 @@ final class SimulatedOperator {
         case ..<97:
             guard let replica = any(wanted) else { return }
             submit(.preferLeader(group.id, replica.id))
-        default:
-            if below(2) == 0 { join() } else { removeHost() }
+        default: join()
         }
     }
 
     private func drainOrNot(_ active: [HostRecord]) {
         let draining = map.hosts.filter { $0.state == .draining }
+        if below(2) == 0, removeHost() { return }
         // Somebody has to take what leaves.
         if below(3) > 0 || active.count < 4, let host = any(draining) {
             submit(.setHostState(host.id, .active))
@@ -104,14 +104,15 @@ final class SimulatedOperator {
         }
     }
 
-    private func removeHost() {
-        guard map.hosts.count > 4 else { return }
-        guard let host = map.hosts.first(where: { $0.state == .draining && map.replicas(on: $0.id).isEmpty }) else {
-            return
-        }
+    /// Whether there is one that is empty.
+    private func removeHost() -> Bool {
+        guard map.hosts.count > 4,
+            let host = map.hosts.first(where: { $0.state == .draining && map.replicas(on: $0.id).isEmpty })
+        else { return false }
         submit(.removeHost(host.id)) { [unowned self] isDone in
             if isDone { cluster.retire(cluster.place(of: host.id)) }
         }
+        return true
     }
 
     /// One host more. It may be asked for again after an answer was lost: the same incarnation gets the same id.
@@ -122,7 +123,7 @@ final class SimulatedOperator {
         world.note("the operator lets host %h join", UInt64(place))
         let host = cluster.hosts[place]
         let registration = HostRegistration(
-            name: "host\(place + 1)", address: cluster.address(of: place), incarnation: host.incarnation,
+            name: "host\(place + 1)", address: SimulatedCluster.address(of: place), incarnation: host.incarnation,
             featureLevel: FeatureLevel.current)
         ask(.meta) { target, answered in
             target.call(.meta, MetaCommand.registerHost(registration).payload(), answered) { core, _, call in

@@ -109,44 +109,32 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     }
 
     @Test func allIsWellAgainAfterLongFaults() {
-        reportTraps()
-        var total = SimulationReport()
-        for seed in 1...20 as ClosedRange<UInt64> {
-            if let failure = simulate(seed, SimulationSettings(profile: .liveness), into: &total) {
-                Issue.record("\(failure)")
-                return
-            }
-        }
-        #expect(total.marks[SimulationMark.pausedBeyondElection.rawValue] > 0)
+        expect([.pausedBeyondElection], within: 1...20, SimulationSettings(profile: .liveness))
     }
 
     @Test func membersComeAndGoUnderFaults() {
-        reportTraps()
-        var total = SimulationReport()
-        for seed in 1...100 as ClosedRange<UInt64> {
-            if let failure = simulate(seed, SimulationSettings(profile: .membership, seconds: 30), into: &total) {
-                Issue.record("\(failure)")
-                return
-            }
-        }
-        // A host gets empty, and is removed, in longer runs.
-        for mark in SimulationMark.allCases where mark.isOfMembership && mark != .hostRemoved {
-            #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
-        }
+        expect(
+            SimulationMark.allCases.filter(\.isOfMembership), within: 1...100,
+            SimulationSettings(profile: .membership, seconds: 30))
     }
 
     @Test func damageIsNoticedAndNothingWrongServed() {
+        expect(
+            SimulationMark.allCases.filter(\.isOfDamage), within: 1...60, SimulationSettings(profile: .rot, seconds: 20)
+        )
+    }
+
+    /// Runs the seeds: no rule may be broken, and each of the rare paths must have been taken.
+    private func expect(_ marks: [SimulationMark], within seeds: ClosedRange<UInt64>, _ settings: SimulationSettings) {
         reportTraps()
         var total = SimulationReport()
-        for seed in 1...60 as ClosedRange<UInt64> {
-            if let failure = simulate(seed, SimulationSettings(profile: .rot, seconds: 20), into: &total) {
+        for seed in seeds {
+            if let failure = simulate(seed, settings, into: &total) {
                 Issue.record("\(failure)")
                 return
             }
         }
-        for mark in SimulationMark.allCases where mark.isOfDamage {
-            #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
-        }
+        for mark in marks { #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened") }
     }
 
     /// A bug on purpose: a violation names its rule and has the events that led to it, the same each time.
