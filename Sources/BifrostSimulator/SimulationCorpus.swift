@@ -54,5 +54,9 @@ public enum SimulationCorpus {
         entry(
             293_056_605_235, .rot, seconds: 60,
             "log model: a rule of the simulator, for a host that lost first its journal and then its store"),
+        entry(
+            1316, .membership, seconds: 60,
+            "a leader within ten seconds: places for checkpoints went to the first groups, and the others took no entries"
+        ),
     ]
 }

@@ -1,5 +1,6 @@
 // When a memtable becomes a run, when runs are merged, and what of the journal may go.
 
+import DequeModule
 public import Primitives
 import RaftCore
 import StateMachines
@@ -114,10 +115,29 @@ extension HostCore {
         replica.unsavedSinceTick = nil
     }
 
+    /// Begins what the replica needs of the store, or puts it behind those that came first: groups that always have
+    /// something to write must not keep the others from it.
     private func startStoreWork(_ replica: Replica) {
+        guard !replica.waitsForStore, let work = storeWorkDue(replica) else { return }
+        switch work {
+        case .checkpoint where checkpointsUnderWay < settings.checkpointsMax && checkpointWaiters.isEmpty,
+            .merge where mergesUnderWay < settings.mergesMax && mergeWaiters.isEmpty:
+            begin(work, replica)
+        case .checkpoint:
+            replica.waitsForStore = true
+            checkpointWaiters.append(replica)
+        case .merge:
+            replica.waitsForStore = true
+            mergeWaiters.append(replica)
+        }
+    }
+
+    private enum StoreWork { case checkpoint, merge }
+
+    private func storeWorkDue(_ replica: Replica) -> StoreWork? {
+        guard replica.stopped == nil, replica.impairment == nil else { return nil }
         // Merging comes first where runs have piled up: a store that can't keep up must not end with more than a
-        // manifest
-        // may name.
+        // manifest may name.
         let mayMerge = !replica.isMerging && replica.mergeTick == nil
         let mustMerge = replica.view.manifest.runs.count >= 2 * settings.runsMax && mayMerge
         // A checkpoint may wait for space that a merge gives back.
@@ -126,39 +146,48 @@ extension HostCore {
             // A run is published only when the journal is durable here up to its index.
             guard !checkpoint.isUnderWay,
                 replica.core.stableIndex >= checkpoint.header.index || isPlanted("checkpoint-before-journal")
-            else { return }
-            guard checkpointsUnderWay < settings.checkpointsMax else {
-                replica.waitsForStore = true
-                return
-            }
+            else { return nil }
+            return .checkpoint
+        }
+        return replica.view.manifest.runs.count > settings.runsMax && mayMerge ? .merge : nil
+    }
+
+    private func begin(_ work: StoreWork, _ replica: Replica) {
+        switch work {
+        case .checkpoint:
+            guard let checkpoint = replica.checkpoint else { preconditionFailure("nothing is frozen") }
             replica.checkpoint?.isUnderWay = true
             checkpointsUnderWay += 1
             var header = checkpoint.header
             header.journalSequence = journalSequence
             effects.storeJobs.append(.checkpoint(replica.group, checkpoint.frozen, header))
-        } else if replica.view.manifest.runs.count > settings.runsMax, mayMerge {
-            guard mergesUnderWay < settings.mergesMax else {
-                replica.waitsForStore = true
-                return
-            }
+        case .merge:
             replica.isMerging = true
             mergesUnderWay += 1
             effects.storeJobs.append(.merge(replica.group, replica.id))
         }
     }
 
-    /// A place for a store job is free: whoever waits for one is stepped, also if its group is quiet.
+    /// A place for a store job is free: who has waited longest gets it, also if its group is quiet. Who needs something
+    /// else by now gets in line for that.
     private func storeJobEnded() {
-        for replica in replicas where replica.waitsForStore {
-            replica.waitsForStore = false
-            markReady(replica)
+        while checkpointsUnderWay < settings.checkpointsMax, let replica = checkpointWaiters.popFirst() {
+            begin(replica, as: .checkpoint)
         }
+        while mergesUnderWay < settings.mergesMax, let replica = mergeWaiters.popFirst() {
+            begin(replica, as: .merge)
+        }
+    }
+
+    private func begin(_ replica: Replica, as awaited: StoreWork) {
+        replica.waitsForStore = false
+        if let work = storeWorkDue(replica), work == awaited { begin(work, replica) } else { startStoreWork(replica) }
     }
 
     /// The checkpoint is durable; `view` pins the manifest that has it.
     public func checkpointDone(group: GroupID, view: StoreView) {
+        defer { storeJobEnded() }
         checkpointsUnderWay -= 1
-        storeJobEnded()
         guard let replica = replica(of: group), let checkpoint = replica.checkpoint else { return }
         precondition(view.manifest.header.index == checkpoint.header.index, "the store published another checkpoint")
         replica.view = view
@@ -169,8 +198,8 @@ extension HostCore {
     }
 
     public func mergeDone(group: GroupID, view: StoreView) {
+        defer { storeJobEnded() }
         mergesUnderWay -= 1
-        storeJobEnded()
         guard let replica = replica(of: group) else { return }
         replica.view = view
         replica.isMerging = false
@@ -182,8 +211,8 @@ extension HostCore {
     /// The merge came to nothing. Others have its place, until it is tried again: it may have written much in vain, so
     /// less and less often.
     public func mergeFoundNoSpace(group: GroupID) {
+        defer { storeJobEnded() }
         mergesUnderWay -= 1
-        storeJobEnded()
         guard let replica = replica(of: group) else { return }
         replica.isMerging = false
         let secondTicks = max(1, 1_000_000_000 / settings.tickNanoseconds)
@@ -206,6 +235,7 @@ extension HostCore {
 
     /// A job found that what the replica has on disk is damaged.
     public func storeDamaged(_ job: StoreJob, _ what: String) {
+        defer { storeJobEnded() }
         let group: GroupID
         switch job {
         case .checkpoint(let its, _, _):
@@ -219,7 +249,6 @@ extension HostCore {
         case .takeSnapshot, .installSnapshot, .dropSnapshot, .removeReplica:
             preconditionFailure("a snapshot that can't be taken has failed, and damages nothing")
         }
-        storeJobEnded()
         stateDamaged(group: group, what)
     }
 

@@ -137,6 +137,9 @@ public final class HostCore {
     private let heartbeatSequenceStart: UInt64
     var checkpointsUnderWay = 0
     var mergesUnderWay = 0
+    /// Replicas that wait for a place, the longest first.
+    var checkpointWaiters: Deque<Replica> = []
+    var mergeWaiters: Deque<Replica> = []
     /// Replicas with a `mergeTick`.
     var mergesPutOff = 0
     /// Some replica needs less of the journal than it did.

@@ -53,7 +53,7 @@ final class Replica {
     /// There was too little space for a merge: not before this tick, and how long it was put off.
     var mergeTick: UInt64?
     var mergePauseTicks: UInt64 = 0
-    /// All places for store jobs were taken when it wanted one.
+    /// It is among those that wait for a place for a store job.
     var waitsForStore = false
     /// Why it stands still, for status and errors; nil while it is sound.
     var stopped: String?

@@ -39,4 +39,35 @@ import Testing
             #expect(indexes[3] > .zero && indexes[0] == .zero, "\(indexes)")
         }
     }
+
+    /// Groups that always have something to write must not keep others from it: those would take no entries one day.
+    @Test func whoWaitsLongestForTheStoreIsNext() throws {
+        let trio = try Trio(groups: 4) {
+            $0.memtableBytesTrigger = 1
+            $0.checkpointsMax = 1
+            $0.mergesMax = 1
+            $0.runsMax = 1
+        }
+        let host = trio.hosts[0]
+        host.holdsStore = true
+        let keys = try (1...4).map { number in
+            try #require(
+                (0..<1_000).map(String.init).first { trio.map.owner(of: slot(of: Bytes($0)))?.rawValue == UInt32(number) })
+        }
+        for round in 0..<40 {
+            for (place, key) in keys.enumerated() where place < 2 || round == 0 {
+                let group = GroupID(UInt32(place + 1))
+                let leader = try trio.leader(of: group)
+                trio.hosts[leader].put(key, "v", group: group, token: UInt64(round * 10 + place))
+                try trio.settle()
+            }
+            #expect(host.jobs.count <= 2)
+            try host.doJobs()
+            try trio.settle()
+        }
+        for number in (1...4).map(UInt32.init) {
+            let state = try #require(host.core.inspection(of: GroupID(number)))
+            #expect(state.manifestIndex > .zero, "group \(number)")
+        }
+    }
 }
