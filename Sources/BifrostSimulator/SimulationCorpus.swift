@@ -56,7 +56,7 @@ public enum SimulationCorpus {
             "log model: a rule of the simulator, for a host that lost first its journal and then its store"),
         entry(
             1316, .membership, seconds: 60,
-            "a leader within ten seconds: places for checkpoints went to the first groups, and the others took no entries"
+            "a leader within ten seconds: the first groups got all places for checkpoints, and later ones took no entries"
         ),
     ]
 }
