@@ -52,7 +52,9 @@ import Testing
         host.holdsStore = true
         let keys = try (1...4).map { number in
             try #require(
-                (0..<1_000).map(String.init).first { trio.map.owner(of: slot(of: Bytes($0)))?.rawValue == UInt32(number) })
+                (0..<1_000).map(String.init).first {
+                    trio.map.owner(of: slot(of: Bytes($0)))?.rawValue == UInt32(number)
+                })
         }
         for round in 0..<40 {
             for (place, key) in keys.enumerated() where place < 2 || round == 0 {
