@@ -8,6 +8,8 @@ public enum FeatureLevel {
     /// Members of groups, groups and hosts change at runtime: host and group records of version 2, meta commands from
     /// 3 on.
     public static let membership: UInt32 = 2
+    /// Hosts name their silent replicas to each other: peers' batches of version 3.
+    public static let silence: UInt32 = 3
     /// What this version knows.
-    public static let current = membership
+    public static let current = silence
 }
