@@ -45,6 +45,7 @@ let parts: [Part] = [
     Part(
         name: "HostCore", needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage"],
         products: ["swift-collections/DequeModule"]),
+    Part(name: "Recovery", needs: ["Primitives", "RaftCore", "Ring"]),
     Part(
         name: "ClientCore", needs: ["Primitives", "Ring", "Messages", "StateMachines"],
         products: ["swift-collections/DequeModule"]),
@@ -60,7 +61,10 @@ let parts: [Part] = [
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(
         name: "BifrostHost",
-        needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "LMDB", "Storage", "HostCore", "RPC"],
+        needs: [
+            "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "LMDB", "Storage", "HostCore", "Recovery",
+            "RPC",
+        ],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging", "swift-collections/DequeModule"]),
     Part(
         name: "Bifrost", needs: ["Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "RPC"],
@@ -69,7 +73,7 @@ let parts: [Part] = [
         name: "BifrostTool", kind: .executable,
         needs: [
             "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "BifrostSimulator",
-            "RPC",
+            "Recovery", "RPC",
             "BifrostHost", "Bifrost",
         ],
         products: [
@@ -106,6 +110,7 @@ let parts: [Part] = [
         needs: [
             "BifrostSimulator", "HostCore", "Storage", "StateMachines", "Messages", "Ring", "RaftCore", "Primitives",
         ]),
+    Part(name: "RecoveryTests", kind: .test, needs: ["Recovery", "Ring", "Primitives"]),
     Part(
         name: "ClientCoreTests", kind: .test, needs: ["ClientCore", "StateMachines", "Messages", "Ring", "Primitives"]),
     Part(name: "LinearizabilityTests", kind: .test, needs: ["Linearizability", "Primitives"]),
@@ -127,14 +132,14 @@ let parts: [Part] = [
     Part(
         name: "BifrostHostTests", kind: .test,
         needs: [
-            "TestSupport", "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Storage", "StateMachines",
-            "Messages", "Ring",
+            "TestSupport", "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Recovery", "Storage",
+            "StateMachines", "Messages", "Ring",
             "RPC", "Primitives",
         ],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"], resources: ["Samples"]),
     Part(
         name: "BifrostToolTests", kind: .test,
-        needs: ["BifrostTool", "StateMachines", "Messages", "Ring", "Primitives"]),
+        needs: ["BifrostTool", "Recovery", "StateMachines", "Messages", "Ring", "Primitives"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
         name: "IntegrationTests", kind: .test,

@@ -50,6 +50,14 @@ public final class Host: Sendable {
         let directory = try DataDirectory(path: configuration.directory)
         let (journalDisk, storeDisk, journal) = try open(directory, configuration)
         let map = try directory.loadMap()
+        if let map, journal.identity.cluster != .none, journal.identity.cluster != map.cluster {
+            throw HostError(
+                .directory,
+                "\(configuration.directory) belongs to cluster \(journal.identity.cluster), its cluster map to "
+                    + "\(map.cluster): if 'bifrost recover apply' was interrupted here, run it again with the same plan; "
+                    + "else put back the cluster-map that belongs here"
+            )
+        }
 
         precondition(
             (1...HostConfiguration.eventLoopsMax).contains(configuration.eventLoops),
@@ -182,7 +190,7 @@ extension HostError {
     }
 
     /// Of a disk that was just opened: nothing was acknowledged yet.
-    fileprivate init(_ error: DiskError, of directory: DataDirectory) {
+    init(_ error: DiskError, of directory: DataDirectory) {
         self.init(error.code == .failed ? .disk : .directory, "can't open \(directory.path): \(error)")
     }
 }

@@ -55,7 +55,7 @@ public struct RestoredReplica: Sendable {
     }
 
     /// The state machine as of the manifest. The meta group's live state is read from its records.
-    private static func machine<D: Disk>(_ group: GroupID, _ view: StoreView, _ store: Store<D>) throws
+    public static func machine<D: Disk>(_ group: GroupID, _ view: StoreView, _ store: Store<D>) throws
         -> MasterStateMachine
     {
         let header = view.manifest.header

@@ -8,6 +8,8 @@ public enum FeatureLevel {
     /// Members of groups, groups and hosts change at runtime: host and group records of version 2, meta commands from
     /// 3 on.
     public static let membership: UInt32 = 2
+    /// A cluster that was recovered after a loss of quorum: meta command 13.
+    public static let recovery: UInt32 = 3
     /// What this version knows.
-    public static let current = membership
+    public static let current = recovery
 }

@@ -38,8 +38,12 @@ public enum MetaCommand: Hashable, Sendable {
     /// From 3 on: one change of the map; `expecting` is the version of the map that it was made for, 0 for any. Refused
     /// if the map has another, and below the feature level that has these commands.
     case change(MapChange, expecting: UInt64 = 0)
+    /// 13, `map`: this map takes the place of the one that is there, if it is of a later version; the cluster's id may be
+    /// another. Stands in a log only where a recovery wrote it, and is never proposed.
+    case recover(ClusterMap)
 
     static let formatVersion: UInt8 = 1
+    private static let recoverNumber: UInt8 = 13
 
     /// A whole payload: header and command.
     public func payload() -> Bytes {
@@ -62,6 +66,10 @@ public enum MetaCommand: Hashable, Sendable {
             writer.write(Self.formatVersion)
             writer.write(version)
             change.encode(into: &writer)
+        case .recover(let map):
+            writer.write(Self.recoverNumber)
+            writer.write(Self.formatVersion)
+            map.encode(into: &writer)
         }
         return writer.take()
     }
@@ -87,7 +95,8 @@ public enum MetaCommand: Hashable, Sendable {
         case MapChange.numbers:
             let expecting = try reader.read(UInt64.self)
             self = .change(try MapChange(number: number, from: &reader), expecting: expecting)
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 12", found: "kind \(number)")
+        case Self.recoverNumber: self = .recover(try ClusterMap(from: &reader))
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 13", found: "kind \(number)")
         }
         try reader.expectEnd()
     }
@@ -230,7 +239,20 @@ public struct MetaMachine: Sendable {
             } catch {
                 return .refused(error)
             }
+        case .recover(let recovered):
+            guard recovered.version > map?.version ?? 0 else {
+                return .refused(.invalid("the map has version \(map?.version ?? 0), a recovery brought an older one"))
+            }
+            let records = Self.records(of: recovered, changedFrom: map) + Self.deletions(from: map, in: recovered)
+            map = recovered
+            return .done(records, MetaResult(host: HostID(0), mapVersion: recovered.version).encoded())
         }
+    }
+
+    private static func deletions(from old: ClusterMap?, in map: ClusterMap) -> [MetaRecord] {
+        guard let old else { return [] }
+        return old.hosts.filter { map.host($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
+            + old.groups.filter { map.group($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
     }
 
     private mutating func register(_ registration: HostRegistration) -> Effect {

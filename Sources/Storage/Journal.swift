@@ -86,7 +86,17 @@ public final class Journal<Storage: Disk>: Sendable {
     ///
     /// Throws `.misuse` before anything is written when a record does not fit its replica's log (a gap, an entry at or
     /// below the base, a removed replica). Cost: one pass over the entries, directly into the disk's memory.
-    public func append(_ records: [JournalRecord]) throws -> UInt64 {
+    /// - Parameter identity: takes the place of the journal's in the same commit, as in `update`.
+    public func append(_ records: [JournalRecord], renaming identity: HostIdentity? = nil) throws -> UInt64 {
+        if let identity {
+            guard identity.journal == self.identity.journal else {
+                throw DiskError(.misuse, "journal: its name \(hexadecimal(self.identity.journal)) never changes")
+            }
+            guard !records.isEmpty else {
+                try update(identity)
+                return lastSequence
+            }
+        }
         guard !records.isEmpty else { return lastSequence }
         return try batch.withLock { batch in
             let (sequence, journal, known) = try index.withLock { index in
@@ -94,7 +104,12 @@ public final class Journal<Storage: Disk>: Sendable {
                 try batch.plan(records, in: &index)
                 return (index.lastSequence + 1, index.identity.journal, known)
             }
-            guard !batch.values.isEmpty else { return sequence - 1 }
+            guard !batch.values.isEmpty else {
+                guard identity == nil else {
+                    throw DiskError(.misuse, "journal: records of nothing beside an identity")
+                }
+                return sequence - 1
+            }
             do {
                 try disk.write { writer in
                     for number in batch.values.indices {
@@ -103,6 +118,7 @@ public final class Journal<Storage: Disk>: Sendable {
                             batch.encode(number, records, sequence: sequence, journal: journal, into: place)
                         }
                     }
+                    if let identity { try Self.put(identity, writer) }
                 }
             } catch let error as DiskError where error.code == .failed && isPlanted("retry-after-eio") {
                 try disk.flush()
@@ -115,7 +131,10 @@ public final class Journal<Storage: Disk>: Sendable {
                 }
                 throw error
             }
-            index.withLock { batch.apply(records, sequence: sequence, to: &$0) }
+            index.withLock {
+                batch.apply(records, sequence: sequence, to: &$0)
+                if let identity { $0.identity = identity }
+            }
             return sequence
         }
     }

@@ -8,7 +8,7 @@ import Testing
 /// Changes of the map through the meta group's log.
 @Suite struct MapChangeTests {
     /// Six hosts, of which three have all replicas: host 1 to 3.
-    private static func firstMap(featureLevel: UInt32 = FeatureLevel.current, hosts: Int = 6, groups: Int = 3) throws
+    private static func firstMap(featureLevel: UInt32 = FeatureLevel.membership, hosts: Int = 6, groups: Int = 3) throws
         -> ClusterMap
     {
         let hosts = (1...hosts).map {

@@ -96,6 +96,32 @@ import Testing
         #expect(meta.machine.meta.map == before)
     }
 
+    @Test func aRecoveredMapTakesThePlaceOfTheFormerOneWithItsCluster() throws {
+        var meta = try Meta()
+        _ = meta.apply(.initialise(try firstMap()))
+        var recovered = try firstMap(cluster: 9, groups: 3)
+        recovered.version = 8
+        recovered.removeHost(HostID(1))
+        recovered.groups = recovered.groups.map { group in
+            let left = group.replicas.filter { $0.host != HostID(1) }
+            return GroupRecord(
+                id: group.id, weight: group.weight, replicas: left, preferredLeader: left[0].id,
+                founders: [left[0].id])
+        }
+        recovered.featureLevel = FeatureLevel.recovery
+        #expect(recovered.problem() == nil)
+        let command = MetaCommand.recover(recovered)
+        #expect(try MetaCommand(payload: command.payload()) == command)
+        #expect(try meta.result(command)! == (2, 0, 8))
+        #expect(meta.machine.meta.map == recovered)
+        #expect(try meta.restored == recovered, "hosts and groups that are gone leave no record")
+        // An older one, or the same again, does nothing; and it is nobody's to propose.
+        guard case .refused(.invalid(let text)) = meta.apply(command) else { Issue.record("not refused"); return }
+        #expect(text.contains("version 8"))
+        #expect(meta.machine.meta.check(command.payload()) != nil)
+        #expect(try meta.restored == recovered)
+    }
+
     @Test func hundredsOfHostsMakeAConsistentMap() throws {
         var meta = try Meta()
         _ = meta.apply(.initialise(try firstMap()))
@@ -107,6 +133,7 @@ import Testing
     @Test func commandsSurviveEncodingAndDamageStopsTheReplica() throws {
         for command in [
             MetaCommand.initialise(try firstMap(groups: 1)), .registerHost(registration(4, incarnation: 104)),
+            .recover(try firstMap(groups: 1)),
         ] {
             #expect(try MetaCommand(payload: command.payload()) == command)
             mutate(command.payload(), seed: 6, rounds: 500) { payload in

@@ -30,6 +30,26 @@ import Testing
         #expect(try Journal(disk: disk, formatting: other).identity.journal == sampleIdentity.journal)
     }
 
+    @Test func recordsAndAnotherIdentityAreDurableTogetherOrNotAtAll() throws {
+        let (disk, journal) = try fresh()
+        _ = try journal.append([append(1, 1...3)])
+        var identity = sampleIdentity
+        identity.cluster = ClusterID(high: 7, low: 8)
+        #expect(failure { try journal.append([append(1, 9...9)], renaming: identity) } == .misuse)
+        #expect(try reopened(disk).identity == sampleIdentity)
+        let again = try reopened(disk)
+        #expect(try again.append([append(1, 4...4), tombstone(2)], renaming: identity) == 2)
+        #expect(again.identity == identity)
+        let after = try reopened(disk)
+        #expect(after.identity == identity && after.lastSequence == 2)
+        #expect(try after.all(1).map(\.index.rawValue) == [1, 2, 3, 4])
+        // Without records: the identity alone. Another journal's name: nothing.
+        #expect(try after.append([], renaming: sampleIdentity) == 2)
+        #expect(try reopened(disk).identity == sampleIdentity)
+        identity.journal += 1
+        #expect(failure { try journal.append([append(1, 5...5)], renaming: identity) } == .misuse)
+    }
+
     @Test func anEmptyEnvironmentIsNotAJournal() {
         let error = #expect(throws: DiskError.self) { try Journal(disk: SimulatedDisk(seed: 1), formatting: nil) }
         #expect(error?.code == .refused)

@@ -30,7 +30,8 @@ struct BifrostCommand: AsyncParsableCommand {
             EXIT CODES:
               0   done; of status: healthy
               1   the answer is no: get found no value, history check a violation; the
-                  cluster refused what group or host asked for, and nothing was changed
+                  cluster refused what group or host asked for, and nothing was changed;
+                  recover: refused, or not confirmed
               2   the outcome of a write is unknown: read before you repeat it;
                   history check: no answer within its bound; group and host: what was
                   asked for is begun, and goes on by itself
@@ -39,10 +40,11 @@ struct BifrostCommand: AsyncParsableCommand {
                   write was not done
               5   serve: the disk failed; look at it, then start the host again
               64  the command line or the configuration is wrong
-              65  the data is wrong: a malformed line, a key or a value over its limit
+              65  the data is wrong: a malformed line, a key or a value over its limit, reports
+                  that don't belong together
               69  serve: the address can't be listened on
               70  a fault of this program or of a host's answer
-              73  serve: the data directory can't be used: held by another process, of
+              73  serve, recover: the data directory can't be used: held by another process, of
                   another cluster, newer, damaged
               74  a file can't be read or written
               130 import: ended by SIGINT (Ctrl-C); says how far it came
@@ -62,6 +64,7 @@ struct BifrostCommand: AsyncParsableCommand {
             RingCommand.self,
             GroupCommand.self,
             HostCommand.self,
+            RecoverCommand.self,
             // Trials and measurements, from here on.
             HistoryCommand.self,
             Chaos.self,

@@ -53,7 +53,7 @@ package struct CommandShape: Decodable, Sendable {
         }
     }
 
-    private static let notSettable = ["help", "version", "config"]
+    private static let notSettable = ["help", "version", "config", "yes", "accept-empty"]
 
     /// All flags of all commands: what a configuration file may have, as one file serves them all.
     package var allSettableNames: [String] {

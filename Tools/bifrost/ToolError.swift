@@ -4,6 +4,7 @@ import Bifrost
 import BifrostHost
 import Messages
 import RPC
+import Recovery
 import Ring
 
 /// The exit codes that the root's help promises. Scripts rely on them: a number never changes its meaning.
@@ -54,6 +55,8 @@ package struct ToolError: Error {
         case let error as RPCError: self.init(.unavailable, error.message)
         case let error as LocalCluster.Failure: self.init(error.status, error.description)
         case let error as PlannerError: self.init(.usage, "\(error)")
+        case let error as RecoveryError:
+            self.init(error.code == .refused ? .negative : .badData, error.description)
         case is CancellationError: self.init(.unavailable, "interrupted before it was done")
         default: self.init(.fault, "an error that was not expected: \(error); please report it")
         }
