@@ -49,6 +49,19 @@ public final class StoppedHost {
                 disk: storeDisk,
                 formatting: StoreIdentity(
                     cluster: identity.cluster, host: identity.host, journal: identity.journal))
+            guard identity.featureLevel <= FeatureLevel.current else {
+                throw HostError(
+                    .directory,
+                    "\(path) was used by a version with feature level \(identity.featureLevel), this one has "
+                        + "\(FeatureLevel.current): use the newer one")
+            }
+            guard store.identity.host == identity.host, store.identity.journal == identity.journal else {
+                throw HostError(
+                    .directory,
+                    "\(path): its store was written by host \(store.identity.host) beside another journal, not by host "
+                        + "\(identity.host): put the journal and the store that belong together back into one directory"
+                )
+            }
             try journal.refuseIfLost(beside: store)
         } catch let error as DiskError {
             throw HostError(error, of: directory)
@@ -79,7 +92,9 @@ public final class StoppedHost {
     public func report(progress: (Int, Int) -> Void = { _, _ in }) throws -> HostReport {
         let identity = journal.identity
         let map = try map()
-        guard map.cluster == identity.cluster else { throw unfinished(map.cluster) }
+        guard map.cluster == identity.cluster, store.identity.cluster == identity.cluster else {
+            throw unfinished(map.cluster == identity.cluster ? store.identity.cluster : map.cluster)
+        }
         let logs = journal.recovered()
         let manifests = store.manifests()
         let damaged = store.damaged()
@@ -92,14 +107,18 @@ public final class StoppedHost {
             bootCounter: identity.bootCounter, journal: identity.journal, journalSequence: journal.lastSequence,
             isJournalDamaged: journal.isDamaged, map: map,
             greatestReplica: (ids.map { $0 } + logs.map(\.replica)).max() ?? .none, replicas: [])
+        report.gone = logs.filter(\.isTombstone).map(\.replica)
         let manifestOf = Dictionary(uniqueKeysWithValues: manifests.map { ($0.replica, $0) })
         let logOf = Dictionary(uniqueKeysWithValues: logs.map { ($0.replica, $0) })
         for (count, id) in ids.sorted().enumerated() {
             progress(count, ids.count)
             let (manifest, log) = (manifestOf[id], logOf[id])
             // One that is damaged and has no log says nothing of its group.
-            guard let group = manifest?.header.group ?? log?.group else { continue }
-            let (replica, metaMap) = try told {
+            guard let group = manifest?.header.group ?? log?.group else {
+                report.gone.append(id)
+                continue
+            }
+            let (replica, metaMaps) = try told {
                 try examine(
                     ReplicaOnDisk(
                         group: group, replica: id, manifest: manifest, log: log, isJournalDamaged: journal.isDamaged),
@@ -107,8 +126,9 @@ public final class StoppedHost {
             }
             report.replicas.append(replica)
             // Of several the one that the map places here, as only that one takes part.
-            if let metaMap, report.metaMap == nil || map.group(.meta)?.record(of: id) != nil {
+            if let metaMap = metaMaps?.last, report.metaMap == nil || map.group(.meta)?.record(of: id) != nil {
                 report.metaMap = metaMap
+                report.metaVersions = metaMaps?.map { MapVersion($0) } ?? []
             }
         }
         progress(ids.count, ids.count)
@@ -117,9 +137,11 @@ public final class StoppedHost {
 
     private static var pageBytes: Int { 4 << 20 }
 
+    /// - Returns: of the meta group's replica also the map as of what it knows to be committed, and as of each change
+    ///   behind that.
     private func examine(
         _ disk: ReplicaOnDisk, map: ClusterMap, damage: DiskError?
-    ) throws -> (ReplicaReport, ClusterMap?) {
+    ) throws -> (ReplicaReport, [ClusterMap]?) {
         let first = map.group(disk.group)?.firstConfiguration(of: disk.replica) ?? Configuration(voters: [])
         let plan = ReplicaStartPlan(disk, configuration: first)
         let start = plan.start
@@ -137,6 +159,10 @@ public final class StoppedHost {
                 try store.view(disk.replica).map { try RestoredReplica.machine(.meta, $0, store) }
                 ?? MasterStateMachine(group: .meta)
         }
+        var maps: [ClusterMap] = []
+        func noteMap() {
+            if let map = machine?.meta.map, map.version != maps.last?.version { maps.append(map) }
+        }
         var from = start.base.next
         do {
             while from <= start.last {
@@ -145,7 +171,10 @@ public final class StoppedHost {
                 guard let last = entries.last else {
                     throw DiskError(.corrupt, "journal: entry \(from) of replica \(disk.replica) is missing")
                 }
-                for entry in entries { try note(entry, in: &report, &machine) }
+                for entry in entries {
+                    if entry.index > report.commit { noteMap() }
+                    try note(entry, in: &report, &machine)
+                }
                 from = last.index.next
             }
         } catch let error as DiskError where error.code == .corrupt {
@@ -153,7 +182,8 @@ public final class StoppedHost {
             report.isMute = true
         }
         report.configurations.sort { $0.index < $1.index }
-        return (report, report.impairment == nil ? machine?.meta.map : nil)
+        noteMap()
+        return (report, report.impairment == nil ? maps : nil)
     }
 
     private func note(
@@ -193,8 +223,9 @@ public final class StoppedHost {
     private func unfinished(_ cluster: ClusterID) -> HostError {
         HostError(
             .directory,
-            "\(directory.path) belongs to cluster \(journal.identity.cluster), its cluster map to \(cluster): a recovery "
-                + "was interrupted here; run 'bifrost recover apply' again with the same plan")
+            "\(directory.path) belongs to cluster \(journal.identity.cluster), its store or its "
+                + "cluster map to \(cluster): a recovery was interrupted here; run 'bifrost recover apply' again with the same plan"
+        )
     }
 
     /// What of the plan is here.
@@ -213,8 +244,9 @@ public final class StoppedHost {
                     + "they were reported")
         }
         if identity.cluster == plan.cluster {
-            let isDone = store.identity.cluster == plan.cluster && (try? directory.loadMap())?.cluster == plan.cluster
-            return (isDone ? .done : .begun, host)
+            // The copy of the map is written last, and replaced as a whole: one that is missing or damaged was lost later,
+            // and the plan's is too old by then.
+            return (try map().cluster == plan.cluster ? .done : .begun, host)
         }
         guard host.bootCounter == identity.bootCounter, host.journalSequence == journal.lastSequence else {
             throw HostError(
@@ -260,7 +292,9 @@ public final class StoppedHost {
                 isJournalDamaged: journal.isDamaged),
             configuration: lead.configuration)
         let lastTerm = start.start.termRuns.last?.term ?? start.start.baseTerm
-        guard start.impairment == nil, start.start.last == lead.last, lastTerm == lead.lastTerm else {
+        guard start.impairment == nil, start.start.last == lead.last, lastTerm == lead.lastTerm,
+            start.start.hardState.term < lead.term
+        else {
             throw HostError(
                 .invalid,
                 "replica \(order.replica) of group \(order.group) is not what was reported: its log ends at "

@@ -62,6 +62,20 @@ public struct ReplicaReport: Hashable, Sendable, Codable {
     var isSound: Bool { !isMute && impairment == nil && last > .zero }
 }
 
+/// A version of the map, told from others of the same number by its bytes.
+public struct MapVersion: Hashable, Sendable, Codable {
+    public var version: UInt64
+    /// CRC-32C of the map's encoding.
+    public var checksum: UInt32
+
+    public init(_ map: ClusterMap) {
+        version = map.version
+        var writer = ByteWriter(capacity: 65_536)
+        map.encode(into: &writer)
+        checksum = writer.take().checksum
+    }
+}
+
 /// One host that survived, at rest. Boot counter and journal sequence tell whether anything was written since.
 public struct HostReport: Hashable, Sendable, Codable {
     public var cluster: ClusterID
@@ -78,6 +92,10 @@ public struct HostReport: Hashable, Sendable, Codable {
     /// The map as the log of its replica of the meta group makes it, up to the last entry; nil if it has none that is
     /// sound.
     public var metaMap: ClusterMap?
+    /// The map as what that log knows to be committed makes it, and then as each change behind that makes it.
+    public var metaVersions: [MapVersion]
+    /// Replicas that were here and that nothing is left of but that they are gone, or that nothing can be read of.
+    public var gone: [ReplicaID]
     /// The greatest id of a replica that was ever here, removed ones too.
     public var greatestReplica: ReplicaID
     /// Ascending by replica; removed ones are not among them.
@@ -86,7 +104,7 @@ public struct HostReport: Hashable, Sendable, Codable {
     public init(
         cluster: ClusterID, host: HostID, incarnation: Incarnation, bootCounter: UInt64, journal: UInt64,
         journalSequence: UInt64, isJournalDamaged: Bool = false, map: ClusterMap, metaMap: ClusterMap? = nil,
-        greatestReplica: ReplicaID, replicas: [ReplicaReport]
+        metaVersions: [MapVersion] = [], gone: [ReplicaID] = [], greatestReplica: ReplicaID, replicas: [ReplicaReport]
     ) {
         self.cluster = cluster
         self.host = host
@@ -97,7 +115,58 @@ public struct HostReport: Hashable, Sendable, Codable {
         self.isJournalDamaged = isJournalDamaged
         self.map = map
         self.metaMap = metaMap
+        self.metaVersions = metaVersions
+        self.gone = gone
         self.greatestReplica = greatestReplica
         self.replicas = replicas
+    }
+}
+
+// MARK: - What came from a file
+
+extension ReplicaReport {
+    private static var membersMax: Int { 64 }
+
+    fileprivate func problem() -> String? {
+        let numbers = [
+            replica.rawValue, term.rawValue, lastTerm.rawValue, applied.rawValue, last.rawValue, lastLogTime.rawValue,
+        ]
+        guard numbers.allSatisfy({ $0 < ClusterMap.counterMax }), group.rawValue < ClusterMap.groupNumberMax else {
+            return "replica \(replica) has a number that is not below 2^62, or a group's that is not below 2^24"
+        }
+        guard base <= commit, applied <= commit, commit <= last else {
+            return "the log of replica \(replica) ends before what it knows"
+        }
+        var before = (base, baseTerm)
+        for run in terms {
+            guard run.first > before.0, run.first <= last, run.term >= before.1 else {
+                return "the terms of replica \(replica) are out of order"
+            }
+            before = (run.first, run.term)
+        }
+        guard (last == base) == terms.isEmpty, terms.isEmpty || terms[0].first == base.next else {
+            return "the terms of replica \(replica) don't begin with its log"
+        }
+        guard !configurations.isEmpty,
+            configurations.allSatisfy({
+                $0.voters.count + $0.outgoing.count + $0.learners.count <= Self.membersMax
+            })
+        else { return "replica \(replica) has no configuration, or one of more than \(Self.membersMax) members" }
+        return nil
+    }
+}
+
+extension HostReport {
+    /// What makes no sense in it, in words; nil if nothing does. To be asked of each that comes from a file: plans are
+    /// made of those that pass.
+    public func problem() -> String? {
+        guard greatestReplica.rawValue < ClusterMap.counterMax else { return "a replica's id is not below 2^62" }
+        for (number, replica) in replicas.enumerated() {
+            guard number == 0 || replicas[number - 1].replica < replica.replica else {
+                return "replicas are out of order"
+            }
+            if let problem = replica.problem() { return problem }
+        }
+        return nil
     }
 }

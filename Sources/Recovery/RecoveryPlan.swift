@@ -89,6 +89,15 @@ public struct LostHost: Hashable, Sendable, Codable {
     public var isDamaged: Bool
 }
 
+/// What lies on a survivor's disk and is in no map: it stays there, and takes no part.
+public struct StrayReplica: Hashable, Sendable, Codable {
+    public var group: GroupID
+    public var replica: ReplicaID
+    public var host: HostID
+    public var last: LogIndex
+    public var lastTerm: Term
+}
+
 /// A whole recovery.
 public struct RecoveryPlan: Hashable, Sendable, Codable {
     /// The cluster as the survivors know it.
@@ -101,6 +110,20 @@ public struct RecoveryPlan: Hashable, Sendable, Codable {
     public var lostHosts: [LostHost]
     /// Ascending, all of the map's.
     public var groups: [GroupRecovery]
+    public var strays: [StrayReplica]
+
+    /// What makes no sense in it, in words; nil if nothing does. To be asked of each that comes from a file.
+    public func problem() -> String? {
+        guard cluster != formerCluster else { return "the cluster keeps its id" }
+        for lead in hosts.flatMap(\.orders).compactMap(\.lead) {
+            let numbers = [lead.last.rawValue, lead.term.rawValue, lead.logTime.rawValue]
+            guard numbers.allSatisfy({ $0 < ClusterMap.counterMax - 2 }),
+                lead.term > lead.lastTerm, lead.configuration.voters.count == 1,
+                lead.configuration.learners.count < ClusterMap.replicasPerGroupMax
+            else { return "an order to lead a group has a number or a configuration that no plan has" }
+        }
+        return nil
+    }
 
     public var cluster: ClusterID { map.cluster }
 }

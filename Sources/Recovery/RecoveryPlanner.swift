@@ -76,26 +76,28 @@ private struct Draft {
         let greatest = reports.map(\.greatestReplica.rawValue).max() ?? 0
         map.version = (maps.map(\.version).max() ?? 0) + 1
         map.nextHost = maps.map(\.nextHost).max() ?? map.nextHost
-        map.nextGroup = maps.map(\.nextGroup).max() ?? map.nextGroup
+        let greatestGroup = found.keys.map(\.rawValue).max() ?? 0
+        map.nextGroup = max(maps.map(\.nextGroup).max() ?? map.nextGroup, GroupID(greatestGroup + 1))
         // No id that may ever have been given is given again.
         map.nextReplica = max(maps.map(\.nextReplica).max() ?? map.nextReplica, ReplicaID(greatest + 1))
     }
 
-    /// What the meta group's best log makes of the map, unless a host has seen a newer one.
+    /// The newest copy, or what the meta group's best log makes of the map if that goes on from this copy. What a copy
+    /// says was committed. A log may have changes that never were, of a leader that was left behind: under a higher
+    /// version, and without what a copy has.
     private static func newestMap(_ reports: [HostReport]) -> ClusterMap {
         // As the group's base is chosen, of which there need not be a map yet to choose it by.
         let known = KnownCommit(reports.flatMap { $0.replicas.filter { $0.group == .meta } })
-        let meta = reports.compactMap { report -> (Term, LogIndex, ClusterMap)? in
-            guard let map = report.metaMap,
-                let replica = report.replicas.filter({ $0.group == .meta && $0.isSound && known.isIn($0) })
-                    .max(by: { ($0.lastTerm, $0.last) < ($1.lastTerm, $1.last) })
-            else { return nil }
-            return (replica.lastTerm, replica.last, map)
-        }.max { ($0.0, $0.1) < ($1.0, $1.1) }?.2
+        let meta = reports.compactMap { report -> (ReplicaReport, HostReport)? in
+            report.replicas.filter { $0.group == .meta && $0.isSound && known.isIn($0) }
+                .max { ($0.lastTerm, $0.last) < ($1.lastTerm, $1.last) }.map { ($0, report) }
+        }.max { ($0.0.lastTerm, $0.0.last) < ($1.0.lastTerm, $1.0.last) }?.1
         let copy = reports.map(\.map).max { $0.version < $1.version }!
-        // A copy was committed; of equal versions it is the surer one.
-        if let meta, meta.cluster == copy.cluster, meta.version > copy.version { return meta }
-        return copy
+        guard let meta, let map = meta.metaMap, map.cluster == copy.cluster, map.version > copy.version,
+            let committed = meta.metaVersions.first,
+            committed.version > copy.version || meta.metaVersions.contains(MapVersion(copy))
+        else { return copy }
+        return map
     }
 
     // MARK: Groups
@@ -139,7 +141,9 @@ private struct Draft {
     private func survivorReplicas(of record: GroupRecord) -> [Survivor] {
         let found = found[record.id] ?? []
         return record.replicas.compactMap { replica in
-            guard survivors.contains(where: { $0.host == replica.host }) else { return nil }
+            guard let report = survivors.first(where: { $0.host == replica.host }),
+                !report.gone.contains(replica.id)
+            else { return nil }
             return Survivor(
                 replica, of: record,
                 report: found.first { $0.host == replica.host && $0.replica.replica == replica.id }?.replica)
@@ -286,6 +290,20 @@ private struct Draft {
                     host: report.host, address: former.host(report.host)?.address ?? "",
                     incarnation: report.incarnation, bootCounter: report.bootCounter, journal: report.journal,
                     journalSequence: report.journalSequence, orders: orders[report.host] ?? [])
-            }, lostHosts: lostHosts, groups: groups)
+            }, lostHosts: lostHosts, groups: groups, strays: strays())
+    }
+
+    /// Those that are buried are not among them.
+    private func strays() -> [StrayReplica] {
+        let emptied = Set(groups.filter { $0.outcome == .emptied }.map(\.group))
+        return survivors.flatMap { report in
+            report.replicas.filter {
+                former.group($0.group)?.host(of: $0.replica) != report.host && !emptied.contains($0.group)
+            }
+            .map {
+                StrayReplica(
+                    group: $0.group, replica: $0.replica, host: report.host, last: $0.last, lastTerm: $0.lastTerm)
+            }
+        }
     }
 }

@@ -57,7 +57,8 @@ func report(
     HostReport(
         cluster: map.cluster, host: HostID(UInt64(host)), incarnation: Incarnation(UInt64(1_000 + host)),
         bootCounter: 3, journal: UInt64(50 + host), journalSequence: 9, isJournalDamaged: isJournalDamaged, map: map,
-        metaMap: metaMap, greatestReplica: replicas.map(\.replica).max() ?? .none, replicas: replicas)
+        metaMap: metaMap, metaVersions: metaMap.map { [MapVersion($0)] } ?? [],
+        greatestReplica: replicas.map(\.replica).max() ?? .none, replicas: replicas)
 }
 
 /// Reports of these hosts, with all that the map places there at its common place.

@@ -163,6 +163,87 @@ import Testing
         #expect(later.formerMapVersion == 6 && later.map.group(GroupID(1))?.weight == 50)
     }
 
+    /// A leader of the meta group that was left behind has changes of higher versions that never were. What a host was
+    /// told was.
+    @Test func changesOfTheMapThatNeverWereDoNotBeatACopy() throws {
+        let first = clusterMap(hosts: 5, meta: [1, 2, 3], groups: [[1, 2, 3]], version: 5)
+        var copy = first
+        copy.version = 7
+        copy.replace(
+            GroupRecord(
+                id: GroupID(2), replicas: [ReplicaRecord(id: ReplicaID(950), host: HostID(4))],
+                preferredLeader: ReplicaID(950)))
+        (copy.nextGroup, copy.nextReplica) = (GroupID(3), ReplicaID(951))
+        #expect(copy.problem() == nil)
+        var behind = first
+        behind.version = 9
+        behind.groups[1].weight = 1
+        var left = report(1, first, metaMap: behind, [replica(0, 1, of: first), replica(1, 1, of: first)])
+        left.metaVersions = [MapVersion(first), MapVersion(behind)]
+        let other = report(
+            4, copy,
+            [
+                ReplicaReport(
+                    group: GroupID(2), replica: ReplicaID(950), term: Term(1), applied: LogIndex(1),
+                    commit: LogIndex(1),
+                    terms: [TermRun(first: LogIndex(1), term: Term(1))], last: LogIndex(1),
+                    configurations: [Configuration(voters: [ReplicaID(950)])])
+            ])
+        let plan = try RecoveryPlanner.plan([left, other], cluster: newCluster)
+        #expect(plan.formerMapVersion == 7 && plan.map.version == 10)
+        #expect(plan.groups.map(\.outcome) == [.recovered, .recovered, .kept] && plan.strays.isEmpty)
+        // The log goes on from the copy: it counts.
+        left.metaVersions = [MapVersion(first), MapVersion(copy), MapVersion(behind)]
+        let later = try RecoveryPlanner.plan([left, other], cluster: newCluster)
+        #expect(later.formerMapVersion == 9)
+        // What the map does not have is listed, and no number is given again.
+        #expect(later.strays.map(\.replica) == [ReplicaID(950)] && later.map.nextGroup == GroupID(3))
+        #expect(later.map.nextReplica > ReplicaID(950))
+    }
+
+    /// An entry is committed by a later one of its leader's term: who catches up knows it before its own log says so, and
+    /// the log of a leader that was left behind ends in a later term.
+    @Test func whatIsKnownToBeCommittedBeatsALaterTerm() throws {
+        let map = clusterMap(hosts: 5, meta: [4], groups: [[1, 2, 3, 4, 5]])
+        var behind = replica(1, 5, of: map, last: 12, lastTerm: 9, commit: 4)
+        behind.terms = [TermRun(first: LogIndex(1), term: Term(2)), TermRun(first: LogIndex(6), term: Term(9))]
+        let catchesUp = replica(1, 4, of: map, last: 8, commit: 8, term: 10)
+        let plan = try RecoveryPlanner.plan(
+            [report(4, map, metaMap: map, [replica(0, 4, of: map), catchesUp]), report(5, map, [behind])],
+            cluster: newCluster)
+        #expect(plan.groups[1].base?.replica == id(1, 4) && plan.groups[1].certain == LogIndex(8))
+        #expect(plan.hosts[0].orders.last?.lead?.term == Term(11))
+    }
+
+    /// A replica that was removed, or of which nothing can be read, does not vote as if it had never begun.
+    @Test func whoIsGoneIsNoSurvivor() throws {
+        let map = clusterMap(hosts: 3, meta: [1], groups: [[1, 2, 3]])
+        var second = report(2, map, [])
+        let first = report(1, map, metaMap: map, [replica(0, 1, of: map), replica(1, 1, of: map)])
+        #expect(refusal { try RecoveryPlanner.plan([first, second], cluster: newCluster) }?.code == .refused)
+        second.gone = [id(1, 2)]
+        let plan = try RecoveryPlanner.plan([first, second], cluster: newCluster)
+        #expect(plan.groups[1].outcome == .recovered && plan.groups[1].lost.map(\.host.rawValue) == [2, 3])
+    }
+
+    @Test func reportsThatNoHostMakesAreToldByWhatIsWrong() throws {
+        let map = clusterMap(hosts: 3, meta: [1, 2, 3], groups: [[1, 2, 3]])
+        let sound = reports([3], map)[0]
+        #expect(sound.problem() == nil)
+        func expect(_ change: (inout HostReport) -> Void, _ words: String) {
+            var report = sound
+            change(&report)
+            #expect(report.problem()?.contains(words) == true, "\(report.problem() ?? "nothing")")
+        }
+        expect({ $0.greatestReplica = ReplicaID(.max) }, "not below 2^62")
+        expect({ $0.replicas[0].term = Term(.max) }, "not below 2^62")
+        expect({ $0.replicas[0].configurations = [] }, "no configuration")
+        expect({ $0.replicas[0].terms = [] }, "begin with its log")
+        expect({ $0.replicas[0].commit = LogIndex(11) }, "ends before")
+        expect({ $0.replicas[0].terms.append(TermRun(first: LogIndex(4), term: Term(1))) }, "out of order")
+        expect({ $0.replicas.reverse() }, "out of order")
+    }
+
     /// Four of five members of the meta group are here: three of them could still elect one of themselves under the old
     /// configuration, beside the base. They come back under new ids.
     @Test func whoCouldElectAnotherLeaderIsGivenUp() throws {

@@ -35,8 +35,11 @@ struct StoppedOptions: ParsableArguments {
 
 struct RecoverReport: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "report", abstract: "Writes down what a stopped host has. Changes nothing.",
+        commandName: "report", abstract: "Writes down what a stopped host has.",
         discussion: """
+            Changes nothing that a start of the host would not: what was written is flushed, and chunks of the store \
+            that nothing names are deleted.
+
             EXAMPLES:
               bifrost recover report --directory /var/lib/bifrost -o host-1.report
             """)

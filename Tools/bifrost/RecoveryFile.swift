@@ -60,9 +60,17 @@ package enum RecoveryFile {
                 "\(name) has version \(head.version), this program reads \(Self.version): use the program that wrote it"
             )
         }
-        self =
-            head.kind == Self.reportKind
-            ? .report(try Self.decoded(data, name)) : .plan(try Self.decoded(data, name))
+        let problem: String?
+        if head.kind == Self.reportKind {
+            let report: HostReport = try Self.decoded(data, name)
+            problem = report.problem()
+            self = .report(report)
+        } else {
+            let plan: RecoveryPlan = try Self.decoded(data, name)
+            problem = plan.problem()
+            self = .plan(plan)
+        }
+        if let problem { throw ToolError(.badData, "\(name) makes no sense: \(problem); make it anew") }
     }
 
     private static func decoded<Body: Codable>(_ data: Data, _ name: String) throws(ToolError) -> Body {

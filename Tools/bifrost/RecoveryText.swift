@@ -62,6 +62,15 @@ package enum RecoveryText {
                 (number == 0 ? "" : "  ") + line.prefix(1).uppercased() + line.dropFirst()
             }
         }
+        if !plan.strays.isEmpty {
+            lines.append("")
+            lines.append("On these disks, but in no map; they stay there and take no part:")
+            lines += plan.strays.map {
+                "  replica \($0.replica) of group \($0.group) on host \($0.host), whose log ends at \($0.last) in term "
+                    + "\($0.lastTerm)"
+                    + (plan.map.group($0.group) == nil ? ": NOBODY WILL HAVE THIS GROUP" : "")
+            }
+        }
         if !plan.lostHosts.isEmpty {
             lines.append("")
             lines.append(
