@@ -159,6 +159,43 @@ extension IntegrationTests {
             #expect(try FileManager.default.contentsOfDirectory(atPath: place).isEmpty)
         }
 
+        @Test func measurementsRunOnHostsOfTheirOwnAndLeaveNothingBehind() async throws {
+            let place = "/var/tmp/bifrost-test-measure-" + String(UInt64.random(in: 0..<UInt64.max), radix: 36)
+            try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: true)
+            defer { try? FileManager.default.removeItem(atPath: place) }
+            func measure(_ words: String...) async throws -> [String: Any] {
+                let result = try await ChildProcess(
+                    Executable.path(), ["measure"] + words + ["--groups", "6", "--directory", place, "--json"]
+                ).end(killAfter: .seconds(120))
+                result.expect(0)
+                #expect(try FileManager.default.contentsOfDirectory(atPath: place).isEmpty)
+                return try result.json()
+            }
+            func number(_ value: Any?) throws -> Double { try #require(value as? NSNumber).doubleValue }
+
+            let failover = try await measure("failover", "--kills", "1", "--quiet", "1")
+            let kills = try #require(failover["kills"] as? [[String: Any]])
+            let led = try number(kills.first?["groupsLed"])
+            let firstWrite = try #require(failover["firstWrite"] as? [String: Any])
+            #expect(try led >= 2 && number(firstWrite["count"]) == led && number(failover["unanswered"]) == 0)
+            // No election begins before a promise of 450 ms has ended.
+            #expect(try number(firstWrite["leastMillis"]) > 400)
+
+            let idle = try await measure("idle", "--seconds", "1", "--settle", "1", "--writes", "3")
+            let hosts = try #require(idle["hosts"] as? [[String: Any]])
+            #expect(hosts.count == 3)
+            for host in hosts {
+                #expect(try number(host["residentBytes"]) >= number(host["emptyBytes"]))
+                #expect(try number(host["cpuPercent"]) < 100 && number(host["descriptors"]) > 5)
+            }
+            #expect(try number((idle["writesAfterwards"] as? [String: Any])?["count"]) == 3)
+
+            let restart = try await measure("restart", "--rounds", "1", "--megabytes", "1")
+            let rounds = try #require(restart["rounds"] as? [[String: Any]])
+            #expect(try number(rounds.first?["journalBytes"]) > 1 << 20)
+            #expect(try number(rounds.first?["answeredMillis"]) < number(rounds.first?["servedMillis"]))
+        }
+
         @Test func settingsComeFromTheCommandLineThenTheEnvironmentThenTheFile() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 let file = cluster.directory + "/settings.json"

@@ -69,6 +69,7 @@ struct BifrostCommand: AsyncParsableCommand {
             HistoryCommand.self,
             Chaos.self,
             Bench.self,
+            Measure.self,
             Demo.self,
             Simulate.self,
         ])

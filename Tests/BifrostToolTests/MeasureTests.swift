@@ -1,0 +1,31 @@
+// What a measurement makes of many times, and what it sees of a process.
+
+import BifrostTool
+import Foundation
+import Testing
+
+@Suite struct MeasureTests {
+    @Test func aSpreadNamesMiddleAndEnds() throws {
+        let spread = try #require(MeasureSpread([5_000_000, 1_000_000, 9_000_000, 2_500_000, 100_000_000]))
+        #expect(spread.count == 5)
+        #expect(spread.leastMillis == 1 && spread.medianMillis == 5 && spread.worstMillis == 100)
+        #expect(spread.p90Millis == 100)
+        #expect(MeasureSpread([]) == nil)
+        let one = try #require(MeasureSpread([1_234_567]))
+        #expect(one.leastMillis == 1.235 && one.worstMillis == 1.235 && one.p90Millis == 1.235)
+        #expect(one.text == "median 1.2 ms, 90 % 1.2 ms, worst 1.2 ms of 1")
+    }
+
+    @Test func whatTheSystemSaysOfAProcessIsItsOwn() throws {
+        let before = try #require(ProcessFigures(of: getpid()))
+        #expect(before.residentBytes > 1 << 20 && before.threads >= 1 && before.mappings > 10)
+        let files = (0..<5).map { _ in open("/dev/null", O_RDONLY) }
+        defer { for file in files { close(file) } }
+        var sum: UInt64 = 0
+        for number in 0..<20_000_000 as Range<UInt64> { sum = sum &* 31 &+ number }
+        let after = try #require(ProcessFigures(of: getpid()))
+        #expect(sum != 1 && after.cpuNanoseconds > before.cpuNanoseconds)
+        #expect(after.descriptors > 0)
+        #expect(ProcessFigures(of: 0) == nil)
+    }
+}
