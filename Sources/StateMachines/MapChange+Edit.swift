@@ -29,6 +29,21 @@ struct MapEdit {
         nextGroup = map.nextGroup
         nextReplica = map.nextReplica
     }
+
+    /// Makes the next version of the map that it was made for; nothing is the same version.
+    func apply(to map: inout ClusterMap) {
+        switch part {
+        case .nothing: return
+        case .host(let host): map.replace(host)
+        case .hostRemoved(let id): map.removeHost(id)
+        case .group(let group): map.replace(group)
+        case .groupRemoved(let id): map.removeGroup(id)
+        case .featureLevel(let level): map.featureLevel = level
+        }
+        map.nextGroup = nextGroup
+        map.nextReplica = nextReplica
+        map.version += 1
+    }
 }
 
 extension MapChange {
@@ -58,6 +73,14 @@ extension MapChange {
         } catch {
             return error
         }
+    }
+
+    /// The map that the change makes of this one; nil if it would be refused.
+    public func applied(to map: ClusterMap) -> ClusterMap? {
+        guard let edit = try? edit(map, expecting: map.version) else { return nil }
+        var next = map
+        edit.apply(to: &next)
+        return next
     }
 
     /// - Parameter version: of the map that the change was made for; 0: any.

@@ -303,23 +303,13 @@ public struct MetaMachine: Sendable {
         case .nothing:
             outcome.mapVersion = map!.version
             return .done([], outcome.encoded())
-        case .host(let host):
-            map!.replace(host)
-            records = [Self.record(Self.key(of: host.id)) { host.encode(into: &$0) }]
-        case .hostRemoved(let id):
-            map!.removeHost(id)
-            records = [MetaRecord(key: Self.key(of: id), value: nil)]
-        case .group(let group):
-            map!.replace(group)
-            records = [Self.record(Self.key(of: group.id)) { group.encode(into: &$0) }]
-        case .groupRemoved(let id):
-            map!.removeGroup(id)
-            records = [MetaRecord(key: Self.key(of: id), value: nil)]
-        case .featureLevel(let level): map!.featureLevel = level
+        case .host(let host): records = [Self.record(Self.key(of: host.id)) { host.encode(into: &$0) }]
+        case .hostRemoved(let id): records = [MetaRecord(key: Self.key(of: id), value: nil)]
+        case .group(let group): records = [Self.record(Self.key(of: group.id)) { group.encode(into: &$0) }]
+        case .groupRemoved(let id): records = [MetaRecord(key: Self.key(of: id), value: nil)]
+        case .featureLevel: break
         }
-        map!.nextGroup = edit.nextGroup
-        map!.nextReplica = edit.nextReplica
-        map!.version += 1
+        edit.apply(to: &map!)
         outcome.mapVersion = map!.version
         let head = map!.head
         return .done([Self.record(Self.headKey) { head.encode(into: &$0) }] + records, outcome.encoded())

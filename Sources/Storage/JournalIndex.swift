@@ -17,7 +17,7 @@ struct JournalValue {
 struct JournalIndex {
     var identity: HostIdentity
     /// In order of appearance; a position never changes.
-    var logs: [ReplicaLog] = []
+    var logs: [ReplicaLog] = [] { didSet { knownBaseBytes = nil } }
     private var positions: [ReplicaID: Int] = [:]
     /// Live values from `valuesHead` on, ascending.
     private var values: [JournalValue] = []
@@ -78,9 +78,17 @@ struct JournalIndex {
         }
     }
 
+    /// Of entries that prefix deletion kept. Asked for in each tick: looked up anew only after a log changed.
     var baseBytes: Int {
-        logs.reduce(0) { sum, log in
-            log.segments.prefix { $0.place.sequence == 0 }.reduce(sum) { $0 + Int($1.length) }
+        mutating get {
+            if let knownBaseBytes { return knownBaseBytes }
+            let bytes = logs.reduce(0) { sum, log in
+                log.segments.prefix { $0.place.sequence == 0 }.reduce(sum) { $0 + Int($1.length) }
+            }
+            knownBaseBytes = bytes
+            return bytes
         }
     }
+
+    private var knownBaseBytes: Int?
 }

@@ -61,13 +61,13 @@ package struct ClusterHealth: Sendable {
     ///   the other while the groups go on.
     package init(map: ClusterMap, accounts: [HostAccount], lagEntriesMax: Int = 10_000) {
         let accounts = accounts.map { Self.checked($0, map) }
-        let slots = map.ring.counts()
+        let slots = Dictionary(uniqueKeysWithValues: map.ring.counts().map { ($0.group, $0.slots) })
         for record in map.groups {
             groups.append(
                 Group(
                     id: record.id, replicas: record.replicas.map { ($0.id, $0.host) },
                     preferredHost: record.host(of: record.preferredLeader),
-                    slots: slots.first { $0.group == record.id }?.slots ?? 0))
+                    slots: slots[record.id] ?? 0))
         }
         judgeGroups(accounts, lagEntriesMax)
         judgeHosts(accounts)

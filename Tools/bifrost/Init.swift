@@ -282,7 +282,8 @@ struct Init: AsyncParsableCommand {
                         + "\(map.groups.count) had no leader "
                         + "within the time: see 'bifrost status --connect \(probes[0].address)'")
             }
-            try await Task.sleep(for: .milliseconds(20))
+            // An answer names all replicas: of thousands it keeps hosts from electing.
+            try await Task.sleep(for: .milliseconds(20 + map.groups.count / 20))
         }
     }
 
