@@ -124,21 +124,29 @@ extension HostLoop {
 
     // MARK: Births
 
+    /// Births that share transactions, and after which other work of loop and disk comes in between.
+    private static var birthsMax: Int { 256 }
+
     /// Restores the replicas that the disk knows, makes the first manifest of those that it doesn't, and adds all to
     /// the core.
     func startBirths(_ births: [ReplicaBirth]) {
+        for first in stride(from: 0, to: births.count, by: Self.birthsMax) {
+            startBirths(births[first..<min(first + Self.birthsMax, births.count)])
+        }
+    }
+
+    private func startBirths(_ births: ArraySlice<ReplicaBirth>) {
         guard let store else { return }
         let shell = shell
-        let logs = shell.journal.recovered()
+        let births = Array(births)
+        let logs = births.compactMap { shell.journal.log(of: $0.replica) }.sorted { $0.replica < $1.replica }
         shell.storeWriter.perform("reading the replicas from disk") { [self] in
-            let restored = try births.map {
-                let replica = try RestoredReplica($0, logs: logs, journal: shell.journal, store: store)
-                if let damage = replica.damage {
-                    shell.logger.error(
-                        "what a replica has on disk is damaged, and is given up for another member's state",
-                        metadata: ["group": "\(replica.group)", "replica": "\($0.replica)", "error": "\(damage)"])
-                }
-                return replica
+            let restored = try RestoredReplica.restored(births, logs: logs, journal: shell.journal, store: store)
+            for (birth, replica) in zip(births, restored) {
+                guard let damage = replica.damage else { continue }
+                shell.logger.error(
+                    "what a replica has on disk is damaged, and is given up for another member's state",
+                    metadata: ["group": "\(replica.group)", "replica": "\(birth.replica)", "error": "\(damage)"])
             }
             let records = restored.flatMap(\.plan.records)
             shell.journalWriter.perform { [self] journal in

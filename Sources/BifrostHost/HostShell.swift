@@ -44,6 +44,8 @@ final class HostShell: @unchecked Sendable {
     // Loop 0's.
     private var housekeeper: RepeatedTask?
     private var spaceTicker: RepeatedTask?
+    /// A newer map than the copy on disk, which is written with the others of its second.
+    private var mapToSave: ClusterMap?
     private(set) var hasBegun = false
     private(set) var isStopping = false
     var isInitialising = false
@@ -158,6 +160,7 @@ final class HostShell: @unchecked Sendable {
     func stop() async {
         try? await main.eventLoop.submit { [self] in
             isStopping = true
+            saveMap()
             housekeeper?.cancel()
             spaceTicker?.cancel()
             links.closeAll()
@@ -183,6 +186,18 @@ final class HostShell: @unchecked Sendable {
         main.eventLoop.preconditionInEventLoop()
         door.update(identity: journal.identity, map: map)
         links.adopt(map)
+        let isSaving = mapToSave != nil
+        mapToSave = map
+        guard !isSaving else { return }
+        // It is written as a whole, and changes with each group that is made: a copy may be old.
+        main.eventLoop.scheduleTask(in: .milliseconds(Self.mapSavingMilliseconds)) { [self] in saveMap() }
+    }
+
+    private static var mapSavingMilliseconds: Int64 { 1_000 }
+
+    private func saveMap() {
+        guard let map = mapToSave else { return }
+        mapToSave = nil
         storeWriter.perform("the cluster map's copy") { [self] in try directory.save(map) }
     }
 

@@ -277,7 +277,7 @@ extension SimulatedHost {
             [unowned self, unowned loop] in
             guard let journal, let store else { return }
             do {
-                let restored = try births.map { try RestoredReplica($0, logs: logs, journal: journal, store: store) }
+                let restored = try RestoredReplica.restored(births, logs: logs, journal: journal, store: store)
                 for replica in restored {
                     guard let damage = replica.damage else { continue }
                     guard isRotten else { throw damage }

@@ -357,7 +357,9 @@ final class SimulatedHost {
         mapToSave = map
         guard !isSaving else { return }
         guard world.plan.operatorPauseNanosecondsMax > 0 else { return mapSaved() }
-        schedule(after: world.random.below(world.plan.storeJobNanosecondsMax), "host %h: the map is saved") {
+        // The shell saves one in a second at most.
+        let delay = world.random.below(max(world.plan.storeJobNanosecondsMax, 1_000_000_000))
+        schedule(after: delay, "host %h: the map is saved") {
             [unowned self] in mapSaved()
         }
     }

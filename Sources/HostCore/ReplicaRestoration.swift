@@ -18,24 +18,47 @@ public struct RestoredReplica: Sendable {
     /// if that does not go back to the beginning.
     public var damage: DiskError?
 
-    /// Restores a replica that the disk knows; makes the first manifest of one that it doesn't. Store thread.
+    /// Restores replicas that the disk knows; makes the first manifests of those that it doesn't, all in one transaction.
+    /// Store thread.
     ///
-    /// - Parameter logs: what the journal recovered when it was opened.
+    /// - Parameter logs: what the journal has of them, ascending by replica; others may be among them.
+    /// - Returns: in the order of `births`.
     /// - Throws: what the disk throws.
-    public init<D: Disk>(
-        _ birth: ReplicaBirth, logs: [RecoveredLog], journal: Journal<D>, store: Store<D>
-    ) throws {
-        damage = store.damaged().first { $0.replica == birth.replica }?.error
-        if damage != nil { try store.remove(birth.replica) }
-        var manifest = store.manifest(of: birth.replica)
-        let log = logs.first { $0.replica == birth.replica }
-        let isNew = manifest == nil && log == nil && !journal.isDamaged
-        if manifest == nil {
-            let header = ManifestHeader(
-                group: birth.group, replica: birth.replica, index: .zero, term: .zero, revision: .zero, logTime: .zero,
-                configuration: birth.configuration, digest: 0, journal: journal.identity.journal, journalSequence: 0)
-            manifest = try store.start(header)
+    public static func restored<D: Disk>(
+        _ births: [ReplicaBirth], logs: [RecoveredLog], journal: Journal<D>, store: Store<D>
+    ) throws -> [RestoredReplica] {
+        let damaged = store.damaged()
+        var damages: [DiskError?] = []
+        var headers: [ManifestHeader] = []
+        for birth in births {
+            let damage = damaged.first { $0.replica == birth.replica }?.error
+            damages.append(damage)
+            if damage != nil { try store.remove(birth.replica) }
+            guard store.manifest(of: birth.replica) == nil else { continue }
+            headers.append(
+                ManifestHeader(
+                    group: birth.group, replica: birth.replica, index: .zero, term: .zero, revision: .zero,
+                    logTime: .zero, configuration: birth.configuration, digest: 0,
+                    journal: journal.identity.journal, journalSequence: 0))
         }
+        try store.start(headers)
+        var fresh = headers[...]
+        return try zip(births, damages).map { birth, damage in
+            let isFresh = fresh.first?.replica == birth.replica
+            if isFresh { fresh.removeFirst() }
+            return try RestoredReplica(
+                birth, damage: damage, hadManifest: !isFresh, logs: logs, journal: journal, store: store)
+        }
+    }
+
+    private init<D: Disk>(
+        _ birth: ReplicaBirth, damage: DiskError?, hadManifest: Bool, logs: [RecoveredLog], journal: Journal<D>,
+        store: Store<D>
+    ) throws {
+        self.damage = damage
+        let manifest = store.manifest(of: birth.replica)
+        let log = logs.log(of: birth.replica)
+        let isNew = !hadManifest && log == nil && !journal.isDamaged
         if let manifest { try journal.refuseIfLost(behind: manifest) }
         let onDisk = ReplicaOnDisk(
             group: birth.group, replica: birth.replica, manifest: manifest,
@@ -75,6 +98,19 @@ public struct RestoredReplica: Sendable {
             group: group, applied: header.index, revision: header.revision, logTime: header.logTime,
             digest: header.digest,
             metaRecords: records)
+    }
+}
+
+extension [RecoveredLog] {
+    /// They ascend by replica.
+    fileprivate func log(of replica: ReplicaID) -> RecoveredLog? {
+        var low = 0
+        var high = count
+        while low < high {
+            let middle = (low + high) / 2
+            if self[middle].replica < replica { low = middle + 1 } else { high = middle }
+        }
+        return low < count && self[low].replica == replica ? self[low] : nil
     }
 }
 

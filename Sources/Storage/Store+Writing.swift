@@ -21,6 +21,14 @@ extension Store {
         return try commit([], [(header.replica, .create(header))])[0]!
     }
 
+    /// The same for several, in one transaction.
+    public func start(_ headers: [ManifestHeader]) throws {
+        for header in headers {
+            if let error = state.withLock({ $0.damaged[header.replica] }) { throw error }
+        }
+        try commit([], headers.map { ($0.replica, .create($0)) })
+    }
+
     /// Makes frozen memtables durable as runs, each replica at its header's index: chunks first, in transactions of at
     /// most `transactionBytesMax`, then all manifests in one. Small ones share that one with their chunks. When it
     /// throws, none of the manifests has changed (unless the code is `.failed`: then nobody knows before a restart).

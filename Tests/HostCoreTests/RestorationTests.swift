@@ -18,6 +18,12 @@ import Testing
             configuration: Configuration(voters: [ReplicaID(number)]))
     }
 
+    private func restored(
+        _ birth: ReplicaBirth, _ journal: Journal<SimulatedDisk>, _ store: Store<SimulatedDisk>
+    ) throws -> RestoredReplica {
+        try RestoredReplica.restored([birth], logs: journal.recovered(), journal: journal, store: store)[0]
+    }
+
     /// The value with everything that a replica ever wrote is gone: the journal does not know it any more, and it must
     /// not be taken for one that never voted.
     @Test func aReplicaThatADamagedJournalDoesNotShowIsMute() throws {
@@ -31,13 +37,13 @@ import Testing
             _ = try journal.append([.hardState(GroupID(UInt32(number)), ReplicaID(number), vote)])
         }
         journal = try Journal(disk: disk, formatting: identity)
-        let sound = try RestoredReplica(birth(1), logs: journal.recovered(), journal: journal, store: store)
+        let sound = try restored(birth(1), journal, store)
         #expect(!sound.plan.isMute && sound.plan.start.hardState.term == Term(8))
-        let new = try RestoredReplica(birth(3), logs: journal.recovered(), journal: journal, store: store)
+        let new = try restored(birth(3), journal, store)
         #expect(!new.plan.isMute)
         // Who was here before may have promised its vote to a leader, and waits that out.
         #expect(sound.plan.mayHavePromised && !new.plan.mayHavePromised)
-        let again = try RestoredReplica(birth(3), logs: journal.recovered(), journal: journal, store: store)
+        let again = try restored(birth(3), journal, store)
         #expect(again.plan.mayHavePromised)
 
         let first = try #require(disk.contents().first { $0.key.table == 9 })
@@ -45,7 +51,7 @@ import Testing
         journal = try Journal(disk: disk, formatting: identity)
         #expect(!journal.recovered().contains { $0.replica == ReplicaID(1) })
         for number in [1, 2] as [UInt64] {
-            let found = try RestoredReplica(birth(number), logs: journal.recovered(), journal: journal, store: store)
+            let found = try restored(birth(number), journal, store)
             #expect(found.plan.isMute, "replica \(number)")
         }
     }

@@ -146,8 +146,7 @@ final class TestHost {
             }
         }
         let logs = journal.recovered()
-        for birth in work.births {
-            let restored = try RestoredReplica(birth, logs: logs, journal: journal, store: store)
+        for restored in try RestoredReplica.restored(work.births, logs: logs, journal: journal, store: store) {
             if !restored.plan.records.isEmpty { _ = try journal.append(restored.plan.records) }
             core.install(
                 group: restored.group, plan: restored.plan, machine: restored.machine, memtable: Memtable(),
