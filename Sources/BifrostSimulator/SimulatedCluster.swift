@@ -197,10 +197,8 @@ public final class SimulatedCluster {
         }
     }
 
-    /// A group that waits for a lost or mute replica does not rest; nor does a replica that nobody told that it is out.
-    var isAtRest: Bool {
-        hosts.reduce(0) { $0 + $1.activeCount } <= strays.count(where: \.isActive) || hosts.contains { $0.isRotten }
-    }
+    /// Lost hosts and mute replicas keep nobody awake; a replica that nobody told that it is out does not rest.
+    var isAtRest: Bool { hosts.reduce(0) { $0 + $1.activeCount } <= strays.count(where: \.isActive) }
 
     /// Each group has the members that are wanted, and no host is on its way out.
     var isSettled: Bool {

@@ -44,25 +44,50 @@ extension HostCore {
         }
     }
 
+    /// Something was applied.
+    func noteUnsaved(_ replica: Replica) {
+        countMemtable(of: replica)
+        guard replica.unsavedSinceTick == nil else { return }
+        replica.unsavedSinceTick = tickCount
+        if unsaved.count > 2 * replicas.count + Self.unsavedSpare {
+            unsaved.removeAll { $0.replica.unsavedSinceTick != $0.tick }
+        }
+        unsaved.append((replica, tickCount))
+    }
+
+    /// Entries of `unsaved` that stand for nothing any more, beside one for each replica, before they are thrown out.
+    private static var unsavedSpare: Int { 1_000 }
+
+    /// Keeps the sum over all live memtables.
+    func countMemtable(of replica: Replica) {
+        let bytes = replica.memtable.arenaBytes
+        memtableBytes += bytes - replica.memtableBytes
+        replica.memtableBytes = bytes
+    }
+
     /// What changes little is written out some day too, so that a restart has little to do; and when the memtables of all
-    /// replicas take too much memory, the largest are. As many in a second as may be under way at once.
+    /// replicas take too much memory, the largest are. As many in a second as may be under way at once. Looks at those
+    /// whose time has come, not at thousands of others.
     func checkpointForAgeAndMemory() {
         var places = settings.checkpointsMax - checkpointsUnderWay
-        var bytes = 0
-        var largest: [Replica] = []
         let ageTicks = settings.checkpointNanoseconds / settings.tickNanoseconds
-        for replica in replicas {
-            bytes += replica.memtable.arenaBytes
-            guard places > 0, mayFreeze(replica) else { continue }
-            if let since = replica.unsavedSinceTick, tickCount - since >= ageTicks {
-                checkpoint(replica)
-                places -= 1
-            } else if replica.memtable.distinctBytes > 0 {
-                largest.append(replica)
+        var waiting: [(replica: Replica, tick: UInt64)] = []
+        while let (replica, tick) = unsaved.first {
+            if replica.unsavedSinceTick == tick {
+                guard places > 0, tickCount - tick >= ageTicks else { break }
+                if mayFreeze(replica) {
+                    checkpoint(replica)
+                    places -= 1
+                } else {
+                    waiting.append((replica, tick))
+                }
             }
+            unsaved.removeFirst()
         }
-        guard bytes > settings.memtableBytesTotal, places > 0 else { return }
-        largest.sort { $0.memtable.arenaBytes > $1.memtable.arenaBytes }
+        for entry in waiting.reversed() { unsaved.prepend(entry) }
+        guard memtableBytes > settings.memtableBytesTotal, places > 0 else { return }
+        var largest = replicas.filter { $0.memtable.distinctBytes > 0 && mayFreeze($0) }
+        largest.sort { $0.memtableBytes > $1.memtableBytes }
         for replica in largest.prefix(places) { checkpoint(replica) }
     }
 
@@ -113,6 +138,7 @@ extension HostCore {
         replica.checkpoint = Replica.Checkpoint(frozen: replica.memtable.freeze(), header: header)
         replica.appliedBytesSinceCheckpoint = 0
         replica.unsavedSinceTick = nil
+        countMemtable(of: replica)
     }
 
     /// Begins what the replica needs of the store, or puts it behind those that came first: groups that always have

@@ -54,7 +54,13 @@ extension HostCore {
         case (.consensus, true):
             peer.isConnected = true
             // Floors that were told while it was away are lost, and a quiet group would never tell them again.
-            for replica in replicas where replica.leadingOn.contains(host) { replica.announcedFloor = .zero }
+            for replica in replicas where replica.leadingOn.contains(host) {
+                replica.announcedFloor = .zero
+                stir(replica)
+            }
+            if !peer.knowsSilence { silenceTold([], 0, by: peer) }
+            // Groups that rested without it may have something to tell it.
+            peer.wakeFrom = 0
         case (.consensus, false):
             peer.isConnected = false
             drop(.consensus, of: peer)
@@ -72,7 +78,7 @@ extension HostCore {
         }
     }
 
-    private func isFresh(_ tick: UInt64?) -> Bool {
+    func isFresh(_ tick: UInt64?) -> Bool {
         guard let tick else { return false }
         return tickCount - tick <= UInt64(settings.suspicionTicks)
     }
@@ -101,6 +107,7 @@ extension HostCore {
         for floor in batch.floors { receive(floor, from: host) }
         for snapshot in batch.snapshots { receive(snapshot, from: host) }
         for word in batch.words { receive(word, from: host) }
+        if let silent = batch.silent { silenceTold(silent, silent.silence, by: peer) }
         receive(batch.heartbeat, batch.reply, of: peer)
     }
 
@@ -111,6 +118,7 @@ extension HostCore {
         for floor in part.floors { receive(floor, from: host) }
         for snapshot in part.snapshots { receive(snapshot, from: host) }
         for word in part.words { receive(word, from: host) }
+        if let silent = part.silent { silenceTold(silent, part.silence, by: peer) }
         receive(part.heartbeat, part.reply, of: peer)
     }
 
@@ -206,7 +214,10 @@ extension HostCore {
     private func vouch(for replica: Replica) {
         if replica.core.role == .leader {
             for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
-                if let host = replica.host(of: member), let peer = peer(host), isFresh(peer.lastAgreedTick) {
+                // What is silent is not among those that its host agrees for.
+                if let host = replica.host(of: member), let peer = peer(host), isFresh(peer.lastAgreedTick),
+                    !peer.silent.names(member, of: replica.group)
+                {
                     replica.core.heard(from: member)
                 }
             }
@@ -215,24 +226,27 @@ extension HostCore {
         }
     }
 
-    /// Nothing is owed to this group and everything it leans on is alive.
+    /// Nothing is owed to this group and everything it leans on is alive. A leader that has a majority does not stay awake
+    /// for members that nobody hears: all that it led with one on a host that died would, until that comes back.
     private func isAtRest(_ replica: Replica) -> Bool {
-        guard tickCount >= replica.activeUntilTick, replica.waitingCalls == 0, replica.withCore({ $0.isSettled() }),
+        guard tickCount >= replica.activeUntilTick, replica.waitingCalls == 0,
             replica.core.appliedIndex == replica.core.commit || replica.impairment != nil
         else { return false }
         if replica.core.role == .leader {
-            for host in replica.leadingOn {
-                guard let peer = peer(host), isFresh(peer.lastAgreedTick) else { return false }
-            }
-            return true
+            guard let absent = absentMembers(of: replica) else { return false }
+            return replica.withCore { $0.isSettled(ignoring: absent) }
         }
-        guard let host = replica.followingHost, let peer = peer(host) else { return false }
+        guard replica.withCore({ $0.isSettled() }), let host = replica.followingHost, let peer = peer(host) else {
+            return false
+        }
         return isFresh(peer.lastFollowedTick)
     }
 
     /// Takes the replica's old part out of the digests and puts its present one in.
     func updateLiveness(_ replica: Replica) {
         bind(replica)
+        lookAtPlacement(replica)
+        noteSilence(of: replica)
         replica.leadsSinceRound = leadingRound + 1
         for host in replica.leadingOn { peer(host)?.leading.remove(replica.contributedDigest) }
         if let host = replica.followingHost { peer(host)?.following.remove(replica.contributedDigest) }
@@ -245,8 +259,11 @@ extension HostCore {
         if replica.core.role == .leader {
             if replica.leadsSinceTick == nil { replica.leadsSinceTick = tickCount }
             replica.announcedFloor = .zero
+            stir(replica)
             for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
-                guard let host = replica.host(of: member), let peer = peer(host) else { continue }
+                guard let host = replica.host(of: member), let peer = peer(host),
+                    !peer.silent.names(member, of: replica.group)
+                else { continue }
                 replica.leadingOn.append(host)
                 peer.leading.add(replica.contributedDigest)
             }
@@ -262,11 +279,21 @@ extension HostCore {
 
     private static var floorRepeatTicks: UInt64 { 1_200 }
 
+    /// A leader's members may have more on disk than before.
+    func stir(_ replica: Replica) {
+        guard !replica.isStirred else { return }
+        replica.isStirred = true
+        stirred.append(replica)
+    }
+
     /// Leaders tell what every member has on disk, so that all may let go of their journals.
     private func announceFloors() {
         // Once a minute all are told again: a payload that was dropped for want of room may have had one.
         let isRepeated = tickCount % Self.floorRepeatTicks == 0
-        for replica in replicas where replica.core.role == .leader && replica.stopped == nil {
+        let leaders = isRepeated ? replicas : stirred
+        for replica in stirred { replica.isStirred = false }
+        stirred.clear()
+        for replica in leaders where replica.core.role == .leader && replica.stopped == nil {
             let stable = replica.everywhereStable
             guard stable > replica.announcedFloor || isRepeated else { continue }
             replica.core.evict(through: stable)

@@ -19,31 +19,53 @@ enum ReplicaRemoval {
 }
 
 extension HostCore {
+    /// Its role, its configuration, its place in the map or its hosts are others than before: looked at each second until
+    /// all is as it is wanted. Replicas in which nothing changes cost nothing.
+    func lookAtPlacement(_ replica: Replica) {
+        guard !replica.isUnsettled else { return }
+        replica.isUnsettled = true
+        unsettled.append(replica)
+    }
+
     /// Once a second.
     func tickMembership() {
-        guard tickCount % secondTicks == 0, let map else { return }
-        for replica in replicas {
-            guard map.featureLevel >= FeatureLevel.membership else { break }
-            if let record = map.group(replica.group) {
-                if replica.role == .leader { lead(replica, record, map) }
-                if settings.replacesDamagedReplicas, replica.isMute || replica.isLogDamaged,
-                    record.record(of: replica.id)?.role == .voter,
-                    record.replicas.count > 1
-                {
-                    report(.replaceReplica(replica.group, replica.id))
-                }
-            }
-            considerRemoval(replica, map)
+        guard tickCount % secondTicks == 0, let map, !unsettled.isEmpty else { return }
+        if unsettled.count > 1 { unsettled.sort { $0.group < $1.group } }
+        if map.featureLevel >= FeatureLevel.membership {
+            for replica in unsettled { replica.isUnsettled = !settle(replica, map) }
         }
-        for replica in replicas where replica.removal != nil { goOnRemoving(replica) }
+        // What is deleted at once leaves the list meanwhile.
+        for replica in unsettled where replica.removal != nil { goOnRemoving(replica) }
+        unsettled.removeAll { !$0.isUnsettled }
+    }
+
+    /// True: nothing is left to do for it before something changes.
+    private func settle(_ replica: Replica, _ map: ClusterMap) -> Bool {
+        var isSettled = !replica.isMute && !replica.isLogDamaged
+        if let record = map.group(replica.group) {
+            if replica.role == .leader { isSettled = lead(replica, record, map) && isSettled }
+            if settings.replacesDamagedReplicas, replica.isMute || replica.isLogDamaged,
+                record.record(of: replica.id)?.role == .voter,
+                record.replicas.count > 1
+            {
+                report(.replaceReplica(replica.group, replica.id))
+            }
+            if record.record(of: replica.id) == nil { isSettled = false }
+        } else {
+            isSettled = false
+        }
+        considerRemoval(replica, map)
+        return isSettled && replica.removal == nil
     }
 
     // MARK: Leading
 
-    private func lead(_ replica: Replica, _ record: GroupRecord, _ map: ClusterMap) {
+    /// True: the group is as the map wants it, and leads where it should.
+    private func lead(_ replica: Replica, _ record: GroupRecord, _ map: ClusterMap) -> Bool {
         let (current, commit, isEstablished) = replica.withCore { ($0.configuration, $0.commit, $0.isEstablished) }
-        guard isEstablished, !current.isJoint, current.index <= commit else { return }
-        if record.isNews(current) {
+        guard isEstablished, !current.isJoint, current.index <= commit else { return false }
+        let isNews = record.isNews(current)
+        if isNews {
             report(
                 .settled(
                     replica.group, index: current.index, voters: current.voters, learners: current.learners))
@@ -64,9 +86,12 @@ extension HostCore {
                         + "to voters \(wish.voters), learners \(wish.learners)")
                 markReady(replica)
             }
-            return
+            return false
         }
         placeLeadership(replica, record, map)
+        // A learner that is to vote has to catch up first: nobody says when it has.
+        return !isNews && record.isSettled && record.preferredLeader == replica.id
+            && map.host(host)?.state == .active
     }
 
     private var leadingTicksBeforeReturn: UInt64 { 10 * secondTicks }

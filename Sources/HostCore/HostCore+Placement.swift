@@ -13,15 +13,25 @@ extension HostCore {
         if let map {
             guard newer.cluster == map.cluster, newer.version > map.version else { return }
         }
+        let older = map
         map = newer
         if isPlanted("owner-without-epoch"), host.rawValue == 2 {
             let owners = (0..<Slot.count).map { newer.ring.owner(of: Slot(UInt16($0 ^ 1))) ?? .meta }
             map?.ring = SlotTable(epoch: newer.ring.epoch, owners: owners)
         }
         for record in newer.hosts { addPeer(record.id) }
+        let areHostsOthers = older?.hosts != newer.hosts
+        // A map differs from the one before in few groups, and thousands of groups are made one by one. Both ascend.
+        var place = 0
+        var oldPlace = 0
         for replica in replicas {
-            if let group = newer.group(replica.group) { replica.learn(group.replicas) }
-            updateLiveness(replica)
+            let group = newer.groups.next(from: &place, of: replica.group)
+            let isSame = group == older?.groups.next(from: &oldPlace, of: replica.group)
+            if !isSame {
+                if let group { replica.learn(group) }
+                updateLiveness(replica)
+            }
+            if !isSame || areHostsOthers { lookAtPlacement(replica) }
         }
         if loop.isFirst {
             effects.map = map
@@ -34,8 +44,8 @@ extension HostCore {
     /// is restored, one that is not is born, and either comes back through `install`.
     func askForBirths() {
         guard let map else { return }
-        for (group, id) in map.replicas(on: host)
-        where loop.owns(group.id) && replica(of: group.id) == nil && isBirthAsked.insert(id).inserted {
+        for group in map.groups where loop.owns(group.id) && replica(of: group.id) == nil {
+            guard let id = group.replica(on: host), isBirthAsked.insert(id).inserted else { continue }
             effects.births.append(
                 ReplicaBirth(group: group.id, replica: id, configuration: group.firstConfiguration(of: id)))
         }
@@ -68,7 +78,7 @@ extension HostCore {
         }
         if plan.mayHavePromised { keepEarlierPromises(&core) }
         let replica = Replica(group: group, core: core, machine: machine, memtable: memtable, view: view)
-        if let group = map?.group(group) { replica.learn(group.replicas) }
+        if let group = map?.group(group) { replica.learn(group) }
         replica.impairment = Self.impairment(plan, core)
         replica.isMute = plan.isMute
         replica.elapsedSeen = elapsedMilliseconds
@@ -76,7 +86,7 @@ extension HostCore {
         if let impairment = replica.impairment {
             effects.notices.append("group \(group): replica \(replica.id) neither campaigns nor serves: \(impairment)")
         }
-        if map?.group(group)?.preferredLeader != replica.id {
+        if replica.preferredLeader != replica.id {
             let wait = plan.mayHavePromised ? settings.leaseNanoseconds / settings.tickNanoseconds : 0
             replica.patientUntilTick = tickCount + UInt64(2 * settings.raft.electionTicks) + wait
         }
@@ -92,30 +102,45 @@ extension HostCore {
     }
 
     /// Leaders spread evenly at start: where the map prefers us, and a majority can be reached, we do not wait for a
-    /// time-out.
+    /// time-out. A bounded number in each tick: thousands at once would keep each other waiting.
     func campaignWherePreferred() {
-        guard let map else { return }
-        for replica in replicas where !replica.hasCampaigned && replica.impairment == nil {
-            guard replica.core.leader == .none, replica.campaignsAtStart < Self.campaignsAtStartMax else {
-                replica.hasCampaigned = true
-                continue
+        guard map != nil, !newcomers.isEmpty else { return }
+        var kept = 0
+        var left = settings.campaignsPerTick
+        for place in newcomers.indices {
+            let replica = newcomers[place]
+            if replica.impairment == nil {
+                guard replica.withCore({ $0.leader }) == .none,
+                    replica.campaignsAtStart < Self.campaignsAtStartMax
+                else { continue }
+                if left > 0, replica.preferredLeader == replica.id, tickCount >= replica.campaignTick,
+                    campaignAtStart(replica)
+                {
+                    left -= 1
+                }
             }
-            guard map.group(replica.group)?.preferredLeader == replica.id, replica.core.role != .candidate,
-                tickCount >= replica.campaignTick
-            else { continue }
-            bind(replica)
-            guard replica.core.promisedUntil <= now.rawValue else { continue }
-            let voters = replica.core.configuration.voters
-            let reachable = voters.filter { voter in
-                voter == replica.id || replica.host(of: voter).flatMap { peer($0) }?.isConnected == true
-            }
-            guard reachable.count * 2 > voters.count else { continue }
-            // Who started later than this one may still have to wait out a promise, and says nothing.
-            replica.campaignsAtStart += 1
-            replica.campaignTick = tickCount + Self.campaignPauseTicks
-            replica.core.campaign()
-            markReady(replica)
+            newcomers[kept] = replica
+            kept += 1
         }
+        newcomers.removeLast(newcomers.count - kept)
+    }
+
+    /// False: it can't win now.
+    private func campaignAtStart(_ replica: Replica) -> Bool {
+        guard replica.core.role != .candidate else { return false }
+        bind(replica)
+        guard replica.core.promisedUntil <= now.rawValue else { return false }
+        let voters = replica.core.configuration.voters
+        let reachable = voters.filter { voter in
+            voter == replica.id || replica.host(of: voter).flatMap { peer($0) }?.isConnected == true
+        }
+        guard reachable.count * 2 > voters.count else { return false }
+        // Who started later than this one may still have to wait out a promise, and says nothing.
+        replica.campaignsAtStart += 1
+        replica.campaignTick = tickCount + Self.campaignPauseTicks
+        replica.core.campaign()
+        markReady(replica)
+        return true
     }
 
     private static var campaignsAtStartMax: Int { 10 }
@@ -138,5 +163,13 @@ extension HostCore {
         let result = replica.core.propose(kind: .command, payload: payload, logTime: replica.logTime.current)
         if case .accepted = result { replica.hasProposedMap = true }
         markReady(replica)
+    }
+}
+
+extension [GroupRecord] {
+    /// The record of a group, for who asks for ascending ones: looks on from the place of the one before.
+    fileprivate func next(from place: inout Int, of group: GroupID) -> GroupRecord? {
+        while place < count, self[place].id < group { place += 1 }
+        return place < count && self[place].id == group ? self[place] : nil
     }
 }

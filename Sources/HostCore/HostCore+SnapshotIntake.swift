@@ -239,6 +239,7 @@ extension HostCore {
         }
         replica.appliedBytesSinceCheckpoint = 0
         replica.unsavedSinceTick = nil
+        countMemtable(of: replica)
         replica.snapshotsInstalled += 1
         replica.snapshots.isWanted = replica.impairment != nil && !replica.isMute
         effects.notices.append(

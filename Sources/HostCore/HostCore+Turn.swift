@@ -77,6 +77,7 @@ extension HostCore {
         serveReads(replica)
         considerCheckpoint(replica)
         if replica.core.hasReady || replica.canApply(settings) { markReady(replica) }
+        if replica.core.role == .leader { stir(replica) }
         activate(replica)
     }
 
@@ -206,7 +207,7 @@ extension HostCore {
         }
         guard applied > from else { return }
         replica.core.applied(through: applied)
-        if replica.unsavedSinceTick == nil { replica.unsavedSinceTick = tickCount }
+        noteUnsaved(replica)
         let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)
         let isLarge = replica.withCore {
             $0.memoryBytes > settings.logMemoryBytesMax || $0.pinnedBytes > pinnedBytesMax

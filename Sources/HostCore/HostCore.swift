@@ -21,7 +21,8 @@ public final class HostCore {
         /// Of its version: what it can be told. Known when it is connected.
         var featureLevel: UInt32 = 0 {
             didSet {
-                let version: UInt8 = featureLevel >= FeatureLevel.membership ? 2 : 1
+                let version: UInt8 =
+                    featureLevel >= FeatureLevel.silence ? 3 : featureLevel >= FeatureLevel.membership ? 2 : 1
                 writer.version = version
                 bulkWriter.version = version
             }
@@ -32,6 +33,11 @@ public final class HostCore {
         var mapVersion: UInt64?
         var olderMapSeconds = 0
         var knowsPromises: Bool { featureLevel >= FeatureLevel.membership }
+        var knowsSilence: Bool { featureLevel >= FeatureLevel.silence }
+        /// Its replicas of this loop's groups that say nothing, as it said last; ascending by group. Loop 0: and the sum
+        /// over all of them.
+        var silent: [SilentReplica] = []
+        var silence: UInt64 = 0
         fileprivate var writer = PeerBatchWriter()
         fileprivate var bulkWriter = PeerBatchWriter()
         /// It is in `told`.
@@ -55,6 +61,8 @@ public final class HostCore {
         /// Loop 0: the same of the other loops, as far as they have answered.
         var leadingElsewhere = LivenessSum()
         var followingElsewhere = LivenessSum()
+        /// Loop 0: silent replicas of the other loops, as far as they have answered.
+        var silentElsewhere: [SilentReplica] = []
         /// Loop 0: the heartbeat that is being compared with what all loops follow there, and the newest one since.
         var followingPoll: LoopPoll?
         var comparedHeartbeat: HostHeartbeat?
@@ -104,6 +112,19 @@ public final class HostCore {
     /// Those that the last turn stepped.
     var stepped: [Replica] = []
     var active: [Replica] = []
+    /// Those that have not had their chances to lead at start, in the order in which they came.
+    var newcomers: [Replica] = []
+    /// Those whose place in the map is looked at each second; the others have what they want.
+    var unsettled: [Replica] = []
+    /// Leaders that something happened to since floors were last announced.
+    var stirred: [Replica] = []
+    /// When replicas came to have something that is in no checkpoint, oldest first. One that was checkpointed since, or
+    /// is gone, stays until its turn comes.
+    var unsaved: Deque<(replica: Replica, tick: UInt64)> = []
+    /// What all live memtables take.
+    var memtableBytes = 0
+    /// Replicas here that say nothing, ascending by group.
+    var silent: [SilentReplica] = []
     /// Sorted by host.
     private(set) var peers: [Peer] = []
     /// Those for whom something was written since the last turn.
@@ -197,6 +218,17 @@ public final class HostCore {
         return place < replicaOfGroup.count ? replicaOfGroup[place] : nil
     }
 
+    /// In `replicas`, of the first whose group is not below. O(log n).
+    func position(of group: GroupID) -> Int {
+        var low = 0
+        var high = replicas.count
+        while low < high {
+            let middle = (low + high) / 2
+            if replicas[middle].group < group { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
     func peer(_ host: HostID) -> Peer? {
         for peer in peers where peer.host == host { return peer }
         return nil
@@ -210,8 +242,8 @@ public final class HostCore {
         while replicaOfGroup.count <= place { replicaOfGroup.append(nil) }
         precondition(replicaOfGroup[place] == nil, "a group has one replica on a host")
         replicaOfGroup[place] = replica
-        let position = replicas.firstIndex { $0.group > replica.group } ?? replicas.count
-        replicas.insert(replica, at: position)
+        replicas.insert(replica, at: position(of: replica.group))
+        newcomers.append(replica)
         updateLiveness(replica)
         markReady(replica)
     }
@@ -220,9 +252,15 @@ public final class HostCore {
     func remove(_ replica: Replica) {
         replica.stopped = replica.stopped ?? "removed"
         updateLiveness(replica)
-        replicas.removeAll { $0 === replica }
+        let place = position(of: replica.group)
+        if place < replicas.count, replicas[place] === replica { replicas.remove(at: place) }
         ready.removeAll { $0 === replica }
         active.removeAll { $0 === replica }
+        newcomers.removeAll { $0 === replica }
+        unsettled.removeAll { $0 === replica }
+        unsaved.removeAll { $0.replica === replica }
+        memtableBytes -= replica.memtableBytes
+        forgetSilence(of: replica)
         snapshotting.removeAll { $0 === replica }
         stepped.removeAll { $0 === replica }
         replicaOfGroup[Int(replica.group.rawValue)] = nil

@@ -65,7 +65,7 @@ public struct LoopMessage: Sendable {
         case leadingAsked(poll: UInt64)
         case leadingTold(poll: UInt64, [(host: HostID, sum: LivenessSum)])
         case followingAsked(HostID, poll: UInt64)
-        case followingTold(HostID, poll: UInt64, LivenessSum)
+        case followingTold(HostID, poll: UInt64, LivenessSum, silent: [SilentReplica])
         case verdict(HostID, HeartbeatVerdict)
         /// A command that the meta group's leader should propose, if that is this host.
         case report(Bytes)
@@ -102,7 +102,7 @@ extension HostCore {
             linkChanged(host, channel, isUp: isUp, featureLevel: level)
         case .leadingAsked, .followingAsked: loopQuestions.append(message.kind)
         case .leadingTold(let poll, let sums): leadingTold(poll, sums)
-        case .followingTold(let host, let poll, let sum): followingTold(host, poll, sum)
+        case .followingTold(let host, let poll, let sum, let silent): followingTold(host, poll, sum, silent)
         case .verdict(let host, let verdict): if let peer = peer(host) { accept(verdict, of: peer) }
         }
     }
@@ -120,7 +120,8 @@ extension HostCore {
                 // In force before loop 0 can say so to the other host.
                 if let peer { peer.promise.asked = promiseEnd(to: peer) }
                 let sum = peer?.following ?? LivenessSum()
-                effects.loopMessages.append((0, LoopMessage(kind: .followingTold(host, poll: poll, sum))))
+                effects.loopMessages.append(
+                    (0, LoopMessage(kind: .followingTold(host, poll: poll, sum, silent: silent))))
             default: break
             }
         }
@@ -165,7 +166,7 @@ extension HostCore {
             sum.add(peer.leadingElsewhere)
             let heartbeat = HostHeartbeat(
                 sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest,
-                mapVersion: map?.version ?? 0)
+                mapVersion: map?.version ?? 0, silence: peer.silence)
             write(to: peer, over: .consensus) { $0.heartbeat = heartbeat }
         }
     }
@@ -213,12 +214,16 @@ extension HostCore {
         peer.followingPoll = LoopPoll(number: polls, missing: loop.count - 1)
         peer.comparedHeartbeat = heartbeat
         peer.followingElsewhere = LivenessSum()
+        peer.silentElsewhere = []
         tell(.followingAsked(peer.host, poll: polls))
     }
 
-    private func followingTold(_ host: HostID, _ poll: UInt64, _ sum: LivenessSum) {
+    private func followingTold(
+        _ host: HostID, _ poll: UInt64, _ sum: LivenessSum, _ silent: [SilentReplica]
+    ) {
         guard let peer = peer(host), peer.followingPoll?.number == poll else { return }
         peer.followingElsewhere.add(sum)
+        peer.silentElsewhere += silent
         peer.followingPoll?.missing -= 1
         if peer.followingPoll?.missing == 0 { goOnComparing(peer) }
     }
@@ -232,6 +237,7 @@ extension HostCore {
         let reply = HostHeartbeatReply(
             sequence: heartbeat.sequence, agrees: agrees, promisedMicroseconds: UInt32(clamping: promised))
         write(to: peer, over: .consensus) { $0.reply = reply }
+        tellSilence(to: peer, knowing: heartbeat.silence, elsewhere: peer.silentElsewhere)
         decide(agrees ? .followed : .notFollowed, of: peer)
     }
 

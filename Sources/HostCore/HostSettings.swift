@@ -65,6 +65,9 @@ public struct HostSettings: Sendable {
     public var pagesMax = 64
     /// Groups whose explicit heartbeats are started in one tick after a disagreement, so that many do not wake at once.
     public var wakesPerTick = 512
+    /// Groups that a host stands for election in at start in one tick, where it is preferred as leader: the others follow
+    /// in the next ones.
+    public var campaignsPerTick = 256
 
     /// Bytes of a piece of a snapshot, and how many are read for other hosts in a second, by this loop. More than one
     /// piece is never under way for a receiver.
@@ -90,6 +93,7 @@ public struct HostSettings: Sendable {
         share.mergesMax = max(mergesMax / loop.count, 1)
         share.logPinnedBytesMax = logPinnedBytesMax / loop.count
         share.wakesPerTick = max(wakesPerTick / loop.count, 1)
+        share.campaignsPerTick = max(campaignsPerTick / loop.count, 1)
         return loop.count == 1 ? self : share
     }
 

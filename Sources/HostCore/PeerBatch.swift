@@ -11,12 +11,15 @@ public struct HostHeartbeat: Hashable, Sendable {
     public var digest: UInt64
     /// Of the map that the sender has.
     public var mapVersion: UInt64
+    /// Sum over the receiver's silent replicas that the sender knows of: they are not in `digest`.
+    public var silence: UInt64
 
-    public init(sequence: UInt64, groups: UInt32, digest: UInt64, mapVersion: UInt64 = 0) {
+    public init(sequence: UInt64, groups: UInt32, digest: UInt64, mapVersion: UInt64 = 0, silence: UInt64 = 0) {
         self.sequence = sequence
         self.groups = groups
         self.digest = digest
         self.mapVersion = mapVersion
+        self.silence = silence
     }
 }
 
@@ -53,37 +56,41 @@ public struct LogFloor: Hashable, Sendable {
 
 /// The payload of one consensus frame:
 ///
-///     version u8 = 1 or 2 | parts u8 (bit 0 heartbeat, bit 1 reply) | 0 u16
+///     version u8 = 1 to 3 | parts u8 (bit 0 heartbeat, bit 1 reply, bit 2 silent replicas: version 3) | 0 u16
 ///     heartbeat: sequence u64 | groups u32 | digest u64        if bit 0
 ///            map version u64                                  … version 2
+///            silence u64                                      … version 3
 ///     reply: sequence u64 | agrees u8                          if bit 1
 ///            promised u32, microseconds                        … version 2
+///     silent replicas: count u32, then group u32 | id u64 each if bit 2
 ///     floors: count u32, then group u32 | index u64 each
 ///     snapshots: count u32, then SnapshotMessage each          version 2
 ///     words: count u32, then ClusterWord each                  version 2
 ///     messages: count u32, then group u32 | RaftMessage each
 ///
 /// Written in one pass per turn; the count of messages is filled in at the end. Version 2 is written for hosts of feature
-/// level 2 and above; those below do not know it.
+/// level 2 and above, version 3 for those of level 3; those below do not know it.
 public struct PeerBatchWriter: ~Copyable {
     private var messages: ByteWriter
     public private(set) var messageCount: UInt32 = 0
     public var heartbeat: HostHeartbeat?
     public var reply: HostHeartbeatReply?
+    /// All that the sender has, if the receiver knows of others. From version 3 on.
+    package var silent: [SilentReplica]?
     public var floors: [LogFloor] = []
     private var snapshots: [SnapshotMessage] = []
     private var words: [ClusterWord] = []
     private var snapshotBytes = 0
-    /// 2 if the receiver knows it, else 1.
-    public var version: UInt8 = 2
+    /// The newest that the receiver knows.
+    public var version: UInt8 = 3
 
     public init() { messages = ByteWriter(capacity: 4096) }
 
     public var isEmpty: Bool {
-        messageCount == 0 && heartbeat == nil && reply == nil && floors.isEmpty && snapshots.isEmpty
+        messageCount == 0 && heartbeat == nil && reply == nil && silent == nil && floors.isEmpty && snapshots.isEmpty
             && words.isEmpty
     }
-    public var messageBytes: Int { messages.count + snapshotBytes }
+    public var messageBytes: Int { messages.count + snapshotBytes + (silent?.count ?? 0) * SilentReplica.encodedBytes }
 
     package mutating func append(_ snapshot: SnapshotMessage) {
         snapshots.append(snapshot)
@@ -104,20 +111,29 @@ public struct PeerBatchWriter: ~Copyable {
     /// The frame's payload; the writer is empty afterwards.
     public mutating func take() -> Bytes {
         var head = ByteWriter(capacity: 64 + floors.count * 12 + snapshotBytes + messages.count)
-        let version: UInt8 = snapshots.isEmpty && words.isEmpty ? version : 2
+        let version: UInt8 = snapshots.isEmpty && words.isEmpty ? version : max(version, 2)
+        let silent = version >= 3 ? silent : nil
         head.write(version)
-        head.write(UInt8((heartbeat == nil ? 0 : 1) | (reply == nil ? 0 : 2)))
+        head.write(UInt8((heartbeat == nil ? 0 : 1) | (reply == nil ? 0 : 2) | (silent == nil ? 0 : 4)))
         head.write(0 as UInt16)
         if let heartbeat {
             head.write(heartbeat.sequence)
             head.write(heartbeat.groups)
             head.write(heartbeat.digest)
             if version >= 2 { head.write(heartbeat.mapVersion) }
+            if version >= 3 { head.write(heartbeat.silence) }
         }
         if let reply {
             head.write(reply.sequence)
             head.write(reply.agrees)
             if version >= 2 { head.write(reply.promisedMicroseconds) }
+        }
+        if let silent {
+            head.write(UInt32(silent.count))
+            for replica in silent {
+                head.write(replica.group)
+                head.write(replica.id)
+            }
         }
         head.write(UInt32(floors.count))
         for floor in floors {
@@ -139,6 +155,7 @@ public struct PeerBatchWriter: ~Copyable {
         messageCount = 0
         heartbeat = nil
         reply = nil
+        self.silent = nil
         floors.clear()
         return head.take()
     }
@@ -148,6 +165,8 @@ public struct PeerBatchWriter: ~Copyable {
 public struct PeerBatchReader: ~Copyable {
     public let heartbeat: HostHeartbeat?
     public let reply: HostHeartbeatReply?
+    /// nil: nothing was said of them.
+    package let silent: [SilentReplica]?
     public let floors: [LogFloor]
     package let snapshots: [SnapshotMessage]
     package let words: [ClusterWord]
@@ -157,22 +176,37 @@ public struct PeerBatchReader: ~Copyable {
     public init(_ payload: Bytes) throws(DecodingFailure) {
         var reader = ByteReader(payload)
         let version = try reader.read(UInt8.self)
-        guard version == 1 || version == 2 else {
-            throw DecodingFailure(expected: "a peer batch of version 1 or 2", found: "version \(version)")
+        guard (1...3).contains(version) else {
+            throw DecodingFailure(expected: "a peer batch of version 1 to 3", found: "version \(version)")
         }
         let parts = try reader.read(UInt8.self)
-        guard parts < 4 else { throw DecodingFailure(expected: "parts of a peer batch", found: "bits \(parts)") }
+        guard parts < (version >= 3 ? 8 : 4) else {
+            throw DecodingFailure(expected: "parts of a peer batch", found: "bits \(parts)")
+        }
         _ = try reader.read(UInt16.self)
         var heartbeat: HostHeartbeat?
         if parts & 1 != 0 {
             heartbeat = HostHeartbeat(
                 sequence: try reader.read(), groups: try reader.read(), digest: try reader.read())
             if version >= 2 { heartbeat?.mapVersion = try reader.read() }
+            if version >= 3 { heartbeat?.silence = try reader.read() }
         }
         var reply: HostHeartbeatReply?
         if parts & 2 != 0 {
             reply = HostHeartbeatReply(sequence: try reader.read(), agrees: try reader.readBool())
             if version >= 2 { reply?.promisedMicroseconds = try reader.read() }
+        }
+        var silent: [SilentReplica]?
+        if parts & 4 != 0 {
+            let count = Int(try reader.read(UInt32.self))
+            try reader.check(count: count, ofSize: SilentReplica.encodedBytes)
+            var replicas: [SilentReplica] = []
+            for _ in 0..<count { replicas.append(SilentReplica(group: try reader.read(), id: try reader.read())) }
+            for (replica, next) in zip(replicas, replicas.dropFirst()) where replica.group >= next.group {
+                throw DecodingFailure(
+                    expected: "silent replicas ascending by group", found: "\(next.group) after \(replica.group)")
+            }
+            silent = replicas
         }
         let floorCount = Int(try reader.read(UInt32.self))
         try reader.check(count: floorCount, ofSize: 12)
@@ -181,7 +215,7 @@ public struct PeerBatchReader: ~Copyable {
         for _ in 0..<floorCount { floors.append(LogFloor(group: try reader.read(), index: try reader.read())) }
         var snapshots: [SnapshotMessage] = []
         var words: [ClusterWord] = []
-        if version == 2 {
+        if version >= 2 {
             let count = Int(try reader.read(UInt32.self))
             try reader.check(count: count, ofSize: 21)
             for _ in 0..<count { snapshots.append(try SnapshotMessage(from: &reader)) }
@@ -192,6 +226,7 @@ public struct PeerBatchReader: ~Copyable {
         left = Int(try reader.read(UInt32.self))
         self.heartbeat = heartbeat
         self.reply = reply
+        self.silent = silent
         self.floors = floors
         self.snapshots = snapshots
         self.words = words
@@ -219,6 +254,10 @@ public struct PeerBatchPart: Sendable {
     package private(set) var words: [ClusterWord] = []
     package private(set) var heartbeat: HostHeartbeat?
     package private(set) var reply: HostHeartbeatReply?
+    /// Its groups' of those that the other host named; nil: nothing was said of them.
+    package private(set) var silent: [SilentReplica]?
+    /// Loop 0: sum over all that were named.
+    package private(set) var silence: UInt64 = 0
 
     private init() {}
 
@@ -241,6 +280,14 @@ public struct PeerBatchPart: Sendable {
                 snapshot)
         }
         if !batch.words.isEmpty { parts[0, default: PeerBatchPart()].words = batch.words }
+        if let silent = batch.silent {
+            for loop in 0..<loops { parts[loop, default: PeerBatchPart()].silent = [] }
+            for replica in silent {
+                parts[LoopPlace.owner(of: replica.group, loops: loops), default: PeerBatchPart()].silent?.append(
+                    replica)
+            }
+            parts[0, default: PeerBatchPart()].silence = silent.silence
+        }
         if batch.heartbeat != nil || batch.reply != nil {
             parts[0, default: PeerBatchPart()].heartbeat = batch.heartbeat
             parts[0, default: PeerBatchPart()].reply = batch.reply

@@ -62,6 +62,8 @@ final class Replica {
     var isMute = false
     /// The same was found out while it ran.
     var isLogDamaged = false
+    /// It stands still or is mute, and is named so to other hosts.
+    var isSilent = false
 
     /// Proposals of this replica's time as leader, by ascending term, and index within a term.
     var proposals: Deque<Proposal> = []
@@ -111,15 +113,20 @@ final class Replica {
     var snapshotsInstalled: UInt64 = 0
     /// It is being deleted from here.
     var removal: ReplicaRemoval?
+    /// It is in the host's list of those whose place in the map is looked at.
+    var isUnsettled = false
+    /// It is in the host's list of leaders whose floors may have risen.
+    var isStirred = false
+    /// What its live memtable takes, as it counts in the host's sum.
+    var memtableBytes = 0
     /// The tick in which it began to lead; nil while it does not.
     var leadsSinceTick: UInt64?
     /// The ticks at which other members last began to lead, as far as it was seen here, or were asked to.
     var lastTurns: [ReplicaID: UInt64] = [:]
     /// Another replica is preferred as leader: until this tick after the start its host gets the time to come.
     var patientUntilTick: UInt64 = 0
-    /// It had its chances to lead at start without waiting for a time-out.
-    var hasCampaigned = false
-    /// How many it took, and the tick before which it does not try again.
+    /// How many chances it took to lead at start without waiting for a time-out, and the tick before which it does not
+    /// try again.
     var campaignsAtStart = 0
     var campaignTick: UInt64 = 0
     /// As the meta group's leader: the first map is proposed.
@@ -148,11 +155,16 @@ final class Replica {
     }
 
     /// A newer map's word. Who is not a member any more is remembered: it may have to be told.
-    func learn(_ members: [ReplicaRecord]) {
+    func learn(_ record: GroupRecord) {
+        let members = record.replicas
         let others = places.filter { place in !members.contains { $0.id == place.id } }
-        places = members + others.suffix(Self.strangersMax)
+        places = others.isEmpty ? members : members + others.suffix(Self.strangersMax)
         strangers = min(others.count, Self.strangersMax)
+        preferredLeader = record.preferredLeader
     }
+
+    /// As the newest map that has the group says.
+    private(set) var preferredLeader = ReplicaID.none
 
     /// Whether what is said in a replica's name may come from that host. An id stays on one host for life. Who is in no
     /// map that this host remembers is believed, and remembered so that it can be answered: a member that was removed

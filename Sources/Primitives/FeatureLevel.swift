@@ -10,6 +10,8 @@ public enum FeatureLevel {
     public static let membership: UInt32 = 2
     /// A cluster that was recovered after a loss of quorum: meta command 13.
     public static let recovery: UInt32 = 3
+    /// Hosts name their silent replicas to each other: peers' batches of version 3.
+    public static let silence: UInt32 = 4
     /// What this version knows.
-    public static let current = recovery
+    public static let current = silence
 }

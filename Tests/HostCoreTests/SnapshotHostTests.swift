@@ -212,7 +212,7 @@ import Testing
         for word in words { writer.append(word) }
         writer.floors.append(LogFloor(group: group, index: LogIndex(3)))
         let payload = writer.take()
-        #expect(payload[0] == 2, "the version")
+        #expect(payload[0] == 3, "the version")
         #expect(try PeerBatchReader(payload).snapshots == words)
         for count in 0..<payload.count - 4 {
             #expect(throws: DecodingFailure.self, "\(count) bytes") { _ = try PeerBatchReader(payload[0..<count]) }
