@@ -20,7 +20,7 @@ public struct ClientSettings: Sendable {
     public var tickNanoseconds: UInt64 = 5_000_000
     /// First pause after every replica of a group was tried in vain; doubles up to `backOffMaxNanoseconds`.
     public var backOffNanoseconds: UInt64 = 10_000_000
-    public var backOffMaxNanoseconds: UInt64 = 400_000_000
+    public var backOffMaxNanoseconds: UInt64 = 200_000_000
     /// A host's wish to be left alone is honoured up to here.
     public var retryAfterMaxNanoseconds: UInt64 = 5_000_000_000
     /// A query without an answer for this long is asked again elsewhere.

@@ -32,6 +32,7 @@ extension HostCore {
         guard tickCount % secondTicks == 0, let map, !unsettled.isEmpty else { return }
         if unsettled.count > 1 { unsettled.sort { $0.group < $1.group } }
         if map.featureLevel >= FeatureLevel.membership {
+            handOversLeft = settings.handOversPerSecond
             for replica in unsettled { replica.isUnsettled = !settle(replica, map) }
         }
         // What is deleted at once leaves the list meanwhile.
@@ -101,7 +102,7 @@ extension HostCore {
     /// there again. Not soon after it gave it away: it may have had a reason, such as a full disk.
     private func placeLeadership(_ replica: Replica, _ record: GroupRecord, _ map: ClusterMap) {
         func isActive(_ host: HostID) -> Bool { map.host(host)?.state == .active }
-        guard replica.core.transferee == nil, space == .ample || !isActive(host) else { return }
+        guard handOversLeft > 0, replica.core.transferee == nil, space == .ample || !isActive(host) else { return }
         if !isActive(host) {
             guard tickCount >= replica.handOverTick, let next = successor(of: replica, where: isActive) else { return }
             replica.handOverTick = tickCount + leadingTicksBeforeReturn
@@ -122,6 +123,7 @@ extension HostCore {
     }
 
     private func handOver(_ replica: Replica, to successor: ReplicaID) {
+        handOversLeft -= 1
         if case .accepted = replica.core.transfer(to: successor) { markReady(replica) }
     }
 

@@ -116,6 +116,8 @@ public final class HostCore {
     var newcomers: [Replica] = []
     /// Those whose place in the map is looked at each second; the others have what they want.
     var unsettled: [Replica] = []
+    /// In this second.
+    var handOversLeft = 0
     /// Leaders that something happened to since floors were last announced.
     var stirred: [Replica] = []
     /// When replicas came to have something that is in no checkpoint, oldest first. One that was checkpointed since, or

@@ -68,6 +68,9 @@ public struct HostSettings: Sendable {
     /// Groups that a host stands for election in at start in one tick, where it is preferred as leader: the others follow
     /// in the next ones.
     public var campaignsPerTick = 256
+    /// Groups that a host hands over in one second, to the replicas that the map prefers or because it is drained: each
+    /// handover stops a group's proposals for a moment.
+    public var handOversPerSecond = 128
 
     /// Bytes of a piece of a snapshot, and how many are read for other hosts in a second, by this loop. More than one
     /// piece is never under way for a receiver.
@@ -94,6 +97,7 @@ public struct HostSettings: Sendable {
         share.logPinnedBytesMax = logPinnedBytesMax / loop.count
         share.wakesPerTick = max(wakesPerTick / loop.count, 1)
         share.campaignsPerTick = max(campaignsPerTick / loop.count, 1)
+        share.handOversPerSecond = max(handOversPerSecond / loop.count, 1)
         return loop.count == 1 ? self : share
     }
 

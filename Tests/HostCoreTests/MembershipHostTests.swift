@@ -125,6 +125,23 @@ import Testing
         try change(trio, .removeHost(HostID(1)), token: 2)
     }
 
+    @Test func manyGroupsAreHandedOverAFewAtATime() throws {
+        let trio = try Trio(groups: 24) { $0.handOversPerSecond = 2 }
+        _ = try trio.leader()
+        try trio.tick(60)
+        let led = trio.hosts[0].core.leaderCount
+        #expect(led >= 8)
+        try change(trio, .setHostState(HostID(1), .draining), token: 1)
+        var counts = [trio.hosts[0].core.leaderCount]
+        try wait(trio, seconds: 40, "host 1 to lead nothing") {
+            try trio.tick(19)
+            counts.append(trio.hosts[0].core.leaderCount)
+            return counts.last == 0
+        }
+        #expect(zip(counts, counts.dropFirst()).allSatisfy { $0 - $1 <= 2 }, "\(counts)")
+        #expect(counts.count >= led / 2)
+    }
+
     @Test func groupsComeAndGo() throws {
         let trio = try Trio(hosts: 4)
         try change(trio, .createGroup(weight: 100, hosts: [HostID(1), HostID(3), HostID(4)], preferred: 2), token: 1)
