@@ -12,12 +12,14 @@ enum DataRequest: Sendable {
     case execute(ExecuteRequest)
     case query(QueryRequest)
     case page(PageRequest)
+    case snapshot(SnapshotRequest)
 
     var group: GroupID {
         switch self {
         case .execute(let request): request.group
         case .query(let request): request.group
         case .page(let request): request.group
+        case .snapshot(let request): request.group
         }
     }
 }
@@ -74,6 +76,7 @@ extension HostLoop: RPCService {
             case DataMethod.execute: request = .execute(try ExecuteRequest(decoding: call.payload))
             case DataMethod.query: request = .query(try QueryRequest(decoding: call.payload))
             case DataMethod.page: request = .page(try PageRequest(decoding: call.payload))
+            case DataMethod.snapshot: request = .snapshot(try SnapshotRequest(decoding: call.payload))
             default: return call.reply.fail(.unknownMethod, "the data service has no method \(call.method)")
             }
             if place.owns(request.group) {
@@ -100,6 +103,7 @@ extension HostLoop: RPCService {
         case .execute(let request): core.execute(request, call: call)
         case .query(let request): core.query(request, call: call)
         case .page(let request): core.page(request, call: call)
+        case .snapshot(let request): core.snapshot(request, call: call)
         }
     }
 }

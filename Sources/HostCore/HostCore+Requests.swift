@@ -75,7 +75,7 @@ extension HostCore {
     }
 
     /// Why this replica can't take a call for the slot at all.
-    private func refusal(of replica: Replica, slot: Slot, epoch: Epoch) -> Refusal? {
+    func refusal(of replica: Replica, slot: Slot, epoch: Epoch) -> Refusal? {
         if let stopped = replica.stopped { return .unavailable(stopped) }
         if let impairment = replica.impairment { return .unavailable(impairment) }
         guard let ring = map?.ring else { return .unavailable("the host has no cluster map yet") }
@@ -129,7 +129,7 @@ extension HostCore {
             consistency: request.consistency)
     }
 
-    private func wait(_ read: WaitingRead, in replica: Replica, consistency: Consistency) {
+    func wait(_ read: WaitingRead, in replica: Replica, consistency: Consistency) {
         if case .page = read.kind {
             guard pagesOpen < settings.pagesMax else { return refuse(read.call, overloaded) }
         }
@@ -250,6 +250,7 @@ extension HostCore {
                     call: read.call, group: replica.group, index: replica.core.appliedIndex,
                     revision: replica.machine.revision, from: from, bytesMax: bytesMax, live: live,
                     view: replica.coldView))
+        case .snapshot(let number): pin(replica, number, call: read.call)
         }
     }
 

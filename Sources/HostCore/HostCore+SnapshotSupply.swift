@@ -6,8 +6,9 @@ import Primitives
 import RaftCore
 package import Storage
 
-/// A state that a replica gives to another.
+/// A state that a replica gives to another, or to a client.
 struct SnapshotSupply {
+    /// `.none`: a client.
     let to: ReplicaID
     /// Names it in the words of both.
     let number: UInt64
@@ -25,6 +26,12 @@ struct SnapshotSupply {
     var isReading = false
     let begunTick: UInt64
     var usedTick: UInt64
+    /// Of a client: its call that waits for what is wanted.
+    var call: CallToken?
+    /// Of a client: where the last pieces began, and the digest of all records before them. So many that a piece whose
+    /// answer was lost can be asked for again.
+    var digests: [(after: Bytes, digest: StateDigest)] = []
+    static let digestsMax = 4
 }
 
 extension HostCore {
@@ -48,7 +55,8 @@ extension HostCore {
         }
         for place in replica.snapshots.supplies.indices.reversed() {
             let supply = replica.snapshots.supplies[place]
-            let idleTicks = supply.view == nil ? aftermathTicks : supplyIdleTicks
+            let idleTicks =
+                supply.to == .none ? clientIdleTicks : supply.view == nil ? aftermathTicks : supplyIdleTicks
             if tickCount - supply.usedTick > idleTicks && !supply.isReading
                 || tickCount - supply.begunTick > supplyTicks
             {
@@ -111,7 +119,7 @@ extension HostCore {
     }
 
     /// Reads what is asked for, as far as the limit on bytes lets it.
-    private func readWanted(_ replica: Replica) {
+    func readWanted(_ replica: Replica) {
         for place in replica.snapshots.supplies.indices {
             let supply = replica.snapshots.supplies[place]
             guard let after = supply.wanted, let view = supply.view, !supply.isReading, snapshotBytesLeft > 0 else {
@@ -123,7 +131,8 @@ extension HostCore {
             effects.snapshotReads.append(
                 SnapshotRead(
                     group: replica.group, to: supply.to, snapshot: supply.number, base: supply.base, view: view,
-                    description: supply.description, after: after, bytesMax: settings.snapshotPieceBytes))
+                    description: supply.description, after: after, bytesMax: settings.snapshotPieceBytes,
+                    digest: supply.digests.first { $0.after == after }?.digest))
         }
     }
 
@@ -138,6 +147,7 @@ extension HostCore {
         replica.snapshots.supplies[place].isReading = false
         guard let piece else {
             close(replica, place)
+            guard read.to != .none else { return }
             return say(.refused(snapshot: read.snapshot, .none), replica, to: read.to)
         }
         if !piece.description.isEmpty { replica.snapshots.supplies[place].description = piece.description }
@@ -145,6 +155,7 @@ extension HostCore {
         guard replica.snapshots.supplies[place].wanted == read.after else { return readWanted(replica) }
         replica.snapshots.supplies[place].wanted = nil
         replica.snapshots.supplies[place].usedTick = tickCount
+        guard read.to != .none else { return answer(replica, place, piece) }
         say(
             .piece(
                 SnapshotMessage.Piece(
@@ -165,20 +176,27 @@ extension HostCore {
         for place in replica.snapshots.supplies.indices { close(replica, place) }
         replica.snapshots.supplies = []
         replica.snapshots.needy = []
+        refusePins(of: replica)
     }
 
-    private func close(_ replica: Replica, _ place: Int) {
+    func close(_ replica: Replica, _ place: Int) {
         guard replica.snapshots.supplies[place].view != nil else { return }
         replica.snapshots.supplies[place].view = nil
         replica.snapshots.supplies[place].wanted = nil
-        suppliesOpen -= 1
+        guard replica.snapshots.supplies[place].to == .none else { return suppliesOpen -= 1 }
+        clientSuppliesOpen -= 1
+        if let call = replica.snapshots.supplies[place].call {
+            replica.snapshots.supplies[place].call = nil
+            refuse(call, .unavailable("the replica on host \(host) no longer gives this state: begin anew elsewhere"))
+        }
     }
 
     /// The log stays above what others are being given, or each would need another one when it has it; but no journal
     /// becomes too long for that.
     func heldForSnapshots(_ replica: Replica) -> LogIndex {
         guard journalBytes / 2 <= settings.journalBytesForLaggards else { return LogIndex(.max) }
-        return replica.snapshots.supplies.reduce(LogIndex(.max)) { min($0, $1.index) }
+        // Clients need no log.
+        return replica.snapshots.supplies.reduce(LogIndex(.max)) { $1.to == .none ? $0 : min($0, $1.index) }
     }
 }
 
@@ -188,7 +206,12 @@ extension HostCore {
 package struct SnapshotReadResult: Sendable {
     var description: Bytes
     var records: Bytes
-    var isLast: Bool
+    /// Where the next piece begins; nil: this is the last.
+    var next: Bytes?
+    /// Of all records up to the end of this piece, if there was one of all before.
+    var digest: StateDigest?
+
+    var isLast: Bool { next == nil }
 }
 
 extension SnapshotRead {
@@ -211,7 +234,9 @@ extension SnapshotRead {
             let place = try RecordPosition(decoding: after)
             position = RecordKey(slot: place.slot, machine: place.machine, key: place.key)
         }
-        let piece = try reader.piece(behind: position, bytesMax: bytesMax)
-        return SnapshotReadResult(description: description, records: piece.bytes, isLast: piece.next == nil)
+        var digest = digest
+        let piece = try reader.piece(behind: position, bytesMax: bytesMax, digest: &digest)
+        let next = piece.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key).encoded() }
+        return SnapshotReadResult(description: description, records: piece.bytes, next: next, digest: digest)
     }
 }

@@ -1,7 +1,7 @@
 // Snapshots between hosts: what both sides share. A replica that needs what its leader's log no longer holds, or whose
 // state on disk is damaged, asks another member for its state piece by piece, and then starts anew on it as after a
 // restart of its host. The words are in SnapshotMessage.swift; the one who gives is in HostCore+SnapshotSupply.swift, the
-// one who gets in HostCore+SnapshotIntake.swift. What a piece is, and how it gets into the store, is Storage's.
+// one who gets in HostCore+SnapshotIntake.swift; clients that copy a state are in HostCore+ClientSnapshots.swift. What a piece is, and how it gets into the store, is Storage's.
 
 import Primitives
 import RaftCore
@@ -11,6 +11,8 @@ struct SnapshotState {
     /// As a leader: followers that need one, as consensus says.
     var needy: [ReplicaID] = []
     var supplies: [SnapshotSupply] = []
+    /// Clients' calls for a state that has to get to the disk first.
+    var pins: [SnapshotPin] = []
     /// This replica needs one; not to be asked for before this tick.
     var isWanted = false
     var notBefore: UInt64 = 0
@@ -18,7 +20,7 @@ struct SnapshotState {
     /// Whom it asked last.
     var lastSource = ReplicaID.none
 
-    var isIdle: Bool { needy.isEmpty && supplies.isEmpty && !isWanted && intake == nil }
+    var isIdle: Bool { needy.isEmpty && supplies.isEmpty && pins.isEmpty && !isWanted && intake == nil }
 }
 
 extension HostCore {
@@ -39,6 +41,7 @@ extension HostCore {
         // Another one comes first each time: what may be read in a tick may not be enough for all.
         let first = Int(tickCount % UInt64(snapshotting.count))
         for replica in snapshotting[first...] + snapshotting[..<first] {
+            tickPins(of: replica)
             tickSupplies(of: replica)
             tickIntake(of: replica)
         }

@@ -184,6 +184,8 @@ public final class HostCore {
     /// Replicas that give or get snapshots, or need to.
     var snapshotting: [Replica] = []
     var suppliesOpen = 0
+    /// The same for clients, those that wait for the disk among them.
+    var clientSuppliesOpen = 0
     var intakesOpen = 0
     /// What may be read for other hosts now.
     var snapshotBytesLeft = 0
@@ -253,6 +255,7 @@ public final class HostCore {
     /// Forgets a replica of which nothing is on disk any more.
     func remove(_ replica: Replica) {
         replica.stopped = replica.stopped ?? "removed"
+        closeSupplies(of: replica)
         updateLiveness(replica)
         let place = position(of: replica.group)
         if place < replicas.count, replicas[place] === replica { replicas.remove(at: place) }

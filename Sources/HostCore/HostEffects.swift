@@ -68,7 +68,7 @@ public struct JournalRead: Sendable {
     public var bytesMax: Int
 }
 
-/// A piece of a state for another host: for a reader thread, answered by `HostCore.snapshotRead`.
+/// A piece of a state for another host or a client: for a reader thread, answered by `HostCore.snapshotRead`.
 public struct SnapshotRead: Sendable {
     package var group: GroupID
     package var to: ReplicaID
@@ -80,6 +80,8 @@ public struct SnapshotRead: Sendable {
     /// Empty: the beginning, with the description.
     package var after: Bytes
     package var bytesMax: Int
+    /// Of all records before; nil: none is wanted.
+    package var digest: StateDigest?
 }
 
 /// Work for the store thread.

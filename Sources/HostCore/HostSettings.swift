@@ -78,6 +78,9 @@ public struct HostSettings: Sendable {
     public var snapshotBytesPerSecond = 128 << 20
     /// Snapshots that one loop gives at a time, and those that it gets.
     public var snapshotsMax = 4
+    /// States that one loop keeps for clients at a time, while they copy them; beyond it, `overloaded`. What they read
+    /// counts among what is read for other hosts.
+    public var clientSnapshotsMax = 2
     /// Groups that may have a member on its way at a time, for hosts that are drained: each costs the transfer of a state.
     public var movesMax = 4
     /// A replica whose journal is damaged asks for another in its place.

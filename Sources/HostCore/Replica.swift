@@ -213,6 +213,8 @@ struct WaitingRead {
     enum Kind {
         case key(RecordKey)
         case page(from: RecordKey?, bytesMax: Int)
+        /// A client's copy of the state begins: the number that it chose.
+        case snapshot(UInt64)
     }
     var call: CallToken
     var kind: Kind

@@ -19,6 +19,8 @@ public enum DataMethod {
     public static let query: UInt16 = 2
     /// `PageRequest` → `Response<PageResult>`
     public static let page: UInt16 = 3
+    /// `SnapshotRequest` → `Response<DataResult>`, with a `SnapshotAnswer` in it
+    public static let snapshot: UInt16 = 4
 }
 
 /// Methods of the cluster service.

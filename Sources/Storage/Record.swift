@@ -47,7 +47,7 @@ public struct RecordKey: Hashable, Comparable, Sendable {
     }
 
     /// The key of this sort key, which has at least the prefix.
-    init(sortKey: Bytes) {
+    package init(sortKey: Bytes) {
         let prefix = sortKey.withUnsafeBytes { UInt32(bigEndian: $0.loadUnaligned(as: UInt32.self)) }
         self.init(
             slot: Slot(UInt16(prefix >> 16)), machine: SubMachineNumber(UInt16(truncatingIfNeeded: prefix)),

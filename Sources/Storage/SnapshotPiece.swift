@@ -130,14 +130,14 @@ struct SnapshotPieceBuilder: ~Copyable {
 }
 
 /// A piece that came, checked as a whole: its records are of this snapshot, in order, and within the piece's keys.
-struct ReceivedPiece {
+public struct ReceivedPiece: Sendable {
     /// Sort keys; empty: from the first, to the end.
-    let after: Bytes
-    let through: Bytes
-    let isLast: Bool
+    package let after: Bytes
+    package let through: Bytes
+    public let isLast: Bool
     private let content: Bytes
 
-    init(_ bytes: Bytes, of snapshot: SnapshotDescription) throws(SnapshotError) {
+    public init(_ bytes: Bytes, of snapshot: SnapshotDescription) throws(SnapshotError) {
         let head: SnapshotPieceHead
         do throws(DecodingFailure) {
             guard bytes.count >= SnapshotPieceHead.byteCount + 4 else {
@@ -200,6 +200,22 @@ struct ReceivedPiece {
         }
         if let fault { throw bad(fault) }
         guard found == records else { throw bad("expected \(records) records, found \(found)") }
+    }
+
+    /// The next piece begins behind this key; nil: there is none.
+    public var next: RecordKey? { isLast ? nil : RecordKey(sortKey: through) }
+
+    /// Whether it is the piece behind this key; nil: the first.
+    public func begins(behind key: RecordKey?) -> Bool { after == key?.sortKey ?? Bytes() }
+
+    /// Takes all its records into a digest.
+    public func add(to digest: inout StateDigest) { forEach(behind: Bytes()) { digest.add($0) } }
+
+    /// All its records, copied out.
+    public var records: [Record] {
+        var records: [Record] = []
+        forEach(behind: Bytes()) { records.append($0.copy()) }
+        return records
     }
 
     /// Calls `body` with the records behind a sort key, in order.

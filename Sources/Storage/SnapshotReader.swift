@@ -67,8 +67,15 @@ public struct SnapshotReader<Storage: Disk>: Sendable {
     ///
     /// - Parameter bytesMax: of the piece; a single larger record is a piece by itself.
     /// - Throws: `.misuse` for a key that no record can have; `.corrupt`: this replica can't go on with it.
-    @_specialize(where Storage == LMDBDisk)
     public func piece(behind key: RecordKey?, bytesMax: Int = 256 << 10) throws -> SnapshotPiece {
+        var none: StateDigest?
+        return try piece(behind: key, bytesMax: bytesMax, digest: &none)
+    }
+
+    /// The same, with what the records add to a digest of all of the state, if one is given: as they were read, and not
+    /// as they are encoded.
+    @_specialize(where Storage == LMDBDisk)
+    public func piece(behind key: RecordKey?, bytesMax: Int, digest: inout StateDigest?) throws -> SnapshotPiece {
         if let key, key.key.count > RecordLimits.keyBytesMax {
             throw DiskError(
                 .misuse,
@@ -87,9 +94,11 @@ public struct SnapshotReader<Storage: Disk>: Sendable {
                     var whole = record
                     whole.value = $0
                     builder.add(whole)
+                    digest?.add(whole)
                 }
             } else {
                 builder.add(record)
+                digest?.add(record)
             }
             return true
         }

@@ -111,6 +111,17 @@ private func check<Sample: Message>(_ sample: Sample, isOpen: Bool = false, seed
 
 @Suite struct RoundTripTests {
     @Test func dataRequests() throws {
+        for position in [nil, RecordPosition(slot: Slot(1), machine: SubMachineNumber(1), key: "key")] {
+            for kind in SnapshotRequest.Kind.allCases {
+                try check(SnapshotRequest(group: GroupID(3), snapshot: 7, kind: kind, after: position))
+            }
+        }
+        #expect(throws: DecodingFailure.self, "a snapshot without a number") {
+            _ = try SnapshotRequest(
+                decoding: SnapshotRequest(group: GroupID(3), snapshot: 0, kind: .fetch).encoded())
+        }
+        try check(SnapshotAnswer(isLast: true, digest: 9, description: "what", piece: "records"))
+        try check(SnapshotAnswer(isLast: false, digest: 0, description: Bytes(), piece: "records"))
         try check(ExecuteRequest(group: GroupID(3), epoch: Epoch(4), slot: Slot(5), payload: "payload"), isOpen: true)
         try check(ExecuteRequest(group: GroupID(3), epoch: Epoch(4), slot: Slot(5), payload: Bytes()), isOpen: true)
         for consistency in Consistency.allCases {
