@@ -42,6 +42,7 @@ let parts: [Part] = [
     Part(name: "CLMDB", kind: .lmdb),
     Part(name: "LMDB", needs: ["CLMDB"]),
     Part(name: "Storage", needs: ["Primitives", "LMDB"]),
+    Part(name: "SnapshotFiles", needs: ["Primitives", "Ring", "Storage"]),
     Part(
         name: "HostCore", needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage"],
         products: ["swift-collections/DequeModule"]),
@@ -73,8 +74,7 @@ let parts: [Part] = [
         name: "BifrostTool", kind: .executable,
         needs: [
             "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "BifrostSimulator",
-            "Recovery", "RPC",
-            "BifrostHost", "Bifrost",
+            "Storage", "SnapshotFiles", "Recovery", "RPC", "BifrostHost", "Bifrost",
         ],
         products: [
             "swift-argument-parser/ArgumentParser", "swift-log/Logging", "swift-nio/NIOCore", "swift-nio/NIOPosix",
@@ -102,7 +102,8 @@ let parts: [Part] = [
     Part(
         name: "StorageTests", kind: .test,
         needs: [
-            "TestSupport", "Storage", "LMDB", "Primitives", "BifrostSimulator", "StorageKillHelper", "CWriteRecorder",
+            "TestSupport", "Storage", "SnapshotFiles", "LMDB", "Ring", "Primitives", "BifrostSimulator",
+            "StorageKillHelper", "CWriteRecorder",
         ],
         resources: ["Samples"]),
     Part(
@@ -145,6 +146,7 @@ let parts: [Part] = [
         name: "IntegrationTests", kind: .test,
         needs: [
             "TestSupport", "BifrostTool", "Bifrost", "ClientCore", "Messages", "StateMachines", "Ring", "Storage",
+            "SnapshotFiles",
             "Primitives",
         ],
         products: ["swift-nio/NIOCore"]),

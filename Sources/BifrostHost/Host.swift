@@ -126,6 +126,12 @@ public final class Host: Sendable {
     private static func open(
         _ directory: DataDirectory, _ configuration: HostConfiguration
     ) throws -> (LMDBDisk, LMDBDisk, Journal<LMDBDisk>) {
+        guard !directory.isBeingRestored else {
+            throw HostError(
+                .directory,
+                "\(directory.path) is half of a restoration that was interrupted: run 'bifrost snapshot restore' again, with "
+                    + "the same directories")
+        }
         // Identity and votes are in the journal. Without it, what lies beside it is no new host's directory.
         if let remains = directory.remainsWithoutJournal {
             throw HostError(

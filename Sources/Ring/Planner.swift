@@ -38,5 +38,5 @@ public enum Planner {
 /// No plan is possible with what was given; the text says why.
 public struct PlannerError: Error, Hashable, CustomStringConvertible {
     public var description: String
-    init(_ description: String) { self.description = description }
+    package init(_ description: String) { self.description = description }
 }

@@ -40,16 +40,16 @@ struct BifrostCommand: AsyncParsableCommand {
                   write was not done
               5   serve: the disk failed; look at it, then start the host again
               64  the command line or the configuration is wrong
-              65  the data is wrong: a malformed line, a key or a value over its limit, reports
-                  that don't belong together
+              65  the data is wrong: a malformed line, a key or a value over its limit, a
+                  damaged or unfinished save, reports that don't belong together
               69  serve: the address can't be listened on
               70  a fault of this program or of a host's answer
               73  serve, recover: the data directory can't be used: held by another process, of
-                  another cluster, newer, damaged
+                  another cluster, newer, damaged; snapshot restore: it is not empty
               74  a file can't be read or written
-              130 import: ended by SIGINT (Ctrl-C); says how far it came
+              130 import, snapshot save: ended by SIGINT (Ctrl-C); says how far it came
               141 standard output was closed by its reader
-              143 import: ended by SIGTERM; says how far it came
+              143 import, snapshot save: ended by SIGTERM; says how far it came
             """,
         version: programVersion,
         subcommands: [
@@ -65,6 +65,7 @@ struct BifrostCommand: AsyncParsableCommand {
             GroupCommand.self,
             HostCommand.self,
             RecoverCommand.self,
+            SnapshotCommand.self,
             // Trials and measurements, from here on.
             HistoryCommand.self,
             Chaos.self,

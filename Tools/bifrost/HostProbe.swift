@@ -55,6 +55,12 @@ struct HostProbe: Sendable {
         try await ask(method, question, deadline, isPatient: false, ifSent: .outcomeUnknown)
     }
 
+    /// A call of the data service, to a host that has to be there now.
+    func data(_ method: UInt16, _ payload: Bytes, deadline: Instant) async throws(RPCError) -> Bytes {
+        try await connection.request(
+            service: ServiceNumber.data, method: method, payload: payload, deadline: deadline, isPatient: false)
+    }
+
     private func ask<Question: Message, Answer: Message>(
         _ method: UInt16, _ question: Question, _ deadline: Instant, isPatient: Bool = true,
         ifSent status: ExitStatus = .unavailable

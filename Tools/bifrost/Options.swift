@@ -33,7 +33,7 @@ struct ClientOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "How long an operation may take, as in 500ms, 5s, 2m. (default: 10s; import: 60s, export and bench: 30s, "
-                + "status: 2s; what changes groups and hosts: 60s, host drain: 10m)",
+                + "status: 2s; what changes groups and hosts: 60s, host drain: 10m; snapshot save: 60s without a word)",
             valueName: "time"),
         transform: TimeSpan.init(parsing:))
     var timeout: TimeSpan?

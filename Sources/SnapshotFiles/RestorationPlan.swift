@@ -1,0 +1,43 @@
+// The map of a cluster that is made of a save: other hosts, replicas with other ids, another cluster's id, the same
+// groups and the same ring. Pure: randomness is given.
+
+public import Primitives
+public import Ring
+public import Storage
+
+public enum RestorationPlan {
+    /// The new cluster's map. Groups keep their numbers, since the ring names them, and their weights. Replicas get ids
+    /// that the saved cluster never gave.
+    ///
+    /// - Parameters:
+    ///   - hosts: with their ids.
+    ///   - replicas: of each group.
+    /// - Throws: `PlannerError`: there are too few hosts, or two have one address.
+    public static func map(
+        of saved: ClusterMap, cluster: ClusterID, hosts: [HostRecord], replicas: Int
+    ) throws(PlannerError) -> ClusterMap {
+        precondition(cluster != saved.cluster, "a restored cluster is another one")
+        guard saved.featureLevel <= FeatureLevel.current else {
+            throw PlannerError(
+                "the cluster was at feature level \(saved.featureLevel), this program knows \(FeatureLevel.current): use a newer one"
+            )
+        }
+        let hosts = hosts.sorted { $0.id < $1.id }
+        var groups = try Planner.placement(
+            hosts: hosts, groups: saved.groups.map(\.id), replicas: replicas, firstReplica: saved.nextReplica)
+        for place in groups.indices { groups[place].weight = saved.groups[place].weight }
+        let map = ClusterMap(
+            cluster: cluster, featureLevel: FeatureLevel.current, hosts: hosts, groups: groups, ring: saved.ring,
+            nextHost: HostID((hosts.last?.id.rawValue ?? 0) + 1), nextGroup: saved.nextGroup,
+            nextReplica: ReplicaID(saved.nextReplica.rawValue + UInt64(groups.count * replicas)))
+        if let problem = map.problem() { throw PlannerError(problem) }
+        return map
+    }
+
+    /// What the state of a saved group is to its new replicas: the same, but that they are its founders.
+    public static func description(_ saved: SnapshotDescription, of group: GroupRecord) -> SnapshotDescription {
+        var description = saved
+        description.configuration = group.firstConfiguration(of: group.founders[0])
+        return description
+    }
+}

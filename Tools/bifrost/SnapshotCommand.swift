@@ -1,0 +1,240 @@
+// `bifrost snapshot`: the states of groups in files, and a cluster that is made of them.
+
+import ArgumentParser
+import Foundation
+import Messages
+import Primitives
+import RPC
+import Ring
+import SnapshotFiles
+import Storage
+
+struct SnapshotCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "snapshot",
+        abstract: "Saves a running cluster into files, looks at them, and makes a cluster of them.",
+        discussion: """
+            Each group is saved as it is at one index of its own; consistency across groups is not promised. \
+            Documentation/Snapshots.md walks through it.
+            """,
+        subcommands: [SnapshotSave.self, SnapshotInspect.self, SnapshotRestore.self])
+}
+
+struct SnapshotSave: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "save", abstract: "Copies the state of all groups, or of one, into a directory.",
+        discussion: """
+            The cluster goes on meanwhile. One replica of each group, as a rule not the leader, gives its state as of \
+            one index: everything that was acknowledged before the group's turn is in it. What comes is compared with \
+            what the host has read, record by record, by a digest. The directory has a save when its file 'save' is \
+            there, which is written last.
+
+            If it is interrupted, or a host dies, run the same command again: groups that are whole stay as they are, \
+            and one that is half there goes on if its host still keeps the state, which it does for two minutes.
+
+            EXAMPLES:
+              bifrost snapshot save backup/2026-11-27
+              bifrost snapshot save --group 3 group-3
+              bifrost snapshot save --connect 10.0.0.1:7001 --json backup/today
+            """)
+
+    @Argument(
+        help: ArgumentHelp("Where the files go: missing, empty, or with an unfinished save.", valueName: "directory"))
+    var directory: String
+
+    @Option(help: ArgumentHelp("Only this group: its number, or meta.", valueName: "group"))
+    var group: GroupArgument?
+
+    @Option(help: ArgumentHelp("Groups that are copied at a time, 1 to 64.", valueName: "count"))
+    var window = 4
+
+    @OptionGroup var progress: ProgressOptions
+    @OptionGroup var options: ClientOptions
+
+    private static let patience = Duration.seconds(60)
+
+    private struct InterruptedReport: Encodable {
+        var groups: UInt64
+        var of: Int
+        var signal: String
+    }
+
+    func validate() throws {
+        guard (1...64).contains(window) else { throw ValidationError("--window is 1 to 64, not \(window)") }
+    }
+
+    func run() async throws {
+        let began = UInt64(max(0, Date().timeIntervalSince1970 * 1_000))
+        // Its time is that of each look at the map; how long a save takes has no bound.
+        let administrator = Administrator(options, timeout: .seconds(86_400))
+        defer { administrator.close() }
+        let known = try await administrator.map()
+        if let group { _ = try MapNames.group(group.id, in: known) }
+        let target = try SaveDirectory(writing: directory)
+        let count = group == nil ? known.groups.count : 1
+        let meter = ProgressMeter(verb: "save", total: UInt64(count), isShown: progress.isShown)
+        let saver = SnapshotSaver(
+            target, of: known, administrator: administrator, patience: options.timeout?.duration ?? Self.patience,
+            meter: meter)
+        defer { saver.close() }
+        let interruption = interruption(saver, count)
+        let outcome: Result<SavedCluster, ToolError>
+        do throws(ToolError) { outcome = .success(try await save(saver, known, target, began)) } catch {
+            outcome = .failure(error)
+        }
+        meter.finish()
+        interruption.end()
+        let saved = try outcome.get()
+        try target.finish(saved)
+        let seconds = meter.elapsedSeconds
+        do throws(ToolError) {
+            try SaveReport(saved, directory, seconds: seconds, kept: saver.progress.keptRecords)
+                .show(asJSON: options.common.json)
+        } catch {
+            throw error.after("the save in \(directory) is whole")
+        }
+    }
+
+    private func save(
+        _ saver: SnapshotSaver, _ known: ClusterMap, _ target: SaveDirectory, _ began: UInt64
+    ) async throws(ToolError) -> SavedCluster {
+        func saved(_ map: ClusterMap, _ groups: [SavedGroup], isWhole: Bool) -> SavedCluster {
+            SavedCluster(
+                isWhole: isWhole, beganMilliseconds: began,
+                endedMilliseconds: UInt64(max(0, Date().timeIntervalSince1970 * 1_000)), map: map, groups: groups)
+        }
+        if let group { return saved(known, [try await saver.save(group.id)], isWhole: false) }
+        // The map first, from the meta group's own state: what it says is what is saved.
+        let meta = try await saver.save(.meta)
+        let map = try saver.savedMap(meta)
+        let names = map.groups.map { SavedCluster.fileName(of: $0.id) } + [SavedCluster.fileName]
+        let strange = SaveDirectory.names(in: target.path).filter {
+            !names.contains($0) && !names.contains($0.replacing(SavedCluster.partialSuffix, with: ""))
+        }
+        guard strange.isEmpty else {
+            throw ToolError(
+                .usage,
+                "\(target.path) has files that are not of this save (\(strange.prefix(3).joined(separator: ", "))): name "
+                    + "another directory")
+        }
+        let groups = map.dataGroups.map(\.id)
+        var results: [Result<SavedGroup, ToolError>] = []
+        await withTaskGroup(of: Result<SavedGroup, ToolError>.self) { tasks in
+            var next = 0
+            func start() {
+                guard next < groups.count else { return }
+                let group = groups[next]
+                next += 1
+                tasks.addTask {
+                    do throws(ToolError) { return .success(try await saver.save(group)) } catch {
+                        return .failure(error)
+                    }
+                }
+            }
+            for _ in 0..<window { start() }
+            for await result in tasks {
+                results.append(result)
+                // One that failed ends it; those under way come to their end, so that what they have is kept.
+                if case .success = result, !results.contains(where: { if case .failure = $0 { true } else { false } }) {
+                    start()
+                }
+            }
+        }
+        var all = [meta]
+        for result in results { all.append(try result.get()) }
+        return saved(map, all, isWhole: true)
+    }
+
+    private func interruption(_ saver: SnapshotSaver, _ count: Int) -> Interruption {
+        let isJSON = options.common.json
+        let directory = directory
+        return Interruption { number in
+            if Output.isErrorTerminal { Output.error("\n") }
+            let done = saver.progress.groups
+            Output.note(
+                "interrupted: \(HumanText.count(Int(done), "group")) of \(count) are whole in \(directory); run the same "
+                    + "command again to go on")
+            if isJSON {
+                try? Output.json(
+                    InterruptedReport(groups: done, of: count, signal: number == SIGINT ? "SIGINT" : "SIGTERM"))
+            }
+            _exit((number == SIGINT ? ExitStatus.interrupted : .terminated).rawValue)
+        }
+    }
+}
+
+struct SnapshotInspect: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "inspect", abstract: "Reads a save, or one file of it, through and says what is in it.",
+        discussion: """
+            Every checksum and every digest is looked at. Damage is named, with the file, the place in it, what was \
+            expected and what came, and ends with exit code 65. No host is asked.
+
+            EXAMPLES:
+              bifrost snapshot inspect backup/2026-11-27
+              bifrost snapshot inspect --json backup/2026-11-27/group-3.state
+            """)
+
+    @Argument(help: ArgumentHelp("The directory of a save, or a file of it.", valueName: "path"))
+    var path: String
+
+    @OptionGroup var progress: ProgressOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() async throws {
+        var isDirectory: ObjCBool = false
+        guard FileManager.default.fileExists(atPath: path, isDirectory: &isDirectory) else {
+            throw ToolError(.fileTrouble, "there is no \(path)")
+        }
+        guard isDirectory.boolValue else { return try inspectFile() }
+        let saved = try SaveDirectory.list(of: path)
+        let meter = ProgressMeter(verb: "inspect", total: UInt64(saved.groups.count), isShown: progress.isShown)
+        var problems: [GroupID: String] = [:]
+        for (done, group) in saved.groups.enumerated() {
+            do throws(ToolError) {
+                try SaveDirectory.verify(group, of: saved, in: path) { meter.add(records: $0, bytes: $1) }
+            } catch {
+                problems[group.group] = error.message
+            }
+            meter.set(done: UInt64(done + 1))
+        }
+        meter.finish()
+        try SaveReport(saved, path, problems: problems).show(asJSON: common.json)
+        guard let first = saved.groups.compactMap({ problems[$0.group] }).first else { return }
+        throw ToolError(
+            .badData,
+            problems.count == 1
+                ? first : "\(first); \(problems.count - 1) more of \(saved.groups.count) files are damaged")
+    }
+
+    private func inspectFile() throws(ToolError) {
+        let report = try SaveDirectory.read(path) { reader, bytes in
+            let end = try reader.finish()
+            return SaveReport.Group(
+                SavedGroup(
+                    host: reader.head.host, savedMilliseconds: reader.head.savedMilliseconds, bytes: bytes,
+                    digest: end.digest, description: reader.head.description), problem: nil)
+        }
+        if common.json { return try Output.json(report) }
+        try Output.line(SaveReport.table([report]))
+    }
+}
+
+extension SaveDirectory {
+    /// Reads a group's file through, and holds it against the list.
+    static func verify(
+        _ group: SavedGroup, of saved: SavedCluster, in directory: String,
+        _ passed: (_ records: Int, _ bytes: Int) -> Void = { _, _ in }
+    ) throws(ToolError) {
+        let name = directory + "/" + group.fileName
+        try read(name) { reader, bytes in
+            try saved.check(reader.head, of: group, file: name)
+            var before: UInt64 = 0
+            while let (_, piece) = try reader.nextWithBytes() {
+                passed(Int(reader.digest.records - before), piece.count)
+                before = reader.digest.records
+            }
+            try saved.check(try reader.finish(), of: group, bytes: bytes, file: name)
+        }
+    }
+}

@@ -1,0 +1,206 @@
+// `bifrost snapshot restore`: the data directories of a new cluster, from a save.
+
+import ArgumentParser
+import BifrostHost
+import Foundation
+import Primitives
+import RPC
+import Ring
+import SnapshotFiles
+import Storage
+
+struct SnapshotRestore: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "restore", abstract: "Makes the data directories of a new cluster from a save. Offline.",
+        discussion: """
+            The new cluster has another id, other hosts and other replicas, the same groups, the same ring and all \
+            records: hosts of the saved one and of this never take each other for their own. Each --host is an \
+            address that the host is to be served at, and its data directory, which has to be missing or empty. Then \
+            start 'bifrost serve' with each directory at its address. A directory may be moved to another machine \
+            before it is served for the first time; never serve two copies of one.
+
+            All that is read is checked first and last: a save that is damaged or not whole makes no cluster. If it is \
+            interrupted, run it again with the same directories.
+
+            EXAMPLES:
+              bifrost snapshot restore backup/2026-11-27 --host 127.0.0.1:7001=data/a --host 127.0.0.1:7002=data/b \
+            --host 127.0.0.1:7003=data/c
+              bifrost serve --directory data/a --listen 127.0.0.1:7001
+            """)
+
+    @Argument(help: ArgumentHelp("The directory of a whole save.", valueName: "directory"))
+    var directory: String
+
+    @Option(
+        help: ArgumentHelp(
+            "A host of the new cluster, and its new data directory. Once for each.", valueName: "host:port=directory"),
+        transform: NewHost.init(parsing:))
+    var host: [NewHost]
+
+    @Option(
+        help: ArgumentHelp("The zone of a host that is named with --host.", valueName: "host:port=zone"),
+        transform: NewHost.init(parsing:))
+    var zone: [NewHost] = []
+
+    @Option(
+        help: ArgumentHelp("Replicas of each group, 1 to 15. (default: 3, or as many as hosts)", valueName: "count"))
+    var replicas: Int?
+
+    @OptionGroup var progress: ProgressOptions
+    @OptionGroup var common: CommonOptions
+
+    private struct Report: Encodable {
+        struct Member: Encodable {
+            var host: UInt64
+            var address: String
+            var directory: String
+            var zone: String
+            var replicas: Int
+        }
+        var cluster: String
+        var savedCluster: String
+        var groups: Int
+        var replicasPerGroup: Int
+        var records: UInt64
+        var seconds: Double
+        var hosts: [Member]
+    }
+
+    func validate() throws {
+        guard !host.isEmpty else { throw ValidationError("expected at least one --host host:port=directory") }
+        if let replicas, replicas < 1 || replicas > min(ClusterMap.replicasPerGroupMax, host.count) {
+            throw ValidationError(
+                "--replicas is 1 to \(ClusterMap.replicasPerGroupMax) and at most as many as hosts, not \(replicas)")
+        }
+        for zone in zone where !host.contains(where: { $0.address == zone.address }) {
+            throw ValidationError("--zone names \(zone.address), and no --host does")
+        }
+    }
+
+    func run() async throws {
+        let saved = try SaveDirectory.list(of: directory)
+        guard saved.isWhole else {
+            throw ToolError(
+                .badData,
+                "\(directory) has \(HumanText.count(saved.groups.count, "group")) of \(saved.map.groups.count): a cluster is "
+                    + "made of a save of all groups, without --group")
+        }
+        let map: ClusterMap
+        do throws(PlannerError) { map = try plan(saved.map) } catch { throw ToolError(.usage, "\(error)") }
+        let meter = ProgressMeter(verb: "restore", total: UInt64(saved.groups.count), isShown: progress.isShown)
+        let outcome: Result<Void, ToolError>
+        do throws(ToolError) { outcome = .success(try restore(saved, map, meter)) } catch { outcome = .failure(error) }
+        meter.finish()
+        do throws(ToolError) { try outcome.get() } catch {
+            throw ToolError(error.status, "\(error.message); no host starts in a directory that is not whole")
+        }
+        do throws(ToolError) { try report(saved, map, meter) } catch {
+            throw error.after("the directories are made")
+        }
+    }
+
+    private func plan(_ saved: ClusterMap) throws(PlannerError) -> ClusterMap {
+        var cluster: ClusterID
+        repeat {
+            cluster = ClusterID(high: UInt64.random(in: 1...UInt64.max), low: UInt64.random(in: 0...UInt64.max))
+        } while cluster == saved.cluster
+        let records = host.enumerated().map { position, host in
+            HostRecord(
+                id: HostID(UInt64(position + 1)), name: host.address, address: host.address,
+                zone: zone.first { $0.address == host.address }?.text ?? "",
+                incarnation: Incarnation(UInt64.random(in: 1...UInt64.max)), featureLevel: FeatureLevel.current)
+        }
+        return try RestorationPlan.map(
+            of: saved, cluster: cluster, hosts: records, replicas: replicas ?? min(3, host.count))
+    }
+
+    private func restore(_ saved: SavedCluster, _ map: ClusterMap, _ meter: ProgressMeter) throws(ToolError) {
+        do {
+            let hosts = try zip(map.hosts, host).map { record, host in
+                (record.id, try HostRestoration(directory: host.text, host: record.id, map: map))
+            }
+            for (done, group) in saved.groups.enumerated() {
+                if group.group == .meta {
+                    // Its records are the map, and the new cluster has its own.
+                    try SaveDirectory.verify(group, of: saved, in: directory)
+                } else {
+                    try restore(group, of: saved, map, hosts, meter)
+                }
+                meter.set(done: UInt64(done + 1))
+            }
+            for (_, host) in hosts { try host.complete() }
+        } catch let error as DiskError {
+            throw ToolError(error.code == .failed ? .diskFailed : .fileTrouble, "the new store: \(error)")
+        } catch let error as SnapshotError {
+            throw ToolError(.badData, "\(error)")
+        } catch { throw ToolError(error) }
+    }
+
+    private func restore(
+        _ group: SavedGroup, of saved: SavedCluster, _ map: ClusterMap, _ hosts: [(HostID, HostRestoration)],
+        _ meter: ProgressMeter
+    ) throws {
+        guard let record = map.group(group.group) else { preconditionFailure("the new map has the same groups") }
+        let description = RestorationPlan.description(group.description, of: record)
+        let targets = hosts.compactMap { id, host in record.replica(on: id).map { (host, $0) } }
+        let name = directory + "/" + group.fileName
+        try SaveDirectory.read(name) { reader, bytes in
+            try saved.check(reader.head, of: group, file: name)
+            for (host, replica) in targets { try host.begin(description, replica: replica) }
+            var before: UInt64 = 0
+            while let (_, piece) = try reader.nextWithBytes() {
+                for (host, _) in targets { try host.accept(piece) }
+                meter.add(records: Int(reader.digest.records - before), bytes: piece.count)
+                before = reader.digest.records
+            }
+            try saved.check(try reader.finish(), of: group, bytes: bytes, file: name)
+            for (host, _) in targets { try host.finishGroup() }
+        }
+    }
+
+    private func report(_ saved: SavedCluster, _ map: ClusterMap, _ meter: ProgressMeter) throws(ToolError) {
+        let members = zip(map.hosts, host).map { record, host in
+            Report.Member(
+                host: record.id.rawValue, address: record.address, directory: host.text, zone: record.zone,
+                replicas: map.replicas(on: record.id).count)
+        }
+        let report = Report(
+            cluster: map.cluster.description, savedCluster: saved.map.cluster.description, groups: map.dataGroups.count,
+            replicasPerGroup: map.groups.first?.replicas.count ?? 0, records: meter.records,
+            seconds: meter.elapsedSeconds, hosts: members)
+        if common.json { return try Output.json(report) }
+        var table = Table([
+            ("host", .right), ("address", .left), ("directory", .left), ("zone", .left), ("replicas", .right),
+        ])
+        for member in members {
+            table.add([
+                "\(member.host)", member.address, member.directory, member.zone.isEmpty ? "-" : member.zone,
+                "\(member.replicas)",
+            ])
+        }
+        try Output.line(
+            """
+            cluster \(report.cluster) is made of a save of cluster \(report.savedCluster)
+            \(HumanText.count(report.groups, "group")) and the meta group, \
+            \(HumanText.count(report.replicasPerGroup, "replica")) of each, \(HumanText.grouped(report.records)) \
+            records, in \(HumanText.fixed(report.seconds, 2)) s
+            \(table.text)
+            """)
+    }
+}
+
+/// "host:port=text".
+struct NewHost: Sendable {
+    var address: String
+    var text: String
+
+    init(parsing text: String) throws {
+        guard let place = text.firstIndex(of: "="), text.index(after: place) < text.endIndex else {
+            throw ValidationError("expected host:port=…, as in 127.0.0.1:7001=data/a, found '\(text)'")
+        }
+        let list = try AddressList(parsing: String(text[..<place]))
+        guard list.addresses.count == 1 else { throw ValidationError("expected one address in '\(text)'") }
+        address = list.addresses[0]
+        self.text = String(text[text.index(after: place)...])
+    }
+}

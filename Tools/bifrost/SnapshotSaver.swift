@@ -1,0 +1,326 @@
+// Copies states of groups from a running cluster into a directory, and goes on where it was interrupted. Owns which host
+// is asked, what is believed, and what stays of it; questions are SnapshotSource's, files SaveDirectory's.
+
+import Foundation
+import Messages
+import Primitives
+import RPC
+import Ring
+import SnapshotFiles
+import StateMachines
+import Storage
+import Synchronization
+
+final class SnapshotSaver: Sendable {
+    private let directory: SaveDirectory
+    private let administrator: Administrator
+    private let meter: ProgressMeter
+    /// How long it goes on without anything new from any host.
+    private let patienceNanoseconds: UInt64
+    private let state: Mutex<State>
+
+    private struct State {
+        var map: ClusterMap
+        var probes: [String: HostProbe] = [:]
+        /// Groups that are whole, and pieces that were there before this run.
+        var done: UInt64 = 0
+        var keptRecords: UInt64 = 0
+        /// When any host last gave something. A group may have to wait for others: hosts give few states at a time.
+        var progressed: Instant
+    }
+
+    private static let pause = Duration.milliseconds(200)
+    /// How long a host that has begun to give a state is asked again, before another one begins anew.
+    private static let sourcePatienceNanoseconds: UInt64 = 10_000_000_000
+
+    init(
+        _ directory: SaveDirectory, of map: ClusterMap, administrator: Administrator, patience: Duration,
+        meter: ProgressMeter
+    ) {
+        self.directory = directory
+        self.administrator = administrator
+        self.meter = meter
+        patienceNanoseconds = UInt64(max(0, patience / .nanoseconds(1)))
+        state = Mutex(State(map: map, progressed: RPCClock.now()))
+    }
+
+    func close() {
+        for probe in state.withLock({ Array($0.probes.values) }) { probe.close() }
+    }
+
+    /// Groups that are whole, and records that an earlier run had brought.
+    var progress: (groups: UInt64, keptRecords: UInt64) { state.withLock { ($0.done, $0.keptRecords) } }
+
+    // MARK: - One group
+
+    /// What is there of a group's state.
+    private struct Start {
+        var head: SnapshotFileHead
+        var bytes: UInt64
+        var pieces: UInt64 = 0
+        var digest = StateDigest()
+        var position: RecordKey?
+    }
+
+    private enum Outcome {
+        case saved(SavedGroup)
+        /// From the beginning, from another host if there is one.
+        case again(String)
+    }
+
+    /// Brings the state of a group into its file, unless it is there. Returns when it is whole and durable.
+    func save(_ group: GroupID) async throws(ToolError) -> SavedGroup {
+        let whole = directory.path(SavedCluster.fileName(of: group))
+        let partial = whole + SavedCluster.partialSuffix
+        if FileManager.default.fileExists(atPath: whole) {
+            let saved = try check(whole, group)
+            state.withLock { $0.keptRecords += saved.description.records }
+            groupIsDone()
+            return saved
+        }
+        var start = try resume(partial, group)
+        if let start { state.withLock { $0.keptRecords += start.digest.records } }
+        var attempt = 0
+        while true {
+            var host = start.flatMap { start in state.withLock { $0.map.host(start.head.host) } }
+            if host == nil {
+                start = nil
+                let hosts = try candidates(group)
+                host = hosts[attempt % hosts.count]
+            }
+            guard let host else { preconditionFailure("a group of the map has a replica") }
+            let source = SnapshotSource(
+                group, from: host, snapshot: start?.head.snapshot ?? UInt64.random(in: 1...UInt64.max),
+                probe: try probe(host.address))
+            switch try await copy(from: source, start, into: partial) {
+            case .saved(let saved):
+                guard rename(partial, whole) == 0 else { throw SaveDirectory.trouble("rename", partial) }
+                try directory.sync()
+                groupIsDone()
+                return saved
+            case .again(let why):
+                start = nil
+                attempt += 1
+                guard RPCClock.now().since(state.withLock { $0.progressed }) < patienceNanoseconds else {
+                    throw ToolError(
+                        .unavailable,
+                        "\(group.words): no host gave its state within the time; the last said: \(why). What is there stays: "
+                            + "run the same command again to go on")
+                }
+                do { try await Task.sleep(for: Self.pause) } catch { throw ToolError(error) }
+                if let newer = try? await administrator.map() { state.withLock { $0.map = newer } }
+            }
+        }
+    }
+
+    private func groupIsDone() {
+        meter.set(
+            done: state.withLock {
+                $0.done += 1; return $0.done
+            })
+    }
+
+    /// Hosts with a replica that votes; the preferred leader's last, which has enough to do.
+    private func candidates(_ group: GroupID) throws(ToolError) -> [HostRecord] {
+        let map = state.withLock { $0.map }
+        guard let record = map.group(group) else {
+            throw ToolError(
+                .negative, "\(group.words) was deleted meanwhile: begin a new save, in another directory")
+        }
+        let voters = record.replicas.filter { $0.role == .voter && $0.membership == .voter }
+        let ordered =
+            voters.filter { $0.id != record.preferredLeader } + voters.filter { $0.id == record.preferredLeader }
+        let hosts = (ordered.isEmpty ? record.replicas : ordered).compactMap { map.host($0.host) }
+        guard !hosts.isEmpty else { throw ToolError(.fault, "\(group.words) has no replica in the map") }
+        return hosts
+    }
+
+    private func probe(_ address: String) throws(ToolError) -> HostProbe {
+        if let known = state.withLock({ $0.probes[address] }) { return known }
+        let new = try HostProbe(address)
+        let kept = state.withLock { state in
+            if let other = state.probes[address] { return other }
+            state.probes[address] = new
+            return new
+        }
+        return kept
+    }
+
+    /// Asks for piece after piece until the state is whole.
+    private func copy(
+        from source: SnapshotSource, _ start: Start?, into path: String
+    ) async throws(ToolError) -> Outcome {
+        var now = start
+        var file: AppendedFile?
+        if let start { file = try AppendedFile(path, keeping: start.bytes) }
+        defer { file?.close() }
+        var progressed = RPCClock.now()
+        while true {
+            let answer: SnapshotAnswer
+            switch try await source.fetch(after: now?.position) {
+            case .gone(let why): return .again(why)
+            case .later(let why, let pause):
+                // Who has begun is worth waiting for; who hasn't is not, where there are others.
+                let waited = RPCClock.now().since(progressed)
+                guard now != nil, waited < Self.sourcePatienceNanoseconds else { return .again(why) }
+                do { try await Task.sleep(for: pause) } catch { throw ToolError(error) }
+                continue
+            case .piece(let piece): answer = piece
+            }
+            var state: Start
+            if let now { state = now } else { state = try begin(answer, from: source) }
+            let piece = try received(answer, &state, from: source)
+            var bytes = Bytes()
+            if now == nil {
+                file = try AppendedFile(path, keeping: 0)
+                bytes = state.head.encoded()
+                try file?.append(bytes)
+                state.bytes = UInt64(bytes.count)
+            }
+            bytes = SnapshotFileFrame.encoded(answer.piece)
+            let before = now?.digest.records ?? 0
+            meter.add(records: Int(state.digest.records - before), bytes: bytes.count)
+            progressed = RPCClock.now()
+            self.state.withLock { $0.progressed = progressed }
+            guard piece.isLast else {
+                try file?.append(bytes)
+                state.bytes += UInt64(bytes.count)
+                now = state
+                continue
+            }
+            try compare(answer, state, path, source)
+            let end = SnapshotFileEnd(
+                pieces: state.pieces, records: state.digest.records, digest: state.digest.value)
+            var writer = ByteWriter(capacity: bytes.count + SnapshotFileEnd.encodedBytes)
+            writer.write(bytes)
+            writer.write(end.encoded())
+            state.bytes += UInt64(writer.count)
+            try file?.append(writer.take())
+            try file?.sync()
+            await source.release()
+            return .saved(
+                SavedGroup(
+                    host: state.head.host, savedMilliseconds: state.head.savedMilliseconds, bytes: state.bytes,
+                    digest: state.digest.value, description: state.head.description))
+        }
+    }
+
+    /// What the first piece says of the state.
+    private func begin(_ answer: SnapshotAnswer, from source: SnapshotSource) throws(ToolError) -> Start {
+        do throws(DecodingFailure) {
+            var reader = ByteReader(answer.description)
+            let description = try SnapshotDescription(from: &reader)
+            try reader.expectEnd()
+            guard description.group == source.group, description.base == .zero else {
+                throw DecodingFailure(
+                    expected: "the whole state of \(source.group.words)",
+                    found: "that of \(description.group.words) after \(description.base)")
+            }
+            let head = SnapshotFileHead(
+                cluster: state.withLock { $0.map.cluster }, host: source.host.id, snapshot: source.snapshot,
+                savedMilliseconds: UInt64(max(0, Date().timeIntervalSince1970 * 1_000)), description: description)
+            return Start(head: head, bytes: 0)
+        } catch {
+            throw ToolError(.fault, "host \(source.host.id) gave a description that can't be believed: \(error)")
+        }
+    }
+
+    /// Takes a piece into what is known, if it is the one that was asked for.
+    private func received(
+        _ answer: SnapshotAnswer, _ state: inout Start, from source: SnapshotSource
+    ) throws(ToolError) -> ReceivedPiece {
+        let piece: ReceivedPiece
+        do throws(SnapshotError) { piece = try ReceivedPiece(answer.piece, of: state.head.description) } catch {
+            throw ToolError(.fault, "host \(source.host.id) gave a piece that can't be believed: \(error)")
+        }
+        guard piece.isLast == answer.isLast, piece.begins(behind: state.position) else {
+            throw ToolError(.fault, "host \(source.host.id) gave another piece than the one that was asked for")
+        }
+        piece.add(to: &state.digest)
+        state.pieces += 1
+        state.position = piece.next
+        return piece
+    }
+
+    /// Both ends have seen the same records, or nothing of it stays.
+    private func compare(
+        _ answer: SnapshotAnswer, _ state: Start, _ path: String, _ source: SnapshotSource
+    ) throws(ToolError) {
+        let description = state.head.description
+        guard answer.digest == state.digest.value, state.digest.records == description.records else {
+            unlink(path)
+            throw ToolError(
+                .badData,
+                "\(source.group.words): host \(source.host.id) gave \(description.records) records with the digest "
+                    + "\(hexadecimal(answer.digest)), what came has \(state.digest.records) and "
+                    + "\(hexadecimal(state.digest.value)); it was deleted. Run the same command again")
+        }
+    }
+
+    // MARK: - What is there
+
+    /// A whole file of an earlier run, read through.
+    private func check(_ path: String, _ group: GroupID) throws(ToolError) -> SavedGroup {
+        let cluster = state.withLock { $0.map.cluster }
+        return try SaveDirectory.read(path) { reader, bytes in
+            let end = try reader.finish()
+            try Self.expect(reader.head, cluster, group, path)
+            return SavedGroup(
+                host: reader.head.host, savedMilliseconds: reader.head.savedMilliseconds, bytes: bytes,
+                digest: end.digest, description: reader.head.description)
+        }
+    }
+
+    private static func expect(
+        _ head: SnapshotFileHead, _ cluster: ClusterID, _ group: GroupID, _ path: String
+    ) throws(ToolError) {
+        guard head.cluster == cluster, head.description.group == group else {
+            throw ToolError(
+                .usage,
+                "\(path) is of group \(head.description.group) of cluster \(head.cluster), expected group \(group) of "
+                    + "\(cluster): name another directory")
+        }
+    }
+
+    /// What is sound of a file that was not finished; nil if it is nothing. One that ends behind its last piece is begun
+    /// anew: what the host said of it is lost.
+    private func resume(_ path: String, _ group: GroupID) throws(ToolError) -> Start? {
+        guard FileManager.default.fileExists(atPath: path) else { return nil }
+        let cluster = state.withLock { $0.map.cluster }
+        var start: Start?
+        do throws(ToolError) {
+            try SaveDirectory.read(path) { reader, _ in
+                try Self.expect(reader.head, cluster, group, path)
+                func take() {
+                    guard reader.pieces > 0, !reader.hasAllPieces else { return start = nil }
+                    start = Start(
+                        head: reader.head, bytes: reader.soundBytes, pieces: reader.pieces, digest: reader.digest,
+                        position: reader.nextPosition)
+                }
+                while try reader.next() != nil { take() }
+                start = nil
+            }
+        } catch {
+            guard error.status == .badData else { throw error }
+        }
+        return start
+    }
+
+    /// The map as the meta group's saved state has it.
+    func savedMap(_ saved: SavedGroup) throws(ToolError) -> ClusterMap {
+        try SaveDirectory.read(directory.path(saved.fileName)) { reader, _ in
+            var records: [MetaRecord] = []
+            while let piece = try reader.next() {
+                for record in piece.records where record.key.slot == .group && record.key.machine == .meta {
+                    records.append(MetaRecord(key: record.key.key, value: record.value))
+                }
+            }
+            do throws(DecodingFailure) {
+                if let map = try MetaMachine(restoring: records).map { return map }
+            } catch {
+                throw ToolError(.badData, "the meta group's state can't be read: \(error)")
+            }
+            throw ToolError(.unavailable, "the meta group has no map yet: run this again, in an empty directory")
+        }
+    }
+}
