@@ -99,8 +99,9 @@ struct SnapshotSave: AsyncParsableCommand {
         _ saver: SnapshotSaver, _ known: ClusterMap, _ target: SaveDirectory, _ began: UInt64
     ) async throws(ToolError) -> SavedCluster {
         func saved(_ map: ClusterMap, _ groups: [SavedGroup], isWhole: Bool) -> SavedCluster {
+            // Groups of earlier runs are older.
             SavedCluster(
-                isWhole: isWhole, beganMilliseconds: began,
+                isWhole: isWhole, beganMilliseconds: groups.reduce(began) { min($0, $1.savedMilliseconds) },
                 endedMilliseconds: UInt64(max(0, Date().timeIntervalSince1970 * 1_000)), map: map, groups: groups)
         }
         if let group { return saved(known, [try await saver.save(group.id)], isWhole: false) }
@@ -152,8 +153,8 @@ struct SnapshotSave: AsyncParsableCommand {
             if Output.isErrorTerminal { Output.error("\n") }
             let done = saver.progress.groups
             Output.note(
-                "interrupted: \(HumanText.count(Int(done), "group")) of \(count) are whole in \(directory); run the same "
-                    + "command again to go on")
+                "interrupted: of \(HumanText.count(count, "group")) \(done) whole in \(directory); run the same command again "
+                    + "to go on")
             if isJSON {
                 try? Output.json(
                     InterruptedReport(groups: done, of: count, signal: number == SIGINT ? "SIGINT" : "SIGTERM"))
