@@ -36,11 +36,12 @@ extension SimulatedCluster {
         case .liveness: while now < end { try spellAndCalm() }
         }
         heal()
-        if let administrator {
-            // Leaders go as long as members do.
-            administrator.settle()
+        // Leaders go as long as members do.
+        administrator?.settle()
+        if administrator != nil || settings.profile == .rot {
             try expect(
-                try pass(Self.membersNanosecondsMax, until: { isSettled }), "members settle", describeReplicas())
+                try pass(Self.membersNanosecondsMax, until: { isSettled && damagedLogs.isEmpty }), "members settle",
+                describeReplicas())
         }
         try awaitLeaders()
         try pass(1_000_000_000)

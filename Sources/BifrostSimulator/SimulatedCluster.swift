@@ -200,14 +200,19 @@ public final class SimulatedCluster {
     /// Lost hosts and mute replicas keep nobody awake; a replica that nobody told that it is out does not rest.
     var isAtRest: Bool { hosts.reduce(0) { $0 + $1.activeCount } <= strays.count(where: \.isActive) }
 
-    /// Each group has the members that are wanted, and no host is on its way out.
+    /// Each group has the members that are wanted, but for those on lost hosts, and no host is on its way out.
     var isSettled: Bool {
         map.hosts.allSatisfy { $0.state == .active }
-            && map.groups.allSatisfy(\.isSettled)
+            && map.groups.allSatisfy { $0.replicas.allSatisfy { $0.isSettled || hosts[place(of: $0.host)].isLost } }
             && Planner.moves(map, movesMax: .max).steps.allSatisfy { MapChange($0).refusal(by: map) != nil }
     }
 
-    /// What a damaged log has promised nobody can give back; all else is mended from others.
+    /// What a damaged log has promised nobody can give back: such a replica is replaced under a new id.
+    var damagedLogs: [ReplicaInspection] {
+        map.groups.flatMap { inspections(of: $0) }.filter(\.isLogDamaged)
+    }
+
+    /// All else is mended from others.
     private func soundInspections(of group: GroupRecord) -> [ReplicaInspection] {
         inspections(of: group).filter { !$0.isLogDamaged }
     }

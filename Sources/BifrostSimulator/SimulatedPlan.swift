@@ -67,8 +67,6 @@ package struct SimulatedPlan: Sendable {
         keys = draw(16...64)
         openOperationsPerKeyMax = draw(2...7)
 
-        // The rules do not follow members that come and go yet.
-        settings.replacesDamagedReplicas = false
         settings.memtableBytesTrigger = draw(500...6_000)
         settings.memtableBytesMax = settings.memtableBytesTrigger * draw(1...4)
         settings.journalBytesTrigger = draw(1_000...12_000)

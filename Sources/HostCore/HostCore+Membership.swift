@@ -45,7 +45,7 @@ extension HostCore {
         var isSettled = !replica.isMute && !replica.isLogDamaged
         if let record = map.group(replica.group) {
             if replica.role == .leader { isSettled = lead(replica, record, map) && isSettled }
-            if settings.replacesDamagedReplicas, replica.isMute || replica.isLogDamaged,
+            if replica.isMute || replica.isLogDamaged,
                 record.record(of: replica.id)?.role == .voter,
                 record.replicas.count > 1
             {
@@ -159,11 +159,11 @@ extension HostCore {
             stopForGood(replica)
             endSnapshots(of: replica)
             // What it still has to say stands on what it wrote: nothing is said behind a tombstone.
-            guard replica.lastTicket <= doneTicket, replica.heldMessages == 0,
+            guard replica.lastTicket <= doneTicket, replica.heldMessages == 0 || isPlanted("said-behind-tombstone"),
                 replica.checkpoint?.isUnderWay != true, !replica.isMerging, replica.snapshots.intake == nil
             else { return }
             replica.checkpoint = nil
-            records.append(.tombstone(replica.group, replica.id))
+            if !isPlanted("tombstone-left-out") { records.append(.tombstone(replica.group, replica.id)) }
             replica.lastTicket = nextTicket
             replica.removal = .burying
         case .burying:

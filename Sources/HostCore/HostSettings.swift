@@ -83,8 +83,6 @@ public struct HostSettings: Sendable {
     public var clientSnapshotsMax = 2
     /// Groups that may have a member on its way at a time, for hosts that are drained: each costs the transfer of a state.
     public var movesMax = 4
-    /// A replica whose journal is damaged asks for another in its place.
-    public var replacesDamagedReplicas = true
     /// A journal above this does not wait for members that are behind: they get snapshots.
     public var journalBytesForLaggards = 1 << 30
 

@@ -89,7 +89,13 @@ extension RaftCore {
             role == .preCandidate
             || persistence.durableTerm == term && persistence.durableVote == replica
         if let position = position(of: replica) { progress[position].vote = ownVoice ? true : nil }
-        let outcome = Quorum.outcome(progress.count, seat: { progress[$0].seat }, vote: { progress[$0].vote })
+        let outcome = Quorum.outcome(
+            progress.count,
+            seat: {
+                isPlanted("joint-vote-by-new-half")
+                    ? Seat(isVoter: progress[$0].seat.isVoter, isOutgoing: false) : progress[$0].seat
+            },
+            vote: { progress[$0].vote })
         switch (outcome, role) {
         case (.pending, _): break
         case (.lost, _): become(.follower, term: term, leader: .none)

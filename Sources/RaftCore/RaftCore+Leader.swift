@@ -41,7 +41,13 @@ extension RaftCore {
     private mutating func countAcknowledgements(of index: LogIndex) {
         guard index > commit, index >= firstOfTerm || isPlanted("older-term-committed") else { return }
         let reached = LogIndex(
-            Quorum.reached(progress.count, seat: { progress[$0].seat }, value: { progress[$0].match.rawValue }))
+            Quorum.reached(
+                progress.count,
+                seat: {
+                    isPlanted("joint-commit-by-new-half")
+                        ? Seat(isVoter: progress[$0].seat.isVoter, isOutgoing: false) : progress[$0].seat
+                },
+                value: { progress[$0].match.rawValue }))
         guard reached > commit, log.term(at: reached) == term || isPlanted("older-term-committed") else { return }
         advanceCommit(to: reached)
     }

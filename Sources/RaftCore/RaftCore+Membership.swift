@@ -133,7 +133,7 @@ extension RaftCore {
     /// Leaves the joint configuration once it is committed, whoever began it.
     mutating func finishChange() {
         let current = configuration
-        guard current.isJoint, current.index <= commit else { return }
+        guard current.isJoint, current.index <= commit || isPlanted("joint-left-uncommitted") else { return }
         appendConfiguration(
             Configuration(index: log.last.next, voters: current.voters, learners: current.learners),
             logTime: log.lastTime)

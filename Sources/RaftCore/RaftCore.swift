@@ -149,6 +149,7 @@ public struct RaftCore: Sendable {
         var configurations = [start.configuration]
         for entry in entries ?? [] where entry.kind == .configuration {
             guard let configuration = Self.configuration(of: entry) else { isImpaired = true; continue }
+            if isPlanted("configuration-forgotten-at-restart") { continue }
             configurations.append(configuration)
         }
         replica = start.replica
@@ -355,7 +356,9 @@ extension RaftCore {
         isConfigurationReported = false
         progress = members.map { member in
             let seat = Seat(
-                isVoter: configuration.voters.contains(member), isOutgoing: configuration.outgoing.contains(member))
+                isVoter: configuration.voters.contains(member)
+                    || isPlanted("learner-votes") && configuration.learners.contains(member),
+                isOutgoing: configuration.outgoing.contains(member))
             if var old = known.first(where: { $0.replica == member }) {
                 old.seat = seat
                 return old
@@ -393,7 +396,9 @@ extension RaftCore {
         persistence.truncated(from: index)
         arrived = []
         var changed = false
-        while configurations.count > 1, configurations[configurations.count - 1].index >= index {
+        while configurations.count > 1, configurations[configurations.count - 1].index >= index,
+            !isPlanted("configuration-kept-when-cut")
+        {
             configurations.removeLast()
             changed = true
         }

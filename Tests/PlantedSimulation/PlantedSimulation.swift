@@ -17,7 +17,7 @@ enum PlantedSimulation {
             let first = UInt64(arguments[3]), let last = UInt64(arguments[4]), first <= last,
             let seconds = Int(arguments[5]), seconds > 0
         else {
-            print("usage: PlantedSimulation BUG safety|liveness|rot FIRST LAST SECONDS")
+            print("usage: PlantedSimulation BUG safety|liveness|rot|membership FIRST LAST SECONDS")
             exit(64)
         }
         // Read by nobody yet: nothing has begun.
