@@ -13,7 +13,7 @@ import Testing
 
     /// At rest; the replicas of groups with a damaged journal stay where they are.
     private func trio(loops: [Int] = [1, 1, 1], levels: [UInt32]? = nil, groups: Int = 8) throws -> Trio {
-        let trio = try Trio(groups: groups, loops: loops, featureLevels: levels) { $0.replacesDamagedReplicas = false }
+        let trio = try Trio(groups: groups, loops: loops, featureLevels: levels)
         _ = try trio.leader()
         try trio.tick(60)
         #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
