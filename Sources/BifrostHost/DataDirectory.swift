@@ -13,6 +13,8 @@ public struct HostError: Error, CustomStringConvertible {
         case address
         /// The disk failed; nothing may be believed until the process is started anew.
         case disk
+        /// There is no space or no file descriptor left now; nothing was changed.
+        case exhausted
         /// What was asked for makes no sense here.
         case invalid
     }
@@ -171,26 +173,30 @@ struct DataDirectory: Sendable {
     }
 
     /// Replaces the copy atomically and durably.
+    ///
+    /// - Throws: `.exhausted`: the earlier copy is still there.
     func save(_ map: ClusterMap) throws {
         let file = ClusterMapFile.encoded(map)
         let temporary = mapFile + ".new"
+        func failure(_ what: String) -> HostError {
+            let isExhausted = [EMFILE, ENFILE, ENOSPC, EDQUOT].contains(errno)
+            return HostError(isExhausted ? .exhausted : .disk, "\(what): \(String(cString: strerror(errno)))")
+        }
         let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
         guard descriptor >= 0 else {
-            throw HostError(.directory, "can't write \(temporary): \(String(cString: strerror(errno)))")
+            throw failure("can't write \(temporary)")
         }
         defer { close(descriptor) }
         try file.withUnsafeBytes { buffer in
             var offset = 0
             while offset < buffer.count {
                 let written = write(descriptor, buffer.baseAddress! + offset, buffer.count - offset)
-                guard written > 0 else {
-                    throw HostError(.disk, "can't write \(temporary): \(String(cString: strerror(errno)))")
-                }
+                guard written > 0 else { throw failure("can't write \(temporary)") }
                 offset += written
             }
         }
         guard fsync(descriptor) == 0, rename(temporary, mapFile) == 0 else {
-            throw HostError(.disk, "can't replace \(mapFile): \(String(cString: strerror(errno)))")
+            throw failure("can't replace \(mapFile)")
         }
         let directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         if directory >= 0 {

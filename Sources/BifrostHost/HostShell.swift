@@ -186,19 +186,31 @@ final class HostShell: @unchecked Sendable {
         main.eventLoop.preconditionInEventLoop()
         door.update(identity: journal.identity, map: map)
         links.adopt(map)
-        let isSaving = mapToSave != nil
-        mapToSave = map
-        guard !isSaving else { return }
         // It is written as a whole, and changes with each group that is made: a copy may be old.
-        main.eventLoop.scheduleTask(in: .milliseconds(Self.mapSavingMilliseconds)) { [self] in saveMap() }
+        if mapToSave == nil { scheduleSaving(map) } else { mapToSave = map }
     }
 
     private static var mapSavingMilliseconds: Int64 { 1_000 }
+    private static var exhaustedMilliseconds: Int64 { 10_000 }
 
     private func saveMap() {
         guard let map = mapToSave else { return }
         mapToSave = nil
-        storeWriter.perform("the cluster map's copy") { [self] in try directory.save(map) }
+        storeWriter.perform("the cluster map's copy") { [self] in
+            do { try directory.save(map) } catch let error as HostError where error.code == .exhausted {
+                logger.warning("the copy of the cluster's map stays as it was", metadata: ["cause": "\(error)"])
+                main.eventLoop.execute { [self] in
+                    // A copy may be old, and a host without space or descriptors serves what it can.
+                    guard mapToSave == nil, !isStopping else { return }
+                    scheduleSaving(map, after: Self.exhaustedMilliseconds)
+                }
+            }
+        }
+    }
+
+    private func scheduleSaving(_ map: ClusterMap, after milliseconds: Int64 = mapSavingMilliseconds) {
+        mapToSave = map
+        main.eventLoop.scheduleTask(in: .milliseconds(milliseconds)) { [self] in saveMap() }
     }
 
     /// Connections closed because of what came over them. A refused handshake is none of these: a host that is just

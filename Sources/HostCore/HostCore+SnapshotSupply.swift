@@ -94,6 +94,7 @@ extension HostCore {
                 close(replica, place)
                 replica.snapshots.supplies.remove(at: place)
             }
+            if suppliesOpen >= settings.snapshotsMax { closeIdleSupply() }
             guard suppliesOpen < settings.snapshotsMax else { return refuse(.busy) }
             suppliesOpen += 1
             let isIncrement = request.base >= manifest.horizon || isPlanted("increment-below-horizon")
@@ -177,6 +178,23 @@ extension HostCore {
         replica.snapshots.supplies = []
         replica.snapshots.needy = []
         refusePins(of: replica)
+    }
+
+    /// Somebody waits for a place: of the members that are away, or have asked for nothing for a while, the one that
+    /// asked for nothing for longest loses its own, and begins anew when it is there again.
+    private func closeIdleSupply() {
+        var longest: (replica: Replica, place: Int, tick: UInt64)?
+        for replica in snapshotting {
+            for (place, supply) in replica.snapshots.supplies.enumerated()
+            where supply.to != .none && supply.view != nil && !supply.isReading {
+                let isAway = replica.host(of: supply.to).flatMap { peer($0) }?.isBulkConnected != true
+                guard isAway || tickCount - supply.usedTick > supplyIdleTicks / 6,
+                    longest.map({ supply.usedTick < $0.tick }) ?? true
+                else { continue }
+                longest = (replica, place, supply.usedTick)
+            }
+        }
+        if let longest { close(longest.replica, longest.place) }
     }
 
     func close(_ replica: Replica, _ place: Int) {

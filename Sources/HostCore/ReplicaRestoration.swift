@@ -58,11 +58,16 @@ public struct RestoredReplica: Sendable {
         self.damage = damage
         let manifest = store.manifest(of: birth.replica)
         let log = logs.log(of: birth.replica)
-        let isNew = !hadManifest && log == nil && !journal.isDamaged
+        // A manifest is written before a replica says anything, and deleted only behind `removedThrough`: without one,
+        // and above that, it was never here. What a damaged journal lost can't be its then.
+        let isUnknown = !hadManifest && damage == nil && log == nil
+        let isNew =
+            isUnknown && (!journal.isDamaged || store.removedThrough.map { birth.replica > $0 } ?? false)
+        if isNew { journal.begin(birth.replica) }
         if let manifest { try journal.refuseIfLost(behind: manifest) }
         let onDisk = ReplicaOnDisk(
             group: birth.group, replica: birth.replica, manifest: manifest,
-            log: log, isJournalDamaged: journal.isDamaged)
+            log: log, isJournalDamaged: journal.mayLack(birth.replica))
         plan = ReplicaStartPlan(onDisk, configuration: birth.configuration)
         plan.mayHavePromised = !isNew
         if plan.hasEntries {
@@ -116,8 +121,12 @@ extension [RecoveredLog] {
 
 extension Journal {
     /// Deletes what the store has of replicas that were removed from here: the process may have ended behind the
-    /// tombstone. Store thread, before any replica of the host takes part.
+    /// tombstone. A store of an earlier version learns from the tombstones how far ids are used up. Store thread, before
+    /// any replica of the host takes part.
     public func deleteRemoved(from store: Store<Storage>) throws {
+        if store.removedThrough == nil, !isDamaged {
+            try store.learnRemoved(through: recovered().last(where: \.isTombstone)?.replica ?? .none)
+        }
         for log in recovered() where log.isTombstone && store.manifest(of: log.replica) != nil {
             try store.remove(log.replica)
         }

@@ -52,7 +52,8 @@ public final class Journal<Storage: Disk>: Sendable {
         }
     }
 
-    /// The directory of a value could not be read or a value is missing: every replica on this disk is damaged.
+    /// The directory of a value could not be read or a value is missing: every replica that was on this disk when the
+    /// journal was opened is damaged.
     public var isDamaged: Bool { index.withLock { $0.isDamaged } }
 
     /// Sequence of the last commit; 0 before the first.
@@ -61,14 +62,25 @@ public final class Journal<Storage: Disk>: Sendable {
     /// Every replica that the journal knows, removed ones too, sorted by replica.
     public func recovered() -> [RecoveredLog] {
         index.withLock { index in
-            index.logs.map { $0.summary(isDamaged: index.isDamaged) }.sorted { $0.replica < $1.replica }
+            index.logs.map { $0.summary(isDamaged: index.mayLack($0.replica)) }.sorted { $0.replica < $1.replica }
         }
     }
 
     /// One replica as it stands now; its `base` shows what prefix deletion has left. Nil if it is not known.
     public func log(of replica: ReplicaID) -> RecoveredLog? {
         index.withLock { index in
-            index.position(of: replica).map { index.logs[$0].summary(isDamaged: index.isDamaged) }
+            index.position(of: replica).map { index.logs[$0].summary(isDamaged: index.mayLack(replica)) }
+        }
+    }
+
+    /// Whether the journal may have lost records of this replica that nobody can name.
+    public func mayLack(_ replica: ReplicaID) -> Bool { index.withLock { $0.mayLack(replica) } }
+
+    /// The replica was never on this disk before: what the journal lost can't be its. Until the journal is opened anew,
+    /// which nobody can tell it then.
+    public func begin(_ replica: ReplicaID) {
+        index.withLock { index in
+            if index.isDamaged { index.newcomers.insert(replica) }
         }
     }
 

@@ -28,6 +28,8 @@ struct JournalIndex {
     var deletedThrough: UInt64 = 0
     /// A directory could not be read, or a value is missing: nobody knows whose records are lost.
     var isDamaged = false
+    /// Replicas that are known to have begun after that damage: their logs are whole.
+    var newcomers: Set<ReplicaID> = []
     var statistics = JournalStatistics()
 
     init(identity: HostIdentity) { self.identity = identity }
@@ -51,6 +53,9 @@ struct JournalIndex {
         for log in logs[count...] { positions[log.replica] = nil }
         logs.removeSubrange(count...)
     }
+
+    /// Whether the log of a replica may lack records that nobody can name.
+    func mayLack(_ replica: ReplicaID) -> Bool { isDamaged && !newcomers.contains(replica) }
 
     // MARK: Values
 

@@ -161,8 +161,10 @@ extension Store {
     }
 
     /// Deletes a replica's manifest, durably; its runs go by and by. Also for a damaged one (its runs go at the next
-    /// start). Nothing happens if there is none.
+    /// start). Nothing is deleted if there is none.
     public func remove(_ replica: ReplicaID) throws {
+        // First: whoever finds nothing of the replica has to find this.
+        if removedThrough != nil { try learnRemoved(through: replica) }
         let (isKnown, isDamaged) = state.withLock { ($0.replicas[replica] != nil, $0.damaged[replica] != nil) }
         if isKnown {
             try commit([], [(replica, .delete)], .upkeep)

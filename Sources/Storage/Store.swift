@@ -79,7 +79,7 @@ public final class Store<Storage: Disk>: Sendable {
             }
             guard !hasData else { throw DiskError(.corrupt, "the store has data and no superblock") }
             guard let identity else { throw DiskError(.refused, "expected a store, found an empty environment") }
-            let first = StoreSuperblock(identity: identity, runsReserved: 1)
+            let first = StoreSuperblock(identity: identity, runsReserved: 1, removedThrough: ReplicaID.none)
             let bytes = first.encoded()
             try disk.write { writer in
                 try writer.put(StoreSuperblock.key, count: bytes.count, append: false) { place in
@@ -98,6 +98,18 @@ public final class Store<Storage: Disk>: Sendable {
     public func update(_ identity: StoreIdentity) throws {
         var superblock = state.withLock { $0.superblock }
         superblock.identity = identity
+        try write(superblock)
+    }
+
+    /// No replica with a greater id was ever deleted from this store; nil: nobody knows, as in one that was made by an
+    /// earlier version, until `learnRemoved`.
+    public var removedThrough: ReplicaID? { state.withLock { $0.superblock.removedThrough } }
+
+    /// Notes durably that replicas with ids up to this one may have been deleted, and none above. Store thread.
+    public func learnRemoved(through replica: ReplicaID) throws {
+        var superblock = state.withLock { $0.superblock }
+        if let known = superblock.removedThrough, known >= replica { return }
+        superblock.removedThrough = replica
         try write(superblock)
     }
 

@@ -1,7 +1,9 @@
 // The store's superblock: whose it is, which format, and which run ids are taken.
 //
-//     magic "BfSt" | version u16 = 1 | 0 u16 | cluster 2 × u64 | host u64 | journal u64 | runs reserved u64
-//     | CRC u32 of all before, seeded with the key (1, 0, 0)
+//     magic "BfSt" | version u16 = 2 | 0 u16 | cluster 2 × u64 | host u64 | journal u64 | runs reserved u64
+//     | removed through u64 | CRC u32 of all before, seeded with the key (1, 0, 0)
+//
+// Version 1 has no `removed through`, and is written as long as that is not known.
 
 public import Primitives
 
@@ -23,9 +25,11 @@ struct StoreSuperblock: Hashable, Sendable {
     var identity: StoreIdentity
     /// Run ids below are taken or given up: reserved ahead, so that none is ever used twice, whatever a crash forgets.
     var runsReserved: UInt64
+    /// No replica with a greater id was ever deleted from here; nil: nobody knows.
+    var removedThrough: ReplicaID?
 
     static let magic: UInt32 = 0x7453_6642
-    static let version: UInt16 = 1
+    static let version: UInt16 = 2
     static let key = DiskKey(table: StoreTable.superblock)
     /// Run ids reserved at a time.
     static let runsPerReservation: UInt64 = 1_024
@@ -33,20 +37,22 @@ struct StoreSuperblock: Hashable, Sendable {
     func encoded() -> Bytes {
         var writer = ByteWriter(capacity: 64)
         writer.write(Self.magic)
-        writer.write(Self.version)
+        writer.write(removedThrough == nil ? 1 : Self.version)
         writer.write(0 as UInt16)
         writer.write(identity.cluster)
         writer.write(identity.host)
         writer.write(identity.journal)
         writer.write(runsReserved)
+        if let removedThrough { writer.write(removedThrough) }
         let checksum = writer.withUnsafeBytes { crc32c($0, seed: Self.key.checksumSeed) }
         writer.write(checksum)
         return writer.take()
     }
 
-    init(identity: StoreIdentity, runsReserved: UInt64) {
+    init(identity: StoreIdentity, runsReserved: UInt64, removedThrough: ReplicaID?) {
         self.identity = identity
         self.runsReserved = runsReserved
+        self.removedThrough = removedThrough
     }
 
     init(_ bytes: Bytes) throws(DiskError) {
@@ -56,8 +62,8 @@ struct StoreSuperblock: Hashable, Sendable {
                 throw DecodingFailure(expected: "a store's superblock", found: "other bytes")
             }
             let version = try reader.read(UInt16.self)
-            guard version == Self.version else {
-                throw DecodingFailure(expected: "format version \(Self.version)", found: "version \(version)")
+            guard version == 1 || version == Self.version else {
+                throw DecodingFailure(expected: "format version 1 or \(Self.version)", found: "version \(version)")
             }
             guard try reader.read(UInt16.self) == 0 else {
                 throw DecodingFailure(expected: "0 in a reserved field", found: "more")
@@ -65,6 +71,7 @@ struct StoreSuperblock: Hashable, Sendable {
             identity = StoreIdentity(
                 cluster: try reader.readClusterID(), host: try reader.read(), journal: try reader.read())
             runsReserved = try reader.read()
+            removedThrough = version == 1 ? nil : try reader.read(ReplicaID.self)
             let computed = bytes.withUnsafeBytes {
                 crc32c(UnsafeRawBufferPointer(rebasing: $0[0..<reader.offset]), seed: Self.key.checksumSeed)
             }

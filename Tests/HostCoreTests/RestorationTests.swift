@@ -56,6 +56,61 @@ import Testing
         }
     }
 
+    /// Else a host with such a journal would get one replica after the other, none of which ever says a word.
+    @Test func onADamagedJournalAReplicaThatWasNeverHereIsSound() throws {
+        let disk = SimulatedDisk(seed: 1)
+        let store = try Store(
+            disk: SimulatedDisk(seed: 2),
+            formatting: StoreIdentity(cluster: identity.cluster, host: identity.host, journal: 99))
+        var journal = try Journal(disk: disk, formatting: identity)
+        try journal.deleteRemoved(from: store)
+        for number in [1, 5] as [UInt64] {
+            _ = try restored(birth(number), journal, store)
+            let vote = HardState(term: Term(8), vote: ReplicaID(number), commit: .zero)
+            _ = try journal.append([.hardState(GroupID(UInt32(number)), ReplicaID(number), vote)])
+        }
+        // Replica 5 was removed, and only the journal's damaged value says so.
+        _ = try journal.append([.tombstone(GroupID(5), ReplicaID(5))])
+        try store.remove(ReplicaID(5))
+        for value in disk.contents() where value.key.table == 9 && value.key.high > 1 { disk.plant(value.key, nil) }
+        disk.plant(try #require(disk.contents().first { $0.key.table == 9 }).key, Bytes([1, 2, 3]))
+
+        journal = try Journal(disk: disk, formatting: identity)
+        #expect(journal.isDamaged)
+        try journal.deleteRemoved(from: store)
+        for number in [1, 4, 5] as [UInt64] {
+            let found = try restored(birth(number), journal, store)
+            #expect(found.plan.isMute, "replica \(number)")
+        }
+        let new = try restored(birth(6), journal, store)
+        #expect(!new.plan.isMute && new.plan.impairment == nil && !new.plan.mayHavePromised)
+        // Begun again on a snapshot, with a log of its own and without.
+        #expect(try !restored(birth(6), journal, store).plan.isMute)
+        let vote = HardState(term: Term(9), vote: ReplicaID(6), commit: .zero)
+        _ = try journal.append([.hardState(GroupID(6), ReplicaID(6), vote)])
+        let begun = try restored(birth(6), journal, store)
+        #expect(!begun.plan.isMute && begun.plan.start.hardState == vote)
+        // Opened anew, nobody can tell.
+        journal = try Journal(disk: disk, formatting: identity)
+        #expect(try restored(birth(6), journal, store).plan.isMute)
+    }
+
+    /// A store that does not know which replicas it had learns it from the tombstones of a journal that is whole.
+    @Test func whatWasRemovedIsKnownFromTheTombstones() throws {
+        let journal = try Journal(disk: SimulatedDisk(seed: 1), formatting: identity)
+        for number in [3, 9, 4] as [UInt64] {
+            _ = try journal.append([.tombstone(GroupID(1), ReplicaID(number))])
+        }
+        _ = try journal.append([.hardState(GroupID(1), ReplicaID(20), HardState())])
+        let store = try Store(
+            disk: SimulatedDisk(seed: 2),
+            formatting: StoreIdentity(cluster: identity.cluster, host: identity.host, journal: 99))
+        #expect(store.removedThrough == ReplicaID.none)
+        try store.remove(ReplicaID(9))
+        try store.remove(ReplicaID(3))
+        #expect(store.removedThrough == ReplicaID(9))
+    }
+
     /// What the store's thread says of a merge that met damage (`StoreWriterTests`) ends one replica's work, not the
     /// host's.
     @Test func aReplicaWhoseStateIsDamagedStandsStillAndTheOthersGoOn() throws {

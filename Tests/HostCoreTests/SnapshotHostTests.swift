@@ -177,6 +177,35 @@ import Testing
         try expectEqual(trio)
     }
 
+    /// Nor does it keep the only place from one that is there.
+    @Test func aReceiverThatDiesLeavesItsPlaceToWhoAsks() throws {
+        let trio = try trio { $0.snapshotsMax = 1 }
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        let other = (leader + 2) % 3
+        try leaveBehind(trio, away, by: leader)
+        let words = Words(trio)
+        trio.join(away)
+        for _ in 0..<100 where words.pieces.isEmpty {
+            for host in trio.hosts { host.tick() }
+            for _ in 0..<3 { _ = try trio.deliver() }
+        }
+        trio.cut(away)
+        let disk = trio.hosts[other].storeDisk
+        for (key, value) in disk.contents() where value.count > 500 { disk.flipBit(in: key, bit: 8 * value.count / 2) }
+        for key in 1...60 {
+            trio.hosts[other].get("key \(key)", group: group, .local, token: UInt64(1_000 + key))
+            try trio.tick()
+        }
+        #expect(trio.hosts[other].notices.contains { $0.contains("its state on disk is damaged") })
+        try trio.tick(8 * 20)
+        #expect(installed(trio, at: other) == 1)
+        trio.join(away)
+        try trio.tick(600)
+        try expectEqual(trio)
+        #expect(installed(trio, at: away) == 1)
+    }
+
     @Test(arguments: [true, false]) func aReplicaWithADamagedBlockIsRebuiltFromAnother(isLeader: Bool) throws {
         let trio = try trio()
         let leader = try trio.leader()

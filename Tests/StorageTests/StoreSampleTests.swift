@@ -82,5 +82,14 @@ import Testing
             let lookup = try store.get(record.key, in: view)
             #expect(lookup == (record.isTombstone ? .tombstone(record) : .found(record)))
         }
+        // It does not know which replicas were ever here: what it is told stays, and only grows.
+        #expect(store.removedThrough == nil)
+        try store.remove(ReplicaID(12))
+        #expect(store.removedThrough == nil)
+        try store.learnRemoved(through: ReplicaID(9))
+        try store.learnRemoved(through: ReplicaID(8))
+        let again = try Store(disk: store.disk)
+        #expect(again.removedThrough == ReplicaID(9) && again.identity == storeIdentity)
+        #expect(again.manifest(of: ReplicaID(7)) == manifest)
     }
 }

@@ -81,6 +81,7 @@ package struct ToolError: Error {
             case .directory: .badDirectory
             case .address: .cannotListen
             case .disk: .diskFailed
+            case .exhausted: .fileTrouble
             case .invalid: .usage
             }
         self.init(status, error.message)
