@@ -96,7 +96,12 @@ final class Invariants {
                     var configuration: Int?
                     if entry.kind == .configuration {
                         configuration = place(ofConfigurationIn: entry, group)
-                        if configuration == nil { return fail("members", model, "\(entry) names who is in no map") }
+                        guard let configuration else {
+                            return fail("members", model, "\(entry) names who is in no map")
+                        }
+                        if model.role == .leader {
+                            cluster.changes(group.configurations[configuration], by: model)
+                        }
                     }
                     let mark = EntryMark(entry, after: model.written.marks.last, configuration: configuration)
                     model.written.marks.append(mark)
@@ -484,6 +489,12 @@ final class Invariants {
         }
         if replica.last != model.written.last {
             fail("log model", model, "its log ends at \(replica.last), it wrote \(model.written.last)")
+        }
+        let configuration = groups[Int(model.group.rawValue)].configuration(of: model.written).configuration
+        if replica.configurationIndex != configuration.index {
+            fail(
+                "the last configuration in the log counts", model,
+                "goes by the one at \(replica.configurationIndex), its log has \(configuration)")
         }
         if replica.stable > model.durable.last {
             fail("acknowledged is durable", model, "stable \(replica.stable), durable \(model.durable.last)")

@@ -107,8 +107,8 @@ final class ReplicaModel {
 /// One of a group's configurations, with the models of those who have a say.
 struct ConfigurationModel {
     let configuration: Configuration
-    fileprivate let voters: [ReplicaModel]
-    fileprivate let outgoing: [ReplicaModel]
+    let voters: [ReplicaModel]
+    let outgoing: [ReplicaModel]
 
     func counts(_ model: ReplicaModel) -> Bool {
         voters.contains { $0 === model } || outgoing.contains { $0 === model }

@@ -176,6 +176,38 @@ extension SimulatedCluster {
         }
     }
 
+    /// A leader has begun to change its members. Now and then something goes wrong before that is done: it ends, or the
+    /// hosts of old and new members fall apart.
+    func changes(_ model: ConfigurationModel, by leader: ReplicaModel) {
+        guard areFaultsOn, settings.profile == .membership, model.configuration.isJoint, world.random.below(4) == 0
+        else { return }
+        let newHosts = Set(model.voters.map(\.host)).subtracting(model.outgoing.map(\.host))
+        let kind = world.random.below(3)
+        report.faults += 1
+        schedule(after: world.random.below(20_000_000), "members of group %a change", UInt64(leader.group.rawValue)) {
+            [unowned self] in
+            guard areFaultsOn else { return }
+            switch kind {
+            case 0: crash(leader.host)
+            case 1: partition(newHosts.sorted() + [leader.host])
+            default: partition(newHosts.sorted())
+            }
+        }
+    }
+
+    private func partition(_ part: [Int]) {
+        let time = duration
+        note(
+            "the hosts %a (bits) are cut off from the others for %b µs", part.reduce(0) { $0 | 1 << UInt64($1) },
+            time / 1_000)
+        for from in part {
+            for to in hosts.indices where !part.contains(to) {
+                cut(from, to, time)
+                cut(to, from, time)
+            }
+        }
+    }
+
     /// The file system of a host's journal, or of its store, has room for little more, until somebody gives it some.
     private func fill(_ host: SimulatedHost) {
         let disk = world.random.below(2) == 0 ? host.journalDisk : host.storeDisk

@@ -17,6 +17,8 @@ package struct ReplicaInspection: Sendable {
     package var stable: LogIndex
     package var base: LogIndex
     package var last: LogIndex
+    /// Of the configuration in effect.
+    package var configurationIndex: LogIndex
     package var digest: UInt64
     package var digestIndex: LogIndex
     package var manifestIndex: LogIndex
@@ -66,7 +68,8 @@ extension HostCore {
         return ReplicaInspection(
             group: replica.group, replica: replica.id, role: isStopped ? .follower : core.role, term: core.term,
             leader: core.leader, commit: core.commit, applied: core.appliedIndex, stable: extent.stable,
-            base: extent.base, last: extent.last, digest: digest, digestIndex: digestIndex,
+            base: extent.base, last: extent.last, configurationIndex: core.configuration.index,
+            digest: digest, digestIndex: digestIndex,
             manifestIndex: replica.manifestIndex, floor: replica.floor, logTime: replica.logTime.current,
             isEstablished: !isStopped && core.isEstablished, isActive: replica.isActive,
             isImpaired: replica.impairment != nil, isStopped: isStopped,

@@ -121,11 +121,19 @@ extension [RecoveredLog] {
 
 extension Journal {
     /// Deletes what the store has of replicas that were removed from here: the process may have ended behind the
-    /// tombstone. A store of an earlier version learns from the tombstones how far ids are used up. Store thread, before
-    /// any replica of the host takes part.
+    /// tombstone. A store that does not know how far ids are used up learns it from a journal that is whole. Store
+    /// thread, before any replica of the host takes part.
+    ///
+    /// - Throws: `.refused` if there is no such journal: the disk counts as lost.
     public func deleteRemoved(from store: Store<Storage>) throws {
-        if store.removedThrough == nil, !isDamaged {
-            try store.learnRemoved(through: recovered().last(where: \.isTombstone)?.replica ?? .none)
+        if store.removedThrough == nil {
+            guard !isDamaged else {
+                throw DiskError(
+                    .refused,
+                    "the journal lost records, and the store can't tell which replicas were ever here: the disk counts as "
+                        + "lost; start with an empty directory")
+            }
+            try store.learnRemoved(through: recovered().last?.replica ?? .none)
         }
         for log in recovered() where log.isTombstone && store.manifest(of: log.replica) != nil {
             try store.remove(log.replica)

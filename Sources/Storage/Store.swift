@@ -79,7 +79,7 @@ public final class Store<Storage: Disk>: Sendable {
             }
             guard !hasData else { throw DiskError(.corrupt, "the store has data and no superblock") }
             guard let identity else { throw DiskError(.refused, "expected a store, found an empty environment") }
-            let first = StoreSuperblock(identity: identity, runsReserved: 1, removedThrough: ReplicaID.none)
+            let first = StoreSuperblock(identity: identity, runsReserved: 1, removedThrough: nil)
             let bytes = first.encoded()
             try disk.write { writer in
                 try writer.put(StoreSuperblock.key, count: bytes.count, append: false) { place in
@@ -101,8 +101,8 @@ public final class Store<Storage: Disk>: Sendable {
         try write(superblock)
     }
 
-    /// No replica with a greater id was ever deleted from this store; nil: nobody knows, as in one that was made by an
-    /// earlier version, until `learnRemoved`.
+    /// No replica with a greater id was ever deleted from this disk; nil: nobody knows, as in a store that is new, or was
+    /// made by an earlier version, until `learnRemoved`.
     public var removedThrough: ReplicaID? { state.withLock { $0.superblock.removedThrough } }
 
     /// Notes durably that replicas with ids up to this one may have been deleted, and none above. Store thread.

@@ -95,9 +95,11 @@ import Testing
         #expect(try restored(birth(6), journal, store).plan.isMute)
     }
 
-    /// A store that does not know which replicas it had learns it from the tombstones of a journal that is whole.
-    @Test func whatWasRemovedIsKnownFromTheTombstones() throws {
-        let journal = try Journal(disk: SimulatedDisk(seed: 1), formatting: identity)
+    /// A store that does not know which replicas were here, as one that was lost, learns it from a journal that is whole,
+    /// and from no other.
+    @Test func whatWasHereIsKnownFromAWholeJournal() throws {
+        let disk = SimulatedDisk(seed: 1)
+        var journal = try Journal(disk: disk, formatting: identity)
         for number in [3, 9, 4] as [UInt64] {
             _ = try journal.append([.tombstone(GroupID(1), ReplicaID(number))])
         }
@@ -105,10 +107,26 @@ import Testing
         let store = try Store(
             disk: SimulatedDisk(seed: 2),
             formatting: StoreIdentity(cluster: identity.cluster, host: identity.host, journal: 99))
-        #expect(store.removedThrough == ReplicaID.none)
-        try store.remove(ReplicaID(9))
+        #expect(store.removedThrough == nil)
+        try journal.deleteRemoved(from: store)
+        #expect(store.removedThrough == ReplicaID(20))
+        try store.remove(ReplicaID(21))
         try store.remove(ReplicaID(3))
-        #expect(store.removedThrough == ReplicaID(9))
+        #expect(store.removedThrough == ReplicaID(21))
+
+        disk.plant(try #require(disk.contents().first { $0.key.table == 9 }).key, Bytes([1, 2, 3]))
+        journal = try Journal(disk: disk, formatting: identity)
+        let new = try Store(
+            disk: SimulatedDisk(seed: 3),
+            formatting: StoreIdentity(cluster: identity.cluster, host: identity.host, journal: 99))
+        do {
+            try journal.deleteRemoved(from: new)
+            Issue.record("a replica that was removed from here would come back")
+        } catch let error as DiskError {
+            #expect(error.code == .refused && error.message.contains("start with an empty directory"))
+        }
+        #expect(new.removedThrough == nil)
+        #expect(try restored(birth(50), journal, new).plan.isMute)
     }
 
     /// What the store's thread says of a merge that met damage (`StoreWriterTests`) ends one replica's work, not the
