@@ -106,8 +106,8 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     @discardableResult
     package func submit(
         kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0),
-        machine: SubMachineNumber = SubMachineNumber(0), consistency: Consistency = .linearizable, payload: Bytes,
-        deadline: Instant, tag: UInt64, completion: @escaping Completion
+        machine: SubMachineNumber = SubMachineNumber(0), consistency: Consistency = .linearizable, bound: UInt32 = 0,
+        payload: Bytes, deadline: Instant, tag: UInt64, completion: @escaping Completion
     ) -> OperationHandle? {
         eventLoop.preconditionInEventLoop()
         let place: Int
@@ -127,7 +127,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         }
         let request = ClientRequest(
             tag: UInt64(place), kind: kind, target: target, pinned: pinned, machine: machine, consistency: consistency,
-            payload: payload, deadline: deadline)
+            bound: bound, payload: payload, deadline: deadline)
         let handle = router.submit(request, now: isInTurn ? turnNow : RPCClock.now(), into: &effects)
         needTurn()
         needTicks()
@@ -157,7 +157,8 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         }
         submit(
             kind: .query, target: .slot(slot(of: key)), pinned: consistency.host, machine: .keyValue,
-            consistency: consistency.onWire, payload: query.encoded(), deadline: deadline, tag: tag,
+            consistency: consistency.onWire, bound: consistency.bound, payload: query.encoded(), deadline: deadline,
+            tag: tag,
             completion: completion)
     }
 
@@ -310,7 +311,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
                 ) { writer in
                     QueryRequest(
                         group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,
-                        consistency: send.consistency, query: send.payload
+                        consistency: send.consistency, bound: UInt64(send.bound), query: send.payload
                     ).encode(into: &writer)
                 }
             case .page:

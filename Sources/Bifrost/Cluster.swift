@@ -153,7 +153,8 @@ final class AsyncTicket: @unchecked Sendable {
         isCommand = operation.kind == .command
         let handle = loop.submit(
             kind: operation.kind, target: operation.target, pinned: operation.reading.host, machine: operation.machine,
-            consistency: operation.reading.onWire, payload: operation.payload, deadline: operation.deadline, tag: 0
+            consistency: operation.reading.onWire, bound: operation.reading.bound, payload: operation.payload,
+            deadline: operation.deadline, tag: 0
         ) { [self] _, result in
             isDone = true
             resume(result.mapError { loop.explained(BifrostError($0)) })

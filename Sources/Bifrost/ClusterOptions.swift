@@ -48,13 +48,20 @@ public enum ReadConsistency: Hashable, Sendable {
     case lease
     /// As new, but answered by the replica on this host.
     case linearizableAt(HostID)
+    /// Misses nothing that was acknowledged so long before the read began, or earlier. Any replica answers, each in turn;
+    /// at once if it made sure of its state within that time, else as `linearizableAt`. One round of confirmation in that
+    /// time serves all such reads of a replica. Relies on the clock of the host that answers alone. In whole
+    /// milliseconds, rounded down, at most 49 days.
+    case stale(max: Duration)
+    /// As stale, by the replica on this host.
+    case staleAt(HostID, max: Duration)
     /// What the replica on this host has applied, however old.
     case localAt(HostID)
 
     var host: HostID {
         switch self {
-        case .linearizable, .lease: HostID(0)
-        case .linearizableAt(let host), .localAt(let host): host
+        case .linearizable, .lease, .stale: HostID(0)
+        case .linearizableAt(let host), .localAt(let host), .staleAt(let host, _): host
         }
     }
 
@@ -63,8 +70,18 @@ public enum ReadConsistency: Hashable, Sendable {
         case .linearizable: .linearizable
         case .lease: .lease
         case .linearizableAt: .linearizableAnywhere
+        case .stale, .staleAt: .stale
         case .localAt: .local
         }
+    }
+
+    /// Of what may be stale: milliseconds.
+    var bound: UInt32 {
+        guard case .stale(let max) = self else {
+            guard case .staleAt(_, let max) = self else { return 0 }
+            return max.wholeMilliseconds
+        }
+        return max.wholeMilliseconds
     }
 }
 
@@ -75,5 +92,14 @@ extension Duration {
         guard seconds >= 0, attoseconds >= 0 else { return 0 }
         guard seconds < 3_200_000_000 else { return 3_200_000_000_000_000_000 }
         return UInt64(seconds) * 1_000_000_000 + UInt64(attoseconds / 1_000_000_000)
+    }
+}
+
+extension Duration {
+    fileprivate var wholeMilliseconds: UInt32 {
+        let (seconds, attoseconds) = components
+        guard seconds >= 0, attoseconds >= 0 else { return 0 }
+        let (whole, isBeyond) = seconds.multipliedReportingOverflow(by: 1_000)
+        return isBeyond ? .max : UInt32(clamping: whole + attoseconds / 1_000_000_000_000_000)
     }
 }

@@ -143,7 +143,7 @@ final class SimulatedClient {
     /// Submits a request, and calls back when it is over.
     func submit(
         kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0), consistency: Consistency = .linearizable,
-        payload: Bytes,
+        bound: UInt32 = 0, payload: Bytes,
         nanoseconds: UInt64, _ ended: @escaping (Result<Bytes, OperationFailure>) -> Void
     ) {
         let tag = nextTag
@@ -153,7 +153,7 @@ final class SimulatedClient {
             ClientRequest(
                 tag: tag, kind: kind, target: target, pinned: pinned,
                 machine: kind == .query ? .keyValue : SubMachineNumber(0),
-                consistency: consistency, payload: payload, deadline: now + nanoseconds),
+                consistency: consistency, bound: bound, payload: payload, deadline: now + nanoseconds),
             now: now, into: &effects)
         runTurn()
     }
@@ -214,7 +214,7 @@ final class SimulatedClient {
             let request = QueryRequest(
                 group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,
                 consistency: send.consistency,
-                query: send.payload)
+                bound: UInt64(send.bound), query: send.payload)
             put(.query, send.call.rawValue, request.encoded(), on: link)
         case .page: put(.page, send.call.rawValue, send.payload, on: link)
         }

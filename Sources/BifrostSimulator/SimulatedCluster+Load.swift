@@ -65,10 +65,21 @@ extension SimulatedCluster {
             }
             // By lease also from hosts that lead no more, and may not know it.
             let isByLease = world.plan.leaseReadsPercent > 0 && world.random.below(100) < world.plan.leaseReadsPercent
+            // Not drawn where there are none: earlier seeds mean the same as before.
+            let isStale =
+                !isByLease && world.plan.staleReadsPercent > 0
+                && world.random.below(100) < world.plan.staleReadsPercent
+            let bound = isStale ? world.random.below(world.plan.staleMillisecondsMax) : 0
+            if isStale {
+                // It may answer as if it had come so much earlier, by the clock of whoever answers.
+                let drift = world.plan.clockDriftMillionths
+                operations[number].called -= min(now, bound * 1_000_000 * 1_000_000 / (1_000_000 - drift) + 1)
+            }
             client.submit(
                 kind: .query, target: .slot(slot(of: key)), pinned: host,
-                consistency: isByLease ? .lease : isPinned ? .linearizableAnywhere : .linearizable,
-                payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
+                consistency: isByLease
+                    ? .lease : isStale ? .stale : isPinned ? .linearizableAnywhere : .linearizable,
+                bound: UInt32(bound), payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
             ) { [unowned self] result in
                 if case .success = result, host != HostID(0), !invariants.leads(host, slot(of: key)) {
                     mark(.followerRead)

@@ -24,6 +24,7 @@ final class SimulatedHostLoop {
     private static let turnName: StaticString = "host %h: loop %b has a turn"
     @exclusivity(unchecked) private var isTurnScheduled = false
     @exclusivity(unchecked) private var leaseReadsSeen: UInt64 = 0
+    @exclusivity(unchecked) private var staleReadsSeen: UInt64 = 0
     private var inboxEvent: () -> Void = {}
     /// A struct: functions that are elements themselves are wrapped in another one each.
     private struct Handed { var action: () -> Void }
@@ -112,6 +113,10 @@ final class SimulatedHostLoop {
         if core.leaseReads > leaseReadsSeen {
             leaseReadsSeen = core.leaseReads
             world.mark(.leaseRead)
+        }
+        if core.staleReads > staleReadsSeen {
+            staleReadsSeen = core.staleReads
+            world.mark(.staleRead)
         }
         if core.hasWork { scheduleTurn() }
     }

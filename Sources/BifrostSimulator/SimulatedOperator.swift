@@ -20,6 +20,8 @@ final class SimulatedOperator {
     private var isJoining = false
     /// Nothing new is asked for any more.
     private var isSettling = false
+    /// Requests that nobody has answered, and that he still waits for.
+    private(set) var asksOpen = 0
     private static let attemptsMax = 12
 
     init(cluster: SimulatedCluster, members: Int) {
@@ -169,7 +171,19 @@ final class SimulatedOperator {
 
     /// Asks members of the group one after the other until one takes the request. Nil: refused, or nobody knows.
     private func ask(
-        _ group: GroupID, attempt: Int = 0, _ send: @escaping (SimulatedHost, @escaping Answer) -> Void,
+        _ group: GroupID, _ send: @escaping (SimulatedHost, @escaping Answer) -> Void,
+        ended: @escaping (DataResult?) -> Void
+    ) {
+        asksOpen += 1
+        // What was asked for before all was mended is not asked for again: it might undo what is to settle.
+        attempt(0, group, isOfEnd: isSettling, send) { [unowned self] result in
+            asksOpen -= 1
+            ended(result)
+        }
+    }
+
+    private func attempt(
+        _ attempt: Int, _ group: GroupID, isOfEnd: Bool, _ send: @escaping (SimulatedHost, @escaping Answer) -> Void,
         ended: @escaping (DataResult?) -> Void
     ) {
         let members = map.group(group)?.replicas.map(\.host) ?? []
@@ -181,8 +195,8 @@ final class SimulatedOperator {
             guard !isOver else { return }
             isOver = true
             world.schedule(after: delay, "the operator asks again") { [unowned self] in
-                guard cluster.areFaultsOn || isSettling && group == .meta else { return ended(nil) }
-                ask(group, attempt: attempt + 1, send, ended: ended)
+                guard cluster.areFaultsOn || isOfEnd && group == .meta else { return ended(nil) }
+                self.attempt(attempt + 1, group, isOfEnd: isOfEnd, send, ended: ended)
             }
         }
         world.schedule(

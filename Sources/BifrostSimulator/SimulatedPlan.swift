@@ -37,6 +37,9 @@ package struct SimulatedPlan: Sendable {
     package var valueBytesMax = 200
     /// Of a hundred gets, those by lease.
     package var leaseReadsPercent: UInt64 = 0
+    /// Of the other reads, those with a bound on their age, and how large it is at most.
+    package var staleReadsPercent: UInt64 = 0
+    package var staleMillisecondsMax: UInt64 = 1
 
     /// Virtual nanoseconds between two faults, at most.
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
@@ -148,6 +151,8 @@ package struct SimulatedPlan: Sendable {
             settings.movesMax = 1 + Int(later.below(4))
             settings.raft.promotionLagMax = 1 + Int(later.below(200))
         }
+        staleReadsPercent = later.below(3) == 0 ? 0 : 10 + later.below(60)
+        staleMillisecondsMax = 1 + later.below(later.below(2) == 0 ? 100 : 4_000)
     }
 }
 

@@ -135,6 +135,10 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case hostJoined
     /// A host that was empty was removed from the cluster.
     case hostRemoved
+    /// A replica answered a read with a bound on its age without asking anybody.
+    case staleRead
+    /// Members did not settle while there was load.
+    case membersSettledWithoutLoad
 }
 
 /// A rule that was broken.

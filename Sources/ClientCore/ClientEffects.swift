@@ -28,11 +28,14 @@ public struct ClientRequest: Sendable {
     public var tag: UInt64
     public var kind: RequestKind
     public var target: RequestTarget
-    /// The only host that may answer, leader or not; 0 for the leader. Not for commands.
+    /// The only host that may answer, leader or not; 0 for the leader, or for any in turn if it is `stale`. Not for
+    /// commands.
     public var pinned: HostID
     /// The sub state machine of a query; commands carry it in their header.
     public var machine: SubMachineNumber
     public var consistency: Consistency
+    /// Of `stale`: milliseconds.
+    public var bound: UInt32
     /// Command header and command, or the query's bytes: encoded once, kept for a resend.
     public var payload: Bytes
     /// When the caller must have an answer.
@@ -41,8 +44,8 @@ public struct ClientRequest: Sendable {
     @inlinable
     public init(
         tag: UInt64, kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0),
-        machine: SubMachineNumber = SubMachineNumber(0), consistency: Consistency = .linearizable, payload: Bytes,
-        deadline: Instant
+        machine: SubMachineNumber = SubMachineNumber(0), consistency: Consistency = .linearizable, bound: UInt32 = 0,
+        payload: Bytes, deadline: Instant
     ) {
         self.tag = tag
         self.kind = kind
@@ -50,6 +53,7 @@ public struct ClientRequest: Sendable {
         self.pinned = pinned
         self.machine = machine
         self.consistency = consistency
+        self.bound = bound
         self.payload = payload
         self.deadline = deadline
     }
@@ -62,6 +66,7 @@ public struct ClientSend: Sendable {
     public var kind: RequestKind
     public var machine: SubMachineNumber
     public var consistency: Consistency
+    public var bound: UInt32
     public var group: GroupID
     public var slot: Slot
     public var epoch: Epoch

@@ -109,6 +109,7 @@ extension ClientRouter {
 
     private mutating func sendPinned(_ place: Int, now: Instant, into effects: inout ClientEffects) {
         let group = Int(table[place].groupIndex)
+        if table[place].isSpread, group >= 0, !groups[group].replicas.isEmpty { takeTurn(place, of: group) }
         guard group >= 0, let host = hostIndex(table[place].pinned) else {
             wantMap()
             fetchMapIfWanted(now: now, into: &effects)
@@ -121,6 +122,16 @@ extension ClientRouter {
         }
         groups[group].inFlight += 1
         append(place, to: hosts[host].id, group: groups[group].id, now: now, into: &effects)
+    }
+
+    /// Another replica each time; of those that can be reached, if there are any.
+    private mutating func takeTurn(_ place: Int, of group: Int) {
+        let count = groups[group].replicas.count
+        for _ in 0..<count {
+            groups[group].turn = (groups[group].turn + 1) % count
+            if hosts[groups[group].replicas[groups[group].turn]].isUp { break }
+        }
+        table[place].pinned = hosts[groups[group].replicas[groups[group].turn]].id
     }
 
     private mutating func append(
@@ -139,7 +150,8 @@ extension ClientRouter {
             ClientSend(
                 call: CallID(place: place, generation: table[place].callGeneration), host: host,
                 kind: table[place].kind,
-                machine: table[place].machine, consistency: table[place].consistency, group: group,
+                machine: table[place].machine, consistency: table[place].consistency,
+                bound: table[place].boundMilliseconds, group: group,
                 slot: table[place].slot, epoch: slot < routes.count ? routes[slot].epoch : .zero,
                 payload: table[place].payload,
                 deadline: deadline))

@@ -9,6 +9,7 @@
 //
 // It does not own: encodings (callers and shell), connections and their reconnecting (shell), sessions.
 
+import Messages
 public import Primitives
 public import Ring
 
@@ -68,6 +69,8 @@ struct GroupState: Sendable {
     var replicas: [Int] = []
     /// Position in `replicas` of the leader, or of the next one to ask.
     var candidate = 0
+    /// Position in `replicas` of the last one that was asked what any may answer.
+    var turn = 0
     /// The candidate has answered as a leader does. Until then one operation at a time goes out, and finds the leader.
     var isSettled = false
     /// The operation that is out to find the leader, or -1.
@@ -176,7 +179,9 @@ public struct ClientRouter: Sendable {
         table[place].kind = request.kind
         table[place].machine = request.machine
         table[place].consistency = request.consistency
-        table[place].pinned = request.pinned
+        table[place].boundMilliseconds = request.bound
+        table[place].isSpread = request.consistency == .stale && request.pinned.rawValue == 0
+        table[place].pinned = table[place].isSpread ? HostID(.max) : request.pinned
         table[place].host = HostID(0)
         table[place].reason = .none
         table[place].retries = 0

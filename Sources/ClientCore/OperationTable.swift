@@ -40,6 +40,10 @@ struct Operation {
     var host = HostID(0)
     /// The only host that may answer it; 0 if any.
     var pinned = HostID(0)
+    /// Of a read that may be stale.
+    var boundMilliseconds: UInt32 = 0
+    /// Any replica may answer it: `pinned` is the one whose turn it is.
+    var isSpread = false
     /// The group that the caller named, if `slot` is `Slot.group`.
     var group = GroupID(0)
     var groupIndex: Int32 = -1

@@ -152,6 +152,7 @@ extension HostCore {
         let context = replica.nextContext
         replica.nextContext += 1
         replica.readBatches.append(
-            Replica.ReadBatch(context: context, index: replica.core.commit, tick: tickCount, reads: reads))
+            Replica.ReadBatch(
+                context: context, index: replica.core.commit, tick: tickCount, begun: now.rawValue, reads: reads))
     }
 }

@@ -112,7 +112,9 @@ extension HostCore {
         do throws(Refusal) {
             let query = try KeyValue.check(query: request.query, slot: request.slot)
             let record = RecordKey(slot: request.slot, machine: request.machine, key: query.key)
-            wait(WaitingRead(call: call, kind: .key(record)), in: replica, consistency: request.consistency)
+            wait(
+                WaitingRead(call: call, kind: .key(record)), in: replica, consistency: request.consistency,
+                boundMilliseconds: request.bound)
         } catch {
             refuse(call, error)
         }
@@ -129,7 +131,9 @@ extension HostCore {
             consistency: request.consistency)
     }
 
-    func wait(_ read: WaitingRead, in replica: Replica, consistency: Consistency) {
+    func wait(
+        _ read: WaitingRead, in replica: Replica, consistency: Consistency, boundMilliseconds: UInt64 = 0
+    ) {
         if case .page = read.kind {
             guard pagesOpen < settings.pagesMax else { return refuse(read.call, overloaded) }
         }
@@ -143,11 +147,18 @@ extension HostCore {
             guard replica.core.role == .leader else { return refuse(read.call, notLeader(replica)) }
         case .linearizableAnywhere:
             guard replica.core.leader != .none else { return refuse(read.call, notLeader(replica)) }
+        case .stale: break
         }
         guard replica.waitingReads < settings.waitingCallsMax else { return refuse(read.call, overloaded) }
         open(read)
         replica.waitingReads += 1
-        if consistency == .lease { replica.gatheredByLease.append(read) } else { replica.gathered.append(read) }
+        switch consistency {
+        case .lease: replica.gatheredByLease.append(read)
+        case .stale:
+            let (bound, isBeyond) = boundMilliseconds.multipliedReportingOverflow(by: 1_000_000)
+            replica.gatheredStale.append((read, isBeyond ? .max : bound))
+        default: replica.gathered.append(read)
+        }
         markReady(replica)
     }
 
@@ -168,9 +179,38 @@ extension HostCore {
         let context = replica.nextContext
         replica.nextContext += 1
         replica.readBatches.append(
-            Replica.ReadBatch(context: context, index: nil, tick: tickCount, reads: replica.gathered))
+            Replica.ReadBatch(
+                context: context, index: nil, tick: tickCount, begun: now.rawValue, reads: replica.gathered))
         replica.gathered = []
         replica.core.read(context: context)
+    }
+
+    /// Reads that may miss what is newer than their bounds came since the last turn, whose clock was read after they came.
+    /// The replica answers by itself as long as its last round of confirmation began within the bound; else it begins
+    /// another, as for a linearizable read. The clock is its own alone: none of another host's is relied on.
+    func startStaleReads(_ replica: Replica) {
+        let reads = replica.gatheredStale
+        replica.gatheredStale = []
+        var fresh: [WaitingRead] = []
+        for (read, bound) in reads {
+            let age = replica.freshAt.map { now.rawValue - $0 }
+            if let age, age <= bound || isPlanted("stale-without-bound") {
+                fresh.append(read)
+            } else if replica.core.leader != .none {
+                replica.gathered.append(read)
+            } else {
+                replica.waitingReads -= 1
+                close(read)
+                refuse(read.call, notLeader(replica))
+            }
+        }
+        guard !fresh.isEmpty else { return }
+        staleReads += UInt64(fresh.count)
+        let context = replica.nextContext
+        replica.nextContext += 1
+        replica.readBatches.append(
+            Replica.ReadBatch(
+                context: context, index: replica.core.appliedIndex, tick: tickCount, begun: nil, reads: fresh))
     }
 
     func confirmReads(_ replica: Replica, context: UInt64, index: LogIndex) {
@@ -213,6 +253,10 @@ extension HostCore {
                 continue
             }
             var batch = replica.readBatches.remove(at: place)
+            if let begun = batch.begun {
+                let time = isPlanted("stale-dated-by-answer") ? now.rawValue : begun
+                replica.freshAt = max(replica.freshAt ?? 0, time)
+            }
             let first = batch.served
             while batch.served < batch.reads.count, repliedBytes < settings.replyBytesPerTurn {
                 serve(batch.reads[batch.served], from: replica)

@@ -227,6 +227,7 @@ extension HostCore {
         end(replica)
         replica.stopped = nil
         replica.isStateDamaged = false
+        replica.freshAt = nil
         replica.impairment = Self.impairment(plan, replica.core)
         replica.isMute = plan.isMute
         replica.view = view

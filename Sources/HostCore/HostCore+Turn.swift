@@ -64,6 +64,7 @@ extension HostCore {
     private func step(_ replica: Replica) {
         // One that does not understand its log is as good as down: the others elect another leader.
         guard replica.stopped == nil else { return }
+        if !replica.gatheredStale.isEmpty { startStaleReads(replica) }
         if !replica.gatheredByLease.isEmpty { startLeaseReads(replica) }
         if !replica.gathered.isEmpty { startReads(replica) }
         var rounds = 0
@@ -238,6 +239,7 @@ extension HostCore {
         replica.proposals.removeAll()
         let reads =
             replica.readBatches.flatMap { $0.reads[$0.served...] } + replica.gathered + replica.gatheredByLease
+            + replica.gatheredStale.map(\.read)
         for read in reads {
             close(read)
             effects.replies.append(HostReply(call: read.call, response: .refused(.unavailable(reason))))
@@ -245,6 +247,7 @@ extension HostCore {
         replica.readBatches.removeAll()
         replica.gathered.removeAll()
         replica.gatheredByLease.removeAll()
+        replica.gatheredStale.removeAll()
         replica.waitingReads = 0
         effects.notices.append("group \(replica.group): replica \(replica.id) stopped: \(reason)")
         updateLiveness(replica)

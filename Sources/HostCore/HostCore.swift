@@ -191,6 +191,8 @@ public final class HostCore {
     var snapshotBytesLeft = 0
     /// Reads that were served by lease.
     public internal(set) var leaseReads: UInt64 = 0
+    /// Reads with a bound on their age that were answered without asking anybody.
+    public internal(set) var staleReads: UInt64 = 0
     /// Calls answered `overloaded`.
     public internal(set) var overloads: UInt64 = 0
     /// Messages that named a group or replica which is not here.

@@ -29,6 +29,8 @@ final class Replica {
         var index: LogIndex?
         /// The tick in which they were gathered.
         var tick: UInt64
+        /// The clock then, if the index is at or above all that had been acknowledged by that time.
+        var begun: UInt64?
         var reads: [WaitingRead]
         /// Of `reads`, those that were served in earlier turns.
         var served = 0
@@ -70,6 +72,10 @@ final class Replica {
     var gathered: [WaitingRead] = []
     /// Reads that need not ask the others while there is a lease.
     var gatheredByLease: [WaitingRead] = []
+    /// Those that may miss what is newer than so many nanoseconds.
+    var gatheredStale: [(read: WaitingRead, bound: UInt64)] = []
+    /// What has been applied misses nothing that was acknowledged before this reading of the clock; nil: unknown.
+    var freshAt: UInt64?
     var readBatches: Deque<ReadBatch> = []
     var nextContext: UInt64 = 1
 
@@ -193,7 +199,7 @@ final class Replica {
     /// What it is to others: one that stands still leads nobody.
     var role: RaftRole { stopped == nil ? core.role : .follower }
 
-    /// Reads in `gathered`, `gatheredByLease` and `readBatches`.
+    /// Reads in `gathered`, `gatheredByLease`, `gatheredStale` and `readBatches`.
     var waitingReads = 0
     var waitingCalls: Int { proposals.count + waitingReads }
 

@@ -66,8 +66,8 @@ public struct ExecuteRequest: Message {
 
 /// What a read may miss.
 ///
-/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local, 3 lease. Kept for later: 4 session (bound: the
-/// revision to wait for), 5 stale (bound: milliseconds).
+/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local, 3 lease, 5 stale (bound: milliseconds). Kept for
+/// later: 4 session (bound: the revision to wait for).
 public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     /// Answered by the leader, which asks a majority first.
     case linearizable = 0
@@ -78,11 +78,14 @@ public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     /// As linearizable, answered by the leader at once while it has a lease: as long as no host's clock runs faster or
     /// slower than hosts are told to expect.
     case lease = 3
+    /// Misses nothing that was acknowledged `bound` milliseconds before it, or earlier. Answered by any replica; by one
+    /// that made sure of its state within that time without a word to others.
+    case stale = 5
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         let number = try reader.read(UInt8.self)
         guard let known = Consistency(rawValue: number) else {
-            throw DecodingFailure(expected: "a consistency of 0 to 3", found: "\(number)")
+            throw DecodingFailure(expected: "a consistency of 0 to 3, or 5", found: "\(number)")
         }
         self = known
     }
@@ -98,7 +101,7 @@ public struct QueryRequest: Message {
     public var slot: Slot
     public var machine: SubMachineNumber
     public var consistency: Consistency
-    /// For consistencies that have a parameter; 0 for those of this version.
+    /// Of `stale`: milliseconds. Others don't look at it.
     public var bound: UInt64
     public var query: Bytes
 

@@ -65,9 +65,19 @@ struct Scenario {
         submit(tag, .query, slot: slot, within: within, host: host)
     }
 
-    private mutating func submit(_ tag: UInt64, _ kind: RequestKind, slot: UInt16, within: Int, host: UInt64 = 0) {
+    /// May be stale, by so many milliseconds.
+    mutating func getStale(_ tag: UInt64, slot: UInt16 = 0, bound: UInt32 = 500) {
+        note("> get \(tag) of \(bound) ms")
+        submit(tag, .query, slot: slot, within: 1_000, consistency: .stale, bound: bound)
+    }
+
+    private mutating func submit(
+        _ tag: UInt64, _ kind: RequestKind, slot: UInt16, within: Int, host: UInt64 = 0,
+        consistency: Consistency = .linearizable, bound: UInt32 = 0
+    ) {
         let request = ClientRequest(
-            tag: tag, kind: kind, target: .slot(Slot(slot)), pinned: HostID(host), payload: Bytes("\(tag)"),
+            tag: tag, kind: kind, target: .slot(Slot(slot)), pinned: HostID(host), consistency: consistency,
+            bound: bound, payload: Bytes("\(tag)"),
             deadline: now + UInt64(within) * 1_000_000)
         handles[tag] = router.submit(request, now: now, into: &effects)
         drain()

@@ -194,12 +194,14 @@ final class TestHost {
             call: CallToken(rawValue: token))
     }
 
-    func get(_ key: String, group: GroupID, _ consistency: Consistency = .linearizable, token: UInt64) {
+    func get(
+        _ key: String, group: GroupID, _ consistency: Consistency = .linearizable, bound: UInt64 = 0, token: UInt64
+    ) {
         let slot = slot(of: Bytes(key))
         core(of: group).query(
             QueryRequest(
                 group: group, epoch: Epoch(1), slot: slot, machine: .keyValue, consistency: consistency,
-                query: KeyValueQuery.get(key: Bytes(key)).encoded()),
+                bound: bound, query: KeyValueQuery.get(key: Bytes(key)).encoded()),
             call: CallToken(rawValue: token))
     }
 
@@ -220,6 +222,9 @@ final class TestHost {
     func answer(_ token: UInt64) -> Response<DataResult>? { replies[CallToken(rawValue: token)] }
     func refusal(_ token: UInt64) -> Refusal? {
         if case .refused(let refusal) = answer(token) { refusal } else { nil }
+    }
+    func result(_ token: UInt64) -> DataResult? {
+        if case .done(let result) = answer(token) { result } else { nil }
     }
     func isDone(_ token: UInt64) -> Bool {
         if case .done = answer(token) { true } else { false }

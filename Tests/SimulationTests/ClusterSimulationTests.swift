@@ -102,7 +102,9 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
             // Otherwise the run has proved little.
             #expect(total.busySeconds > seeds.count * 15)
             for mark in SimulationMark.allCases
-            where !mark.isOfDamage && !mark.isOfMembership && mark != .snapshotFailed {
+            where !mark.isOfDamage && !mark.isOfMembership && mark != .snapshotFailed
+                && mark != .membersSettledWithoutLoad
+            {
                 #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
             }
         }
@@ -113,9 +115,10 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     }
 
     @Test func membersComeAndGoUnderFaults() {
-        expect(
+        let total = expect(
             SimulationMark.allCases.filter(\.isOfMembership), within: 1...100,
             SimulationSettings(profile: .membership, seconds: 30))
+        #expect(total.marks[SimulationMark.membersSettledWithoutLoad.rawValue] <= 2, "an exception, not the rule")
     }
 
     @Test func damageIsNoticedAndNothingWrongServed() {
@@ -125,16 +128,20 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     }
 
     /// Runs the seeds: no rule may be broken, and each of the rare paths must have been taken.
-    private func expect(_ marks: [SimulationMark], within seeds: ClosedRange<UInt64>, _ settings: SimulationSettings) {
+    @discardableResult
+    private func expect(
+        _ marks: [SimulationMark], within seeds: ClosedRange<UInt64>, _ settings: SimulationSettings
+    ) -> SimulationReport {
         reportTraps()
         var total = SimulationReport()
         for seed in seeds {
             if let failure = simulate(seed, settings, into: &total) {
                 Issue.record("\(failure)")
-                return
+                return total
             }
         }
         for mark in marks { #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened") }
+        return total
     }
 
     /// A bug on purpose: a violation names its rule and has the events that led to it, the same each time.

@@ -126,12 +126,20 @@ struct Delete: AsyncParsableCommand {
 
 /// How sure a `get` has to be that no other leader took the place of the one that answers.
 enum GetConsistency: String, CaseIterable, ExpressibleByArgument {
-    case linearizable, lease
+    case linearizable, lease, stale
 
-    var reading: ReadConsistency {
-        switch self {
+    func reading(maxAge: Duration?) throws -> ReadConsistency {
+        guard (self == .stale) == (maxAge != nil) else {
+            throw ToolError(
+                .usage,
+                self == .stale
+                    ? "--consistency stale needs --max-age: how old the answer may be, as in 500ms"
+                    : "--max-age goes with --consistency stale alone")
+        }
+        return switch self {
         case .linearizable: .linearizable
         case .lease: .lease
+        case .stale: .stale(max: maxAge ?? .zero)
         }
     }
 }
@@ -152,6 +160,7 @@ struct Get: AsyncParsableCommand {
                 {"found":false,"key":"nothing"}
               bifrost get maybe 2> /dev/null || echo no
               bifrost get --consistency lease greeting
+              bifrost get --consistency stale --max-age 500ms greeting
             """)
 
     @Argument(help: "The key.")
@@ -159,9 +168,15 @@ struct Get: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "linearizable: the leader asks a majority first. lease: as new, and without asking while a majority has promised its votes; relies on clocks that are at most 5 % wrong."
+            "linearizable: the leader asks a majority first. lease: as new, and without asking while a majority has promised its votes; relies on clocks that are at most 5 % wrong. stale: from any replica, and nothing is missing that was acknowledged --max-age ago."
         ))
     var consistency = GetConsistency.linearizable
+
+    @Option(
+        help: ArgumentHelp(
+            "With --consistency stale: how old the answer may be, as in 500ms, 5s.", valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var maxAge: TimeSpan?
 
     @OptionGroup var options: ClientOptions
 
@@ -176,8 +191,9 @@ struct Get: AsyncParsableCommand {
 
     func run() async throws {
         try key.check()
+        let wanted = try consistency.reading(maxAge: maxAge?.duration)
         let cluster = try await options.cluster()
-        let reading = try await cluster.kv.get(key.bytes, consistency.reading)
+        let reading = try await cluster.kv.get(key.bytes, wanted)
         await cluster.close()
         let (keyText, keyBase64) = key.bytes.forJSON
         guard let found = reading else {
