@@ -58,9 +58,10 @@ extension HostCore {
                 replica.announcedFloor = .zero
                 stir(replica)
             }
-            if !peer.knowsSilence { silenceTold([], 0, by: peer) }
+            // It may be another process than the one that named them, and of another version.
+            silenceTold([], by: peer)
             // Groups that rested without it may have something to tell it.
-            peer.wakeFrom = 0
+            peer.wakeFrom = .meta
         case (.consensus, false):
             peer.isConnected = false
             drop(.consensus, of: peer)
@@ -107,7 +108,7 @@ extension HostCore {
         for floor in batch.floors { receive(floor, from: host) }
         for snapshot in batch.snapshots { receive(snapshot, from: host) }
         for word in batch.words { receive(word, from: host) }
-        if let silent = batch.silent { silenceTold(silent, silent.silence, by: peer) }
+        if let silent = batch.silent { silenceTold(silent, by: peer) }
         receive(batch.heartbeat, batch.reply, of: peer)
     }
 
@@ -118,7 +119,7 @@ extension HostCore {
         for floor in part.floors { receive(floor, from: host) }
         for snapshot in part.snapshots { receive(snapshot, from: host) }
         for word in part.words { receive(word, from: host) }
-        if let silent = part.silent { silenceTold(silent, part.silence, by: peer) }
+        if let silent = part.silent { silenceTold(silent, by: peer) }
         receive(part.heartbeat, part.reply, of: peer)
     }
 
@@ -161,7 +162,8 @@ extension HostCore {
     /// After a disagreement our groups with members there speak for themselves, a bounded number per tick.
     private func continueWaking() {
         for peer in peers {
-            guard var place = peer.wakeFrom else { continue }
+            guard let first = peer.wakeFrom else { continue }
+            var place = position(of: first)
             var woken = 0
             while place < replicas.count, woken < settings.wakesPerTick {
                 let replica = replicas[place]
@@ -171,7 +173,7 @@ extension HostCore {
                 activate(replica)
                 woken += 1
             }
-            peer.wakeFrom = place < replicas.count ? place : nil
+            peer.wakeFrom = place < replicas.count ? replicas[place].group : nil
         }
     }
 
@@ -194,6 +196,7 @@ extension HostCore {
             vouch(for: replica)
             advanceLogTime(replica)
             if isAtRest(replica) {
+                forgetAbsentMembers(of: replica)
                 replica.isActive = false
                 continue
             }

@@ -114,7 +114,7 @@ extension HostCore {
             tickCount - since >= leadingTicksBeforeReturn,
             replica.lastTurns[preferred].map({ tickCount - $0 >= turnTicks }) ?? true,
             replica.core.configuration.voters.contains(preferred), let host = replica.host(of: preferred),
-            isActive(host), peer(host)?.isConnected == true, let progress = replica.core.progress(of: preferred),
+            isActive(host), isHeard(preferred, of: replica), let progress = replica.core.progress(of: preferred),
             progress.isRecentlyActive, replica.core.lastIndex - progress.match <= settings.raft.promotionLagMax
         else { return }
         // Asked once each so often, whatever comes of it.

@@ -163,11 +163,12 @@ extension HostCore {
         }
     }
 
-    /// The connected voter that can take leadership soonest, on a host that passes; each has its turn.
+    /// The voter on a connected host, not named silent there, that can take leadership soonest, on a host that passes; each
+    /// has its turn.
     func successor(of replica: Replica, where isGood: (HostID) -> Bool) -> ReplicaID? {
         let candidates = replica.core.configuration.voters.compactMap { voter -> HandOverCandidate? in
             guard voter != replica.id, let host = replica.host(of: voter), isGood(host),
-                peer(host)?.isConnected == true, let progress = replica.core.progress(of: voter)
+                isHeard(voter, of: replica), let progress = replica.core.progress(of: voter)
             else { return nil }
             return HandOverCandidate(
                 replica: voter, isActive: progress.isRecentlyActive, isCurrent: progress.state == .replicate,

@@ -127,7 +127,7 @@ extension HostCore {
 
     /// False: it can't win now.
     private func campaignAtStart(_ replica: Replica) -> Bool {
-        guard replica.core.role != .candidate else { return false }
+        guard replica.core.role != .candidate, replica.stopped == nil else { return false }
         bind(replica)
         guard replica.core.promisedUntil <= now.rawValue else { return false }
         let voters = replica.core.configuration.voters

@@ -74,19 +74,20 @@ extension HostCore {
 
     /// Loop 0, with its answer to a heartbeat: names them to who knows of others.
     func tellSilence(to peer: Peer, knowing silence: UInt64, elsewhere: [SilentReplica]) {
-        guard peer.knowsSilence else { return }
+        guard peer.knowsSilence, self.silent.silence &+ elsewhere.silence != silence else { return }
         let all = elsewhere.isEmpty ? silent : (silent + elsewhere).sorted { $0.group < $1.group }
-        guard all.silence != silence else { return }
         write(to: peer, over: .consensus, bytes: all.count * SilentReplica.encodedBytes) { $0.silent = all }
     }
 
     // MARK: Others'
 
-    /// What the other host has now, of this loop's groups; loop 0 gets the sum over those of all loops.
-    func silenceTold(_ named: [SilentReplica], _ silence: UInt64, by peer: Peer) {
+    /// What the other host has now, of this loop's groups. Each loop sums up those that it holds itself: one that had no
+    /// room for its part of what the other host said is told again.
+    func silenceTold(_ named: [SilentReplica], by peer: Peer) {
         let before = peer.silent
+        guard !named.isEmpty || !before.isEmpty else { return }
         peer.silent = named
-        peer.silence = silence
+        peer.silence = named.silence
         for replica in before where !named.names(replica.id, of: replica.group) { silenceChanged(replica.group) }
         for replica in named where !before.names(replica.id, of: replica.group) { silenceChanged(replica.group) }
     }
@@ -94,6 +95,19 @@ extension HostCore {
     private func silenceChanged(_ group: GroupID) {
         guard let replica = replica(of: group), replica.role == .leader else { return }
         updateLiveness(replica)
+    }
+
+    /// Its host is connected, and did not name it.
+    func isHeard(_ member: ReplicaID, of replica: Replica) -> Bool {
+        guard let host = replica.host(of: member), let peer = peer(host) else { return false }
+        return peer.isConnected && !peer.silent.names(member, of: replica.group)
+    }
+
+    /// A leader rests: who is absent is not taken for alive because it was heard before. Nobody checks its quorum any more,
+    /// and a change of members would wait for the dead for good, whom `RaftCore.change` would have let through.
+    func forgetAbsentMembers(of replica: Replica) {
+        guard replica.core.role == .leader else { return }
+        for member in absentMembers(of: replica) ?? [] { replica.core.unheard(member) }
     }
 
     /// The leader's members that nobody hears: their hosts said that they are silent, or are not connected. Empty if some

@@ -211,7 +211,8 @@ extension HostCore {
         guard let replica = replica(of: group), let intake = replica.snapshots.intake else { return }
         effects.notices.append("group \(group): a snapshot for replica \(replica.id) came to nothing: \(why)")
         if replica.stopped == Self.installing {
-            replica.stopped = nil
+            // Its log may have turned out to be damaged meanwhile.
+            replica.stopped = replica.isLogDamaged ? Self.logDamaged : nil
             updateLiveness(replica)
         }
         if intake.number != 0 { say(.done(snapshot: intake.number), replica, to: intake.from) }
@@ -228,8 +229,8 @@ extension HostCore {
         replica.stopped = nil
         replica.isStateDamaged = false
         replica.freshAt = nil
-        replica.impairment = Self.impairment(plan, replica.core)
-        replica.isMute = plan.isMute
+        replica.impairment = Self.impairment(plan, replica.core) ?? (replica.isLogDamaged ? Self.logDamaged : nil)
+        replica.isMute = plan.isMute || replica.isLogDamaged
         replica.view = view
         replica.floor = .zero
         replica.announcedFloor = .zero

@@ -177,8 +177,12 @@ extension HostCore {
     public func journalDamaged(group: GroupID, _ what: String) {
         guard let replica = replica(of: group) else { return }
         replica.isLogDamaged = true
-        if replica.stopped == nil { stop(replica, because: "a record of its journal is damaged: \(what)") }
+        // One that stands still already has to be replaced as well.
+        lookAtPlacement(replica)
+        if replica.stopped == nil { stop(replica, because: "\(Self.logDamaged): \(what)") }
     }
+
+    static var logDamaged: String { "a record of its journal is damaged" }
 
     // MARK: Apply
 

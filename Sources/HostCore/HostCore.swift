@@ -34,8 +34,7 @@ public final class HostCore {
         var olderMapSeconds = 0
         var knowsPromises: Bool { featureLevel >= FeatureLevel.membership }
         var knowsSilence: Bool { featureLevel >= FeatureLevel.silence }
-        /// Its replicas of this loop's groups that say nothing, as it said last; ascending by group. Loop 0: and the sum
-        /// over all of them.
+        /// Its replicas of this loop's groups that say nothing, as it said last; ascending by group. And the sum over them.
         var silent: [SilentReplica] = []
         var silence: UInt64 = 0
         fileprivate var writer = PeerBatchWriter()
@@ -61,6 +60,8 @@ public final class HostCore {
         /// Loop 0: the same of the other loops, as far as they have answered.
         var leadingElsewhere = LivenessSum()
         var followingElsewhere = LivenessSum()
+        /// Loop 0: the sum over the other loops' parts of the other host's silent replicas, as far as they have answered.
+        var silenceElsewhere: UInt64 = 0
         /// Loop 0: silent replicas of the other loops, as far as they have answered.
         var silentElsewhere: [SilentReplica] = []
         /// Loop 0: the heartbeat that is being compared with what all loops follow there, and the newest one since.
@@ -69,8 +70,9 @@ public final class HostCore {
         var nextHeartbeat: HostHeartbeat?
         /// Loop 0: it is in `comparing`.
         var isComparing = false
-        /// Our groups' explicit heartbeats towards it are wanted, from this position in `replicas` on.
-        var wakeFrom: Int?
+        /// Our groups' explicit heartbeats towards it are wanted, from this one on. No position in `replicas`: they come
+        /// and go meanwhile.
+        var wakeFrom: GroupID?
         /// What we lead with a member there, and what we follow there, is ticked: the host has not agreed lately.
         var isLeadingSuspected = true
         var isFollowingSuspected = true

@@ -63,7 +63,8 @@ public struct LoopMessage: Sendable {
         case map(ClusterMap)
         case link(HostID, PeerChannel, isUp: Bool, featureLevel: UInt32)
         case leadingAsked(poll: UInt64)
-        case leadingTold(poll: UInt64, [(host: HostID, sum: LivenessSum)])
+        /// Each with the sum over the silent replicas there that this loop knows of, and leaves out.
+        case leadingTold(poll: UInt64, [(host: HostID, sum: LivenessSum, silence: UInt64)])
         case followingAsked(HostID, poll: UInt64)
         case followingTold(HostID, poll: UInt64, LivenessSum, silent: [SilentReplica])
         case verdict(HostID, HeartbeatVerdict)
@@ -113,7 +114,7 @@ extension HostCore {
             switch question {
             case .leadingAsked(let poll):
                 leadingRound = poll
-                let sums = peers.map { (host: $0.host, sum: $0.leading) }
+                let sums = peers.map { (host: $0.host, sum: $0.leading, silence: $0.silence) }
                 effects.loopMessages.append((0, LoopMessage(kind: .leadingTold(poll: poll, sums))))
             case .followingAsked(let host, let poll):
                 let peer = peer(host)
@@ -144,13 +145,19 @@ extension HostCore {
         polls += 1
         guard loop.count > 1 else { return sendHeartbeats(round: polls) }
         leadingPoll = LoopPoll(number: polls, missing: loop.count - 1)
-        for peer in peers { peer.leadingElsewhere = LivenessSum() }
+        for peer in peers {
+            peer.leadingElsewhere = LivenessSum()
+            peer.silenceElsewhere = 0
+        }
         tell(.leadingAsked(poll: polls))
     }
 
-    private func leadingTold(_ poll: UInt64, _ sums: [(host: HostID, sum: LivenessSum)]) {
+    private func leadingTold(_ poll: UInt64, _ sums: [(host: HostID, sum: LivenessSum, silence: UInt64)]) {
         guard leadingPoll?.number == poll else { return }
-        for (host, sum) in sums { peer(host)?.leadingElsewhere.add(sum) }
+        for (host, sum, silence) in sums {
+            peer(host)?.leadingElsewhere.add(sum)
+            peer(host)?.silenceElsewhere &+= silence
+        }
         leadingPoll?.missing -= 1
         guard leadingPoll?.missing == 0 else { return }
         leadingPoll = nil
@@ -166,7 +173,7 @@ extension HostCore {
             sum.add(peer.leadingElsewhere)
             let heartbeat = HostHeartbeat(
                 sequence: peer.heartbeatSequence, groups: sum.groups, digest: sum.digest,
-                mapVersion: map?.version ?? 0, silence: peer.silence)
+                mapVersion: map?.version ?? 0, silence: peer.silence &+ peer.silenceElsewhere)
             write(to: peer, over: .consensus) { $0.heartbeat = heartbeat }
         }
     }
@@ -258,7 +265,7 @@ extension HostCore {
             peer.lastAgreedTick = tickCount
             peer.isLeadingSuspected = false
             if let lease { peer.lease = lease }
-        case .disagreed: if peer.wakeFrom == nil { peer.wakeFrom = 0 }
+        case .disagreed: if peer.wakeFrom == nil { peer.wakeFrom = .meta }
         }
     }
 }

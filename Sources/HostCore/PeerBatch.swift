@@ -69,7 +69,7 @@ public struct LogFloor: Hashable, Sendable {
 ///     messages: count u32, then group u32 | RaftMessage each
 ///
 /// Written in one pass per turn; the count of messages is filled in at the end. Version 2 is written for hosts of feature
-/// level 2 and above, version 3 for those of level 3; those below do not know it.
+/// level 2 and above, version 3 for those of level 4 and above; those below do not know it.
 public struct PeerBatchWriter: ~Copyable {
     private var messages: ByteWriter
     public private(set) var messageCount: UInt32 = 0
@@ -256,8 +256,6 @@ public struct PeerBatchPart: Sendable {
     package private(set) var reply: HostHeartbeatReply?
     /// Its groups' of those that the other host named; nil: nothing was said of them.
     package private(set) var silent: [SilentReplica]?
-    /// Loop 0: sum over all that were named.
-    package private(set) var silence: UInt64 = 0
 
     private init() {}
 
@@ -286,7 +284,6 @@ public struct PeerBatchPart: Sendable {
                 parts[LoopPlace.owner(of: replica.group, loops: loops), default: PeerBatchPart()].silent?.append(
                     replica)
             }
-            parts[0, default: PeerBatchPart()].silence = silent.silence
         }
         if batch.heartbeat != nil || batch.reply != nil {
             parts[0, default: PeerBatchPart()].heartbeat = batch.heartbeat

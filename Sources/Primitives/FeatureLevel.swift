@@ -14,4 +14,9 @@ public enum FeatureLevel {
     public static let silence: UInt32 = 4
     /// What this version knows.
     public static let current = silence
+
+    /// Of the map of a new cluster of hosts with these levels. No higher than what people can ask of a cluster needs: what
+    /// came since goes by what each host says of itself, or raises the level when it is used, and hosts of an earlier
+    /// version can still join until then.
+    public static func ofNewMap(hosts levels: [UInt32]) -> UInt32 { min(levels.min() ?? first, membership) }
 }

@@ -21,7 +21,8 @@ public struct RaftProgress: Hashable, Sendable {
     /// The next entry to send.
     public var next: LogIndex
     public var state: ReplicationState
-    /// Heard from since the last check of the quorum.
+    /// Heard from since the check of the quorum before the last: a member that answers is so at every moment, also right
+    /// behind a check.
     public var isRecentlyActive: Bool
 }
 

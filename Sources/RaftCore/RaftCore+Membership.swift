@@ -117,7 +117,7 @@ extension RaftCore {
     }
 
     /// Heard from since the check of the quorum before the last, in this leadership.
-    private func isHeard(_ position: Int) -> Bool {
+    func isHeard(_ position: Int) -> Bool {
         progress[position].replica == replica || progress[position].isRecentlyActive
             || progress[position].wasRecentlyActive
     }

@@ -248,7 +248,7 @@ extension RaftCore {
         let known = progress[position]
         return RaftProgress(
             replica: member, match: known.match, next: known.next, state: known.state,
-            isRecentlyActive: known.isRecentlyActive || member == replica)
+            isRecentlyActive: isHeard(position))
     }
 
     /// The index through which every member has the log on disk, as a leader knows it; nil if this is no leader.
@@ -272,7 +272,8 @@ extension RaftCore {
     /// Nothing is under way, so that the host may stop ticking this replica until a message comes: everything is
     /// committed and durable, a leader's followers have it all and know it, no read waits, no leadership is being
     /// handed over, and no candidate was turned away since the leader last spoke. Followers named in `silent` (their
-    /// host is known to be down) are not waited for.
+    /// host is known to be down) are not waited for; a leader that stops being ticked without them has to be told that
+    /// they are `unheard`.
     public func isSettled(ignoring silent: [ReplicaID] = []) -> Bool {
         guard !hasWork, commit == log.last, persistence.pending == nil, reads.isEmpty, forwards.isEmpty else {
             return false
@@ -335,6 +336,15 @@ extension RaftCore {
             // The leader is there and of this term: as good as a word of its own.
             isDoubtful = false
         }
+    }
+
+    /// The host's liveness layer says that nobody hears this member now. A leader that is not ticked any more checks no
+    /// quorum, and would take it for alive for as long as it rests: until it is heard again it counts for nothing, in no
+    /// change of members either.
+    public mutating func unheard(_ member: ReplicaID) {
+        guard role == .leader, member != replica, let position = position(of: member) else { return }
+        progress[position].isRecentlyActive = false
+        progress[position].wasRecentlyActive = false
     }
 }
 

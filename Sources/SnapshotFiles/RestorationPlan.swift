@@ -27,7 +27,8 @@ public enum RestorationPlan {
             hosts: hosts, groups: saved.groups.map(\.id), replicas: replicas, firstReplica: saved.nextReplica)
         for place in groups.indices { groups[place].weight = saved.groups[place].weight }
         let map = ClusterMap(
-            cluster: cluster, featureLevel: FeatureLevel.current, hosts: hosts, groups: groups, ring: saved.ring,
+            cluster: cluster, featureLevel: FeatureLevel.ofNewMap(hosts: hosts.map(\.featureLevel)), hosts: hosts,
+            groups: groups, ring: saved.ring,
             nextHost: HostID((hosts.last?.id.rawValue ?? 0) + 1), nextGroup: saved.nextGroup,
             nextReplica: ReplicaID(saved.nextReplica.rawValue + UInt64(groups.count * replicas)))
         if let problem = map.problem() { throw PlannerError(problem) }

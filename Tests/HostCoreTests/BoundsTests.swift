@@ -457,7 +457,7 @@ private let group = GroupID(1)
         }
         try trio.tick(100)
         var bytes = 0
-        trio.look = { from, _, payload in if from == leader { bytes += payload.count } }
+        trio.look = { from, _, _, payload in if from == leader { bytes += payload.count } }
         try trio.tick(400)
         // A heartbeat each two ticks, at most one append of 1,000 bytes each time to that one.
         #expect(bytes < 400 * 1_500, "\(bytes) bytes in 20 s")

@@ -49,7 +49,7 @@ private let group = GroupID(1)
         var inBulk: [ClosedRange<UInt64>] = []
         var fresh: [UInt64] = []
         let target = try #require(trio.hosts[laggard].inspection(of: group)).replica
-        trio.look = { _, channel, payload in
+        trio.look = { _, _, channel, payload in
             guard var reader = try? PeerBatchReader(payload) else { return }
             while let (_, message) = try? reader.next() {
                 guard message.to == target, let first = message.entries.first, let last = message.entries.last else {

@@ -61,7 +61,7 @@ import Testing
     /// The place of a host's heartbeats in what it sends while `count` ticks pass.
     private func heartbeats(of place: Int, in trio: Trio, ticks count: Int) throws -> Int {
         var seen = 0
-        trio.look = { from, _, payload in
+        trio.look = { from, _, _, payload in
             if from == place, let reader = try? PeerBatchReader(payload), reader.heartbeat != nil { seen += 1 }
         }
         try trio.tick(count)

@@ -67,7 +67,7 @@ private let group = GroupID(1)
         let (trio, leader) = try idleTrio()
         let host = trio.hosts[leader]
         var sentAt: UInt64 = 0
-        trio.look = { from, _, payload in
+        trio.look = { from, _, _, payload in
             if from == leader, let reader = try? PeerBatchReader(payload), reader.heartbeat != nil {
                 sentAt = host.now.rawValue
             }

@@ -171,6 +171,94 @@ import Testing
         try write(trio, 11...15)
     }
 
+    /// A leader that rests checks no quorum. Who died meanwhile must not count for alive in the next change: with it and
+    /// the leader as the only voters the group would stand still until it came back.
+    @Test func whoDiedWhileItsLeaderRestedCountsForNothing() throws {
+        let trio = try Trio(hosts: 4)
+        try write(trio, 1...5)
+        let leader = try trio.leader(of: group)
+        let others = try places(trio).members.filter { $0 != leader }
+        let leaving = try replica(trio, on: others[0])
+        try trio.tick(60)
+        trio.cut(others[1])
+        try trio.tick(60)
+        #expect(trio.hosts[leader].inspection(of: group)?.isActive == false)
+        try change(trio, .setRole(group, leaving, .leaving), token: 1)
+        try wait(trio, "the leader's map") { try !record(trio, at: leader).isSettled }
+        try trio.tick(60)
+        try write(trio, 6...40)
+        #expect(try record(trio, at: leader).record(of: leaving) != nil, "nobody could take its place")
+        // It comes about when the third is there again.
+        trio.join(others[1])
+        try wait(trio, "the removal") { trio.hosts[others[0]].inspection(of: group) == nil }
+        try write(trio, 41...50)
+    }
+
+    /// One that stands still for another reason is off the list of those whose place is looked at.
+    @Test func aDamagedLogOfAReplicaThatStandsStillIsReported() throws {
+        let trio = try Trio(hosts: 4)
+        try write(trio, 1...10)
+        let leader = try trio.leader(of: group)
+        let place = try #require(try places(trio).members.first { $0 != leader })
+        let old = try replica(trio, on: place)
+        trio.hosts[place].holdsStore = true
+        trio.hosts[place].core.stateDamaged(group: group, "a test says so")
+        try trio.tick(60)
+        trio.hosts[place].core.journalDamaged(group: group, "a test says so")
+        try wait(trio, "another replica in the map") {
+            let new = try record(trio, at: place).replica(on: trio.hosts[place].id)
+            return new != old && new != nil
+        }
+        trio.hosts[place].holdsStore = false
+        try wait(trio, "another replica on this host") { try record(trio, at: leader).isSettled }
+        try expectEqual(trio)
+    }
+
+    /// All of a host's, as after damage to its journal as a whole.
+    @Test func aHostFullOfDamagedLogsIsFilledAnewAndAllRest() throws {
+        let trio = try Trio(groups: 12)
+        _ = try trio.leader()
+        try trio.tick(60)
+        let old = trio.map.dataGroups.map { ($0.id, $0.replica(on: trio.hosts[2].id)) }
+        for (group, _) in old { trio.hosts[2].core.journalDamaged(group: group, "a test says so") }
+        try wait(trio, seconds: 120, "other replicas on this host") {
+            guard let map = trio.hosts[0].core.map else { return false }
+            return old.allSatisfy { group, replica in
+                let record = map.group(group)
+                return record?.isSettled == true && record?.replica(on: trio.hosts[2].id) != replica
+            }
+        }
+        try trio.tick(60)
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+        for (group, replica) in old {
+            let all = trio.hosts.map { $0.inspection(of: group) }
+            #expect(all.allSatisfy { $0?.isStopped == false && $0?.digest == all[0]?.digest }, "\(group)")
+            #expect(all[2]?.replica != replica)
+        }
+    }
+
+    /// What its host named silent is nobody to hand a group to, even if it answered a moment ago.
+    @Test func leadershipGoesToNobodyWhoStandsStill() throws {
+        let trio = try Trio()
+        try write(trio, 1...3)
+        let leader = try trio.leader(of: group)
+        let (sound, silent) = ((leader + 1) % 3, (leader + 2) % 3)
+        func handOver(from place: Int, to target: ReplicaID, token: UInt64) throws {
+            trio.hosts[place].core.transfer(group, to: target, call: CallToken(rawValue: token))
+            try trio.tick(6)
+            #expect(trio.hosts[place].isDone(token))
+        }
+        // The other's turn is longer ago.
+        try handOver(from: leader, to: replica(trio, on: sound), token: 1)
+        try handOver(from: sound, to: replica(trio, on: leader), token: 2)
+        #expect(trio.hosts[leader].inspection(of: group)?.isEstablished == true)
+        trio.hosts[silent].holdsStore = true
+        trio.hosts[silent].core.stateDamaged(group: group, "a test says so")
+        try trio.tick(3)
+        try handOver(from: leader, to: .none, token: 3)
+        #expect(trio.hosts[sound].inspection(of: group)?.isEstablished == true)
+    }
+
     @Test func leadershipIsHandedOverOnRequest() throws {
         let trio = try Trio(hosts: 4)
         try write(trio, 1...3)

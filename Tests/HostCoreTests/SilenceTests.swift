@@ -11,9 +11,9 @@ import Testing
 @Suite struct SilenceTests {
     private let group = GroupID(1)
 
-    /// At rest; the replicas of groups with a damaged journal stay where they are.
+    /// At rest. The cluster is of the first feature level, in which nobody replaces a replica with a damaged journal.
     private func trio(loops: [Int] = [1, 1, 1], levels: [UInt32]? = nil, groups: Int = 8) throws -> Trio {
-        let trio = try Trio(groups: groups, loops: loops, featureLevels: levels)
+        let trio = try Trio(groups: groups, loops: loops, featureLevels: levels, mapLevel: FeatureLevel.first)
         _ = try trio.leader()
         try trio.tick(60)
         #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
@@ -68,7 +68,7 @@ import Testing
         let leader = try place(ofLeaderOf: group, trio)
         damageJournal(of: group, at: trio.hosts[(leader + 1) % 3])
         var versions: Set<UInt8> = []
-        trio.look = { _, _, payload in versions.insert(payload[0]) }
+        trio.look = { _, _, _, payload in versions.insert(payload[0]) }
         try trio.tick(40)
         #expect(trio.hosts[leader].activeCount > 1 && versions == [2])
         try write(trio, group, token: 1)
@@ -127,6 +127,102 @@ import Testing
         try write(trio, group, token: 2)
     }
 
+    /// An event loop that is far behind takes nothing of what other hosts say. It does not know who is silent then, though
+    /// it was told, and has to be told again.
+    @Test func aLoopThatHadNoRoomIsToldAgain() throws {
+        let trio = try trio(loops: [2, 2, 2])
+        let led = trio.map.dataGroups.map(\.id).filter { trio.hosts[0].inspection(of: $0)?.isEstablished == true }
+        let group = try #require(led.first { $0.rawValue % 2 == 1 })
+        let other = try #require(led.first { $0.rawValue % 2 == 0 })
+        trio.hosts[0].fullLoops = [1]
+        damageJournal(of: group, at: trio.hosts[1])
+        damageJournal(of: other, at: trio.hosts[1])
+        try trio.tick(4)
+        trio.hosts[0].fullLoops = []
+        try trio.tick(60)
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+        try write(trio, group, token: 1)
+        try write(trio, other, token: 2)
+    }
+
+    /// A list is of the process that named it.
+    @Test func aConnectionThatIsMadeAnewBeginsWithoutNames() throws {
+        let trio = try trio()
+        let leader = try place(ofLeaderOf: group, trio)
+        let follower = (leader + 1) % 3
+        damageJournal(of: group, at: trio.hosts[follower])
+        try trio.tick(40)
+        trio.cut(follower)
+        try trio.tick(2)
+        var silences: [UInt64] = []
+        trio.look = { from, to, _, payload in
+            guard from == leader, to == follower, let silence = try? PeerBatchReader(payload).heartbeat?.silence else {
+                return
+            }
+            silences.append(silence)
+        }
+        trio.join(follower)
+        try trio.tick(40)
+        #expect(silences.contains(0) && silences.last != 0, "\(silences)")
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+    }
+
+    // MARK: Versions side by side
+
+    /// Hosts speak to each other as the older of the two can, whatever the map's level; nobody is kept awake by it.
+    @Test(arguments: [[2, 4, 4], [4, 3, 4], [2, 3, 4], [2, 2, 4]] as [[UInt32]])
+    func hostsOfSeveralVersionsServeSideBySide(levels: [UInt32]) throws {
+        let trio = try Trio(groups: 8, featureLevels: levels)
+        #expect(trio.map.featureLevel == 2)
+        var versions: [[Set<UInt8>]] = Array(repeating: Array(repeating: [], count: 3), count: 3)
+        trio.look = { from, to, _, payload in
+            versions[from][to].insert(payload[0])
+            #expect(throws: Never.self) {
+                var reader = try PeerBatchReader(payload)
+                while try reader.next() != nil {}
+                #expect(payload[0] == 3 || reader.silent == nil && (reader.heartbeat?.silence ?? 0) == 0)
+            }
+        }
+        _ = try trio.leader()
+        try trio.tick(60)
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+        // One is away for long, and comes back: it is spoken to as before.
+        for away in 0..<3 {
+            trio.cut(away)
+            try trio.tick(60)
+            for record in trio.map.dataGroups {
+                try write(trio, record.id, token: UInt64(100 * away) + UInt64(record.id.rawValue))
+            }
+            trio.join(away)
+            try trio.tick(100)
+            #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+        }
+        for from in 0..<3 {
+            for to in 0..<3 where to != from {
+                #expect(versions[from][to] == [min(levels[from], levels[to]) == 4 ? 3 : 2], "\(from) to \(to)")
+            }
+        }
+        for record in trio.map.groups {
+            let all = trio.hosts.map { $0.inspection(of: record.id)?.digest }
+            #expect(all.allSatisfy { $0 == all[0] }, "\(record.id)")
+        }
+    }
+
+    /// The two that can say it rest together; a silent replica keeps awake what a host of an earlier version leads with it.
+    @Test func aSilentReplicaIsNamedToWhoKnowsTheWord() throws {
+        let trio = try trio(levels: [4, 4, 2])
+        let led = trio.map.dataGroups.map(\.id).filter { trio.hosts[0].inspection(of: $0)?.isEstablished == true }
+        damageJournal(of: try #require(led.first), at: trio.hosts[1])
+        try trio.tick(40)
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+        let old = trio.map.dataGroups.map(\.id).filter { trio.hosts[2].inspection(of: $0)?.isEstablished == true }
+        damageJournal(of: try #require(old.first), at: trio.hosts[1])
+        try trio.tick(40)
+        #expect(trio.hosts[2].activeCount > 0)
+        try write(trio, led[0], token: 1)
+        try write(trio, old[0], token: 2)
+    }
+
     // MARK: Hosts that are gone
 
     @Test(arguments: [[1, 1, 1], [2, 3, 1]])
@@ -182,6 +278,61 @@ import Testing
         #expect(active > 0 && active <= 9, "\(active) of \(led)")
         try trio.tick(120)
         #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+    }
+
+    /// What is to be woken is remembered by its number: places move when a group goes.
+    @Test func noGroupStaysAsleepBecauseAnotherIsDeletedMeanwhile() throws {
+        let trio = try Trio(groups: 9) { $0.wakesPerTick = 1 }
+        _ = try trio.leader()
+        try trio.tick(20)
+        let host = trio.hosts[0]
+        for record in trio.map.groups {
+            let leader = try place(ofLeaderOf: record.id, trio)
+            let target = try #require(record.replica(on: host.id))
+            if leader != 0 {
+                trio.hosts[leader].core.transfer(record.id, to: target, call: CallToken(rawValue: 9_000))
+            }
+            try trio.tick(4)
+            #expect(try place(ofLeaderOf: record.id, trio) == 0)
+        }
+        // A group stands still everywhere, and is not yet gone from the host that led it.
+        let gone = GroupID(2)
+        let groups = trio.map.dataGroups.map(\.id).filter { $0 != gone }
+        host.holdsStore = true
+        var map = try #require(host.core.map)
+        map.version += 1_000
+        map.removeGroup(gone)
+        map.ring = SlotTable(
+            epoch: map.ring.epoch,
+            owners: (0..<Slot.count).map { number in
+                let owner = map.ring.owner(of: Slot(UInt16(number))) ?? .meta
+                return owner == gone ? groups[0] : owner
+            })
+        for other in trio.hosts { other.core.adopt(map) }
+        try trio.tick(80)
+        #expect(host.inspection(of: gone)?.isRemoving == true && trio.hosts[2].inspection(of: gone) == nil)
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+
+        // Too short for an election, which would wake all of them.
+        trio.cut(2)
+        for (number, group) in groups.enumerated() {
+            host.put(key(trio, of: group), "\(number)", group: group, token: UInt64(number + 1))
+        }
+        try trio.tick(4)
+        #expect(host.activeCount == 0 && groups.indices.allSatisfy { host.isDone(UInt64($0 + 1)) })
+        trio.join(2)
+        // Some are woken, and others wait for their turn: then one goes that stood before those.
+        for _ in 0..<40 where host.inspection(of: groups[2])?.isActive != true { try trio.tick() }
+        #expect(host.inspection(of: groups[2])?.isActive == true && host.inspection(of: groups[3])?.isActive == false)
+        host.holdsStore = false
+        try host.doJobs()
+        #expect(host.inspection(of: gone) == nil)
+        try trio.tick(60)
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
+        for group in groups {
+            let all = trio.hosts.map { $0.inspection(of: group)?.digest }
+            #expect(all.allSatisfy { $0 == all[0] }, "\(group)")
+        }
     }
 
     /// One that lost both others must find out that it leads nobody.

@@ -18,7 +18,7 @@ import Testing
         var list: [SnapshotMessage] = []
 
         init(_ trio: Trio) {
-            trio.look = { [unowned self] _, _, payload in
+            trio.look = { [unowned self] _, _, _, payload in
                 guard let reader = try? PeerBatchReader(payload) else { return }
                 list += reader.snapshots
             }
@@ -129,6 +129,29 @@ import Testing
         try expectEqual(trio)
         #expect(words.fetches.count { $0.snapshot == 0 } == 1, "one snapshot from its beginning")
         #expect(words.pieces.count { $0.after.isEmpty } == 1, "its first piece once")
+    }
+
+    /// While it waits for another's state a damaged record of its journal is found, and that state comes to nothing: it
+    /// must not go on with a log that lacks what it promised.
+    @Test func aReplicaWhoseLogIsDamagedMeanwhileStandsStillWhenItsSnapshotFails() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        try leaveBehind(trio, away, by: leader)
+        let host = trio.hosts[away]
+        host.holdsStore = true
+        trio.join(away)
+        for _ in 0..<400 where host.inspection(of: group)?.isInstalling != true {
+            try trio.tick()
+            try host.doJobs { if case .takeSnapshot = $0 { true } else { false } }
+        }
+        #expect(host.inspection(of: group)?.isInstalling == true)
+        host.core.journalDamaged(group: group, "a test")
+        _ = host.takeJobs()
+        host.core.snapshotFailed(group: group, "a test")
+        try trio.tick()
+        let now = host.inspection(of: group)
+        #expect(now?.isStopped == true && now?.isInstalling == false && now?.isLogDamaged == true)
     }
 
     /// A state that takes long to look through is looked through once, however often it is asked for meanwhile.

@@ -24,6 +24,8 @@ final class TestHost {
     /// Pieces of snapshots for others are not read, and wait.
     var holdsSnapshotReads = false
     private(set) var heldSnapshotReads: [SnapshotRead] = []
+    /// Loops that have no room for what other hosts say.
+    var fullLoops: Set<Int> = []
     /// Loops that get nothing done.
     var stuckLoops: Set<Int> = []
     /// What was handed to each loop, in order.
@@ -90,7 +92,7 @@ final class TestHost {
         if cores.count == 1 { return try core.receive(payload, from: host) }
         let parts = try PeerBatchPart.split(payload, loops: cores.count)
         for number in cores.indices.reversed() {
-            guard let part = parts[number] else { continue }
+            guard let part = parts[number], !fullLoops.contains(number) else { continue }
             inboxes[number].append(.part(part, host))
         }
     }
@@ -260,6 +262,7 @@ extension TestHost: StoreJobRunner {
 final class Trio {
     let map: ClusterMap
     let hosts: [TestHost]
+    private let featureLevels: [UInt32]
     /// Places of hosts that are cut off from the others.
     var isCut: Set<Int> = []
     /// What went over the bulk connections, and whether it is lost.
@@ -267,39 +270,43 @@ final class Trio {
     private(set) var bulkBytes = 0
     var isBulkLost = false
     /// Called with each payload that is sent.
-    var look: ((_ from: Int, _ channel: PeerChannel, _ payload: Bytes) -> Void)?
+    var look: ((_ from: Int, _ to: Int, _ channel: PeerChannel, _ payload: Bytes) -> Void)?
 
     /// - Parameters:
     ///   - loops: event loops of each host.
-    ///   - featureLevels: what each host is to the others.
+    ///   - featureLevels: of each host's version. What one does not know itself it says to nobody, whatever they know.
+    ///   - mapLevel: below `FeatureLevel.membership` members stay as they are, and nobody is replaced.
     init(
         groups: Int = 1, hosts count: Int = 3, loops: [Int]? = nil, featureLevels: [UInt32]? = nil,
-        adjust: (inout HostSettings) -> Void = { _ in }
+        mapLevel: UInt32? = nil, adjust: (inout HostSettings) -> Void = { _ in }
     ) throws {
         var settings = HostSettings()
         adjust(&settings)
+        let levels = featureLevels ?? Array(repeating: FeatureLevel.current, count: count)
+        self.featureLevels = levels
         let records = (1...count).map { number in
             HostRecord(
                 id: HostID(UInt64(number)), name: "host\(number)", address: "10.0.0.\(number):7000",
-                incarnation: Incarnation(UInt64(number)), featureLevel: FeatureLevel.current)
+                incarnation: Incarnation(UInt64(number)), featureLevel: levels[number - 1])
         }
         map = try Planner.firstMap(
             cluster: ClusterID(high: 1, low: 2), hosts: records, groups: groups, replicas: 3,
-            featureLevel: FeatureLevel.current)
+            featureLevel: mapLevel ?? FeatureLevel.ofNewMap(hosts: levels))
         var hosts: [TestHost] = []
         for (place, record) in records.enumerated() {
             hosts.append(try TestHost(record.id, map: map, settings: settings, loops: loops?[place] ?? 1))
         }
         self.hosts = hosts
         for host in hosts { try host.turn() }
-        for host in hosts {
-            for other in hosts where other.id != host.id {
-                for channel in PeerChannel.allCases {
-                    host.core.peerUp(
-                        other.id, over: channel,
-                        featureLevel: featureLevels?[Int(other.id.rawValue) - 1] ?? FeatureLevel.current)
-                }
-            }
+        for place in hosts.indices {
+            for other in hosts.indices where other != place { connect(place, to: other) }
+        }
+    }
+
+    private func connect(_ place: Int, to other: Int) {
+        for channel in PeerChannel.allCases {
+            hosts[place].core.peerUp(
+                hosts[other].id, over: channel, featureLevel: min(featureLevels[place], featureLevels[other]))
         }
     }
 
@@ -317,7 +324,7 @@ final class Trio {
                 moved = true
                 let to = Int(target.rawValue) - 1
                 if isCut.contains(place) || isCut.contains(to) { continue }
-                look?(place, channel, payload)
+                look?(place, to, channel, payload)
                 if channel == .bulk {
                     bulkPayloads += 1
                     bulkBytes += payload.count
@@ -365,11 +372,9 @@ final class Trio {
 
     func join(_ place: Int) {
         isCut.remove(place)
-        for (other, host) in hosts.enumerated() where other != place {
-            for channel in PeerChannel.allCases {
-                host.core.peerUp(hosts[place].id, over: channel, featureLevel: FeatureLevel.current)
-                hosts[place].core.peerUp(host.id, over: channel, featureLevel: FeatureLevel.current)
-            }
+        for other in hosts.indices where other != place {
+            connect(other, to: place)
+            connect(place, to: other)
         }
     }
 

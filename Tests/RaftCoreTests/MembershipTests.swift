@@ -159,6 +159,21 @@ import Testing
         #expect(cluster.replicas[0].core!.leader == ReplicaID(2) && cluster.checks!.violation == nil)
     }
 
+    /// Hosts look once a second, and the quorum is checked twice in it: they might always come just behind a check.
+    @Test func aMemberThatAnswersIsHeardAtEveryMoment() {
+        var cluster = Self.group(voters: 3, seed: 1)
+        _ = cluster.calm(rounds: 12) { _, _ in false }
+        for round in 0..<12 {
+            cluster.replicas[0].core!.tick()
+            let core = cluster.replicas[0].core!
+            for member in 2...5 as ClosedRange<UInt64> {
+                #expect(core.progress(of: ReplicaID(member))?.isRecentlyActive == true, "\(member) in round \(round)")
+            }
+            cluster.turn(0)
+            cluster.exchange()
+        }
+    }
+
     @Test func aChangeIsRefusedWithItsReason() {
         var cluster = Self.group(voters: 3, seed: 1)
         let old = cluster.replicas[0].core!.configuration
@@ -197,6 +212,15 @@ import Testing
         #expect(refusal(wish) == .notHeard(ReplicaID(4)))
         #expect(refusal(Configuration(voters: ids(1, 3), learners: ids(4, 5))) == .noQuorum)
         #expect(refusal(Configuration(voters: ids(1, 2), learners: ids(4, 5))) == nil)
+        // A host that knows that 2 is gone says so, where nobody ticks this leader any more.
+        var alone = cluster.replicas[0].core!
+        alone.unheard(ReplicaID(2))
+        #expect(
+            alone.change(to: Configuration(voters: ids(1, 2), learners: ids(4, 5)), expecting: old.index)
+                == .refused(.noQuorum))
+        #expect(alone.progress(of: ReplicaID(2))?.isRecentlyActive == false && !alone.quorumActive)
+        alone.unheard(ReplicaID(1))
+        #expect(alone.progress(of: ReplicaID(1))?.isRecentlyActive == true, "itself it always hears")
         var other = cluster
         #expect(other.replicas[0].core!.transfer(to: ReplicaID(2)) == .accepted)
         #expect(other.replicas[0].core!.change(to: wish, expecting: old.index) == .refused(.transferring))

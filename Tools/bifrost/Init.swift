@@ -131,7 +131,7 @@ struct Init: AsyncParsableCommand {
         do {
             return try Planner.firstMap(
                 cluster: cluster, hosts: records, groups: groups ?? 16, replicas: replicas ?? min(3, pings.count),
-                featureLevel: pings.map(\.featureLevel).min() ?? FeatureLevel.first)
+                featureLevel: FeatureLevel.ofNewMap(hosts: pings.map(\.featureLevel)))
         } catch {
             throw ToolError(.usage, "\(error)")
         }
