@@ -33,6 +33,14 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aNewClusterHasTheLevelThatHostsOfTheVersionBeforeKnow() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let save = try await cluster.bifrost("snapshot", "save", cluster.directory + "/save", "--json")
+                save.expect(0)
+                #expect(try save.json()["featureLevel"] as? Int == 2)
+            }
+        }
+
         private func everyResultIsOneObject(_ cluster: TestCluster) async throws {
             let put = try await cluster.bifrost("put", "--json", "a", "1").json()
             #expect(put["key"] as? String == "a" && put["revision"] is Int && put["group"] is Int)

@@ -9,6 +9,14 @@ import Testing
         #expect(Bytes().checksum == 0)
     }
 
+    /// Hosts of the version before can join a cluster until something raises its level that they do not know.
+    @Test func newMapsHaveNoHigherLevelThanTheyNeed() {
+        #expect(FeatureLevel.ofNewMap(hosts: [4, 4, 4]) == 2)
+        #expect(FeatureLevel.ofNewMap(hosts: [4, 3, .max]) == 2)
+        #expect(FeatureLevel.ofNewMap(hosts: [4, 1, 2]) == 1)
+        #expect(FeatureLevel.ofNewMap(hosts: []) == 1)
+    }
+
     @Test func slicesShareAndCompare() {
         let whole = Bytes("hello, ring")
         #expect(whole[7..<11] == Bytes("ring"))

@@ -96,6 +96,20 @@ import Testing
         #expect(meta.machine.meta.map == before)
     }
 
+    @Test func aHostOfTheVersionBeforeJoinsANewClusterOfNewerOnes() throws {
+        var meta = try Meta()
+        var map = try firstMap()
+        for place in map.hosts.indices { map.hosts[place].featureLevel = FeatureLevel.current }
+        map.featureLevel = FeatureLevel.ofNewMap(hosts: map.hosts.map(\.featureLevel))
+        _ = meta.apply(.initialise(map))
+        let level = FeatureLevel.membership
+        #expect(try meta.result(.registerHost(registration(4, incarnation: 104, featureLevel: level)))! == (2, 4, 2))
+        guard case .refused(.invalid(let text)) = meta.apply(.registerHost(registration(5, incarnation: 105))) else {
+            Issue.record("not refused"); return
+        }
+        #expect(text.contains("feature level 2"))
+    }
+
     @Test func aRecoveredMapTakesThePlaceOfTheFormerOneWithItsCluster() throws {
         var meta = try Meta()
         _ = meta.apply(.initialise(try firstMap()))
