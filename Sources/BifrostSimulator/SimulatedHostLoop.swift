@@ -20,6 +20,7 @@ final class SimulatedHostLoop {
     // What happens most often has one closure each.
     private var tickEvent: () -> Void = {}
     private var turnEvent: () -> Void = {}
+    @exclusivity(unchecked) private var ticks: UInt64 = 0
     private static let tickName: StaticString = "host %h: loop %b ticks"
     private static let turnName: StaticString = "host %h: loop %b has a turn"
     @exclusivity(unchecked) private var isTurnScheduled = false
@@ -84,7 +85,12 @@ final class SimulatedHostLoop {
         if let statistics = host.journal?.statistics { core.journalBytes = statistics.bytes + statistics.baseBytes }
         core.tick(now: host.clock)
         runTurn()
+        ticks += 1
+        guard host.isRunning, ticks % Self.ticksBetweenLooks == 0, let overlooked = core.overlooked() else { return }
+        world.fail("what needs work is looked at", "host \(host.place + 1), loop \(number): \(overlooked)")
     }
+
+    private static var ticksBetweenLooks: UInt64 { 1 }
 
     /// Has a turn soon, once for all that comes until then.
     func scheduleTurn() {

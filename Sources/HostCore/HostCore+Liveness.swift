@@ -231,7 +231,7 @@ extension HostCore {
 
     /// Nothing is owed to this group and everything it leans on is alive. A leader that has a majority does not stay awake
     /// for members that nobody hears: all that it led with one on a host that died would, until that comes back.
-    private func isAtRest(_ replica: Replica) -> Bool {
+    func isAtRest(_ replica: Replica) -> Bool {
         guard tickCount >= replica.activeUntilTick, replica.waitingCalls == 0,
             replica.core.appliedIndex == replica.core.commit || replica.impairment != nil
         else { return false }
@@ -253,31 +253,41 @@ extension HostCore {
         replica.leadsSinceRound = leadingRound + 1
         for host in replica.leadingOn { peer(host)?.leading.remove(replica.contributedDigest) }
         if let host = replica.followingHost { peer(host)?.following.remove(replica.contributedDigest) }
-        replica.leadingOn.removeAll(keepingCapacity: true)
-        replica.followingHost = nil
         replica.contributedDigest = livenessDigest(group: replica.group, term: replica.core.term)
         replica.hasProposedMap = false
         if replica.stopped != nil || replica.core.role != .leader { replica.leadsSinceTick = nil }
-        if replica.stopped != nil { return }
-        if replica.core.role == .leader {
+        if replica.stopped == nil, replica.core.role == .leader {
             if replica.leadsSinceTick == nil { replica.leadsSinceTick = tickCount }
             replica.announcedFloor = .zero
             stir(replica)
+        }
+        (replica.leadingOn, replica.followingHost) = livenessPlaces(of: replica)
+        for host in replica.leadingOn { peer(host)?.leading.add(replica.contributedDigest) }
+        if let host = replica.followingHost {
+            replica.lastTurns[replica.core.leader] = tickCount
+            peer(host)?.following.add(replica.contributedDigest)
+        }
+        activate(replica)
+    }
+
+    /// The hosts on which it leads, and the one on which its leader is, as its part in the sums towards these has it.
+    func livenessPlaces(of replica: Replica) -> (leading: [HostID], following: HostID?) {
+        guard replica.stopped == nil else { return ([], nil) }
+        switch replica.core.role {
+        case .leader:
+            var leading: [HostID] = []
             for member in replica.withCore({ $0.configuration.members }) where member != replica.id {
                 guard let host = replica.host(of: member), let peer = peer(host),
                     !peer.silent.names(member, of: replica.group)
                 else { continue }
-                replica.leadingOn.append(host)
-                peer.leading.add(replica.contributedDigest)
+                leading.append(host)
             }
-        } else if replica.core.role == .follower, let host = replica.host(of: replica.core.leader),
-            let peer = peer(host)
-        {
-            replica.followingHost = host
-            replica.lastTurns[replica.core.leader] = tickCount
-            peer.following.add(replica.contributedDigest)
+            return (leading, nil)
+        case .follower:
+            let host = replica.host(of: replica.core.leader)
+            return ([], host.flatMap { peer($0) == nil ? nil : $0 })
+        case .preCandidate, .candidate: return ([], nil)
         }
-        activate(replica)
     }
 
     private static var floorRepeatTicks: UInt64 { 1_200 }
