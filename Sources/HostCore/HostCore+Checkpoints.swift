@@ -52,7 +52,7 @@ extension HostCore {
         if unsaved.count > 2 * replicas.count + Self.unsavedSpare {
             unsaved.removeAll { $0.replica.unsavedSinceTick != $0.tick }
         }
-        unsaved.append((replica, tickCount))
+        if !isPlanted("unsaved-forgotten") { unsaved.append((replica, tickCount)) }
     }
 
     /// Entries of `unsaved` that stand for nothing any more, beside one for each replica, before they are thrown out.
@@ -159,6 +159,8 @@ extension HostCore {
     }
 
     private enum StoreWork { case checkpoint, merge }
+
+    func isStoreWorkDue(_ replica: Replica) -> Bool { storeWorkDue(replica) != nil }
 
     private func storeWorkDue(_ replica: Replica) -> StoreWork? {
         guard replica.stopped == nil, replica.impairment == nil else { return nil }

@@ -61,7 +61,7 @@ extension HostCore {
             // It may be another process than the one that named them, and of another version.
             silenceTold([], by: peer)
             // Groups that rested without it may have something to tell it.
-            peer.wakeFrom = .meta
+            if !isPlanted("nobody-woken") { peer.wakeFrom = .meta }
         case (.consensus, false):
             peer.isConnected = false
             drop(.consensus, of: peer)
@@ -141,6 +141,11 @@ extension HostCore {
         }
         // It would stand when there is space again, whoever leads then.
         if message.kind == .timeoutNow, space == .out { return }
+        // A member that no map here has yet: it counts among those that are led from now on, as it counts itself.
+        if replica.hasMetStranger {
+            replica.hasMetStranger = false
+            if livenessPlaces(of: replica) != (replica.leadingOn, replica.followingHost) { updateLiveness(replica) }
+        }
         if mayChangeMind(replica, message) { bind(replica) }
         replica.core.step(message)
         markReady(replica)

@@ -56,6 +56,15 @@ extension HostCore {
                 + "and should on \(leading) and \(following as Any)"
         }
         guard replica.stopped == nil, !replica.isMute else { return nil }
+        if replica.canApply(settings) { return "it has entries to apply, and no turn" }
+        // At the end of what the store does for it now it is looked at again.
+        let isInStore = replica.waitsForStore || replica.isMerging || replica.checkpoint?.isUnderWay == true
+        if !isInStore, isStoreWorkDue(replica) { return "its checkpoint or merge is due, and not begun" }
+        if !replica.isActive, replica.core.role == .leader,
+            let absent = absentMembers(of: replica)?.first(where: { isCountedAsHeard($0, by: replica) })
+        {
+            return "it rests, and counts replica \(absent) as heard, which is absent"
+        }
         if !replica.isActive, !isAtRest(replica), !isToBeWoken(replica) {
             return "it owes something, or leans on who is not there, and is not ticked"
         }
@@ -77,6 +86,10 @@ extension HostCore {
         return isEstablished && !current.isJoint && current.index <= commit && !record.isNews(current)
             && wish.voters == current.voters && wish.learners == current.learners && record.isSettled
             && record.preferredLeader == replica.id && map.host(host)?.state == .active
+    }
+
+    private func isCountedAsHeard(_ member: ReplicaID, by replica: Replica) -> Bool {
+        replica.core.progress(of: member)?.isRecentlyActive == true
     }
 
     private func isToBeWoken(_ replica: Replica) -> Bool {

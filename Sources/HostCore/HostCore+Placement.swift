@@ -31,7 +31,7 @@ extension HostCore {
                 if let group { replica.learn(group) }
                 updateLiveness(replica)
             }
-            if !isSame || areHostsOthers { lookAtPlacement(replica) }
+            if !isSame || areHostsOthers, !isPlanted("place-unseen") { lookAtPlacement(replica) }
         }
         if loop.isFirst {
             effects.map = map

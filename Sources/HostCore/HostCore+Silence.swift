@@ -106,7 +106,7 @@ extension HostCore {
     /// A leader rests: who is absent is not taken for alive because it was heard before. Nobody checks its quorum any more,
     /// and a change of members would wait for the dead for good, whom `RaftCore.change` would have let through.
     func forgetAbsentMembers(of replica: Replica) {
-        guard replica.core.role == .leader else { return }
+        guard replica.core.role == .leader, !isPlanted("absent-stay-heard") else { return }
         for member in absentMembers(of: replica) ?? [] { replica.core.unheard(member) }
     }
 

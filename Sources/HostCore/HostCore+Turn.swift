@@ -78,7 +78,7 @@ extension HostCore {
         serveReads(replica)
         considerCheckpoint(replica)
         if replica.core.hasReady || replica.canApply(settings) { markReady(replica) }
-        if replica.core.role == .leader { stir(replica) }
+        if replica.core.role == .leader, !isPlanted("floor-untold") { stir(replica) }
         activate(replica)
     }
 

@@ -184,8 +184,12 @@ final class Replica {
         }
         places.append(ReplicaRecord(id: member, host: host, membership: .absent))
         strangers += 1
+        hasMetStranger = true
         return true
     }
+
+    /// Since its part in the sums of liveness was last looked at for that.
+    var hasMetStranger = false
 
     /// The last of `places` that no map has.
     private var strangers = 0

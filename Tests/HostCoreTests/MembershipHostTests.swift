@@ -237,6 +237,40 @@ import Testing
         }
     }
 
+    /// A member that came with a map which its leader does not have yet counts among those that it leads: else the two
+    /// hosts would agree on nothing until the map is there.
+    @Test func aLeaderWithAnOlderMapAgreesWithTheHostOfANewMember() throws {
+        let trio = try Trio(hosts: 4)
+        try write(trio, 1...5)
+        let (members, spare) = try places(trio)
+        let meta = try #require(trio.map.group(.meta)).replicas.map { Int($0.host.rawValue) - 1 }
+        // Maps come to this one from the others over the bulk connection.
+        let late = try #require(members.first { !meta.contains($0) })
+        func lead(at place: Int) throws {
+            let leader = try trio.leader(of: group)
+            let target = try replica(trio, on: place)
+            trio.hosts[leader].core.transfer(group, to: target, call: CallToken(rawValue: 9))
+            try trio.tick(10)
+            #expect(trio.hosts[place].inspection(of: group)?.isEstablished == true)
+        }
+        try lead(at: try #require(members.first { $0 != late }))
+        for (other, host) in trio.hosts.enumerated() where other != late {
+            host.core.peerDown(trio.hosts[late].id, over: .bulk)
+            trio.hosts[late].core.peerDown(host.id, over: .bulk)
+        }
+        try change(trio, .addReplica(group, host: trio.hosts[spare].id, role: .voter, successorOf: .none), token: 1)
+        try wait(trio, "the new voter") { try record(trio, at: spare).isSettled }
+        try lead(at: late)
+        let version = try #require(trio.hosts[spare].core.map).version
+        #expect(try #require(trio.hosts[late].core.map).version < version)
+        try trio.tick(60)
+        #expect(trio.hosts.map(\.activeCount) == [0, 0, 0, 0])
+        for (other, host) in trio.hosts.enumerated() where other != late {
+            host.core.peerUp(trio.hosts[late].id, over: .bulk, featureLevel: FeatureLevel.current)
+        }
+        try wait(trio, "the map") { trio.hosts[late].core.map?.version == version }
+    }
+
     /// What its host named silent is nobody to hand a group to, even if it answered a moment ago.
     @Test func leadershipGoesToNobodyWhoStandsStill() throws {
         let trio = try Trio()

@@ -8,6 +8,7 @@ import RaftCore
 import Ring
 import StateMachines
 import Storage
+import Testing
 
 /// One host; the test says when its journal and its store get on.
 final class TestHost {
@@ -357,6 +358,11 @@ final class Trio {
         for _ in 0..<count {
             for host in hosts { host.tick() }
             try settle()
+            for host in hosts {
+                for core in host.cores where !host.stuckLoops.contains(core.loop.number) && !core.hasWork {
+                    if let overlooked = core.overlooked() { Issue.record("host \(host.id): \(overlooked)") }
+                }
+            }
         }
     }
 
