@@ -87,7 +87,7 @@ extension HostLoop {
 
     func startSnapshotRead(_ read: SnapshotRead) {
         guard let store else { return }
-        shell.readers.submit { [self] _ in
+        let work: @Sendable () -> Void = { [self] in
             var result: SnapshotReadResult?
             do { result = try read.result(from: store) } catch {
                 failIfEnvironmentIsLost(error)
@@ -100,6 +100,7 @@ extension HostLoop {
                 scheduleTurn()
             }
         }
+        if read.isForClient { shell.copies.submit(work) } else { shell.readers.submit { _ in work() } }
     }
 
     private func unreadable(_ error: any Error, in group: GroupID) -> String {

@@ -7,6 +7,7 @@
 //   journal          commits of all loops                                        JournalWriter
 //   store            checkpoints and merges of all loops                         StoreWriter
 //   readers          what may fault cold pages in
+//   copies           the same for clients that copy whole states: who reads a record does not wait behind them
 
 import HostCore
 import Logging
@@ -30,6 +31,7 @@ final class HostShell: @unchecked Sendable {
     let storeDisk: LMDBDisk
     let door: HostDoor
     let readers: NIOThreadPool
+    let copies = SerialWorker()
     let memtables: MemtablePool
     /// Tells the program that nothing may be believed any more: it has to end and start anew.
     private let failed: @Sendable (HostError) -> Void

@@ -4,7 +4,9 @@
 //
 //     client                                       a replica, whether it leads or not
 //       │ ── fetch: number, no position ───────►    asks its leader how far it must be, applies that, and waits until
-//       │                                           its manifest has it; then the manifest's runs are pinned
+//       │                                           its manifest has it; then the manifest's runs are pinned, and their
+//       │ ◄─ not yet: records counted ──────────    records counted, which may take long: whoever waits is told how far
+//       │ ── fetch: number, no position ───────►    that is, and asks again under the same number
 //       │ ◄─ description, first piece ──────────
 //       │ ── fetch: from behind the last ──────►    …
 //       │ ◄─ last piece, digest ────────────────
@@ -18,10 +20,13 @@ import Storage
 /// A client's call for a state that is applied and not on disk yet.
 struct SnapshotPin {
     let number: UInt64
-    var call: CallToken
+    /// Nil: whoever asked was told that it takes longer, and has not asked again yet.
+    var call: CallToken?
     /// The manifest must have this entry.
     let least: LogIndex
     let begunTick: UInt64
+    /// When it was asked for last.
+    var usedTick: UInt64
 }
 
 extension HostCore {
@@ -29,6 +34,8 @@ extension HostCore {
     var clientIdleTicks: UInt64 { 120 * secondTicks }
     /// For the state to get to the disk.
     private var pinTicksMax: UInt64 { 60 * secondTicks }
+    /// A client that waits for its first piece is told so often that the host is at it.
+    private var wordTicks: UInt64 { 2 * secondTicks }
 
     /// A client's question for a piece of a group's state. The answer is a result with a `SnapshotAnswer` in it.
     public func snapshot(_ request: SnapshotRequest, call: CallToken) {
@@ -39,6 +46,11 @@ extension HostCore {
             if let place {
                 close(replica, place)
                 replica.snapshots.supplies.remove(at: place)
+            }
+            if let place = replica.snapshots.pins.firstIndex(where: { $0.number == request.snapshot }) {
+                let pin = replica.snapshots.pins.remove(at: place)
+                clientSuppliesOpen -= 1
+                if let call = pin.call { refuse(call, .unavailable("the client no longer wants this state")) }
             }
             return effects.replies.append(
                 HostReply(call: call, response: .done(DataResult(index: .zero, revision: .zero)), isRead: true))
@@ -81,8 +93,11 @@ extension HostCore {
             return ask(replica, place, for: Bytes(), call: call)
         }
         if let place = replica.snapshots.pins.firstIndex(where: { $0.number == number }) {
-            refuse(replica.snapshots.pins[place].call, .unavailable("the same was asked for again"))
+            if let earlier = replica.snapshots.pins[place].call {
+                refuse(earlier, .unavailable("the same was asked for again"))
+            }
             replica.snapshots.pins[place].call = call
+            replica.snapshots.pins[place].usedTick = tickCount
             return
         }
         guard clientSuppliesOpen < settings.clientSnapshotsMax else {
@@ -91,7 +106,8 @@ extension HostCore {
         clientSuppliesOpen += 1
         let least = replica.core.appliedIndex
         note(replica) {
-            $0.pins.append(SnapshotPin(number: number, call: call, least: least, begunTick: tickCount))
+            $0.pins.append(
+                SnapshotPin(number: number, call: call, least: least, begunTick: tickCount, usedTick: tickCount))
         }
         tickPins(of: replica)
     }
@@ -104,7 +120,8 @@ extension HostCore {
         for pin in replica.snapshots.pins {
             guard replica.manifestIndex < pin.least else {
                 var supply = SnapshotSupply(
-                    to: .none, number: pin.number, base: .zero, askedBase: .zero, index: replica.manifestIndex,
+                    to: .none, number: pin.number, supply: nextSupply(), base: .zero, askedBase: .zero,
+                    index: replica.manifestIndex,
                     view: replica.view, wanted: Bytes(), begunTick: tickCount, usedTick: tickCount)
                 supply.call = pin.call
                 supply.digests = [(Bytes(), StateDigest())]
@@ -113,7 +130,9 @@ extension HostCore {
             }
             if tickCount - pin.begunTick > pinTicksMax {
                 clientSuppliesOpen -= 1
-                refuse(pin.call, .unavailable("the state on host \(host) does not get to its disk: ask another"))
+                if let call = pin.call {
+                    refuse(call, .unavailable("the state on host \(host) does not get to its disk: ask another"))
+                }
             } else {
                 waiting.append(pin)
             }
@@ -125,10 +144,34 @@ extension HostCore {
 
     func refusePins(of replica: Replica) {
         for pin in replica.snapshots.pins {
-            refuse(pin.call, .unavailable(replica.stopped ?? replica.impairment ?? "the replica is not sound"))
+            guard let call = pin.call else { continue }
+            refuse(call, .unavailable(replica.stopped ?? replica.impairment ?? "the replica is not sound"))
         }
         clientSuppliesOpen -= replica.snapshots.pins.count
         replica.snapshots.pins = []
+    }
+
+    /// Says to clients that wait for a first piece how many records were counted. Counting goes on.
+    func tellWaitingClients(of replica: Replica) {
+        func tell(_ call: CallToken, _ counted: UInt64) {
+            let result = DataResult(
+                index: .zero, revision: .zero, body: SnapshotAnswer(notYet: counted).encoded())
+            effects.replies.append(HostReply(call: call, response: .done(result), isRead: true))
+        }
+        for place in replica.snapshots.pins.indices {
+            let pin = replica.snapshots.pins[place]
+            guard let call = pin.call, tickCount - pin.usedTick >= wordTicks else { continue }
+            replica.snapshots.pins[place].call = nil
+            tell(call, 0)
+        }
+        for place in replica.snapshots.supplies.indices {
+            let supply = replica.snapshots.supplies[place]
+            guard supply.to == .none, supply.description.isEmpty, let call = supply.call,
+                tickCount - supply.usedTick >= wordTicks
+            else { continue }
+            replica.snapshots.supplies[place].call = nil
+            tell(call, supply.count.records)
+        }
     }
 
     /// A piece was read for the client that waits for it.

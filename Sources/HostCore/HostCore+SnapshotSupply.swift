@@ -10,8 +10,10 @@ package import Storage
 struct SnapshotSupply {
     /// `.none`: a client.
     let to: ReplicaID
-    /// Names it in the words of both.
+    /// Names it in the words of both. A client chose it.
     let number: UInt64
+    /// Names it here, and no other ever.
+    let supply: UInt64
     /// 0: a whole one.
     let base: LogIndex
     /// What the other side asked for.
@@ -19,8 +21,9 @@ struct SnapshotSupply {
     let index: LogIndex
     /// Pins what is read; nil when the other side needs no more of it. The log stays a while yet for what it asks next.
     var view: StoreView?
-    /// Once it was read: it may cost a look at all of the state.
+    /// Once it was read: it may cost a look at all of the state, which is as far as `count` says.
     var description = Bytes()
+    var count = SnapshotCount()
     /// Where the piece begins that is to be read, or is being read; nil: the other side has what it asked for.
     var wanted: Bytes?
     var isReading = false
@@ -57,15 +60,16 @@ extension HostCore {
             let supply = replica.snapshots.supplies[place]
             let idleTicks =
                 supply.to == .none ? clientIdleTicks : supply.view == nil ? aftermathTicks : supplyIdleTicks
-            if tickCount - supply.usedTick > idleTicks && !supply.isReading
-                || tickCount - supply.begunTick > supplyTicks
-            {
+            // A client that waits asks again. Of another member a read may take long, and it asks no more by then.
+            let isIdle = tickCount - supply.usedTick > idleTicks && (supply.to == .none || !supply.isReading)
+            if isIdle || tickCount - supply.begunTick > supplyTicks {
                 close(replica, place)
                 replica.snapshots.supplies.remove(at: place)
                 // It may have held back what the journal may forget.
                 announceSuperfluous(replica)
             }
         }
+        tellWaitingClients(of: replica)
         readWanted(replica)
     }
 
@@ -102,7 +106,8 @@ extension HostCore {
             note(replica) {
                 $0.supplies.append(
                     SnapshotSupply(
-                        to: other, number: number, base: isIncrement ? request.base : .zero, askedBase: request.base,
+                        to: other, number: number, supply: nextSupply(), base: isIncrement ? request.base : .zero,
+                        askedBase: request.base,
                         index: manifest.header.index, view: replica.view, wanted: Bytes(), begunTick: tickCount,
                         usedTick: tickCount))
             }
@@ -119,21 +124,32 @@ extension HostCore {
         readWanted(replica)
     }
 
-    /// Reads what is asked for, as far as the limit on bytes lets it.
+    func nextSupply() -> UInt64 {
+        suppliesMade += 1
+        return suppliesMade
+    }
+
+    /// Reads what is asked for, as far as the limit on bytes lets it. Counting for clients, which may go through all of
+    /// a state, is done for one of them at a time.
     func readWanted(_ replica: Replica) {
         for place in replica.snapshots.supplies.indices {
             let supply = replica.snapshots.supplies[place]
             guard let after = supply.wanted, let view = supply.view, !supply.isReading, snapshotBytesLeft > 0 else {
                 continue
             }
+            let read = SnapshotRead(
+                group: replica.group, to: supply.to, supply: supply.supply, base: supply.base, view: view,
+                description: supply.description, count: supply.count, countBytesMax: settings.snapshotCountBytes,
+                after: after, bytesMax: settings.snapshotPieceBytes,
+                digest: supply.digests.first { $0.after == after }?.digest)
+            if read.isForClient, read.counts {
+                guard !isCountingForClient else { continue }
+                isCountingForClient = true
+            }
             // How many there are shows when they were read.
             snapshotBytesLeft -= settings.snapshotPieceBytes
             replica.snapshots.supplies[place].isReading = true
-            effects.snapshotReads.append(
-                SnapshotRead(
-                    group: replica.group, to: supply.to, snapshot: supply.number, base: supply.base, view: view,
-                    description: supply.description, after: after, bytesMax: settings.snapshotPieceBytes,
-                    digest: supply.digests.first { $0.after == after }?.digest))
+            effects.snapshotReads.append(read)
         }
     }
 
@@ -141,16 +157,20 @@ extension HostCore {
     ///
     /// - Parameter piece: nil: what it was to read is damaged, as was reported.
     package func snapshotRead(_ read: SnapshotRead, _ piece: SnapshotReadResult?) {
-        snapshotBytesLeft += settings.snapshotPieceBytes - (piece?.records.count ?? 0)
+        snapshotBytesLeft += settings.snapshotPieceBytes - (piece?.readBytes ?? 0)
+        if read.isForClient, read.counts { isCountingForClient = false }
         guard let replica = replica(of: read.group),
-            let place = replica.snapshots.supplies.firstIndex(where: { $0.number == read.snapshot })
+            let place = replica.snapshots.supplies.firstIndex(where: { $0.supply == read.supply })
         else { return }
+        let number = replica.snapshots.supplies[place].number
         replica.snapshots.supplies[place].isReading = false
         guard let piece else {
             close(replica, place)
             guard read.to != .none else { return }
-            return say(.refused(snapshot: read.snapshot, .none), replica, to: read.to)
+            return say(.refused(snapshot: number, .none), replica, to: read.to)
         }
+        replica.snapshots.supplies[place].count = piece.count
+        guard piece.count.isComplete || !read.counts else { return readWanted(replica) }
         if !piece.description.isEmpty { replica.snapshots.supplies[place].description = piece.description }
         // Asked for another place meanwhile: that is read next.
         guard replica.snapshots.supplies[place].wanted == read.after else { return readWanted(replica) }
@@ -160,7 +180,7 @@ extension HostCore {
         say(
             .piece(
                 SnapshotMessage.Piece(
-                    snapshot: read.snapshot, after: read.after, isLast: piece.isLast, description: piece.description,
+                    snapshot: number, after: read.after, isLast: piece.isLast, description: piece.description,
                     records: piece.records)), replica, to: read.to)
     }
 
@@ -223,29 +243,38 @@ extension HostCore {
 /// What a `SnapshotRead` found.
 package struct SnapshotReadResult: Sendable {
     var description: Bytes
+    /// How far counting has come. Not complete, if there was no description: nothing else was read.
+    var count: SnapshotCount
     var records: Bytes
     /// Where the next piece begins; nil: this is the last.
     var next: Bytes?
     /// Of all records up to the end of this piece, if there was one of all before.
     var digest: StateDigest?
+    /// What it took of the limit on bytes.
+    var readBytes: Int
 
     var isLast: Bool { next == nil }
 }
 
 extension SnapshotRead {
-    /// Reads the piece. Any thread.
+    /// Reads the piece, or counts on. Any thread.
     ///
     /// - Throws: `DiskError`, `.corrupt` when what was read is damaged; `SnapshotError` or `DecodingFailure` when there is
     ///   no such piece.
     package func result<D: Disk>(from store: Store<D>) throws -> SnapshotReadResult {
         let reader = try SnapshotReader(store, view, base: base)
+        var count = count
         var description = Bytes()
         var position: RecordKey?
         if after.isEmpty {
             description = self.description
             if description.isEmpty {
+                guard try reader.goOn(&count, passedBytesMax: countBytesMax) else {
+                    return SnapshotReadResult(
+                        description: description, count: count, records: Bytes(), readBytes: countBytesMax)
+                }
                 var writer = ByteWriter()
-                try reader.describe().encode(into: &writer)
+                reader.description(count).encode(into: &writer)
                 description = writer.take()
             }
         } else {
@@ -255,6 +284,8 @@ extension SnapshotRead {
         var digest = digest
         let piece = try reader.piece(behind: position, bytesMax: bytesMax, digest: &digest)
         let next = piece.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key).encoded() }
-        return SnapshotReadResult(description: description, records: piece.bytes, next: next, digest: digest)
+        return SnapshotReadResult(
+            description: description, count: count, records: piece.bytes, next: next, digest: digest,
+            readBytes: piece.bytes.count)
     }
 }

@@ -188,6 +188,10 @@ public final class HostCore {
     var suppliesOpen = 0
     /// The same for clients, those that wait for the disk among them.
     var clientSuppliesOpen = 0
+    /// Supplies that there ever were: gives each its own number.
+    var suppliesMade: UInt64 = 0
+    /// A read that counts records for a client is under way.
+    var isCountingForClient = false
     var intakesOpen = 0
     /// What may be read for other hosts now.
     var snapshotBytesLeft = 0

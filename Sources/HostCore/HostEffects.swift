@@ -71,17 +71,26 @@ public struct JournalRead: Sendable {
 /// A piece of a state for another host or a client: for a reader thread, answered by `HostCore.snapshotRead`.
 public struct SnapshotRead: Sendable {
     package var group: GroupID
+    /// `.none`: a client, or nobody in particular.
     package var to: ReplicaID
-    package var snapshot: UInt64
+    /// Which of the host's supplies it is for. Numbers that others choose, or that come again, may be of another one.
+    package var supply: UInt64
     package var base: LogIndex
     package var view: StoreView
-    /// What is known of it: not to be made again.
+    /// What is known of it: not to be made again. Empty: records are counted first, as many as one read may pass.
     package var description: Bytes
+    package var count: SnapshotCount
+    package var countBytesMax: Int
     /// Empty: the beginning, with the description.
     package var after: Bytes
     package var bytesMax: Int
     /// Of all records before; nil: none is wanted.
     package var digest: StateDigest?
+
+    /// For a client, which may wait longer than who reads a record.
+    package var isForClient: Bool { to == .none }
+    /// It counts, and may not come to a piece.
+    var counts: Bool { description.isEmpty }
 }
 
 /// Work for the store thread.

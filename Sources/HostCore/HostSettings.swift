@@ -76,10 +76,13 @@ public struct HostSettings: Sendable {
     /// piece is never under way for a receiver.
     public var snapshotPieceBytes = 256 << 10
     public var snapshotBytesPerSecond = 128 << 20
+    /// Bytes that one read passes while it counts the records of a state that is to be given: others have their turn
+    /// before the next.
+    public var snapshotCountBytes = 2 << 20
     /// Snapshots that one loop gives at a time, and those that it gets.
     public var snapshotsMax = 4
     /// States that one loop keeps for clients at a time, while they copy them; beyond it, `overloaded`. What they read
-    /// counts among what is read for other hosts.
+    /// counts among what is read for other hosts, and records are counted for one of them at a time.
     public var clientSnapshotsMax = 2
     /// Groups that may have a member on its way at a time, for hosts that are drained: each costs the transfer of a state.
     public var movesMax = 4

@@ -64,6 +64,9 @@ public struct SnapshotAnswer: Message {
     public var piece: Bytes
 
     /// Of a description, and of a piece: one record may be larger than pieces are.
+    ///
+    /// Both empty: the first piece is not there yet, and `digest` says how many records the host has counted. To be
+    /// asked for again, under the same number.
     public static let descriptionBytesMax = 64 << 10
     public static let pieceBytesMax = 4 << 20
 
@@ -73,6 +76,14 @@ public struct SnapshotAnswer: Message {
         self.description = description
         self.piece = piece
     }
+
+    /// The answer that there is no piece yet.
+    public init(notYet countedRecords: UInt64) {
+        self.init(isLast: false, digest: countedRecords, description: Bytes(), piece: Bytes())
+    }
+
+    /// Of an answer that has no piece yet: the records counted so far.
+    public var countedRecords: UInt64? { piece.isEmpty && description.isEmpty && !isLast ? digest : nil }
 
     public func encode(into writer: inout ByteWriter) {
         writer.write(1 as UInt16)

@@ -2,6 +2,17 @@
 
 public import Primitives
 
+/// How far a look through a state has come that counts its records. Goes on with the same view only.
+public struct SnapshotCount: Hashable, Sendable {
+    public internal(set) var records: UInt64 = 0
+    public internal(set) var tombstones: UInt64 = 0
+    public internal(set) var isComplete = false
+    /// The sort key up to which all were counted; empty: none was.
+    var position = Bytes()
+
+    public init() {}
+}
+
 /// Reads the snapshot of a replica's durable state, as what changed after a base. Its view pins the runs as long as a copy
 /// of it is alive; nothing else is kept, so pieces can be asked for in any order, again, and on any thread. Two replicas
 /// whose manifests end at the same index send the same records: a receiver may go on with another sender's pieces.
@@ -39,27 +50,41 @@ public struct SnapshotReader<Storage: Disk>: Sendable {
     ///
     /// - Parameter pace: called between short read transactions; what it throws aborts.
     /// - Throws: `.corrupt`: this replica can't send a snapshot.
-    @_specialize(where Storage == LMDBDisk)
     public func describe(pace: () throws -> Void = {}) throws -> SnapshotDescription {
-        var records: UInt64 = 0
-        var tombstones: UInt64 = 0
+        var count = SnapshotCount()
+        while try !goOn(&count, passedBytesMax: 1 << 20) { try pace() }
+        return description(count)
+    }
+
+    /// Counts on where a count stands, and says whether it is complete. Cost: one read transaction over some
+    /// `passedBytesMax`; nothing when one run alone has all of it.
+    ///
+    /// - Throws: `.corrupt`: this replica can't send a snapshot.
+    @_specialize(where Storage == LMDBDisk)
+    public func goOn(_ count: inout SnapshotCount, passedBytesMax: Int) throws -> Bool {
+        if count.isComplete { return true }
         if runs.count == 1, runs[0].descriptor.from >= base {
-            tombstones = base == .zero ? 0 : runs[0].descriptor.tombstones
-            records = runs[0].descriptor.records - (base == .zero ? runs[0].descriptor.tombstones : 0)
-        } else {
-            var position = Bytes()
-            while true {
-                let through = try walk(behind: position, passedBytesMax: 1 << 20) { record, _, _ in
-                    records += 1
-                    if record.isTombstone { tombstones += 1 }
-                    return true
-                }
-                guard let through else { break }
-                position = through
-                try pace()
-            }
+            count.tombstones = base == .zero ? 0 : runs[0].descriptor.tombstones
+            count.records = runs[0].descriptor.records - (base == .zero ? runs[0].descriptor.tombstones : 0)
+            count.isComplete = true
+            return true
         }
-        return SnapshotDescription(view.manifest, base: base, records: records, tombstones: tombstones)
+        // Apart, so that a transaction that fails leaves the count as it was.
+        var (records, tombstones) = (count.records, count.tombstones)
+        let through = try walk(behind: count.position, passedBytesMax: passedBytesMax) { record, _, _ in
+            records += 1
+            if record.isTombstone { tombstones += 1 }
+            return true
+        }
+        (count.records, count.tombstones) = (records, tombstones)
+        if let through { count.position = through } else { count.isComplete = true }
+        return count.isComplete
+    }
+
+    /// What the pieces amount to, as was counted.
+    public func description(_ count: SnapshotCount) -> SnapshotDescription {
+        precondition(count.isComplete, "a state is described when all of it was counted")
+        return SnapshotDescription(view.manifest, base: base, records: count.records, tombstones: count.tombstones)
     }
 
     /// The piece that begins behind a key; nil: the first. Cost: one read transaction over some `bytesMax`, in which at

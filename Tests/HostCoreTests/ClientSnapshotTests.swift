@@ -188,6 +188,171 @@ import Testing
         }
     }
 
+    // MARK: States that take long
+
+    /// A replica whose state is in two runs, so that its records have to be counted, some at a time.
+    private func inTwoRuns(_ trio: Trio, at leader: Int) throws {
+        try write(trio, 1...40, at: leader)
+        ask(trio.hosts[leader], 900, token: 900)
+        try trio.tick(20)
+        ask(trio.hosts[leader], 900, kind: .release, token: 901)
+        try write(trio, 41...80, at: leader)
+        #expect(trio.hosts[leader].isDone(900) && trio.hosts[leader].isDone(901))
+    }
+
+    /// Lets the reads that are held go on by one slice.
+    private func slice(_ trio: Trio, _ host: TestHost) throws {
+        host.holdsSnapshotReads = false
+        try host.turn()
+        host.holdsSnapshotReads = true
+        try host.turn()
+    }
+
+    @Test func aStateThatTakesLongToCountIsAskedForAgainAndCountedOnce() throws {
+        let trio = try trio { $0.snapshotCountBytes = 300 }
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        try inTwoRuns(trio, at: leader)
+        host.holdsSnapshotReads = true
+        ask(host, 2, token: 2)
+        try trio.tick(20)
+        #expect(host.heldSnapshotReads.count == 1 && host.answer(2) == nil)
+        var counted: UInt64 = 0
+        var token: UInt64 = 2
+        var slices = 0
+        while slices < 100 {
+            try slice(trio, host)
+            slices += 1
+            if host.answer(token) != nil { break }
+            // Whoever waits is told within two seconds how far it is, and asks again under the same number.
+            guard slices % 3 == 0 else { continue }
+            try trio.tick(41)
+            let word = try piece(host, token)
+            let records = try #require(word.countedRecords, "slice \(slices): \(word)")
+            #expect(records > counted && records < 80)
+            counted = records
+            token += 1
+            ask(host, 2, token: token)
+            try trio.tick()
+        }
+        #expect(slices > 6 && counted > 20, "\(slices) slices, \(counted) records counted")
+        let first = try piece(host, token)
+        var reader = ByteReader(first.description)
+        #expect(try SnapshotDescription(from: &reader).records == 80)
+        #expect(first.countedRecords == nil && !first.piece.isEmpty)
+    }
+
+    @Test func recordsAreCountedForOneClientAtATime() throws {
+        let trio = try trio { $0.snapshotCountBytes = 300 }
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        try inTwoRuns(trio, at: leader)
+        host.holdsSnapshotReads = true
+        ask(host, 2, token: 2)
+        ask(host, 3, token: 3)
+        try trio.tick(20)
+        for _ in 0..<5 {
+            #expect(host.heldSnapshotReads.count == 1)
+            try slice(trio, host)
+        }
+        host.holdsSnapshotReads = false
+        try trio.tick(100)
+        let answers = try [2, 3].map { try piece(host, $0) }
+        // One of them was told meanwhile that it has to wait, and asks again.
+        for (place, answer) in answers.enumerated() where answer.countedRecords != nil {
+            ask(host, UInt64(place + 2), token: UInt64(place + 12))
+            try trio.tick(5)
+            #expect(try !piece(host, UInt64(place + 12)).description.isEmpty)
+        }
+    }
+
+    @Test func whatAClientLeavesBehindIsLetGoOf() throws {
+        let trio = try trio {
+            $0.snapshotCountBytes = 300
+            $0.clientSnapshotsMax = 2
+        }
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        try inTwoRuns(trio, at: leader)
+        func expectRoom(_ first: UInt64) throws {
+            for snapshot in first...first + 1 { ask(host, snapshot, token: snapshot) }
+            try trio.tick(100)
+            for snapshot in first...first + 1 {
+                #expect(host.isDone(snapshot), "\(String(describing: host.answer(snapshot)))")
+                ask(host, snapshot, kind: .release, token: snapshot + 50)
+            }
+            try trio.tick(2)
+        }
+        // Nobody asks any more while it counts: after two minutes there is room again, and before if the client says so.
+        host.holdsSnapshotReads = true
+        ask(host, 2, token: 2)
+        ask(host, 3, token: 3)
+        try trio.tick(122 * 20)
+        host.holdsSnapshotReads = false
+        try trio.tick(2)
+        try expectRoom(100)
+        host.holdsSnapshotReads = true
+        ask(host, 4, token: 4)
+        ask(host, 5, token: 5)
+        try trio.tick(20)
+        ask(host, 4, kind: .release, token: 6)
+        ask(host, 5, kind: .release, token: 7)
+        host.holdsSnapshotReads = false
+        try trio.tick(2)
+        try expectRoom(200)
+        // The same of one that is still to get to the disk.
+        try write(trio, 81...90, at: leader)
+        host.holdsStore = true
+        ask(host, 8, token: 8)
+        ask(host, 9, token: 9)
+        try trio.tick(20)
+        ask(host, 8, kind: .release, token: 10)
+        ask(host, 9, kind: .release, token: 11)
+        try trio.tick(2)
+        #expect(host.refusal(8) != nil && host.refusal(9) != nil)
+        ask(host, 300, token: 300)
+        ask(host, 301, token: 301)
+        try trio.tick(45)
+        // Whoever waits for the disk hears that the host is at it.
+        for token in [300, 301] as [UInt64] { #expect(try piece(host, token).countedRecords == 0) }
+        host.holdsStore = false
+        ask(host, 300, kind: .release, token: 302)
+        ask(host, 301, kind: .release, token: 303)
+        try trio.tick(20)
+        try expectRoom(400)
+    }
+
+    /// A number that comes again, or is also another group's, names one state: the one that is meant now.
+    @Test func aNumberThatComesAgainIsOfTheStateThatIsAskedForNow() throws {
+        let trio = try Trio(groups: 2) { $0.snapshotPieceBytes = 700 }
+        let leader = try trio.leader()
+        let host = trio.hosts[leader]
+        let keys = (1...60).filter { trio.map.ring.owner(of: slot(of: Bytes("key \($0)"))) == group }
+        for key in keys[..<10] { try write(trio, key...key, at: leader) }
+        host.holdsSnapshotReads = true
+        ask(host, 5, token: 1)
+        try trio.tick(20)
+        // Read by now, and not answered.
+        #expect(host.heldSnapshotReads.count == 1)
+        ask(host, 5, kind: .release, token: 2)
+        for key in keys[10..<20] { try write(trio, key...key, at: leader) }
+        ask(host, 5, token: 3)
+        host.core(of: GroupID(2)).snapshot(
+            SnapshotRequest(group: GroupID(2), snapshot: 5, kind: .fetch), call: CallToken(rawValue: 4))
+        try trio.tick(20)
+        host.holdsSnapshotReads = false
+        try trio.tick(20)
+        guard case .done(let result) = host.answer(3), case .done = host.answer(4) else {
+            Issue.record("\(String(describing: host.answer(3))), \(String(describing: host.answer(4)))")
+            return
+        }
+        var reader = ByteReader(try SnapshotAnswer(decoding: result.body).description)
+        let description = try SnapshotDescription(from: &reader)
+        #expect(description.group == group && description.index == result.index && description.records == 20)
+        var other = ByteReader(try piece(host, 4).description)
+        #expect(try SnapshotDescription(from: &other).group == GroupID(2))
+    }
+
     @Test func whoHearsNoLeaderOrHasNoSuchGroupSaysSo() throws {
         let trio = try trio()
         let leader = try trio.leader()
