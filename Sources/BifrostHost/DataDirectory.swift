@@ -29,15 +29,14 @@ public struct HostError: Error, CustomStringConvertible {
 ///     journal/      LMDB environment: identity, logs of all groups; held (flock) by the process that serves
 ///     store/        LMDB environment: manifests and runs of all replicas; held likewise
 ///     cluster-map   the last cluster map seen: ClusterMapFile
-///     RESTORING     while a restoration fills the directory; no host starts there
+///     RESTORING     while a restoration fills the directory; no host starts there: RestorationMark
 struct DataDirectory: Sendable {
     let path: String
 
     var journal: String { path + "/journal" }
     var store: String { path + "/store" }
     private var mapFile: String { path + "/cluster-map" }
-    private static let restorationMark = "RESTORING"
-    private static let ownNames = ["journal", "store", "cluster-map", "cluster-map.new", restorationMark]
+    static let ownNames = ["journal", "store", "cluster-map", "cluster-map.new", RestorationMark.name]
 
     /// Makes what is missing, unless the directory is somebody else's.
     init(path: String) throws {
@@ -54,100 +53,15 @@ struct DataDirectory: Sendable {
                 "\(path) has files of others (\(names)) and none of a host: name a directory that is empty or missing, "
                     + "as \(path)/bifrost, and it will be made")
         }
-        do {
-            for directory in [path, path + "/journal", path + "/store"] {
-                try FileManager.default.createDirectory(
-                    atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-            }
-        } catch {
-            throw HostError(.directory, "can't make the data directory \(path): \(error.localizedDescription)")
-        }
+        for directory in [path, path + "/journal", path + "/store"] { try DurableDirectory.make(directory) }
     }
 
     /// What is in the directory, if none of it is a host's.
     private static func foreignFiles(in path: String) -> [String] {
         // A disk's own directory has `lost+found` from the beginning.
         let files = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).filter { $0 != "lost+found" }
-        return files.contains(where: ["journal", "store", "cluster-map", restorationMark].contains)
+        return files.contains(where: ["journal", "store", "cluster-map", RestorationMark.name].contains)
             ? [] : files.sorted()
-    }
-
-    // MARK: Restoration
-
-    /// A restoration began here and did not come to its end.
-    var isBeingRestored: Bool { FileManager.default.fileExists(atPath: path + "/" + Self.restorationMark) }
-
-    /// Makes an empty directory that says so: of nothing, of an empty one, or of what an interrupted restoration left.
-    /// Returns the descriptor of its mark, which holds it for this restoration until it is closed.
-    static func prepareForRestoration(_ path: String) throws -> Int32 {
-        let files = FileManager.default
-        func names() -> [String] {
-            ((try? files.contentsOfDirectory(atPath: path)) ?? []).filter { $0 != "lost+found" }.sorted()
-        }
-        do {
-            try files.createDirectory(
-                atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-            let found = names()
-            let isMarked = found.contains(restorationMark)
-            let foreign = isMarked ? found.filter { !ownNames.contains($0) } : found
-            guard foreign.isEmpty else { throw HostError(.directory, notEmpty(path, foreign)) }
-            let descriptor = try holdMark(path + "/" + restorationMark, isThere: isMarked)
-            do {
-                // The mark is there as long as anything is.
-                for name in found where name != restorationMark { try files.removeItem(atPath: path + "/" + name) }
-                try sync(path)
-                let parent = (path as NSString).deletingLastPathComponent
-                try sync(parent.isEmpty ? "." : parent)
-            } catch {
-                close(descriptor)
-                throw error
-            }
-            return descriptor
-        } catch let error as HostError {
-            throw error
-        } catch {
-            throw HostError(.directory, "can't make the data directory \(path): \(error.localizedDescription)")
-        }
-    }
-
-    /// One restoration at a time. A mark that goes in this moment is that of a directory that is whole.
-    private static func holdMark(_ mark: String, isThere: Bool) throws -> Int32 {
-        let descriptor = open(mark, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (isThere ? 0 : O_CREAT | O_EXCL), 0o600)
-        guard descriptor >= 0 else {
-            throw HostError(.directory, "can't open \(mark): \(String(cString: strerror(errno)))")
-        }
-        var status = stat()
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0, fstat(descriptor, &status) == 0, status.st_nlink > 0 else {
-            close(descriptor)
-            throw HostError(.directory, "\(mark): another restoration fills this directory; wait for it")
-        }
-        return descriptor
-    }
-
-    private static func notEmpty(_ path: String, _ names: [String]) -> String {
-        "\(path) is not empty (\(names.prefix(3).joined(separator: ", "))\(names.count > 3 ? ", …" : "")): states are "
-            + "restored into directories that are missing or empty"
-    }
-
-    /// What was restored is whole and durable.
-    func endRestoration() throws {
-        for entry in [journal, store, path] { try Self.sync(entry) }
-        let mark = path + "/" + Self.restorationMark
-        guard unlink(mark) == 0 else {
-            throw HostError(.disk, "can't remove \(mark): \(String(cString: strerror(errno)))")
-        }
-        try Self.sync(path)
-    }
-
-    private static func sync(_ path: String) throws {
-        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard descriptor >= 0 else {
-            throw HostError(.disk, "can't sync the directory \(path): \(String(cString: strerror(errno)))")
-        }
-        defer { close(descriptor) }
-        guard fsync(descriptor) == 0 else {
-            throw HostError(.disk, "can't sync the directory \(path): \(String(cString: strerror(errno)))")
-        }
     }
 
     /// No host has begun in the directory at this path, which may be missing.
@@ -198,10 +112,6 @@ struct DataDirectory: Sendable {
         guard fsync(descriptor) == 0, rename(temporary, mapFile) == 0 else {
             throw failure("can't replace \(mapFile)")
         }
-        let directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        if directory >= 0 {
-            fsync(directory)
-            close(directory)
-        }
+        try DurableDirectory.sync(path)
     }
 }

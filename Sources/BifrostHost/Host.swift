@@ -120,18 +120,14 @@ public final class Host: Sendable {
         try? await shell.storeWriter.shutDown()
         try? await shell.journalWriter.shutDown()
         try? await shell.readers.shutdownGracefully()
+        try? await shell.copies.shutDown()
         try? await group.shutdownGracefully()
     }
 
     private static func open(
         _ directory: DataDirectory, _ configuration: HostConfiguration
     ) throws -> (LMDBDisk, LMDBDisk, Journal<LMDBDisk>) {
-        guard !directory.isBeingRestored else {
-            throw HostError(
-                .directory,
-                "\(directory.path) is half of a restoration that was interrupted: run 'bifrost snapshot restore' again, with "
-                    + "the same directories")
-        }
+        try directory.refuseRestoration()
         // Identity and votes are in the journal. Without it, what lies beside it is no new host's directory.
         if let remains = directory.remainsWithoutJournal {
             throw HostError(
@@ -148,6 +144,8 @@ public final class Host: Sendable {
             storeSettings.reserveBytes = configuration.reserveBytes
             let journalDisk = try LMDBDisk(directory: directory.journal, settings: journalSettings)
             let storeDisk = try LMDBDisk(directory: directory.store, settings: storeSettings)
+            // Both are locked, and a restoration that begins from now on finds them: before, it may have begun meanwhile.
+            try directory.refuseRestoration(removesFalseStart: true)
             var random = SystemRandomNumberGenerator()
             let fresh = HostIdentity(
                 incarnation: Incarnation(random.next() | 1), featureLevel: FeatureLevel.current,

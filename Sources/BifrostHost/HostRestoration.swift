@@ -18,7 +18,9 @@ public final class HostRestoration {
     private var installer: SnapshotInstaller<LMDBDisk>?
     private var sequence: UInt64 = 0
     /// Holds the directory.
-    private let mark: Int32
+    private let mark: RestorationMark
+    /// As hosts keep them, so that a full file system shows before a write has begun.
+    private static let reserveBytes = 8 << 20
 
     /// Takes the directory: one that is missing or empty, or in which an earlier restoration was interrupted.
     ///
@@ -34,18 +36,18 @@ public final class HostRestoration {
             var random = SystemRandomNumberGenerator()
             let identity = HostIdentity(
                 incarnation: record.incarnation, featureLevel: FeatureLevel.current, journal: random.next() | 1)
-            journal = try Journal(disk: LMDBDisk(directory: directory.journal), formatting: identity)
+            var settings = LMDBDisk.Settings()
+            settings.reserveBytes = Self.reserveBytes
+            journal = try Journal(
+                disk: LMDBDisk(directory: directory.journal, settings: settings), formatting: identity)
             store = try Store(
-                disk: LMDBDisk(directory: directory.store),
+                disk: LMDBDisk(directory: directory.store, settings: settings),
                 formatting: StoreIdentity(cluster: map.cluster, host: host, journal: journal.identity.journal))
-        } catch {
-            close(mark)
-            guard let error = error as? DiskError else { throw error }
-            throw HostError(error.code == .failed ? .disk : .directory, "can't make \(path): \(error)")
+        } catch let error as DiskError {
+            let isDisk = error.code == .failed || error.code == .full
+            throw HostError(isDisk ? .disk : .directory, "can't make \(path): \(error)")
         }
     }
-
-    deinit { close(mark) }
 
     /// Begins with a group that has a replica here: its log begins behind the state, in the state's term, in which
     /// nobody has voted.
@@ -84,6 +86,6 @@ public final class HostRestoration {
         identity.cluster = map.cluster
         identity.host = host.id
         try journal.update(identity)
-        try directory.endRestoration()
+        try directory.endRestoration(mark)
     }
 }

@@ -40,7 +40,10 @@ public final class StoppedHost {
         do {
             // The store first: it says least when it is missing.
             let storeDisk = try LMDBDisk(directory: directory.store)
-            journal = try Journal(disk: try LMDBDisk(directory: directory.journal), formatting: nil)
+            let journalDisk = try LMDBDisk(directory: directory.journal)
+            // Behind both locks.
+            try directory.refuseRestoration()
+            journal = try Journal(disk: journalDisk, formatting: nil)
             guard journal.identity.cluster != .none else {
                 throw HostError(.directory, "\(path) belongs to no cluster: there is nothing to recover in it")
             }

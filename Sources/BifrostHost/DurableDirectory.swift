@@ -1,0 +1,69 @@
+// Directories whose names are on disk: a file that is synced is lost with the name of a directory above it that was not.
+
+import Foundation
+
+/// Makes directories, and makes names durable.
+package enum DurableDirectory {
+    /// Makes the directory, and those above it that are missing, for the owner alone. When this returns the names of all
+    /// that it made are on disk, and so is the name of one that was there, as another process may have been killed between
+    /// making and syncing it: as far as this process may sync that at all.
+    ///
+    /// - Parameter sync: makes durable what names are in a directory.
+    /// - Throws: `HostError`, `.disk` if there is no space or the disk fails, else `.directory`.
+    package static func make(_ path: String, sync: (_ directory: String) throws -> Void = sync) throws {
+        var missing: [String] = []
+        var place = path
+        var wasThere = false
+        while mkdir(place, 0o700) != 0 {
+            let number = errno
+            wasThere = number == EEXIST || number == EISDIR
+            if wasThere { break }
+            let above = parent(of: place)
+            guard number == ENOENT, above != place else { throw HostError("make the directory \(path)", number) }
+            missing.append(place)
+            place = above
+        }
+        var isDirectory: ObjCBool = false
+        guard FileManager.default.fileExists(atPath: place, isDirectory: &isDirectory), isDirectory.boolValue else {
+            throw HostError("make the directory \(path)", ENOTDIR)
+        }
+        if wasThere {
+            // What it is in may be a file system of another kind, read-only or nobody's to read.
+            try? sync(parent(of: place))
+        } else {
+            try sync(parent(of: place))
+        }
+        for directory in missing.reversed() {
+            guard mkdir(directory, 0o700) == 0 || errno == EEXIST else {
+                throw HostError("make the directory \(directory)", errno)
+            }
+            try sync(parent(of: directory))
+        }
+    }
+
+    static func parent(of path: String) -> String {
+        // Not the text's: what `a/.` and `a/..` are in is not `a`.
+        var path = path
+        while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+        let last = (path as NSString).lastPathComponent
+        if last == "." || last == ".." { return path + "/.." }
+        let above = (path as NSString).deletingLastPathComponent
+        return above.isEmpty ? "." : above
+    }
+
+    /// Names in the directory are on disk when this returns.
+    package static func sync(_ path: String) throws {
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw HostError("sync the directory \(path)", errno, .disk) }
+        defer { close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw HostError("sync the directory \(path)", errno, .disk) }
+    }
+}
+
+extension HostError {
+    /// What the system said.
+    init(_ deed: String, _ number: Int32, _ code: Code? = nil) {
+        let isDisk = [ENOSPC, EDQUOT, EIO, EROFS, EFBIG].contains(number)
+        self.init(code ?? (isDisk ? .disk : .directory), "can't \(deed): \(String(cString: strerror(number)))")
+    }
+}
