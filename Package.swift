@@ -145,11 +145,10 @@ let parts: [Part] = [
     Part(
         name: "IntegrationTests", kind: .test,
         needs: [
-            "TestSupport", "BifrostTool", "Bifrost", "ClientCore", "Messages", "StateMachines", "Ring", "Storage",
-            "SnapshotFiles",
-            "Primitives",
+            "TestSupport", "BifrostSimulator", "BifrostTool", "Bifrost", "ClientCore", "RPC", "Messages",
+            "StateMachines", "Ring", "Storage", "SnapshotFiles", "Primitives",
         ],
-        products: ["swift-nio/NIOCore"]),
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
 ]
 
 let packages: [String: Package.Dependency] = [

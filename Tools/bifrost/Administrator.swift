@@ -80,7 +80,10 @@ final class Administrator: Sendable {
     // MARK: - Looking
 
     /// The newest map that any host has. Hosts learn of a change one after the other, so all are asked.
-    func map() async throws(ToolError) -> ClusterMap {
+    ///
+    /// - Parameter end: no longer than until then, if that is before the command's time is over.
+    func map(until end: Instant? = nil) async throws(ToolError) -> ClusterMap {
+        var isOver: Bool { self.isOver || end.map { RPCClock.now() >= $0 } ?? false }
         let grace = RPCClock.now() + Self.refusalGraceNanoseconds
         while true {
             do throws(ToolError) {

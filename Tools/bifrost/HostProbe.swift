@@ -2,23 +2,31 @@
 // asker's.
 
 import Messages
+import NIOCore
 import NIOPosix
 import Primitives
 import RPC
 
-/// A connection to the host at an address, as a client that knows no cluster.
+/// A connection to the host at an address: whichever that is, or one host of one cluster.
 struct HostProbe: Sendable {
     let address: String
     private let connection: RPCConnection
+    private let cluster: ClusterID
 
-    init(_ address: String) throws(ToolError) {
+    /// - Parameters:
+    ///   - cluster: `.none`: any. Otherwise a host of another one is refused, and refuses.
+    ///   - host: 0: any.
+    init(_ address: String, of cluster: ClusterID = .none, host: HostID = HostID(0)) throws(ToolError) {
         do {
             self.address = address
+            self.cluster = cluster
             connection = RPCConnection(
                 to: try NetworkAddress(address),
                 hello: Hello(
                     role: .client,
-                    identity: PeerIdentity(featureLevel: FeatureLevel.current, name: "bifrost command line")),
+                    identity: PeerIdentity(
+                        cluster: cluster, featureLevel: FeatureLevel.current, name: "bifrost command line"),
+                    target: host),
                 eventLoop: MultiThreadedEventLoopGroup.singleton.next(), seed: UInt64.random(in: 0...UInt64.max))
             connection.connect()
         } catch {
@@ -56,9 +64,20 @@ struct HostProbe: Sendable {
     }
 
     /// A call of the data service, to a host that has to be there now.
+    ///
+    /// - Throws: `wrongCluster` also when the answer came from a host that belonged to no cluster when it was connected to:
+    ///   it may have become another one's since. This probe gets no answer then that could be believed.
     func data(_ method: UInt16, _ payload: Bytes, deadline: Instant) async throws(RPCError) -> Bytes {
-        try await connection.request(
+        let answer = try await connection.request(
             service: ServiceNumber.data, method: method, payload: payload, deadline: deadline, isPatient: false)
+        guard cluster != .none else { return answer }
+        let welcome = await withCheckedContinuation { (continuation: CheckedContinuation<Welcome?, Never>) in
+            connection.eventLoop.execute { continuation.resume(returning: connection.welcome) }
+        }
+        guard welcome?.identity.cluster == cluster else {
+            throw RPCError(.wrongCluster, "\(address) belonged to no cluster when it was asked, expected \(cluster)")
+        }
+        return answer
     }
 
     private func ask<Question: Message, Answer: Message>(

@@ -6,6 +6,7 @@
 //       group-3.state            whole, checked and synced
 //       save                     the list, written last
 
+import BifrostHost
 import Foundation
 import NIOPosix
 import Primitives
@@ -13,24 +14,21 @@ import SnapshotFiles
 import Storage
 
 /// A directory that one program writes a save into.
-final class SaveDirectory: Sendable {
-    let path: String
+package final class SaveDirectory: Sendable {
+    package let path: String
     /// Held as long as this lives: two programs that write one save would spoil it.
     private let descriptor: Int32
 
     /// Makes the directory if it is missing, and takes one that is empty or has an unfinished save.
-    init(writing path: String) throws(ToolError) {
+    package init(writing path: String) throws(ToolError) {
         self.path = path
-        do {
-            try FileManager.default.createDirectory(
-                atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-        } catch {
-            throw ToolError(.fileTrouble, "can't make the directory \(path): \(words(of: error))")
+        do { try DurableDirectory.make(path) } catch {
+            throw ToolError(.fileTrouble, "\(error)")
         }
         descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { throw Self.trouble("open", path) }
+        // What is thrown from here on closes it, as the end of any value.
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-            close(descriptor)
             throw ToolError(.fileTrouble, "another program saves into \(path): wait for it, or name another directory")
         }
         let names = Self.names(in: path)
@@ -52,6 +50,26 @@ final class SaveDirectory: Sendable {
 
     deinit { close(descriptor) }
 
+    /// Whatever is here of an unfinished save is of this cluster, or the save does not go on.
+    func expect(_ cluster: ClusterID) throws(ToolError) {
+        for name in Self.names(in: path) where name.hasPrefix("group-") {
+            do throws(ToolError) {
+                try Self.read(path(name)) { reader, _ in
+                    guard reader.head.cluster == cluster else {
+                        throw ToolError(
+                            .usage,
+                            "\(path) has an unfinished save of cluster \(reader.head.cluster) (\(name)), and the hosts that "
+                                + "answer are of cluster \(cluster): name another directory, or the hosts of that cluster"
+                        )
+                    }
+                }
+            } catch {
+                // One that was hardly begun has no head that can be read. It is looked at again when its group's turn comes.
+                guard error.status == .badData else { throw error }
+            }
+        }
+    }
+
     static func names(in path: String) -> [String] {
         ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted()
     }
@@ -62,7 +80,10 @@ final class SaveDirectory: Sendable {
     func finish(_ saved: SavedCluster) throws(ToolError) {
         let partial = path(SavedCluster.fileName + SavedCluster.partialSuffix)
         let file = try AppendedFile(partial, keeping: 0)
-        try file.append(saved.encoded())
+        do throws(ToolError) { try file.append(saved.encoded()) } catch {
+            file.close()
+            throw error
+        }
         try file.finish(as: path(SavedCluster.fileName))
         try sync()
     }
@@ -149,8 +170,15 @@ struct AppendedFile: Sendable {
     }
 
     func append(_ bytes: Bytes) throws(ToolError) {
-        try bytes.withUnsafeBytes { (bytes) throws(ToolError) in
-            try Output.write(bytes, to: descriptor, name: path)
+        do throws(ToolError) {
+            try bytes.withUnsafeBytes { (bytes) throws(ToolError) in
+                try Output.write(bytes, to: descriptor, name: path)
+            }
+        } catch {
+            throw ToolError(
+                error.status,
+                "\(error.message); the next \(HumanText.bytes(UInt64(bytes.count))) of it are to be written there, and what "
+                    + "is there stays: make room, and run the same command again to go on")
         }
     }
 

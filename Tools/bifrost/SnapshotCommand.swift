@@ -30,7 +30,8 @@ struct SnapshotSave: AsyncParsableCommand {
             there, which is written last.
 
             If it is interrupted, or a host dies, run the same command again: groups that are whole stay as they are, \
-            and one that is half there goes on if its host still keeps the state, which it does for two minutes.
+            and one that is half there goes on if its host still keeps the state, which it does for two minutes. If \
+            nothing new came from any host for --timeout, it ends with exit code 4 and says who kept it waiting.
 
             EXAMPLES:
               bifrost snapshot save backup/2026-11-27
@@ -65,17 +66,19 @@ struct SnapshotSave: AsyncParsableCommand {
 
     func run() async throws {
         let began = UInt64(max(0, Date().timeIntervalSince1970 * 1_000))
-        // Its time is that of each look at the map; how long a save takes has no bound.
+        // How long a save takes has no bound, how long it goes on without anything new has.
+        let patience = options.timeout?.duration ?? Self.patience
         let administrator = Administrator(options, timeout: .seconds(86_400))
         defer { administrator.close() }
-        let known = try await administrator.map()
+        let known = try await administrator.map(
+            until: RPCClock.now() + UInt64(max(0, patience / .nanoseconds(1))))
         if let group { _ = try MapNames.group(group.id, in: known) }
         let target = try SaveDirectory(writing: directory)
+        try target.expect(known.cluster)
         let count = group == nil ? known.groups.count : 1
         let meter = ProgressMeter(verb: "save", total: UInt64(count), isShown: progress.isShown)
         let saver = SnapshotSaver(
-            target, of: known, administrator: administrator, patience: options.timeout?.duration ?? Self.patience,
-            meter: meter)
+            target, of: known, administrator: administrator, patience: patience, meter: meter)
         defer { saver.close() }
         let interruption = interruption(saver, count)
         let outcome: Result<SavedCluster, ToolError>

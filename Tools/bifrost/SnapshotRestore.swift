@@ -115,46 +115,73 @@ struct SnapshotRestore: AsyncParsableCommand {
     }
 
     private func restore(_ saved: SavedCluster, _ map: ClusterMap, _ meter: ProgressMeter) throws(ToolError) {
-        do {
-            let hosts = try zip(map.hosts, host).map { record, host in
+        let room = Room(saved, map)
+        let hosts = try room.written {
+            try zip(map.hosts, host).map { record, host in
                 (record.id, try HostRestoration(directory: host.text, host: record.id, map: map))
             }
-            for (done, group) in saved.groups.enumerated() {
-                if group.group == .meta {
-                    // Its records are the map, and the new cluster has its own.
-                    try SaveDirectory.verify(group, of: saved, in: directory)
-                } else {
-                    try restore(group, of: saved, map, hosts, meter)
-                }
-                meter.set(done: UInt64(done + 1))
+        }
+        for (done, group) in saved.groups.enumerated() {
+            if group.group == .meta {
+                // Its records are the map, and the new cluster has its own.
+                try SaveDirectory.verify(group, of: saved, in: directory)
+            } else {
+                try restore(group, of: saved, map, hosts, room, meter)
             }
-            for (_, host) in hosts { try host.complete() }
-        } catch let error as DiskError {
-            throw ToolError(error.code == .failed ? .diskFailed : .fileTrouble, "the new store: \(error)")
-        } catch let error as SnapshotError {
-            throw ToolError(.badData, "\(error)")
-        } catch { throw ToolError(error) }
+            meter.set(done: UInt64(done + 1))
+        }
+        for (_, host) in hosts { try room.written { try host.complete() } }
     }
 
     private func restore(
         _ group: SavedGroup, of saved: SavedCluster, _ map: ClusterMap, _ hosts: [(HostID, HostRestoration)],
-        _ meter: ProgressMeter
-    ) throws {
+        _ room: Room, _ meter: ProgressMeter
+    ) throws(ToolError) {
         guard let record = map.group(group.group) else { preconditionFailure("the new map has the same groups") }
         let description = RestorationPlan.description(group.description, of: record)
         let targets = hosts.compactMap { id, host in record.replica(on: id).map { (host, $0) } }
         let name = directory + "/" + group.fileName
         try SaveDirectory.read(name) { reader, bytes in
             try saved.check(reader.head, of: group, file: name)
-            for (host, replica) in targets { try host.begin(description, replica: replica) }
+            for (host, replica) in targets { try room.written { try host.begin(description, replica: replica) } }
             var before: UInt64 = 0
             while let (_, piece) = try reader.nextWithBytes() {
-                for (host, _) in targets { try host.accept(piece) }
+                for (host, _) in targets { try room.written { try host.accept(piece) } }
                 meter.add(records: Int(reader.digest.records - before), bytes: piece.count)
                 before = reader.digest.records
             }
             try saved.check(try reader.finish(), of: group, bytes: bytes, file: name)
-            for (host, _) in targets { try host.finishGroup() }
+            for (host, _) in targets { try room.written { try host.finishGroup() } }
+        }
+    }
+
+    /// What the new directories take, for who has too little.
+    private struct Room {
+        /// Of all replicas' states.
+        private let bytes: UInt64
+
+        init(_ saved: SavedCluster, _ map: ClusterMap) {
+            bytes = saved.groups.reduce(0) { sum, group in
+                sum &+ group.bytes &* UInt64(map.group(group.group)?.replicas.count ?? 0)
+            }
+        }
+
+        /// Errors of writing are what they are wherever they come from: a directory that is not as it should be, or a file
+        /// that can't be written, with what is needed.
+        func written<Result>(_ body: () throws -> Result) throws(ToolError) -> Result {
+            do {
+                return try body()
+            } catch let error as HostError where error.code == .disk {
+                throw ToolError(.fileTrouble, error.message + need)
+            } catch {
+                let error = ToolError(error)
+                throw ToolError(error.status, error.message + (error.status == .fileTrouble ? need : ""))
+            }
+        }
+
+        private var need: String {
+            "; the states take some \(HumanText.bytes(bytes)) in all directories together, and each directory some 64 MiB "
+                + "besides: make room, and restore again"
         }
     }
 

@@ -21,17 +21,23 @@ final class SnapshotSaver: Sendable {
 
     private struct State {
         var map: ClusterMap
-        var probes: [String: HostProbe] = [:]
+        var probes: [HostID: HostProbe] = [:]
+        /// What groups wait for, to be shown.
+        var waits: [GroupID: String] = [:]
         /// Groups that are whole, and pieces that were there before this run.
         var done: UInt64 = 0
         var keptRecords: UInt64 = 0
-        /// When any host last gave something. A group may have to wait for others: hosts give few states at a time.
+        /// When any group last came further than ever. A group may have to wait for others: hosts give few states at a time.
         var progressed: Instant
     }
 
     private static let pause = Duration.milliseconds(200)
     /// How long a host that has begun to give a state is asked again, before another one begins anew.
     private static let sourcePatienceNanoseconds: UInt64 = 10_000_000_000
+    /// How long a host that counts records may come to no more.
+    private static let countPatienceNanoseconds: UInt64 = 60_000_000_000
+    /// For a look at the map between two attempts.
+    private static let mapNanoseconds: UInt64 = 2_000_000_000
 
     init(
         _ directory: SaveDirectory, of map: ClusterMap, administrator: Administrator, patience: Duration,
@@ -64,8 +70,24 @@ final class SnapshotSaver: Sendable {
 
     private enum Outcome {
         case saved(SavedGroup)
-        /// From the beginning, from another host if there is one.
-        case again(String)
+        /// From another host, if there is one.
+        ///
+        /// - hasBegun: something of the state was there, and is of no use any more.
+        /// - isStranger: at the host's address is another one.
+        case again(String, hasBegun: Bool, isStranger: Bool = false)
+    }
+
+    /// What one group's attempts have met with.
+    private struct Attempts {
+        var count = 0
+        /// Why each host gave no state, as it was last.
+        var whys: [HostID: String] = [:]
+        /// The numbers under which hosts were asked that have not given anything yet: asked again under the same number, they
+        /// go on with what they have begun.
+        var sources: [HostID: SnapshotSource] = [:]
+        var endurance = SaveEndurance()
+
+        var text: String { whys.sorted { $0.key < $1.key }.map(\.value).joined(separator: "; ") }
     }
 
     /// Brings the state of a group into its file, unless it is there. Returns when it is whole and durable.
@@ -75,45 +97,107 @@ final class SnapshotSaver: Sendable {
         if FileManager.default.fileExists(atPath: whole) {
             let saved = try check(whole, group)
             state.withLock { $0.keptRecords += saved.description.records }
-            groupIsDone()
+            groupIsDone(group)
             return saved
         }
         var start = try resume(partial, group)
-        if let start { state.withLock { $0.keptRecords += start.digest.records } }
-        var attempt = 0
+        var attempts = Attempts()
+        if let start {
+            state.withLock { $0.keptRecords += start.digest.records }
+            _ = attempts.endurance.reached(records: start.digest.records, pieces: start.pieces)
+        }
         while true {
-            var host = start.flatMap { start in state.withLock { $0.map.host(start.head.host) } }
-            if host == nil {
-                start = nil
-                let hosts = try candidates(group)
-                host = hosts[attempt % hosts.count]
-            }
-            guard let host else { preconditionFailure("a group of the map has a replica") }
-            let source = SnapshotSource(
-                group, from: host, snapshot: start?.head.snapshot ?? UInt64.random(in: 1...UInt64.max),
-                probe: try probe(host.address))
-            switch try await copy(from: source, start, into: partial) {
+            let source = try self.source(of: group, &start, &attempts)
+            let host = source.host.id
+            switch try await copy(from: source, start, into: partial, &attempts.endurance) {
             case .saved(let saved):
                 guard rename(partial, whole) == 0 else { throw SaveDirectory.trouble("rename", partial) }
                 try directory.sync()
-                groupIsDone()
+                attempts.sources[host] = nil
+                await release(attempts)
+                groupIsDone(group)
                 return saved
-            case .again(let why):
+            case .again(let why, let hasBegun, let isStranger):
                 start = nil
-                attempt += 1
+                attempts.count += 1
+                attempts.whys[host] = why
+                if isStranger { forget(host) }
+                if hasBegun || isStranger { attempts.sources[host] = nil }
+                if hasBegun {
+                    await source.release()
+                    guard attempts.endurance.beginsAnew() else {
+                        await release(attempts)
+                        throw ToolError(
+                            .unavailable,
+                            "\(group.words): its state began anew \(SaveEndurance.restartsMax) times and never got beyond "
+                                + "\(HumanText.grouped(attempts.endurance.recordsMost)) records (\(attempts.text)): "
+                                + "run the same command again when the hosts are steady")
+                    }
+                }
+                waits(group, why)
                 guard RPCClock.now().since(state.withLock { $0.progressed }) < patienceNanoseconds else {
+                    await release(attempts)
                     throw ToolError(
                         .unavailable,
-                        "\(group.words): no host gave its state within the time; the last said: \(why). What is there stays: "
+                        "\(group.words): nothing new from any host within the time (\(attempts.text)). What is there stays: "
                             + "run the same command again to go on")
                 }
-                do { try await Task.sleep(for: Self.pause) } catch { throw ToolError(error) }
-                if let newer = try? await administrator.map() { state.withLock { $0.map = newer } }
+                try await pause(Self.pause)
+                if let newer = try? await administrator.map(until: RPCClock.now() + Self.mapNanoseconds) {
+                    state.withLock { $0.map = newer }
+                }
             }
         }
     }
 
-    private func groupIsDone() {
+    /// Whom to ask next: the host that has given what is there, else the next one of those that have a replica.
+    private func source(
+        of group: GroupID, _ start: inout Start?, _ attempts: inout Attempts
+    ) throws(ToolError) -> SnapshotSource {
+        if let begun = start {
+            if let host = state.withLock({ $0.map.host(begun.head.host) }) {
+                return SnapshotSource(group, from: host, snapshot: begun.head.snapshot, probe: try probe(host))
+            }
+            start = nil
+        }
+        let hosts = try candidates(group)
+        let host = hosts[attempts.count % hosts.count]
+        let snapshot = attempts.sources[host.id]?.snapshot ?? UInt64.random(in: 1...UInt64.max)
+        let source = SnapshotSource(group, from: host, snapshot: snapshot, probe: try probe(host))
+        attempts.sources[host.id] = source
+        return source
+    }
+
+    /// Nobody comes back for what was only asked for.
+    private func release(_ attempts: Attempts) async {
+        for (_, source) in attempts.sources.sorted(by: { $0.key < $1.key }) { await source.release() }
+    }
+
+    private func pause(_ duration: Duration) async throws(ToolError) {
+        do { try await Task.sleep(for: duration) } catch { throw ToolError(error) }
+    }
+
+    /// Shows who keeps a group waiting; nil: nobody.
+    private func waits(_ group: GroupID, _ why: String?) {
+        let notes = state.withLock { state in
+            state.waits[group] = why
+            guard let first = state.waits.min(by: { $0.key < $1.key }) else { return "" }
+            let more = state.waits.count > 1 ? ", \(state.waits.count - 1) more wait" : ""
+            return "\(first.key.words) waits: \(first.value)\(more)"
+        }
+        meter.set(notes: notes)
+    }
+
+    private func progressed(_ group: GroupID) {
+        let wasWaiting = state.withLock { state in
+            state.progressed = RPCClock.now()
+            return state.waits[group] != nil
+        }
+        if wasWaiting { waits(group, nil) }
+    }
+
+    private func groupIsDone(_ group: GroupID) {
+        progressed(group)
         meter.set(
             done: state.withLock {
                 $0.done += 1; return $0.done
@@ -135,35 +219,56 @@ final class SnapshotSaver: Sendable {
         return hosts
     }
 
-    private func probe(_ address: String) throws(ToolError) -> HostProbe {
-        if let known = state.withLock({ $0.probes[address] }) { return known }
-        let new = try HostProbe(address)
-        let kept = state.withLock { state in
-            if let other = state.probes[address] { return other }
-            state.probes[address] = new
-            return new
+    /// A connection to this host of this cluster, and to no other one that has its address by now.
+    private func probe(_ host: HostRecord) throws(ToolError) -> HostProbe {
+        let (known, cluster) = state.withLock { ($0.probes[host.id], $0.map.cluster) }
+        if let known, known.address == host.address { return known }
+        let new = try HostProbe(host.address, of: cluster, host: host.id)
+        let (kept, old) = state.withLock { state -> (HostProbe, HostProbe?) in
+            let present = state.probes[host.id]
+            if let present, present.address == host.address { return (present, new) }
+            state.probes[host.id] = new
+            return (new, present)
         }
+        old?.close()
         return kept
     }
 
+    private func forget(_ host: HostID) { state.withLock { $0.probes.removeValue(forKey: host) }?.close() }
+
     /// Asks for piece after piece until the state is whole.
     private func copy(
-        from source: SnapshotSource, _ start: Start?, into path: String
+        from source: SnapshotSource, _ start: Start?, into path: String, _ endurance: inout SaveEndurance
     ) async throws(ToolError) -> Outcome {
         var now = start
         var file: AppendedFile?
         if let start { file = try AppendedFile(path, keeping: start.bytes) }
         defer { file?.close() }
-        var progressed = RPCClock.now()
+        var heard = RPCClock.now()
         while true {
             let answer: SnapshotAnswer
             switch try await source.fetch(after: now?.position) {
-            case .gone(let why): return .again(why)
+            case .gone(let why): return .again(why, hasBegun: now != nil)
+            case .stranger(let why): return .again(why, hasBegun: now != nil, isStranger: true)
+            case .counting(let records):
+                if endurance.counted(records) {
+                    progressed(source.group)
+                    heard = RPCClock.now()
+                }
+                let why = "host \(source.host.id) looks through its state, \(HumanText.grouped(records)) records so far"
+                guard RPCClock.now().since(heard) < min(Self.countPatienceNanoseconds, patienceNanoseconds) else {
+                    return .again(why, hasBegun: now != nil)
+                }
+                waits(source.group, why)
+                try await pause(Self.pause)
+                continue
             case .later(let why, let pause):
                 // Who has begun is worth waiting for; who hasn't is not, where there are others.
-                let waited = RPCClock.now().since(progressed)
-                guard now != nil, waited < Self.sourcePatienceNanoseconds else { return .again(why) }
-                do { try await Task.sleep(for: pause) } catch { throw ToolError(error) }
+                guard now != nil, RPCClock.now().since(heard) < Self.sourcePatienceNanoseconds else {
+                    return .again(why, hasBegun: now != nil)
+                }
+                waits(source.group, why)
+                try await self.pause(pause)
                 continue
             case .piece(let piece): answer = piece
             }
@@ -180,8 +285,8 @@ final class SnapshotSaver: Sendable {
             bytes = SnapshotFileFrame.encoded(answer.piece)
             let before = now?.digest.records ?? 0
             meter.add(records: Int(state.digest.records - before), bytes: bytes.count)
-            progressed = RPCClock.now()
-            self.state.withLock { $0.progressed = progressed }
+            heard = RPCClock.now()
+            if endurance.reached(records: state.digest.records, pieces: state.pieces) { progressed(source.group) }
             guard piece.isLast else {
                 try file?.append(bytes)
                 state.bytes += UInt64(bytes.count)
@@ -308,7 +413,8 @@ final class SnapshotSaver: Sendable {
 
     /// The map as the meta group's saved state has it.
     func savedMap(_ saved: SavedGroup) throws(ToolError) -> ClusterMap {
-        try SaveDirectory.read(directory.path(saved.fileName)) { reader, _ in
+        let cluster = state.withLock { $0.map.cluster }
+        return try SaveDirectory.read(directory.path(saved.fileName)) { reader, _ in
             var records: [MetaRecord] = []
             while let piece = try reader.next() {
                 for record in piece.records where record.key.slot == .group && record.key.machine == .meta {
@@ -316,7 +422,13 @@ final class SnapshotSaver: Sendable {
                 }
             }
             do throws(DecodingFailure) {
-                if let map = try MetaMachine(restoring: records).map { return map }
+                if let map = try MetaMachine(restoring: records).map {
+                    guard map.cluster == cluster else {
+                        throw DecodingFailure(
+                            expected: "the map of cluster \(cluster)", found: "that of cluster \(map.cluster)")
+                    }
+                    return map
+                }
             } catch {
                 throw ToolError(.badData, "the meta group's state can't be read: \(error)")
             }

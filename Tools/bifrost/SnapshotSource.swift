@@ -12,9 +12,13 @@ struct SnapshotSource {
     /// What became of a question.
     enum Answer {
         case piece(SnapshotAnswer)
+        /// The host is at it, has counted so many records, and is to be asked again.
+        case counting(UInt64)
         /// The state is no longer to be had from there: begin anew.
         case gone(String)
-        /// Nothing now; try again.
+        /// It is not the host that was meant: its connection is of no use.
+        case stranger(String)
+        /// Nothing now; try again, under the same number.
         case later(String, after: Duration)
     }
 
@@ -24,8 +28,8 @@ struct SnapshotSource {
     private(set) var snapshot: UInt64
     private let probe: HostProbe
 
-    /// For one answer. A host may have to write a state out first.
-    private static let answerNanoseconds: UInt64 = 60_000_000_000
+    /// For one answer. A host that takes longer for the first piece says so before.
+    private static let answerNanoseconds: UInt64 = 10_000_000_000
     private static let pause = Duration.milliseconds(200)
 
     init(_ group: GroupID, from host: HostRecord, snapshot: UInt64, probe: HostProbe) {
@@ -45,16 +49,18 @@ struct SnapshotSource {
             bytes = try await probe.data(
                 DataMethod.snapshot, request.encoded(), deadline: RPCClock.now() + Self.answerNanoseconds)
         } catch {
+            let why = "host \(host.id): \(error.message)"
             switch error.code {
-            case .unknownMethod:
-                return .gone("host \(host.id) runs a version that gives no states to clients")
-            case .wrongCluster, .wrongHost: return .gone(error.message)
-            default: return .later("host \(host.id): \(error.message)", after: Self.pause)
+            case .unknownMethod: return .gone("host \(host.id) runs a version that gives no states to clients")
+            case .wrongCluster, .wrongHost: return .stranger(why)
+            default: return .later(why, after: Self.pause)
             }
         }
         do throws(DecodingFailure) {
             switch try Response<DataResult>(decoding: bytes) {
-            case .done(let result): return .piece(try SnapshotAnswer(decoding: result.body))
+            case .done(let result):
+                let answer = try SnapshotAnswer(decoding: result.body)
+                return answer.countedRecords.map { .counting($0) } ?? .piece(answer)
             case .refused(.overloaded(let millis)):
                 return .later("host \(host.id) gives as many states as it may", after: .milliseconds(Int64(millis)))
             case .refused(.invalid(let why)): return .gone(why)

@@ -6,6 +6,8 @@ import Messages
 import RPC
 import Recovery
 import Ring
+import SnapshotFiles
+import Storage
 
 /// The exit codes that the root's help promises. Scripts rely on them: a number never changes its meaning.
 package enum ExitStatus: Int32 {
@@ -54,6 +56,9 @@ package struct ToolError: Error {
         case let error as HostError: self.init(error)
         case let error as RPCError: self.init(.unavailable, error.message)
         case let error as LocalCluster.Failure: self.init(error.status, error.description)
+        case let error as DiskError: self.init(error)
+        case let error as SnapshotError: self.init(.badData, "\(error)")
+        case let error as SnapshotFileDamage: self.init(.badData, "\(error)")
         case let error as PlannerError: self.init(.usage, "\(error)")
         case let error as RecoveryError:
             self.init(error.code == .refused ? .negative : .badData, error.description)
@@ -73,6 +78,18 @@ package struct ToolError: Error {
             }
         let hint = error.code == .unreachable ? "; is a host running there, and is --connect right?" : ""
         self.init(status, error.message + hint)
+    }
+
+    /// Of a store that a command itself writes or reads.
+    init(_ error: DiskError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .full, .failed: .fileTrouble
+            case .refused: .badDirectory
+            case .corrupt: .badData
+            case .misuse: .fault
+            }
+        self.init(status, "\(error)")
     }
 
     init(_ error: HostError) {
