@@ -41,14 +41,19 @@ package enum DurableDirectory {
         }
     }
 
-    static func parent(of path: String) -> String {
-        // Not the text's: what `a/.` and `a/..` are in is not `a`.
-        var path = path
-        while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-        let last = (path as NSString).lastPathComponent
+    /// What a path's last name is in. (Foundation's traps for a name alone.)
+    package static func parent(of path: String) -> String {
+        func cut(_ path: Substring) -> Substring {
+            var path = path
+            while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+            return path
+        }
+        let path = cut(path[...])
+        let last = path.lastIndex(of: "/").map { path[path.index(after: $0)...] } ?? path
+        // What `a/.` and `a/..` are in is not `a`.
         if last == "." || last == ".." { return path + "/.." }
-        let above = (path as NSString).deletingLastPathComponent
-        return above.isEmpty ? "." : above
+        guard let place = path.lastIndex(of: "/") else { return "." }
+        return place == path.startIndex ? "/" : String(cut(path[..<place]))
     }
 
     /// Names in the directory are on disk when this returns.

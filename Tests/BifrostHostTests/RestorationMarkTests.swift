@@ -146,6 +146,13 @@ import Testing
 
     // MARK: Names on disk
 
+    @Test(arguments: [
+        ("a", "."), ("a/", "."), ("a/b", "a"), ("a//b//", "a"), ("/a", "/"), ("//a", "/"), ("/", "/"), ("/a/b", "/a"),
+        ("a/..", "a/../.."), (".", "./.."), ("", "."),
+    ]) func aDirectorysNameIsInTheOneAbove(path: String, above: String) {
+        #expect(DurableDirectory.parent(of: path) == above)
+    }
+
     @Test func theNamesOfAllDirectoriesThatAreMadeAreSynced() throws {
         let directory = try TestDirectory()
         func synced(_ path: String) throws -> [String] {

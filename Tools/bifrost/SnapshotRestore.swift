@@ -92,6 +92,8 @@ struct SnapshotRestore: AsyncParsableCommand {
         do throws(ToolError) { outcome = .success(try restore(saved, map, meter)) } catch { outcome = .failure(error) }
         meter.finish()
         do throws(ToolError) { try outcome.get() } catch {
+            // One that is refused may be whole, and a host's.
+            guard error.status != .badDirectory else { throw error }
             throw ToolError(error.status, "\(error.message); no host starts in a directory that is not whole")
         }
         do throws(ToolError) { try report(saved, map, meter) } catch {
