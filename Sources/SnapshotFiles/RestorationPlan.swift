@@ -12,9 +12,10 @@ public enum RestorationPlan {
     /// - Parameters:
     ///   - hosts: with their ids.
     ///   - replicas: of each group.
+    ///   - chosen: the data groups that are in the new cluster; nil: all. Slots of others have no owner there.
     /// - Throws: `PlannerError`: there are too few hosts, or two have one address.
     public static func map(
-        of saved: ClusterMap, cluster: ClusterID, hosts: [HostRecord], replicas: Int
+        of saved: ClusterMap, cluster: ClusterID, hosts: [HostRecord], replicas: Int, groups chosen: Set<GroupID>? = nil
     ) throws(PlannerError) -> ClusterMap {
         precondition(cluster != saved.cluster, "a restored cluster is another one")
         guard saved.featureLevel <= FeatureLevel.current else {
@@ -23,12 +24,16 @@ public enum RestorationPlan {
             )
         }
         let hosts = hosts.sorted { $0.id < $1.id }
+        let taken = saved.groups.filter { $0.id == .meta || chosen?.contains($0.id) ?? true }
         var groups = try Planner.placement(
-            hosts: hosts, groups: saved.groups.map(\.id), replicas: replicas, firstReplica: saved.nextReplica)
-        for place in groups.indices { groups[place].weight = saved.groups[place].weight }
+            hosts: hosts, groups: taken.map(\.id), replicas: replicas, firstReplica: saved.nextReplica)
+        for place in groups.indices { groups[place].weight = taken[place].weight }
+        var ring = saved.ring
+        let lost = saved.dataGroups.filter { !(chosen?.contains($0.id) ?? true) }
+        if !lost.isEmpty { ring.assign(lost.flatMap { ring.slots(of: $0.id) }, to: .meta) }
         let map = ClusterMap(
             cluster: cluster, featureLevel: FeatureLevel.ofNewMap(hosts: hosts.map(\.featureLevel)), hosts: hosts,
-            groups: groups, ring: saved.ring,
+            groups: groups, ring: ring,
             nextHost: HostID((hosts.last?.id.rawValue ?? 0) + 1), nextGroup: saved.nextGroup,
             nextReplica: ReplicaID(saved.nextReplica.rawValue + UInt64(groups.count * replicas)))
         if let problem = map.problem() { throw PlannerError(problem) }

@@ -190,6 +190,7 @@ extension IntegrationTests {
                     try await cluster.bifrost("snapshot", "save", "--group", "2", one).expect(0)
                     try await snapshot(cluster, "inspect", one).expect(0)
                     try await restore(one, to: other).expect(65, saying: "1 group of 3")
+                    try await expectOneGroup(cluster, of: [one, save], damaged: save + "/group-1.state")
                     try await cluster.bifrost("snapshot", "save", "--group", "9", cluster.directory + "/nine").expect(
                         64)
 
@@ -208,6 +209,40 @@ extension IntegrationTests {
                     #expect(exported.count == 500)
                 }
             }
+        }
+
+        /// A cluster of group 2 alone, from a save of that group or of all, whatever is wrong with others.
+        private func expectOneGroup(_ cluster: TestCluster, of saves: [String], damaged file: String) async throws {
+            let place = bytes(file) / 2
+            try flip(file, at: place)
+            for save in saves {
+                try await withHosts(1) { other in
+                    let host = "\(other.hosts[0].address)=\(other.hosts[0].directory)"
+                    func restore(_ group: String) async throws -> ChildProcess.Result {
+                        try await snapshot(other, "restore", save, "--json", "--group", group, "--host", host)
+                    }
+                    try await restore("9").expect(64, saying: "no state of group 9")
+                    try await restore("meta").expect(64, saying: "always made anew")
+                    let result = try await restore("2")
+                    result.expect(0)
+                    let report = try result.json()
+                    #expect(report["groups"] as? Int == 1 && report["slotsWithoutOwner"] as? Int == 8_192, "\(report)")
+                    try other.local.startAll()
+                    _ = try await other.waitForStatus(0)
+                    let lines = try await other.bifrost("export", "-").text.split(separator: "\n").map(String.init)
+                    #expect(lines.count == report["records"] as? Int && lines.count > 100)
+                    // What is there is as it was, what is not is refused, and not as if it had never been.
+                    let here = try #require(lines.first).split(separator: "\t").map(String.init)
+                    #expect(try await other.bifrost("get", here[0]).text == here[1])
+                    let all = try await cluster.bifrost("export", "-").text.split(separator: "\n").map(String.init)
+                    #expect(Set(lines).isSubset(of: all))
+                    let away = try #require(all.first { !lines.contains($0) })
+                    try await other.bifrost(
+                        "get", "--timeout", "1s", String(away.split(separator: "\t")[0])
+                    ).expect(4)
+                }
+            }
+            try flip(file, at: place)
         }
 
         /// A save of one large group that is ended by a signal in the middle; nil: it was faster.

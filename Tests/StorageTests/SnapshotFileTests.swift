@@ -275,6 +275,12 @@ import Testing
         #expect(throws: PlannerError.self) {
             _ = try RestorationPlan.map(of: saved, cluster: cluster, hosts: [saved.hosts[0]], replicas: 2)
         }
+        // Some of the groups: slots of the others are nobody's.
+        let some = try RestorationPlan.map(
+            of: saved, cluster: cluster, hosts: [saved.hosts[0]], replicas: 1, groups: [GroupID(2)])
+        #expect(some.problem() == nil && some.groups.map(\.id) == [.meta, GroupID(2)])
+        #expect(some.groups[1].weight == 250 && some.ring.slots(of: GroupID(2)) == saved.ring.slots(of: GroupID(2)))
+        #expect(some.ring.counts().map(\.group) == [GroupID(2)] && some.ring.epoch > saved.ring.epoch)
         saved.featureLevel = FeatureLevel.current + 1
         #expect(throws: PlannerError.self, "of a newer program") {
             _ = try RestorationPlan.map(of: saved, cluster: cluster, hosts: saved.hosts, replicas: 1)

@@ -22,10 +22,14 @@ struct SnapshotRestore: AsyncParsableCommand {
             All that is read is checked first and last: a save that is damaged or not whole makes no cluster. If it is \
             interrupted, run it again with the same directories.
 
+            With --group the new cluster has these groups only, which may also come from a save of one group. Keys of \
+            other groups have no owner in it, and questions for them are refused: it is for reading what is there.
+
             EXAMPLES:
               bifrost snapshot restore backup/2026-11-27 --host 127.0.0.1:7001=data/a --host 127.0.0.1:7002=data/b \
             --host 127.0.0.1:7003=data/c
               bifrost serve --directory data/a --listen 127.0.0.1:7001
+              bifrost snapshot restore --group 3 backup/2026-11-27 --host 127.0.0.1:7009=data/rescue
             """)
 
     @Argument(help: ArgumentHelp("The directory of a whole save.", valueName: "directory"))
@@ -46,6 +50,9 @@ struct SnapshotRestore: AsyncParsableCommand {
         help: ArgumentHelp("Replicas of each group, 1 to 15. (default: 3, or as many as hosts)", valueName: "count"))
     var replicas: Int?
 
+    @Option(help: ArgumentHelp("Only this group, by its number. Once for each. (default: all)", valueName: "group"))
+    var group: [GroupArgument] = []
+
     @OptionGroup var progress: ProgressOptions
     @OptionGroup var common: CommonOptions
 
@@ -60,6 +67,8 @@ struct SnapshotRestore: AsyncParsableCommand {
         var cluster: String
         var savedCluster: String
         var groups: Int
+        /// Of the ring: whose keys are refused, as their groups were not restored.
+        var slotsWithoutOwner: Int
         var replicasPerGroup: Int
         var records: UInt64
         var seconds: Double
@@ -79,11 +88,24 @@ struct SnapshotRestore: AsyncParsableCommand {
 
     func run() async throws {
         let saved = try SaveDirectory.list(of: directory)
-        guard saved.isWhole else {
+        guard saved.isWhole || !group.isEmpty else {
             throw ToolError(
                 .badData,
                 "\(directory) has \(HumanText.count(saved.groups.count, "group")) of \(saved.map.groups.count): a cluster is "
-                    + "made of a save of all groups, without --group")
+                    + "made of a save of all groups; name those that it is to have with --group to go without the others"
+            )
+        }
+        for wanted in group {
+            guard wanted.id != .meta else {
+                throw ToolError(.usage, "--group names groups of data: the meta group is always made anew")
+            }
+            guard saved.groups.contains(where: { $0.group == wanted.id }) else {
+                throw ToolError(
+                    .usage,
+                    "\(directory) has no state of group \(wanted.id); expected one of "
+                        + saved.groups.filter { $0.group != .meta }.prefix(20).map { "\($0.group)" }.joined(
+                            separator: ", "))
+            }
         }
         let map: ClusterMap
         do throws(PlannerError) { map = try plan(saved.map) } catch { throw ToolError(.usage, "\(error)") }
@@ -113,7 +135,8 @@ struct SnapshotRestore: AsyncParsableCommand {
                 incarnation: Incarnation(UInt64.random(in: 1...UInt64.max)), featureLevel: FeatureLevel.current)
         }
         return try RestorationPlan.map(
-            of: saved, cluster: cluster, hosts: records, replicas: replicas ?? min(3, host.count))
+            of: saved, cluster: cluster, hosts: records, replicas: replicas ?? min(3, host.count),
+            groups: group.isEmpty ? nil : Set(group.map(\.id)))
     }
 
     private func restore(_ saved: SavedCluster, _ map: ClusterMap, _ meter: ProgressMeter) throws(ToolError) {
@@ -124,6 +147,8 @@ struct SnapshotRestore: AsyncParsableCommand {
             }
         }
         for (done, group) in saved.groups.enumerated() {
+            // One that is not wanted is not looked at: what is wanted may be what is left.
+            guard map.group(group.group) != nil else { continue }
             if group.group == .meta {
                 // Its records are the map, and the new cluster has its own.
                 try SaveDirectory.verify(group, of: saved, in: directory)
@@ -195,6 +220,7 @@ struct SnapshotRestore: AsyncParsableCommand {
         }
         let report = Report(
             cluster: map.cluster.description, savedCluster: saved.map.cluster.description, groups: map.dataGroups.count,
+            slotsWithoutOwner: Slot.count - map.ring.counts().reduce(0) { $0 + $1.slots },
             replicasPerGroup: map.groups.first?.replicas.count ?? 0, records: meter.records,
             seconds: meter.elapsedSeconds, hosts: members)
         if common.json { return try Output.json(report) }
@@ -207,12 +233,16 @@ struct SnapshotRestore: AsyncParsableCommand {
                 "\(member.replicas)",
             ])
         }
+        let lost =
+            group.isEmpty
+            ? ""
+            : "\n\(HumanText.count(report.slotsWithoutOwner, "slot")) have no owner: keys of other groups are refused"
         try Output.line(
             """
             cluster \(report.cluster) is made of a save of cluster \(report.savedCluster)
             \(HumanText.count(report.groups, "group")) and the meta group, \
             \(HumanText.count(report.replicasPerGroup, "replica")) of each, \(HumanText.grouped(report.records)) \
-            records, in \(HumanText.fixed(report.seconds, 2)) s
+            records, in \(HumanText.fixed(report.seconds, 2)) s\(lost)
             \(table.text)
             """)
     }
