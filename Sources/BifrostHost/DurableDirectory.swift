@@ -9,7 +9,7 @@ package enum DurableDirectory {
     /// making and syncing it: as far as this process may sync that at all.
     ///
     /// - Parameter sync: makes durable what names are in a directory.
-    /// - Throws: `HostError`, `.disk` if there is no space or the disk fails, else `.directory`.
+    /// - Throws: `HostError`: `.exhausted`, `.disk`, or `.directory` if such a directory can't be made here.
     package static func make(_ path: String, sync: (_ directory: String) throws -> Void = sync) throws {
         var missing: [String] = []
         var place = path
@@ -67,8 +67,13 @@ package enum DurableDirectory {
 
 extension HostError {
     /// What the system said.
+    ///
+    /// - Parameter code: unless there was too little of something, which is `.exhausted`.
     init(_ deed: String, _ number: Int32, _ code: Code? = nil) {
-        let isDisk = [ENOSPC, EDQUOT, EIO, EROFS, EFBIG].contains(number)
-        self.init(code ?? (isDisk ? .disk : .directory), "can't \(deed): \(String(cString: strerror(number)))")
+        let isExhausted = [EMFILE, ENFILE, ENOSPC, EDQUOT].contains(number)
+        let isDisk = [EIO, EROFS, EFBIG].contains(number)
+        self.init(
+            isExhausted ? .exhausted : code ?? (isDisk ? .disk : .directory),
+            "can't \(deed): \(String(cString: strerror(number)))")
     }
 }

@@ -44,8 +44,13 @@ public final class HostRestoration {
                 disk: LMDBDisk(directory: directory.store, settings: settings),
                 formatting: StoreIdentity(cluster: map.cluster, host: host, journal: journal.identity.journal))
         } catch let error as DiskError {
-            let isDisk = error.code == .failed || error.code == .full
-            throw HostError(isDisk ? .disk : .directory, "can't make \(path): \(error)")
+            let code: HostError.Code =
+                switch error.code {
+                case .full: .exhausted
+                case .failed: .disk
+                default: .directory
+                }
+            throw HostError(code, "can't make \(path): \(error)")
         }
     }
 

@@ -198,7 +198,7 @@ struct SnapshotRestore: AsyncParsableCommand {
         func written<Result>(_ body: () throws -> Result) throws(ToolError) -> Result {
             do {
                 return try body()
-            } catch let error as HostError where error.code == .disk {
+            } catch let error as HostError where error.code == .disk || error.code == .exhausted {
                 throw ToolError(.fileTrouble, error.message + need)
             } catch {
                 let error = ToolError(error)
