@@ -101,7 +101,10 @@ final class SimulatedOperator {
         // Somebody has to take what leaves.
         if below(3) > 0 || active.count < 4, let host = any(draining) {
             submit(.setHostState(host.id, .active))
-        } else if active.count >= 4, draining.count < 2, let host = any(active) {
+        } else if active.count >= 4, draining.count < 2,
+            // One that was registered and does not know it yet would ask again when it is gone, and get another id.
+            let host = any(active.filter { cluster.place(of: $0.id) < nextJoiner })
+        {
             submit(.setHostState(host.id, .draining))
         }
     }
