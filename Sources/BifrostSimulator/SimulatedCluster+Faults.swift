@@ -184,7 +184,9 @@ extension SimulatedCluster {
         let newHosts = Set(model.voters.map(\.host)).subtracting(model.outgoing.map(\.host))
         let kind = world.random.below(3)
         report.faults += 1
-        schedule(after: world.random.below(20_000_000), "members of group %a change", UInt64(leader.group.rawValue)) {
+        // A joint configuration is left after few messages.
+        let delay = world.random.below(2) == 0 ? 0 : world.random.below(5_000_000)
+        schedule(after: delay, "members of group %a change", UInt64(leader.group.rawValue)) {
             [unowned self] in
             guard areFaultsOn else { return }
             switch kind {

@@ -159,7 +159,7 @@ extension HostCore {
             stopForGood(replica)
             endSnapshots(of: replica)
             // What it still has to say stands on what it wrote: nothing is said behind a tombstone.
-            guard replica.lastTicket <= doneTicket, replica.heldMessages == 0 || isPlanted("said-behind-tombstone"),
+            guard replica.lastTicket <= doneTicket, replica.heldMessages == 0,
                 replica.checkpoint?.isUnderWay != true, !replica.isMerging, replica.snapshots.intake == nil
             else { return }
             replica.checkpoint = nil

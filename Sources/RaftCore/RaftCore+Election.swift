@@ -91,10 +91,7 @@ extension RaftCore {
         if let position = position(of: replica) { progress[position].vote = ownVoice ? true : nil }
         let outcome = Quorum.outcome(
             progress.count,
-            seat: {
-                isPlanted("joint-vote-by-new-half")
-                    ? Seat(isVoter: progress[$0].seat.isVoter, isOutgoing: false) : progress[$0].seat
-            },
+            seat: { progress[$0].seat },
             vote: { progress[$0].vote })
         switch (outcome, role) {
         case (.pending, _): break
