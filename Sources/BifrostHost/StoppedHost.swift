@@ -52,6 +52,7 @@ public final class StoppedHost {
                 disk: storeDisk,
                 formatting: StoreIdentity(
                     cluster: identity.cluster, host: identity.host, journal: identity.journal))
+            journal.heed(store.loss)
             guard identity.featureLevel <= FeatureLevel.current else {
                 throw HostError(
                     .directory,
@@ -108,7 +109,7 @@ public final class StoppedHost {
         var report = HostReport(
             cluster: identity.cluster, host: identity.host, incarnation: identity.incarnation,
             bootCounter: identity.bootCounter, journal: identity.journal, journalSequence: journal.lastSequence,
-            isJournalDamaged: journal.isDamaged, map: map,
+            isJournalDamaged: journal.isLossUnmarked, map: map,
             greatestReplica: (ids.map { $0 } + logs.map(\.replica)).max() ?? .none, replicas: [])
         report.gone = logs.filter(\.isTombstone).map(\.replica)
         let manifestOf = Dictionary(uniqueKeysWithValues: manifests.map { ($0.replica, $0) })
@@ -124,7 +125,7 @@ public final class StoppedHost {
             let (replica, metaMaps) = try told {
                 try examine(
                     ReplicaOnDisk(
-                        group: group, replica: id, manifest: manifest, log: log, isJournalDamaged: journal.isDamaged),
+                        group: group, replica: id, manifest: manifest, log: log, isJournalDamaged: journal.mayLack(id)),
                     map: map, damage: damaged.first { $0.replica == id }?.error)
             }
             report.replicas.append(replica)
@@ -292,7 +293,7 @@ public final class StoppedHost {
         let start = ReplicaStartPlan(
             ReplicaOnDisk(
                 group: order.group, replica: order.replica, manifest: store.manifest(of: order.replica), log: log,
-                isJournalDamaged: journal.isDamaged),
+                isJournalDamaged: journal.mayLack(order.replica)),
             configuration: lead.configuration)
         let lastTerm = start.start.termRuns.last?.term ?? start.start.baseTerm
         guard start.impairment == nil, start.start.last == lead.last, lastTerm == lead.lastTerm,

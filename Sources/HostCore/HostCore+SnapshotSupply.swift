@@ -200,15 +200,15 @@ extension HostCore {
         refusePins(of: replica)
     }
 
-    /// Somebody waits for a place: of the members that are away, or have asked for nothing for a while, the one that
-    /// asked for nothing for longest loses its own, and begins anew when it is there again.
+    /// Somebody waits for a place: of the members that are away, and not for a moment only, the one that asked for nothing
+    /// for longest loses its own, and begins anew when it is there again.
     private func closeIdleSupply() {
         var longest: (replica: Replica, place: Int, tick: UInt64)?
         for replica in snapshotting {
             for (place, supply) in replica.snapshots.supplies.enumerated()
             where supply.to != .none && supply.view != nil && !supply.isReading {
                 let isAway = replica.host(of: supply.to).flatMap { peer($0) }?.isBulkConnected != true
-                guard isAway || tickCount - supply.usedTick > supplyIdleTicks / 6,
+                guard isAway, tickCount - supply.usedTick > supplyIdleTicks / 6,
                     longest.map({ supply.usedTick < $0.tick }) ?? true
                 else { continue }
                 longest = (replica, place, supply.usedTick)

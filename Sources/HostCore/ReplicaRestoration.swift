@@ -41,6 +41,9 @@ public struct RestoredReplica: Sendable {
                     logTime: .zero, configuration: birth.configuration, digest: 0,
                     journal: journal.identity.journal, journalSequence: 0))
         }
+        if journal.isLossUnmarked, !headers.isEmpty {
+            try journal.markLoss(in: store, before: headers.map(\.replica))
+        }
         try store.start(headers)
         var fresh = headers[...]
         return try zip(births, damages).map { birth, damage in
@@ -60,10 +63,9 @@ public struct RestoredReplica: Sendable {
         let log = logs.log(of: birth.replica)
         // A manifest is written before a replica says anything, and deleted only behind `removedThrough`: without one,
         // and above that, it was never here. What a damaged journal lost can't be its then.
-        let isUnknown = !hadManifest && damage == nil && log == nil
         let isNew =
-            isUnknown && (!journal.isDamaged || store.removedThrough.map { birth.replica > $0 } ?? false)
-        if isNew { journal.begin(birth.replica) }
+            !hadManifest && damage == nil && log == nil && !journal.mayLack(birth.replica)
+            && (!journal.isDamaged || store.removedThrough.map { birth.replica > $0 } ?? false)
         if let manifest { try journal.refuseIfLost(behind: manifest) }
         let onDisk = ReplicaOnDisk(
             group: birth.group, replica: birth.replica, manifest: manifest,
@@ -126,6 +128,7 @@ extension Journal {
     ///
     /// - Throws: `.refused` if there is no such journal: the disk counts as lost.
     public func deleteRemoved(from store: Store<Storage>) throws {
+        heed(store.loss)
         if store.removedThrough == nil {
             guard !isDamaged else {
                 throw DiskError(
@@ -135,9 +138,28 @@ extension Journal {
             }
             try store.learnRemoved(through: recovered().last?.replica ?? .none)
         }
+        guard !isDamaged || canBeMarked else {
+            throw DiskError(
+                .refused,
+                "the journal lost what it knew of its replicas: the disk counts as lost; start with an empty directory")
+        }
         for log in recovered() where log.isTombstone && store.manifest(of: log.replica) != nil {
             try store.remove(log.replica)
         }
+    }
+
+    /// Something was lost, and nobody knows whose. Replicas that come now are not concerned, as long as that can be told
+    /// from here on, at each start: it is noted before they say anything.
+    ///
+    /// - Parameter newcomers: those that are about to come, of which nothing is on the disk.
+    fileprivate func markLoss(in store: Store<Storage>, before newcomers: [ReplicaID]) throws {
+        guard canBeMarked, let removed = store.removedThrough else { return }
+        let known = store.manifests().map(\.replica) + store.damaged().map(\.replica) + recovered().map(\.replica)
+        let last = max(known.max() ?? .none, removed)
+        guard newcomers.contains(where: { $0 > last }) else { return }
+        let loss = JournalLoss(sequence: lastSequence, replica: last)
+        try store.note(loss)
+        heed(loss)
     }
 
     /// Whether this is the journal that the store's manifests were written with, with all that they have seen of it. To

@@ -58,7 +58,7 @@ struct JournalRecovery {
         keysMet += 1
         guard let trim = JournalBaseTable.decodeTrim(value, journal: index.identity.journal), trim.deletedThrough < .max
         else {
-            index.isDamaged = true
+            index.lose(through: .max)
             return
         }
         replicasExpected = trim.replicas
@@ -72,7 +72,7 @@ struct JournalRecovery {
         let replica = ReplicaID(key.high)
         if key.low == 0 {
             guard let log = JournalBaseTable.decodeRow(value, replica: replica) else {
-                index.isDamaged = true
+                index.lose(through: .max)
                 return
             }
             index.add(log)
@@ -85,7 +85,7 @@ struct JournalRecovery {
             if let position = index.position(of: replica) {
                 index.logs[position].isDamaged = true
             } else {
-                index.isDamaged = true
+                index.lose(through: .max)
             }
             return
         }
@@ -97,7 +97,7 @@ struct JournalRecovery {
 
     /// Every row and every chunk that was promised has been seen: a missing chunk leaves its terms missing.
     mutating func finishRows() {
-        if index.logs.count != replicasExpected { index.isDamaged = true }
+        if index.logs.count != replicasExpected { index.lose(through: .max) }
         for position in index.logs.indices {
             let log = index.logs[position]
             if log.chunksRead != log.segments.count || !log.isContiguous { index.logs[position].isDamaged = true }
@@ -110,7 +110,7 @@ struct JournalRecovery {
         do throws(DecodingFailure) {
             directory = try JournalDirectory(value, key: key, journal: index.identity.journal)
         } catch {
-            index.isDamaged = true
+            index.lose(through: key.high)
             index.add(
                 JournalValue(
                     place: JournalPlace(sequence: key.high, part: key.low), isLastPart: true, bytes: value.count,
@@ -118,7 +118,7 @@ struct JournalRecovery {
             expected = JournalPlace(sequence: key.high &+ 1, part: 0)
             return
         }
-        if directory.place != expected { index.isDamaged = true }
+        if directory.place != expected { index.lose(through: directory.place.sequence) }
         let isLastPart = directory.place.part == directory.parts - 1
         expected =
             isLastPart
@@ -138,9 +138,9 @@ struct JournalRecovery {
 
     consuming func finish(keysOnDisk: Int) -> JournalIndex {
         // A damaged page of the tree may hide values from a scan, the newest too, which no gap shows.
-        if keysMet != keysOnDisk { index.isDamaged = true }
+        if keysMet != keysOnDisk { index.lose(through: .max) }
         // A commit of several values lacks its last ones, or the value that prefix deletion always keeps is not there.
-        if expected.part != 0 || (index.deletedThrough > 0 && index.liveValues.isEmpty) { index.isDamaged = true }
+        if expected.part != 0 || (index.deletedThrough > 0 && index.liveValues.isEmpty) { index.lose(through: .max) }
         for position in index.logs.indices where !index.logs[position].isContiguous {
             index.logs[position].isDamaged = true
         }

@@ -76,13 +76,17 @@ public final class Journal<Storage: Disk>: Sendable {
     /// Whether the journal may have lost records of this replica that nobody can name.
     public func mayLack(_ replica: ReplicaID) -> Bool { index.withLock { $0.mayLack(replica) } }
 
-    /// The replica was never on this disk before: what the journal lost can't be its. Until the journal is opened anew,
-    /// which nobody can tell it then.
-    public func begin(_ replica: ReplicaID) {
-        index.withLock { index in
-            if index.isDamaged { index.newcomers.insert(replica) }
-        }
+    /// Whether something was lost that no mark covers: of every replica on this disk, as far as anybody knows.
+    public var isLossUnmarked: Bool {
+        index.withLock { $0.isDamaged && $0.damagedThrough > ($0.mark?.sequence ?? 0) }
     }
+
+    /// Whether a mark can cover what was lost: the damage has a place.
+    public var canBeMarked: Bool { index.withLock { $0.damagedThrough < .max } }
+
+    /// From the store, where it is durable: replicas above the mark's began behind its sequence, and are not concerned
+    /// by what was lost before.
+    public func heed(_ mark: JournalLoss?) { index.withLock { $0.mark = mark } }
 
     public var statistics: JournalStatistics {
         index.withLock { index in

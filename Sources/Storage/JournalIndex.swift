@@ -27,9 +27,11 @@ struct JournalIndex {
     var lastSequence: UInt64 = 0
     var deletedThrough: UInt64 = 0
     /// A directory could not be read, or a value is missing: nobody knows whose records are lost.
-    var isDamaged = false
-    /// Replicas that are known to have begun after that damage: their logs are whole.
-    var newcomers: Set<ReplicaID> = []
+    private(set) var isDamaged = false
+    /// No damage of this kind is behind this sequence; `.max` if it has no place.
+    private(set) var damagedThrough: UInt64 = 0
+    /// Records of replicas with greater ids are all behind its sequence.
+    var mark: JournalLoss?
     var statistics = JournalStatistics()
 
     init(identity: HostIdentity) { self.identity = identity }
@@ -54,8 +56,17 @@ struct JournalIndex {
         logs.removeSubrange(count...)
     }
 
+    mutating func lose(through sequence: UInt64) {
+        isDamaged = true
+        damagedThrough = max(damagedThrough, sequence)
+    }
+
     /// Whether the log of a replica may lack records that nobody can name.
-    func mayLack(_ replica: ReplicaID) -> Bool { isDamaged && !newcomers.contains(replica) }
+    func mayLack(_ replica: ReplicaID) -> Bool {
+        guard isDamaged else { return false }
+        guard let mark, damagedThrough <= mark.sequence else { return true }
+        return replica <= mark.replica
+    }
 
     // MARK: Values
 

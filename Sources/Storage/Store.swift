@@ -113,6 +113,19 @@ public final class Store<Storage: Disk>: Sendable {
         try write(superblock)
     }
 
+    /// What its journal lost, as noted.
+    public var loss: JournalLoss? { state.withLock { $0.superblock.loss } }
+
+    /// Notes durably what the journal lost. Store thread; only with `removedThrough` known.
+    public func note(_ loss: JournalLoss) throws {
+        var superblock = state.withLock { $0.superblock }
+        guard superblock.removedThrough != nil, loss.sequence > 0 else {
+            throw DiskError(.misuse, "the store does not know which replicas were on this disk")
+        }
+        superblock.loss = loss
+        try write(superblock)
+    }
+
     func write(_ superblock: StoreSuperblock) throws {
         let bytes = superblock.encoded()
         // A merge on a full disk needs a run id too.

@@ -1,7 +1,7 @@
 // The store's superblock: whose it is, which format, and which run ids are taken.
 //
 //     magic "BfSt" | version u16 = 2 | 0 u16 | cluster 2 × u64 | host u64 | journal u64 | runs reserved u64
-//     | removed through u64 | CRC u32 of all before, seeded with the key (1, 0, 0)
+//     | removed through u64 | loss: sequence u64, replica u64 | CRC u32 of all before, seeded with the key (1, 0, 0)
 //
 // Version 1 has no `removed through`, and is written as long as that is not known.
 
@@ -21,12 +21,27 @@ public struct StoreIdentity: Hashable, Sendable {
     }
 }
 
+/// What a journal lost without anybody knowing whose it was, and who is not concerned.
+public struct JournalLoss: Hashable, Sendable {
+    /// The journal's last, when this was noted.
+    public var sequence: UInt64
+    /// Replicas with greater ids came later: all that the journal has of them is behind `sequence`.
+    public var replica: ReplicaID
+
+    public init(sequence: UInt64, replica: ReplicaID) {
+        self.sequence = sequence
+        self.replica = replica
+    }
+}
+
 struct StoreSuperblock: Hashable, Sendable {
     var identity: StoreIdentity
     /// Run ids below are taken or given up: reserved ahead, so that none is ever used twice, whatever a crash forgets.
     var runsReserved: UInt64
     /// No replica with a greater id was ever deleted from here; nil: nobody knows.
     var removedThrough: ReplicaID?
+    /// Noted before the first replica of that kind began; nil: there is none.
+    var loss: JournalLoss?
 
     static let magic: UInt32 = 0x7453_6642
     static let version: UInt16 = 2
@@ -43,7 +58,11 @@ struct StoreSuperblock: Hashable, Sendable {
         writer.write(identity.host)
         writer.write(identity.journal)
         writer.write(runsReserved)
-        if let removedThrough { writer.write(removedThrough) }
+        if let removedThrough {
+            writer.write(removedThrough)
+            writer.write(loss?.sequence ?? 0)
+            writer.write(loss?.replica ?? .none)
+        }
         let checksum = writer.withUnsafeBytes { crc32c($0, seed: Self.key.checksumSeed) }
         writer.write(checksum)
         return writer.take()
@@ -71,7 +90,11 @@ struct StoreSuperblock: Hashable, Sendable {
             identity = StoreIdentity(
                 cluster: try reader.readClusterID(), host: try reader.read(), journal: try reader.read())
             runsReserved = try reader.read()
-            removedThrough = version == 1 ? nil : try reader.read(ReplicaID.self)
+            if version > 1 {
+                removedThrough = try reader.read(ReplicaID.self)
+                let (sequence, replica) = (try reader.read(UInt64.self), try reader.read(ReplicaID.self))
+                loss = sequence == 0 ? nil : JournalLoss(sequence: sequence, replica: replica)
+            }
             let computed = bytes.withUnsafeBytes {
                 crc32c(UnsafeRawBufferPointer(rebasing: $0[0..<reader.offset]), seed: Self.key.checksumSeed)
             }

@@ -90,9 +90,22 @@ import Testing
         _ = try journal.append([.hardState(GroupID(6), ReplicaID(6), vote)])
         let begun = try restored(birth(6), journal, store)
         #expect(!begun.plan.isMute && begun.plan.start.hardState == vote)
-        // Opened anew, nobody can tell.
+        // So it is when the journal is opened anew, with all that it acknowledged; the others are as before.
         journal = try Journal(disk: disk, formatting: identity)
-        #expect(try restored(birth(6), journal, store).plan.isMute)
+        try journal.deleteRemoved(from: store)
+        let later = try restored(birth(6), journal, store)
+        #expect(!later.plan.isMute && later.plan.start.hardState == vote)
+        #expect(try restored(birth(1), journal, store).plan.isMute && restored(birth(5), journal, store).plan.isMute)
+        #expect(try !restored(birth(7), journal, store).plan.isMute)
+        // What is lost behind the mark may be anybody's.
+        let last = try #require(disk.contents().last { $0.key.table == 9 })
+        disk.plant(last.key, Bytes([1, 2, 3]))
+        journal = try Journal(disk: disk, formatting: identity)
+        try journal.deleteRemoved(from: store)
+        for number in [1, 5, 6, 7] as [UInt64] {
+            #expect(try restored(birth(number), journal, store).plan.isMute, "replica \(number)")
+        }
+        #expect(try !restored(birth(8), journal, store).plan.isMute)
     }
 
     /// A store that does not know which replicas were here, as one that was lost, learns it from a journal that is whole,

@@ -221,7 +221,7 @@ import Testing
             try trio.tick()
         }
         #expect(trio.hosts[other].notices.contains { $0.contains("its state on disk is damaged") })
-        try trio.tick(8 * 20)
+        try trio.tick(12 * 20)
         #expect(installed(trio, at: other) == 1)
         trio.join(away)
         try trio.tick(600)
