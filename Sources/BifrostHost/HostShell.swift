@@ -48,6 +48,8 @@ final class HostShell: @unchecked Sendable {
     private var spaceTicker: RepeatedTask?
     /// A newer map than the copy on disk, which is written with the others of its second.
     private var mapToSave: ClusterMap?
+    /// The one that was last given to the store's thread.
+    private var mapSaved: ClusterMap?
     private(set) var hasBegun = false
     private(set) var isStopping = false
     var isInitialising = false
@@ -188,6 +190,12 @@ final class HostShell: @unchecked Sendable {
         main.eventLoop.preconditionInEventLoop()
         door.update(identity: journal.identity, map: map)
         links.adopt(map)
+        if map.hosts != mapSaved?.hosts || map.group(.meta)?.replicas != mapSaved?.group(.meta)?.replicas {
+            // Ahead of the birth of a replica of the meta group: a start that does not know of it would not find the
+            // newer map either.
+            mapToSave = map
+            return saveMap()
+        }
         // It is written as a whole, and changes with each group that is made: a copy may be old.
         if mapToSave == nil { scheduleSaving(map) } else { mapToSave = map }
     }
@@ -198,12 +206,13 @@ final class HostShell: @unchecked Sendable {
     private func saveMap() {
         guard let map = mapToSave else { return }
         mapToSave = nil
+        mapSaved = map
         storeWriter.perform("the cluster map's copy") { [self] in
             do { try directory.save(map) } catch let error as HostError where error.code == .exhausted {
                 logger.warning("the copy of the cluster's map stays as it was", metadata: ["cause": "\(error)"])
                 main.eventLoop.execute { [self] in
                     // A copy may be old, and a host without space or descriptors serves what it can.
-                    guard mapToSave == nil, !isStopping else { return }
+                    guard mapToSave == nil, mapSaved?.version == map.version, !isStopping else { return }
                     scheduleSaving(map, after: Self.exhaustedMilliseconds)
                 }
             }
