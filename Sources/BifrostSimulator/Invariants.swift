@@ -207,8 +207,17 @@ final class Invariants {
             for model in group.replicas where model.host == host.place {
                 model.written = model.durable
                 model.isBuried = model.isGone
-                if host.isRotten { continue }
                 let log = logs.first { $0.replica == model.replica }
+                let installed = max(model.installedIndex, model.doubtfulInstallation)
+                // A damaged disk may have lost a later hard state: that replica is mute.
+                if let log, installed > .zero, log.base == installed, log.last == log.base, !model.isGone,
+                    !host.isRotten || log.hardState == model.durable.hardState
+                {
+                    model.installedIndex = installed
+                    // The process ended between what is said below, in `restored`, and this.
+                    beginBehindSnapshot(model, log.hardState)
+                }
+                if host.isRotten { continue }
                 if log?.isTombstone ?? false != model.isGone {
                     fail("durable means durable", model, "its tombstone is \(model.isGone ? "gone" : "there")")
                 }
@@ -220,12 +229,6 @@ final class Invariants {
                     continue
                 }
                 if log.isDamaged { fail("durable means durable", model, "its log is damaged") }
-                let installed = max(model.installedIndex, model.doubtfulInstallation)
-                if installed > .zero, log.base == installed, log.last == log.base {
-                    model.installedIndex = installed
-                    // The process ended between what is said below, in `restored`, and this.
-                    beginBehindSnapshot(model, log.hardState)
-                }
                 if log.last != model.durable.last || log.hardState != model.durable.hardState {
                     fail(
                         "durable means durable", model,

@@ -55,6 +55,10 @@ public enum SimulationCorpus {
             293_056_605_235, .rot, seconds: 60,
             "log model: a rule of the simulator, for a host that lost first its journal and then its store"),
         entry(
+            686_998_991_688, .rot, seconds: 60,
+            "log model: a rule of the simulator, for a host with a damaged disk that ended while a replica began behind a snapshot"
+        ),
+        entry(
             1316, .membership, seconds: 60,
             "a leader within ten seconds: the first groups got all places for checkpoints, and later ones took no entries"
         ),

@@ -39,7 +39,7 @@ extension HostCore {
     /// The lowest index that is of use. Not what is below its log: what the log has above that may have been promised.
     private func leastIndex(_ replica: Replica) -> LogIndex {
         let state = replica.isStateDamaged ? replica.manifestIndex : replica.core.appliedIndex.next
-        return isPlanted("snapshot-below-log-base") ? state : max(state, replica.core.base)
+        return max(state, replica.core.base)
     }
 
     func tickIntake(of replica: Replica) {

@@ -252,6 +252,28 @@ import Testing
         }
     }
 
+    /// Its log once went on from entry 100, which it may have acknowledged; what came before was lost with its state. A
+    /// state below that is none to begin anew on, however much newer than its own.
+    @Test func noStateBelowTheLogIsTaken() throws {
+        let lost = HostID(1)
+        let trio = try Trio {
+            $0.journalBytesForLaggards = 1
+            $0.memtableBytesTrigger = 2_000
+        } prepare: { host, map, journal in
+            guard host == lost, let replica = map.group(group)?.replica(on: host) else { return }
+            _ = try journal.append([.base(group, replica, LogIndex(100), Term(1))])
+        }
+        let words = Words(trio)
+        #expect(trio.hosts[0].inspection(of: group)?.isImpaired == true)
+        let leader = try trio.leader()
+        try write(trio, 1...40, value: String(repeating: "v", count: 100), at: leader, ticks: 300)
+        #expect(words.fetches.count > 3 && words.fetches.allSatisfy { $0.least == LogIndex(100) })
+        #expect(words.pieces.isEmpty && trio.hosts[0].inspection(of: group)?.isImpaired == true)
+        try write(trio, 41...120, value: String(repeating: "w", count: 100), at: leader, ticks: 600)
+        #expect(installed(trio, at: 0) == 1)
+        try expectEqual(trio)
+    }
+
     /// What a peer may say: all kinds, read as they were written, and refused with every byte cut off.
     @Test func wordsAreReadAsTheyWereWrittenAndNothingElse() throws {
         let kinds: [SnapshotMessage.Kind] = [

@@ -49,7 +49,11 @@ final class TestHost {
         case part(PeerBatchPart, HostID)
     }
 
-    init(_ id: HostID, map: ClusterMap, settings: HostSettings, loops: Int = 1) throws {
+    /// - Parameter prepare: what the journal has before the host starts.
+    init(
+        _ id: HostID, map: ClusterMap, settings: HostSettings, loops: Int = 1,
+        prepare: (Journal<SimulatedDisk>) throws -> Void = { _ in }
+    ) throws {
         self.id = id
         inboxes = Array(repeating: [], count: loops)
         superfluousOfLoop = Array(repeating: [], count: loops)
@@ -57,6 +61,7 @@ final class TestHost {
             cluster: map.cluster, host: id, incarnation: Incarnation(id.rawValue), featureLevel: 1,
             journal: 100 + id.rawValue)
         journal = try Journal(disk: SimulatedDisk(seed: id.rawValue), formatting: identity)
+        try prepare(journal)
         storeDisk = SimulatedDisk(seed: 10 + id.rawValue)
         store = try Store(
             disk: storeDisk,
@@ -276,10 +281,12 @@ final class Trio {
     /// - Parameters:
     ///   - loops: event loops of each host.
     ///   - featureLevels: of each host's version. What one does not know itself it says to nobody, whatever they know.
+    ///   - prepare: what a host's journal has before it starts.
     ///   - mapLevel: below `FeatureLevel.membership` members stay as they are, and nobody is replaced.
     init(
         groups: Int = 1, hosts count: Int = 3, loops: [Int]? = nil, featureLevels: [UInt32]? = nil,
-        mapLevel: UInt32? = nil, adjust: (inout HostSettings) -> Void = { _ in }
+        mapLevel: UInt32? = nil, adjust: (inout HostSettings) -> Void = { _ in },
+        prepare: (HostID, ClusterMap, Journal<SimulatedDisk>) throws -> Void = { _, _, _ in }
     ) throws {
         var settings = HostSettings()
         adjust(&settings)
@@ -295,7 +302,10 @@ final class Trio {
             featureLevel: mapLevel ?? FeatureLevel.ofNewMap(hosts: levels))
         var hosts: [TestHost] = []
         for (place, record) in records.enumerated() {
-            hosts.append(try TestHost(record.id, map: map, settings: settings, loops: loops?[place] ?? 1))
+            hosts.append(
+                try TestHost(record.id, map: map, settings: settings, loops: loops?[place] ?? 1) { [map] in
+                    try prepare(record.id, map, $0)
+                })
         }
         self.hosts = hosts
         for host in hosts { try host.turn() }
