@@ -220,6 +220,7 @@ final class SimulatedHost {
                     cacheBytesMax: 1 << 16, runsMax: world.plan.settings.runsMax,
                     transactionBytesMax: 70_000, deletionsMax: 8)
             )
+            try journal.refuseIfLost(beside: store)
             try journal.deleteRemoved(from: store)
             self.store = store
             // Another number of threads at each start.

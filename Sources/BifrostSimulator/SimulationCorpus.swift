@@ -59,6 +59,10 @@ public enum SimulationCorpus {
             "log model: a rule of the simulator, for a host with a damaged disk that ended while a replica began behind a snapshot"
         ),
         entry(
+            468_207_736_515, .rot, seconds: 60,
+            "log model: the simulator started a host on another journal, whose only manifest of a replica was damaged, without the real host's look at the store's identity"
+        ),
+        entry(
             1316, .membership, seconds: 60,
             "a leader within ten seconds: the first groups got all places for checkpoints, and later ones took no entries"
         ),

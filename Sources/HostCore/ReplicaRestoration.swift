@@ -167,6 +167,12 @@ extension Journal {
     ///
     /// - Throws: `.refused` when it is not: the disk counts as lost.
     public func refuseIfLost(beside store: Store<Storage>) throws {
+        guard store.identity.journal == identity.journal || isPlanted("lost-journal-accepted") else {
+            throw DiskError(
+                .refused,
+                "the journal (\(identity.journal)) is not the one that the store was written beside "
+                    + "(\(store.identity.journal)): the disk counts as lost; start with an empty directory")
+        }
         for manifest in store.manifests() { try refuseIfLost(behind: manifest) }
     }
 
