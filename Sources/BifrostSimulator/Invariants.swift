@@ -287,6 +287,7 @@ final class Invariants {
         if state.term < known.term || state.term == known.term && state.vote != known.vote {
             fail("one vote per term", model, "\(state) behind a snapshot, after \(known)")
         }
+        model.begunBehind = model.installedIndex
         let marks = Array(groups[Int(model.group.rawValue)].committed.prefix(Int(model.installedIndex.rawValue)))
         model.durable.marks = marks
         model.written.marks = marks
@@ -350,7 +351,9 @@ final class Invariants {
             }
             // A laggard gets a snapshot where that is so soon.
             let group = groups[Int(model.group.rawValue)]
-            guard world.plan.settings.journalBytesForLaggards == .max, group.configurations.count == 1 else { continue }
+            guard world.plan.settings.journalBytesForLaggards == .max, group.configurations.count == 1,
+                through > model.begunBehind
+            else { continue }
             for other in group.replicas
             where !other.isBuried && group.configurations[0].counts(other) && other.durable.last < through {
                 fail(

@@ -66,6 +66,8 @@ final class ReplicaModel {
     @exclusivity(unchecked) var doubtfulManifest: ManifestHeader?
     /// The manifest came from another host, and its log does not lead to it yet.
     var installedIndex = LogIndex.zero
+    /// Its log began anew behind a snapshot at this index: what is below is not in it.
+    var begunBehind = LogIndex.zero
     /// One whose installation was reported as failed, or not at all: it may be there after a restart.
     var doubtfulInstallation = LogIndex.zero
     /// The latest term that it led, and the latest in which it took entries of its log back, over all its processes.

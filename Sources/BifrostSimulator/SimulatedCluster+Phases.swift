@@ -17,6 +17,7 @@ extension SimulatedCluster {
     /// take: one packet may be under way for more than a second, and workers wait for all of a burst.
     private static let calmOperationsMin = 50
     private static let calmNanosecondsMax: UInt64 = 5_000_000_000
+    private static let leadersSpellsMax = 12
     private static let pauseNanosecondsMax: UInt64 = 60_000_000_000
 
     /// The whole run. Once only.
@@ -50,8 +51,7 @@ extension SimulatedCluster {
                 until: { clients.allSatisfy { $0.openOperations == 0 && $0.burstsOpen == 0 } }),
             "operations end", "\(clients.map(\.openOperations)) are still open")
         try awaitConvergence()
-        try expect(
-            try pass(Self.leadersNanosecondsMax, until: { isAtRest }), "idle groups cost nothing", describeReplicas())
+        try awaitBesideSnapshots("idle groups cost nothing") { isAtRest }
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }
         try readBack()
         for host in hosts where !host.isLost && host.isMember {
@@ -119,10 +119,20 @@ extension SimulatedCluster {
 
     private func awaitLeaders() throws(SimulationFailure) {
         let start = now
-        try expect(
-            try pass(Self.leadersNanosecondsMax, until: { hasLeaders }), "a leader within ten seconds",
-            describeReplicas())
+        try awaitBesideSnapshots("a leader within ten seconds") { hasLeaders }
         report.leadersNanoseconds = max(report.leadersNanoseconds, now - start)
+    }
+
+    /// Within ten seconds. A member that has to get its state first, perhaps one that its group has no majority without,
+    /// gets longer, as long as pieces of states arrive.
+    private func awaitBesideSnapshots(_ invariant: String, until isDone: () -> Bool) throws(SimulationFailure) {
+        var pieces = snapshotPiecesTaken
+        var spells = 1
+        while !(try pass(Self.leadersNanosecondsMax, until: isDone)) {
+            try expect(snapshotPiecesTaken > pieces && spells < Self.leadersSpellsMax, invariant, describeReplicas())
+            pieces = snapshotPiecesTaken
+            spells += 1
+        }
     }
 
     private func readBack() throws(SimulationFailure) {

@@ -25,6 +25,8 @@ public final class SimulatedCluster {
 
     /// Clients go on submitting.
     var isLoadOn = true
+    /// Pieces of states that hosts got from each other.
+    var snapshotPiecesTaken = 0
     /// When the phase under way ends.
     private(set) var passEnd: UInt64 = 0
     /// Raised when faults begin, so that what was left to do in an earlier spell is told.

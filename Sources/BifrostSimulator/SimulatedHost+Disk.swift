@@ -385,7 +385,8 @@ extension SimulatedHost: StoreJobRunner {
             }
         case .snapshotTaken(let group, let after, let isLast):
             loop.execute(after: delay, "host %h: a piece of a snapshot of group %b is taken", UInt64(group.rawValue)) {
-                [unowned loop] in
+                [unowned self, unowned loop] in
+                cluster.snapshotPiecesTaken += 1
                 loop.core.snapshotTaken(group: group, after: after, isLast: isLast)
                 loop.scheduleTurn()
             }

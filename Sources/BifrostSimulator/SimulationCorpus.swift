@@ -63,6 +63,21 @@ public enum SimulationCorpus {
             "log model: the simulator started a host on another journal, whose only manifest of a replica was damaged, without the real host's look at the store's identity"
         ),
         entry(
+            1_000_034, .rot, seconds: 60,
+            "a leader within ten seconds: a rule of the simulator, for a group whose majority waits for a state in small pieces"
+        ),
+        entry(
+            1_000_495, .rot, seconds: 60,
+            "a leader within ten seconds: a replica whose state was damaged asked the leader of long ago and its neighbour only, both with no place left"
+        ),
+        entry(
+            1_000_696, .rot, seconds: 60,
+            "idle groups cost nothing: a replica that was replaced kept its place for a snapshot, and its successor waited"
+        ),
+        entry(
+            1_001_246, .rot, seconds: 60,
+            "journal kept: a rule of the simulator, for a log that began anew behind a snapshot"),
+        entry(
             1316, .membership, seconds: 60,
             "a leader within ten seconds: the first groups got all places for checkpoints, and later ones took no entries"
         ),

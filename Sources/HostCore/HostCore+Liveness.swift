@@ -72,7 +72,9 @@ extension HostCore {
             peer.nextHeartbeat = nil
             forgetAsked(peer)
             suspectIfSilent(peer)
-        case (.bulk, true): peer.isBulkConnected = true
+        case (.bulk, true):
+            peer.isBulkConnected = true
+            peer.bulkConnections += 1
         case (.bulk, false):
             peer.isBulkConnected = false
             drop(.bulk, of: peer)

@@ -64,11 +64,13 @@ extension HostCore {
         let own = isPlanted("increment-on-other-base") ? replica.core.appliedIndex : replica.manifestIndex
         let base = replica.isStateDamaged ? .zero : own
         replica.snapshots.lastSource = source
+        if source != replica.core.leader { replica.snapshots.lastOtherSource = source }
         replica.snapshots.intake = SnapshotIntake(from: source, base: base, askedTick: tickCount)
         ask(replica)
     }
 
-    /// The leader first; after it was asked in vain, each other member in turn.
+    /// The leader first; after it was asked in vain another member, each in turn, and it again: one that stands still may
+    /// take for the leader who has been none for long.
     private func source(_ replica: Replica) -> ReplicaID? {
         let (leader, members) = replica.withCore { ($0.leader, $0.configuration.members) }
         func isReachable(_ member: ReplicaID) -> Bool {
@@ -76,9 +78,10 @@ extension HostCore {
             return peer.isBulkConnected && peer.knowsSnapshots
         }
         if leader != replica.snapshots.lastSource, isReachable(leader) { return leader }
-        let later = members.filter { $0 > replica.snapshots.lastSource }
+        let others = members.filter { $0 != leader }
+        let later = others.filter { $0 > replica.snapshots.lastOtherSource }
         // A replica that comes later than the founders knows no members yet.
-        return (later + members).first { isReachable($0) } ?? (isReachable(leader) ? leader : nil)
+        return (later + others).first { isReachable($0) } ?? (isReachable(leader) ? leader : nil)
     }
 
     private func ask(_ replica: Replica) {
@@ -99,7 +102,11 @@ extension HostCore {
     }
 
     func take(_ replica: Replica, from other: ReplicaID, _ piece: SnapshotMessage.Piece) {
-        guard let intake = replica.snapshots.intake, intake.from == other, !intake.isWriting, !intake.isWhole,
+        guard let intake = replica.snapshots.intake, intake.from == other else {
+            // It was asked for before this replica gave up, or before its process began: others may wait for the place.
+            return say(.done(snapshot: piece.snapshot), replica, to: other)
+        }
+        guard !intake.isWriting, !intake.isWhole,
             intake.after == piece.after, intake.number == piece.snapshot || intake.number == 0
         else { return }
         var description: SnapshotDescription?

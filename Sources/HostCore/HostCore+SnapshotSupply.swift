@@ -29,6 +29,8 @@ struct SnapshotSupply {
     var isReading = false
     let begunTick: UInt64
     var usedTick: UInt64
+    /// Of a member: the connection through which it asked last, as its peer counts them.
+    var connection: UInt64 = 0
     /// Of a client: its call that waits for what is wanted.
     var call: CallToken?
     /// Of a client: where the last pieces began, and the digest of all records before them. So many that a piece whose
@@ -61,7 +63,9 @@ extension HostCore {
             let idleTicks =
                 supply.to == .none ? clientIdleTicks : supply.view == nil ? aftermathTicks : supplyIdleTicks
             // A client that waits asks again. Of another member a read may take long, and it asks no more by then.
-            let isIdle = tickCount - supply.usedTick > idleTicks && (supply.to == .none || !supply.isReading)
+            var isIdle = tickCount - supply.usedTick > idleTicks && (supply.to == .none || !supply.isReading)
+            // It asks no more, and others may wait for its place.
+            if !isIdle, tickCount % secondTicks == 0, supply.to != .none { isIdle = replica.isStranger(supply.to) }
             if isIdle || tickCount - supply.begunTick > supplyTicks {
                 close(replica, place)
                 replica.snapshots.supplies.remove(at: place)
@@ -92,12 +96,14 @@ extension HostCore {
                 if supply.view != nil, supply.askedBase == request.base, supply.index >= request.least {
                     // Asked again before the first piece was there, or after it was lost.
                     replica.snapshots.supplies[place].usedTick = tickCount
+                    replica.snapshots.supplies[place].connection = connection(to: other, of: replica)
                     replica.snapshots.supplies[place].wanted = Bytes()
                     return readWanted(replica)
                 }
                 close(replica, place)
                 replica.snapshots.supplies.remove(at: place)
             }
+            guard !replica.isStranger(other) else { return refuse(.none) }
             if suppliesOpen >= settings.snapshotsMax { closeIdleSupply() }
             guard suppliesOpen < settings.snapshotsMax else { return refuse(.busy) }
             suppliesOpen += 1
@@ -109,7 +115,7 @@ extension HostCore {
                         to: other, number: number, supply: nextSupply(), base: isIncrement ? request.base : .zero,
                         askedBase: request.base,
                         index: manifest.header.index, view: replica.view, wanted: Bytes(), begunTick: tickCount,
-                        usedTick: tickCount))
+                        usedTick: tickCount, connection: connection(to: other, of: replica)))
             }
         } else {
             let supplies = replica.snapshots.supplies
@@ -119,6 +125,7 @@ extension HostCore {
                 })
             else { return refuse(.gone) }
             replica.snapshots.supplies[place].usedTick = tickCount
+            replica.snapshots.supplies[place].connection = connection(to: other, of: replica)
             replica.snapshots.supplies[place].wanted = request.after
         }
         readWanted(replica)
@@ -200,15 +207,25 @@ extension HostCore {
         refusePins(of: replica)
     }
 
-    /// Somebody waits for a place: of the members that are away, and not for a moment only, the one that asked for nothing
-    /// for longest loses its own, and begins anew when it is there again.
+    private func isConnected(_ other: ReplicaID, of replica: Replica) -> Bool {
+        replica.host(of: other).flatMap { peer($0) }?.isBulkConnected == true
+    }
+
+    private func connection(to other: ReplicaID, of replica: Replica) -> UInt64 {
+        replica.host(of: other).flatMap { peer($0) }?.bulkConnections ?? 0
+    }
+
+    /// Somebody waits for a place: of the members that are away, or were, and not for a moment only, the one that asked
+    /// for nothing for longest loses its own, and begins anew when it is there again. Who comes back and wants to go on
+    /// says so at once.
     private func closeIdleSupply() {
         var longest: (replica: Replica, place: Int, tick: UInt64)?
         for replica in snapshotting {
             for (place, supply) in replica.snapshots.supplies.enumerated()
             where supply.to != .none && supply.view != nil && !supply.isReading {
-                let isAway = replica.host(of: supply.to).flatMap { peer($0) }?.isBulkConnected != true
-                guard isAway, tickCount - supply.usedTick > supplyIdleTicks / 6,
+                let isThere = isConnected(supply.to, of: replica)
+                guard !isThere || connection(to: supply.to, of: replica) != supply.connection,
+                    tickCount - supply.usedTick > supplyIdleTicks / 6,
                     longest.map({ supply.usedTick < $0.tick }) ?? true
                 else { continue }
                 longest = (replica, place, supply.usedTick)

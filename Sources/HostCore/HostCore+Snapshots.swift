@@ -17,8 +17,9 @@ struct SnapshotState {
     var isWanted = false
     var notBefore: UInt64 = 0
     var intake: SnapshotIntake?
-    /// Whom it asked last.
+    /// Whom it asked last, and which of those that it does not take for the leader.
     var lastSource = ReplicaID.none
+    var lastOtherSource = ReplicaID.none
 
     var isIdle: Bool { needy.isEmpty && supplies.isEmpty && pins.isEmpty && !isWanted && intake == nil }
 }

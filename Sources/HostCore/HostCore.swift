@@ -18,6 +18,8 @@ public final class HostCore {
         let host: HostID
         var isConnected = false
         var isBulkConnected = false
+        /// Connections for bulk so far: who asks through a later one may be another process.
+        var bulkConnections: UInt64 = 0
         /// Of its version: what it can be told. Known when it is connected.
         var featureLevel: UInt32 = 0 {
             didSet {

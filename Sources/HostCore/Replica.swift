@@ -160,6 +160,12 @@ final class Replica {
         return nil
     }
 
+    /// Neither the newest map nor the configuration in effect has it as a member.
+    func isStranger(_ member: ReplicaID) -> Bool {
+        !places.dropLast(strangers).contains { $0.id == member }
+            && !withCore { $0.configuration.members.contains(member) }
+    }
+
     /// A newer map's word. Who is not a member any more is remembered: it may have to be told.
     func learn(_ record: GroupRecord) {
         let members = record.replicas
