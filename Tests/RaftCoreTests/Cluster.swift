@@ -128,6 +128,17 @@ struct Cluster {
         return true
     }
 
+    /// A replica begins anew on another's checkpoint, once that is on its disk: its own log is void.
+    mutating func install(_ position: Int, from other: Int) {
+        crash(position)
+        let source = replicas[other]
+        replicas[position].base = source.checkpoint
+        replicas[position].baseTerm = source.durableTerm(at: source.checkpoint) ?? .zero
+        replicas[position].log = []
+        replicas[position].checkpoint = source.checkpoint
+        start(position)
+    }
+
     mutating func crash(_ position: Int) {
         replicas[position].core = nil
         replicas[position].writes = []

@@ -21,7 +21,7 @@ import Testing
         return files.filter { $0.hasSuffix(".txt") }.sorted()
     }
 
-    @Test func thereAreTranscripts() { #expect(Self.names.count >= 29) }
+    @Test func thereAreTranscripts() { #expect(Self.names.count >= 30) }
 
     @Test(arguments: names) func transcript(name: String) throws {
         let file = Self.folder.appending(path: name)
@@ -239,6 +239,12 @@ struct Stage {
         case "checkpoint":
             let position = try position(1)
             cluster.replicas[position].checkpoint = cluster.replicas[position].core!.appliedIndex
+        case "install":
+            let position = try position(1)
+            guard let other = cluster.position(of: ReplicaID(try number(2))) else { throw BadCommand(text: command) }
+            told.remove(position)
+            cluster.install(position, from: other)
+            turn(position)
         case "evict": cluster.replicas[try position(1)].core?.evict(through: LogIndex(try number(2)))
         case "discard":
             let position = try position(1)
