@@ -16,6 +16,14 @@ import Testing
         #expect(one.text == "median 1.2 ms, 90 % 1.2 ms, worst 1.2 ms of 1")
     }
 
+    @Test func aPercentileIsOneOfTheTimes() {
+        let times = (1...200).map { UInt64($0) * 1_000_000 }.shuffled()
+        #expect(MeasureSpread.percentile(times, 99) == 198)
+        #expect(MeasureSpread.percentile(times, 100) == 200)
+        #expect(MeasureSpread.percentile([7_000_000], 99) == 7)
+        #expect(MeasureSpread.percentile([], 99) == nil)
+    }
+
     @Test func whatTheSystemSaysOfAProcessIsItsOwn() throws {
         let before = try #require(ProcessFigures(of: getpid()))
         #expect(before.residentBytes > 1 << 20 && before.threads >= 1 && before.mappings > 10)

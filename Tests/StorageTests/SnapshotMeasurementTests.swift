@@ -1,6 +1,8 @@
 import Foundation
+import LMDB
 import Primitives
 import Storage
+import Synchronization
 import Testing
 
 /// Not part of the tests: `BIFROST_MEASURE=1` switches it on.
@@ -55,4 +57,108 @@ struct SnapshotMeasurementTests {
             })
         #expect(receiver.manifest(of: ReplicaID(8))?.records == UInt64(count))
     }
+
+    /// What an increment reads and sends for changed records that lie in a run of their own, spread over all keys, against
+    /// the whole state. Of 1 GB, or of so many MB as `BIFROST_MEASURE_MEGABYTES` says.
+    @Test func increments() throws {
+        let megabytes = ProcessInfo.processInfo.environment["BIFROST_MEASURE_MEGABYTES"].flatMap { Int($0) } ?? 1_000
+        let count = megabytes * 1_000_000 / 116
+        let fixture = try LMDBFixture(settings: LMDBDisk.Settings(mapBytes: 8 << 30))
+        let disk = CountingDisk(fixture.disk)
+        let store = try Store(disk: disk, formatting: storeIdentity)
+        try store.start(storeHeader(0))
+        func key(_ number: Int) -> RecordKey {
+            let digits = "\(number)"
+            return storeKey(UInt16(number % 100), String(repeating: "0", count: 16 - digits.count) + digits)
+        }
+        var index: UInt64 = 0
+        /// Every `stride`th key, in one run.
+        func write(each stride: Int) throws {
+            index += 1
+            let memtable = Memtable()
+            let value = storeValue(100, index)
+            for number in Swift.stride(from: 0, to: count, by: stride) {
+                memtable.put(
+                    Record(key: key(number), revision: Revision(index), changed: LogIndex(index), value: value))
+            }
+            try store.checkpoint(memtable.freeze(), storeHeader(index))
+        }
+        func read(after base: UInt64) throws -> (pages: Int, bytes: Int, records: UInt64, seconds: Double) {
+            let reader = try SnapshotReader(store, store.view(ReplicaID(7))!, base: LogIndex(base))
+            disk.reset()
+            let clock = ContinuousClock()
+            var bytes = 0
+            var records: UInt64 = 0
+            let time = try clock.measure {
+                records = try reader.describe().records
+                var next: RecordKey?
+                repeat {
+                    let piece = try reader.piece(behind: next)
+                    bytes += piece.bytes.count
+                    next = piece.next
+                } while next != nil
+            }
+            return (disk.pages, bytes, records, time / .seconds(1))
+        }
+        try write(each: 1)
+        let whole = try read(after: 0)
+        #expect(whole.records == UInt64(count))
+        print("whole: \(whole)")
+        for stride in [1_000, 100, 10] {
+            try write(each: stride)
+            let increment = try read(after: index - 1)
+            #expect(increment.records == UInt64((count + stride - 1) / stride))
+            print(
+                "1 in \(stride): \(increment), \(100 * Double(increment.pages) / Double(whole.pages)) % of the pages, "
+                    + "\(100 * Double(increment.bytes) / Double(whole.bytes)) % of the bytes")
+            if stride == 1_000 { #expect(increment.pages * 50 < whole.pages) }
+        }
+    }
+}
+
+/// Counts the pages of the values that are read.
+private final class CountingDisk: Disk {
+    struct Reader: DiskReader {
+        let reader: LMDBReader
+        let disk: CountingDisk
+
+        func withValue<Result>(for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result) throws -> Result {
+            try reader.withValue(for: key) { bytes in
+                if let bytes { disk.add(bytes.count) }
+                return try body(bytes)
+            }
+        }
+        func scan(
+            from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
+        ) throws {
+            try reader.scan(from: first, through: last) { key, bytes in
+                disk.add(bytes.count)
+                return try body(key, bytes)
+            }
+        }
+        func count() throws -> Int { try reader.count() }
+        func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey? {
+            try reader.lastKey(from: first, through: last)
+        }
+    }
+    typealias Writer = LMDBDisk.Writer
+
+    private let disk: LMDBDisk
+    private let count = Mutex(0)
+
+    init(_ disk: LMDBDisk) { self.disk = disk }
+
+    var pages: Int { count.withLock { $0 } }
+    func reset() { count.withLock { $0 = 0 } }
+    /// A value that does not fit into a leaf has pages of its own.
+    fileprivate func add(_ bytes: Int) { count.withLock { $0 += max(1, (bytes + 16 + 4_095) / 4_096) } }
+
+    func read<Result>(_ body: (borrowing Reader) throws -> Result) throws -> Result {
+        try disk.read { try body(Reader(reader: copy $0, disk: self)) }
+    }
+    func write<Result>(_ purpose: DiskPurpose, _ body: (borrowing Writer) throws -> Result) throws -> Result {
+        try disk.write(purpose, body)
+    }
+    func roomBytes(for purpose: DiskPurpose) throws -> Int { try disk.roomBytes(for: purpose) }
+    func flush() throws { try disk.flush() }
 }

@@ -8,7 +8,7 @@ struct Chaos: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Breaks real hosts in all ways this machine allows, and judges what clients saw.",
         discussion: """
-            Tools/chaos runs this, as root in namespaces of its own where it can. For each kind of round three new hosts are \
+            Tools/chaos runs this, as root in namespaces of its own where it can. For each kind of round new hosts are \
             started, and clients write and read while they break. After each round the cluster must become healthy \
             again and replicas agree; at the end every key is read at every host, and the whole history must be \
             linearizable. Histories, and the picture of a violation, stay in --output.
@@ -21,6 +21,8 @@ struct Chaos: AsyncParsableCommand {
               eio        an fdatasync fails (strace)
               killcall   SIGKILL at one exact write or sync (strace)
               full       no space on a disk of 64 MiB, and then space again
+              members    of four hosts one is drained and taken back, and one is
+                         killed meanwhile
 
             Ends with 1 if anything was lost, wrong or too slow, or a kind was skipped that --permitted-skips does not name.
 

@@ -24,18 +24,23 @@ final class ChaosLoad: Sendable {
     private static let keysPerRound = 24
     private static let timeout = Duration.seconds(3)
     private static let unexpectedMax = 5
+    private static let staleMillisecondsMax = 800
     /// Between a worker's operations.
     private static let pauseMillisecondsMax = 20
 
     private let clients: [Cluster]
     private let hosts: [HostID]
+    private let areReadsPinned: Bool
     private let valueBytes: Int
     private let state = Mutex(State())
 
-    /// - Parameter valueBytes: of a value, at least.
-    init(clients: [Cluster], hosts: [HostID], valueBytes: Int) {
+    /// - Parameters:
+    ///   - areReadsPinned: each of these hosts has a replica of each group, and is asked.
+    ///   - valueBytes: of a value, at least.
+    init(clients: [Cluster], hosts: [HostID], areReadsPinned: Bool, valueBytes: Int) {
         self.clients = clients
         self.hosts = hosts
+        self.areReadsPinned = areReadsPinned
         self.valueBytes = valueBytes
     }
 
@@ -82,11 +87,12 @@ final class ChaosLoad: Sendable {
         var problems: [String] = []
         for round in 0...rounds {
             for number in 0..<Self.keysPerRound {
-                for (place, host) in hosts.enumerated() {
-                    let key = Self.key(round, number)
+                let key = Self.key(round, number)
+                let ways = areReadsPinned ? hosts.map { ReadConsistency.linearizableAt($0) } : [.linearizable]
+                for (place, way) in ways.enumerated() {
                     let worker = clients.count * Self.workersPerClient + place
-                    if let problem = await get(key, worker, client, .linearizableAt(host)) {
-                        problems.append("the last read of \(key) at host \(host): \(problem)")
+                    if let problem = await get(key, worker, client, way) {
+                        problems.append("the last read of \(key), \(way): \(problem)")
                     }
                 }
             }
@@ -120,8 +126,12 @@ final class ChaosLoad: Sendable {
                 }
             case 10..<14:
                 let host = hosts[Int.random(in: hosts.indices, using: &random)]
-                _ = await get(key, worker, client, .linearizableAt(host))
-            case 14..<17: _ = await get(key, worker, client, .lease)
+                _ = await get(key, worker, client, areReadsPinned ? .linearizableAt(host) : .linearizable)
+            case 14..<16: _ = await get(key, worker, client, .lease)
+            case 16..<18:
+                let bound = Int.random(in: 1...Self.staleMillisecondsMax, using: &random)
+                _ = await get(
+                    key, worker, client, .stale(max: .milliseconds(bound)), staleNanoseconds: UInt64(bound) * 1_000_000)
             default: _ = await get(key, worker, client, .linearizable)
             }
             let pause = Int.random(in: 0...Self.pauseMillisecondsMax, using: &random)
@@ -129,10 +139,12 @@ final class ChaosLoad: Sendable {
         }
     }
 
+    /// - Parameter staleNanoseconds: the answer may be as old when the read begins: it is judged as one that was called
+    ///   that much earlier.
     private func get(
-        _ key: Bytes, _ worker: Int, _ client: Cluster, _ consistency: ReadConsistency
+        _ key: Bytes, _ worker: Int, _ client: Cluster, _ consistency: ReadConsistency, staleNanoseconds: UInt64 = 0
     ) async -> String? {
-        await note(worker, key, .get) { () async throws(BifrostError) in
+        await note(worker, key, .get, staleNanoseconds: staleNanoseconds) { () async throws(BifrostError) in
             let found = try await client.kv.get(key, consistency, timeout: Self.timeout)
             return .found(found?.value, revision: found?.revision.rawValue)
         }
@@ -140,10 +152,10 @@ final class ChaosLoad: Sendable {
 
     /// Runs an operation and notes it. Nil, or why it has no result.
     private func note(
-        _ worker: Int, _ key: Bytes, _ input: RegisterInput<Bytes>,
+        _ worker: Int, _ key: Bytes, _ input: RegisterInput<Bytes>, staleNanoseconds: UInt64 = 0,
         _ operation: () async throws(BifrostError) -> RegisterOutput<Bytes>
     ) async -> String? {
-        let call = RPCClock.now().rawValue
+        let call = RPCClock.now().rawValue - staleNanoseconds
         let outcome: HistoryRecord.Outcome
         var problem: String?
         do throws(BifrostError) {

@@ -83,7 +83,7 @@ enum ChaosMachine {
     /// - Parameter hasNamespaces: this process has network and mounts of its own.
     static func obstacle(to kind: ChaosKind, hasNamespaces: Bool) async -> String? {
         switch kind {
-        case .kill, .stop, .proxy: return nil
+        case .kill, .stop, .proxy, .members: return nil
         case .eio, .killcall:
             guard let strace = path(of: "strace") else { return "strace is not installed" }
             let trial = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "/bin/true"]

@@ -18,6 +18,8 @@ package enum ChaosKind: String, CaseIterable, Encodable, Sendable {
     case killcall
     /// A host's disk has no space left, and then has.
     case full
+    /// A host is drained and taken back, and hosts die meanwhile.
+    case members
 }
 
 package struct ChaosPlan: Equatable, Sendable, CustomStringConvertible {

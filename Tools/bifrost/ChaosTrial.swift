@@ -45,7 +45,8 @@ final class ChaosTrial {
         var hasNamespaces: Bool
     }
 
-    static let hostCount = 3
+    /// Of each group.
+    private static let replicas = 3
     /// Operations that show that the cluster works, and how long that may take: several elections.
     private static let progressOperations = 200
     private static let progressLimit = Duration.seconds(20)
@@ -54,6 +55,7 @@ final class ChaosTrial {
     private static let spaceLimit = Duration.seconds(10)
 
     private let kind: ChaosKind
+    private let hostCount: Int
     private let settings: Settings
     private let story: DemoStory
     private let clock = ContinuousClock()
@@ -67,6 +69,7 @@ final class ChaosTrial {
 
     init(_ part: ChaosPlan.Part, settings: Settings, story: DemoStory) {
         kind = part.kind
+        hostCount = kind == .members ? Self.replicas + 1 : Self.replicas
         self.settings = settings
         self.story = story
         result = ChaosResult(kind: part.kind, rounds: part.rounds)
@@ -118,11 +121,12 @@ final class ChaosTrial {
         let local = try await makeHosts()
         self.local = local
         local.disposeOnSignals(keepDirectory: settings.keep)
-        for number in 0..<Self.hostCount { try start(number) }
+        for number in 0..<hostCount { try start(number) }
         try await local.run([
-            "init", "--hosts", addresses.joined(separator: ","), "--groups", "\(settings.groups)", "--replicas",
-            "\(Self.hostCount)",
+            "init", "--hosts", addresses.prefix(Self.replicas).joined(separator: ","), "--groups",
+            "\(settings.groups)", "--replicas", "\(Self.replicas)",
         ])
+        for address in addresses.dropFirst(Self.replicas) { try await local.run(["host", "add", address] + connect) }
         for _ in 0..<settings.clients {
             var options = ClusterOptions()
             options.name = "bifrost chaos"
@@ -130,7 +134,8 @@ final class ChaosTrial {
         }
         let map = try await clients[0].map()
         let load = ChaosLoad(
-            clients: clients, hosts: map.hosts.map(\.id), valueBytes: kind == .full ? 2_048 : 0)
+            clients: clients, hosts: map.hosts.map(\.id), areReadsPinned: kind != .members,
+            valueBytes: kind == .full ? 2_048 : 0)
         let running = Task { await load.run() }
         do {
             for round in 0..<result.rounds {
@@ -198,24 +203,24 @@ final class ChaosTrial {
     // MARK: Hosts
 
     private func makeHosts() async throws -> LocalCluster {
-        let ports = try LocalCluster.freePorts(2 * Self.hostCount)
-        addresses = ports.prefix(Self.hostCount).map { "127.0.0.1:\($0)" }
+        let ports = try LocalCluster.freePorts(2 * hostCount)
+        addresses = ports.prefix(hostCount).map { "127.0.0.1:\($0)" }
         var listening = addresses
         switch kind {
         case .partition:
             guard let ip = ChaosMachine.path(of: "ip") else { break }
-            network = try await ChaosNetwork(hosts: Self.hostCount, ip: ip)
-            addresses = (0..<Self.hostCount).map { "\(ChaosNetwork.address($0)):\(ChaosNetwork.port)" }
+            network = try await ChaosNetwork(hosts: hostCount, ip: ip)
+            addresses = (0..<hostCount).map { "\(ChaosNetwork.address($0)):\(ChaosNetwork.port)" }
             listening = addresses
         case .proxy:
-            for number in 0..<Self.hostCount {
-                let target = ports[Self.hostCount + number]
+            for number in 0..<hostCount {
+                let target = ports[hostCount + number]
                 listening[number] = "127.0.0.1:\(target)"
                 let proxy = ChaosProxy(port: ports[number])
                 try await proxy.start(target: target)
                 proxies.append(proxy)
             }
-        case .kill, .stop, .eio, .killcall, .full: break
+        case .kill, .stop, .eio, .killcall, .full, .members: break
         }
         let local = try LocalCluster(below: settings.parent, name: "bifrost-chaos-\(kind)", addresses: listening)
         if kind == .full { try await mount(local.hosts[0].directory) }
@@ -293,7 +298,7 @@ final class ChaosTrial {
 
     private func damage(_ round: Int, _ load: ChaosLoad) async throws {
         guard let local else { return }
-        let number = round % Self.hostCount
+        let number = round % hostCount
         switch kind {
         case .kill:
             let isLast = round == result.rounds - 1
@@ -315,6 +320,36 @@ final class ChaosTrial {
         case .eio: try await failSync(number, load)
         case .killcall: try await killAtCall(number, load)
         case .full: try await fill(load)
+        case .members: try await move(round, load)
+        }
+    }
+
+    private var connect: [String] { ["--connect", addresses.joined(separator: ",")] }
+
+    /// A host is drained, and meanwhile it or another one is killed and comes back.
+    private func move(_ round: Int, _ load: ChaosLoad) async throws {
+        guard let local else { return }
+        let number = round % hostCount
+        let victim = round % 3 == 2 ? number : (number + 1 + round % (hostCount - 1)) % hostCount
+        let id = HostID(UInt64(number + 1))
+        say("host \(number + 1) is drained, SIGKILL of host \(victim + 1) meanwhile")
+        let connect = connect
+        async let draining = local.command(
+            ["host", "drain", "\(id)", "--timeout", "90s"] + connect, limit: .seconds(100))
+        try await Task.sleep(for: .milliseconds(Int.random(in: 0...600)))
+        local.kill(local.hosts[victim])
+        try await expectProgress(load, "while host \(victim + 1) was dead")
+        try start(victim)
+        let drained = try await draining
+        guard drained.ending == .exit(0) else {
+            return problem("host drain ended with \(drained.ending): \(drained.errorText)")
+        }
+        let map = try await clients[0].map()
+        let left = map.groups.count { $0.replica(on: id) != nil }
+        if left > 0 { problem("host \(number + 1) is drained, and the map still has \(left) replicas there") }
+        let cancelled = try await local.command(["host", "drain", "\(id)", "--cancel"] + connect)
+        if cancelled.ending != .exit(0) {
+            problem("host drain --cancel ended with \(cancelled.ending): \(cancelled.errorText)")
         }
     }
 
@@ -328,7 +363,7 @@ final class ChaosTrial {
 
     private func part(_ number: Int, _ round: Int, _ load: ChaosLoad) async throws {
         guard let network else { return }
-        let others = (0..<Self.hostCount).filter { $0 != number }
+        let others = (0..<hostCount).filter { $0 != number }
         switch round % 3 {
         case 0:
             say("host \(number + 1) is cut off")

@@ -1,4 +1,4 @@
-// `bifrost measure`: what a cluster of many groups costs and how fast it is there again. Owns what its subcommands share;
+// `bifrost measure`: what a cluster of many groups costs, how fast it is there again, and how fast it is saved. Owns what its subcommands share;
 // each of them has a file of its own.
 
 import ArgumentParser
@@ -13,13 +13,13 @@ import Ring
 
 struct Measure: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "measure", abstract: "Measures failover, idle groups and restarts, on hosts of its own.",
+        commandName: "measure", abstract: "Measures failover, idle groups, restarts and saves, on hosts of its own.",
         discussion: """
             Each starts host processes on loopback in a new directory below --directory, which has to be on a real disk, \
             makes a cluster of --groups groups and writes a record to each of them before anything is measured. The hosts \
             and their directory are removed at the end. For throughput and latency see 'bifrost bench'.
             """,
-        subcommands: [MeasureFailover.self, MeasureIdle.self, MeasureRestart.self])
+        subcommands: [MeasureFailover.self, MeasureIdle.self, MeasureRestart.self, MeasureSnapshots.self])
 }
 
 struct MeasureOptions: ParsableArguments {

@@ -19,6 +19,15 @@ package struct MeasureSpread: Codable, Equatable, Sendable {
         worstMillis = millis(last)
     }
 
+    /// The nearest-rank percentile, in milliseconds.
+    /// - Parameter nanoseconds: in any order; nil if there are none.
+    package static func percentile(_ nanoseconds: [UInt64], _ percent: Int) -> Double? {
+        guard !nanoseconds.isEmpty else { return nil }
+        let sorted = nanoseconds.sorted()
+        let rank = (sorted.count * percent + 99) / 100
+        return (Double(sorted[min(max(rank, 1), sorted.count) - 1]) / 1e3).rounded() / 1e3
+    }
+
     package var text: String {
         "median \(HumanText.fixed(medianMillis, 1)) ms, 90 % \(HumanText.fixed(p90Millis, 1)) ms, worst "
             + "\(HumanText.fixed(worstMillis, 1)) ms of \(HumanText.grouped(UInt64(count)))"
