@@ -344,12 +344,24 @@ final class ChaosTrial {
         guard drained.ending == .exit(0) else {
             return problem("host drain ended with \(drained.ending): \(drained.errorText)")
         }
-        let map = try await clients[0].map()
-        let left = map.groups.count { $0.replica(on: id) != nil }
-        if left > 0 { problem("host \(number + 1) is drained, and the map still has \(left) replicas there") }
+        try await awaitEmpty(id)
         let cancelled = try await local.command(["host", "drain", "\(id)", "--cancel"] + connect)
         if cancelled.ending != .exit(0) {
             problem("host drain --cancel ended with \(cancelled.ending): \(cancelled.errorText)")
+        }
+    }
+
+    /// Until a host that no group has any more has no replica of any left either.
+    private func awaitEmpty(_ host: HostID) async throws {
+        let end = clock.now + Self.settleLimit
+        while true {
+            let accounts = try await clients[0].accounts(timeout: .seconds(1))
+            let left = accounts.first { $0.host.id == host }?.status?.replicas.count
+            if left == 0 { return }
+            guard clock.now < end else {
+                return problem("host \(host) is drained, and has \(left.map { "\($0)" } ?? "no word of its") replicas")
+            }
+            try await Task.sleep(for: .milliseconds(50))
         }
     }
 
