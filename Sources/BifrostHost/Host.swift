@@ -2,7 +2,7 @@
 
 import Foundation
 public import Logging
-import HostCore
+package import HostCore
 import NIOCore
 import NIOPosix
 public import Primitives
@@ -186,6 +186,11 @@ public final class Host: Sendable {
 
     /// What was sent and received over the bulk connections, in payloads: shows which way catching up took.
     package var bulkPayloads: (sent: Int, received: Int) { shell.links.bulkPayloads }
+
+    /// What was verified of its cold data since it started.
+    package func scrubbed() async throws -> ScrubStatistics {
+        try await shell.main.eventLoop.submit { [shell] in shell.scrubbed.statistics }.get()
+    }
 }
 
 extension HostError {

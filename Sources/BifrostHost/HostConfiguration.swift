@@ -34,6 +34,12 @@ public struct HostConfiguration: Sendable {
     /// The program's version, for status.
     public var version = ""
 
+    /// Bytes of cold data that are read in a second to verify their checksums; 0: none are.
+    public var scrubBytesPerSecond: Int {
+        get { settings.scrubBytesPerSecond }
+        set { settings.scrubBytesPerSecond = newValue }
+    }
+
     public static let eventLoopsMax = 64
     /// Half of the cores, as disks and clients want theirs, and at most four.
     public static var eventLoopsDefault: Int { max(1, min(4, System.coreCount / 2)) }

@@ -154,6 +154,12 @@ final class HostLoop: @unchecked Sendable {
         scheduleTurn()
     }
 
+    func scrubbed(_ finding: ScrubFinding) {
+        guard let core, !isStopping else { return }
+        core.scrubbed(finding)
+        scheduleTurn()
+    }
+
     /// Answers a read, or refuses it when its connection has too much to read already: else a client that asks for many
     /// large values at once would fill this process with them. Never for commands: a refusal says that nothing was done.
     func answer<Result>(_ call: CallToken, _ response: Response<Result>, bytes: (Result) -> Int) {

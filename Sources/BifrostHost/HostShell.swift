@@ -7,7 +7,8 @@
 //   journal          commits of all loops                                        JournalWriter
 //   store            checkpoints and merges of all loops                         StoreWriter
 //   readers          what may fault cold pages in
-//   copies           the same for clients that copy whole states: who reads a record does not wait behind them
+//   copies           the same for clients that copy whole states, and for the scrubber: who reads a record does not wait
+//                    behind them
 
 import HostCore
 import Logging
@@ -57,6 +58,8 @@ final class HostShell: @unchecked Sendable {
     /// are refused.
     var initialisesWaiting: [(request: InitialiseRequest, reply: CallReply)] = []
     static let initialisesWaitingMax = 16
+    /// What was verified of cold data so far, and when the last round ended.
+    var scrubbed: (statistics: ScrubStatistics, roundEnded: NIODeadline?) = (ScrubStatistics(), nil)
     /// Where the listener is, once it is.
     var boundAddress: NetworkAddress?
     var server: RPCServer?
@@ -145,6 +148,7 @@ final class HostShell: @unchecked Sendable {
         spaceTicker = main.eventLoop.scheduleRepeatedTask(
             initialDelay: .zero, delay: .milliseconds(SpaceWatch.periodMilliseconds)
         ) { [unowned self] _ in space.look(on: readers) }
+        beginScrubbing(store, seed: mix(identity.incarnation.rawValue ^ mix(identity.bootCounter)))
         main.runTurn()
     }
 

@@ -269,6 +269,36 @@ extension SimulatedHost {
         }
     }
 
+    // MARK: Scrubbing
+
+    /// Draws nothing from the seed: what else happens is the same with it and without.
+    func scrub(_ scrubber: Scrubber<SimulatedDisk>, after pause: UInt64) {
+        schedule(after: pause, "host %h: a piece of what is on its disks is verified") { [unowned self] in
+            do {
+                let step = try scrubber.step()
+                if step.endsRound { world.mark(.scrubbedRound) }
+                for finding in step.findings { take(finding) }
+                if world.failure == nil { scrub(scrubber, after: step.pauseNanoseconds) }
+            } catch {
+                diskFailed(error)
+            }
+        }
+    }
+
+    private func take(_ finding: ScrubFinding) {
+        guard isRotten else { return world.fail("storage", "host \(id): the scrubber found \(finding)") }
+        switch finding {
+        case .state: world.mark(.scrubberFoundState)
+        case .journal: world.mark(.scrubberFoundJournal)
+        case .other: world.mark(.scrubberFoundSuperfluous)
+        }
+        let loop = loops[finding.group.map { LoopPlace.owner(of: $0, loops: loops.count) } ?? 0]
+        loop.execute(after: 0, "host %h: loop %b hears of damage", UInt64(loop.number)) { [unowned loop] in
+            loop.core.scrubbed(finding)
+            loop.scheduleTurn()
+        }
+    }
+
     // MARK: Births
 
     func startBirths(_ births: [ReplicaBirth], of loop: SimulatedHostLoop) {

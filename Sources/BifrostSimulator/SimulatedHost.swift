@@ -238,6 +238,12 @@ final class SimulatedHost {
             endedLoops = []
             loops[0].core.adopt(savedMap)
             for loop in loops { loop.begin() }
+            if let scrubber = Scrubber(
+                store: store, journal: journal, settings: world.plan.settings,
+                seed: mix(incarnation.rawValue ^ mix(identity.bootCounter)))
+            {
+                scrub(scrubber, after: world.plan.readNanosecondsMax)
+            }
             if spaceLevel != .ample { tellSpace() }
         } catch {
             diskFailed(error, isStarting: true)

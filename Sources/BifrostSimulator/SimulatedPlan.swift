@@ -153,6 +153,10 @@ package struct SimulatedPlan: Sendable {
         }
         staleReadsPercent = later.below(3) == 0 ? 0 : 10 + later.below(60)
         staleMillisecondsMax = 1 + later.below(later.below(2) == 0 ? 100 : 4_000)
+        // Damage is to be found before a read meets it; else what may go wrong is a false alarm.
+        settings.scrubBytesPerSecond = simulation.profile == .rot ? 20_000 + Int(later.below(400_000)) : 50_000
+        settings.scrubPieceBytes = 1_000 + Int(later.below(20_000))
+        settings.scrubRoundNanoseconds = later.below(5_000_000_000)
     }
 }
 

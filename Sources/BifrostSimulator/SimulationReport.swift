@@ -139,6 +139,14 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case staleRead
     /// Members did not settle while there was load.
     case membersSettledWithoutLoad
+    /// All that a host had on its disks was verified.
+    case scrubbedRound
+    /// The scrubber found a replica's state damaged before anything else did.
+    case scrubberFoundState
+    /// It found a replica's log damaged.
+    case scrubberFoundJournal
+    /// It found damage in what nobody needed any more.
+    case scrubberFoundSuperfluous
 }
 
 /// A rule that was broken.

@@ -86,6 +86,13 @@ public struct HostSettings: Sendable {
     public var clientSnapshotsMax = 2
     /// Groups that may have a member on its way at a time, for hosts that are drained: each costs the transfer of a state.
     public var movesMax = 4
+    /// Bytes of cold data that are read in a second to verify their checksums; 0: none are.
+    public var scrubBytesPerSecond = 4 << 20
+    /// Nanoseconds from the beginning of one round through all that is on the disks to that of the next, at least: little
+    /// data is not read again and again.
+    public var scrubRoundNanoseconds: UInt64 = 3_600_000_000_000
+    /// Bytes that are verified in one go.
+    public var scrubPieceBytes = 256 << 10
     /// A journal above this does not wait for members that are behind: they get snapshots.
     public var journalBytesForLaggards = 1 << 30
 

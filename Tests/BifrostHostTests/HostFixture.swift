@@ -104,14 +104,14 @@ struct Probe: Sendable {
 }
 
 /// The map of a new cluster of hosts that answered so.
-func firstMap(_ pings: [PingReply], groups: Int) throws -> ClusterMap {
+func firstMap(_ pings: [PingReply], groups: Int, featureLevel: UInt32 = FeatureLevel.first) throws -> ClusterMap {
     try Planner.firstMap(
         cluster: ClusterID(high: UInt64.random(in: 1...UInt64.max), low: 1),
         hosts: pings.enumerated().map { number, ping in
             HostRecord(
                 id: HostID(UInt64(number + 1)), name: ping.name, address: ping.address, incarnation: ping.incarnation,
                 featureLevel: ping.featureLevel)
-        }, groups: groups, replicas: min(3, pings.count))
+        }, groups: groups, replicas: min(3, pings.count), featureLevel: featureLevel)
 }
 
 /// Some hosts of one cluster. Belongs to one test's task.
@@ -123,7 +123,10 @@ final class TestHosts {
     private(set) var map: ClusterMap
 
     /// Starts one host for each number of event loops, and makes a cluster of them.
-    init(loops: [Int], groups: Int, _ adapt: @escaping (inout HostSettings) -> Void = { _ in }) async throws {
+    init(
+        loops: [Int], groups: Int, featureLevel: UInt32 = FeatureLevel.first,
+        _ adapt: @escaping (inout HostSettings) -> Void = { _ in }
+    ) async throws {
         directory = try TestDirectory()
         self.adapt = adapt
         running = []
@@ -135,7 +138,7 @@ final class TestHosts {
         defer { for probe in probes { probe.close() } }
         var pings: [PingReply] = []
         for probe in probes { pings.append(try await probe.ping()) }
-        map = try firstMap(pings, groups: groups)
+        map = try firstMap(pings, groups: groups, featureLevel: featureLevel)
         for (number, probe) in probes.enumerated() {
             let reply = try await probe.initialise(HostID(UInt64(number + 1)), pings[number].incarnation, map)
             guard case .done = reply else { throw Timeout(description: "init was answered \(reply)") }
@@ -195,10 +198,10 @@ final class TestHosts {
 
 /// Runs a test with hosts that are stopped at its end, whatever comes of it.
 func withHosts<Result>(
-    loops: [Int], groups: Int, _ adapt: @escaping (inout HostSettings) -> Void = { _ in },
-    _ body: (TestHosts) async throws -> Result
+    loops: [Int], groups: Int, featureLevel: UInt32 = FeatureLevel.first,
+    _ adapt: @escaping (inout HostSettings) -> Void = { _ in }, _ body: (TestHosts) async throws -> Result
 ) async throws -> Result {
-    let hosts = try await TestHosts(loops: loops, groups: groups, adapt)
+    let hosts = try await TestHosts(loops: loops, groups: groups, featureLevel: featureLevel, adapt)
     do {
         let result = try await body(hosts)
         await hosts.stopAll()

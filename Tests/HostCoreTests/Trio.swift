@@ -17,6 +17,7 @@ final class TestHost {
     let cores: [HostCore]
     /// The only one, or loop 0's.
     var core: HostCore { cores[0] }
+    let journalDisk: SimulatedDisk
     let journal: Journal<SimulatedDisk>
     let storeDisk: SimulatedDisk
     let store: Store<SimulatedDisk>
@@ -60,7 +61,8 @@ final class TestHost {
         let identity = HostIdentity(
             cluster: map.cluster, host: id, incarnation: Incarnation(id.rawValue), featureLevel: 1,
             journal: 100 + id.rawValue)
-        journal = try Journal(disk: SimulatedDisk(seed: id.rawValue), formatting: identity)
+        journalDisk = SimulatedDisk(seed: id.rawValue)
+        journal = try Journal(disk: journalDisk, formatting: identity)
         try prepare(journal)
         storeDisk = SimulatedDisk(seed: 10 + id.rawValue)
         store = try Store(

@@ -207,6 +207,7 @@ extension IntegrationTests {
                 unknown.expect(64)
                 #expect(!unknown.errorText.contains("chaos"))
                 try await run("bench", "--seconds", "abc").expect(64, saying: "'abc'", "expected a number")
+                try await run("serve", "--directory", "x", "--scrub-rate=-1").expect(64, saying: "0 to 65536 MiB")
                 try await run("serve", "--directory", "x", "--loops=1.5").expect(64, saying: "expected a whole number")
 
                 let misspelt = try await ChildProcess(

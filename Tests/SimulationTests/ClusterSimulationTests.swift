@@ -238,6 +238,9 @@ extension SimulationMark {
     }
 
     fileprivate var isOfDamage: Bool {
-        [.damageNoticedByRead, .damageMadeMute, .damageEndedHost, .damageFoundAtStart].contains(self)
+        [
+            .damageNoticedByRead, .damageMadeMute, .damageEndedHost, .damageFoundAtStart, .scrubberFoundState,
+            .scrubberFoundJournal, .scrubberFoundSuperfluous,
+        ].contains(self)
     }
 }

@@ -61,6 +61,12 @@ struct Serve: AsyncParsableCommand {
                 + "another number. (default: half of the cores, at most 4)", valueName: "count"))
     var loops: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            "MiB of cold data that are read in a second to verify their checksums, 0 to 65536; 0: none are.",
+            valueName: "MiB"))
+    var scrubRate = 4
+
     @Flag(help: "Listen on an address that is not loopback, though nothing is encrypted or authenticated yet.")
     var insecureListen = false
 
@@ -92,6 +98,9 @@ struct Serve: AsyncParsableCommand {
                 "--advertise needs an address and a port that others can connect to, not \(advertise.address)")
         }
         try Self.check(loops: loops)
+        guard (0...Self.scrubRateMax).contains(scrubRate) else {
+            throw ValidationError("--scrub-rate is 0 to \(Self.scrubRateMax) MiB in a second, not \(scrubRate)")
+        }
         for (flag, text) in [("name", name ?? ""), ("zone", zone)] where text.utf8.count > Self.textBytesMax {
             throw ValidationError("--\(flag) has at most \(Self.textBytesMax) bytes, not \(text.utf8.count)")
         }
@@ -102,6 +111,8 @@ struct Serve: AsyncParsableCommand {
         throw ValidationError("--loops is 1 to \(HostConfiguration.eventLoopsMax), not \(loops)")
     }
 
+    /// In MiB.
+    private static let scrubRateMax = 65_536
     /// What a cluster's map takes.
     private static let textBytesMax = 255
     private static let graceMilliseconds: Int64 = 3_000
@@ -139,6 +150,7 @@ struct Serve: AsyncParsableCommand {
         configuration.advertise = advertise?.address.description
         configuration.version = programVersion
         if let loops { configuration.eventLoops = loops }
+        configuration.scrubBytesPerSecond = scrubRate << 20
         let logger = Logger(label: "bifrost")
         let descriptors = configuration.limits.connectionsMax + Self.filesMax
         if let limit = DescriptorLimit.raise(), limit < descriptors {
