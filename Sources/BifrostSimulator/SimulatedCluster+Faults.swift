@@ -99,7 +99,7 @@ extension SimulatedCluster {
             note("the disks of host %h are slow for %b µs", UInt64(host), time / 1_000)
             hosts[host].slowDiskUntil = now + time
         case .stallDisk:
-            let time = world.random.below(2_000_000_000)
+            let time = world.random.below(2_000_000_000) * world.plan.diskStallLength
             note("the disks of host %h stand still for %b µs", UInt64(host), time / 1_000)
             hosts[host].stalledDiskUntil = now + time
         case .diskError:

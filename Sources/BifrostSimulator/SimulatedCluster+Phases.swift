@@ -1,5 +1,6 @@
 // The phases of a run: load and faults, then all is mended, comes together, rests, and is read back.
 
+import HostCore
 import Primitives
 import Ring
 import Storage
@@ -19,6 +20,7 @@ extension SimulatedCluster {
     private static let calmNanosecondsMax: UInt64 = 5_000_000_000
     private static let leadersSpellsMax = 12
     private static let pauseNanosecondsMax: UInt64 = 60_000_000_000
+    private static let hangBeginsNanoseconds: UInt64 = 1_000_000_000
 
     /// The whole run. Once only.
     ///
@@ -93,6 +95,33 @@ extension SimulatedCluster {
             try pass(
                 Self.operationsNanosecondsMax, until: { operations[..<before].allSatisfy { $0.hasEnded } }),
             "operations end", "an operation from before all was mended is still open")
+        if world.plan.hangsDisks { try hangDisks() }
+    }
+
+    /// All is well but for the disks of one host, which stand still and say nothing: who it leads commits under others
+    /// soon. What it leads and what waits for nothing may stay.
+    private func hangDisks() throws(SimulationFailure) {
+        let host = hosts[Int(world.random.below(UInt64(hosts.count)))]
+        let bound =
+            UInt64(world.plan.settings.journalHangTicks) * world.plan.settings.tickNanoseconds * 2
+            + Self.leadersNanosecondsMax
+        note("the disks of host %h stand still for %b µs", UInt64(host.place), bound / 1_000)
+        host.stalledDiskUntil = now + bound
+        let end = now + bound
+        func isLedElsewhere(_ group: GroupRecord) -> Bool {
+            if inspections(of: group).contains(where: { $0.isEstablished && group.replica(on: host.id) != $0.replica })
+            {
+                return true
+            }
+            return host.inspection(of: group.id).map { $0.isEstablished && $0.stable == $0.last } ?? false
+        }
+        // What it was asked for before is done, and is nothing that waits.
+        try pass(Self.hangBeginsNanoseconds)
+        try expect(
+            try pass(end - now - 1, until: { map.groups.allSatisfy(isLedElsewhere) }), "others lead while a disk hangs",
+            describeReplicas())
+        try pass(end - now)
+        try awaitLeaders()
     }
 
     /// All replicas come together. One that is far behind may take longer where a seed draws windows of one small

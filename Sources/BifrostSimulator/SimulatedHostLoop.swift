@@ -26,6 +26,8 @@ final class SimulatedHostLoop {
     @exclusivity(unchecked) private var isTurnScheduled = false
     @exclusivity(unchecked) private var leaseReadsSeen: UInt64 = 0
     @exclusivity(unchecked) private var staleReadsSeen: UInt64 = 0
+    @exclusivity(unchecked) private var hangHandOversSeen: UInt64 = 0
+    @exclusivity(unchecked) private var hangStepDownsSeen: UInt64 = 0
     private var inboxEvent: () -> Void = {}
     /// A struct: functions that are elements themselves are wrapped in another one each.
     private struct Handed { var action: () -> Void }
@@ -120,6 +122,14 @@ final class SimulatedHostLoop {
         if core.leaseReads > leaseReadsSeen {
             leaseReadsSeen = core.leaseReads
             world.mark(.leaseRead)
+        }
+        if core.hangHandOvers > hangHandOversSeen {
+            hangHandOversSeen = core.hangHandOvers
+            world.mark(.handedOverForHang)
+        }
+        if core.hangStepDowns > hangStepDownsSeen {
+            hangStepDownsSeen = core.hangStepDowns
+            world.mark(.steppedDownForHang)
         }
         if core.staleReads > staleReadsSeen {
             staleReadsSeen = core.staleReads

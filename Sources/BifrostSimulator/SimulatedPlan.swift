@@ -45,6 +45,10 @@ package struct SimulatedPlan: Sendable {
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
     /// How many times longer than in `safety` a fault may last.
     package var faultLength: UInt64 = 1
+    /// The same of disks that stand still.
+    package var diskStallLength: UInt64 = 1
+    /// In calm times the disks of one host stand still for long.
+    package var hangsDisks = false
     /// Of the hosts, those that are not in the cluster at first.
     package var joiners = 0
     /// Between two changes of members, groups and hosts; 0: there are none.
@@ -157,6 +161,10 @@ package struct SimulatedPlan: Sendable {
         settings.scrubBytesPerSecond = simulation.profile == .rot ? 20_000 + Int(later.below(400_000)) : 50_000
         settings.scrubPieceBytes = 1_000 + Int(later.below(20_000))
         settings.scrubRoundNanoseconds = later.below(5_000_000_000)
+        settings.journalHangTicks = settings.raft.electionTicks * (2 + Int(later.below(4)))
+        // Now and then disks stand still for so long that others have to lead.
+        diskStallLength = later.below(3) == 0 ? 1 + later.below(10) : 1
+        hangsDisks = simulation.profile == .liveness && later.below(2) == 0
     }
 }
 

@@ -147,6 +147,10 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case scrubberFoundJournal
     /// It found damage in what nobody needed any more.
     case scrubberFoundSuperfluous
+    /// A host whose disk hung handed a group over.
+    case handedOverForHang
+    /// It gave up a group that it could not hand over.
+    case steppedDownForHang
 }
 
 /// A rule that was broken.

@@ -24,6 +24,7 @@ extension HostCore {
         resumeMerges()
         boundJournal()
         handOverForSpace()
+        watchJournal()
         tickSnapshots()
         if tickCount % 20 == 0 { announceFloors() }
         if tickCount % secondTicks == 0 { checkpointForAgeAndMemory() }
@@ -141,8 +142,8 @@ extension HostCore {
             overloads += 1
             return
         }
-        // It would stand when there is space again, whoever leads then.
-        if message.kind == .timeoutNow, space == .out { return }
+        // It would stand when there is space again, or when its disk answers, whoever leads then.
+        if message.kind == .timeoutNow, space == .out || isJournalHung { return }
         // A member that no map here has yet: it counts among those that are led from now on, as it counts itself.
         if replica.hasMetStranger {
             replica.hasMetStranger = false
@@ -211,7 +212,7 @@ extension HostCore {
                 tickCount < replica.patientUntilTick && replica.core.role == .follower && replica.core.leader == .none
             if !isPatient {
                 if replica.core.role != .leader { bind(replica) }
-                replica.core.tick()
+                replica.core.tick(mayStand: !isJournalHung)
                 markReady(replica)
             }
             active[kept] = replica

@@ -104,7 +104,7 @@ extension HostCore {
     /// Leaders spread evenly at start: where the map prefers us, and a majority can be reached, we do not wait for a
     /// time-out. A bounded number in each tick: thousands at once would keep each other waiting.
     func campaignWherePreferred() {
-        guard map != nil, !newcomers.isEmpty else { return }
+        guard map != nil, !newcomers.isEmpty, !isJournalHung else { return }
         var kept = 0
         var left = settings.campaignsPerTick
         for place in newcomers.indices {

@@ -29,6 +29,7 @@ extension HostCore {
         if !comparing.isEmpty { compareHeartbeats() }
 
         if !records.isEmpty {
+            if doneTicket + 1 == nextTicket { journalTick = tickCount }
             effects.journal = JournalBatch(ticket: nextTicket, records: records)
             nextTicket += 1
             records = []
@@ -151,6 +152,7 @@ extension HostCore {
     public func journalDone(ticket: UInt64, sequence: UInt64) {
         precondition(ticket >= doneTicket && ticket < nextTicket, "the journal completed what was never asked")
         doneTicket = ticket
+        journalTick = tickCount
         journalSequence = sequence
         while let first = held.first, first.ticket <= ticket {
             held.removeFirst()

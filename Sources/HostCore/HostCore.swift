@@ -140,6 +140,13 @@ public final class HostCore {
     var held: Deque<Held> = []
     var nextTicket: UInt64 = 1
     var doneTicket: UInt64 = 0
+    /// The tick in which the journal last completed something, or was asked for something while it had nothing to do.
+    var journalTick: UInt64 = 0
+    /// It has completed nothing for too long.
+    package internal(set) var isJournalHung = false
+    /// Groups that were handed over, and those that were given up, because of that.
+    package internal(set) var hangHandOvers: UInt64 = 0
+    package internal(set) var hangStepDowns: UInt64 = 0
     /// The last commit of the journal that is known to be durable.
     var journalSequence: UInt64
     /// Bytes of entries that were handed to the journal and are not durable yet.

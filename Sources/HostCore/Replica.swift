@@ -111,6 +111,8 @@ final class Replica {
     var appliedCommands: UInt64 = 0
     /// For want of space another replica is asked to lead, not before this tick.
     var handOverTick: UInt64 = 0
+    /// Since the journal's disk began to hang, another one was asked to lead.
+    var isHandedOverForHang = false
     var snapshots = SnapshotState()
     /// It is in the host's list of those with something to do about snapshots.
     var isSnapshotting = false

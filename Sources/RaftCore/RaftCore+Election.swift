@@ -5,7 +5,9 @@ internal import Primitives
 extension RaftCore {
     /// The logical clock advances by one. By itself this makes the core a complete Raft; a host that watches its peers
     /// otherwise need not tick groups that are settled.
-    public mutating func tick() {
+    ///
+    /// - Parameter mayStand: false: it stands for no election, and when its time is over it follows nobody.
+    public mutating func tick(mayStand: Bool = true) {
         ticks += 1
         expireReads()
         electionElapsed += 1
@@ -18,7 +20,11 @@ extension RaftCore {
             ageTransfer()
             if electionElapsed >= settings.electionTicks { checkQuorum() }
         } else if electionElapsed >= electionTimeout {
-            if isPromotable { campaign() } else if leader != .none { become(.follower, term: term, leader: .none) }
+            if mayStand, isPromotable {
+                campaign()
+            } else if leader != .none {
+                become(.follower, term: term, leader: .none)
+            }
         }
     }
 
@@ -29,6 +35,13 @@ extension RaftCore {
         become(.preCandidate, term: term, leader: .none)
         ask(.preVote, term: term.next)
         countVotes()
+    }
+
+    /// Leads no more, and names nobody: whoever times out first stands for election. What it proposed may still be
+    /// committed by its successor.
+    public mutating func stepDown() {
+        guard role == .leader else { return }
+        become(.follower, term: term, leader: .none)
     }
 
     /// Steps down unless a majority was heard from since the last check (Raft thesis §6.2).

@@ -437,7 +437,8 @@ private let group = GroupID(1)
         trio.hosts[leader].put("a", "v", group: group, token: 1)
         try trio.tick(1_000)
         #expect(trio.hosts[leader].isDone(1))
-        #expect((1...80).contains(follower.core.heldCount), "\(follower.core.heldCount) wait")
+        // Of two groups: the meta group was handed over by then, if that host led it.
+        #expect((1...160).contains(follower.core.heldCount), "\(follower.core.heldCount) wait")
         follower.holdsJournal = false
         try follower.commit()
         try trio.tick(20)

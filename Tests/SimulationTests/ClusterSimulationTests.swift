@@ -111,7 +111,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     }
 
     @Test func allIsWellAgainAfterLongFaults() {
-        expect([.pausedBeyondElection], within: 1...20, SimulationSettings(profile: .liveness))
+        expect([.pausedBeyondElection, .handedOverForHang], within: 1...20, SimulationSettings(profile: .liveness))
     }
 
     @Test func membersComeAndGoUnderFaults() {
