@@ -11,6 +11,8 @@ public import Ring
 public struct HostReport: Sendable {
     public var host: HostRecord
     public var status: Result<HostStatus, BifrostError>
+    /// What it does for its own data; nil if it did not say, as an earlier version.
+    public var upkeep: HostUpkeep?
 }
 
 extension Cluster {
@@ -44,23 +46,28 @@ extension Cluster {
     public func status(timeout: Duration? = nil) async throws(BifrostError) -> [HostReport] {
         let deadline = RPCClock.now() + (timeout ?? options.timeout).nanoseconds
         let hosts = try await knownMap(deadline: deadline).hosts
-        return await withTaskGroup(of: (Int, Result<HostStatus, BifrostError>).self) { group in
+        return await withTaskGroup(of: (Int, Result<HostStatus, BifrostError>, HostUpkeep?).self) { group in
             for (position, host) in hosts.enumerated() {
                 group.addTask {
                     do throws(BifrostError) {
                         let status: HostStatus = try await self.ask(
                             host.id, method: ClusterMethod.status, StatusRequest(), deadline: deadline)
-                        return (position, .success(status))
+                        let upkeep: HostUpkeep? = try? await self.ask(
+                            host.id, method: ClusterMethod.upkeep, UpkeepRequest(), deadline: deadline)
+                        return (position, .success(status), upkeep)
                     } catch {
-                        return (position, .failure(error))
+                        return (position, .failure(error), nil)
                     }
                 }
             }
-            var found: [Result<HostStatus, BifrostError>?] = Array(repeating: nil, count: hosts.count)
-            for await (position, result) in group { found[position] = result }
-            return zip(hosts, found).map { host, result in
-                HostReport(host: host, status: result ?? .failure(BifrostError(.cancelled, "not asked")))
+            var found = hosts.map {
+                HostReport(host: $0, status: .failure(BifrostError(.cancelled, "not asked")), upkeep: nil)
             }
+            for await (position, status, upkeep) in group {
+                found[position].status = status
+                found[position].upkeep = upkeep
+            }
+            return found
         }
     }
 

@@ -22,6 +22,9 @@ extension HostShell {
             case ClusterMethod.status:
                 _ = try StatusRequest(decoding: call.payload)
                 reportStatus(to: call.reply)
+            case ClusterMethod.upkeep:
+                _ = try UpkeepRequest(decoding: call.payload)
+                call.reply.respond { upkeep().encode(into: &$0) }
             case ClusterMethod.ping:
                 let request = try PingRequest(decoding: call.payload)
                 call.reply.respond { pingReply(request).encode(into: &$0) }
@@ -107,7 +110,10 @@ extension HostShell {
     private func reportStatus(to reply: CallReply) {
         let parts = loops.map { loop in
             loop.eventLoop.submit {
-                (replicas: loop.core?.replicaStatuses() ?? [], overloads: loop.core?.overloads ?? 0)
+                (
+                    replicas: loop.core?.replicaStatuses() ?? [], overloads: loop.core?.overloads ?? 0,
+                    isHung: loop.core?.isJournalHung ?? false
+                )
             }
         }
         EventLoopFuture.whenAllSucceed(parts, on: main.eventLoop).whenComplete { [self] result in
@@ -115,11 +121,26 @@ extension HostShell {
             case .success(let parts):
                 var status = status()
                 status.replicas = parts.flatMap(\.replicas).sorted { $0.group < $1.group }
+                if parts.contains(where: \.isHung) {
+                    status.problem = "the journal's disk does not answer: this host leads nothing and writes nothing"
+                }
                 status.overloads = parts.reduce(0) { $0 + $1.overloads }
                 reply.respond { status.encode(into: &$0) }
             case .failure(let error): reply.fail(.unavailable, "this host is stopping: \(error)")
             }
         }
+    }
+
+    private func upkeep() -> HostUpkeep {
+        var upkeep = HostUpkeep()
+        upkeep.scrubbedBytes = scrubbed.statistics.bytes
+        upkeep.scrubRounds = scrubbed.statistics.rounds
+        upkeep.lastRoundBytes = scrubbed.statistics.lastRoundBytes
+        if let ended = scrubbed.roundEnded {
+            upkeep.sinceRoundMillis = UInt64(max(0, (NIODeadline.now() - ended).nanoseconds) / 1_000_000)
+        }
+        upkeep.damages = scrubbed.statistics.damages
+        return upkeep
     }
 
     /// Of the host as a whole.

@@ -39,6 +39,8 @@ public enum ClusterMethod {
     public static let administer: UInt16 = 6
     /// `TransferRequest` → `AdministerReply`
     public static let transfer: UInt16 = 7
+    /// `UpkeepRequest` → `HostUpkeep`
+    public static let upkeep: UInt16 = 8
 }
 
 /// Sizes that client and server both check. Part of the protocol: they grow only with the feature level.

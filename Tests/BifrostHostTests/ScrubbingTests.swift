@@ -77,6 +77,12 @@ import Testing
                 return damages > 0 && after == damages && problems.isEmpty
             }
             #expect(try #require(hosts.running[1]).bulkPayloads.received > received, "states of other hosts")
+            // As `status` shows it.
+            let client = try await hosts.client("operator")
+            let upkeep = try #require(try await client.status()[1].upkeep)
+            await client.close()
+            #expect(upkeep.damages > 0 && upkeep.scrubRounds > 2 && upkeep.sinceRoundMillis < 60_000)
+            #expect(upkeep.lastRoundBytes > 100_000 && upkeep.scrubbedBytes > upkeep.lastRoundBytes)
             for number in [0, 2] { #expect(try await statistics(hosts, number).damages == 0, "its files are sound") }
             try await hosts.waitForEqualStates()
             try await expect(0..<400, on: hosts, at: 1)

@@ -171,6 +171,15 @@ private func check<Sample: Message>(_ sample: Sample, isOpen: Bool = false, seed
                 nonce: 5, cluster: .none, host: HostID(0), incarnation: Incarnation(4), bootCounter: 2, featureLevel: 1,
                 mapVersion: 0, name: "ada", address: "127.0.0.1:7001", zone: ""))
         try check(StatusRequest())
+        try check(UpkeepRequest())
+        var upkeep = HostUpkeep()
+        try check(upkeep)
+        upkeep.scrubbedBytes = 1
+        upkeep.scrubRounds = 2
+        upkeep.lastRoundBytes = 3
+        upkeep.sinceRoundMillis = 4
+        upkeep.damages = 5
+        try check(upkeep)
     }
 
     @Test func administration() throws {

@@ -9,6 +9,7 @@ package struct HostAccount: Sendable {
     package var host: HostRecord
     package var status: HostStatus?
     package var problem: String
+    package var upkeep: HostUpkeep?
     package init(host: HostRecord, status: HostStatus?, problem: String = "") {
         self.host = host
         self.status = status

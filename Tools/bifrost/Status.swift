@@ -51,6 +51,12 @@ struct Status: AsyncParsableCommand {
             var storeBytes: UInt64?
             var syncP50Micros: UInt64?
             var syncP99Micros: UInt64?
+            /// What the scrubber did since the process started.
+            var scrubbedBytes: UInt64?
+            var scrubRounds: UInt64?
+            /// Since the last of these ended.
+            var scrubRoundAgeMillis: UInt64?
+            var scrubDamages: UInt64?
         }
         struct Laggard: Encodable {
             var group: UInt32
@@ -133,6 +139,12 @@ struct Status: AsyncParsableCommand {
                 host.syncP50Micros = status.syncP50Micros
                 host.syncP99Micros = status.syncP99Micros
             }
+            if let upkeep = account.upkeep {
+                host.scrubbedBytes = upkeep.scrubbedBytes
+                host.scrubRounds = upkeep.scrubRounds
+                host.scrubRoundAgeMillis = upkeep.sinceRoundMillis == .max ? nil : upkeep.sinceRoundMillis
+                host.scrubDamages = upkeep.damages
+            }
             return host
         }
         report.groupsWithoutLeader = health.leaderless.map(\.rawValue)
@@ -199,11 +211,14 @@ extension Cluster {
 
     /// What every host says of itself.
     func accounts(timeout: Duration?) async throws(BifrostError) -> [HostAccount] {
-        try await status(timeout: timeout).map { report in
+        try await status(timeout: timeout).map { report -> HostAccount in
             switch report.status {
-            case .success(let status): HostAccount(host: report.host, status: status)
+            case .success(let status):
+                var account = HostAccount(host: report.host, status: status)
+                account.upkeep = report.upkeep
+                return account
             case .failure(let error):
-                HostAccount(host: report.host, status: nil, problem: Self.words(for: error))
+                return HostAccount(host: report.host, status: nil, problem: Self.words(for: error))
             }
         }
     }
