@@ -122,7 +122,8 @@ extension HostShell {
                 var status = status()
                 status.replicas = parts.flatMap(\.replicas).sorted { $0.group < $1.group }
                 if parts.contains(where: \.isHung) {
-                    status.problem = "the journal's disk does not answer: this host leads nothing and writes nothing"
+                    status.problem =
+                        "the journal's disk does not answer: nothing is written here, and others are asked to lead"
                 }
                 status.overloads = parts.reduce(0) { $0 + $1.overloads }
                 reply.respond { status.encode(into: &$0) }

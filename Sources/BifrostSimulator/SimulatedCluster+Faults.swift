@@ -99,7 +99,10 @@ extension SimulatedCluster {
             note("the disks of host %h are slow for %b µs", UInt64(host), time / 1_000)
             hosts[host].slowDiskUntil = now + time
         case .stallDisk:
-            let time = world.random.below(2_000_000_000) * world.plan.diskStallLength
+            // Nothing that it delays ends earlier when all is mended.
+            let time = min(
+                world.random.below(2_000_000_000) * world.plan.diskStallLength,
+                max(2_000_000_000, passEnd - min(now, passEnd)))
             note("the disks of host %h stand still for %b µs", UInt64(host), time / 1_000)
             hosts[host].stalledDiskUntil = now + time
         case .diskError:

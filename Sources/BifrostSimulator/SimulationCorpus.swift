@@ -81,5 +81,13 @@ public enum SimulationCorpus {
             1316, .membership, seconds: 60,
             "a leader within ten seconds: the first groups got all places for checkpoints, and later ones took no entries"
         ),
+        entry(
+            158, .rot, seconds: 60,
+            "a leader within ten seconds: a rule of the simulator, for a disk that stood still beyond the mending of all"
+        ),
+        entry(
+            113, .rot, seconds: 60,
+            "a leader within ten seconds: a rule of the simulator, for a replica that the scrubber found damaged meanwhile"
+        ),
     ]
 }
