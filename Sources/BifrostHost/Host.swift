@@ -59,6 +59,14 @@ public final class Host: Sendable {
             )
         }
 
+        if let map, map.featureLevel > journal.identity.featureLevel {
+            throw HostError(
+                .directory,
+                "the cluster of \(configuration.directory) uses feature level \(map.featureLevel), this version knows "
+                    + "\(journal.identity.featureLevel): use the newer one"
+            )
+        }
+
         precondition(
             (1...HostConfiguration.eventLoopsMax).contains(configuration.eventLoops),
             "a host has 1 to \(HostConfiguration.eventLoopsMax) event loops")
@@ -147,15 +155,16 @@ public final class Host: Sendable {
             // Both are locked, and a restoration that begins from now on finds them: before, it may have begun meanwhile.
             try directory.refuseRestoration(removesFalseStart: true)
             var random = SystemRandomNumberGenerator()
+            let level = configuration.settings.featureLevel
             let fresh = HostIdentity(
-                incarnation: Incarnation(random.next() | 1), featureLevel: FeatureLevel.current,
+                incarnation: Incarnation(random.next() | 1), featureLevel: level,
                 journal: random.next() | 1)
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
-            guard identity.featureLevel <= FeatureLevel.current else {
+            guard identity.featureLevel <= level else {
                 throw HostError(
                     .directory,
-                    "\(directory.path) was used by a version with feature level \(identity.featureLevel), this one has \(FeatureLevel.current): use the newer one"
+                    "\(directory.path) was used by a version with feature level \(identity.featureLevel), this one has \(level): use the newer one"
                 )
             }
             // A store has an owner as soon as it has a superblock, and a host without a cluster has no store.
@@ -170,7 +179,8 @@ public final class Host: Sendable {
                 )
             }
             identity.bootCounter += 1
-            identity.featureLevel = FeatureLevel.current
+            // On disk before anybody hears of it: no older version comes after it here.
+            identity.featureLevel = level
             try journal.update(identity)
             return (journalDisk, storeDisk, journal)
         } catch let error as DiskError {

@@ -39,6 +39,11 @@ public struct HostConfiguration: Sendable {
         get { settings.scrubBytesPerSecond }
         set { settings.scrubBytesPerSecond = newValue }
     }
+    /// As in the settings: below `FeatureLevel.current` the host is like one of an older version, for trials.
+    public var featureLevel: UInt32 {
+        get { settings.featureLevel }
+        set { settings.featureLevel = newValue }
+    }
 
     public static let eventLoopsMax = 64
     /// Half of the cores, as disks and clients want theirs, and at most four.

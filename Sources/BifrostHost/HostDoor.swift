@@ -11,6 +11,8 @@ import Synchronization
 final class HostDoor: HandshakePolicy {
     private struct State {
         var identity: PeerIdentity
+        /// Of the map: who knows less would not understand what is said.
+        var featureLevel: UInt32 = 0
         /// Sorted as in the map.
         var hosts: [(host: HostID, incarnation: Incarnation)] = []
         /// The highest boot counter seen of each host: a lower one later is a disk that went back in time.
@@ -30,6 +32,7 @@ final class HostDoor: HandshakePolicy {
     func update(identity: HostIdentity, map: ClusterMap) {
         state.withLock {
             $0.identity = Self.peerIdentity(identity, name)
+            $0.featureLevel = map.featureLevel
             $0.hosts = map.hosts.map { ($0.id, $0.incarnation) }
         }
     }
@@ -58,6 +61,12 @@ final class HostDoor: HandshakePolicy {
                 .wrongHost,
                 "host \(peer.host) lost its disk: its incarnation is \(peer.incarnation), the map has \(known.incarnation)"
             )
+        }
+        guard peer.featureLevel >= state.featureLevel else {
+            return RPCError(
+                .wrongHost,
+                "the cluster uses feature level \(state.featureLevel), host \(peer.host)'s version knows "
+                    + "\(peer.featureLevel): start it with a newer one")
         }
         if let seen = state.boots[peer.host], peer.bootCounter < seen {
             return RPCError(

@@ -74,6 +74,12 @@ extension HostShell {
         guard request.map.host(request.host)?.incarnation == identity.incarnation else {
             return answer(.refused("the map does not name this host as \(request.host)"))
         }
+        guard request.map.featureLevel <= identity.featureLevel else {
+            return answer(
+                .refused(
+                    "the cluster uses feature level \(request.map.featureLevel), this host's version knows "
+                        + "\(identity.featureLevel): start it with a newer one"))
+        }
         guard !isInitialising else {
             // Whether this one is done or came too late is known when the other is on disk.
             guard initialisesWaiting.count < Self.initialisesWaitingMax else {

@@ -446,12 +446,34 @@ final class Invariants {
         }
     }
 
+    /// What a host gets is of a version that its own has.
+    func received(_ host: SimulatedHost, _ payload: Bytes, from sender: HostID) {
+        let known: UInt8 =
+            host.featureLevel >= FeatureLevel.silence ? 3 : host.featureLevel >= FeatureLevel.membership ? 2 : 1
+        let version = payload.isEmpty ? 0 : payload[0]
+        if version > known {
+            world.fail("wire", "host \(host.id) gets a batch of version \(version) from \(sender) and knows \(known)")
+        }
+    }
+
     // MARK: Maps
 
     /// A host goes by this map from now on.
     func adopted(_ host: SimulatedHost, _ map: ClusterMap) {
         if map.version > cluster.map.version {
             learn(map)
+            if map.featureLevel < cluster.map.featureLevel {
+                world.fail("levels only grow", "\(map.featureLevel) after \(cluster.map.featureLevel)")
+            }
+            if map.featureLevel > cluster.map.featureLevel, world.areFaultsOn { world.mark(.levelRaised) }
+            for record in map.hosts {
+                let known = cluster.hosts[cluster.place(of: record.id)].featureLevel
+                if map.featureLevel > record.featureLevel || record.featureLevel > known {
+                    world.fail(
+                        "every host knows the cluster's level",
+                        "\(map.featureLevel); host \(record.id) registers \(record.featureLevel) and knows \(known)")
+                }
+            }
         } else if map.version == cluster.map.version, map != cluster.map {
             world.fail("one map per version", "host \(host.id) has another one of version \(map.version)")
         }

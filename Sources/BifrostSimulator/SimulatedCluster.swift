@@ -56,12 +56,14 @@ public final class SimulatedCluster {
         let records = (0..<members).map { place in
             HostRecord(
                 id: HostID(UInt64(place + 1)), name: "host\(place + 1)", address: Self.address(of: place),
-                incarnation: Self.incarnation(of: place), featureLevel: FeatureLevel.current)
+                incarnation: Self.incarnation(of: place), featureLevel: plan.featureLevel(of: place))
         }
         do {
             map = try Planner.firstMap(
                 cluster: ClusterID(high: 1, low: seed | 1), hosts: records, groups: plan.groups,
-                replicas: plan.replicas, featureLevel: FeatureLevel.current)
+                replicas: plan.replicas,
+                featureLevel: plan.featureLevels.isEmpty
+                    ? FeatureLevel.current : FeatureLevel.ofNewMap(hosts: records.map(\.featureLevel)))
         } catch { preconditionFailure("no map: \(error)") }
         keys = (0..<plan.keys).map { Bytes("key \($0)") }
         openOperations = Array(repeating: 0, count: keys.count)
@@ -211,7 +213,7 @@ public final class SimulatedCluster {
 
     /// Each group has the members that are wanted, but for those on lost hosts, and no host is on its way out.
     var isSettled: Bool {
-        map.hosts.allSatisfy { $0.state == .active }
+        map.hosts.allSatisfy { $0.state == .active } && map.featureLevel == FeatureLevel.current
             && map.groups.allSatisfy { $0.replicas.allSatisfy { $0.isSettled || hosts[place(of: $0.host)].isLost } }
             && Planner.moves(map, movesMax: .max).steps.allSatisfy { MapChange($0).refusal(by: map) != nil }
     }
@@ -235,7 +237,8 @@ public final class SimulatedCluster {
 
     func describeReplicas() -> String {
         (map.groups.map { describe($0) } + strays.map { "no map has \($0)" }
-            + map.hosts.filter { $0.state == .draining }.map { "host \($0.id) drains" }).joined(separator: "\n")
+            + map.hosts.filter { $0.state == .draining }.map { "host \($0.id) drains" }
+            + ["feature level \(map.featureLevel), of hosts \(map.hosts.map(\.featureLevel))"]).joined(separator: "\n")
     }
 
     /// Replicas that the map does not name, and that are still there.

@@ -20,6 +20,8 @@ final class SimulatedHost {
     let journalDisk: SimulatedDisk
     let storeDisk: SimulatedDisk
     let incarnation: Incarnation
+    /// What the version of its process knows, or of the one that is started next. On its disk before anybody hears of it.
+    private(set) var featureLevel: UInt32
     /// Of the next journal that is made.
     var journalName: UInt64
     /// The copy of the cluster map that a restart begins with.
@@ -88,6 +90,7 @@ final class SimulatedHost {
         journalDisk = SimulatedDisk(seed: world.random.next(), isLatching: !isPlanted("retry-after-eio"))
         storeDisk = SimulatedDisk(seed: world.random.next())
         incarnation = SimulatedCluster.incarnation(of: place)
+        featureLevel = world.plan.featureLevel(of: place)
         journalName = world.random.next() | 1
         let drift = world.plan.clockDriftMillionths
         clockRate = 1_000_000 - drift + world.random.below(2 * drift + 1)
@@ -188,15 +191,25 @@ final class SimulatedHost {
         cluster.crash(place)
     }
 
+    /// Its next process is of the newest version.
+    func upgrade() {
+        precondition(!isRunning)
+        featureLevel = FeatureLevel.current
+    }
+
     /// Starts the process on what the disks hold.
     func start() {
         precondition(!isRunning)
         guard isMember, !isLost else { return }
+        // Somebody upgrades hosts, one by one, as their processes end.
+        if featureLevel < FeatureLevel.current, life > 0, mix(world.seed ^ mix(life) ^ UInt64(place)) % 3 == 0 {
+            upgrade()
+        }
         isRunning = true
         storeDisk.begin()
         do {
             let fresh = HostIdentity(
-                cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: FeatureLevel.current,
+                cluster: savedMap.cluster, host: id, incarnation: incarnation, featureLevel: featureLevel,
                 journal: journalName)
             if let startFaults {
                 let disk = startFaults.isJournal ? journalDisk : storeDisk
@@ -210,6 +223,10 @@ final class SimulatedHost {
             let journal = try Journal(disk: journalDisk, formatting: fresh)
             var identity = journal.identity
             identity.bootCounter += 1
+            if identity.featureLevel > featureLevel {
+                world.fail("a host's level", "host \(id) knew \(identity.featureLevel), and now \(featureLevel)")
+            }
+            identity.featureLevel = featureLevel
             try journal.update(identity)
             self.journal = journal
             invariants.restarted(self, journal)
@@ -227,11 +244,13 @@ final class SimulatedHost {
             let isOne = world.random.below(2) == 0
             let count = isOne ? 1 : 1 + Int(world.random.below(UInt64(world.plan.loopsMax)))
             journalQueue = JournalQueue(loops: count, commitBytesMax: world.plan.journalCommitBytesMax)
+            var settings = world.plan.settings
+            settings.featureLevel = featureLevel
             loops = (0..<count).map { number in
                 SimulatedHostLoop(
                     host: self,
                     core: HostCore(
-                        host: id, journal: identity.journal, settings: world.plan.settings,
+                        host: id, journal: identity.journal, settings: settings,
                         seed: mix(incarnation.rawValue ^ mix(identity.bootCounter)), now: clock,
                         journalSequence: journal.lastSequence, loop: LoopPlace(number: number, count: count)))
             }
@@ -460,6 +479,7 @@ final class SimulatedHost {
     /// What another host said, on a connection of this number.
     func receive(_ payload: Bytes, from host: HostID, connection: Int) {
         guard isRunning else { return }
+        invariants.received(self, payload, from: host)
         do throws(DecodingFailure) {
             if loops.count == 1 {
                 try loops[0].core.receive(payload, from: host)

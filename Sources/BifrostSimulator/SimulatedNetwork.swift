@@ -312,7 +312,7 @@ final class SimulatedPeerLink {
                     return
                 }
                 connection.open()
-                source.loops[0].core.peerUp(target.id, over: channel, featureLevel: FeatureLevel.current)
+                source.loops[0].core.peerUp(target.id, over: channel, featureLevel: target.featureLevel)
                 source.loops[0].scheduleTurn()
             }
         }

@@ -53,6 +53,7 @@ final class SimulatedOperator {
     // MARK: What is asked for
 
     private func act() {
+        if map.featureLevel < FeatureLevel.current, below(4) == 0 { return raiseLevel() }
         guard let group = any(map.groups) else { return }
         let active = map.hosts.filter { $0.state == .active }
         let free = active.filter { group.replica(on: $0.id) == nil }
@@ -95,6 +96,13 @@ final class SimulatedOperator {
         }
     }
 
+    /// Mostly to what all hosts have registered, sometimes to what some have not, or to less.
+    private func raiseLevel() {
+        let possible = map.hosts.map(\.featureLevel).min() ?? FeatureLevel.current
+        let level = below(3) > 0 ? possible : 1 + UInt32(below(Int(FeatureLevel.current)))
+        submit(.raiseFeatureLevel(level))
+    }
+
     private func drainOrNot(_ active: [HostRecord]) {
         let draining = map.hosts.filter { $0.state == .draining }
         if below(2) == 0, removeHost() { return }
@@ -127,9 +135,11 @@ final class SimulatedOperator {
         let place = nextJoiner
         world.note("the operator lets host %h join", UInt64(place))
         let host = cluster.hosts[place]
+        // The cluster has left it behind: it is upgraded before it joins, once somebody has read why it was refused.
+        if host.featureLevel < cluster.map.featureLevel, below(2) == 0 { host.upgrade() }
         let registration = HostRegistration(
             name: "host\(place + 1)", address: SimulatedCluster.address(of: place), incarnation: host.incarnation,
-            featureLevel: FeatureLevel.current)
+            featureLevel: host.featureLevel)
         ask(.meta) { target, answered in
             target.call(.meta, MetaCommand.registerHost(registration).payload(), answered) { core, _, call in
                 core.register(registration, call: call)
@@ -239,6 +249,18 @@ final class SimulatedOperator {
         while nextJoiner < cluster.hosts.count, map.host(cluster.hosts[nextJoiner].id) != nil {
             cluster.hosts[nextJoiner].join(map)
             nextJoiner += 1
+        }
+        for place in map.hosts.map({ cluster.place(of: $0.id) }) {
+            let host = cluster.hosts[place]
+            if host.featureLevel < FeatureLevel.current, host.isRunning {
+                world.note("the operator upgrades host %h", UInt64(place))
+                cluster.crash(place)
+                host.upgrade()
+            }
+        }
+        // As soon as the map says of all hosts that they are upgraded.
+        if map.featureLevel < FeatureLevel.current, map.hosts.allSatisfy({ $0.featureLevel == FeatureLevel.current }) {
+            submit(.raiseFeatureLevel(FeatureLevel.current))
         }
         for host in map.hosts where host.state == .draining { submit(.setHostState(host.id, .active)) }
         guard !cluster.isSettled else { return }

@@ -53,6 +53,9 @@ package struct SimulatedPlan: Sendable {
     package var joiners = 0
     /// Between two changes of members, groups and hosts; 0: there are none.
     package var operatorPauseNanosecondsMax: UInt64 = 0
+    /// Of each host's version at first, of those to come too; it is started with the newest one some time later. Empty: all
+    /// are of that from the beginning.
+    package var featureLevels: [UInt32] = []
     /// The only host whose disks are damaged: fewer copies than any promise needs.
     package var rottenHost = 0
     /// A bug on purpose: the journal is not synced. For tests of the rules.
@@ -165,6 +168,19 @@ package struct SimulatedPlan: Sendable {
         // Now and then disks stand still for so long that others have to lead.
         diskStallLength = later.below(3) == 0 ? 1 + later.below(10) : 1
         hangsDisks = simulation.profile == .liveness && later.below(2) == 0
+        if simulation.profile == .membership, later.below(3) == 0 {
+            let least = later.below(4) == 0 ? FeatureLevel.first : FeatureLevel.membership
+            featureLevels = (0..<hosts).map { _ in
+                least + UInt32(later.below(UInt64(FeatureLevel.current - least) + 1))
+            }
+        }
+    }
+}
+
+extension SimulatedPlan {
+    /// Of its first process.
+    func featureLevel(of place: Int) -> UInt32 {
+        featureLevels.isEmpty ? FeatureLevel.current : featureLevels[place]
     }
 }
 

@@ -151,6 +151,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case handedOverForHang
     /// It gave up a group that it could not hand over.
     case steppedDownForHang
+    /// The cluster's feature level was raised under faults.
+    case levelRaised
 }
 
 /// A rule that was broken.

@@ -50,7 +50,10 @@ extension HostCore {
 
     func linkChanged(_ host: HostID, _ channel: PeerChannel, isUp: Bool, featureLevel: UInt32) {
         guard let peer = peer(host) else { return }
-        if isUp { peer.featureLevel = featureLevel }
+        if isUp {
+            peer.namedLevel = featureLevel
+            peer.featureLevel = min(featureLevel, settings.featureLevel)
+        }
         switch (channel, isUp) {
         case (.consensus, true):
             peer.isConnected = true

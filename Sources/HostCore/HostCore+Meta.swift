@@ -18,6 +18,7 @@ extension HostCore {
     func tickMeta() {
         guard loop.isFirst, tickCount % secondTicks == 0 else { return }
         spreadMap()
+        renewLevels()
         planMoves()
     }
 
@@ -86,6 +87,29 @@ extension HostCore {
         _ = propose(payload, to: replica)
     }
 
+    // MARK: Feature levels
+
+    /// Records that are renewed in one second.
+    private static var renewalsMax: Int { 16 }
+
+    /// A host that was started with a newer version says so in every handshake. Where its record has less, who leads the
+    /// meta group writes it down: until it stands there, and nothing afterwards. All else of a record stays as it is, also
+    /// if somebody registers the host anew at the same time: nothing is on its way into the log while this is decided.
+    private func renewLevels() {
+        guard isMetaLeader, let replica = replica(of: .meta), replica.core.appliedIndex == replica.core.lastIndex
+        else { return }
+        let meta = replica.machine.meta
+        var renewals: [HostRegistration] = []
+        if let own = meta.renewal(of: host, featureLevel: settings.featureLevel) { renewals.append(own) }
+        for peer in peers where peer.isConnected && renewals.count < Self.renewalsMax {
+            if let its = meta.renewal(of: peer.host, featureLevel: peer.namedLevel) { renewals.append(its) }
+        }
+        for renewal in renewals {
+            effects.notices.append("host \(renewal.name) knows feature level \(renewal.featureLevel) by now")
+            guard case .accepted = propose(MetaCommand.registerHost(renewal).payload(), to: replica) else { return }
+        }
+    }
+
     // MARK: Moves
 
     /// The next step of what is under way, if nothing is still on its way into the log.
@@ -118,6 +142,11 @@ extension HostCore {
         guard let replica = replica(of: .meta) else { return refuse(call, .unknownGroup) }
         if let stopped = replica.stopped { return refuse(call, .unavailable(stopped)) }
         guard replica.role == .leader else { return refuse(call, notLeader(replica)) }
+        var host = host
+        if let known = replica.machine.meta.map?.hosts.first(where: { $0.incarnation == host.incarnation }) {
+            // Said before it was started with a newer version, and late: a host's level does not fall.
+            host.featureLevel = max(host.featureLevel, known.featureLevel)
+        }
         submit(MetaCommand.registerHost(host).payload(), to: replica, call)
     }
 

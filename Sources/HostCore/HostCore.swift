@@ -20,7 +20,9 @@ public final class HostCore {
         var isBulkConnected = false
         /// Connections for bulk so far: who asks through a later one may be another process.
         var bulkConnections: UInt64 = 0
-        /// Of its version: what it can be told. Known when it is connected.
+        /// Of its version, as it named it in the handshake. Known when it is connected.
+        var namedLevel: UInt32 = 0
+        /// What both know: what it can be told.
         var featureLevel: UInt32 = 0 {
             didSet {
                 let version: UInt8 =

@@ -1,9 +1,13 @@
 // The bounds and periods of a host. Every number that decides something stands here with its unit.
 
+import Primitives
 public import RaftCore
 
 /// What a host may be told to do otherwise. The defaults suit a data centre and a busy loopback alike.
 public struct HostSettings: Sendable {
+    /// The feature level that this process names to others, and up to which it goes: below `FeatureLevel.current` it is
+    /// like an older version, for trials of clusters of several versions. Never lower than at an earlier start.
+    public var featureLevel = FeatureLevel.current
     /// Nanoseconds between two calls of `HostCore.tick`.
     public var tickNanoseconds: UInt64 = 50_000_000
     /// Ticks between two heartbeats to each connected host.

@@ -218,6 +218,17 @@ public struct MetaMachine: Sendable {
         return true
     }
 
+    /// What raises a host's record to a feature level that its version is known to have, and leaves all else of it as it
+    /// is; nil if the record has it already, or there is none, or the host may not be registered with it.
+    public func renewal(of host: HostID, featureLevel: UInt32) -> HostRegistration? {
+        guard let map, let record = map.host(host), featureLevel > record.featureLevel,
+            featureLevel >= map.featureLevel, map.version + 1 < ClusterMap.counterMax
+        else { return nil }
+        return HostRegistration(
+            name: record.name, address: record.address, zone: record.zone, weight: record.weight,
+            incarnation: record.incarnation, featureLevel: featureLevel)
+    }
+
     mutating func apply(_ command: MetaCommand) -> Effect {
         switch command {
         case .initialise(let first):

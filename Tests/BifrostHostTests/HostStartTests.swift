@@ -2,6 +2,7 @@
 
 import BifrostHost
 import Foundation
+import HostCore
 import Messages
 import Primitives
 import RPC
@@ -54,6 +55,56 @@ import Testing
         try await startHost(directory.path + "/disk").stop(graceMilliseconds: 0)
         try Data("x".utf8).write(to: URL(fileURLWithPath: directory.path + "/disk/notes.txt"))
         try await startHost(directory.path + "/disk").stop(graceMilliseconds: 0)
+    }
+
+    @Test func whatKnowsLessThanDirectoryOrClusterIsRefusedAndSaysSo() async throws {
+        let directory = try TestDirectory()
+        // The directory: it is read by nobody older than its last user.
+        try await startHost(directory.path) { $0.featureLevel = 3 }.stop(graceMilliseconds: 0)
+        let error = await #expect(throws: HostError.self) {
+            try await startHost(directory.path) { $0.featureLevel = 2 }
+        }
+        #expect(error?.code == .directory)
+        #expect(error?.message.contains("feature level 3, this one has 2: use the newer one") == true, "\(error!)")
+
+        var map = try await joinedAtLevelThree(directory)
+
+        // The cluster that it belongs to, as by a copy of its map that another host had.
+        let path = URL(fileURLWithPath: directory.path + "/cluster-map")
+        let kept = try Data(contentsOf: path)
+        map.featureLevel = 4
+        try ClusterMapFile.encoded(map).withUnsafeBytes { try Data($0).write(to: path) }
+        let other = await #expect(throws: HostError.self) {
+            try await startHost(directory.path) { $0.featureLevel = 3 }
+        }
+        #expect(other?.code == .directory)
+        #expect(other?.message.contains("uses feature level 4, this version knows 3") == true, "\(other!)")
+        try kept.write(to: path)
+        try await startHost(directory.path).stop(graceMilliseconds: 0)
+    }
+
+    /// Starts a host of level 3 in the directory and makes it a cluster of that level, after one that is above it.
+    private func joinedAtLevelThree(_ directory: TestDirectory) async throws -> ClusterMap {
+        let host = try await startHost(directory.path) { $0.featureLevel = 3 }
+        let probe = Probe(host.address)
+        defer { probe.close() }
+        let ping = try await probe.ping()
+        #expect(ping.featureLevel == 3)
+        var map = try firstMap([ping], groups: 1)
+        map.featureLevel = 4
+        guard case .refused(let text) = try await probe.initialise(HostID(1), ping.incarnation, map) else {
+            throw Timeout(description: "a map above its level was not refused")
+        }
+        #expect(text.contains("uses feature level 4") && text.contains("knows 3"), "\(text)")
+        map.featureLevel = 3
+        guard case .done = try await probe.initialise(HostID(1), ping.incarnation, map) else {
+            throw Timeout(description: "a map of its level was refused")
+        }
+        try await wait(for: "a map on disk") {
+            FileManager.default.fileExists(atPath: directory.path + "/cluster-map")
+        }
+        await host.stop(graceMilliseconds: 0)
+        return map
     }
 
     private func pingOfFirstStart(in directory: TestDirectory, loops: Int) async throws -> PingReply {

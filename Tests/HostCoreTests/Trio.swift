@@ -283,11 +283,12 @@ final class Trio {
     /// - Parameters:
     ///   - loops: event loops of each host.
     ///   - featureLevels: of each host's version. What one does not know itself it says to nobody, whatever they know.
+    ///   - registered: the levels that the first map has of the hosts; nil: the same.
     ///   - prepare: what a host's journal has before it starts.
     ///   - mapLevel: below `FeatureLevel.membership` members stay as they are, and nobody is replaced.
     init(
         groups: Int = 1, hosts count: Int = 3, loops: [Int]? = nil, featureLevels: [UInt32]? = nil,
-        mapLevel: UInt32? = nil, adjust: (inout HostSettings) -> Void = { _ in },
+        registered: [UInt32]? = nil, mapLevel: UInt32? = nil, adjust: (inout HostSettings) -> Void = { _ in },
         prepare: (HostID, ClusterMap, Journal<SimulatedDisk>) throws -> Void = { _, _, _ in }
     ) throws {
         var settings = HostSettings()
@@ -297,13 +298,14 @@ final class Trio {
         let records = (1...count).map { number in
             HostRecord(
                 id: HostID(UInt64(number)), name: "host\(number)", address: "10.0.0.\(number):7000",
-                incarnation: Incarnation(UInt64(number)), featureLevel: levels[number - 1])
+                incarnation: Incarnation(UInt64(number)), featureLevel: (registered ?? levels)[number - 1])
         }
         map = try Planner.firstMap(
             cluster: ClusterID(high: 1, low: 2), hosts: records, groups: groups, replicas: 3,
-            featureLevel: mapLevel ?? FeatureLevel.ofNewMap(hosts: levels))
+            featureLevel: mapLevel ?? FeatureLevel.ofNewMap(hosts: registered ?? levels))
         var hosts: [TestHost] = []
         for (place, record) in records.enumerated() {
+            settings.featureLevel = levels[place]
             hosts.append(
                 try TestHost(record.id, map: map, settings: settings, loops: loops?[place] ?? 1) { [map] in
                     try prepare(record.id, map, $0)
@@ -319,7 +321,7 @@ final class Trio {
     private func connect(_ place: Int, to other: Int) {
         for channel in PeerChannel.allCases {
             hosts[place].core.peerUp(
-                hosts[other].id, over: channel, featureLevel: min(featureLevels[place], featureLevels[other]))
+                hosts[other].id, over: channel, featureLevel: featureLevels[other])
         }
     }
 

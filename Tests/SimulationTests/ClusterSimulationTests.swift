@@ -116,7 +116,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 
     @Test func membersComeAndGoUnderFaults() {
         let total = expect(
-            SimulationMark.allCases.filter(\.isOfMembership), within: 1...100,
+            SimulationMark.allCases.filter(\.isOfMembership), within: 1...130,
             SimulationSettings(profile: .membership, seconds: 30))
         #expect(total.marks[SimulationMark.membersSettledWithoutLoad.rawValue] <= 2, "an exception, not the rule")
     }
@@ -234,7 +234,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 
 extension SimulationMark {
     fileprivate var isOfMembership: Bool {
-        [.membersChange, .replicaRemoved, .groupDeleted, .hostJoined, .hostRemoved].contains(self)
+        [.membersChange, .replicaRemoved, .groupDeleted, .hostJoined, .hostRemoved, .levelRaised].contains(self)
     }
 
     fileprivate var isOfDamage: Bool {

@@ -110,6 +110,48 @@ import Testing
         #expect(text.contains("feature level 2"))
     }
 
+    @Test func aRenewedLevelLeavesAllElseOfARecordAsItIs() throws {
+        var meta = try Meta()
+        var map = try firstMap()
+        map.featureLevel = 2
+        for place in map.hosts.indices {
+            map.hosts[place].featureLevel = 2
+            map.hosts[place].weight = UInt32(50 + place)
+            map.hosts[place].zone = "zone \(place)"
+        }
+        map.hosts[1].state = .draining
+        _ = meta.apply(.initialise(map))
+        func renewal(_ host: UInt64, _ level: UInt32) -> HostRegistration? {
+            meta.machine.meta.renewal(of: HostID(host), featureLevel: level)
+        }
+        #expect(renewal(2, 2) == nil && renewal(2, 1) == nil && renewal(9, 4) == nil)
+        for number in 1...2 as ClosedRange<UInt64> {
+            let renewed = try #require(renewal(number, 4))
+            #expect(try meta.result(.registerHost(renewed))?.host == number)
+            var expected = try #require(map.host(HostID(number)))
+            expected.featureLevel = 4
+            #expect(meta.machine.meta.map?.host(HostID(number)) == expected)
+            #expect(renewal(number, 4) == nil, "once")
+            // Said twice it changes nothing.
+            let before = meta.machine.meta.map
+            #expect(try meta.result(.registerHost(renewed))?.version == before?.version)
+            #expect(meta.machine.meta.map == before)
+        }
+        #expect(meta.machine.meta.map?.version == map.version + 2 && meta.machine.meta.map?.featureLevel == 2)
+        // A level below the cluster's is none that a host may be registered with.
+        var high = map
+        high.featureLevel = 3
+        var other = try Meta()
+        _ = other.apply(.initialise(high))
+        #expect(
+            other.machine.meta.renewal(of: HostID(1), featureLevel: 4) != nil
+                && other.machine.meta.renewal(of: HostID(1), featureLevel: 2) == nil)
+        high.hosts[0].featureLevel = 1
+        other = try Meta()
+        _ = other.apply(.initialise(high))
+        #expect(other.machine.meta.renewal(of: HostID(1), featureLevel: 2) == nil, "it would be refused for ever")
+    }
+
     @Test func aRecoveredMapTakesThePlaceOfTheFormerOneWithItsCluster() throws {
         var meta = try Meta()
         _ = meta.apply(.initialise(try firstMap()))

@@ -64,6 +64,7 @@ struct BifrostCommand: AsyncParsableCommand {
             RingCommand.self,
             GroupCommand.self,
             HostCommand.self,
+            ClusterCommand.self,
             RecoverCommand.self,
             SnapshotCommand.self,
             // Trials and measurements, from here on.

@@ -17,6 +17,8 @@ package enum MapWish: Sendable, Equatable {
     case deleteGroup(GroupID)
     case setHostState(HostID, HostState)
     case removeHost(HostID)
+    /// At least so high.
+    case raiseFeatureLevel(UInt32)
 
     /// What the wish is about, as far as it is known.
     package struct Subject: Sendable, Equatable {
@@ -96,6 +98,8 @@ package enum MapWish: Sendable, Equatable {
                         + "'bifrost host drain \(host)', and remove it when it has none; nothing was changed")
             }
             return .ask(.removeHost(host))
+        case .raiseFeatureLevel(let level):
+            return map.featureLevel >= level ? .there(Subject()) : .ask(.raiseFeatureLevel(level))
         }
     }
 

@@ -67,6 +67,12 @@ struct Serve: AsyncParsableCommand {
             valueName: "MiB"))
     var scrubRate = 4
 
+    @Option(
+        help: ArgumentHelp(
+            "For trials of clusters of several versions: know no more than this feature level. A directory never goes "
+                + "back to a lower one.", valueName: "level", visibility: .hidden))
+    var featureLevel: UInt32?
+
     @Flag(help: "Listen on an address that is not loopback, though nothing is encrypted or authenticated yet.")
     var insecureListen = false
 
@@ -100,6 +106,10 @@ struct Serve: AsyncParsableCommand {
         try Self.check(loops: loops)
         guard (0...Self.scrubRateMax).contains(scrubRate) else {
             throw ValidationError("--scrub-rate is 0 to \(Self.scrubRateMax) MiB in a second, not \(scrubRate)")
+        }
+        if let featureLevel, !(FeatureLevel.first...FeatureLevel.current).contains(featureLevel) {
+            throw ValidationError(
+                "--feature-level is \(FeatureLevel.first) to \(FeatureLevel.current), not \(featureLevel)")
         }
         for (flag, text) in [("name", name ?? ""), ("zone", zone)] where text.utf8.count > Self.textBytesMax {
             throw ValidationError("--\(flag) has at most \(Self.textBytesMax) bytes, not \(text.utf8.count)")
@@ -151,6 +161,7 @@ struct Serve: AsyncParsableCommand {
         configuration.version = programVersion
         if let loops { configuration.eventLoops = loops }
         configuration.scrubBytesPerSecond = scrubRate << 20
+        if let featureLevel { configuration.featureLevel = featureLevel }
         let logger = Logger(label: "bifrost")
         let descriptors = configuration.limits.connectionsMax + Self.filesMax
         if let limit = DescriptorLimit.raise(), limit < descriptors {
