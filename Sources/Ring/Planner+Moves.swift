@@ -12,6 +12,8 @@ extension Planner {
         case add(GroupID, host: HostID, role: ReplicaRecord.Role, successorOf: ReplicaID)
         /// The replica's successor is what it is to be.
         case leave(GroupID, ReplicaID)
+        /// The replica is preferred as leader from now on, instead of one that is to leave a draining host next.
+        case prefer(GroupID, ReplicaID)
     }
 
     /// A group that has a replica on a draining host, and nothing can be done for it at the moment.
@@ -32,6 +34,9 @@ extension Planner {
     /// How draining hosts get empty, and moves under way to their end: a replica gets a successor on another host, and
     /// leaves when that is what it is to be. A group moves one replica at a time.
     ///
+    /// Who is preferred as leader on a draining host is followed, when its replica is about to leave, by that one of the
+    /// others whose host is preferred by the fewest groups for its weight; otherwise a preference goes to the successor.
+    ///
     /// The successor goes to an active host with a weight above 0 that has no replica of the group: to a zone that the
     /// group's others use least, there to the host with the fewest replicas for its weight. It is asked for again after
     /// each change of the map: what is no step yet may be one then. O(groups × replicas + steps × hosts).
@@ -41,16 +46,28 @@ extension Planner {
     public static func moves(_ map: ClusterMap, movesMax: Int) -> MovePlan {
         var plan = MovePlan()
         var hosts = MoveTargets(map)
+        var leads: LeadCounts?
         var moving = map.groups.reduce(0) { $0 + ($1.isMoving ? 1 : 0) }
         for group in map.groups {
             let leaving = group.replicas.filter { old in
                 old.isWanted && group.replicas.contains { $0.successorOf == old.id && $0.isSettled }
             }
-            plan.steps += leaving.map { .leave(group.id, $0.id) }
-            guard leaving.isEmpty, group.replicas.contains(where: { hosts.isDraining($0.host) }) else { continue }
+            let goes = leaving.filter { group.canSpare($0) }
+            for old in goes {
+                var heir: ReplicaID?
+                if old.id == group.preferredLeader, hosts.isDraining(old.host) {
+                    if leads == nil { leads = LeadCounts(map) }
+                    heir = leads?.heir(of: old, in: group, map)
+                }
+                plan.steps.append(heir.map { .prefer(group.id, $0) } ?? .leave(group.id, old.id))
+            }
+            guard goes.isEmpty, group.replicas.contains(where: { hosts.isDraining($0.host) }) else { continue }
             guard let old = group.replicas.first(where: { hosts.isDraining($0.host) && $0.isWanted }), !group.isMoving
             else {
-                let why = group.replicas.lazy.compactMap(\.openWork).first ?? "a move under way"
+                let stuck = leaving.first.map {
+                    "another replica that is to vote: replica \($0.id) on host \($0.host) is the only one, and can't leave"
+                }
+                let why = group.replicas.lazy.compactMap(\.openWork).first ?? stuck ?? "a move under way"
                 plan.waiting.append(Waiting(group: group.id, why: why))
                 continue
             }
@@ -89,10 +106,8 @@ extension Planner {
         for group in map.dataGroups + map.groups.filter({ $0.id == .meta }) {
             var members: [Int] = []
             var present: Int?
-            for replica in group.replicas where replica.role == .voter && replica.membership == .voter {
-                guard !group.replicas.contains(where: { $0.successorOf == replica.id }) else { continue }
+            for replica in group.replicas where map.mayPrefer(replica, of: group) {
                 let place = hosts.place { $0.id < replica.host }
-                guard place < hosts.count, hosts[place].id == replica.host else { continue }
                 if replica.id == group.preferredLeader { present = place }
                 members.append(place)
             }
@@ -113,6 +128,16 @@ extension Planner {
     }
 }
 
+extension ClusterMap {
+    /// Whether leaders that are spread may be this replica: it votes, stays, and is on an active host with a weight above 0.
+    public func mayPrefer(_ replica: ReplicaRecord, of group: GroupRecord) -> Bool {
+        guard replica.role == .voter, replica.membership == .voter,
+            !group.replicas.contains(where: { $0.successorOf == replica.id }), let host = host(replica.host)
+        else { return false }
+        return host.state == .active && host.weight > 0
+    }
+}
+
 extension ReplicaRecord {
     /// What is still to come about, in words; nil if nothing is.
     public var openWork: String? {
@@ -130,8 +155,50 @@ extension ReplicaRecord {
 }
 
 extension GroupRecord {
+    /// Somebody is left who is to vote.
+    fileprivate func canSpare(_ old: ReplicaRecord) -> Bool {
+        old.role != .voter || replicas.contains { $0.role == .voter && $0.id != old.id }
+    }
+
     /// A change of members is under way, or only the first half of a move is done.
     fileprivate var isMoving: Bool { replicas.contains { !$0.isSettled || $0.successorOf != .none } }
+}
+
+/// How many data groups prefer each host.
+private struct LeadCounts {
+    private let hosts: [HostRecord]
+    private var count: [UInt64]
+
+    init(_ map: ClusterMap) {
+        hosts = map.hosts
+        count = Array(repeating: 0, count: hosts.count)
+        for group in map.dataGroups {
+            if let host = group.host(of: group.preferredLeader) { count[place(host)] += 1 }
+        }
+    }
+
+    private func place(_ id: HostID) -> Int { hosts.place { $0.id < id } }
+
+    /// Who is to be preferred after a replica that leaves: nil if that is its successor, which is so by itself.
+    mutating func heir(of old: ReplicaRecord, in group: GroupRecord, _ map: ClusterMap) -> ReplicaID? {
+        let candidates = group.replicas.filter { map.mayPrefer($0, of: group) }
+        // The successor first: where all are alike, it is.
+        var best: ReplicaRecord?
+        for replica in candidates.filter({ $0.successorOf == old.id }) + candidates {
+            guard let other = best else { best = replica; continue }
+            let (host, otherHost) = (place(replica.host), place(other.host))
+            if (count[host] + 1) * UInt64(hosts[otherHost].weight) < (count[otherHost] + 1) * UInt64(hosts[host].weight)
+            {
+                best = replica
+            }
+        }
+        guard let best else { return nil }
+        if group.id != .meta {
+            count[place(old.host)] -= 1
+            count[place(best.host)] += 1
+        }
+        return best.successorOf == old.id ? nil : best.id
+    }
 }
 
 /// Hosts to which replicas may go.

@@ -44,6 +44,7 @@ public enum MapChange: Hashable, Sendable {
         case .add(let group, let host, let role, let predecessor):
             self = .addReplica(group, host: host, role: role, successorOf: predecessor)
         case .leave(let group, let replica): self = .setRole(group, replica, .leaving)
+        case .prefer(let group, let replica): self = .preferLeader(group, replica)
         }
     }
 

@@ -356,6 +356,35 @@ private func message(_ body: () throws -> Void) -> String {
         #expect(goal.standing(empty, empty.accounts()) == .done)
     }
 
+    @Test func spreadLeadersAreWaitedForWhereTheyMayLead() {
+        let goal = MapGoal.preferredLead
+        #expect(goal.standing(map, map.accounts()) == .done)
+        let spread = map.group(1) { $0.preferredLeader = ReplicaID(5) }
+        #expect(
+            goal.standing(spread, map.accounts()) == .open(["group 1: host 1 leads it still, and host 2 is to"]))
+        #expect(
+            goal.standing(spread, map.accounts(silent: HostID(2)))
+                == .open(["group 1: host 1 leads it still, and host 2 is to; host 2 does not answer"]))
+        // Who drains leads nothing, whoever prefers it.
+        let draining = spread.changed { $0.hosts[1].state = .draining }
+        #expect(goal.standing(draining, map.accounts()) == .done)
+    }
+
+    @Test func aPlannedLeaderIsOnlyAskedForWhereItMayLead() throws {
+        func decide(_ map: ClusterMap, _ replica: UInt64) throws -> MapWish.Decision {
+            try MapWish.spreadLeader(GroupID(1), ReplicaID(replica)).decide(map, past: .refused)
+        }
+        func there(_ replica: UInt64) -> MapWish.Decision {
+            .there(MapWish.Subject(group: GroupID(1), replica: ReplicaID(replica)))
+        }
+        #expect(try decide(map, 5) == .ask(.preferLeader(GroupID(1), ReplicaID(5))))
+        #expect(try decide(map, 4) == there(4))
+        // What was planned a moment ago makes no sense any more, and somebody else's change stands.
+        #expect(try decide(map, 9) == there(9))
+        #expect(try decide(map.changed { $0.hosts[1].state = .draining }, 5) == there(5))
+        #expect(try decide(map.group(1) { $0.replicas[1].role = .leaving }, 5) == there(5))
+    }
+
     @Test func aLineSaysHowMuchIsLeftAndWhatComesFirst() {
         #expect(
             StandingLine(what: "draining host 2", noun: "replica", open: ["a", "b", "c"]).text

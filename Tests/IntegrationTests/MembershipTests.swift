@@ -254,6 +254,49 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aNewHostWithReplicasGetsItsShareOfLeaders() async throws {
+            try await withThreeOfFour(groups: 12) { cluster in
+                try await cluster.bifrost("host", "add", cluster.hosts[3].address).expect(0)
+                func groups() async throws -> [[String: Any]] {
+                    let list = try await cluster.bifrost("group", "list", "--json").json()
+                    return try #require(list["groups"] as? [[String: Any]]).filter { $0["group"] as? Int != 0 }
+                }
+                // In nine of them it takes the place of one that leads nothing, of each host's three.
+                var moves: [(group: String, old: String)] = []
+                for (number, group) in try await groups().prefix(9).enumerated() {
+                    let replicas = try #require(group["replicas"] as? [[String: Any]])
+                    let others = replicas.filter { $0["preferred"] as? Bool == false }
+                    let old = try #require(others[number % 2]["replica"] as? Int)
+                    moves.append(("\(group["group"] as? Int ?? 0)", "\(old)"))
+                }
+                for wait in [["--no-wait"], []] {
+                    for (group, old) in moves {
+                        let words = ["group", "add-replica", group, "--host", "4", "--successor-of", old] + wait
+                        try await cluster.local.command(words + ["--connect", cluster.hosts[0].address]).expect(0)
+                    }
+                }
+                let dry = try await cluster.bifrost("group", "spread-leaders", "--dry-run", "--json").json()
+                let planned = try #require(dry["changes"] as? [[String: Any]])
+                #expect(planned.count == 3 && planned.allSatisfy { $0["host"] as? Int == 4 }, "\(dry)")
+                #expect(dry["changed"] as? Bool == false)
+                // Two people at once make the changes once.
+                async let one = cluster.bifrost("group", "spread-leaders", "--json", "--timeout", "55s")
+                async let other = cluster.bifrost("group", "spread-leaders", "--json", "--timeout", "55s")
+                var changes = 0
+                for result in try await [one, other] {
+                    result.expect(0)
+                    changes += try #require(result.json()["changes"] as? [Any]).count
+                }
+                #expect(changes == 3)
+                var leads: [Int: Int] = [:]
+                for group in try await groups() { leads[group["leaderHost"] as? Int ?? 0, default: 0] += 1 }
+                #expect(leads == [1: 3, 2: 3, 3: 3, 4: 3])
+                let again = try await cluster.bifrost("group", "spread-leaders", "--progress")
+                again.expect(0)
+                #expect(again.text.contains("nothing to do"))
+            }
+        }
+
         @Test func groupsAreMadeAndDeleted() async throws {
             try await withCluster(groups: 2) { cluster in
                 let made = try await cluster.bifrost(

@@ -33,6 +33,11 @@ import Testing
                 group.preferredLeader = group.replicas.first { $0.successorOf == replica }!.id
             }
             map.replace(group)
+        case .prefer(let id, let replica):
+            var group = map.group(id)!
+            #expect(group.preferredLeader != replica)
+            group.preferredLeader = replica
+            map.replace(group)
         }
     }
 
@@ -119,6 +124,60 @@ import Testing
         #expect(counts[7] == 0)
     }
 
+    @Test(
+        arguments: [
+            (4, [100, 100, 100, 100]), (5, [100, 100, 100, 100, 100]), (5, [50, 100, 100, 200, 100]),
+        ] as [(Int, [UInt32])])
+    func leadsOfADrainedHostGoToThoseThatLeadLeast(hosts: Int, weights: [UInt32]) throws {
+        var map = try map(hosts: hosts, groups: 60) { weights[$0 - 1] }
+        #expect(Planner.leaders(map).isEmpty)
+        let before = map
+        var host = map.host(HostID(2))!
+        host.state = .draining
+        map.replace(host)
+        _ = try drain(&map, movesMax: 4, seed: 7)
+        func leads(_ map: ClusterMap) -> [Int] {
+            map.hosts.map { host in map.dataGroups.count { $0.host(of: $0.preferredLeader) == host.id } }
+        }
+        // What did not lead on the drained host leads where it did.
+        for group in before.dataGroups where group.host(of: group.preferredLeader) != HostID(2) {
+            #expect(map.group(group.id)?.preferredLeader == group.preferredLeader)
+        }
+        let sum = map.hosts.reduce(0) { $0 + ($1.state == .active ? Double($1.weight) : 0) }
+        for (host, count) in zip(map.hosts, leads(map)) {
+            let share = host.state == .active ? 60 * Double(host.weight) / sum : 0
+            // Of more hosts not all have a replica of each group.
+            #expect(
+                abs(Double(count) - share) <= (hosts == 4 ? 1 : 2),
+                "host \(host.id): \(leads(map)), before \(leads(before))")
+        }
+    }
+
+    @Test func aMoveWhoseOldReplicaAloneVotesSaysSo() throws {
+        var map = try map(hosts: 2, groups: 1, replicas: 1)
+        let old = map.groups[1].replicas[0]
+        var host = map.host(old.host)!
+        host.state = .draining
+        map.replace(host)
+        let free = map.hosts.first { $0.id != old.host }!.id
+        carryOut(.add(GroupID(1), host: free, role: .voter, successorOf: old.id), &map)
+        for _ in 0..<2 { advance(map.groups[1], &map) }
+        #expect(Planner.moves(map, movesMax: 9).steps.contains(.leave(GroupID(1), old.id)))
+        // Somebody demotes the successor: nobody else votes.
+        var group = map.groups[1]
+        for place in group.replicas.indices where group.replicas[place].host == free {
+            group.replicas[place].role = .learner
+            group.replicas[place].membership = .learner
+        }
+        map.replace(group)
+        let plan = Planner.moves(map, movesMax: 9)
+        #expect(!plan.steps.contains(.leave(GroupID(1), old.id)) && !plan.isDone)
+        #expect(
+            plan.waiting.first { $0.group == GroupID(1) }?.why
+                == "another replica that is to vote: replica \(old.id) on host \(old.host) is the only one, and can't leave"
+        )
+    }
+
     @Test func aMoveUnderWayGoesOnAndSaysWhatItWaitsFor() throws {
         var map = try map(hosts: 4, groups: 2)
         let group = map.groups[1]
@@ -138,6 +197,10 @@ import Testing
         advance(map.group(group.id)!, &map)
         #expect(why().contains("catches up"))
         advance(map.group(group.id)!, &map)
+        // The new host is preferred by the other group already, and another one by none.
+        let heir = group.replicas[1].id
+        #expect(plan().steps == [.prefer(group.id, heir)])
+        carryOut(.prefer(group.id, heir), &map)
         #expect(plan().steps == [.leave(group.id, old.id)])
         carryOut(.leave(group.id, old.id), &map)
         #expect(plan().steps.isEmpty && why().contains("\(old.id) on host \(old.host), which is to leave"))
@@ -233,6 +296,34 @@ import Testing
         }
         carryOut(Planner.leaders(map), &map)
         #expect(counts(map) == [0, 18, 36, 36])
+    }
+
+    /// A host comes and gets replicas that lead nothing: as many leads change as it is to have, and no more.
+    @Test(arguments: [(weight: 100, share: 10), (50, 6), (200, 16), (0, 0)] as [(weight: UInt32, share: Int)])
+    func aNewHostGetsItsShareWithTheFewestChanges(weight: UInt32, share: Int) throws {
+        var map = try map(hosts: 4, groups: 40) { $0 == 4 ? 0 : 100 }
+        #expect(counts(map)[3] == 0)
+        var host = map.host(HostID(4))!
+        host.weight = weight
+        map.replace(host)
+        // In each group the host takes the place of one that does not lead.
+        for var group in map.dataGroups {
+            let place = group.replicas.firstIndex { $0.id != group.preferredLeader }!
+            group.replicas[place] = ReplicaRecord(id: map.nextReplica, host: HostID(4))
+            map.nextReplica = ReplicaID(map.nextReplica.rawValue + 1)
+            group.replicas.sort { $0.id < $1.id }
+            map.replace(group)
+        }
+        let choices = Planner.leaders(map)
+        #expect(choices == Planner.leaders(map) && choices.map(\.group) == choices.map(\.group).sorted())
+        #expect((share - 1...share + 1).contains(choices.count), "\(choices.count) change")
+        #expect(choices.allSatisfy { map.group($0.group)?.host(of: $0.replica) == HostID(4) })
+        carryOut(choices, &map)
+        #expect(Planner.leaders(map).isEmpty)
+        let sum = 300 + Double(weight)
+        for (host, count) in zip(map.hosts, counts(map)) {
+            #expect(abs(Double(count) - 40 * Double(host.weight) / sum) <= 1, "\(counts(map))")
+        }
     }
 
     @Test func whoDoesNotVoteOrIsToGoIsNotPreferred() throws {

@@ -490,6 +490,7 @@ import Testing
                 case .add(let group, let host, let role, let old):
                     _ = try meta.done(.addReplica(group, host: host, role: role, successorOf: old))
                 case .leave(let group, let replica): _ = try meta.done(.setRole(group, replica, .leaving))
+                case .prefer(let group, let replica): _ = try meta.done(.preferLeader(group, replica))
                 }
             }
             for group in meta.map.groups where !group.isSettled {

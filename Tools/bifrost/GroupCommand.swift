@@ -15,7 +15,8 @@ struct GroupCommand: AsyncParsableCommand {
             """,
         subcommands: [
             GroupList.self, GroupMembers.self, GroupAddReplica.self, GroupRemoveReplica.self, GroupPromote.self,
-            GroupDemote.self, GroupReplaceReplica.self, GroupTransferLeader.self, GroupCreate.self, GroupDelete.self,
+            GroupDemote.self, GroupReplaceReplica.self, GroupTransferLeader.self, GroupSpreadLeaders.self,
+            GroupCreate.self, GroupDelete.self,
         ])
 }
 

@@ -17,6 +17,8 @@ package enum MapGoal: Sendable, Equatable {
     case leads(GroupID, ReplicaID, from: HostID?)
     /// The host has no replicas.
     case empty(HostID)
+    /// Each group is led by the replica that the map prefers, where that may be so.
+    case preferredLead
 
     package enum Standing: Sendable, Equatable {
         case done
@@ -62,7 +64,24 @@ package enum MapGoal: Sendable, Equatable {
             }
             return leader != former ? .done : .open(["\(id.words): host \(leader) leads it still"])
         case .empty(let host): return emptying(host, map, accounts)
+        case .preferredLead: return leading(map, accounts)
         }
+    }
+
+    private func leading(_ map: ClusterMap, _ accounts: [HostAccount]) -> Standing {
+        var lines: [String] = []
+        for group in map.groups {
+            guard let preferred = group.record(of: group.preferredLeader), map.mayPrefer(preferred, of: group) else {
+                continue
+            }
+            let leader = GroupReplicas(group, accounts).leader?.replica
+            guard leader != preferred.id else { continue }
+            let now = leader.flatMap { group.host(of: $0) }.map { "host \($0) leads it still" } ?? "it has no leader"
+            lines.append(
+                "\(group.id.words): \(now), and host \(preferred.host) is to\(Self.detail(preferred, of: group, accounts))"
+            )
+        }
+        return lines.isEmpty ? .done : .open(lines)
     }
 
     /// Of the replicas, those that are not yet what they are to be. One that leads in a pair waits for the other.
@@ -97,6 +116,8 @@ package enum MapGoal: Sendable, Equatable {
                     switch step {
                     case .add(group.id, let target, _, successorOf: replica):
                         return "\(name): a successor of replica \(replica) is to come, as on host \(target)"
+                    case .prefer(group.id, let heir):
+                        return "\(name): replica \(heir), which is to be preferred as leader next"
                     case .leave(group.id, let old):
                         return "\(name): replica \(old), which is to leave next"
                     default: continue

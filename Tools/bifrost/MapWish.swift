@@ -17,6 +17,8 @@ package enum MapWish: Sendable, Equatable {
     case deleteGroup(GroupID)
     case setHostState(HostID, HostState)
     case removeHost(HostID)
+    /// As `preferLeader`, of a plan that was made a moment ago: nothing where the replica may not lead any more.
+    case spreadLeader(GroupID, ReplicaID)
     /// At least so high.
     case raiseFeatureLevel(UInt32)
 
@@ -98,6 +100,11 @@ package enum MapWish: Sendable, Equatable {
                         + "'bifrost host drain \(host)', and remove it when it has none; nothing was changed")
             }
             return .ask(.removeHost(host))
+        case .spreadLeader(let id, let replica):
+            guard let group = map.group(id), group.preferredLeader != replica, let record = group.record(of: replica),
+                map.mayPrefer(record, of: group)
+            else { return .there(Subject(group: id, replica: replica)) }
+            return .ask(.preferLeader(id, replica))
         case .raiseFeatureLevel(let level):
             return map.featureLevel >= level ? .there(Subject()) : .ask(.raiseFeatureLevel(level))
         }
