@@ -11,14 +11,15 @@ extension HostCore {
 
     /// Looks at the journal's disk, and finds other leaders where it hangs. Costs nothing while it does not.
     func watchJournal() {
-        // Who waits for space says so, and goes on serving what it can.
+        // Who waits for space says so, and goes on serving what it can; and the first commit that fits may be another's.
+        if space == .out { journalTick = tickCount }
         let isHung =
             settings.journalHangTicks > 0 && space < .out && journalWaitTicks >= UInt64(settings.journalHangTicks)
         if isHung != isJournalHung { journalHangs(isHung) }
         guard isJournalHung, !isPlanted("hang-unheeded") else { return }
         var left = settings.wakesPerTick
         for replica in replicas where left > 0 && replica.role == .leader {
-            guard replica.withCore({ $0.transferee }) == nil, canDoWithout(replica) else { continue }
+            guard replica.withCore({ $0.transferee }) == nil, doOthersGetOn(replica) else { continue }
             left -= 1
             if !replica.isHandedOverForHang, let next = successor(of: replica, where: { _ in true }),
                 replica.core.transfer(to: next) == .accepted
@@ -49,12 +50,18 @@ extension HostCore {
         }
     }
 
-    /// The others are enough to elect and to commit. If not, to give leadership up would end reads as well, and gain
-    /// nothing: they need what this host can't write.
-    private func canDoWithout(_ replica: Replica) -> Bool {
+    /// The others have written what this disk has not, and are a majority without it. If not, to give leadership up would
+    /// end reads as well, and gain nothing: their disks may hang as this one does, and then nobody would be elected.
+    private func doOthersGetOn(_ replica: Replica) -> Bool {
+        let stable = replica.withCore { $0.stableIndex }
+        return canDoWithout(replica) { replica.core.progress(of: $0).map { $0.match > stable } ?? false }
+    }
+
+    /// The other voters that are heard are a majority of each half of the configuration, as far as they count.
+    func canDoWithout(_ replica: Replica, counting: (ReplicaID) -> Bool = { _ in true }) -> Bool {
         let configuration = replica.withCore { $0.configuration }
         func isEnough(_ voters: [ReplicaID]) -> Bool {
-            let there = voters.count { $0 != replica.id && isHeard($0, of: replica) }
+            let there = voters.count { $0 != replica.id && isHeard($0, of: replica) && counting($0) }
             return voters.isEmpty || there * 2 > voters.count
         }
         return isEnough(configuration.voters) && isEnough(configuration.outgoing)

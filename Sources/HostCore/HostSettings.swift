@@ -40,7 +40,7 @@ public struct HostSettings: Sendable {
     public var undurableBytesMax = 256 << 20
     /// Ticks for which the journal's disk may complete nothing of what it was asked for, before the host hands over what
     /// it leads: longer than two elections take. 0: it never does.
-    public var journalHangTicks = 60
+    public var journalHangTicks = 100
     /// Bytes of memory that the memtables of all replicas may take; beyond it the largest are checkpointed, however small.
     public var memtableBytesTotal = 1 << 30
     /// Nanoseconds after which what a replica has applied is checkpointed, however little it is.

@@ -19,7 +19,7 @@ public struct VerifiedJournal: Sendable {
     public var bytes = 0
     /// nil: that was all.
     public var next: JournalPosition?
-    /// Replicas that are damaged from now on, each with the first thing that is wrong.
+    /// Replicas of which records are damaged, each with the first thing that is wrong.
     public var damaged: [ScrubbedDamage] = []
     /// Values that are damaged where nothing is needed any more.
     public var superfluousDamage: [String] = []
@@ -32,7 +32,7 @@ extension Journal {
     private static var logsPerStretch: Int { 1_024 }
     private static var valuesPerStretch: Int { 512 }
 
-    /// Verifies the next stretch in one read transaction, and marks the replicas whose records are damaged. Any thread.
+    /// Verifies the next stretch in one read transaction. Any thread.
     /// Cost: `bytesMax` and one value more; where something is wrong a second look, for which prefix deletion waits.
     ///
     /// - Parameter end: commits behind it are left out.
@@ -181,7 +181,7 @@ extension JournalIndex {
         return low
     }
 
-    fileprivate mutating func heed(_ finding: ValueFinding, at place: JournalPlace, _ stretch: inout VerifiedJournal) {
+    fileprivate func heed(_ finding: ValueFinding, at place: JournalPlace, _ stretch: inout VerifiedJournal) {
         let number = firstValue(from: place)
         guard number < liveValues.endIndex, liveValues[number].place == place else { return }
         var isConcerned = false
@@ -222,9 +222,11 @@ extension JournalIndex {
         return place.sequence > log.coveredThrough || log.segments.contains { $0.place == place }
     }
 
-    fileprivate mutating func damage(_ log: Int, _ what: String, _ stretch: inout VerifiedJournal) {
-        guard !logs[log].isDamaged, !logs[log].isTombstone else { return }
-        logs[log].isDamaged = true
+    /// The log is not marked: the mark would pin its values here, and it is for the replica to stop, if it may.
+    fileprivate func damage(_ log: Int, _ what: String, _ stretch: inout VerifiedJournal) {
+        guard !logs[log].isDamaged, !logs[log].isTombstone,
+            !stretch.damaged.contains(where: { $0.replica == logs[log].replica })
+        else { return }
         stretch.damaged.append(
             ScrubbedDamage(group: logs[log].group, replica: logs[log].replica, run: nil, message: what))
     }
