@@ -124,7 +124,7 @@ private final class CountingDisk: Disk {
 
         func withValue<Result>(for key: DiskKey, _ body: (UnsafeRawBufferPointer?) throws -> Result) throws -> Result {
             try reader.withValue(for: key) { bytes in
-                if let bytes { disk.add(bytes.count) }
+                if let bytes { disk.add(key, bytes.count) }
                 return try body(bytes)
             }
         }
@@ -132,7 +132,7 @@ private final class CountingDisk: Disk {
             from first: DiskKey, through last: DiskKey, _ body: (DiskKey, UnsafeRawBufferPointer) throws -> Bool
         ) throws {
             try reader.scan(from: first, through: last) { key, bytes in
-                disk.add(bytes.count)
+                disk.add(key, bytes.count)
                 return try body(key, bytes)
             }
         }
@@ -144,14 +144,17 @@ private final class CountingDisk: Disk {
     typealias Writer = LMDBDisk.Writer
 
     private let disk: LMDBDisk
-    private let count = Mutex(0)
+    private let values = Mutex<[DiskKey: Int]>([:])
 
     init(_ disk: LMDBDisk) { self.disk = disk }
 
-    var pages: Int { count.withLock { $0 } }
-    func reset() { count.withLock { $0 = 0 } }
+    /// Of all values that were read, each once.
+    var pages: Int { values.withLock { $0.values.reduce(0, +) } }
+    func reset() { values.withLock { $0 = [:] } }
     /// A value that does not fit into a leaf has pages of its own.
-    fileprivate func add(_ bytes: Int) { count.withLock { $0 += max(1, (bytes + 16 + 4_095) / 4_096) } }
+    fileprivate func add(_ key: DiskKey, _ bytes: Int) {
+        values.withLock { $0[key] = (bytes + 16 + 4_095) / 4_096 }
+    }
 
     func read<Result>(_ body: (borrowing Reader) throws -> Result) throws -> Result {
         try disk.read { try body(Reader(reader: copy $0, disk: self)) }
