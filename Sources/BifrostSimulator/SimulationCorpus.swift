@@ -78,6 +78,10 @@ public enum SimulationCorpus {
             1_001_246, .rot, seconds: 60,
             "journal kept: a rule of the simulator, for a log that began anew behind a snapshot"),
         entry(
+            1_036_158_288_412, .membership, seconds: 60,
+            "members settle: a rule of the simulator, whose operator looked for draining hosts before an old ask came about"
+        ),
+        entry(
             1316, .membership, seconds: 60,
             "a leader within ten seconds: the first groups got all places for checkpoints, and later ones took no entries"
         ),
