@@ -1,6 +1,6 @@
 // The journal's part in looking for damage that nobody met: reads values and chunks of the base table in order, a stretch
-// at a time. What is found counts as if the next start had found it, but for what no replica needs any more: that goes
-// with its value, and to mark a replica for it would only keep the value.
+// at a time. It tells what the next start would find, but for what no replica needs any more: that goes with its value.
+// No log is marked: who goes on in spite of it would keep its values here by that.
 
 internal import Primitives
 import Synchronization
