@@ -29,6 +29,8 @@ public struct BifrostError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let unavailable = Code(rawValue: "unavailable")
         /// A key or value is longer than `Limits` allow; nothing was changed.
         public static let tooLarge = Code(rawValue: "tooLarge")
+        /// A condition did not hold; nothing was changed. The cause is a `ConditionFailure`.
+        public static let conditionFailed = Code(rawValue: "conditionFailed")
         /// The request is wrong as it stands; nothing was changed.
         public static let invalid = Code(rawValue: "invalid")
         /// The task was cancelled before the operation was sent, or it was a read; nothing was changed.

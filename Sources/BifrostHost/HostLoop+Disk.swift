@@ -63,6 +63,25 @@ extension HostLoop {
         }
     }
 
+    func startStateRead(_ read: StateRead) {
+        guard let store else { return }
+        shell.readers.submit { [self] _ in
+            var found: StateReadResult?
+            var damage: String?
+            do {
+                found = try read.result(from: store)
+            } catch {
+                _ = unreadable(error, in: read.group)
+                if let error = error as? DiskError, error.code == .corrupt { damage = "\(error)" }
+            }
+            eventLoop.execute { [self, found, damage] in
+                guard let core, !isStopping else { return }
+                if let found { core.stateFetched(found) } else { core.stateFetchFailed(read, damage: damage) }
+                scheduleTurn()
+            }
+        }
+    }
+
     func startLogRead(_ read: JournalRead) {
         shell.readers.submit { [self] _ in
             let entries: [LogEntry]

@@ -6,6 +6,7 @@
 //            behind it: the host does not start until the rest is there, and `apply` goes on with that
 
 import HostCore
+import Messages
 import Primitives
 import RaftCore
 public import Recovery
@@ -220,6 +221,7 @@ public final class StoppedHost {
             slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
             expiry: LogTime, value: Bytes?
         ) {}
+        func find(_ place: RecordPosition) -> Finding { .absent }
     }
 
     // MARK: Apply

@@ -9,7 +9,12 @@ import StateMachines
 
 /// One operation of a client, as its caller saw it.
 public struct SimulatedOperation: Sendable {
-    public enum Kind: Hashable, Sendable { case put(Bytes), get, delete }
+    public enum Kind: Hashable, Sendable {
+        case put(Bytes), get, delete
+        /// Sets the value, or deletes with nil, if the key has this value (nil: none) or got its value at this revision.
+        case putIf(value: Bytes?, to: Bytes?)
+        case putIfRevision(UInt64, to: Bytes?)
+    }
     public enum Outcome: Hashable, Sendable {
         /// Still under way, or nobody knows what became of it: it may take effect at any time after its call.
         case unknown
@@ -18,6 +23,8 @@ public struct SimulatedOperation: Sendable {
         /// A command that took effect.
         /// And at which revision, if it has one of its own.
         case done(revision: UInt64?)
+        /// A condition did not hold.
+        case conditionFailed
         /// What a get found.
         case found(Bytes?, revision: UInt64?)
     }

@@ -32,18 +32,23 @@ extension SimulatedCluster {
         if dice < 45 || dice >= 90 {
             let header = CommandHeader(machine: .keyValue, sequence: nextSequence)
             nextSequence += 1
-            let command: KeyValueCommand
-            if dice < 45 {
+            let payload: Bytes
+            // Not drawn where there are none: earlier seeds mean the same as before.
+            if world.plan.conditionalPercent > 0, world.random.below(100) < world.plan.conditionalPercent {
+                let kind = conditional(on: Int(keyNumber), isDelete: dice >= 90)
+                note("client %h changes key %b if it is as it was seen, operation %c", place, keyNumber, UInt64(number))
+                operations.append(SimulatedOperation(client: client.place, key: key, kind: kind, called: now))
+                payload = Self.transaction(key, kind).payload(header: header)
+            } else if dice < 45 {
                 let value = value(padding: Int(world.random.below(UInt64(world.plan.valueBytesMax))))
                 note("client %h puts value %b at key %c, operation %d", place, nextSequence, keyNumber, UInt64(number))
-                command = .put(key: key, value: value)
+                payload = KeyValueCommand.put(key: key, value: value).payload(header: header)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .put(value), called: now))
             } else {
                 note("client %h deletes key %b, operation %c", place, keyNumber, UInt64(number))
-                command = .delete(key: key)
+                payload = KeyValueCommand.delete(key: key).payload(header: header)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .delete, called: now))
             }
-            let payload = command.payload(header: header)
             commandHashes.append(payload.withUnsafeBytes { hash64($0) })
             client.submit(kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: time) {
                 [unowned self] result in
@@ -103,6 +108,32 @@ extension SimulatedCluster {
         }
     }
 
+    /// A change on a condition that holds often: what was seen last, or that there is nothing.
+    private func conditional(on key: Int, isDelete: Bool) -> SimulatedOperation.Kind {
+        let new = isDelete ? nil : value(padding: Int(world.random.below(UInt64(world.plan.valueBytesMax))))
+        let seen = seen[key]
+        if let revision = seen.revision, world.random.below(2) == 0 { return .putIfRevision(revision, to: new) }
+        // To delete what is absent is no change, and has no revision of its own.
+        guard seen.value != nil || new != nil else { return .putIf(value: nil, to: value(padding: 0)) }
+        return .putIf(value: seen.value, to: new)
+    }
+
+    private static func transaction(_ key: Bytes, _ kind: SimulatedOperation.Kind) -> KeyValueTransaction {
+        func change(to value: Bytes?) -> [KeyValueTransaction.Operation] {
+            [value.map { .put(key: key, value: $0) } ?? .delete(key: key)]
+        }
+        switch kind {
+        case .putIf(let expected, let value):
+            return KeyValueTransaction(
+                if: [.init(key, expected.map { .value($0) } ?? .absent)], then: change(to: value),
+                otherwise: [.get(key: key)])
+        case .putIfRevision(let revision, let value):
+            return KeyValueTransaction(
+                if: [.init(key, .revision(Revision(revision)))], then: change(to: value), otherwise: [.get(key: key)])
+        case .put, .get, .delete: preconditionFailure("these have no condition")
+        }
+    }
+
     private func end(_ number: Int, _ result: Result<Bytes, OperationFailure>) {
         operations[number].hasEnded = true
         switch result {
@@ -121,7 +152,11 @@ extension SimulatedCluster {
         case .success(let bytes):
             do throws(DecodingFailure) {
                 let result = try DataResult(decoding: bytes)
-                if operations[number].kind != .get {
+                if case .some(let outcome) = try operations[number].kind.outcome(in: result) {
+                    note("operation %a: its condition was looked at", UInt64(number))
+                    if outcome == .conditionFailed { mark(.conditionFailed) }
+                    operations[number].outcome = outcome
+                } else if operations[number].kind != .get {
                     note("operation %a is done", UInt64(number))
                     // A delete of what is absent changes nothing, and has no revision of its own.
                     let revision: UInt64? =
@@ -146,6 +181,20 @@ extension SimulatedCluster {
             acknowledgedInSecond[second] += 1
         }
         operations[number].ended = now
+        noteSeen(operations[number])
+    }
+
+    /// What later conditions are about.
+    private func noteSeen(_ operation: SimulatedOperation) {
+        guard let key = keyNumbers[operation.key] else { return }
+        switch (operation.kind, operation.outcome) {
+        case (_, .found(let value, let revision)): seen[key] = (value, revision)
+        case (.put(let value), .done(let revision)): seen[key] = (value, revision)
+        case (.putIf(_, let value), .done(let revision)), (.putIfRevision(_, let value), .done(let revision)):
+            seen[key] = (value, value == nil ? nil : revision)
+        case (.delete, .done): seen[key] = (nil, nil)
+        default: break
+        }
     }
 
     /// The number of the command that wrote a value; 0 if it is none of ours.
@@ -224,12 +273,24 @@ extension SimulatedCluster {
                 if invariants.isCommitted(command) {
                     fail("failed is failed", "operation \(number), called without effect, is in the log: \(operation)")
                 }
-            case .done:
+            case .done, .conditionFailed:
                 if !invariants.isCommitted(command) {
                     fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
                 }
             case .unknown, .found: break
             }
+        }
+    }
+}
+
+extension SimulatedOperation.Kind {
+    /// What a change with a condition came to; nil if it has none.
+    fileprivate func outcome(in result: DataResult) throws(DecodingFailure) -> SimulatedOperation.Outcome? {
+        switch self {
+        case .put, .get, .delete: return nil
+        case .putIf, .putIfRevision:
+            let holds = try KeyValueOutcome(decoding: result.body).holds
+            return holds ? .done(revision: result.revision.rawValue) : .conditionFailed
         }
     }
 }

@@ -22,6 +22,7 @@ public final class SimulatedCluster {
     @exclusivity(unchecked) private(set) var peerLinks: [SimulatedPeerLink] = []
     private(set) var invariants: Invariants!
     let keys: [Bytes]
+    let keyNumbers: [Bytes: Int]
 
     /// Clients go on submitting.
     var isLoadOn = true
@@ -41,6 +42,8 @@ public final class SimulatedCluster {
     /// Hashes of commands' payloads, by operation; nil for what is no command.
     var commandHashes: [UInt64?] = []
     var nextSequence: UInt64 = 1
+    /// By key: the value and the revision that some client saw last.
+    var seen: [(value: Bytes?, revision: UInt64?)] = []
 
     /// - Parameter adjust: changes what the seed drew.
     package init(
@@ -66,6 +69,8 @@ public final class SimulatedCluster {
                     ? FeatureLevel.current : FeatureLevel.ofNewMap(hosts: records.map(\.featureLevel)))
         } catch { preconditionFailure("no map: \(error)") }
         keys = (0..<plan.keys).map { Bytes("key \($0)") }
+        keyNumbers = Dictionary(uniqueKeysWithValues: keys.enumerated().map { ($0.element, $0.offset) })
+        seen = Array(repeating: (nil, nil), count: plan.keys)
         openOperations = Array(repeating: 0, count: keys.count)
         invariants = Invariants(cluster: self)
         network = SimulatedNetwork(world: world, count: plan.hosts + plan.clients)

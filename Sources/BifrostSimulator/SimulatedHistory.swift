@@ -11,12 +11,15 @@ extension HistoryRecord {
             case .put(let value): .put(value)
             case .get: .get
             case .delete: .delete
+            case .putIf(let expected, let value): .compareAndSet(.value(expected), to: value)
+            case .putIfRevision(let revision, let value): .compareAndSet(.revision(revision), to: value)
             }
         let outcome: Outcome =
             switch operation.outcome {
             case .unknown: .unknown
             case .failed: .failed
             case .done(let revision): .ok(.changed(revision: revision))
+            case .conditionFailed: .ok(.conditionFailed)
             case .found(let value, let revision): .ok(.found(value, revision: revision))
             }
         self.init(

@@ -234,6 +234,23 @@ extension SimulatedHost {
         }
     }
 
+    func startStateRead(_ read: StateRead, of loop: SimulatedHostLoop) {
+        world.report.stateReads += 1
+        world.mark(.stateRead)
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: records for commands come from disk") {
+            [unowned self, unowned loop] in
+            guard let store else { return }
+            do {
+                loop.core.stateFetched(try read.result(from: store))
+            } catch {
+                _ = refusal(unread: error, "records for commands")
+                let damage = (error as? DiskError).flatMap { $0.code == .corrupt ? "\($0)" : nil }
+                loop.core.stateFetchFailed(read, damage: damage)
+            }
+            loop.scheduleTurn()
+        }
+    }
+
     func startLogRead(_ read: JournalRead, of loop: SimulatedHostLoop) {
         world.report.logReads += 1
         world.mark(.entriesReadBack)

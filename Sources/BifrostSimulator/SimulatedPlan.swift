@@ -40,6 +40,8 @@ package struct SimulatedPlan: Sendable {
     /// Of the other reads, those with a bound on their age, and how large it is at most.
     package var staleReadsPercent: UInt64 = 0
     package var staleMillisecondsMax: UInt64 = 1
+    /// Of a hundred puts, those with a condition.
+    package var conditionalPercent: UInt64 = 0
 
     /// Virtual nanoseconds between two faults, at most.
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
@@ -174,6 +176,10 @@ package struct SimulatedPlan: Sendable {
                 least + UInt32(later.below(UInt64(FeatureLevel.current - least) + 1))
             }
         }
+        settings.moveNanoseconds = 1_000_000_000 + later.below(30_000_000_000)
+        let conditional = later.below(3) == 0 ? 0 : 5 + later.below(60)
+        // Older hosts know no transactions.
+        conditionalPercent = featureLevels.isEmpty ? conditional : 0
     }
 }
 

@@ -25,6 +25,8 @@ public struct SimulationReport: Hashable, Codable, Sendable {
     public var merges = 0
     public var trimmedValues = 0
     public var coldReads = 0
+    /// Reads from disk that commands waited for.
+    public var stateReads = 0
     public var logReads = 0
     public var bulkPayloads = 0
     /// How often each rare path was taken, by `SimulationMark.rawValue`.
@@ -58,6 +60,7 @@ public struct SimulationReport: Hashable, Codable, Sendable {
         merges += other.merges
         trimmedValues += other.trimmedValues
         coldReads += other.coldReads
+        stateReads += other.stateReads
         logReads += other.logReads
         bulkPayloads += other.bulkPayloads
         for place in marks.indices { marks[place] += other.marks[place] }
@@ -87,6 +90,10 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case followerRead
     /// A get needed the disk.
     case coldRead
+    /// A command needed the disk.
+    case stateRead
+    /// A transaction's condition did not hold.
+    case conditionFailed
     /// A client was told that its operation's outcome is unknown.
     case unknownOutcome
     /// A client was told that its operation had certainly no effect.

@@ -220,6 +220,8 @@ extension HostCore {
         precondition(view.manifest.header.index == checkpoint.header.index, "the store published another checkpoint")
         replica.view = view
         replica.checkpoint = nil
+        // What was fetched is true of what was below the memtable that is a run now.
+        replica.fetch.forget()
         replica.checkpoints += 1
         markReady(replica)  // apply may have paused for it
         announceSuperfluous(replica)

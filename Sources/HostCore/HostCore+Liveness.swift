@@ -22,6 +22,7 @@ extension HostCore {
         tickActive()
         relieveJournal()
         resumeMerges()
+        retryFetches()
         boundJournal()
         handOverForSpace()
         watchJournal()
@@ -57,6 +58,7 @@ extension HostCore {
         switch (channel, isUp) {
         case (.consensus, true):
             peer.isConnected = true
+            peer.awaySinceTick = nil
             // Floors that were told while it was away are lost, and a quiet group would never tell them again.
             for replica in replicas where replica.leadingOn.contains(host) {
                 replica.announcedFloor = .zero
@@ -68,6 +70,7 @@ extension HostCore {
             if !isPlanted("nobody-woken") { peer.wakeFrom = .meta }
         case (.consensus, false):
             peer.isConnected = false
+            peer.awaySinceTick = peer.awaySinceTick ?? tickCount
             drop(.consensus, of: peer)
             peer.lastAgreedTick = nil
             peer.mapVersion = nil

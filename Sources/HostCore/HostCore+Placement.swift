@@ -74,6 +74,7 @@ extension HostCore {
             replica.core = core
             replica.machine = machine
             replica.memtable = memtable
+            replica.fetch.forget()
             return begin(replica, again: plan, on: view)
         }
         if plan.mayHavePromised { keepEarlierPromises(&core) }

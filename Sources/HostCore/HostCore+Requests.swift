@@ -15,7 +15,9 @@ extension HostCore {
     public func execute(_ request: ExecuteRequest, call: CallToken) {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
-        if let refusal = MasterStateMachine.check(request.payload, slot: request.slot) {
+        if let refusal = MasterStateMachine.check(
+            request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first)
+        {
             return refuse(call, refusal)
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
@@ -48,7 +50,8 @@ extension HostCore {
     /// No more entries fit: apply is paused with much still to apply, or the journal is far behind.
     func isOverfull(_ replica: Replica) -> Bool {
         undurableBytes >= settings.undurableBytesMax
-            || replica.isFull(settings) && replica.core.memoryBytes >= settings.raft.uncommittedBytesMax
+            || (replica.isFull(settings) || replica.fetch.isUnderWay)
+                && replica.core.memoryBytes >= settings.raft.uncommittedBytesMax
     }
 
     private var overloaded: Refusal {
@@ -71,6 +74,7 @@ extension HostCore {
         case .done(let revision, let body): .done(DataResult(index: entry.index, revision: revision, body: body))
         case .refused(let refusal): .refused(refusal)
         case .unsupported(let what): .refused(.unavailable("the replica does not understand its log: \(what)"))
+        case .unready: preconditionFailure("an entry is answered when it was applied")
         }
     }
 

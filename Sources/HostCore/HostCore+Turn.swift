@@ -190,27 +190,39 @@ extension HostCore {
 
     private func apply(_ replica: Replica) {
         let from = replica.core.appliedIndex
-        guard from < replica.core.commit, replica.stopped == nil, replica.impairment == nil else { return }
+        guard from < replica.core.commit, replica.stopped == nil, replica.impairment == nil,
+            !replica.fetch.isUnderWay
+        else { return }
+        var records = self.records(of: replica)
         var budget = settings.applyBytesPerTurn
         var applied = from
+        var awaited: (places: [RecordPosition], entries: ArraySlice<LogEntry>)?
         while budget > 0, applied < replica.core.commit {
             if replica.isFull(settings) { break }
             let entries = replica.withCore { $0.committedEntries(after: applied, bytesMax: min(budget, 256 << 10)) }
             guard !entries.isEmpty else { break }
-            for entry in entries {
-                let bytes = entry.encodedBytes
-                budget -= bytes
-                replica.appliedBytesSinceCheckpoint += bytes
-                let outcome = replica.machine.apply(entry, into: &replica.memtable)
+            for place in entries.indices {
+                let entry = entries[place]
+                let outcome = replica.machine.apply(entry, into: &records)
+                if case .unready(let places) = outcome {
+                    awaited = (places, entries[(place + 1)...])
+                    break
+                }
                 if case .unsupported(let what) = outcome {
                     stop(replica, because: "entry \(entry.index) is not understood by this version: \(what)")
                     break
                 }
+                let bytes = entry.encodedBytes
+                budget -= bytes
+                replica.appliedBytesSinceCheckpoint += bytes
                 applied = entry.index
                 if case .done = outcome { replica.appliedCommands += 1 }
                 complete(replica, entry, outcome)
             }
-            if replica.stopped != nil { break }
+            if replica.stopped != nil || awaited != nil { break }
+        }
+        defer {
+            if let awaited { fetch(awaited.places, before: awaited.entries, replica) } else { replica.fetch.forget() }
         }
         guard applied > from else { return }
         replica.core.applied(through: applied)
@@ -239,6 +251,7 @@ extension HostCore {
 
     func stop(_ replica: Replica, because reason: String) {
         replica.stopped = reason
+        replica.fetch.forget()
         for proposal in replica.proposals {
             effects.replies.append(HostReply(call: proposal.call, response: .refused(.outcomeUnknown)))
         }
@@ -273,7 +286,8 @@ extension Replica {
     }
 
     func canApply(_ settings: HostSettings) -> Bool {
-        stopped == nil && impairment == nil && core.appliedIndex < core.commit && !isFull(settings)
+        stopped == nil && impairment == nil && core.appliedIndex < core.commit && !fetch.isUnderWay
+            && !isFull(settings)
     }
 
     /// The index through which every member has the log on disk, as a leader knows it.

@@ -18,6 +18,8 @@ public final class HostCore {
         let host: HostID
         var isConnected = false
         var isBulkConnected = false
+        /// When its connection was lost, or this host began to look for it; nil while it is connected.
+        var awaySinceTick: UInt64?
         /// Connections for bulk so far: who asks through a later one may be another process.
         var bulkConnections: UInt64 = 0
         /// Of its version, as it named it in the handshake. Known when it is connected.
@@ -176,6 +178,10 @@ public final class HostCore {
     /// Replicas that wait for a place, the longest first.
     var checkpointWaiters: Deque<Replica> = []
     var mergeWaiters: Deque<Replica> = []
+    /// Replicas whose apply waits for a read that failed, until the next tick.
+    var fetchesToRetry: [Replica] = []
+    /// How often apply waited for records from disk.
+    public internal(set) var fetches: UInt64 = 0
     /// Replicas with a `mergeTick`.
     var mergesPutOff = 0
     /// Some replica needs less of the journal than it did.
@@ -287,6 +293,7 @@ public final class HostCore {
         forgetSilence(of: replica)
         snapshotting.removeAll { $0 === replica }
         stepped.removeAll { $0 === replica }
+        fetchesToRetry.removeAll { $0 === replica }
         replicaOfGroup[Int(replica.group.rawValue)] = nil
         isTrimDue = true
     }
@@ -294,7 +301,9 @@ public final class HostCore {
     func addPeer(_ host: HostID) {
         guard host != self.host, peer(host) == nil else { return }
         let position = peers.firstIndex { $0.host > host } ?? peers.count
-        peers.insert(Peer(host: host, sequence: heartbeatSequenceStart), at: position)
+        let peer = Peer(host: host, sequence: heartbeatSequenceStart)
+        peer.awaySinceTick = tickCount
+        peers.insert(peer, at: position)
     }
 
     // MARK: Telling peers

@@ -142,6 +142,7 @@ public struct HostEffects: Sendable {
     public var replies: [HostReply] = []
     public var coldReads: [ColdRead] = []
     public var coldPages: [ColdPage] = []
+    public var stateReads: [StateRead] = []
     public var logReads: [JournalRead] = []
     public var snapshotReads: [SnapshotRead] = []
     public var storeJobs: [StoreJob] = []
@@ -164,6 +165,7 @@ public struct HostEffects: Sendable {
         replies.clear()
         coldReads.clear()
         coldPages.clear()
+        stateReads.clear()
         logReads.clear()
         snapshotReads.clear()
         storeJobs.clear()

@@ -92,7 +92,10 @@ public struct HostSettings: Sendable {
     /// counts among what is read for other hosts, and records are counted for one of them at a time.
     public var clientSnapshotsMax = 2
     /// Groups that may have a member on its way at a time, for hosts that are drained: each costs the transfer of a state.
-    public var movesMax = 4
+    public var movesMax = 16
+    /// Nanoseconds without a connection after which a host does not come soon: what was on its way there from a host that
+    /// is drained goes elsewhere.
+    public var moveNanoseconds: UInt64 = 30_000_000_000
     /// Bytes of cold data that are read in a second to verify their checksums; 0: none are.
     public var scrubBytesPerSecond = 4 << 20
     /// Nanoseconds from the beginning of one round through all that is on the disks to that of the next, at least: little

@@ -51,6 +51,8 @@ final class Replica {
     var memtable: Memtable
     var view: StoreView
     var checkpoint: Checkpoint?
+    /// What commands read that is not in memory.
+    var fetch = StateFetch()
     var isMerging = false
     /// There was too little space for a merge: not before this tick, and how long it was put off.
     var mergeTick: UInt64?

@@ -1,7 +1,193 @@
-// State machines write into the replica's memtable.
+// What a replica's state machine writes into and reads from: the live memtable, what was frozen of it, and records that
+// were fetched from disk for commands that read them.
 
-import Primitives
+public import Messages
+public import Primitives
+import RaftCore
 public import StateMachines
 public import Storage
 
-extension Memtable: RecordStore {}
+extension Memtable: RecordStore {
+    /// As if nothing lay below it.
+    public func find(_ place: RecordPosition) -> Finding { Finding(get(RecordKey(place))) ?? .absent }
+}
+
+/// All layers of a replica's state, as far as they are in memory.
+struct ReplicaRecords: RecordStore {
+    let memtable: Memtable
+    let frozen: FrozenMemtable?
+    /// Whether anything lies below the frozen memtable.
+    let hasRuns: Bool
+    let fetched: [RecordPosition: Finding]
+
+    @inline(__always)
+    mutating func put(
+        slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
+        expiry: LogTime, value: Bytes?
+    ) {
+        memtable.put(
+            slot: slot, machine: machine, key: key, revision: revision, changed: changed, expiry: expiry, value: value)
+    }
+
+    func find(_ place: RecordPosition) -> Finding {
+        let key = RecordKey(place)
+        if let found = Finding(memtable.get(key)) { return found }
+        if let found = frozen.flatMap({ Finding($0.get(key)) }) { return found }
+        return hasRuns ? fetched[place] ?? .elsewhere : .absent
+    }
+}
+
+extension Finding {
+    /// Nil: this layer does not know.
+    init?(_ lookup: Lookup) {
+        switch lookup {
+        case .absent: return nil
+        case .tombstone: self = .absent
+        case .found(let record):
+            self = .found(
+                StoredRecord(value: record.value ?? Bytes(), revision: record.revision, expiry: record.expiry))
+        }
+    }
+}
+
+extension RecordKey {
+    init(_ place: RecordPosition) { self.init(slot: place.slot, machine: place.machine, key: place.key) }
+}
+
+/// Records that commands wait for, to be read from disk.
+struct StateFetch {
+    /// Which one it is: what an earlier one brings is another view's.
+    var number: UInt64 = 0
+    /// Apply waits for it.
+    var isUnderWay = false
+    /// What it brought: true of all that lies below the memtables, until a checkpoint adds to that.
+    private(set) var found: [RecordPosition: Finding] = [:]
+    private var bytes = 0
+    /// The entry that waited for the last one.
+    private var head = LogIndex.zero
+
+    /// What earlier ones brought is kept as long as it is little, and for as long as the same entry waits.
+    private static var bytesMax: Int { 16 << 20 }
+
+    mutating func begin(before index: LogIndex) {
+        if bytes > Self.bytesMax, head != index { drop() }
+        head = index
+        number += 1
+        isUnderWay = true
+    }
+
+    mutating func take(_ result: StateReadResult) {
+        isUnderWay = false
+        for (key, lookup) in zip(result.keys, result.lookups) {
+            let place = RecordPosition(slot: key.slot, machine: key.machine, key: key.key)
+            found[place] = Finding(lookup) ?? .absent
+            bytes += key.key.count + (lookup.record?.value?.count ?? 0)
+        }
+    }
+
+    /// What is below the memtables has changed, or is not needed any more.
+    mutating func forget() {
+        if isUnderWay { number += 1 }
+        isUnderWay = false
+        if !found.isEmpty { drop() }
+    }
+
+    private mutating func drop() {
+        found = [:]
+        bytes = 0
+    }
+}
+
+/// Records for commands that read them: for a reader thread, answered by `HostCore.stateFetched`.
+public struct StateRead: Sendable {
+    public var group: GroupID
+    package var number: UInt64
+    package var keys: [RecordKey]
+    package var view: StoreView
+
+    /// What one read brings at most, but for one value: the rest is asked for again.
+    private static var bytesMax: Int { 4 << 20 }
+
+    /// Reads them, or the first of them. Any thread.
+    public func result<D: Disk>(from store: Store<D>) throws -> StateReadResult {
+        var lookups: [Lookup] = []
+        lookups.reserveCapacity(keys.count)
+        var bytes = 0
+        for key in keys {
+            let lookup = try store.get(key, in: view)
+            lookups.append(lookup)
+            bytes += lookup.record?.value?.count ?? 0
+            if bytes >= Self.bytesMax { break }
+        }
+        return StateReadResult(group: group, number: number, keys: keys, lookups: lookups)
+    }
+}
+
+/// What a `StateRead` found: of the first keys, as many as there are lookups.
+public struct StateReadResult: Sendable {
+    public var group: GroupID
+    package var number: UInt64
+    package var keys: [RecordKey]
+    package var lookups: [Lookup]
+}
+
+extension HostCore {
+    /// Most keys that are fetched in one go, so that no group takes a reader's thread for long.
+    static var fetchedKeysMax: Int { 1_024 }
+
+    func records(of replica: Replica) -> ReplicaRecords {
+        ReplicaRecords(
+            memtable: replica.memtable, frozen: replica.checkpoint?.frozen,
+            hasRuns: !replica.view.manifest.runs.isEmpty, fetched: replica.fetch.found)
+    }
+
+    /// Apply waits for these records, and has whatever the entries behind it read fetched as well. Only this group
+    /// waits.
+    func fetch(_ places: [RecordPosition], before entries: ArraySlice<LogEntry>, _ replica: Replica) {
+        let records = records(of: replica)
+        var keys = places
+        var known = Set(places)
+        for entry in entries {
+            guard keys.count < Self.fetchedKeysMax else { break }
+            for place in replica.machine.reads(of: entry)
+            where records.find(place) == .elsewhere && known.insert(place).inserted {
+                keys.append(place)
+            }
+        }
+        replica.fetch.begin(before: replica.core.appliedIndex.next)
+        fetches += 1
+        effects.stateReads.append(
+            StateRead(
+                group: replica.group, number: replica.fetch.number, keys: keys.map { RecordKey($0) },
+                view: replica.coldView))
+    }
+
+    /// What apply waits for is here.
+    public func stateFetched(_ result: StateReadResult) {
+        guard let replica = replica(of: result.group), replica.fetch.isUnderWay, replica.fetch.number == result.number
+        else { return }
+        replica.fetch.take(result)
+        markReady(replica)
+    }
+
+    /// It could not be read. What is damaged is another replica's to mend, if there is one; else this one can't go on.
+    ///
+    /// - Parameter damage: what is damaged; nil: the read failed for another reason, and is tried again.
+    public func stateFetchFailed(_ read: StateRead, damage: String?) {
+        guard let replica = replica(of: read.group), replica.fetch.isUnderWay, replica.fetch.number == read.number
+        else { return }
+        replica.fetch.forget()
+        guard let damage else { return fetchesToRetry.append(replica) }
+        stateDamaged(group: read.group, damage)
+        if replica.stopped == nil {
+            stop(replica, because: "its state on disk is damaged, and a command reads it: \(damage)")
+        }
+    }
+
+    /// Once per tick.
+    func retryFetches() {
+        guard !fetchesToRetry.isEmpty else { return }
+        for replica in fetchesToRetry where replica.stopped == nil { markReady(replica) }
+        fetchesToRetry.clear()
+    }
+}

@@ -12,11 +12,12 @@ public enum FeatureLevel {
     public static let recovery: UInt32 = 3
     /// Hosts name their silent replicas to each other: peers' batches of version 3.
     public static let silence: UInt32 = 4
+    /// Transactions of the key-value machine: its command 3.
+    public static let transactions: UInt32 = 5
     /// What this version knows.
-    public static let current = silence
+    public static let current = transactions
 
-    /// Of the map of a new cluster of hosts with these levels. No higher than what people can ask of a cluster needs: what
-    /// came since goes by what each host says of itself, or raises the level when it is used, and hosts of an earlier
-    /// version can still join until then.
-    public static func ofNewMap(hosts levels: [UInt32]) -> UInt32 { min(levels.min() ?? first, membership) }
+    /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
+    /// an earlier version can't join it.
+    public static func ofNewMap(hosts levels: [UInt32]) -> UInt32 { min(levels.min() ?? first, current) }
 }

@@ -51,19 +51,33 @@ public struct MasterStateMachine: Sendable {
             }
             return .done(revision: revision, body: Bytes())
         }
-        switch decideOther(entry) {
+        switch decideOther(entry, store) {
         case .nothing: return .nothing
-        case .meta(let records, let body):
-            for record in records {
-                record.key.withUnsafeBytes {
+        case .done(let writes, let body):
+            for write in writes {
+                write.key.withUnsafeBytes {
                     store.put(
-                        slot: .group, machine: .meta, key: $0, revision: revision, changed: entry.index, expiry: .zero,
-                        value: record.value)
+                        slot: write.slot, machine: write.machine, key: $0, revision: revision, changed: entry.index,
+                        expiry: write.expiry, value: write.value)
                 }
             }
             return .done(revision: revision, body: body)
         case .refused(let refusal): return .refused(refusal)
         case .unsupported(let what): return .unsupported(what)
+        case .unready(let places): return .unready(places)
+        }
+    }
+
+    /// What has to be in memory before the entry can be applied, as far as that can be told from the entry alone: what
+    /// is best fetched for many entries in one go.
+    public func reads(of entry: LogEntry) -> [RecordPosition] {
+        guard entry.kind == .command, group != .meta,
+            entry.payload.withUnsafeBytes({
+                CommandHeader(of: $0)?.machine == .keyValue && KeyValueTransaction.isOne($0)
+            }), let transaction = try? KeyValueTransaction(payload: entry.payload)
+        else { return [] }
+        return transaction.readKeys.map {
+            RecordPosition(slot: Ring.slot(of: $0), machine: .keyValue, key: $0)
         }
     }
 
@@ -101,26 +115,38 @@ public struct MasterStateMachine: Sendable {
     /// What any other entry does.
     @usableFromInline enum Decision {
         case nothing
-        case meta([MetaRecord], body: Bytes)
+        case done([RecordWrite], body: Bytes)
         case refused(Refusal)
         case unsupported(String)
+        case unready([RecordPosition])
     }
 
-    /// Takes the entry into revision, digest, log time and map. Changes nothing if it is unsupported.
-    @usableFromInline mutating func decideOther(_ entry: LogEntry) -> Decision {
+    /// Takes the entry into revision, digest, log time and map. Changes nothing if it is unsupported or unready.
+    @usableFromInline mutating func decideOther(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
         let decision: Decision
         switch entry.kind {
-        case .command: decision = decideCommand(entry)
+        case .command: decision = decideCommand(entry, store)
         case .empty, .configuration: decision = .nothing
         default: decision = .unsupported("entry \(entry.index) has the unknown kind \(entry.kind.rawValue)")
         }
-        if case .unsupported = decision { return decision }
+        switch decision {
+        case .unsupported, .unready: return decision
+        case .nothing, .refused: break
+        case .done(let writes, _):
+            if !writes.isEmpty { revision = revision.next }
+            for write in writes {
+                write.key.withUnsafeBytes { key in
+                    guard let value = write.value else { return fold(write, key, nil, changed: entry.index) }
+                    value.withUnsafeBytes { fold(write, key, $0, changed: entry.index) }
+                }
+            }
+        }
         applied = entry.index
         logTime = max(logTime, entry.logTime)
         return decision
     }
 
-    private mutating func decideCommand(_ entry: LogEntry) -> Decision {
+    private mutating func decideCommand(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
         guard let header = entry.payload.withUnsafeBytes({ CommandHeader(of: $0) }) else {
             return .unsupported("entry \(entry.index) has no command header of version \(CommandHeader.formatVersion)")
         }
@@ -130,11 +156,36 @@ public struct MasterStateMachine: Sendable {
         }
         switch header.machine {
         case .meta where group == .meta: return decideMeta(entry)
-        case .keyValue where group != .meta:
-            return .unsupported("entry \(entry.index) holds a key-value command that this version does not know")
+        case .keyValue where group != .meta: return decideTransaction(entry, store)
         default:
             return .unsupported(
                 "entry \(entry.index) is for sub state machine \(header.machine), which group \(group) does not have")
+        }
+    }
+
+    private func decideTransaction(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
+        guard entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }) else {
+            return .unsupported("entry \(entry.index) holds a key-value command that this version does not know")
+        }
+        let transaction: KeyValueTransaction
+        do throws(DecodingFailure) {
+            transaction = try KeyValueTransaction(payload: entry.payload)
+        } catch {
+            return .unsupported("entry \(entry.index): \(error)")
+        }
+        guard transaction.problem() == nil, let key = transaction.keys.first else {
+            return .unsupported("entry \(entry.index) holds a transaction beyond the limits of this version")
+        }
+        var context = ApplyContext(
+            index: entry.index, logTime: max(logTime, entry.logTime), revision: revision.next,
+            slot: Ring.slot(of: key), machine: .keyValue, store: store)
+        do throws(Unready) {
+            switch try transaction.apply(in: &context) {
+            case .success(let outcome): return .done(context.writes, body: outcome.encoded())
+            case .failure(let refusal): return .refused(refusal)
+            }
+        } catch {
+            return .unready(error.places)
         }
     }
 
@@ -148,28 +199,25 @@ public struct MasterStateMachine: Sendable {
         switch meta.apply(command) {
         case .refused(let refusal): return .refused(refusal)
         case .done(let records, let body):
-            if !records.isEmpty { revision = revision.next }
-            for record in records {
-                record.key.withUnsafeBytes { key in
-                    guard let value = record.value else {
-                        return fold(slot: .group, machine: .meta, key: key, value: nil, changed: entry.index)
-                    }
-                    value.withUnsafeBytes {
-                        fold(slot: .group, machine: .meta, key: key, value: $0, changed: entry.index)
-                    }
-                }
+            let writes = records.map {
+                RecordWrite(slot: .group, machine: .meta, key: $0.key, expiry: .zero, value: $0.value)
             }
-            return .meta(records, body: body)
+            return .done(writes, body: body)
         }
     }
 
-    /// Takes one record write into the digest: place, revision, index, expiry (none in this version), value or its
-    /// absence.
+    private mutating func fold(
+        _ write: RecordWrite, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?, changed: LogIndex
+    ) {
+        fold(
+            slot: write.slot, machine: write.machine, key: key, value: value, changed: changed, expiry: write.expiry)
+    }
+
+    /// Takes one record write into the digest: place, revision, index, expiry, value or its absence.
     private mutating func fold(
         slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer?,
-        changed: LogIndex
+        changed: LogIndex, expiry: LogTime = .zero
     ) {
-        let expiry = LogTime.zero
         let place = UInt64(slot.rawValue) | UInt64(machine.rawValue) << 16 | (value == nil ? 0 : 1 << 32)
         let seed = (place ^ mix(revision.rawValue) ^ mix(~changed.rawValue)) &+ expiry.rawValue &* 0x9e37_79b9_7f4a_7c15
         var hash = hash64(key, seed: seed)
@@ -180,8 +228,11 @@ public struct MasterStateMachine: Sendable {
 
 extension MasterStateMachine {
     /// Whether a client's command may be proposed in this group: nil, or why not. The slot's owner has been checked by
-    /// the caller; that the command belongs to the slot is checked here. Allocates nothing unless it turns it down.
-    public static func check(_ payload: Bytes, slot: Slot) -> Refusal? {
+    /// the caller; that the command belongs to the slot is checked here. Allocates nothing for puts and deletes that
+    /// pass.
+    ///
+    /// - Parameter level: the cluster's feature level: what older hosts can't apply is turned down.
+    public static func check(_ payload: Bytes, slot: Slot, level: UInt32) -> Refusal? {
         payload.withUnsafeBytes { bytes in
             guard let header = CommandHeader(of: bytes) else {
                 return .invalid("the command has no header of version \(CommandHeader.formatVersion)")
@@ -190,6 +241,7 @@ extension MasterStateMachine {
             guard header.machine == .keyValue else {
                 return .invalid("sub state machine \(header.machine) takes no commands from clients in this version")
             }
+            if KeyValueTransaction.isOne(bytes) { return check(transaction: payload, slot: slot, level: level) }
             guard let command = KeyValueCommandView(payload: bytes) else {
                 return .invalid("this is no key-value command of version \(KeyValueCommand.formatVersion)")
             }
@@ -204,9 +256,27 @@ extension MasterStateMachine {
         }
     }
 
+    private static func check(transaction payload: Bytes, slot: Slot, level: UInt32) -> Refusal? {
+        guard level >= FeatureLevel.transactions else {
+            return .invalid(
+                "transactions need feature level \(FeatureLevel.transactions), and the cluster is at \(level): "
+                    + "upgrade its hosts, then run 'bifrost cluster upgrade'")
+        }
+        let transaction: KeyValueTransaction
+        do throws(DecodingFailure) {
+            transaction = try KeyValueTransaction(payload: payload)
+        } catch {
+            return .invalid("\(error)")
+        }
+        if let problem = transaction.problem() { return problem }
+        let found = transaction.keys.first.map { Ring.slot(of: $0) }
+        return found == slot ? nil : .invalid("the keys' slot is \(found ?? slot), not \(slot)")
+    }
+
     /// Whether a command that `check` let pass makes the state grow: all do but deletes, which are taken as long as
     /// there is any space.
     public static func bringsDataIn(_ payload: Bytes) -> Bool {
-        payload.withUnsafeBytes { KeyValueCommandView(payload: $0)?.isPut ?? true }
+        if let isPut = payload.withUnsafeBytes({ KeyValueCommandView(payload: $0)?.isPut }) { return isPut }
+        return (try? KeyValueTransaction(payload: payload))?.bringsDataIn ?? true
     }
 }

@@ -3,8 +3,8 @@
 public import Messages
 public import Primitives
 
-/// Where state machines write: the replica's memtable, or a model of it in tests. A record's place is (slot, machine,
-/// key).
+/// Where state machines write, and what they read: the replica's memtable and what lies below it, or a model of them in
+/// tests. A record's place is (slot, machine, key).
 public protocol RecordStore {
     /// Replaces the record there, or adds it. `value` nil: a tombstone. `key` is valid during the call only, and
     /// `value`
@@ -12,6 +12,39 @@ public protocol RecordStore {
     mutating func put(
         slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
         expiry: LogTime, value: Bytes?)
+
+    /// What is there, as far as that can be told without waiting for a disk.
+    func find(_ place: RecordPosition) -> Finding
+}
+
+/// What a store says of a place.
+public enum Finding: Hashable, Sendable {
+    case absent
+    case found(StoredRecord)
+    /// It may be on disk: it has to be fetched first.
+    case elsewhere
+}
+
+/// A live record as state machines see it.
+public struct StoredRecord: Hashable, Sendable {
+    public var value: Bytes
+    /// At which it got its value.
+    public var revision: Revision
+    /// In log time; 0: never.
+    public var expiry: LogTime
+
+    public init(value: Bytes, revision: Revision, expiry: LogTime = .zero) {
+        self.value = value
+        self.revision = revision
+        self.expiry = expiry
+    }
+}
+
+/// A command can't be applied before these records are in memory. Nothing was changed: it is applied again then, from
+/// its beginning.
+public struct Unready: Error, Hashable, Sendable {
+    public var places: [RecordPosition]
+    public init(_ places: [RecordPosition]) { self.places = places }
 }
 
 /// What became of an entry.
@@ -26,4 +59,6 @@ public enum Applied: Hashable, Sendable {
     /// This version can't apply the entry: its kind, its machine, its version or its form is unknown. Nothing changed,
     /// and the replica has to stop before this entry: going on without it would make its state differ.
     case unsupported(String)
+    /// Nothing changed: the entry has to be applied again once these records are in memory.
+    case unready([RecordPosition])
 }

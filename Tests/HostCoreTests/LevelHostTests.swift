@@ -9,6 +9,8 @@ import Storage
 import Testing
 
 @Suite struct LevelHostTests {
+    private let top = FeatureLevel.current
+
     private func levels(_ trio: Trio, at place: Int = 0) -> [UInt32] {
         trio.hosts[place].core.map?.hosts.map(\.featureLevel) ?? []
     }
@@ -34,12 +36,12 @@ import Testing
         _ = try trio.leader(of: .meta)
         try trio.tick(100)
         for place in 0..<3 {
-            #expect(levels(trio, at: place) == [4, 4, 4])
+            #expect(levels(trio, at: place) == [top, top, top])
             let map = try #require(trio.hosts[place].core.map)
             #expect(map.featureLevel == 2 && map.version == trio.map.version + 3, "each host once")
             for (now, before) in zip(map.hosts, trio.map.hosts) {
                 var expected = before
-                expected.featureLevel = 4
+                expected.featureLevel = top
                 #expect(now == expected)
             }
         }
@@ -47,12 +49,12 @@ import Testing
         try trio.tick(2_000)
         #expect(trio.hosts[0].inspection(of: .meta)?.last == last, "quiet when nothing differs")
         #expect(trio.hosts.map(\.activeCount) == [0, 0, 0])
-        #expect(try raise(trio, to: 4, token: 1).isEmpty)
+        #expect(try raise(trio, to: top, token: 1).isEmpty)
         try trio.tick(20)
-        #expect(trio.hosts.allSatisfy { $0.core.map?.featureLevel == 4 })
+        #expect(trio.hosts.allSatisfy { $0.core.map?.featureLevel == top })
         // Again, by somebody who has not heard of it: nothing changes.
         let version = trio.hosts[0].core.map?.version
-        #expect(try raise(trio, to: 4, token: 2).isEmpty)
+        #expect(try raise(trio, to: top, token: 2).isEmpty)
         #expect(try raise(trio, to: 3, token: 3).contains("may not go back to 3"))
         try trio.tick(20)
         #expect(trio.hosts.allSatisfy { $0.core.map?.version == version })
@@ -65,10 +67,10 @@ import Testing
         #expect(trio.map.featureLevel == 1)
         _ = try trio.leader(of: .meta)
         try trio.tick(100)
-        #expect(levels(trio) == [4, 4, 4])
-        #expect(try raise(trio, to: 4, token: 1).isEmpty)
+        #expect(levels(trio) == [top, top, top])
+        #expect(try raise(trio, to: top, token: 1).isEmpty)
         try trio.tick(20)
-        #expect(trio.hosts.allSatisfy { $0.core.map?.featureLevel == 4 })
+        #expect(trio.hosts.allSatisfy { $0.core.map?.featureLevel == top })
     }
 
     @Test func oneOfAnOlderVersionOrThatIsAwayKeepsTheLevelDown() throws {
@@ -94,7 +96,7 @@ import Testing
         let trio = try Trio(groups: 1, registered: [2, 2, 2])
         let leader = try trio.leader(of: .meta)
         try trio.tick(100)
-        #expect(levels(trio) == [4, 4, 4])
+        #expect(levels(trio) == [top, top, top])
         let host = try #require(trio.hosts[0].core.map?.hosts[1])
         trio.hosts[leader].core.register(
             HostRegistration(
@@ -103,6 +105,6 @@ import Testing
         try trio.tick(4)
         #expect(trio.hosts[leader].isDone(7))
         let record = try #require(trio.hosts[leader].core.map?.hosts[1])
-        #expect(record.name == "other name" && record.featureLevel == 4)
+        #expect(record.name == "other name" && record.featureLevel == top)
     }
 }

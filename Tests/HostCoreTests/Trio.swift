@@ -82,6 +82,11 @@ final class TestHost {
     var now = Instant(1_000_000)
     /// The most replies that one turn brought.
     var repliesOfTurnMax = 0
+    /// What commands wait for is not read, and waits.
+    var holdsStateReads = false
+    private var heldStateReads: [StateRead] = []
+    /// Reads that commands waited for.
+    var fetches = 0
 
     func core(of group: GroupID) -> HostCore { cores[LoopPlace.owner(of: group, loops: cores.count)] }
     func inspection(of group: GroupID) -> ReplicaInspection? { core(of: group).inspection(of: group) }
@@ -136,6 +141,17 @@ final class TestHost {
             } catch let error as DiskError where error.code == .corrupt {
                 replies[read.call] = .refused(.unavailable("\(error)"))
                 core.stateDamaged(group: read.group, "\(error)")
+            }
+        }
+        heldStateReads += work.stateReads
+        fetches += work.stateReads.count
+        let stateReads = holdsStateReads ? [] : heldStateReads
+        if !holdsStateReads { heldStateReads = [] }
+        for read in stateReads {
+            do {
+                core.stateFetched(try read.result(from: store))
+            } catch let error as DiskError where error.code == .corrupt {
+                core.stateFetchFailed(read, damage: "\(error)")
             }
         }
         coldPages += work.coldPages

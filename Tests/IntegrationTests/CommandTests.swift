@@ -33,11 +33,64 @@ extension IntegrationTests {
             }
         }
 
-        @Test func aNewClusterHasTheLevelThatHostsOfTheVersionBeforeKnow() async throws {
+        @Test func aNewClusterHasTheLevelThatItsHostsKnow() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 let save = try await cluster.bifrost("snapshot", "save", cluster.directory + "/save", "--json")
                 save.expect(0)
-                #expect(try save.json()["featureLevel"] as? Int == 2)
+                #expect(try save.json()["featureLevel"] as? Int == 5)
+            }
+        }
+
+        @Test func conditionsAndTransactionsTakeEffectOrSayWhyNot() async throws {
+            try await withCluster { cluster in
+                let first = try await cluster.bifrost("put", "--if-absent", "{l}a", "100", "--json")
+                first.expect(0)
+                let revision = try #require(try first.json()["revision"] as? Int)
+                let twice = try await cluster.bifrost("put", "--if-absent", "{l}a", "1")
+                twice.expect(1, saying: "it got its value at revision \(revision); nothing was changed")
+                #expect(twice.output.isEmpty)
+                try await cluster.bifrost("put", "--if-revision", "\(revision)", "{l}a", "90").expect(0)
+                try await cluster.bifrost("put", "--if-revision", "\(revision)", "{l}a", "80").expect(1)
+                try await cluster.bifrost("delete", "--if-value", "100", "{l}a").expect(1)
+                try await cluster.bifrost("put", "--if-present", "{l}b", "1").expect(1, saying: "it has no value")
+                try await cluster.bifrost("put", "--if-absent", "--if-present", "x", "1").expect(64, saying: "one of")
+                #expect(try await cluster.bifrost("get", "{l}a").text == "90")
+
+                let transfer = """
+                    {"if": [{"key": "{l}a", "test": "value", "value": "90"}, {"key": "{l}b", "test": "absent"}],
+                     "then": [{"op": "put", "key": "{l}a", "value": "80"}, {"op": "put", "key": "{l}b", "value": "10"}],
+                     "else": [{"op": "get", "key": "{l}a"}, {"op": "get", "key": "{l}c"}]}
+                    """
+                let done = try await cluster.bifrost("txn", "-", "--json", input: Array(transfer.utf8))
+                done.expect(0)
+                #expect(try done.json()["held"] as? Bool == true)
+                let again = try await cluster.bifrost("txn", "-", "--json", input: Array(transfer.utf8))
+                again.expect(1, saying: "a condition does not hold")
+                let readings = try #require(try again.json()["readings"] as? [[String: Any]])
+                #expect(readings.map { $0["found"] as? Bool } == [true, false])
+                #expect(readings[0]["value"] as? String == "80")
+                #expect(readings[0]["revision"] as? Int == (try done.json()["revision"] as? Int))
+                let text = try await cluster.bifrost("txn", "-", input: Array(transfer.utf8))
+                text.expect(1, saying: "a condition does not hold")
+                #expect(text.text.contains("{l}a = 80, revision ") && text.text.contains("{l}c has no value"))
+                for host in cluster.hosts {
+                    #expect(try await cluster.bifrost("get", "{l}b", at: [host]).text == "10")
+                }
+
+                for (input, message) in [
+                    ("nonsense", "this is no JSON"), ("[]", "expected a JSON object"), ("{}", "names no key"),
+                    (#"{"then": [{"op": "get", "key": "a"}, {"op": "get", "key": "b"}]}"#, "in braces"),
+                    (#"{"fi": []}"#, #"found "fi""#), (#"{"if": [{"key": "a", "tset": "absent"}]}"#, #"found "tset""#),
+                    (#"{"if": [{"key": "a", "test": "older"}]}"#, #"found "older""#),
+                    (#"{"if": [{"key": "a", "test": "value", "revision": 1}]}"#, #"goes with "value""#),
+                    (#"{"if": [{"key": "a", "test": "revision"}]}"#, #"goes with "revision""#),
+                    (#"{"then": [{"op": "put", "key": "a"}]}"#, #""value" is missing"#),
+                    (#"{"then": [{"op": "put", "key": 1, "value": ""}]}"#, #""then", 1, "key""#),
+                    (#"{"then": [{"op": "get"}]}"#, #""key" is missing"#),
+                    (#"{"then": [{"op": "get", "keyBase64": "?"}]}"#, "no base 64"),
+                ] {
+                    try await cluster.bifrost("txn", "-", input: Array(input.utf8)).expect(65, saying: message)
+                }
             }
         }
 

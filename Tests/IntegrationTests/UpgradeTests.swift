@@ -2,11 +2,14 @@
 
 import BifrostTool
 import Foundation
+import Primitives
 import TestSupport
 import Testing
 
 extension IntegrationTests {
     @Suite(.serialized) struct UpgradeTests {
+        private let top = Int(FeatureLevel.current)
+
         private struct Levels: Equatable {
             var level: Int
             var possible: Int
@@ -48,46 +51,48 @@ extension IntegrationTests {
                 try await cluster.bifrost("cluster", "upgrade", "--to", "4").expect(
                     1, saying: "host 3 (\(cluster.hosts[2].address)) registers \(level): start a newer version there")
                 let end = ContinuousClock.now + .seconds(30)
-                while try await levels(cluster).registered != [4, 4, level], ContinuousClock.now < end {
+                while try await levels(cluster).registered != [top, top, level], ContinuousClock.now < end {
                     await OwnExecutor.pause(milliseconds: 100)
                 }
-                #expect(try await levels(cluster) == Levels(level: level, possible: level, registered: [4, 4, level]))
+                #expect(
+                    try await levels(cluster) == Levels(level: level, possible: level, registered: [top, top, level]))
                 // An older version does not get the directory of a newer one.
                 cluster.local.stop(cluster.hosts[0])
                 try await cluster.local.command([
                     "serve", "--directory", cluster.hosts[0].directory, "--listen", cluster.hosts[0].address,
                     "--feature-level", "\(level)",
-                ]).expectLast(73, saying: "was used by a version with feature level 4")
+                ]).expectLast(73, saying: "was used by a version with feature level \(top)")
                 try cluster.start(cluster.hosts[0])
 
                 // Right behind the last restart: it is waited for.
                 try restart(cluster.hosts[2], of: cluster, level: nil)
-                let dry = try await cluster.bifrost("cluster", "upgrade", "--to", "4", "--dry-run", "--json")
+                let dry = try await cluster.bifrost("cluster", "upgrade", "--to", "\(top)", "--dry-run", "--json")
                 dry.expect(0)
-                #expect(try dry.json()["to"] as? Int == 4 && dry.json()["changed"] as? Bool == false)
-                #expect(try await levels(cluster) == Levels(level: level, possible: 4, registered: [4, 4, 4]))
+                #expect(try dry.json()["to"] as? Int == top && dry.json()["changed"] as? Bool == false)
+                #expect(try await levels(cluster) == Levels(level: level, possible: top, registered: [top, top, top]))
                 // Two people at once: one of them did it, or the other, or both find it done.
                 async let one = cluster.bifrost("cluster", "upgrade", "--json")
                 async let other = cluster.bifrost("cluster", "upgrade", "--json")
                 let both = try await [one, other]
                 for result in both {
                     result.expect(0)
-                    #expect(try result.json()["to"] as? Int == 4)
+                    #expect(try result.json()["to"] as? Int == top)
                 }
                 #expect(try both.count { try $0.json()["changed"] as? Bool == true } >= 1)
-                #expect(try await levels(cluster) == Levels(level: 4, possible: 4, registered: [4, 4, 4]))
+                #expect(try await levels(cluster) == Levels(level: top, possible: top, registered: [top, top, top]))
                 try await cluster.bifrost("cluster", "upgrade", "--to", "3").expect(1, saying: "never goes back")
-                try await cluster.bifrost("cluster", "upgrade", "--to", "5").expect(64, saying: "levels up to 4")
+                try await cluster.bifrost("cluster", "upgrade", "--to", "\(top + 1)").expect(
+                    64, saying: "levels up to \(top)")
                 #expect(try await cluster.bifrost("get", "k").text == "v")
 
                 // The fourth is left behind until it is upgraded.
                 try await cluster.bifrost("host", "add", cluster.hosts[3].address).expect(
-                    1, saying: "feature level 4", "knows \(level)", "nothing was changed")
+                    1, saying: "feature level \(top)", "knows \(level)", "nothing was changed")
                 try restart(cluster.hosts[3], of: cluster, level: nil)
                 try await cluster.bifrost("host", "add", cluster.hosts[3].address).expect(0)
                 try await cluster.bifrost("group", "add-replica", "1", "--host", "4").expect(0)
                 let text = try await cluster.bifrost("cluster", "show").text
-                #expect(text.contains("feature level 4") && text.contains("the highest that this program knows"))
+                #expect(text.contains("feature level \(top)") && text.contains("the highest that this program knows"))
             }
         }
     }

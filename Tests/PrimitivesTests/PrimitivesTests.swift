@@ -9,10 +9,10 @@ import Testing
         #expect(Bytes().checksum == 0)
     }
 
-    /// Hosts of the version before can join a cluster until something raises its level that they do not know.
-    @Test func newMapsHaveNoHigherLevelThanTheyNeed() {
-        #expect(FeatureLevel.ofNewMap(hosts: [4, 4, 4]) == 2)
-        #expect(FeatureLevel.ofNewMap(hosts: [4, 3, .max]) == 2)
+    @Test func newMapsHaveTheLevelThatAllTheirHostsKnow() {
+        #expect(FeatureLevel.ofNewMap(hosts: [4, 4, 4]) == 4)
+        #expect(FeatureLevel.ofNewMap(hosts: [4, 3, .max]) == 3)
+        #expect(FeatureLevel.ofNewMap(hosts: [.max, .max]) == FeatureLevel.current)
         #expect(FeatureLevel.ofNewMap(hosts: [4, 1, 2]) == 1)
         #expect(FeatureLevel.ofNewMap(hosts: []) == 1)
     }

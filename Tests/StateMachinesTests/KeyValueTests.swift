@@ -74,7 +74,8 @@ import Testing
             _ command: KeyValueCommand, header: CommandHeader = CommandHeader(machine: .keyValue),
             slot wanted: Slot? = nil
         ) -> Refusal? {
-            MasterStateMachine.check(command.payload(header: header), slot: wanted ?? slot(of: command.key))
+            MasterStateMachine.check(
+                command.payload(header: header), slot: wanted ?? slot(of: command.key), level: FeatureLevel.current)
         }
         let longest = Bytes(Array(repeating: 65, count: Limits.keyBytesMax))
         let tooLong = Bytes(Array(repeating: 65, count: Limits.keyBytesMax + 1))
@@ -116,7 +117,9 @@ import Testing
         let original = KeyValueCommand.put(key: "{tag}key", value: "value").payload()
         var passed = 0
         mutate(original, seed: 5, rounds: 20_000) { payload in
-            let isFine = MasterStateMachine.check(payload, slot: slot(of: "tag" as Bytes)) == nil
+            let isFine =
+                MasterStateMachine.check(
+                    payload, slot: slot(of: "tag" as Bytes), level: FeatureLevel.current) == nil
             guard var machine = try? MasterStateMachine(group: GroupID(1)) else { return }
             var store = ModelStore()
             let applied = machine.apply(.command(1, payload), into: &store)

@@ -96,18 +96,21 @@ import Testing
         #expect(meta.machine.meta.map == before)
     }
 
-    @Test func aHostOfTheVersionBeforeJoinsANewClusterOfNewerOnes() throws {
+    @Test func aHostThatKnowsLessThanTheClusterUsesIsRefused() throws {
         var meta = try Meta()
         var map = try firstMap()
         for place in map.hosts.indices { map.hosts[place].featureLevel = FeatureLevel.current }
         map.featureLevel = FeatureLevel.ofNewMap(hosts: map.hosts.map(\.featureLevel))
         _ = meta.apply(.initialise(map))
-        let level = FeatureLevel.membership
+        let level = FeatureLevel.current
         #expect(try meta.result(.registerHost(registration(4, incarnation: 104, featureLevel: level)))?.host == 4)
-        guard case .refused(.invalid(let text)) = meta.apply(.registerHost(registration(5, incarnation: 105))) else {
-            Issue.record("not refused"); return
+        for level in [1, level - 1] {
+            let older = registration(5, incarnation: 105, featureLevel: level)
+            guard case .refused(.invalid(let text)) = meta.apply(.registerHost(older)) else {
+                Issue.record("not refused"); return
+            }
+            #expect(text.contains("feature level \(FeatureLevel.current), the host's version knows \(level)"))
         }
-        #expect(text.contains("feature level 2"))
     }
 
     @Test func aRenewedLevelLeavesAllElseOfARecordAsItIs() throws {

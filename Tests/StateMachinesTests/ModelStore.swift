@@ -1,3 +1,4 @@
+import Messages
 import Primitives
 import StateMachines
 
@@ -30,6 +31,17 @@ struct ModelStore: RecordStore, Equatable {
         writes += 1
         records[Key(slot: slot, machine: machine, key: Bytes(copying: key))] =
             Record(revision: revision, changed: changed, expiry: expiry, value: value?.compacted())
+    }
+
+    /// Places that it says are not in memory.
+    var elsewhere: Set<RecordPosition> = []
+
+    func find(_ place: RecordPosition) -> Finding {
+        guard !elsewhere.contains(place) else { return .elsewhere }
+        guard let found = records[Key(slot: place.slot, machine: place.machine, key: place.key)],
+            let value = found.value
+        else { return .absent }
+        return .found(StoredRecord(value: value, revision: found.revision, expiry: found.expiry))
     }
 
     var metaRecords: [MetaRecord] {

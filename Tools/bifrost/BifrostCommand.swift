@@ -58,6 +58,7 @@ struct BifrostCommand: AsyncParsableCommand {
             Put.self,
             Get.self,
             Delete.self,
+            Transaction.self,
             Import.self,
             Export.self,
             Status.self,

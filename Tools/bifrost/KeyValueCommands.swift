@@ -20,6 +20,36 @@ struct KeyArgument: ExpressibleByArgument {
     }
 }
 
+/// What must be true of a key before it is written.
+struct ConditionOptions: ParsableArguments {
+    @Flag(help: "Only if the key has no value.")
+    var ifAbsent = false
+
+    @Flag(help: "Only if the key has a value.")
+    var ifPresent = false
+
+    @Option(help: ArgumentHelp("Only if the key got its value at this revision.", valueName: "revision"))
+    var ifRevision: UInt64?
+
+    @Option(help: ArgumentHelp("Only if the key has this value.", valueName: "value"))
+    var ifValue: String?
+
+    /// Nil: none is asked for.
+    var test: KeyValueTransaction.Condition.Test? {
+        if ifAbsent { return .absent }
+        if ifPresent { return .present }
+        if let ifRevision { return .revision(Revision(ifRevision)) }
+        return ifValue.map { .value(RawArguments.bytes(of: $0)) }
+    }
+
+    func validate() throws {
+        let count = [ifAbsent, ifPresent, ifRevision != nil, ifValue != nil].count { $0 }
+        guard count <= 1 else {
+            throw ValidationError("one of --if-absent, --if-present, --if-revision and --if-value; for more see txn")
+        }
+    }
+}
+
 /// What a write did.
 struct WriteReport: Encodable {
     var key: String?
@@ -66,10 +96,14 @@ struct Put: AsyncParsableCommand {
             The value - is what standard input has, byte by byte; an empty input is the empty value. Behind -- words \
             mean themselves, and so does -.
 
+            With a condition nothing is written unless it holds (exit code 1), and no other write comes between.
+
             EXAMPLES:
               bifrost put greeting hello
               bifrost put '{user:7}/photo' - < photo.jpg
               bifrost put --json greeting hello
+              bifrost put --if-absent greeting hello
+              bifrost put --if-revision 7 greeting 'good evening'
               bifrost put -- -key-with-a-dash value
               bifrost put key-of-a-dash -- -
             """)
@@ -79,6 +113,8 @@ struct Put: AsyncParsableCommand {
 
     @Argument(help: "The value; - reads it from standard input, as it is, unless it stands behind --.")
     var value: String
+
+    @OptionGroup var condition: ConditionOptions
 
     @OptionGroup var options: ClientOptions
 
@@ -92,7 +128,12 @@ struct Put: AsyncParsableCommand {
             throw ToolError(.badData, "\(problem)")
         }
         let cluster = try await options.cluster()
-        let revision = try await cluster.kv.put(key.bytes, bytes)
+        let revision =
+            if let test = condition.test {
+                try await cluster.kv.put(key.bytes, bytes, if: test)
+            } else {
+                try await cluster.kv.put(key.bytes, bytes)
+            }
         try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common, "the value is written")
         await cluster.close()
     }
@@ -103,22 +144,31 @@ struct Delete: AsyncParsableCommand {
         abstract: "Removes a key, whether or not it has a value.",
         discussion: """
             When it returns 0 the key has no value, on the disks of a majority; prints the revision of the key's \
-            group. Exit code 2: the outcome is unknown.
+            group. Exit code 2: the outcome is unknown. With a condition nothing is removed unless it holds (exit \
+            code 1), and no write comes between.
 
             EXAMPLES:
               bifrost delete greeting
+              bifrost delete --if-value hello greeting
               bifrost delete --json greeting
             """)
 
     @Argument(help: "The key.")
     var key: KeyArgument
 
+    @OptionGroup var condition: ConditionOptions
+
     @OptionGroup var options: ClientOptions
 
     func run() async throws {
         try key.check()
         let cluster = try await options.cluster()
-        let revision = try await cluster.kv.delete(key.bytes)
+        let revision =
+            if let test = condition.test {
+                try await cluster.kv.delete(key.bytes, if: test)
+            } else {
+                try await cluster.kv.delete(key.bytes)
+            }
         try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common, "the key is deleted")
         await cluster.close()
     }
@@ -168,7 +218,7 @@ struct Get: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "linearizable: the leader asks a majority first. lease: as new, and without asking while a majority has promised its votes; relies on clocks that are at most 5 % wrong. stale: from any replica, and nothing is missing that was acknowledged --max-age ago."
+            "linearizable: the leader asks a majority first. lease: as new, and without asking while a majority has promised its votes; relies on clocks that are at most 5 % wrong. stale: from any replica, and nothing is missing that was acknowledged --max-age ago; a replica that has not made sure of its state within that time asks the leader first, and can't answer while there is none."
         ))
     var consistency = GetConsistency.linearizable
 

@@ -1,0 +1,101 @@
+// What a sub state machine sees while one of its commands is applied. Owns what the command writes until it is done:
+// a command that fails, or has to wait for a record, leaves nothing behind.
+
+import Messages
+public import Primitives
+
+/// One command's view of its group: the entry that it came in, and the records of its machine in its slot.
+///
+/// Nothing else goes in: no clock, no chance but `random`, nothing that another replica may see otherwise. Reads see
+/// what the command has written so far.
+public struct ApplyContext {
+    /// The entry's place in the log.
+    public let index: LogIndex
+    /// The group's elapsed time.
+    public let logTime: LogTime
+    /// What the command's writes get as their revision.
+    public let revision: Revision
+    /// Where all records of the command lie.
+    public let slot: Slot
+    /// The same numbers on every replica.
+    public var random: SeededRandom
+    /// In the order in which they were made.
+    private(set) var writes: [RecordWrite] = []
+
+    private let machine: SubMachineNumber
+    private let store: any RecordStore
+
+    init(
+        index: LogIndex, logTime: LogTime, revision: Revision, slot: Slot, machine: SubMachineNumber,
+        store: any RecordStore
+    ) {
+        self.index = index
+        self.logTime = logTime
+        self.revision = revision
+        self.slot = slot
+        self.machine = machine
+        self.store = store
+        random = SeededRandom(seed: mix(index.rawValue ^ UInt64(machine.rawValue) << 48))
+    }
+
+    /// The key's record, as the command has made it or found it; nil if there is none, or if its time is over.
+    ///
+    /// - Throws: it is not in memory. The command ends with this error, and is applied again later.
+    public func get(_ key: Bytes) throws(Unready) -> StoredRecord? {
+        if let own = writes.last(where: { $0.key == key }) {
+            return own.value.map { StoredRecord(value: $0, revision: revision, expiry: own.expiry) }
+        }
+        switch store.find(place(of: key)) {
+        case .absent: return nil
+        case .found(let record): return record.expiry > .zero && record.expiry <= logTime ? nil : record
+        case .elsewhere: throw Unready([place(of: key)])
+        }
+    }
+
+    /// Sees to it that reads of these keys don't throw: what a command reads is best said at its beginning, so that all
+    /// of it is fetched in one go. False: their values have more bytes than `bytesMax` together, and not all need be in
+    /// memory.
+    ///
+    /// - Throws: some are not in memory.
+    public func prepare(_ keys: some Sequence<Bytes>, bytesMax: Int = .max) throws(Unready) -> Bool {
+        var missing: [RecordPosition] = []
+        var bytes = 0
+        for key in keys {
+            let place = place(of: key)
+            switch store.find(place) {
+            case .absent: break
+            case .found(let record):
+                bytes += record.value.count
+                // By the keys before alone: the same on every replica, whatever of the rest is in memory.
+                if missing.isEmpty, bytes > bytesMax { return false }
+            case .elsewhere: missing.append(place)
+            }
+        }
+        guard missing.isEmpty else { throw Unready(missing) }
+        return true
+    }
+
+    /// Sets the key's record.
+    ///
+    /// - Parameter expiry: in log time; 0: never.
+    public mutating func put(_ key: Bytes, _ value: Bytes, expiry: LogTime = .zero) {
+        writes.append(RecordWrite(slot: slot, machine: machine, key: key, expiry: expiry, value: value))
+    }
+
+    /// Deletes the key's record, whether or not there is one.
+    public mutating func delete(_ key: Bytes) {
+        writes.append(RecordWrite(slot: slot, machine: machine, key: key, expiry: .zero, value: nil))
+    }
+
+    private func place(of key: Bytes) -> RecordPosition { RecordPosition(slot: slot, machine: machine, key: key) }
+}
+
+/// What a command does to one record.
+@usableFromInline struct RecordWrite {
+    @usableFromInline var slot: Slot
+    @usableFromInline var machine: SubMachineNumber
+    @usableFromInline var key: Bytes
+    @usableFromInline var expiry: LogTime
+    /// nil: deleted.
+    @usableFromInline var value: Bytes?
+}
