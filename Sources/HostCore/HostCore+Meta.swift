@@ -16,11 +16,15 @@ extension HostCore {
     }
 
     func tickMeta() {
-        guard loop.isFirst, tickCount % secondTicks == 0 else { return }
+        guard loop.isFirst else { return }
+        // A move has several steps, and each is a change of the map: the next follows soon.
+        if tickCount % max(secondTicks / Self.stepsPerSecond, 1) == 0 { planMoves() }
+        guard tickCount % secondTicks == 0 else { return }
         spreadMap()
         renewLevels()
-        planMoves()
     }
+
+    private static var stepsPerSecond: UInt64 { 5 }
 
     // MARK: Maps
 
@@ -120,7 +124,11 @@ extension HostCore {
                 || map.groups.contains(where: { $0.replicas.contains { $0.successorOf != .none } })
         else { return }
         // One that the map refuses must not hold up the others: a replica without which nobody would vote stays.
-        let changes = Planner.moves(map, movesMax: settings.movesMax).steps.lazy.map { MapChange($0) }
+        let away = peers.filter { !$0.isConnected }
+        let patience = settings.moveNanoseconds / settings.tickNanoseconds
+        let lost = away.filter { $0.awaySinceTick.map { tickCount - $0 >= patience } ?? false }
+        let plan = Planner.moves(map, movesMax: settings.movesMax, away: away.map(\.host), lost: lost.map(\.host))
+        let changes = plan.steps.lazy.map { MapChange($0) }
         guard let change = changes.first(where: { $0.refusal(by: map) == nil }) else { return }
         _ = propose(MetaCommand.change(change, expecting: map.version).payload(), to: replica)
     }

@@ -41,14 +41,27 @@ extension Planner {
     /// group's others use least, there to the host with the fewest replicas for its weight. It is asked for again after
     /// each change of the map: what is no step yet may be one then. O(groups × replicas + steps × hosts).
     ///
-    /// - Parameter movesMax: no move is begun while so many groups are on their way, for whatever reason: each costs
-    ///   the transfer of a state.
-    public static func moves(_ map: ClusterMap, movesMax: Int) -> MovePlan {
+    /// - Parameters:
+    ///   - movesMax: no move is begun while so many groups are on their way, for whatever reason: each costs the transfer
+    ///     of a state. What waits for a host that is away costs nothing, and does not count.
+    ///   - away: hosts that do not answer, ascending: they get no replicas.
+    ///   - lost: those of them that have not answered for so long that what is on its way there, from a host that drains,
+    ///     is given up, and begun anew elsewhere.
+    public static func moves(
+        _ map: ClusterMap, movesMax: Int, away: [HostID] = [], lost: [HostID] = []
+    ) -> MovePlan {
         var plan = MovePlan()
-        var hosts = MoveTargets(map)
+        var hosts = MoveTargets(map, away: away)
         var leads: LeadCounts?
-        var moving = map.groups.reduce(0) { $0 + ($1.isMoving ? 1 : 0) }
+        var moving = map.groups.reduce(0) { $0 + ($1.isMoving && !$1.waits(for: away) ? 1 : 0) }
         for group in map.groups {
+            if let successor = group.replicas.first(where: { new in
+                new.isWanted && !new.isSettled && lost.contains(new.host)
+                    && group.replicas.contains { $0.id == new.successorOf && hosts.isDraining($0.host) }
+            }) {
+                plan.steps.append(.leave(group.id, successor.id))
+                continue
+            }
             let leaving = group.replicas.filter { old in
                 old.isWanted && group.replicas.contains { $0.successorOf == old.id && $0.isSettled }
             }
@@ -160,6 +173,11 @@ extension GroupRecord {
         old.role != .voter || replicas.contains { $0.role == .voter && $0.id != old.id }
     }
 
+    /// Somebody is on his way to a host that is away.
+    fileprivate func waits(for away: [HostID]) -> Bool {
+        !away.isEmpty && replicas.contains { !$0.isSettled && away.contains($0.host) }
+    }
+
     /// A change of members is under way, or only the first half of a move is done.
     fileprivate var isMoving: Bool { replicas.contains { !$0.isSettled || $0.successorOf != .none } }
 }
@@ -209,9 +227,11 @@ private struct MoveTargets {
     let zones: Int
     /// Replicas that stay.
     var count: [UInt64]
+    let isAway: [Bool]
 
-    init(_ map: ClusterMap) {
+    init(_ map: ClusterMap, away: [HostID]) {
         hosts = map.hosts
+        isAway = hosts.map { away.contains($0.id) }
         var names: [String] = []
         for name in hosts.map(\.zone).sorted() where names.last != name { names.append(name) }
         zone = hosts.map { host in names.place { $0 < host.zone } }
@@ -228,6 +248,9 @@ private struct MoveTargets {
     func place(_ id: HostID) -> Int { hosts.place { $0.id < id } }
     func isDraining(_ id: HostID) -> Bool { hosts[place(id)].state == .draining }
     private func takesReplicas(_ place: Int) -> Bool { hosts[place].state == .active && hosts[place].weight > 0 }
+    private func mayTake(_ place: Int, _ group: GroupRecord) -> Bool {
+        takesReplicas(place) && group.replica(on: hosts[place].id) == nil
+    }
 
     mutating func choose(for group: GroupRecord, replacing old: ReplicaRecord) -> HostID? {
         var used = Array(repeating: 0, count: zones)
@@ -236,7 +259,7 @@ private struct MoveTargets {
         }
         let seed = mix(UInt64(group.id.rawValue))
         var best: Int?
-        for host in hosts.indices where takesReplicas(host) && group.replica(on: hosts[host].id) == nil {
+        for host in hosts.indices where mayTake(host, group) && !isAway[host] {
             guard let other = best else { best = host; continue }
             if used[zone[host]] != used[zone[other]] {
                 if used[zone[host]] < used[zone[other]] { best = host }
@@ -260,7 +283,9 @@ private struct MoveTargets {
         let draining = hosts.count { $0.state == .draining }
         let without = hosts.count { $0.state == .active && $0.weight == 0 }
         let taken = hosts.indices.count { takesReplicas($0) && group.replica(on: hosts[$0].id) != nil }
+        let absent = hosts.indices.filter { isAway[$0] && mayTake($0, group) }.map { "host \(hosts[$0].id)" }
         return
             "of \(hosts.count) hosts \(draining) are draining, \(without) have weight 0, and \(taken) have a replica of the group"
+            + (absent.isEmpty ? "" : "; \(absent.joined(separator: ", ")) would, and does not answer")
     }
 }

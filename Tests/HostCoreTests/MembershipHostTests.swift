@@ -125,6 +125,25 @@ import Testing
         try change(trio, .removeHost(HostID(1)), token: 2)
     }
 
+    @Test func aMoveToAHostThatDiesGoesElsewhere() throws {
+        let trio = try Trio(groups: 6, hosts: 5) { $0.moveNanoseconds = 5_000_000_000 }
+        for number in 1...6 { _ = try trio.leader(of: GroupID(UInt32(number))) }
+        try write(trio, 1...5)
+        try change(trio, .setHostState(HostID(1), .draining), token: 1)
+        // As soon as something is to come there, host 5 is gone for good.
+        try wait(trio, seconds: 30, "a replica on its way to host 5") {
+            trio.hosts[1].core.map?.groups.contains {
+                $0.replicas.contains { $0.host == HostID(5) && $0.successorOf != .none && !$0.isSettled }
+            } == true
+        }
+        trio.cut(4)
+        try wait(trio, seconds: 120, "an empty host") {
+            trio.hosts[0].core.replicaStatuses().isEmpty
+                && trio.hosts[1].core.map?.replicas(on: HostID(1)).isEmpty == true
+        }
+        try write(trio, 6...10)
+    }
+
     @Test func manyGroupsAreHandedOverAFewAtATime() throws {
         let trio = try Trio(groups: 24) { $0.handOversPerSecond = 2 }
         _ = try trio.leader()

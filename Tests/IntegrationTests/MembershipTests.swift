@@ -107,6 +107,10 @@ extension IntegrationTests {
                 #expect(drained.text.contains("bifrost host remove 2"))
                 #expect(try await hosts(cluster)[1]["replicas"] as? Int == 0)
                 try await cluster.bifrost("host", "remove", cluster.hosts[1].address).expect(0)
+                try await cluster.bifrost("host", "add", cluster.hosts[1].address).expect(
+                    1, saying: "was removed from it", "new, empty --directory")
+                try await cluster.bifrost("host", "add", cluster.hosts[0].address, "--weight", "7").expect(
+                    1, saying: "already, with weight 100")
                 cluster.local.stop(cluster.hosts[1])
                 #expect(try await hosts(cluster).compactMap { $0["host"] as? Int } == [1, 3, 4])
                 try await load.progress(by: 200)

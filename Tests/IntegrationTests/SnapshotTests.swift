@@ -200,7 +200,7 @@ extension IntegrationTests {
                             "snapshot", "restore", save, "--host", "127.0.0.1:1=\(other.directory)/x", "--host",
                             "127.0.0.1:2=\(other.directory)/x",
                         ], limit: .seconds(20))
-                    twice.expect(73, saying: "another restoration")
+                    twice.expect(64, saying: "each host needs its own")
                     try await restore(save, to: other).expect(0)
                     try await restore(save, to: other).expect(73, saying: "is not empty")
                     try other.local.startAll()

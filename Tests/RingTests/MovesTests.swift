@@ -82,6 +82,60 @@ import Testing
         return (adds, 0)
     }
 
+    @Test func whoDoesNotAnswerGetsNothingAndIsNotWaitedForForEver() throws {
+        var map = try map(hosts: 5, groups: 20)
+        var host = map.hosts[0]
+        host.state = .draining
+        map.replace(host)
+        let away = [HostID(4)]
+        var plan = Planner.moves(map, movesMax: 100, away: away)
+        #expect(plan.steps.count == map.replicas(on: HostID(1)).count)
+        for case .add(_, let target, _, _) in plan.steps {
+            #expect(target == HostID(2) || target == HostID(3) || target == HostID(5))
+        }
+
+        // Begun while it still answered: it holds up nobody, and when it is lost it goes elsewhere.
+        for step in Planner.moves(map, movesMax: 100).steps { carryOut(step, &map) }
+        let stuck = map.groups.count { $0.replicas.contains { $0.host == HostID(4) && !$0.isSettled } }
+        try #require(stuck > 0)
+        for group in map.groups where group.replicas.allSatisfy({ $0.isSettled || $0.host != HostID(4) }) {
+            advance(group, &map)
+            advance(map.group(group.id)!, &map)
+        }
+        var second = map.hosts[1]
+        second.state = .draining
+        map.replace(second)
+        plan = Planner.moves(map, movesMax: 2, away: away)
+        #expect(
+            plan.steps.contains { if case .add = $0 { true } else { false } }, "what waits for host 4 takes no place")
+        #expect(!plan.steps.contains { if case .add(_, HostID(4), _, _) = $0 { true } else { false } })
+
+        plan = Planner.moves(map, movesMax: 2, away: away, lost: away)
+        let givenUp = plan.steps.filter { step in
+            guard case .leave(let group, let replica) = step else { return false }
+            return map.group(group)?.host(of: replica) == HostID(4)
+        }
+        #expect(givenUp.count == stuck)
+        for step in givenUp { carryOut(step, &map) }
+        for _ in 0..<1_000 {
+            let plan = Planner.moves(map, movesMax: 3, away: away, lost: away)
+            if plan.isDone { break }
+            for step in plan.steps { carryOut(step, &map) }
+            for group in map.groups
+            where !group.isSettled || group.replicas.contains(where: { $0.successorOf != .none }) {
+                advance(group, &map)
+            }
+        }
+        #expect(map.problem() == nil)
+        #expect(map.replicas(on: HostID(1)).isEmpty, "\(Planner.moves(map, movesMax: 3, away: away, lost: away))")
+
+        // Where nobody else is left, it is said whom it waits for.
+        let waiting = Planner.moves(map, movesMax: 3, away: [HostID(3), HostID(4), HostID(5)]).waiting
+        #expect(
+            waiting.allSatisfy { $0.why.contains("does not answer") || $0.why.contains("have a replica") }, "\(waiting)"
+        )
+    }
+
     @Test(arguments: 1...12) func drainedHostsGetEmptyWithOneMoveForEachReplica(seed: Int) throws {
         var random = SeededRandom(seed: UInt64(seed))
         let zones = 1 + Int(random.below(4))

@@ -332,9 +332,10 @@ struct GroupTransferLeader: AsyncParsableCommand {
                 }
                 guard !administrator.isOver else {
                     throw ToolError(
-                        .unavailable,
-                        "\(group.id.words): its leader did not hand over within the time, and leads on; "
-                            + "is the other replica behind? see 'bifrost group members \(group.id.name)'")
+                        prefer ? .outcomeUnknown : .unavailable,
+                        "\(group.id.words): its leader did not hand over within the time, and leads on; does the other "
+                            + "replica's host answer, and is it behind? see 'bifrost group members \(group.id.name)'"
+                            + (prefer ? "; it is preferred from now on, and gets to lead when it can" : ""))
                 }
                 try await Task.sleep(for: Self.pause)
             } while ContinuousClock.now < end

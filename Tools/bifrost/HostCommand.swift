@@ -109,8 +109,10 @@ struct HostAdd: AsyncParsableCommand {
     var address: AddressList
 
     @Option(
-        help: ArgumentHelp("Its share of replicas and leaders, in proportion to other hosts'.", valueName: "number"))
-    var weight: UInt32 = 100
+        help: ArgumentHelp(
+            "Its share of replicas and leaders, in proportion to other hosts'; it stays as it is. (default: 100)",
+            valueName: "number"))
+    var weight: UInt32?
 
     @OptionGroup var options: ClientOptions
 
@@ -136,11 +138,11 @@ struct HostAdd: AsyncParsableCommand {
                 "\(newcomer.address) belongs to cluster \(ping.cluster), expected a host that belongs to none: a host "
                     + "changes its cluster only with a new, empty --directory")
         }
-        if ping.cluster == map.cluster { return try report(ping, map, changed: false) }
+        if ping.cluster == map.cluster { return try reportMember(ping, map) }
 
         let joined = try await administrator.join(
             JoinRequest(
-                incarnation: ping.incarnation, featureLevel: ping.featureLevel, weight: weight, name: ping.name,
+                incarnation: ping.incarnation, featureLevel: ping.featureLevel, weight: weight ?? 100, name: ping.name,
                 address: ping.address, zone: ping.zone))
         while map.version < joined.mapVersion || map.host(joined.host) == nil {
             guard RPCClock.now() < deadline else {
@@ -204,6 +206,23 @@ struct HostAdd: AsyncParsableCommand {
             }
             try await Task.sleep(for: Self.pause)
         }
+    }
+
+    /// It belongs to this cluster, by what it says.
+    private func reportMember(_ ping: PingReply, _ map: ClusterMap) throws {
+        guard let host = map.host(ping.host) else {
+            throw ToolError(
+                .negative,
+                "\(ping.address) was host \(ping.host) of this cluster and was removed from it: nothing was changed; a host "
+                    + "comes back only with a new, empty --directory, under a new id")
+        }
+        guard weight == nil || weight == host.weight else {
+            throw ToolError(
+                .negative,
+                "\(ping.address) is host \(ping.host) already, with weight \(host.weight): a weight is given when a host is "
+                    + "added, and stays; nothing was changed")
+        }
+        try report(ping, map, changed: false)
     }
 
     private func report(_ ping: PingReply, _ map: ClusterMap, changed: Bool) throws {

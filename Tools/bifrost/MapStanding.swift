@@ -108,7 +108,8 @@ package enum MapGoal: Sendable, Equatable {
             return .failed("host \(host) is active again: somebody else wanted that meanwhile")
         }
         // How many at a time is the hosts' business: here it only says what each group is at.
-        let plan = Planner.moves(map, movesMax: map.groups.count + 1)
+        let away = accounts.filter { $0.status == nil }.map(\.host.id)
+        let plan = Planner.moves(map, movesMax: map.groups.count + 1, away: away)
         return .open(
             replicas.map { group, replica in
                 let name = group.id.words

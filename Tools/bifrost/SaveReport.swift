@@ -46,8 +46,10 @@ struct SaveReport: Encodable {
 
     var directory: String
     var cluster: String
-    /// A cluster can be made of it.
+    /// It has all groups.
     var whole: Bool
+    /// Nothing that it has is damaged or missing.
+    var sound: Bool
     var featureLevel: UInt32
     var mapVersion: UInt64
     var ringEpoch: UInt64
@@ -68,6 +70,7 @@ struct SaveReport: Encodable {
         self.directory = directory
         cluster = saved.map.cluster.description
         whole = saved.isWhole
+        sound = problems.isEmpty
         featureLevel = saved.map.featureLevel
         mapVersion = saved.map.version
         ringEpoch = saved.map.ring.epoch.rawValue
@@ -83,7 +86,7 @@ struct SaveReport: Encodable {
     func show(asJSON: Bool) throws(ToolError) {
         if asJSON { return try Output.json(self) }
         var lines = [
-            "cluster \(cluster), \(whole ? "whole" : "not all groups"), map \(mapVersion), feature level \(featureLevel)",
+            "cluster \(cluster), \(whole ? "all groups" : "not all groups")\(sound ? "" : ", damaged"), map \(mapVersion), feature level \(featureLevel)",
             "\(HumanText.count(groups.count, "group")), \(HumanText.grouped(records)) records, \(HumanText.bytes(bytes)), "
                 + "from \(began) to \(ended)",
         ]

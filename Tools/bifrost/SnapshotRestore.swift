@@ -81,6 +81,14 @@ struct SnapshotRestore: AsyncParsableCommand {
             throw ValidationError(
                 "--replicas is 1 to \(ClusterMap.replicasPerGroupMax) and at most as many as hosts, not \(replicas)")
         }
+        var directories: [String: String] = [:]
+        for host in host {
+            let path = URL(fileURLWithPath: host.text).resolvingSymlinksInPath().standardizedFileURL.path
+            if let other = directories.updateValue(host.address, forKey: path) {
+                throw ValidationError(
+                    "\(other) and \(host.address) have the same directory, \(host.text): each host needs its own")
+            }
+        }
         for zone in zone where !host.contains(where: { $0.address == zone.address }) {
             throw ValidationError("--zone names \(zone.address), and no --host does")
         }
