@@ -55,7 +55,7 @@ extension HostCore {
             return effects.replies.append(
                 HostReply(call: call, response: .done(DataResult(index: .zero, revision: .zero)), isRead: true))
         }
-        if let refusal = refusal(of: replica, slot: .group, epoch: .zero) { return refuse(call, refusal) }
+        if let refusal = refusal(of: replica, slot: .group, epoch: .zero, isCopy: true) { return refuse(call, refusal) }
         guard let place else {
             guard request.after == nil else { return refuse(call, notKept(request)) }
             // One whose first answer was lost on its way here is found when this read is served.

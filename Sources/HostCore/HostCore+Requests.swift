@@ -79,8 +79,14 @@ extension HostCore {
     }
 
     /// Why this replica can't take a call for the slot at all.
-    func refusal(of replica: Replica, slot: Slot, epoch: Epoch) -> Refusal? {
+    ///
+    /// - Parameter isCopy: a copy of the state is asked for, which a group that people stopped gives.
+    func refusal(of replica: Replica, slot: Slot, epoch: Epoch, isCopy: Bool = false) -> Refusal? {
         if let stopped = replica.stopped { return .unavailable(stopped) }
+        if replica.isHalted, !isCopy {
+            return .unavailable(
+                "group \(replica.group) is stopped: start it with 'bifrost group start \(replica.group)'")
+        }
         if let impairment = replica.impairment { return .unavailable(impairment) }
         guard let ring = map?.ring else { return .unavailable("the host has no cluster map yet") }
         guard slot < Slot.group else {

@@ -177,7 +177,11 @@ final class Replica {
         places = others.isEmpty ? members : members + others.suffix(Self.strangersMax)
         strangers = min(others.count, Self.strangersMax)
         preferredLeader = record.preferredLeader
+        isHalted = record.state == .stopped
     }
+
+    /// People stopped the group: it takes no commands and answers no reads.
+    private(set) var isHalted = false
 
     /// As the newest map that has the group says.
     private(set) var preferredLeader = ReplicaID.none

@@ -145,19 +145,20 @@ extension HostRecord {
 
 extension GroupRecord {
     /// As a host record's.
-    public static let formatVersion: UInt16 = 2
+    public static let formatVersion: UInt16 = 3
     static let encodedBytesMin = 19
 
     /// `version u16 | id u32 | weight u32 | preferred leader u64`, then in version 1 `replicas u8 | each: id u64, host
     /// u64`, and in version 2 `configuration index u64 | founders u8 | each: id u64 | replicas u8 | each: id u64, host
-    /// u64, role u8, membership u8, successor of u64`
+    /// u64, role u8, membership u8, successor of u64`; in version 3 `state u8` ahead of the configuration's index.
     public func encode(into writer: inout ByteWriter) {
         let isFirst = isAsFounded
-        writer.write(isFirst ? 1 : 2 as UInt16)
+        writer.write(isFirst ? 1 : state == .running ? 2 : 3 as UInt16)
         writer.write(id)
         writer.write(weight)
         writer.write(preferredLeader)
         if !isFirst {
+            if state != .running { writer.write(state.rawValue) }
             writer.write(configurationIndex)
             writer.write(UInt8(founders.count))
             for founder in founders { writer.write(founder) }
@@ -178,6 +179,7 @@ extension GroupRecord {
         id = try reader.read()
         weight = try reader.read()
         preferredLeader = try reader.read()
+        state = version > 2 ? try reader.read(of: "a group's state, 1 or 2") : .running
         configurationIndex = .zero
         founders = []
         if version > 1 {

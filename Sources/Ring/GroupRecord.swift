@@ -63,6 +63,13 @@ public struct ReplicaRecord: Hashable, Sendable {
 
 /// One group and where its replicas are.
 public struct GroupRecord: Hashable, Sendable {
+    /// Numbers are part of the format.
+    public enum State: UInt8, Hashable, Sendable, CaseIterable {
+        case running = 1
+        /// It takes no commands and answers no reads. Its replicas stay, with what they have, and can be moved.
+        case stopped = 2
+    }
+
     public var id: GroupID
     /// Its share of the slots in proportion to the other groups'; 100 is the ordinary one. The meta group has 0.
     public var weight: UInt32
@@ -75,11 +82,13 @@ public struct GroupRecord: Hashable, Sendable {
     public var founders: [ReplicaID]
     /// Of the committed configuration that the group's leader reported last; 0 for the first one. Only grows.
     public var configurationIndex: LogIndex
+    /// As people want it.
+    public var state: State
 
     /// - Parameter founders: nil: all replicas, as in a new group.
     public init(
         id: GroupID, weight: UInt32 = 100, replicas: [ReplicaRecord], preferredLeader: ReplicaID,
-        founders: [ReplicaID]? = nil, configurationIndex: LogIndex = .zero
+        founders: [ReplicaID]? = nil, configurationIndex: LogIndex = .zero, state: State = .running
     ) {
         self.id = id
         self.weight = weight
@@ -87,6 +96,7 @@ public struct GroupRecord: Hashable, Sendable {
         self.preferredLeader = preferredLeader
         self.founders = founders ?? self.replicas.map(\.id)
         self.configurationIndex = configurationIndex
+        self.state = state
     }
 
     /// Of the replica there, also of one that is to leave.
@@ -149,7 +159,7 @@ public struct GroupRecord: Hashable, Sendable {
 
     /// Nothing of the group was ever changed, so that the first version of the format can say all.
     var isAsFounded: Bool {
-        configurationIndex == .zero && founders.count == replicas.count
+        state == .running && configurationIndex == .zero && founders.count == replicas.count
             && zip(founders, replicas).allSatisfy { founder, replica in
                 founder == replica.id && replica.role == .voter && replica.membership == .voter
                     && replica.successorOf == .none
@@ -164,6 +174,7 @@ extension ClusterMap {
         guard group.replicas.count <= Self.replicasPerGroupMax else {
             return "group \(group.id) has more than \(Self.replicasPerGroupMax) replicas"
         }
+        guard group.id != .meta || group.state == .running else { return "the meta group is stopped, and can't be" }
         guard group.configurationIndex.rawValue < Self.counterMax else {
             return "the configuration's index of group \(group.id) is not below 2^62"
         }

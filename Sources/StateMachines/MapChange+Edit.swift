@@ -57,9 +57,14 @@ extension MapChange {
                 "feature level \(level) needs hosts that all know it, and host \(old.id) knows \(old.featureLevel): "
                     + "upgrade it first")
         }
-        guard map.featureLevel < FeatureLevel.membership else { return nil }
+        let least: UInt32 =
+            switch self {
+            case .setGroupState, .setHostWeight: FeatureLevel.transactions
+            default: FeatureLevel.membership
+            }
+        guard map.featureLevel < least else { return nil }
         return .invalid(
-            "the cluster uses feature level \(map.featureLevel), and this change needs \(FeatureLevel.membership): "
+            "the cluster uses feature level \(map.featureLevel), and this change needs \(least): "
                 + "upgrade all hosts, then raise the level")
     }
 
@@ -130,6 +135,19 @@ extension MapChange {
                     "the cluster uses feature level \(map.featureLevel) and may not go back to \(level)")
             }
             return MapEdit(level == map.featureLevel ? .nothing : .featureLevel(level), of: map)
+        case .setGroupState(let group, let state):
+            guard group != .meta else { throw .invalid("the meta group can't be stopped: the cluster's map is in it") }
+            let old = try map.known(group)
+            var record = old
+            record.state = state
+            return try edit(of: old, to: record, .none, map)
+        case .setHostWeight(let host, let weight):
+            var record = try map.known(host)
+            let isSame = record.weight == weight
+            record.weight = weight
+            var edit = MapEdit(isSame ? .nothing : .host(record), of: map)
+            edit.host = host
+            return edit
         case .preferLeader(let group, let replica):
             let old = try map.known(group)
             guard try old.known(replica).role == .voter else {

@@ -37,6 +37,10 @@ public enum MapChange: Hashable, Sendable {
     case raiseFeatureLevel(UInt32)
     /// 12, `group u32 | replica u64`: who is to lead when all are well. One that is to vote.
     case preferLeader(GroupID, ReplicaID)
+    /// 14, `group u32 | state u8`: from feature level 5 on. Not of the meta group.
+    case setGroupState(GroupID, GroupRecord.State)
+    /// 15, `host u64 | weight u32`: from feature level 5 on.
+    case setHostWeight(HostID, UInt32)
 
     /// A planned step, as a change.
     public init(_ step: Planner.Step) {
@@ -48,7 +52,8 @@ public enum MapChange: Hashable, Sendable {
         }
     }
 
-    static let numbers = 3...12 as ClosedRange<UInt8>
+    /// 13 is a recovery's.
+    static func isOne(_ number: UInt8) -> Bool { number >= 3 && number <= 15 && number != 13 }
 
     var number: UInt8 {
         switch self {
@@ -62,6 +67,8 @@ public enum MapChange: Hashable, Sendable {
         case .replaceReplica: 10
         case .raiseFeatureLevel: 11
         case .preferLeader: 12
+        case .setGroupState: 14
+        case .setHostWeight: 15
         }
     }
 
@@ -94,6 +101,12 @@ public enum MapChange: Hashable, Sendable {
             writer.write(group)
             writer.write(replica)
         case .raiseFeatureLevel(let level): writer.write(level)
+        case .setGroupState(let group, let state):
+            writer.write(group)
+            writer.write(state.rawValue)
+        case .setHostWeight(let host, let weight):
+            writer.write(host)
+            writer.write(weight)
         }
     }
 
@@ -123,7 +136,15 @@ public enum MapChange: Hashable, Sendable {
         case 10: self = .replaceReplica(try reader.read(), try reader.read())
         case 11: self = .raiseFeatureLevel(try reader.read())
         case 12: self = .preferLeader(try reader.read(), try reader.read())
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 12", found: "kind \(number)")
+        case 14:
+            let group = try reader.read(GroupID.self)
+            let number = try reader.read(UInt8.self)
+            guard let state = GroupRecord.State(rawValue: number) else {
+                throw DecodingFailure(expected: "a group's state, 1 or 2", found: "\(number)")
+            }
+            self = .setGroupState(group, state)
+        case 15: self = .setHostWeight(try reader.read(), try reader.read())
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 15", found: "kind \(number)")
         }
     }
 }

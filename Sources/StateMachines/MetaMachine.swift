@@ -92,7 +92,7 @@ public enum MetaCommand: Hashable, Sendable {
                     name: host.name, address: host.address, zone: host.zone, weight: host.weight,
                     incarnation: host.incarnation,
                     featureLevel: host.featureLevel))
-        case MapChange.numbers:
+        case let number where MapChange.isOne(number):
             let expecting = try reader.read(UInt64.self)
             self = .change(try MapChange(number: number, from: &reader), expecting: expecting)
         case Self.recoverNumber: self = .recover(try ClusterMap(from: &reader))

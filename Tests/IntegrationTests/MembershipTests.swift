@@ -317,6 +317,41 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aGroupIsStoppedAndStartedAndAHostsWeightChanges() async throws {
+            try await withThreeOfFour(groups: 1) { cluster in
+                try await cluster.bifrost("host", "add", cluster.hosts[3].address).expect(0)
+                try await cluster.bifrost("put", "k", "v").expect(0)
+                try await cluster.bifrost("group", "stop", "meta").expect(1, saying: "can't be stopped")
+                let stopped = try await cluster.bifrost("group", "stop", "1", "--json")
+                #expect(try stopped.json()["changed"] as? Bool == true)
+                let again = try await cluster.bifrost("group", "stop", "1")
+                #expect(again.text == "group 1 is stopped; it was before\n")
+                // The word is with all hosts within a second or two.
+                let end = ContinuousClock.now + .seconds(10)
+                while try await cluster.bifrost("get", "k", "--timeout", "300ms").ending == .exit(0),
+                    ContinuousClock.now < end
+                {}
+                try await cluster.bifrost("get", "k", "--timeout", "500ms").expect(4, saying: "group 1 is stopped")
+                try await cluster.bifrost("put", "k", "w", "--timeout", "500ms").expect(4, saying: "group start 1")
+                #expect(try await cluster.bifrost("group", "list").text.contains("it is stopped"))
+                // It moves and is saved as any other.
+                let old = try #require(try await members("1", cluster).first { $0.host == 2 }).replica
+                try await cluster.bifrost("group", "add-replica", "1", "--host", "4", "--successor-of", "\(old)")
+                    .expect(0)
+                try await cluster.bifrost("snapshot", "save", cluster.directory + "/save").expect(0)
+                async let waiting = cluster.bifrost("put", "k", "waited", "--timeout", "20s")
+                try await cluster.bifrost("group", "start", "1").expect(0)
+                try await waiting.expect(0)
+                #expect(try await cluster.bifrost("get", "k").text == "waited")
+
+                let weight = try await cluster.bifrost("host", "weight", "4", "0")
+                #expect(weight.text == "host 4 has weight 0, and had 100\n")
+                #expect(try await cluster.bifrost("host", "weight", "4", "0").text == "host 4 has weight 0 already\n")
+                #expect(try await hosts(cluster)[3]["weight"] as? Int == 0)
+                try await cluster.bifrost("host", "weight", "9", "1").expect(64)
+            }
+        }
+
         @Test func aReplicaIsReplacedOnItsHost() async throws {
             try await withCluster(groups: 1) { cluster in
                 try await cluster.bifrost("put", "k", "v").expect(0)

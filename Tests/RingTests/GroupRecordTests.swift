@@ -75,6 +75,24 @@ import Testing
                 + "0400000000000000" + "0800000000000000" + "01" + "02" + "0300000000000000")
     }
 
+    @Test func aGroupThatIsStoppedIsTheThirdVersion() throws {
+        var stopped = founded
+        stopped.state = .stopped
+        let first = "01000000" + "05000000" + "0400000000000000"
+        let rest =
+            "0000000000000000" + "02" + "0300000000000000" + "0400000000000000" + "02"
+            + "0300000000000000" + "0700000000000000" + "01" + "01" + "0000000000000000"
+            + "0400000000000000" + "0800000000000000" + "01" + "01" + "0000000000000000"
+        #expect(hex(stopped) == "0300" + first + "02" + rest)
+        #expect(try group("0300" + first + "02" + rest) == stopped)
+        #expect(try group("0300" + first + "01" + rest) == founded)
+        for bad in ["00", "03", "ff"] {
+            #expect(throws: DecodingFailure.self) { try group("0300" + first + bad + rest) }
+        }
+        stopped.state = .running
+        #expect(hex(stopped) == foundedBytes, "what runs again is as before")
+    }
+
     @Test func aHostThatDrainsIsTheSecondVersion() throws {
         var record = HostRecord(
             id: HostID(1), name: "n", address: "a", zone: "z", weight: 2, incarnation: Incarnation(3), featureLevel: 4)
@@ -107,7 +125,7 @@ import Testing
                 try reader.expectEnd()
             }
         }
-        for version in [0, 3] as [UInt8] { expectError(0, version) }
+        for version in [0, 4] as [UInt8] { expectError(0, version) }
         for count in [1, 3, 16, 255] as [UInt8] {
             expectError(26, count)
             expectError(43, count)

@@ -98,9 +98,11 @@ import Testing
         for step in Planner.moves(map, movesMax: 100).steps { carryOut(step, &map) }
         let stuck = map.groups.count { $0.replicas.contains { $0.host == HostID(4) && !$0.isSettled } }
         try #require(stuck > 0)
-        for group in map.groups where group.replicas.allSatisfy({ $0.isSettled || $0.host != HostID(4) }) {
-            advance(group, &map)
-            advance(map.group(group.id)!, &map)
+        for _ in 0..<10 {
+            for group in map.groups where group.replicas.allSatisfy({ $0.isSettled || $0.host != HostID(4) }) {
+                advance(group, &map)
+            }
+            for step in Planner.moves(map, movesMax: 0, away: away).steps { carryOut(step, &map) }
         }
         var second = map.hosts[1]
         second.state = .draining

@@ -103,6 +103,8 @@ import Testing
             (.replaceReplica(one, ReplicaID(2)), "0a" + expecting + one32 + two64),
             (.raiseFeatureLevel(1), "0b" + expecting + one32),
             (.preferLeader(one, ReplicaID(2)), "0c" + expecting + one32 + two64),
+            (.setGroupState(one, .stopped), "0e" + expecting + one32 + "02"),
+            (.setHostWeight(HostID(2), 1), "0f" + expecting + two64 + one32),
         ]
         for (change, bytes) in samples {
             #expect(hex(change) == bytes)
@@ -447,7 +449,7 @@ import Testing
             let roles = ReplicaRecord.Role.allCases
             let role = roles[Int(random.below(UInt64(roles.count)))]
             let change: MapChange
-            switch random.below(12) {
+            switch random.below(14) {
             case 0, 1:
                 change = .addReplica(
                     group, host: host, role: random.below(4) == 0 ? role : .voter,
@@ -463,6 +465,8 @@ import Testing
             case 8: change = .deleteGroup(group)
             case 9: change = .setHostState(host, random.below(3) == 0 ? .draining : .active)
             case 10: change = random.below(9) == 0 ? .removeHost(host) : .replaceReplica(group, replica)
+            case 11: change = .setGroupState(group, random.below(2) == 0 ? .stopped : .running)
+            case 12: change = .setHostWeight(host, UInt32(random.below(3)) * 100)
             default: change = .preferLeader(group, replica)
             }
             if case .unsupported(let what) = meta.apply(change) { Issue.record("\(change): \(what)") }

@@ -472,3 +472,53 @@ struct GroupDelete: AsyncParsableCommand {
         try Output.line("\(group.id.words) is deleted" + (change.isChanged ? "" : "; somebody else was faster"))
     }
 }
+
+struct GroupStop: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "stop", abstract: "Lets a group take no commands and answer no reads.",
+        discussion: """
+            Its replicas stay where they are, with what they have, and can still be moved; saves have it too. Calls for \
+            it wait for 'bifrost group start', each until its own time is over. The meta group can't be stopped.
+
+            EXAMPLES:
+              bifrost group stop 17
+            """)
+
+    @Argument(help: ArgumentHelp("The group's number.", valueName: "group"))
+    var group: GroupArgument
+
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws { try await GroupStart.set(group.id, .stopped, options) }
+}
+
+struct GroupStart: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "start", abstract: "Lets a group that was stopped serve again.",
+        discussion: """
+            EXAMPLES:
+              bifrost group start 17
+            """)
+
+    @Argument(help: ArgumentHelp("The group's number.", valueName: "group"))
+    var group: GroupArgument
+
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws { try await Self.set(group.id, .running, options) }
+
+    fileprivate static func set(_ group: GroupID, _ state: GroupRecord.State, _ options: ClientOptions) async throws {
+        let administrator = Administrator(options, timeout: ClientOptions.timeout)
+        defer { administrator.close() }
+        let map = try await administrator.map()
+        let change = try await administrator.bring(about: .setGroupState(group, state), from: map)
+        if options.common.json {
+            return try Output.json(
+                ChangeReport(
+                    group: group.rawValue, mapVersion: change.mapVersion, changed: change.isChanged, done: true))
+        }
+        try Output.line(
+            "\(group.words) is \(state == .stopped ? "stopped" : "started")"
+                + (change.isChanged ? "" : "; it was before"))
+    }
+}

@@ -16,7 +16,7 @@ struct GroupCommand: AsyncParsableCommand {
         subcommands: [
             GroupList.self, GroupMembers.self, GroupAddReplica.self, GroupRemoveReplica.self, GroupPromote.self,
             GroupDemote.self, GroupReplaceReplica.self, GroupTransferLeader.self, GroupSpreadLeaders.self,
-            GroupCreate.self, GroupDelete.self,
+            GroupCreate.self, GroupDelete.self, GroupStop.self, GroupStart.self,
         ])
 }
 
@@ -101,6 +101,8 @@ private struct GroupReport: Encodable {
     var slots: Int
     var configurationIndex: UInt64
     var settled: Bool
+    /// People stopped it.
+    var stopped: Bool
     var leader: UInt64?
     var leaderHost: UInt64?
     var term: UInt64?
@@ -114,6 +116,7 @@ private struct GroupReport: Encodable {
         self.slots = slots
         configurationIndex = group.configurationIndex.rawValue
         settled = group.isSettled
+        stopped = group.state == .stopped
         leader = found.leader?.replica.rawValue
         leaderHost = found.leader.flatMap { group.host(of: $0.replica)?.rawValue }
         term = found.leader?.term.rawValue
@@ -167,7 +170,8 @@ struct GroupList: AsyncParsableCommand {
             table.add([
                 GroupID(group.group).name, "\(group.slots)", group.leaderHost.map { "host \($0)" } ?? "none",
                 replicas.joined(separator: ", "),
-                group.replicas.lazy.compactMap { $0.waitsFor ?? $0.problem }.first ?? "-",
+                group.replicas.lazy.compactMap { $0.waitsFor ?? $0.problem }.first
+                    ?? (group.stopped ? "group start: it is stopped" : "-"),
             ])
         }
         try Output.line(
@@ -224,7 +228,7 @@ struct GroupMembers: AsyncParsableCommand {
             }
         try Output.line(
             """
-            \(record.id.words): \(leader); preferred: replica \(record.preferredLeader)
+            \(record.id.words)\(report.stopped ? ", stopped" : ""): \(leader); preferred: replica \(record.preferredLeader)
             \(HumanText.count(report.slots, "slot")), weight \(record.weight), configuration of index \
             \(record.configurationIndex), map \(map.version)
             \(table.text)

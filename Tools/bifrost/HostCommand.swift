@@ -13,7 +13,7 @@ struct HostCommand: AsyncParsableCommand {
             A host is named by its id, its name or its address. Documentation/Members.md walks through adding one, \
             emptying one and removing it.
             """,
-        subcommands: [HostList.self, HostAdd.self, HostDrain.self, HostRemove.self])
+        subcommands: [HostList.self, HostAdd.self, HostWeight.self, HostDrain.self, HostRemove.self])
 }
 
 extension HostState {
@@ -110,7 +110,7 @@ struct HostAdd: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Its share of replicas and leaders, in proportion to other hosts'; it stays as it is. (default: 100)",
+            "Its share of replicas and leaders, in proportion to other hosts'. (default: 100)",
             valueName: "number"))
     var weight: UInt32?
 
@@ -219,8 +219,8 @@ struct HostAdd: AsyncParsableCommand {
         guard weight == nil || weight == host.weight else {
             throw ToolError(
                 .negative,
-                "\(ping.address) is host \(ping.host) already, with weight \(host.weight): a weight is given when a host is "
-                    + "added, and stays; nothing was changed")
+                "\(ping.address) is host \(ping.host) already, with weight \(host.weight): change it with "
+                    + "'bifrost host weight'; nothing was changed")
         }
         try report(ping, map, changed: false)
     }
@@ -333,5 +333,41 @@ struct HostRemove: AsyncParsableCommand {
         }
         try Output.line(
             "host \(host.id) at \(host.address) is removed" + (change.isChanged ? "" : "; somebody else was faster"))
+    }
+}
+
+struct HostWeight: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "weight", abstract: "Changes a host's share of replicas and leaders.",
+        discussion: """
+            In proportion to other hosts'; 100 is the ordinary one. With 0 it gets no new replicas and is preferred \
+            nowhere. What is there stays: replicas that drain from elsewhere, new groups and 'bifrost group \
+            spread-leaders' go by it.
+
+            EXAMPLES:
+              bifrost host weight 4 200
+            """)
+
+    @Argument(help: ArgumentHelp("Its id, name or address.", valueName: "host"))
+    var host: String
+
+    @Argument(help: ArgumentHelp("A whole number up to 4,294,967,295.", valueName: "number"))
+    var weight: UInt32
+
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        let administrator = Administrator(options, timeout: ClientOptions.timeout)
+        defer { administrator.close() }
+        let map = try await administrator.map()
+        let host = try MapNames.host(host, in: map)
+        let change = try await administrator.bring(about: .setHostWeight(host.id, weight), from: map)
+        if options.common.json {
+            return try Output.json(
+                ChangeReport(
+                    host: host.id.rawValue, mapVersion: change.mapVersion, changed: change.isChanged, done: true))
+        }
+        try Output.line(
+            "host \(host.id) has weight \(weight)" + (change.isChanged ? ", and had \(host.weight)" : " already"))
     }
 }

@@ -16,6 +16,8 @@ package enum MapWish: Sendable, Equatable {
     case createGroup(weight: UInt32, hosts: [HostID])
     case deleteGroup(GroupID)
     case setHostState(HostID, HostState)
+    case setHostWeight(HostID, UInt32)
+    case setGroupState(GroupID, GroupRecord.State)
     case removeHost(HostID)
     /// As `preferLeader`, of a plan that was made a moment ago: nothing where the replica may not lead any more.
     case spreadLeader(GroupID, ReplicaID)
@@ -89,6 +91,12 @@ package enum MapWish: Sendable, Equatable {
         case .setHostState(let host, let state):
             guard let record = map.host(host) else { throw gone(host) }
             return record.state == state ? .there(Subject()) : .ask(.setHostState(host, state))
+        case .setHostWeight(let host, let weight):
+            guard let record = map.host(host) else { throw gone(host) }
+            return record.weight == weight ? .there(Subject()) : .ask(.setHostWeight(host, weight))
+        case .setGroupState(let id, let state):
+            let group = try MapNames.group(id, in: map)
+            return group.state == state ? .there(Subject(group: id)) : .ask(.setGroupState(id, state))
         case .removeHost(let host):
             guard map.host(host) != nil else { return .there(Subject()) }
             let groups = map.replicas(on: host).map(\.group.id)
