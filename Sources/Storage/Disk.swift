@@ -67,6 +67,13 @@ public protocol DiskReader: ~Copyable {
     func count() throws -> Int
     /// The greatest key at or below `last` that is at or above `first`.
     func lastKey(from first: DiskKey, through last: DiskKey) throws -> DiskKey?
+    /// Whether the disk gives the bytes of a value; where it does not, to read them may end the process. For who looks
+    /// for damage, and not for who needs the value: it reads all of it.
+    func isReadable(_ value: UnsafeRawBufferPointer) -> Bool
+}
+
+extension DiskReader where Self: ~Copyable {
+    public func isReadable(_ value: UnsafeRawBufferPointer) -> Bool { true }
 }
 
 /// The one write transaction of an environment.

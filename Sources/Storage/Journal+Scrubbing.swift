@@ -132,6 +132,7 @@ extension Journal {
             try places.filter { place in
                 try reader.withValue(for: place.key(of: .none)) { value in
                     stretch.bytes += value?.count ?? 0
+                    if let value, !reader.isReadable(value) { return true }
                     if case .sound = Self.look(at: value, place, journal) { return false }
                     return true
                 }
@@ -141,7 +142,10 @@ extension Journal {
             // Perhaps it was deleted meanwhile. None is while this lock is held.
             try moving.withLock { _ in
                 let finding = try disk.read { reader in
-                    try reader.withValue(for: place.key(of: .none)) { Self.look(at: $0, place, journal) }
+                    try reader.withValue(for: place.key(of: .none)) { value -> ValueFinding in
+                        if let value, !reader.isReadable(value) { return .lost }
+                        return Self.look(at: value, place, journal)
+                    }
                 }
                 index.withLock { $0.heed(finding, at: place, &stretch) }
             }

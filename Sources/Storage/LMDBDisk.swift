@@ -1,6 +1,7 @@
 // The disk that is a disk: an LMDB environment behind the transaction interface. Owns the translation of keys and
 // errors, growth of the map, and the latch that stops everything after a failed write. Decides nothing about bytes.
 
+import Glibc
 public import LMDB
 import Synchronization
 
@@ -35,7 +36,7 @@ public final class LMDBDisk: Disk {
     }
 
     public let settings: Settings
-    private let environment: Environment
+    let environment: Environment
     /// Set once, by the first failed write or sync; its text is in `failure`.
     private let hasFailed = Atomic<Bool>(false)
     private let failure = Mutex<DiskError?>(nil)
@@ -274,6 +275,20 @@ extension DiskError {
 public struct LMDBReader: DiskReader, Transaction {
     public let environment: Environment
     public let raw: RawTransaction
+
+    /// By asking the kernel for the pages (Linux 5.14): what it can't read is an error here, and SIGBUS at an access.
+    /// Kernels that can't be asked say yes.
+    public func isReadable(_ value: UnsafeRawBufferPointer) -> Bool {
+        guard let start = value.baseAddress, value.count > 0 else { return true }
+        let mask = UInt(environment.pageBytes) - 1
+        let first = UInt(bitPattern: start) & ~mask
+        let end = (UInt(bitPattern: start) + UInt(value.count) + mask) & ~mask
+        let populateRead: Int32 = 22
+        guard madvise(UnsafeMutableRawPointer(bitPattern: first), Int(end - first), populateRead) != 0 else {
+            return true
+        }
+        return errno != EFAULT && errno != EHWPOISON
+    }
 }
 
 /// The write transaction of an `LMDBDisk`. Borrows: the transaction itself stays in `write`.

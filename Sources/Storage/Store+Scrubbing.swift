@@ -49,7 +49,12 @@ extension Store {
                     for chunk in (id == first ? position?.chunk ?? 0 : 0)..<max(run.descriptor.chunks, 0) {
                         if bytes >= bytesMax { return (bytes, StorePosition(run: id, chunk: chunk)) }
                         bytes += try Self.orPlaced(view.manifest.header, id) {
-                            try run.withChunk(chunk, reader) { head in
+                            try reader.withValue(for: Chunk.key(id, chunk)) { value in
+                                guard value.map({ reader.isReadable($0) }) ?? true else {
+                                    throw run.corrupt(chunk, "the disk can't read it")
+                                }
+                            }
+                            return try run.withChunk(chunk, reader) { head in
                                 guard head.allBlocks() != nil else {
                                     throw run.corrupt(chunk, "a block's checksum does not match")
                                 }

@@ -1,6 +1,7 @@
 // What the scrubber stands on: stores and journals that are verified piece by piece, while they are in use.
 
 import BifrostSimulator
+import Glibc
 import Primitives
 import Storage
 import Testing
@@ -10,7 +11,7 @@ import Testing
 
     // MARK: Stores
 
-    private func store(_ disk: SimulatedDisk) throws -> Store<SimulatedDisk> {
+    private func store<D: Disk>(_ disk: D) throws -> Store<D> {
         let store = try Store(disk: disk, formatting: storeIdentity)
         try store.start(storeHeader(0))
         for index in 1...4 as ClosedRange<UInt64> {
@@ -27,7 +28,7 @@ import Testing
 
     /// All of the replica, in stretches.
     @discardableResult
-    private func verifyAll(_ store: Store<SimulatedDisk>, bytesMax: Int, between: () throws -> Void = {}) throws
+    private func verifyAll<D: Disk>(_ store: Store<D>, bytesMax: Int, between: () throws -> Void = {}) throws
         -> (bytes: Int, stretches: Int)
     {
         var position: StorePosition?
@@ -74,6 +75,31 @@ import Testing
                 }
             }
         }
+    }
+
+    /// A page at which an access ends the process with SIGBUS, as at a sector that can't be read: this process, if it is
+    /// not asked for first.
+    @Test func aPageThatTheDiskDoesNotGiveIsDamage() throws {
+        let fixture = try LMDBFixture(settings: .init(mapBytes: 16 << 20))
+        let store = try store(fixture.disk)
+        try verifyAll(store, bytesMax: 100_000)
+        let nothing = Glibc.open(fixture.path + "/nothing", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        defer { close(nothing) }
+        let run = try fixture.disk.read { reader in
+            let last = try #require(
+                try reader.lastKey(from: DiskKey(table: 3), through: DiskKey(table: 3, high: .max, low: .max)))
+            try reader.withValue(for: DiskKey(table: 3, high: last.high, low: 0)) { value in
+                let start = try #require(value?.baseAddress)
+                let page = UInt(bitPattern: start + 9_000) & ~4_095
+                // Behind the end of a file, in the place of that page.
+                let mapped = mmap(
+                    UnsafeMutableRawPointer(bitPattern: page), 4_096, PROT_READ, MAP_SHARED | MAP_FIXED, nothing, 0)
+                #expect(UInt(bitPattern: mapped) == page)
+            }
+            return last.high
+        }
+        let damage = #expect(throws: ScrubbedDamage.self) { try verifyAll(store, bytesMax: 100_000) }
+        #expect(damage?.run?.rawValue == run && damage?.message.contains("can't read") == true)
     }
 
     @Test func whatIsMissingIsFound() throws {
