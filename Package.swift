@@ -40,7 +40,8 @@ let parts: [Part] = [
     Part(name: "Messages", needs: ["Primitives", "Ring"]),
     Part(name: "StateMachines", needs: ["Primitives", "Ring", "Messages"]),
     Part(name: "CLMDB", kind: .lmdb),
-    Part(name: "LMDB", needs: ["CLMDB"]),
+    Part(name: "CFaultNote", kind: .c),
+    Part(name: "LMDB", needs: ["CLMDB", "CFaultNote"]),
     Part(name: "Storage", needs: ["Primitives", "LMDB"]),
     Part(name: "SnapshotFiles", needs: ["Primitives", "Ring", "Storage"]),
     Part(

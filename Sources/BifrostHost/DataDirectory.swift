@@ -28,6 +28,7 @@ public struct HostError: Error, CustomStringConvertible {
 ///
 ///     journal/      LMDB environment: identity, logs of all groups; held (flock) by the process that serves
 ///     store/        LMDB environment: manifests and runs of all replicas; held likewise
+///     store.damaged-N  a store that was put aside at boot N: StoreQuarantine
 ///     cluster-map   the last cluster map seen: ClusterMapFile
 ///     RESTORING     while a restoration fills the directory; no host starts there: RestorationMark
 struct DataDirectory: Sendable {

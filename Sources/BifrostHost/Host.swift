@@ -48,7 +48,7 @@ public final class Host: Sendable {
             }
         }
         let directory = try DataDirectory(path: configuration.directory)
-        let (journalDisk, storeDisk, journal) = try open(directory, configuration)
+        let (journalDisk, storeDisk, journal) = try open(directory, configuration, logger)
         let map = try directory.loadMap()
         if let map, journal.identity.cluster != .none, journal.identity.cluster != map.cluster {
             throw HostError(
@@ -133,7 +133,7 @@ public final class Host: Sendable {
     }
 
     private static func open(
-        _ directory: DataDirectory, _ configuration: HostConfiguration
+        _ directory: DataDirectory, _ configuration: HostConfiguration, _ logger: Logger
     ) throws -> (LMDBDisk, LMDBDisk, Journal<LMDBDisk>) {
         try directory.refuseRestoration()
         // Identity and votes are in the journal. Without it, what lies beside it is no new host's directory.
@@ -150,8 +150,10 @@ public final class Host: Sendable {
             journalSettings.reserveBytes = configuration.reserveBytes
             var storeSettings = LMDBDisk.Settings()
             storeSettings.reserveBytes = configuration.reserveBytes
+            let quarantine = StoreQuarantine(directory: directory, logger: logger)
+            try quarantine.lookAtJournal()
             let journalDisk = try LMDBDisk(directory: directory.journal, settings: journalSettings)
-            let storeDisk = try LMDBDisk(directory: directory.store, settings: storeSettings)
+            let storeDisk = try quarantine.openStore(storeSettings, beside: journalDisk)
             // Both are locked, and a restoration that begins from now on finds them: before, it may have begun meanwhile.
             try directory.refuseRestoration(removesFalseStart: true)
             var random = SystemRandomNumberGenerator()

@@ -113,10 +113,17 @@ final class HostShell: @unchecked Sendable {
         precondition(!hasBegun, "a host begins once")
         let identity = journal.identity
         let own = StoreIdentity(cluster: identity.cluster, host: identity.host, journal: identity.journal)
-        let store = try Store(
-            disk: storeDisk, formatting: own,
-            settings: StoreSettings(
-                cacheBytesMax: configuration.indexCacheBytes, runsMax: configuration.settings.runsMax))
+        let store: Store<LMDBDisk>
+        do {
+            store = try Store(
+                disk: storeDisk, formatting: own,
+                settings: StoreSettings(
+                    cacheBytesMax: configuration.indexCacheBytes, runsMax: configuration.settings.runsMax))
+        } catch let error as DiskError where error.code == .corrupt {
+            // Of the store as a whole, and no replica's alone.
+            storeDisk.markDamaged(error)
+            throw error
+        }
         guard store.identity == own else {
             throw HostError(
                 .directory,

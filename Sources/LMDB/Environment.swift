@@ -28,6 +28,7 @@ public final class Environment: @unchecked Sendable {
 
     let handle: OpaquePointer
     private let lock: DirectoryLock
+    private let faultWatch: FaultWatch
     private let gate = Gate()
     private let writerLock = WriterLock()
     private var mapBytesNow: Int
@@ -51,6 +52,7 @@ public final class Environment: @unchecked Sendable {
             try mdb_env_close(Self.open(path, mapBytes: mapBytes))
         }
         try EnvironmentFile.allocateLockFile(directory: path)
+        let faultWatch = FaultWatch(directory: path)
         let handle = try Self.open(path, mapBytes: mapBytes)
         let database: Database
         do throws(LMDBError) {
@@ -74,6 +76,7 @@ public final class Environment: @unchecked Sendable {
         self.mapBytesMax = max(mapBytesMax, information.me_mapsize)
         self.handle = handle
         self.lock = lock
+        self.faultWatch = faultWatch
         self.database = database
         pageBytes = Int(statistics.ms_psize)
         mapBytesNow = information.me_mapsize
@@ -321,37 +324,4 @@ public final class Environment: @unchecked Sendable {
 @inline(__always)
 func check(_ result: Int32, _ operation: StaticString, _ path: String) throws(LMDBError) {
     if result != MDB_SUCCESS { throw LMDBError(number: result, operation: "\(operation)", path: path) }
-}
-
-/// LMDB found its own structure broken: the directory is marked, so that the next start does not run into the same page
-/// again.
-enum DamageNote {
-    static let fileName = "DAMAGED"
-
-    /// LMDB aborts the process when this returns.
-    static let assertionFailed: @convention(c) (OpaquePointer?, UnsafePointer<CChar>?) -> Void = { handle, message in
-        var path: UnsafePointer<CChar>?
-        guard let handle, mdb_env_get_path(handle, &path) == MDB_SUCCESS, let path, let message else { return }
-        write(String(cString: message), in: String(cString: path))
-    }
-
-    /// The note that is there stays.
-    static func write(_ text: String, in path: String) {
-        let descriptor = open(path + "/" + fileName, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o600)
-        guard descriptor >= 0 else { return }
-        _ = text.withCString { Glibc.write(descriptor, $0, strlen($0)) }
-        _ = fsync(descriptor)
-        _ = close(descriptor)
-        let directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard directory >= 0 else { return }
-        _ = fsync(directory)
-        _ = close(directory)
-    }
-
-    static func check(path: String) throws(LMDBError) {
-        guard access(path + "/" + fileName, F_OK) == 0 else { return }
-        throw LMDBError(
-            .corrupted, number: MDB_CORRUPTED, operation: "open", path: path,
-            detail: "an earlier process stopped at damage in it (see the file \(fileName))")
-    }
 }

@@ -81,6 +81,20 @@ enum EnvironmentFile {
         let descriptor = open(directory + "/" + name, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw systemError("open \(name)", path: directory) }
         defer { close(descriptor) }
+        guard let meta = try newestMeta(descriptor, directory: directory) else { return }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw systemError("measure \(name)", path: directory) }
+        guard meta.lastPage >= UInt64(Int(status.st_size) / meta.pageBytes) else { return }
+        var walk = try TreeWalk(descriptor: descriptor, directory: directory, meta: meta, readsAll: false)
+        try walk.visit(meta.free, TreeWalk.freeList) { (_, _) throws(LMDBError) in }
+        try walk.visit(meta.main, TreeWalk.Kind(keyBytes: nil)) { (_, _) throws(LMDBError) in }
+    }
+
+    /// The one of the two meta pages that counts, if they are what they can be. nil: they are none that this LMDB writes,
+    /// or can't be read.
+    ///
+    /// - Throws: as `check`.
+    static func newestMeta(_ descriptor: Int32, directory: String) throws(LMDBError) -> Meta? {
         try settle(descriptor, directory)
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw systemError("measure \(name)", path: directory) }
@@ -89,13 +103,13 @@ enum EnvironmentFile {
         guard bytes >= 2 * smallestPageBytes else {
             throw cutOff(directory, bytes, "an empty environment has \(2 * smallestPageBytes) at least")
         }
-        guard let first = meta(descriptor, at: 0) else { return }
+        guard let first = meta(descriptor, at: 0) else { return nil }
         guard first.pageBytes >= 512, first.pageBytes <= largestPageBytes, first.pageBytes.nonzeroBitCount == 1 else {
-            return
+            return nil
         }
         guard let second = meta(descriptor, at: first.pageBytes) else {
             if bytes < 2 * first.pageBytes { throw cutOff(directory, bytes, "its second page is not there") }
-            return
+            return nil
         }
         // Each commit writes the meta page that its number's lowest bit names; a new file has two zeros.
         let (even, odd) = (first.transaction, second.transaction)
@@ -118,12 +132,7 @@ enum EnvironmentFile {
                     "\(name)'s meta pages name pages \(older.lastPage) and then \(newest.lastPage) as the last ones, in a "
                     + "map of \(newest.mapBytes) bytes, which can't be")
         }
-        let pages = UInt64(bytes / first.pageBytes)
-        guard newest.lastPage >= pages else { return }
-        var walk = TreeWalk(
-            descriptor: descriptor, directory: directory, pageBytes: first.pageBytes, fileBytes: bytes,
-            pagesLeft: pages)
-        for root in [newest.freeRoot, newest.mainRoot] where root != .max { try walk.visit(root, depth: 0) }
+        return newest
     }
 
     /// Has the meta pages read from the disk, not from what an earlier process left in the page cache: after a sync that
@@ -142,11 +151,18 @@ enum EnvironmentFile {
     /// LMDB takes the system's page size, which is never smaller.
     private static let smallestPageBytes = 4_096
 
-    private struct Meta {
+    struct Tree {
+        /// `.max`: there is nothing in it.
+        var root: UInt64
+        var depth: UInt16
+        var entries: UInt64
+    }
+
+    struct Meta {
         var pageBytes: Int
         var mapBytes: UInt64
-        var freeRoot: UInt64
-        var mainRoot: UInt64
+        var free: Tree
+        var main: Tree
         var lastPage: UInt64
         var transaction: UInt64
     }
@@ -160,72 +176,20 @@ enum EnvironmentFile {
                 place.load(fromByteOffset: header + 4, as: UInt32.self) == 1
             else { return nil }
             func word(_ offset: Int) -> UInt64 { place.load(fromByteOffset: header + offset, as: UInt64.self) }
+            func tree(_ offset: Int) -> Tree {
+                Tree(
+                    root: word(offset + 40), depth: place.load(fromByteOffset: header + offset + 6, as: UInt16.self),
+                    entries: word(offset + 32))
+            }
             return Meta(
                 pageBytes: Int(place.load(fromByteOffset: header + 24, as: UInt32.self)), mapBytes: word(16),
-                freeRoot: word(64), mainRoot: word(112), lastPage: word(120), transaction: word(128))
+                free: tree(24), main: tree(72), lastPage: word(120), transaction: word(128))
         }
     }
 
-    fileprivate static func cutOff(_ directory: String, _ bytes: Int, _ what: String) -> LMDBError {
+    static func cutOff(_ directory: String, _ bytes: Int, _ what: String) -> LMDBError {
         LMDBError(
             .corrupted, number: MDB_CORRUPTED, operation: "open", path: directory,
             detail: "\(name) was cut off: it has \(bytes) bytes, but \(what)")
-    }
-}
-
-/// A walk over all pages of a tree, as far as the file goes.
-private struct TreeWalk {
-    let descriptor: Int32
-    let directory: String
-    let pageBytes: Int
-    let fileBytes: Int
-    /// A tree has no more pages than the file; one that has goes in circles.
-    var pagesLeft: UInt64
-
-    private static let depthMax = 32
-    private static let headerBytes = 16
-    private static let nodeBytes = 8
-
-    private func damaged(_ what: String) -> LMDBError {
-        LMDBError(.corrupted, number: MDB_CORRUPTED, operation: "open", path: directory, detail: what)
-    }
-
-    private mutating func reach(_ page: UInt64, count: UInt64) throws(LMDBError) {
-        let (end, overflow) = page.addingReportingOverflow(count)
-        guard !overflow, end <= UInt64(fileBytes / pageBytes) else {
-            throw EnvironmentFile.cutOff(directory, fileBytes, "page \(page) of \(pageBytes) bytes belongs to it")
-        }
-        guard pagesLeft >= count else { throw damaged("the tree has more pages than the file") }
-        pagesLeft -= count
-    }
-
-    mutating func visit(_ page: UInt64, depth: Int) throws(LMDBError) {
-        try reach(page, count: 1)
-        guard depth < Self.depthMax else { throw damaged("the tree is deeper than \(Self.depthMax) levels") }
-        var content = [UInt8](repeating: 0, count: pageBytes)
-        guard pread(descriptor, &content, pageBytes, off_t(page) * off_t(pageBytes)) == pageBytes else {
-            throw systemError("read page \(page)", path: directory)
-        }
-        func half(_ offset: Int) -> Int { Int(content[offset]) | Int(content[offset + 1]) << 8 }
-        let flags = half(10)
-        let (isBranch, isLeaf) = (flags & 1 != 0, flags & 2 != 0)
-        let lower = half(12)
-        guard isBranch != isLeaf, lower >= Self.headerBytes, lower <= pageBytes else {
-            throw damaged("page \(page) is none of a tree")
-        }
-        for slot in stride(from: Self.headerBytes, to: lower - 1, by: 2) {
-            let node = half(slot)
-            guard node >= lower, node + Self.nodeBytes <= pageBytes else { throw damaged("page \(page) is broken") }
-            let size = UInt64(half(node)) | UInt64(half(node + 2)) << 16
-            if isBranch {
-                try visit(size | UInt64(half(node + 4)) << 32, depth: depth + 1)
-            } else if half(node + 4) & 1 != 0 {
-                let place = node + Self.nodeBytes + half(node + 6)
-                guard place + 8 <= pageBytes else { throw damaged("page \(page) is broken") }
-                var first: UInt64 = 0
-                for byte in (0..<8).reversed() { first = first << 8 | UInt64(content[place + byte]) }
-                try reach(first, count: (size + UInt64(Self.headerBytes) - 1) / UInt64(pageBytes) + 1)
-            }
-        }
     }
 }

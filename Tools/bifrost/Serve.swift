@@ -162,6 +162,7 @@ struct Serve: AsyncParsableCommand {
         if let loops { configuration.eventLoops = loops }
         configuration.scrubBytesPerSecond = scrubRate << 20
         if let featureLevel { configuration.featureLevel = featureLevel }
+        BifrostHost.Host.noteFaults()
         let logger = Logger(label: "bifrost")
         let descriptors = configuration.limits.connectionsMax + Self.filesMax
         if let limit = DescriptorLimit.raise(), limit < descriptors {

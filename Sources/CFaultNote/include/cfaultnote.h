@@ -1,0 +1,11 @@
+#pragma once
+
+/// Makes the file `data` known, which this process maps: an access to it that faults is noted in a file `note` in
+/// `directory`. All three are absolute; `data` is as the kernel names it, without links.
+/// Returns a number for `bifrost_fault_forget`, or -1: there are too many already, or a path is too long.
+int bifrost_fault_watch(const char *directory, const char *data, const char *note);
+
+void bifrost_fault_forget(int number);
+
+/// From now on a SIGBUS or SIGSEGV of this process leaves notes before it ends as it would have without. Once.
+void bifrost_fault_install(void);
