@@ -98,7 +98,8 @@ let parts: [Part] = [
         needs: ["TestSupport", "StateMachines", "Messages", "Ring", "Primitives"]),
     Part(name: "LMDBTests", kind: .test, needs: ["LMDB"]),
     Part(
-        name: "StorageKillHelper", kind: .executable, needs: ["Storage", "Primitives"], path: "Tests/StorageKillHelper"),
+        name: "StorageKillHelper", kind: .executable, needs: ["Storage", "LMDB", "Primitives"],
+        path: "Tests/StorageKillHelper"),
     Part(name: "CWriteRecorder", kind: .preloaded, path: "Tests/CWriteRecorder"),
     Part(
         name: "StorageTests", kind: .test,

@@ -84,6 +84,14 @@ static void put(int descriptor) {
     }
 }
 
+// With no descriptor left, that of standard input: nobody reads any more.
+static int open_somehow(const char *path, int flags) {
+    int descriptor = open(path, flags | O_CLOEXEC, 0600);
+    if (descriptor >= 0 || errno != EMFILE) return descriptor;
+    close(STDIN_FILENO);
+    return open(path, flags | O_CLOEXEC, 0600);
+}
+
 // MARK: Where an address belongs
 
 static uint64_t hexadecimal(const char **place) {
@@ -118,7 +126,7 @@ static struct watched *find(uint64_t address, uint64_t *offset) {
     static char line[PATH_MAX + 128], block[4096];
     size_t length = 0;
     struct watched *found = NULL;
-    int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    int maps = open_somehow("/proc/self/maps", O_RDONLY);
     if (maps < 0) return NULL;
     while (!found) {
         ssize_t count = read(maps, block, sizeof block);
@@ -142,17 +150,12 @@ static struct watched *find(uint64_t address, uint64_t *offset) {
 
 // A note that is there stays. Whether its text fits on the disk does not matter: that it is there says enough.
 static void leave_note(const struct watched *file) {
-    int note = open(file->note, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (note < 0 && errno == EMFILE) {
-        // Nobody reads any more.
-        close(STDIN_FILENO);
-        note = open(file->note, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    }
+    int note = open_somehow(file->note, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW);
     if (note < 0) return;
     put(note);
     fsync(note);
     close(note);
-    int directory = open(file->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int directory = open_somehow(file->directory, O_RDONLY | O_DIRECTORY);
     if (directory < 0) return;
     fsync(directory);
     close(directory);
@@ -184,17 +187,19 @@ static void note(int number, uint64_t address) {
 
 static void on_fault(int number, siginfo_t *information, void *context) {
     (void)context;
-    // One that somebody sent says nothing about a page.
-    int is_sent = information->si_code <= 0;
-    if (!is_sent) {
-        // Another thread is at it, and ends the process.
-        if (atomic_flag_test_and_set(&noting))
-            for (;;) pause();
-        note(number, (uint64_t)(uintptr_t)information->si_addr);
+    if (information->si_code <= 0) {
+        // One that somebody sent says nothing about a page.
+        sigaction(number, number == SIGBUS ? &earlier_bus : &earlier_segv, NULL);
+        raise(number);
+        return;
     }
-    // What was done about the signal before, as if nothing had been here: the access faults again when this returns.
-    sigaction(number, number == SIGBUS ? &earlier_bus : &earlier_segv, NULL);
-    if (is_sent) raise(number);
+    // Another thread is at it, and ends the process.
+    if (atomic_flag_test_and_set(&noting))
+        for (;;) pause();
+    note(number, (uint64_t)(uintptr_t)information->si_addr);
+    // What was done about these signals before, as if nothing had been here: the access faults again behind this.
+    sigaction(SIGBUS, &earlier_bus, NULL);
+    sigaction(SIGSEGV, &earlier_segv, NULL);
 }
 
 void bifrost_fault_install(void) {

@@ -125,6 +125,25 @@ import Testing
         }
     }
 
+    /// LMDB finds nothing wrong with it, and a start finds that it is no store.
+    @Test func aStoreWithoutItsSuperblockIsPutAsideByTheNextStart() async throws {
+        try await withHosts(loops: [1, 1, 1], groups: 1, Self.forgetful) { hosts in
+            try await waitForShortLogs(hosts)
+            await hosts.stop(0)
+            do {
+                let disk = try LMDBDisk(directory: hosts.path(0) + "/store")
+                try disk.write { writer in _ = try writer.delete(DiskKey(table: 1)) }
+            }
+            let error = await #expect(throws: HostError.self) { try await hosts.start(0, loops: 1) }
+            #expect(error?.code == .directory && error?.message.contains("no superblock") == true)
+            #expect(try aside(hosts.path(0)).isEmpty)
+            try await hosts.start(0, loops: 1)
+            #expect(try aside(hosts.path(0)).count == 1)
+            try await hosts.waitForEqualStates()
+            try await expect(0..<400, on: hosts, at: 0)
+        }
+    }
+
     @Test func aSoundFileWithANoteIsReadThroughAndServes() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, Self.forgetful) { hosts in
             try await put(0..<200, on: hosts)

@@ -8,13 +8,14 @@ let arguments = CommandLine.arguments
 guard arguments.count == 4 || arguments.count == 5, let seed = UInt64(arguments[3]),
     let steps = arguments.count == 5 ? Int(arguments[4]) : .max
 else {
-    say("usage: StorageKillHelper journal|store DIRECTORY SEED [STEPS]", on: STDERR_FILENO)
+    say("usage: StorageKillHelper journal|store|fault DIRECTORY SEED [STEPS]", on: STDERR_FILENO)
     exit(64)
 }
 do {
     switch arguments[1] {
     case "journal": try writeJournal(directory: arguments[2], seed: seed, steps: steps)
     case "store": try writeStore(directory: arguments[2], seed: seed, steps: steps)
+    case "fault": try fault(directory: arguments[2], kind: seed)
     default:
         say("unknown mode \(arguments[1])", on: STDERR_FILENO)
         exit(64)
