@@ -156,7 +156,11 @@ public final class StoppedHost {
             commit: max(start.base, min(max(start.applied, start.hardState.commit), start.last)),
             base: start.base, baseTerm: start.baseTerm, terms: start.termRuns, last: start.last,
             lastLogTime: start.appliedLogTime, configurations: [start.configuration],
-            impairment: plan.impairment ?? damage.map { "its state can't be read: \($0)" }, isMute: plan.isMute)
+            // As a start would find it: that removes a state that can't be read, and where the log goes back to the
+            // beginning, nothing is missing then. Who called this one impaired would give up what its log has.
+            impairment: plan.impairment.map { impairment in
+                damage.map { "its state can't be read: \($0); \(impairment)" } ?? impairment
+            }, isMute: plan.isMute)
         guard !report.isMute else { return (report, nil) }
         var machine: MasterStateMachine?
         if disk.group == .meta, report.impairment == nil {
