@@ -84,11 +84,15 @@ public struct ReplicaStartPlan: Sendable {
             // The log does not continue the state (it was lost, or ends earlier): the state is the truth up to its
             // index, and nothing of the log may come back to life behind it.
             records.append(.base(disk.group, disk.replica, applied, appliedTerm))
-            if hardState.term < appliedTerm {
-                // A vote in that term may have been forgotten with the log: no vote is given in it again.
-                let forgotten = HardState(term: appliedTerm, vote: disk.replica, commit: applied)
-                records.append(.hardState(disk.group, disk.replica, forgotten))
-                start.hardState = forgotten
+            if hardState.term < appliedTerm || hardState.commit > applied {
+                // A vote in that term may have been forgotten with the log: no vote is given in it again. And what the
+                // old log was known to have says nothing of the entries that will stand there: with that hint kept, a
+                // later start would take them for committed.
+                var state = hardState
+                if hardState.term < appliedTerm { state = HardState(term: appliedTerm, vote: disk.replica) }
+                state.commit = applied
+                records.append(.hardState(disk.group, disk.replica, state))
+                start.hardState = state
             }
             start.base = applied
             start.baseTerm = appliedTerm

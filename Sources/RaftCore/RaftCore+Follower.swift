@@ -23,6 +23,13 @@ extension RaftCore {
             statistics.malformed += 1
             return
         }
+        if contradictsCommitted(message) { estrangedTerm = term }
+        guard estrangedTerm != term else {
+            // What is committed here and what the leader has are two histories: a promise was broken, or one of them was
+            // begun anew from less. It must not count on this log, and nothing of its own is believed.
+            statistics.surprises += 1
+            return
+        }
         if message.index < commit {
             // An old message. All that is committed here is the leader's too.
             acknowledge(commit, to: message.from)
@@ -39,6 +46,20 @@ extension RaftCore {
         store(message, hasConfiguration: hasConfiguration)
         advanceCommit(to: min(message.commit, isPlanted("commit-past-match") ? log.last : end))
         acknowledge(end, to: message.from)
+    }
+
+    /// The leader's log has another entry than this one where this one's is committed. Two logs with the same entry
+    /// somewhere are the same before it (Raft §5.3), so this looks at what the message names, as far as its term is known
+    /// here. O(1), but for what reaches below `commit`.
+    private func contradictsCommitted(_ message: RaftMessage) -> Bool {
+        guard message.index <= commit, !isPlanted("append-without-term-check") else { return false }
+        if let own = log.term(at: message.index), own != message.logTerm { return true }
+        for position in message.entries.indices {
+            let index = message.entries[position].index
+            guard index <= commit else { return false }
+            if let own = log.term(at: index), own != message.entries[position].term { return true }
+        }
+        return false
     }
 
     /// Indexes without a gap, terms that never fall and are not above the leader's, configurations that can be read.

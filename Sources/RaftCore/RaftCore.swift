@@ -47,7 +47,8 @@ public struct RaftStatistics: Hashable, Sendable {
     public var refusedForLeader = 0
     /// Appends whose entries do not fit together, or whose configuration can't be read.
     public var malformed = 0
-    /// Two leaders in one term, a commit beyond the log, acknowledgements of what was never sent.
+    /// Two leaders in one term, a commit beyond the log, acknowledgements of what was never sent, a leader that has not
+    /// what is committed here.
     public var surprises = 0
     /// Answers to log reads that came too late or did not fit.
     public var uselessSupplies = 0
@@ -125,6 +126,9 @@ public struct RaftCore: Sendable {
     var forwards: ForwardedReads
     /// A candidate was refused because the leader seems to be there, and the leader itself has not spoken since.
     var isDoubtful = false
+    /// The last term whose leader was found to have another history than what is committed here. Nothing of that leader
+    /// is taken or acknowledged; not its empty messages either, which may not show it.
+    var estrangedTerm = Term.zero
 
     // Collected during a turn, for `ready`.
     var messages: [RaftMessage] = []

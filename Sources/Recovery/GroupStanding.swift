@@ -100,7 +100,7 @@ struct GroupStanding {
         let halves = configurations.filter(\.isJoint).flatMap {
             [Configuration(voters: $0.outgoing), Configuration(voters: $0.voters)]
         }
-        return !base.configuration.voters.isEmpty
+        return !base.configuration.voters.isEmpty && !survivors.contains { knowsMore($0, than: base) }
             && !(configurations + halves).contains { configuration in
                 configuration.isQuorum { voter in
                     !survivors.contains { $0.replica == voter && covers(base, $0) }
@@ -108,12 +108,22 @@ struct GroupStanding {
             }
     }
 
+    /// It knows something to be committed that the base does not have: one that is impaired, or a sound one of another
+    /// history. It will never follow a leader that goes on from the base: what is committed it replaces by nothing, so it
+    /// would acknowledge entries that are not the leader's, and apply what is given up here.
+    func knowsMore(_ survivor: Survivor, than base: Survivor) -> Bool {
+        guard survivor.replica != base.replica, let own = survivor.report, let base = base.report else { return false }
+        guard own.commit <= base.last else { return true }
+        // What is below a log's base is committed, and was then committed to both.
+        return own.commit >= base.base && own.term(at: own.commit) != base.term(at: own.commit)
+    }
+
     /// The greatest index that is known to be committed and that the base has.
     var certain: LogIndex { KnownCommit(survivors.compactMap(\.report)).index }
 
     /// Where the longest log ends that can't be gone on from and that the base does not cover.
     func impairedLast(beyond base: Survivor) -> LogIndex? {
-        survivors.filter { !$0.isSound && !covers(base, $0) }.map(\.last).max()
+        survivors.filter { !$0.isSound && (!covers(base, $0) || knowsMore($0, than: base)) }.map(\.last).max()
     }
 }
 

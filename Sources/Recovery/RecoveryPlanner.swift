@@ -171,8 +171,10 @@ private struct Draft {
     private mutating func recover(_ standing: GroupStanding, from base: Survivor) throws(RecoveryError) {
         let record = standing.record
         let isOpen = standing.couldElect(without: base)
-        let kept = standing.survivors.filter { $0.replica == base.replica || !isOpen }
-        let given = isOpen ? standing.survivors.filter { $0.replica != base.replica } : []
+        let kept = standing.survivors.filter {
+            $0.replica == base.replica || !isOpen && !standing.knowsMore($0, than: base)
+        }
+        let given = standing.survivors.filter { survivor in !kept.contains { $0.replica == survivor.replica } }
         let terms = (found[record.id] ?? []).map { max($0.replica.term, $0.replica.lastTerm).rawValue }
         let term = Term((terms.max() ?? 0) + 1)
         guard term.rawValue < ClusterMap.counterMax - 1, base.last.rawValue < ClusterMap.counterMax - 2 else {

@@ -101,6 +101,25 @@ private func plan(_ manifest: Manifest?, _ log: RecoveredLog?) -> ReplicaStartPl
         #expect(state.term == Term(3) && state.vote == replica && plan.start.hardState == state)
     }
 
+    /// The hint was of the log that is void: a later start would take all that stands there by then for committed.
+    @Test func whatTheVoidLogWasKnownToHaveCommittedIsForgottenWithIt() throws {
+        for (term, vote) in [(4, replica), (2, ReplicaID(8)), (9, ReplicaID(8))] as [(UInt64, ReplicaID)] {
+            var log = log(last: 4_100, runs: [(1, 2)], term: term, vote: vote.rawValue)
+            log.hardState.commit = LogIndex(4_096)
+            let plan = plan(try manifest(index: 3_000, term: 4), log)
+            guard plan.records.count == 2, case .base(_, _, LogIndex(3_000), Term(4)) = plan.records[0],
+                case .hardState(_, _, let state) = plan.records[1]
+            else {
+                Issue.record("\(plan.records)")
+                return
+            }
+            // The term does not fall, and no vote is given twice in it.
+            let expected = HardState(
+                term: Term(max(term, 4)), vote: term < 4 ? replica : vote, commit: LogIndex(3_000))
+            #expect(state == expected && plan.start.hardState == expected)
+        }
+    }
+
     @Test func aManifestOlderThanTheLogsBaseIsImpaired() throws {
         let plan = plan(
             try manifest(index: 10, term: 2), log(base: 12, baseTerm: 2, last: 15, runs: [(13, 2)], term: 2))

@@ -20,6 +20,8 @@ struct LogCluster {
         /// It leads its term, and this is what it knows the others to have.
         var match: [ReplicaID: Int]?
         var isGone = false
+        /// It keeps its log and votes, and stands for no election.
+        var isImpaired = false
 
         func configuration(through last: Int) -> Configuration {
             for index in stride(from: min(last, log.count), to: 0, by: -1) {
@@ -72,6 +74,7 @@ struct LogCluster {
 
     mutating func elect(_ candidate: ReplicaID, among reach: [ReplicaID]) -> Bool {
         let own = members[candidate]!
+        guard !own.isImpaired else { return false }
         guard own.configuration.voters.contains(candidate) || own.configuration.outgoing.contains(candidate) else {
             return false
         }
@@ -161,12 +164,13 @@ struct LogCluster {
     }
 
     /// What its host would report: a state somewhere at or below what it knows to be committed, a log that begins
-    /// somewhere at or below the state.
+    /// somewhere at or below the state; of one that is impaired no state, and a log that begins somewhere below that.
     mutating func report(_ replica: ReplicaID, group: GroupID) -> ReplicaReport {
         let member = members[replica]!
-        let applied = Int(random.below(UInt64(member.commit + 1)))
-        let base = Int(random.below(UInt64(applied + 1)))
-        var configurations = [member.configuration(through: applied)]
+        let saved = Int(random.below(UInt64(member.commit + 1)))
+        let base = Int(random.below(UInt64(saved + 1)))
+        let applied = member.isImpaired ? 0 : saved
+        var configurations = [member.isImpaired ? member.first : member.configuration(through: applied)]
         for index in base..<member.log.count {
             guard let found = member.log[index].configuration, found.index != configurations[0].index else { continue }
             configurations.append(found)
@@ -179,6 +183,7 @@ struct LogCluster {
             group: group, replica: replica, term: Term(member.term), applied: LogIndex(UInt64(applied)),
             commit: LogIndex(UInt64(member.commit)), base: LogIndex(UInt64(base)),
             baseTerm: Term(base > 0 ? member.log[base - 1].term : 0), terms: terms,
-            last: LogIndex(UInt64(member.log.count)), configurations: configurations.sorted { $0.index < $1.index })
+            last: LogIndex(UInt64(member.log.count)), configurations: configurations.sorted { $0.index < $1.index },
+            impairment: member.isImpaired ? "its state can't be read" : nil)
     }
 }

@@ -101,6 +101,49 @@ import Testing
         #expect(stuck.groups[1].outcome == .recovered && !stuck.groups[1].isComplete)
     }
 
+    /// It would acknowledge to the new leader what it has and the leader has not: all that it knows to be committed.
+    @Test func whoKnowsMoreToBeCommittedThanTheBaseHasIsGivenUp() throws {
+        let map = clusterMap(hosts: 3, meta: [3], groups: [[1, 2, 3]])
+        func plan(_ impaired: ReplicaReport, base: ReplicaReport) throws -> RecoveryPlan {
+            try RecoveryPlanner.plan(
+                [report(2, map, [impaired]), report(3, map, metaMap: map, [base, replica(0, 3, of: map)])],
+                cluster: newCluster)
+        }
+        func expectGivenUp(_ plan: RecoveryPlan) throws {
+            let group = plan.groups[1]
+            #expect(group.base?.replica == id(1, 3) && group.buried.map(\.replica) == [id(1, 2)])
+            #expect(!group.isComplete && group.account.joined().contains("up to"), "\(group.account)")
+            #expect(plan.hosts[0].orders == [ReplicaOrder(group: GroupID(1), replica: id(1, 2))])
+            let lead = try #require(plan.hosts[1].orders.first { $0.group == GroupID(1) }?.lead)
+            #expect(lead.configuration.voters == [id(1, 3)] && lead.configuration.learners.isEmpty)
+            let record = try #require(plan.map.group(GroupID(1)))
+            let new = try #require(record.replicas.first { $0.host == HostID(2) })
+            #expect(new.id >= map.nextReplica && new.membership == .absent && new.role == .voter)
+        }
+        // Beyond the end of the base's log.
+        try expectGivenUp(
+            plan(
+                replica(1, 2, of: map, last: 4_100, lastTerm: 9, commit: 4_096, impairment: "damaged"),
+                base: replica(1, 3, of: map, last: 61, commit: 60)))
+        // Within it, where the base has an entry of a leader that was left behind.
+        var other = replica(1, 3, of: map, last: 10, lastTerm: 5, commit: 4)
+        other.terms = [TermRun(first: LogIndex(1), term: Term(2)), TermRun(first: LogIndex(6), term: Term(5))]
+        try expectGivenUp(
+            plan(replica(1, 2, of: map, last: 9, lastTerm: 6, commit: 8, impairment: "damaged"), base: other))
+        // What the base has too makes nobody go.
+        let known = try plan(
+            replica(1, 2, of: map, last: 4_100, lastTerm: 9, commit: 10, impairment: "damaged"),
+            base: replica(1, 3, of: map, last: 10, commit: 8))
+        #expect(known.groups[1].buried.isEmpty && known.hosts[0].orders.isEmpty)
+        let below = try plan(
+            replica(1, 2, of: map, last: 30, lastTerm: 9, commit: 20, impairment: "damaged"),
+            base: ReplicaReport(
+                group: GroupID(1), replica: id(1, 3), term: Term(3), applied: LogIndex(25), commit: LogIndex(25),
+                base: LogIndex(25), baseTerm: Term(3), terms: [], last: LogIndex(25),
+                configurations: [Configuration(voters: [id(1, 1), id(1, 2), id(1, 3)])]))
+        #expect(below.groups[1].buried.isEmpty)
+    }
+
     @Test func aGroupThatNobodyHasIsRefusedByNameAndBeginsAnewWhenThatIsWanted() throws {
         let map = clusterMap(hosts: 4, meta: [3, 4], groups: [[1, 2], [3, 4]])
         let found = reports([3, 4], map)
