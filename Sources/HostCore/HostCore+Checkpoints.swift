@@ -165,12 +165,14 @@ extension HostCore {
     private func storeWorkDue(_ replica: Replica) -> StoreWork? {
         guard replica.stopped == nil, replica.impairment == nil else { return nil }
         // Merging comes first where runs have piled up: a store that can't keep up must not end with more than a
-        // manifest may name.
+        // manifest may name. A checkpoint that met damage keeps its frozen memtable until it is tried again.
         let mayMerge = !replica.isMerging && replica.mergeTick == nil
         let mustMerge = replica.view.manifest.runs.count >= 2 * settings.runsMax && mayMerge
         // A checkpoint may wait for space that a merge gives back.
         let mayBeStuck = space > .ample && replica.checkpoint?.isUnderWay == true
-        if let checkpoint = replica.checkpoint, !mustMerge || checkpoint.isUnderWay, !mayBeStuck {
+        if let checkpoint = replica.checkpoint, replica.checkpointTick == nil, !mustMerge || checkpoint.isUnderWay,
+            !mayBeStuck
+        {
             // A run is published only when the journal is durable here up to its index.
             guard !checkpoint.isUnderWay,
                 replica.core.stableIndex >= checkpoint.header.index || isPlanted("checkpoint-before-journal")
@@ -222,6 +224,7 @@ extension HostCore {
         replica.checkpoint = nil
         // What was fetched is true of what was below the memtable that is a run now.
         replica.fetch.forget()
+        replica.checkpointPauseTicks = 0
         replica.checkpoints += 1
         markReady(replica)  // apply may have paused for it
         announceSuperfluous(replica)
@@ -244,26 +247,40 @@ extension HostCore {
         defer { storeJobEnded() }
         mergesUnderWay -= 1
         guard let replica = replica(of: group) else { return }
-        replica.isMerging = false
-        let secondTicks = max(1, 1_000_000_000 / settings.tickNanoseconds)
-        replica.mergePauseTicks = min(max(secondTicks, 2 * replica.mergePauseTicks), 32 * secondTicks)
-        replica.mergeTick = tickCount + replica.mergePauseTicks
-        mergesPutOff += 1
+        putOffMerge(replica)
         // Its checkpoint may have waited for it.
         markReady(replica)
     }
 
-    /// Merges that were put off, also of groups in which nothing happens.
-    func resumeMerges() {
-        guard mergesPutOff > 0 else { return }
-        for replica in replicas where replica.mergeTick == tickCount {
-            replica.mergeTick = nil
-            mergesPutOff -= 1
-            markReady(replica)
-        }
+    private func putOffMerge(_ replica: Replica) {
+        replica.isMerging = false
+        replica.mergePauseTicks = longer(replica.mergePauseTicks)
+        replica.mergeTick = tickCount + replica.mergePauseTicks
+        jobsPutOff += 1
     }
 
-    /// A job found that what the replica has on disk is damaged.
+    private func longer(_ pauseTicks: UInt64) -> UInt64 { min(max(secondTicks, 2 * pauseTicks), 32 * secondTicks) }
+
+    /// Merges and checkpoints that were put off, also of groups in which nothing happens.
+    func resumeStoreWork() {
+        guard jobsPutOff > 0 else { return }
+        var left = 0
+        for replica in replicas {
+            if replica.mergeTick == tickCount {
+                replica.mergeTick = nil
+                markReady(replica)
+            }
+            if replica.checkpointTick == tickCount {
+                replica.checkpointTick = nil
+                markReady(replica)
+            }
+            left += (replica.mergeTick == nil ? 0 : 1) + (replica.checkpointTick == nil ? 0 : 1)
+        }
+        jobsPutOff = left
+    }
+
+    /// A job found that what the replica has on disk is damaged. If the replica goes on, the job is tried again, less and
+    /// less often; what was frozen for a checkpoint stays below the live memtable, as it may be nowhere else.
     public func storeDamaged(_ job: StoreJob, _ what: String) {
         defer { storeJobEnded() }
         let group: GroupID
@@ -271,30 +288,56 @@ extension HostCore {
         case .checkpoint(let its, _, _):
             checkpointsUnderWay -= 1
             group = its
-            replica(of: its)?.checkpoint = nil
+            guard let replica = replica(of: its) else { return }
+            if replica.stopped != nil || replica.impairment != nil {
+                replica.checkpoint = nil
+            } else if replica.checkpoint != nil {
+                replica.checkpoint?.isUnderWay = false
+                replica.checkpointPauseTicks = longer(replica.checkpointPauseTicks)
+                replica.checkpointTick = tickCount + replica.checkpointPauseTicks
+                jobsPutOff += 1
+            }
         case .merge(let its, _):
             mergesUnderWay -= 1
             group = its
-            replica(of: its)?.isMerging = false
+            if let replica = replica(of: its) { putOffMerge(replica) }
         case .takeSnapshot, .installSnapshot, .dropSnapshot, .removeReplica:
             preconditionFailure("a snapshot that can't be taken has failed, and damages nothing")
         }
         stateDamaged(group: group, what)
+        // Something else may be due meanwhile.
+        if let replica = replica(of: group) { markReady(replica) }
     }
 
     /// What the replica has on disk can't be read. It stands still, another member leads, and a whole state of another
-    /// takes its place. A replica that is alone goes on with what can be read.
+    /// takes its place. Where the other voters that are heard are no majority nobody would lead then, and nobody get as
+    /// far as this one is: it goes on with what can be read, and stands still as soon as they are.
     public func stateDamaged(group: GroupID, _ what: String) {
         guard let replica = replica(of: group), replica.stopped == nil, replica.impairment == nil else { return }
-        guard replica.withCore({ $0.configuration.members.contains { $0 != replica.id } }) else {
-            effects.notices.append("group \(group): the state on disk is damaged, and there is no other: \(what)")
+        guard canDoWithout(replica) else {
+            guard replica.damage == nil else { return }
+            replica.damage = what
+            damagesMet += 1
+            effects.notices.append(
+                "group \(group): what replica \(replica.id) has on disk of its state is damaged, and the other voters that "
+                    + "are heard are no majority; it goes on until they are, and may not start again: \(what)")
             return
         }
+        replica.damage = nil
         stop(replica, because: "its state on disk is damaged: \(what)")
         replica.isStateDamaged = true
         // What is in memory goes, but for what the store's thread has: that it answers.
         if replica.checkpoint?.isUnderWay == false { replica.checkpoint = nil }
         wantSnapshot(replica)
+    }
+
+    /// Replicas that met damage when their group could not do without them. Each second, also where nothing happens.
+    func reconsiderDamages() {
+        guard damagesMet > 0, tickCount % secondTicks == 0 else { return }
+        for replica in replicas {
+            if let what = replica.damage { stateDamaged(group: replica.group, what) }
+        }
+        damagesMet = replicas.count { $0.damage != nil }
     }
 
     /// What is in a durable manifest here and on disk with every member is nobody's any more. A journal that has grown

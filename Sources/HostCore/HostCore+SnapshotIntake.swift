@@ -235,6 +235,7 @@ extension HostCore {
         end(replica)
         replica.stopped = nil
         replica.isStateDamaged = false
+        replica.damage = nil
         replica.freshAt = nil
         replica.impairment = Self.impairment(plan, replica.core) ?? (replica.isLogDamaged ? Self.logDamaged : nil)
         replica.isMute = plan.isMute || replica.isLogDamaged

@@ -56,7 +56,9 @@ extension HostCore {
         status.memtableBytes = UInt64(replica.memtable.arenaBytes)
         status.logBytes = UInt64(replica.core.memoryBytes)
         status.commands = replica.appliedCommands
-        status.problem = replica.stopped ?? replica.impairment ?? ""
+        status.problem =
+            replica.stopped ?? replica.impairment
+            ?? replica.damage.map { "its state on disk is damaged, and it goes on for want of others: \($0)" } ?? ""
         if let intake = replica.snapshots.intake, intake.number != 0 {
             let text =
                 "takes a snapshot at index \(intake.index) from replica \(intake.from), "

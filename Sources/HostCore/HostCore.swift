@@ -182,8 +182,10 @@ public final class HostCore {
     var fetchesToRetry: [Replica] = []
     /// How often apply waited for records from disk.
     public internal(set) var fetches: UInt64 = 0
-    /// Replicas with a `mergeTick`.
-    var mergesPutOff = 0
+    /// Replicas with a `mergeTick`, and those with a `checkpointTick`.
+    var jobsPutOff = 0
+    /// Replicas with a `damage`, when they were last counted.
+    var damagesMet = 0
     /// Some replica needs less of the journal than it did.
     var isTrimDue = false
     /// What loop 0 asked and is answered at the end of the turn.

@@ -57,6 +57,9 @@ final class Replica {
     /// There was too little space for a merge: not before this tick, and how long it was put off.
     var mergeTick: UInt64?
     var mergePauseTicks: UInt64 = 0
+    /// The same of a checkpoint that met damage; what was frozen waits.
+    var checkpointTick: UInt64?
+    var checkpointPauseTicks: UInt64 = 0
     /// It is among those that wait for a place for a store job.
     var waitsForStore = false
     /// Why it stands still, for status and errors; nil while it is sound.
@@ -120,6 +123,8 @@ final class Replica {
     var isSnapshotting = false
     /// What it has on disk can't be read: it needs a whole state of another.
     var isStateDamaged = false
+    /// The same, in words, while it goes on because the other voters are no majority.
+    var damage: String?
     var snapshotsInstalled: UInt64 = 0
     /// It is being deleted from here.
     var removal: ReplicaRemoval?

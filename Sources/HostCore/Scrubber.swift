@@ -183,22 +183,21 @@ extension HostCore {
             guard let replica = replica(of: damage.group), replica.id == damage.replica,
                 damage.run.map({ run in replica.view.manifest.runs.contains { $0.id == run } }) ?? true
             else { return }
-            guard mayStand(still: replica, for: damage, "what it has on disk of its state is damaged") else { return }
             stateDamaged(group: damage.group, damage.message)
         case .journal(let damage):
             guard let replica = replica(of: damage.group), replica.id == damage.replica else { return }
-            guard mayStand(still: replica, for: damage, "a record of the journal is damaged") else { return }
+            guard mayStand(still: replica, for: damage) else { return }
             journalDamaged(group: damage.group, damage.message)
         case .other(let what): effects.notices.append("the scrubber: \(what)")
         }
     }
 
-    /// A replica that is to be rebuilt or replaced stands still, and what it has may be wanted until others are enough: it
+    /// A replica that is to be replaced stands still, and what it has may be wanted until others are enough: it
     /// goes on then, as it would if nobody had looked. The next round finds the damage again.
-    private func mayStand(still replica: Replica, for damage: ScrubbedDamage, _ what: String) -> Bool {
+    private func mayStand(still replica: Replica, for damage: ScrubbedDamage) -> Bool {
         guard !canDoWithout(replica) else { return true }
         effects.notices.append(
-            "group \(damage.group): \(what), and the other voters that are heard are no majority; it goes on, and may not "
+            "group \(damage.group): a record of the journal is damaged, and the other voters that are heard are no majority; it goes on, and may not "
                 + "start again: \(damage.message)")
         return false
     }

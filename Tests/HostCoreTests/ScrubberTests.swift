@@ -12,8 +12,8 @@ import Testing
 @Suite struct ScrubberTests {
     private let group = GroupID(1)
 
-    private func trio() throws -> Trio {
-        try Trio {
+    private func trio(_ hosts: Int = 3) throws -> Trio {
+        try Trio(hosts: hosts) {
             $0.journalBytesForLaggards = 1
             $0.memtableBytesTrigger = 2_000
             $0.snapshotPieceBytes = 700
@@ -115,6 +115,85 @@ import Testing
             #expect(host.isDone(UInt64(2_000 + key)), "key \(key)")
         }
         _ = try round(scrubber) { #expect($0.findings.isEmpty, "all is sound again") }
+    }
+
+    /// Its group can't do without it: nobody would lead, and nobody get as far as it is, so that it would wait for ever.
+    @Test func whoMeetsDamageGoesOnUntilTheOthersAreAMajority() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let gone = (leader + 2) % 3
+        try write(trio, 1...60, at: leader)
+        trio.cut(gone)
+        try trio.tick(30)
+        let host = trio.hosts[leader]
+        #expect(host.inspection(of: group)?.isEstablished == true)
+        for (key, value) in host.storeDisk.contents() where value.count > 500 {
+            host.storeDisk.flipBit(in: key, bit: 8 * value.count / 2)
+        }
+        var refused = 0
+        for key in 1...60 {
+            host.get("key \(key)", group: group, token: UInt64(2_000 + key))
+            try trio.tick()
+            if case .unavailable? = host.refusal(UInt64(2_000 + key)) { refused += 1 }
+        }
+        #expect(refused > 0, "no read met the damage")
+        #expect(host.inspection(of: group)?.isEstablished == true)
+        #expect(host.notices.count { $0.contains("it goes on until they are") } == 1, "said once")
+        #expect(host.core.replicaStatuses().contains { $0.problem.contains("for want of others") })
+        host.put("key 61", "after", group: group, token: 61)
+        try trio.tick(100)
+        #expect(host.isDone(61), "the group gets on")
+        #expect(host.inspection(of: group)?.isStopped == false)
+        // Nothing happens but that the third is there again.
+        trio.join(gone)
+        try trio.tick(30)
+        #expect(host.notices.contains { $0.contains("its state on disk is damaged") })
+        try trio.tick(600)
+        let all = trio.hosts.map { $0.inspection(of: group) }
+        #expect(all.allSatisfy { $0?.applied == all[0]?.applied && $0?.digest == all[0]?.digest }, "\(all)")
+        #expect(all.allSatisfy { $0?.isStopped == false && $0?.isImpaired == false })
+        #expect(host.core.replicaStatuses().allSatisfy { $0.problem.isEmpty })
+        for key in 1...60 {
+            host.get("key \(key)", group: group, .local, token: UInt64(3_000 + key))
+            try trio.tick()
+            #expect(host.isDone(UInt64(3_000 + key)), "key \(key)")
+        }
+    }
+
+    /// The manifest is read before each edit, and can't be: what was frozen is nowhere else.
+    @Test(arguments: [1, 3]) func whatACheckpointCouldNotWriteStaysReadable(members: Int) throws {
+        let trio = try trio(members)
+        let leader = try trio.leader()
+        try write(trio, 1...10, at: leader)
+        if members == 3 { trio.cut((leader + 2) % 3) }
+        try trio.tick(30)
+        let host = trio.hosts[leader]
+        let replica = try #require(host.store.manifests().first { $0.header.group == group }).replica
+        for (key, _) in host.storeDisk.contents() where key.table == 2 && key.high == replica.rawValue {
+            host.storeDisk.flipBit(in: key, bit: 100)
+        }
+        let checkpoints = host.core.replicaStatuses().first { $0.group == group }?.checkpoints
+        for key in 11...40 {
+            host.core.journalBytes = 2
+            host.put("key \(key)", String(repeating: "w", count: 100), group: group, token: UInt64(key))
+            try trio.tick(1)
+            #expect(host.isDone(UInt64(key)), "key \(key)")
+        }
+        try trio.tick(100)
+        #expect(host.notices.contains { $0.contains("it goes on until they are") }, "\(host.notices)")
+        #expect(host.core.replicaStatuses().first { $0.group == group }?.checkpoints == checkpoints)
+        for key in 1...40 {
+            host.get("key \(key)", group: group, token: UInt64(2_000 + key))
+            try trio.tick()
+            let body = try #require(host.result(UInt64(2_000 + key)), "key \(key)").body
+            #expect(body.count > 100, "key \(key) was written, and is not found")
+        }
+        guard members == 3 else { return }
+        trio.join((leader + 2) % 3)
+        try trio.tick(600)
+        let all = trio.hosts.map { $0.inspection(of: group) }
+        #expect(all.allSatisfy { $0?.applied == all[0]?.applied && $0?.digest == all[0]?.digest }, "\(all)")
+        #expect(all.allSatisfy { $0?.isStopped == false && $0?.isImpaired == false })
     }
 
     /// A finding that comes late is of a run or a replica that is not there any more.

@@ -213,14 +213,15 @@ import Testing
             for host in trio.hosts { host.tick() }
             for _ in 0..<3 { _ = try trio.deliver() }
         }
-        trio.cut(away)
         let disk = trio.hosts[other].storeDisk
         for (key, value) in disk.contents() where value.count > 500 { disk.flipBit(in: key, bit: 8 * value.count / 2) }
+        // While the other two are heard, and before another word goes anywhere.
         for key in 1...60 {
             trio.hosts[other].get("key \(key)", group: group, .local, token: UInt64(1_000 + key))
-            try trio.tick()
+            try trio.hosts[other].turn()
         }
         #expect(trio.hosts[other].notices.contains { $0.contains("its state on disk is damaged") })
+        trio.cut(away)
         try trio.tick(12 * 20)
         #expect(installed(trio, at: other) == 1)
         trio.join(away)

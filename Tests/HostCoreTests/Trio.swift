@@ -317,7 +317,7 @@ final class Trio {
                 incarnation: Incarnation(UInt64(number)), featureLevel: (registered ?? levels)[number - 1])
         }
         map = try Planner.firstMap(
-            cluster: ClusterID(high: 1, low: 2), hosts: records, groups: groups, replicas: 3,
+            cluster: ClusterID(high: 1, low: 2), hosts: records, groups: groups, replicas: min(3, count),
             featureLevel: mapLevel ?? FeatureLevel.ofNewMap(hosts: registered ?? levels))
         var hosts: [TestHost] = []
         for (place, record) in records.enumerated() {
