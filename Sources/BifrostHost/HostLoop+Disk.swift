@@ -165,7 +165,9 @@ extension HostLoop {
             for (birth, replica) in zip(births, restored) {
                 guard let damage = replica.damage else { continue }
                 shell.logger.error(
-                    "what a replica has on disk is damaged, and is given up for another member's state",
+                    replica.plan.impairment == nil
+                        ? "the state that a replica has on disk is damaged, and is made anew from its log"
+                        : "the state that a replica has on disk is damaged; it stays there until another member gives one",
                     metadata: ["group": "\(replica.group)", "replica": "\(birth.replica)", "error": "\(damage)"])
             }
             let records = restored.flatMap(\.plan.records)

@@ -14,12 +14,13 @@ public struct RestoredReplica: Sendable {
     public var machine: MasterStateMachine
     /// Pins the manifest.
     public var view: StoreView
-    /// What it had in the store could not be read, and is gone: it begins with its log alone, and needs another's state
-    /// if that does not go back to the beginning.
+    /// What it had in the store can't be read: it begins with its log alone. If that goes back to the beginning nothing is
+    /// missing, and what can't be read is gone. Else it needs another's state, and keeps what it has until one comes: there
+    /// may be none, and somebody may still get something out of it.
     public var damage: DiskError?
 
-    /// Restores replicas that the disk knows; makes the first manifests of those that it doesn't, all in one transaction.
-    /// Store thread.
+    /// Restores replicas that the disk knows; makes the first manifests of those that it doesn't, and of those whose log
+    /// has all that their damaged state had, in one transaction. Store thread.
     ///
     /// - Parameter logs: what the journal has of them, ascending by replica; others may be among them.
     /// - Returns: in the order of `births`.
@@ -33,13 +34,14 @@ public struct RestoredReplica: Sendable {
         for birth in births {
             let damage = damaged.first { $0.replica == birth.replica }?.error
             damages.append(damage)
-            if damage != nil { try store.remove(birth.replica) }
+            if damage != nil {
+                let fromLog = ReplicaStartPlan(
+                    onDisk(birth, nil, logs, journal), configuration: birth.configuration)
+                guard fromLog.impairment == nil else { continue }
+                try store.remove(birth.replica)
+            }
             guard store.manifest(of: birth.replica) == nil else { continue }
-            headers.append(
-                ManifestHeader(
-                    group: birth.group, replica: birth.replica, index: .zero, term: .zero, revision: .zero,
-                    logTime: .zero, configuration: birth.configuration, digest: 0,
-                    journal: journal.identity.journal, journalSequence: 0))
+            headers.append(.first(birth.group, birth.replica, birth.configuration, journal: journal.identity.journal))
         }
         if journal.isLossUnmarked, !headers.isEmpty {
             try journal.markLoss(in: store, before: headers.map(\.replica))
@@ -54,32 +56,44 @@ public struct RestoredReplica: Sendable {
         }
     }
 
+    private static func onDisk<D: Disk>(
+        _ birth: ReplicaBirth, _ manifest: Manifest?, _ logs: [RecoveredLog], _ journal: Journal<D>
+    ) -> ReplicaOnDisk {
+        ReplicaOnDisk(
+            group: birth.group, replica: birth.replica, manifest: manifest, log: logs.log(of: birth.replica),
+            isJournalDamaged: journal.mayLack(birth.replica))
+    }
+
     private init<D: Disk>(
         _ birth: ReplicaBirth, damage: DiskError?, hadManifest: Bool, logs: [RecoveredLog], journal: Journal<D>,
         store: Store<D>
     ) throws {
         self.damage = damage
         let manifest = store.manifest(of: birth.replica)
-        let log = logs.log(of: birth.replica)
+        let onDisk = Self.onDisk(birth, manifest, logs, journal)
         // A manifest is written before a replica says anything, and deleted only behind `removedThrough`: without one,
         // and above that, it was never here. What a damaged journal lost can't be its then.
         let isNew =
-            !hadManifest && damage == nil && log == nil && !journal.mayLack(birth.replica)
+            !hadManifest && damage == nil && onDisk.log == nil && !journal.mayLack(birth.replica)
             && (!journal.isDamaged || store.removedThrough.map { birth.replica > $0 } ?? false)
         if let manifest { try journal.refuseIfLost(behind: manifest) }
-        let onDisk = ReplicaOnDisk(
-            group: birth.group, replica: birth.replica, manifest: manifest,
-            log: log, isJournalDamaged: journal.mayLack(birth.replica))
         plan = ReplicaStartPlan(onDisk, configuration: birth.configuration)
         plan.mayHavePromised = !isNew
         if plan.hasEntries {
             plan.start.entries = try journal.entries(
                 of: birth.replica, from: plan.entriesFrom, through: plan.entriesThrough, bytesMax: .max)
         }
-        guard let view = store.view(birth.replica) else {
+        if let view = store.view(birth.replica) {
+            self.view = view
+        } else if let damage, let impairment = plan.impairment {
+            plan.impairment =
+                "its state can't be read, and stays on the disk as it is until another member gives one: \(damage); "
+                + impairment
+            view = store.emptyView(
+                .first(birth.group, birth.replica, birth.configuration, journal: journal.identity.journal))
+        } else {
             throw DiskError(.corrupt, "the store has no sound manifest of replica \(birth.replica)")
         }
-        self.view = view
         group = birth.group
         machine = try Self.machine(birth.group, view, store)
     }
@@ -105,6 +119,17 @@ public struct RestoredReplica: Sendable {
             group: group, applied: header.index, revision: header.revision, logTime: header.logTime,
             digest: header.digest,
             metaRecords: records)
+    }
+}
+
+extension ManifestHeader {
+    /// Of a replica that has nothing yet.
+    static func first(
+        _ group: GroupID, _ replica: ReplicaID, _ configuration: Configuration, journal: UInt64
+    ) -> ManifestHeader {
+        ManifestHeader(
+            group: group, replica: replica, index: .zero, term: .zero, revision: .zero, logTime: .zero,
+            configuration: configuration, digest: 0, journal: journal, journalSequence: 0)
     }
 }
 

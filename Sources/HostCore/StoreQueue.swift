@@ -63,13 +63,21 @@ package final class SnapshotIntakes<Storage: Disk>: @unchecked Sendable {
 
     package init() {}
 
-    /// Puts a piece beside the replica's state.
+    /// Puts a piece beside the replica's state. One that can't be read goes now, as there is another: what it had is
+    /// deleted by the next start of the host that finds nothing damaged.
     ///
     /// - Returns: where the next one begins, and whether this was the last.
-    fileprivate func take(_ piece: SnapshotPieceToTake, in store: Store<Storage>) throws -> (after: Bytes, isLast: Bool)
-    {
+    fileprivate func take(
+        _ piece: SnapshotPieceToTake, in store: Store<Storage>, besideJournal journal: UInt64
+    ) throws -> (after: Bytes, isLast: Bool) {
         if let description = piece.description {
             drop(piece.replica)
+            if store.manifest(of: piece.replica) == nil {
+                try store.remove(piece.replica)
+                // Its members come with the state.
+                try store.start(
+                    .first(piece.group, piece.replica, Configuration(voters: []), journal: journal))
+            }
             intakes[piece.replica] = try SnapshotInstaller(store, description, replica: piece.replica)
         }
         guard let installer = intakes[piece.replica] else {
@@ -184,7 +192,7 @@ extension StoreJobRunner {
             ended(entry, .merged(group, try view(of: replica, in: store)))
         case .takeSnapshot(let piece):
             try orTell(entry, piece.group, piece.replica) {
-                let (after, isLast) = try intakes.take(piece, in: store)
+                let (after, isLast) = try intakes.take(piece, in: store, besideJournal: journalStand.name)
                 ended(entry, .snapshotTaken(piece.group, after: after, isLast: isLast))
             }
         case .installSnapshot(let group, let replica):

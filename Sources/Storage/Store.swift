@@ -158,6 +158,11 @@ public final class Store<Storage: Disk>: Sendable {
         }
     }
 
+    /// The view of a replica that has nothing, beside what the store may have of it and can't read.
+    public func emptyView(_ header: ManifestHeader) -> StoreView {
+        StoreView(manifest: Manifest(header: header), frozen: nil, runs: [])
+    }
+
     /// Memory that index and filter chunks take now.
     public var cacheBytes: Int { cache.bytes }
 

@@ -58,6 +58,27 @@ import Testing
         }
     }
 
+    /// Keys of all chunks, and whether the store finds the replica damaged.
+    private func look(at replica: ReplicaID, in path: String) async throws -> (chunks: [DiskKey], isDamaged: Bool) {
+        try await withStore(of: path) { disk in
+            let isDamaged = try Store(disk: disk).damaged().contains { $0.replica == replica }
+            var chunks: [DiskKey] = []
+            try disk.read { reader in
+                try reader.scan(
+                    from: DiskKey(table: 3), through: DiskKey(table: 3, high: .max, low: .max)
+                ) { key, _ in
+                    chunks.append(key)
+                    return true
+                }
+            }
+            return (chunks, isDamaged)
+        }
+    }
+
+    private func replica(_ number: Int, of hosts: TestHosts) throws -> ReplicaID {
+        try #require(hosts.map.group(group)?.replica(on: HostID(UInt64(number + 1))))
+    }
+
     /// Its log goes back to the beginning: a start makes the state anew, and with it the group has a quorum. Who went on
     /// from the other survivor would lose what that one lacks.
     @Test func aReplicaThatAStartMakesSoundIsReportedSo() async throws {
@@ -93,6 +114,47 @@ import Testing
             try await hosts.start(1, loops: 1)
             try await hosts.start(2, loops: 1)
             try await expect(0..<60, on: hosts)
+        }
+    }
+
+    /// Nobody may have another: what can't be read is not deleted, however often it is started.
+    @Test func whatCantBeReadStaysUntilAnotherMemberGivesAState() async throws {
+        func forgetful(_ settings: inout HostSettings) {
+            settings.journalBytesForLaggards = 1
+            settings.memtableBytesTrigger = 4_000
+        }
+        try await withHosts(loops: [1, 1, 1], groups: 1, forgetful) { hosts in
+            try await put(0..<200, on: hosts)
+            try await wait(for: "a log that begins behind the beginning") {
+                let replica = try await hosts.status(0).replicas.first { $0.group == group }
+                return try #require(replica).firstIndex > LogIndex(1) && replica?.runs != 0
+            }
+            await hosts.stopAll()
+            let id = try replica(0, of: hosts)
+            try await damageManifest(of: id, in: hosts.path(0))
+            let before = try await look(at: id, in: hosts.path(0))
+            #expect(before.isDamaged && !before.chunks.isEmpty)
+            let reported = try #require(try await report(hosts.path(0)).replicas.first { $0.group == group })
+            #expect(reported.impairment?.contains("its state can't be read") == true, "\(reported)")
+
+            for life in 1...2 {
+                try await hosts.start(0, loops: 1)
+                var problem = ""
+                try await wait(for: "a word on the damage, found \(problem)") {
+                    problem = try await hosts.status(0).replicas.first { $0.group == group }?.problem ?? ""
+                    return problem.contains("its state can't be read, and stays on the disk")
+                }
+                await hosts.stop(0)
+                let after = try await look(at: id, in: hosts.path(0))
+                #expect(after.isDamaged && Set(before.chunks).isSubset(of: after.chunks), "life \(life)")
+            }
+
+            for number in 0..<3 { try await hosts.start(number, loops: 1) }
+            try await hosts.waitForEqualStates()
+            #expect(try await hosts.status(0).replicas.allSatisfy { $0.problem.isEmpty })
+            try await expect(0..<200, on: hosts)
+            await hosts.stopAll()
+            #expect(try await look(at: id, in: hosts.path(0)).isDamaged == false)
         }
     }
 }
