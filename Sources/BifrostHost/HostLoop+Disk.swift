@@ -167,7 +167,7 @@ extension HostLoop {
                 shell.logger.error(
                     replica.plan.impairment == nil
                         ? "the state that a replica has on disk is damaged, and is made anew from its log"
-                        : "the state that a replica has on disk is damaged; it stays there until another member gives one",
+                        : "the state that a replica has on disk is damaged; it stays until another member gives one",
                     metadata: ["group": "\(replica.group)", "replica": "\(birth.replica)", "error": "\(damage)"])
             }
             let records = restored.flatMap(\.plan.records)

@@ -279,8 +279,8 @@ extension HostCore {
         jobsPutOff = left
     }
 
-    /// A job found that what the replica has on disk is damaged. If the replica goes on, the job is tried again, less and
-    /// less often; what was frozen for a checkpoint stays below the live memtable, as it may be nowhere else.
+    /// A job found that what the replica has on disk is damaged. If the replica goes on, the job is tried again, less
+    /// and less often; what was frozen for a checkpoint stays below the live memtable, as it may be nowhere else.
     public func storeDamaged(_ job: StoreJob, _ what: String) {
         defer { storeJobEnded() }
         let group: GroupID
@@ -314,16 +314,21 @@ extension HostCore {
     /// far as this one is: it goes on with what can be read, and stands still as soon as they are.
     public func stateDamaged(group: GroupID, _ what: String) {
         guard let replica = replica(of: group), replica.stopped == nil, replica.impairment == nil else { return }
+        // One that goes on is looked at each second.
+        guard replica.damage == nil else { return }
         guard canDoWithout(replica) else {
-            guard replica.damage == nil else { return }
             replica.damage = what
+            replica.dispensableSeconds = 0
             damagesMet += 1
             effects.notices.append(
-                "group \(group): what replica \(replica.id) has on disk of its state is damaged, and the other voters that "
-                    + "are heard are no majority; it goes on until they are, and may not start again: \(what)")
+                "group \(group): what replica \(replica.id) has on disk of its state is damaged, and the other voters "
+                    + "that are heard are no majority; it goes on until they are, and may not start again: \(what)")
             return
         }
-        replica.damage = nil
+        standStill(replica, asDamaged: what)
+    }
+
+    private func standStill(_ replica: Replica, asDamaged what: String) {
         stop(replica, because: "its state on disk is damaged: \(what)")
         replica.isStateDamaged = true
         // What is in memory goes, but for what the store's thread has: that it answers.
@@ -331,11 +336,18 @@ extension HostCore {
         wantSnapshot(replica)
     }
 
+    /// Who has just come back may be about to say that its replica stands still as well.
+    private static var dispensableSecondsMin: Int { 3 }
+
     /// Replicas that met damage when their group could not do without them. Each second, also where nothing happens.
     func reconsiderDamages() {
         guard damagesMet > 0, tickCount % secondTicks == 0 else { return }
         for replica in replicas {
-            if let what = replica.damage { stateDamaged(group: replica.group, what) }
+            guard let what = replica.damage, replica.stopped == nil else { continue }
+            replica.dispensableSeconds = canDoWithout(replica) ? replica.dispensableSeconds + 1 : 0
+            guard replica.dispensableSeconds >= Self.dispensableSecondsMin else { continue }
+            replica.damage = nil
+            standStill(replica, asDamaged: what)
         }
         damagesMet = replicas.count { $0.damage != nil }
     }

@@ -125,6 +125,8 @@ final class Replica {
     var isStateDamaged = false
     /// The same, in words, while it goes on because the other voters are no majority.
     var damage: String?
+    /// For so many seconds they have been one.
+    var dispensableSeconds = 0
     var snapshotsInstalled: UInt64 = 0
     /// It is being deleted from here.
     var removal: ReplicaRemoval?

@@ -14,13 +14,13 @@ public struct RestoredReplica: Sendable {
     public var machine: MasterStateMachine
     /// Pins the manifest.
     public var view: StoreView
-    /// What it had in the store can't be read: it begins with its log alone. If that goes back to the beginning nothing is
-    /// missing, and what can't be read is gone. Else it needs another's state, and keeps what it has until one comes: there
-    /// may be none, and somebody may still get something out of it.
+    /// What it had in the store can't be read: it begins with its log alone. If that goes back to the beginning nothing
+    /// is missing, and what can't be read is gone. Else it needs another's state, and keeps what it has until then:
+    /// there may be none, and somebody may still get something out of it.
     public var damage: DiskError?
 
-    /// Restores replicas that the disk knows; makes the first manifests of those that it doesn't, and of those whose log
-    /// has all that their damaged state had, in one transaction. Store thread.
+    /// Restores replicas that the disk knows; makes the first manifests of those that it doesn't, and of those whose
+    /// log has all that their damaged state had, in one transaction. Store thread.
     ///
     /// - Parameter logs: what the journal has of them, ascending by replica; others may be among them.
     /// - Returns: in the order of `births`.

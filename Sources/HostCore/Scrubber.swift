@@ -192,13 +192,13 @@ extension HostCore {
         }
     }
 
-    /// A replica that is to be replaced stands still, and what it has may be wanted until others are enough: it
-    /// goes on then, as it would if nobody had looked. The next round finds the damage again.
+    /// A replica that is to be replaced stands still, and what it has may be wanted until others are enough: it goes on
+    /// then, as it would if nobody had looked. The next round finds the damage again.
     private func mayStand(still replica: Replica, for damage: ScrubbedDamage) -> Bool {
         guard !canDoWithout(replica) else { return true }
         effects.notices.append(
-            "group \(damage.group): a record of the journal is damaged, and the other voters that are heard are no majority; it goes on, and may not "
-                + "start again: \(damage.message)")
+            "group \(damage.group): a record of the journal is damaged, and the other voters that are heard are no "
+                + "majority; it goes on, and may not start again: \(damage.message)")
         return false
     }
 }

@@ -25,8 +25,8 @@ extension RaftCore {
         }
         if contradictsCommitted(message) { estrangedTerm = term }
         guard estrangedTerm != term else {
-            // What is committed here and what the leader has are two histories: a promise was broken, or one of them was
-            // begun anew from less. It must not count on this log, and nothing of its own is believed.
+            // What is committed here and what the leader has are two histories: a promise was broken, or one of them
+            // was begun anew from less. It must not count on this log, and nothing of its own is believed.
             statistics.surprises += 1
             return
         }
@@ -49,8 +49,8 @@ extension RaftCore {
     }
 
     /// The leader's log has another entry than this one where this one's is committed. Two logs with the same entry
-    /// somewhere are the same before it (Raft §5.3), so this looks at what the message names, as far as its term is known
-    /// here. O(1), but for what reaches below `commit`.
+    /// somewhere are the same before it (Raft §5.3), so this looks at what the message names, as far as its term is
+    /// known here. O(1), but for what reaches below `commit`.
     private func contradictsCommitted(_ message: RaftMessage) -> Bool {
         guard message.index <= commit, !isPlanted("append-without-term-check") else { return false }
         if let own = log.term(at: message.index), own != message.logTerm { return true }

@@ -128,7 +128,7 @@ public struct RaftCore: Sendable {
     var isDoubtful = false
     /// The last term whose leader was found to have another history than what is committed here. Nothing of that leader
     /// is taken or acknowledged; not its empty messages either, which may not show it.
-    var estrangedTerm = Term.zero
+    var estrangedTerm: Term?
 
     // Collected during a turn, for `ready`.
     var messages: [RaftMessage] = []

@@ -109,8 +109,8 @@ struct GroupStanding {
     }
 
     /// It knows something to be committed that the base does not have: one that is impaired, or a sound one of another
-    /// history. It will never follow a leader that goes on from the base: what is committed it replaces by nothing, so it
-    /// would acknowledge entries that are not the leader's, and apply what is given up here.
+    /// history. It will never follow a leader that goes on from the base: what is committed it replaces by nothing, so
+    /// it would acknowledge entries that are not the leader's, and apply what is given up here.
     func knowsMore(_ survivor: Survivor, than base: Survivor) -> Bool {
         guard survivor.replica != base.replica, let own = survivor.report, let base = base.report else { return false }
         guard own.commit <= base.last else { return true }

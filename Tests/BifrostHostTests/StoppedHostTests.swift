@@ -1,4 +1,4 @@
-// Directories in which something of a state can't be read: what a recovery's report says of them, and what starts leave.
+// Directories in which something of a state can't be read: what a recovery's report says of them, and starts leave.
 
 import Bifrost
 import BifrostHost
@@ -79,8 +79,8 @@ import Testing
         try #require(hosts.map.group(group)?.replica(on: HostID(UInt64(number + 1))))
     }
 
-    /// Its log goes back to the beginning: a start makes the state anew, and with it the group has a quorum. Who went on
-    /// from the other survivor would lose what that one lacks.
+    /// Its log goes back to the beginning: a start makes the state anew, and with it the group has a quorum. Who went
+    /// on from the other survivor would lose what that one lacks.
     @Test func aReplicaThatAStartMakesSoundIsReportedSo() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 1) { hosts in
             try await put(0..<20, on: hosts)

@@ -117,7 +117,7 @@ import Testing
         _ = try round(scrubber) { #expect($0.findings.isEmpty, "all is sound again") }
     }
 
-    /// Its group can't do without it: nobody would lead, and nobody get as far as it is, so that it would wait for ever.
+    /// Its group can't do without it: nobody would lead, and nobody get as far as it is, so it would wait for ever.
     @Test func whoMeetsDamageGoesOnUntilTheOthersAreAMajority() throws {
         let trio = try trio()
         let leader = try trio.leader()
@@ -144,9 +144,14 @@ import Testing
         try trio.tick(100)
         #expect(host.isDone(61), "the group gets on")
         #expect(host.inspection(of: group)?.isStopped == false)
-        // Nothing happens but that the third is there again.
+        // Nothing happens but that the third is there again, for a moment, and then for good.
         trio.join(gone)
         try trio.tick(30)
+        trio.cut(gone)
+        try trio.tick(100)
+        #expect(host.inspection(of: group)?.isStopped == false)
+        trio.join(gone)
+        try trio.tick(90)
         #expect(host.notices.contains { $0.contains("its state on disk is damaged") })
         try trio.tick(600)
         let all = trio.hosts.map { $0.inspection(of: group) }
