@@ -204,6 +204,7 @@ final class HostLoop: @unchecked Sendable {
         }
         if !effects.births.isEmpty { startBirths(effects.births) }
         if !effects.loopMessages.isEmpty { handOver(effects.loopMessages) }
+        if effects.damages > 0 { shell.damages.add(UInt64(effects.damages), ordering: .relaxed) }
         for notice in effects.notices { shell.logger.notice("\(notice)") }
         effects.removeAll()
     }

@@ -146,7 +146,7 @@ extension HostShell {
         if let ended = scrubbed.roundEnded {
             upkeep.sinceRoundMillis = UInt64(max(0, (NIODeadline.now() - ended).nanoseconds) / 1_000_000)
         }
-        upkeep.damages = scrubbed.statistics.damages
+        upkeep.damages = damages.load(ordering: .relaxed)
         return upkeep
     }
 

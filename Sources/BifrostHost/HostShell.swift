@@ -19,6 +19,7 @@ import Primitives
 import RPC
 import Ring
 import Storage
+import Synchronization
 
 final class HostShell: @unchecked Sendable {
     // @unchecked: what is set in `init` alone is safe in itself, shared by all threads and never changed; the rest
@@ -60,6 +61,8 @@ final class HostShell: @unchecked Sendable {
     static let initialisesWaitingMax = 16
     /// What was verified of cold data so far, and when the last round ended.
     var scrubbed: (statistics: ScrubStatistics, roundEnded: NIODeadline?) = (ScrubStatistics(), nil)
+    /// Replicas of which damage was met since the start, by whatever read it.
+    let damages = Atomic<UInt64>(0)
     /// Where the listener is, once it is.
     var boundAddress: NetworkAddress?
     var server: RPCServer?

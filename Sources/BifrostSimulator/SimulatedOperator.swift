@@ -107,7 +107,7 @@ final class SimulatedOperator {
         let draining = map.hosts.filter { $0.state == .draining }
         if below(2) == 0, removeHost() { return }
         // Somebody has to take what leaves.
-        if below(3) > 0 || active.count < 4, let host = any(draining) {
+        if below(4) == 0 || active.count < 4, let host = any(draining) {
             submit(.setHostState(host.id, .active))
         } else if active.count >= 4, draining.count < 2,
             // One that was registered and does not know it yet would ask again when it is gone, and get another id.

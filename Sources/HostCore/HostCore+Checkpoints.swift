@@ -316,6 +316,7 @@ extension HostCore {
         guard let replica = replica(of: group), replica.stopped == nil, replica.impairment == nil else { return }
         // One that goes on is looked at each second.
         guard replica.damage == nil else { return }
+        effects.damages += 1
         guard canDoWithout(replica) else {
             replica.damage = what
             replica.dispensableSeconds = 0

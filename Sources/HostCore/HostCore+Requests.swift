@@ -50,7 +50,7 @@ extension HostCore {
     /// No more entries fit: apply is paused with much still to apply, or the journal is far behind.
     func isOverfull(_ replica: Replica) -> Bool {
         undurableBytes >= settings.undurableBytesMax
-            || (replica.isFull(settings) || replica.fetch.isUnderWay)
+            || (replica.isFull(settings) || replica.fetch.isAwaited)
                 && replica.core.memoryBytes >= settings.raft.uncommittedBytesMax
     }
 

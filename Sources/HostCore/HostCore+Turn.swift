@@ -178,6 +178,7 @@ extension HostCore {
     /// more, and another member leads. The next start finds the same and makes it mute.
     public func journalDamaged(group: GroupID, _ what: String) {
         guard let replica = replica(of: group) else { return }
+        if !replica.isLogDamaged { effects.damages += 1 }
         replica.isLogDamaged = true
         // One that stands still already has to be replaced as well.
         lookAtPlacement(replica)
@@ -191,7 +192,7 @@ extension HostCore {
     private func apply(_ replica: Replica) {
         let from = replica.core.appliedIndex
         guard from < replica.core.commit, replica.stopped == nil, replica.impairment == nil,
-            !replica.fetch.isUnderWay
+            !replica.fetch.isAwaited
         else { return }
         var records = self.records(of: replica)
         var budget = settings.applyBytesPerTurn
@@ -286,7 +287,7 @@ extension Replica {
     }
 
     func canApply(_ settings: HostSettings) -> Bool {
-        stopped == nil && impairment == nil && core.appliedIndex < core.commit && !fetch.isUnderWay
+        stopped == nil && impairment == nil && core.appliedIndex < core.commit && !fetch.isAwaited
             && !isFull(settings)
     }
 

@@ -153,6 +153,8 @@ public struct HostEffects: Sendable {
     public var superfluous: [(replica: ReplicaID, through: LogIndex)] = []
     /// A newer cluster map to keep, and to connect by.
     public var map: ClusterMap?
+    /// Replicas of which damage was met, in their state or in their log, each time that it is news.
+    public var damages = 0
     /// Lines for the operator's log.
     public var notices: [String] = []
 
@@ -172,6 +174,7 @@ public struct HostEffects: Sendable {
         births.clear()
         superfluous.clear()
         map = nil
+        damages = 0
         notices.clear()
     }
 }

@@ -60,7 +60,11 @@ struct StateFetch {
     /// Which one it is: what an earlier one brings is another view's.
     var number: UInt64 = 0
     /// Apply waits for it.
-    var isUnderWay = false
+    private(set) var isUnderWay = false
+    /// It failed, and is not begun again before a tick.
+    private(set) var isPutOff = false
+
+    var isAwaited: Bool { isUnderWay || isPutOff }
     /// What it brought: true of all that lies below the memtables, until a checkpoint adds to that.
     private(set) var found: [RecordPosition: Finding] = [:]
     private var bytes = 0
@@ -86,10 +90,18 @@ struct StateFetch {
         }
     }
 
+    mutating func putOff() {
+        forget()
+        isPutOff = true
+    }
+
+    mutating func resume() { isPutOff = false }
+
     /// What is below the memtables has changed, or is not needed any more.
     mutating func forget() {
         if isUnderWay { number += 1 }
         isUnderWay = false
+        isPutOff = false
         if !found.isEmpty { drop() }
     }
 
@@ -177,18 +189,26 @@ extension HostCore {
     public func stateFetchFailed(_ read: StateRead, damage: String?) {
         guard let replica = replica(of: read.group), replica.fetch.isUnderWay, replica.fetch.number == read.number
         else { return }
-        replica.fetch.forget()
-        guard let damage else { return fetchesToRetry.append(replica) }
-        stateDamaged(group: read.group, damage)
-        if replica.stopped == nil {
-            stop(replica, because: "its state on disk is damaged, and a command reads it: \(damage)")
-        }
+        replica.fetch.putOff()
+        if let damage { stateDamaged(group: read.group, damage) }
+        guard replica.stopped == nil else { return }
+        if !fetchesToRetry.contains(where: { $0 === replica }) { fetchesToRetry.append(replica) }
+        // It can't apply, and its group can't do without its vote: it gives that to one who can apply.
+        guard damage != nil, replica.role == .leader, let heir = successor(of: replica, where: { _ in true })
+        else { return }
+        _ = replica.core.transfer(to: heir)
+        markReady(replica)
     }
 
-    /// Once per tick.
+    /// Once per tick; what met damage is asked for again once per second.
     func retryFetches() {
         guard !fetchesToRetry.isEmpty else { return }
-        for replica in fetchesToRetry where replica.stopped == nil { markReady(replica) }
-        fetchesToRetry.clear()
+        let isSecond = tickCount % secondTicks == 0
+        let due = fetchesToRetry.filter { $0.damage == nil || isSecond }
+        fetchesToRetry.removeAll { $0.damage == nil || isSecond }
+        for replica in due where replica.stopped == nil {
+            replica.fetch.resume()
+            markReady(replica)
+        }
     }
 }

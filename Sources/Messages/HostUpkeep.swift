@@ -12,7 +12,7 @@ public struct UpkeepRequest: Message {
     }
 }
 
-/// What the scrubber did since the process started. `version u16 = 1`, the fields in the order of their declaration.
+/// What the scrubber did since the process started, and what damage was met. `version u16 = 1`, the fields in the order of their declaration.
 public struct HostUpkeep: Message {
     /// Read and compared with their checksums.
     public var scrubbedBytes: UInt64 = 0
@@ -21,7 +21,7 @@ public struct HostUpkeep: Message {
     public var lastRoundBytes: UInt64 = 0
     /// Since that ended; `.max`: none has.
     public var sinceRoundMillis: UInt64 = .max
-    /// Replicas found damaged, each once in a round.
+    /// Replicas found damaged, by whatever read them: each counts each time that it was sound before.
     public var damages: UInt64 = 0
 
     public init() {}

@@ -4,6 +4,7 @@ import BifrostSimulator
 import HostCore
 import Messages
 import Primitives
+import RaftCore
 import Ring
 import StateMachines
 import Storage
@@ -131,6 +132,30 @@ import Testing
             token: 10)
         try trio.tick(4)
         #expect(try outcome(leader, 10).holds && leader.fetches == 2)
+    }
+
+    @Test func whoFindsDamageAndCantBeDoneWithoutVotesForOneWhoCanApply() throws {
+        let (trio, leader) = try trio(value: String(repeating: "v", count: 2_000))
+        let place = try #require(trio.hosts.firstIndex { $0 === leader })
+        let (heir, away) = ((place + 1) % 3, (place + 2) % 3)
+        trio.cut(away)
+        try trio.tick(20)
+        let disk = leader.storeDisk
+        for (key, value) in disk.contents() where value.count > 500 { disk.flipBit(in: key, bit: 8 * value.count / 2) }
+        let change = KeyValueTransaction(if: [.init("{t}k", .present)], then: [.put(key: "{t}k", value: "2")])
+        leader.execute(change, group, token: 2)
+        try trio.tick(60)
+        #expect(trio.hosts[heir].inspection(of: group)?.role == .leader)
+        #expect(!leader.isDone(2) && leader.notices.contains { $0.contains("it goes on until they are") })
+        trio.hosts[heir].put("{t}l", "3", group: group, token: 3)
+        try trio.tick(20)
+        #expect(trio.hosts[heir].isDone(3), "it votes and acknowledges")
+        trio.join(away)
+        try trio.tick(400)
+        #expect(
+            Set(trio.hosts.map { $0.inspection(of: group)?.digest }).count == 1,
+            "and is rebuilt when others are a majority")
+        #expect(Set(trio.hosts.map { $0.inspection(of: group)?.applied }).count == 1)
     }
 
     @Test func whoFindsDamageIsRebuiltAndTheOthersGoOn() throws {

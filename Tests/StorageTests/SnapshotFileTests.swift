@@ -258,7 +258,7 @@ import Testing
             }
             let map = try RestorationPlan.map(of: saved, cluster: cluster, hosts: hosts, replicas: min(3, count))
             #expect(map.problem() == nil && map.cluster == cluster && map.ring == saved.ring)
-            #expect(map.featureLevel == FeatureLevel.membership)
+            #expect(map.featureLevel == FeatureLevel.current)
             #expect(
                 map.groups.map(\.id) == saved.groups.map(\.id) && map.groups.map(\.weight) == saved.groups.map(\.weight)
             )

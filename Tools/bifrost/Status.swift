@@ -56,7 +56,8 @@ struct Status: AsyncParsableCommand {
             var scrubRounds: UInt64?
             /// Since the last of these ended.
             var scrubRoundAgeMillis: UInt64?
-            var scrubDamages: UInt64?
+            /// Replicas found damaged since the process started, by whatever read them.
+            var damages: UInt64?
         }
         struct Laggard: Encodable {
             var group: UInt32
@@ -143,7 +144,7 @@ struct Status: AsyncParsableCommand {
                 host.scrubbedBytes = upkeep.scrubbedBytes
                 host.scrubRounds = upkeep.scrubRounds
                 host.scrubRoundAgeMillis = upkeep.sinceRoundMillis == .max ? nil : upkeep.sinceRoundMillis
-                host.scrubDamages = upkeep.damages
+                host.damages = upkeep.damages
             }
             return host
         }
