@@ -40,6 +40,13 @@ import Testing
         } catch { return "\(error.status): \(error.message)" }
     }
 
+    @Test func eachLevelHasItsWords() {
+        for level in FeatureLevel.first...FeatureLevel.current {
+            #expect(!ClusterLevels.words(level).contains("unknown"))
+        }
+        #expect(ClusterLevels.words(FeatureLevel.current + 1).contains("unknown"))
+    }
+
     @Test func itIsRaisedToWhatAllHostsKnow() throws {
         #expect(try decide(2, registered: [4, 4, 4]) == "raise to 4")
         #expect(try decide(1, registered: [4, 4, 4]) == "raise to 4")

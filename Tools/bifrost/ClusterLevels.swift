@@ -96,6 +96,8 @@ package struct ClusterLevels: Sendable, Equatable {
         case FeatureLevel.membership: "members of groups, groups and hosts change while the cluster runs"
         case FeatureLevel.recovery: "clusters that were recovered"
         case FeatureLevel.silence: "hosts name their silent replicas to each other"
+        case FeatureLevel.transactions:
+            "transactions, groups that are stopped and started, weights of hosts that change"
         default: "unknown to this program"
         }
     }

@@ -170,8 +170,9 @@ struct GroupList: AsyncParsableCommand {
             table.add([
                 GroupID(group.group).name, "\(group.slots)", group.leaderHost.map { "host \($0)" } ?? "none",
                 replicas.joined(separator: ", "),
-                group.replicas.lazy.compactMap { $0.waitsFor ?? $0.problem }.first
-                    ?? (group.stopped ? "group start: it is stopped" : "-"),
+                group.stopped
+                    ? "group start: it is stopped"
+                    : group.replicas.lazy.compactMap { $0.waitsFor ?? $0.problem }.first ?? "-",
             ])
         }
         try Output.line(
