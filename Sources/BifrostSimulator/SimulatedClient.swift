@@ -13,7 +13,8 @@ public struct SimulatedOperation: Sendable {
         case put(Bytes), get, delete
         /// Sets the value, or deletes with nil, if the key has this value (nil: none) or got its value at this revision.
         case putIf(value: Bytes?, to: Bytes?)
-        case putIfRevision(UInt64, to: Bytes?)
+        /// At which it got the value `was`: each value is written once, so that is as good a name for it.
+        case putIfRevision(UInt64, was: Bytes, to: Bytes?)
     }
     public enum Outcome: Hashable, Sendable {
         /// Still under way, or nobody knows what became of it: it may take effect at any time after its call.
@@ -23,8 +24,6 @@ public struct SimulatedOperation: Sendable {
         /// A command that took effect.
         /// And at which revision, if it has one of its own.
         case done(revision: UInt64?)
-        /// A condition did not hold.
-        case conditionFailed
         /// What a get found.
         case found(Bytes?, revision: UInt64?)
     }

@@ -112,7 +112,9 @@ extension SimulatedCluster {
     private func conditional(on key: Int, isDelete: Bool) -> SimulatedOperation.Kind {
         let new = isDelete ? nil : value(padding: Int(world.random.below(UInt64(world.plan.valueBytesMax))))
         let seen = seen[key]
-        if let revision = seen.revision, world.random.below(2) == 0 { return .putIfRevision(revision, to: new) }
+        if let revision = seen.revision, let was = seen.value, world.random.below(2) == 0 {
+            return .putIfRevision(revision, was: was, to: new)
+        }
         // To delete what is absent is no change, and has no revision of its own.
         guard seen.value != nil || new != nil else { return .putIf(value: nil, to: value(padding: 0)) }
         return .putIf(value: seen.value, to: new)
@@ -127,11 +129,39 @@ extension SimulatedCluster {
             return KeyValueTransaction(
                 if: [.init(key, expected.map { .value($0) } ?? .absent)], then: change(to: value),
                 otherwise: [.get(key: key)])
-        case .putIfRevision(let revision, let value):
+        case .putIfRevision(let revision, _, let value):
             return KeyValueTransaction(
                 if: [.init(key, .revision(Revision(revision)))], then: change(to: value), otherwise: [.get(key: key)])
         case .put, .get, .delete: preconditionFailure("these have no condition")
         }
+    }
+
+    /// Whether the condition of a change held; nil if it has none. One that did not hold has read what is there, and is a
+    /// get from here on: that says more than that it failed, and is judged like any other.
+    private func conditionHeld(_ number: Int, _ result: DataResult) throws(DecodingFailure) -> Bool? {
+        let kind = operations[number].kind
+        switch kind {
+        case .put, .get, .delete: return nil
+        case .putIf, .putIfRevision: break
+        }
+        let outcome = try KeyValueOutcome(decoding: result.body)
+        guard !outcome.holds else { return true }
+        mark(.conditionFailed)
+        var value: Bytes?
+        var revision: UInt64?
+        if case .found(let found, let at, _)? = outcome.readings.first { (value, revision) = (found, at.rawValue) }
+        let isMet =
+            switch kind {
+            case .putIf(let expected, _): value == expected
+            case .putIfRevision(let expected, _, _): revision == expected
+            case .put, .get, .delete: false
+            }
+        if isMet {
+            fail("conditions", "operation \(number) found what it asked for, and was not done: \(operations[number])")
+        }
+        operations[number].kind = .get
+        operations[number].outcome = .found(value, revision: revision)
+        return false
     }
 
     private func end(_ number: Int, _ result: Result<Bytes, OperationFailure>) {
@@ -152,10 +182,9 @@ extension SimulatedCluster {
         case .success(let bytes):
             do throws(DecodingFailure) {
                 let result = try DataResult(decoding: bytes)
-                if case .some(let outcome) = try operations[number].kind.outcome(in: result) {
+                if let held = try conditionHeld(number, result) {
                     note("operation %a: its condition was looked at", UInt64(number))
-                    if outcome == .conditionFailed { mark(.conditionFailed) }
-                    operations[number].outcome = outcome
+                    if held { operations[number].outcome = .done(revision: result.revision.rawValue) }
                 } else if operations[number].kind != .get {
                     note("operation %a is done", UInt64(number))
                     // A delete of what is absent changes nothing, and has no revision of its own.
@@ -190,7 +219,7 @@ extension SimulatedCluster {
         switch (operation.kind, operation.outcome) {
         case (_, .found(let value, let revision)): seen[key] = (value, revision)
         case (.put(let value), .done(let revision)): seen[key] = (value, revision)
-        case (.putIf(_, let value), .done(let revision)), (.putIfRevision(_, let value), .done(let revision)):
+        case (.putIf(_, let value), .done(let revision)), (.putIfRevision(_, _, let value), .done(let revision)):
             seen[key] = (value, value == nil ? nil : revision)
         case (.delete, .done): seen[key] = (nil, nil)
         default: break
@@ -273,24 +302,17 @@ extension SimulatedCluster {
                 if invariants.isCommitted(command) {
                     fail("failed is failed", "operation \(number), called without effect, is in the log: \(operation)")
                 }
-            case .done, .conditionFailed:
+            case .done:
                 if !invariants.isCommitted(command) {
                     fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
                 }
-            case .unknown, .found: break
+            // A condition that did not hold, and what was there instead.
+            case .found:
+                if !invariants.isCommitted(command) {
+                    fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
+                }
+            case .unknown: break
             }
-        }
-    }
-}
-
-extension SimulatedOperation.Kind {
-    /// What a change with a condition came to; nil if it has none.
-    fileprivate func outcome(in result: DataResult) throws(DecodingFailure) -> SimulatedOperation.Outcome? {
-        switch self {
-        case .put, .get, .delete: return nil
-        case .putIf, .putIfRevision:
-            let holds = try KeyValueOutcome(decoding: result.body).holds
-            return holds ? .done(revision: result.revision.rawValue) : .conditionFailed
         }
     }
 }

@@ -12,14 +12,13 @@ extension HistoryRecord {
             case .get: .get
             case .delete: .delete
             case .putIf(let expected, let value): .compareAndSet(.value(expected), to: value)
-            case .putIfRevision(let revision, let value): .compareAndSet(.revision(revision), to: value)
+            case .putIfRevision(_, let was, let value): .compareAndSet(.value(was), to: value)
             }
         let outcome: Outcome =
             switch operation.outcome {
             case .unknown: .unknown
             case .failed: .failed
             case .done(let revision): .ok(.changed(revision: revision))
-            case .conditionFailed: .ok(.conditionFailed)
             case .found(let value, let revision): .ok(.found(value, revision: revision))
             }
         self.init(
