@@ -539,6 +539,11 @@ final class Invariants {
             elected(replica, model, groups[Int(model.group.rawValue)])
             model.commitWhenElected = replica.commit
         }
+        if replica.role != .leader, model.role == .leader {
+            world.note(
+                "host %h: replica %b no longer leads group %c, in term %d", UInt64(model.host), replica.replica.rawValue,
+                UInt64(replica.group.rawValue), replica.term.rawValue)
+        }
         model.role = replica.role
         model.term = replica.term
         if replica.role == .leader {

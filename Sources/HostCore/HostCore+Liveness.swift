@@ -77,6 +77,7 @@ extension HostCore {
             peer.mapVersion = nil
             peer.lastFollowedTick = nil
             peer.followingPoll = nil
+            peer.wasFollowed = false
             peer.nextHeartbeat = nil
             forgetAsked(peer)
             suspectIfSilent(peer)

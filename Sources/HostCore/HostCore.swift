@@ -72,6 +72,8 @@ public final class HostCore {
         var silentElsewhere: [SilentReplica] = []
         /// Loop 0: the heartbeat that is being compared with what all loops follow there, and the newest one since.
         var followingPoll: LoopPoll?
+        /// Loop 0: the last heartbeat that was compared agreed.
+        var wasFollowed = false
         var comparedHeartbeat: HostHeartbeat?
         var nextHeartbeat: HostHeartbeat?
         /// Loop 0: it is in `comparing`.
@@ -180,8 +182,6 @@ public final class HostCore {
     var mergeWaiters: Deque<Replica> = []
     /// Replicas whose apply waits for a read that failed, until the next tick.
     var fetchesToRetry: [Replica] = []
-    /// How often apply waited for records from disk.
-    public internal(set) var fetches: UInt64 = 0
     /// Replicas with a `mergeTick`, and those with a `checkpointTick`.
     var jobsPutOff = 0
     /// Replicas with a `damage`, when they were last counted.

@@ -65,7 +65,7 @@ public struct LoopMessage: Sendable {
         case leadingAsked(poll: UInt64)
         /// Each with the sum over the silent replicas there that this loop knows of, and leaves out.
         case leadingTold(poll: UInt64, [(host: HostID, sum: LivenessSum, silence: UInt64)])
-        case followingAsked(HostID, poll: UInt64)
+        case followingAsked(HostID, poll: UInt64, mayPromise: Bool)
         case followingTold(HostID, poll: UInt64, LivenessSum, silent: [SilentReplica])
         case verdict(HostID, HeartbeatVerdict)
         /// A command that the meta group's leader should propose, if that is this host.
@@ -116,10 +116,10 @@ extension HostCore {
                 leadingRound = poll
                 let sums = peers.map { (host: $0.host, sum: $0.leading, silence: $0.silence) }
                 effects.loopMessages.append((0, LoopMessage(kind: .leadingTold(poll: poll, sums))))
-            case .followingAsked(let host, let poll):
+            case .followingAsked(let host, let poll, let mayPromise):
                 let peer = peer(host)
                 // In force before loop 0 can say so to the other host.
-                if let peer { peer.promise.asked = promiseEnd(to: peer) }
+                if let peer { peer.promise.asked = mayPromise ? promiseEnd(to: peer) : 0 }
                 let sum = peer?.following ?? LivenessSum()
                 effects.loopMessages.append(
                     (0, LoopMessage(kind: .followingTold(host, poll: poll, sum, silent: silent))))
@@ -205,7 +205,7 @@ extension HostCore {
                 peer.followingPoll = nil
                 var sum = peer.following
                 sum.add(peer.followingElsewhere)
-                conclude(heartbeat, following: sum, of: peer)
+                conclude(heartbeat, following: sum, of: peer, mayPromise: peer.wasFollowed)
             }
             if let heartbeat = peer.nextHeartbeat {
                 peer.nextHeartbeat = nil
@@ -216,13 +216,18 @@ extension HostCore {
     }
 
     private func compare(_ heartbeat: HostHeartbeat, of peer: Peer) {
-        guard loop.count > 1 else { return conclude(heartbeat, following: peer.following, of: peer) }
+        guard loop.count > 1 else {
+            return conclude(heartbeat, following: peer.following, of: peer, mayPromise: true)
+        }
         polls += 1
         peer.followingPoll = LoopPoll(number: polls, missing: loop.count - 1)
         peer.comparedHeartbeat = heartbeat
         peer.followingElsewhere = LivenessSum()
         peer.silentElsewhere = []
-        tell(.followingAsked(peer.host, poll: polls))
+        // What is asked of the loops ahead of a comparison binds until that is done. While one after the other fails, on
+        // account of one group perhaps, nothing is promised ahead: else who follows nobody any more would be bound again
+        // and again by a promise that is never made.
+        tell(.followingAsked(peer.host, poll: polls, mayPromise: peer.wasFollowed))
     }
 
     private func followingTold(
@@ -235,15 +240,18 @@ extension HostCore {
         if peer.followingPoll?.missing == 0 { goOnComparing(peer) }
     }
 
-    private func conclude(_ heartbeat: HostHeartbeat, following: LivenessSum, of peer: Peer) {
+    private func conclude(
+        _ heartbeat: HostHeartbeat, following: LivenessSum, of peer: Peer, mayPromise: Bool
+    ) {
         // Roles that change from here on count from the next heartbeat on.
         let agrees = heartbeat.digest == following.digest && heartbeat.groups == following.groups
         // This loop's own part of the promise; the others made theirs when they were asked.
-        if agrees { peer.promise.asked = promiseEnd(to: peer) }
-        let promised = agrees && peer.promise.asked > 0 ? settings.leaseNanoseconds / 1_000 : 0
+        if agrees, mayPromise { peer.promise.asked = promiseEnd(to: peer) }
+        let promised = agrees && mayPromise && peer.promise.asked > 0 ? settings.leaseNanoseconds / 1_000 : 0
         let reply = HostHeartbeatReply(
             sequence: heartbeat.sequence, agrees: agrees, promisedMicroseconds: UInt32(clamping: promised))
         write(to: peer, over: .consensus) { $0.reply = reply }
+        peer.wasFollowed = agrees
         tellSilence(to: peer, knowing: heartbeat.silence, elsewhere: peer.silentElsewhere)
         decide(agrees ? .followed : .notFollowed, of: peer)
     }

@@ -168,7 +168,6 @@ extension HostCore {
             }
         }
         replica.fetch.begin(before: replica.core.appliedIndex.next)
-        fetches += 1
         effects.stateReads.append(
             StateRead(
                 group: replica.group, number: replica.fetch.number, keys: keys.map { RecordKey($0) },

@@ -96,7 +96,7 @@ public enum MetaCommand: Hashable, Sendable {
             let expecting = try reader.read(UInt64.self)
             self = .change(try MapChange(number: number, from: &reader), expecting: expecting)
         case Self.recoverNumber: self = .recover(try ClusterMap(from: &reader))
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 13", found: "kind \(number)")
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 15", found: "kind \(number)")
         }
         try reader.expectEnd()
     }

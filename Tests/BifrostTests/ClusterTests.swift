@@ -448,6 +448,25 @@ private func withCluster(
         }
     }
 
+    /// More than may be under way at once: in the keys' order, and one that is refused does not hold up the others.
+    @Test func manyKeysAtOnce() async throws {
+        try await withCluster(groupCount: 8) { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            let records = (0..<600).map { (key: Bytes("k\($0)"), value: Bytes("\($0)")) }
+            try await cluster.kv.put(records)
+            #expect(world.state.withLock { $0.records.count } == 600)
+            let found = try await cluster.kv.get(["none"] + records.map(\.key).reversed() + ["k7"])
+            #expect(found.map { $0?.value } == [nil] + records.map(\.value).reversed() + ["7"])
+            #expect(try await cluster.kv.get([Bytes]()).isEmpty)
+            let error = await #expect(throws: BifrostError.self) {
+                try await cluster.kv.put([("l1", "1"), ("", "2"), ("l3", "3")])
+            }
+            #expect(error?.code == .invalid)
+            #expect(try await cluster.kv.get(["l1", "l3"]).map { $0?.value } == ["1", "3"])
+            await cluster.close()
+        }
+    }
+
     @Test func manyTasksAtOnce() async throws {
         try await withCluster(groupCount: 8) { world, servers in
             let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])

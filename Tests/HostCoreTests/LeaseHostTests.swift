@@ -167,6 +167,27 @@ private let group = GroupID(1)
         #expect(later == true)
     }
 
+    /// What loops promise ahead of a comparison binds until that fails, and is not made again while one after the other
+    /// does: who hears nothing of its leader stands for election, though that one's host goes on.
+    @Test func comparisonsThatFailBindNobodyForGood() throws {
+        let (trio, leader) = try idleTrio(loops: [2, 2, 2])
+        let host = trio.hosts[(leader + 1) % 3]
+        let follower = host.core(of: group)
+        let other = host.cores[1 - follower.loop.number]
+        for sequence in UInt64(1_001)...1_060 {
+            var writer = PeerBatchWriter()
+            writer.heartbeat = HostHeartbeat(sequence: sequence, groups: 1, digest: 77)
+            try host.receive(writer.take(), from: trio.hosts[leader].id)
+            // All loops have been asked, and loop 0 has not told them yet.
+            try host.turn()
+            host.now = Instant(host.now.rawValue + 50_000_000)
+            follower.tick(now: host.now)
+            other.tick(now: host.now)
+            for _ in 0..<4 { try host.turn() }
+        }
+        #expect(host.inspection(of: group)?.leader == ReplicaID.none)
+    }
+
     @Test func hostsThatPromiseNothingVoteAtOnceAndAreCountedInNoLease() throws {
         for (levels, lease) in [([2, 2, 2], UInt64(0)), ([1, 1, 1], UInt64(450_000_000))] as [([UInt32], UInt64)] {
             let (trio, leader) = try idleTrio(featureLevels: levels) { $0.leaseNanoseconds = lease }
