@@ -457,7 +457,7 @@ private func withCluster(
             #expect(world.state.withLock { $0.records.count } == 600)
             let found = try await cluster.kv.get(["none"] + records.map(\.key).reversed() + ["k7"])
             #expect(found.map { $0?.value } == [nil] + records.map(\.value).reversed() + ["7"])
-            #expect(try await cluster.kv.get([Bytes]()).isEmpty)
+            #expect(try await cluster.kv.get([] as [Bytes]).isEmpty)
             let error = await #expect(throws: BifrostError.self) {
                 try await cluster.kv.put([("l1", "1"), ("", "2"), ("l3", "3")])
             }
