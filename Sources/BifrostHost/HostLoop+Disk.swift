@@ -47,11 +47,18 @@ extension HostLoop {
 
     func startColdPage(_ page: ColdPage) {
         guard let store else { return }
+        if page.isScan {
+            read(page) { try page.scanned(from: store) }
+        } else {
+            read(page) { try page.result(from: store) }
+        }
+    }
+
+    private func read<Result: Message>(_ page: ColdPage, _ body: @escaping @Sendable () throws -> Result) {
         shell.readers.submit { [self] _ in
-            var response: Response<PageResult>
+            let response: Response<Result>
             do {
-                response = .done(
-                    try page.result(from: store, recordsMax: shell.configuration.settings.pageRecordsMax))
+                response = .done(try body())
             } catch {
                 response = .refused(.unavailable(unreadable(error, in: page.group)))
                 tellDamage(error, in: page.group)

@@ -541,7 +541,8 @@ final class Invariants {
         }
         if replica.role != .leader, model.role == .leader {
             world.note(
-                "host %h: replica %b no longer leads group %c, in term %d", UInt64(model.host), replica.replica.rawValue,
+                "host %h: replica %b no longer leads group %c, in term %d", UInt64(model.host),
+                replica.replica.rawValue,
                 UInt64(replica.group.rawValue), replica.term.rawValue)
         }
         model.role = replica.role

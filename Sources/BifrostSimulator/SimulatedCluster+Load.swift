@@ -56,42 +56,117 @@ extension SimulatedCluster {
                 ended()
             }
         } else {
-            operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
+            let reading = drawReading(of: key)
+            // Not drawn where there are none: earlier seeds mean the same as before.
+            if world.plan.scanPercent > 0, world.random.below(100) < world.plan.scanPercent {
+                let tag = Self.tags[Int(keyNumber % 2)]
+                note("client %h scans the keys of tag %b", place, keyNumber % 2)
+                scan(tag, from: tag, through: client, reading, nanoseconds: time, ended)
+                return
+            }
+            operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: reading.called))
             commandHashes.append(nil)
-            // A third of the reads goes to some host, leader or not.
-            let isPinned = world.random.below(3) == 0
-            let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
-            let host =
-                isPinned && !owners.isEmpty ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
-            if host == HostID(0) {
+            if reading.host == HostID(0) {
                 note("client %h gets key %b, operation %c", place, keyNumber, UInt64(number))
             } else {
-                note("client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number), host.rawValue)
-            }
-            // By lease also from hosts that lead no more, and may not know it.
-            let isByLease = world.plan.leaseReadsPercent > 0 && world.random.below(100) < world.plan.leaseReadsPercent
-            // Not drawn where there are none: earlier seeds mean the same as before.
-            let isStale =
-                !isByLease && world.plan.staleReadsPercent > 0
-                && world.random.below(100) < world.plan.staleReadsPercent
-            let bound = isStale ? world.random.below(world.plan.staleMillisecondsMax) : 0
-            if isStale {
-                // It may answer as if it had come so much earlier, by the clock of whoever answers.
-                let drift = world.plan.clockDriftMillionths
-                operations[number].called -= min(now, bound * 1_000_000 * 1_000_000 / (1_000_000 - drift) + 1)
+                note(
+                    "client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number),
+                    reading.host.rawValue)
             }
             client.submit(
-                kind: .query, target: .slot(slot(of: key)), pinned: host,
-                consistency: isByLease
-                    ? .lease : isStale ? .stale : isPinned ? .linearizableAnywhere : .linearizable,
-                bound: UInt32(bound), payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
+                kind: .query, target: .slot(slot(of: key)), pinned: reading.host, consistency: reading.consistency,
+                bound: reading.bound, payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
             ) { [unowned self] result in
-                if case .success = result, host != HostID(0), !invariants.leads(host, slot(of: key)) {
+                if case .success = result, reading.host != HostID(0), !invariants.leads(reading.host, slot(of: key)) {
                     mark(.followerRead)
                 }
                 end(number, result)
                 ended()
             }
+        }
+    }
+
+    /// How a read is made.
+    private struct Reading {
+        var host: HostID
+        var consistency: Consistency
+        var bound: UInt32
+        /// From when on it may be as if it had been made.
+        var called: UInt64
+    }
+
+    private func drawReading(of key: Bytes) -> Reading {
+        // A third of the reads goes to some host, leader or not.
+        let isPinned = world.random.below(3) == 0
+        let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
+        let host = isPinned && !owners.isEmpty ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
+        // By lease also from hosts that lead no more, and may not know it.
+        let isByLease = world.plan.leaseReadsPercent > 0 && world.random.below(100) < world.plan.leaseReadsPercent
+        // Not drawn where there are none: earlier seeds mean the same as before.
+        let isStale =
+            !isByLease && world.plan.staleReadsPercent > 0
+            && world.random.below(100) < world.plan.staleReadsPercent
+        let bound = isStale ? world.random.below(world.plan.staleMillisecondsMax) : 0
+        var called = now
+        if isStale {
+            // It may answer as if it had come so much earlier, by the clock of whoever answers.
+            let drift = world.plan.clockDriftMillionths
+            called -= min(now, bound * 1_000_000 * 1_000_000 / (1_000_000 - drift) + 1)
+        }
+        return Reading(
+            host: host,
+            consistency: isByLease ? .lease : isStale ? .stale : isPinned ? .linearizableAnywhere : .linearizable,
+            bound: UInt32(bound), called: called)
+    }
+
+    static let tags: [Bytes] = ["{even}/", "{odd}/"]
+
+    /// The next page of a scan, and those behind it: each one a read of each key in its range, all at one moment.
+    private func scan(
+        _ tag: Bytes, from first: Bytes, through client: SimulatedClient, _ reading: Reading, nanoseconds: UInt64,
+        _ ended: @escaping () -> Void
+    ) {
+        let number = operations.count
+        // What follows the / in the order of bytes.
+        let end = Bytes(tag.array.dropLast() + [UInt8(ascii: "0")])
+        let mine = keys.filter { $0 >= first && $0 < end }.sorted()
+        for key in mine {
+            operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: reading.called))
+            commandHashes.append(nil)
+        }
+        let asked = KeyValueScan(
+            from: first, end: end, recordsMax: UInt32(1 + world.random.below(12)),
+            bytesMax: UInt32(50 + world.random.below(4_000)))
+        client.submit(
+            kind: .query, target: .slot(slot(of: tag)), pinned: reading.host, consistency: reading.consistency,
+            bound: reading.bound, payload: KeyValueQuery.scan(asked).encoded(), nanoseconds: nanoseconds
+        ) { [unowned self] result in
+            for place in number..<number + mine.count {
+                operations[place].hasEnded = true
+                operations[place].ended = now
+                operations[place].outcome = .failed
+            }
+            guard case .success(let bytes) = result else { return ended() }
+            let found: KeyValueScanPage
+            do throws(DecodingFailure) {
+                found = try KeyValueScanPage(decoding: try DataResult(decoding: bytes).body)
+            } catch {
+                fail("wire", "a page that can't be read: \(error)")
+                return ended()
+            }
+            mark(.scan)
+            let keysFound = found.records.map(\.key)
+            let isInRange = keysFound.allSatisfy { key in mine.contains(key) && found.next.map { key < $0 } ?? true }
+            if keysFound != keysFound.sorted() || Set(keysFound).count != keysFound.count || !isInRange {
+                fail("scans", "from \(first), next \(String(describing: found.next)): \(keysFound)")
+            }
+            for (offset, key) in mine.enumerated() where found.next.map({ key < $0 }) ?? true {
+                let record = found.records.first { $0.key == key }
+                operations[number + offset].outcome = .found(record?.value, revision: record?.revision.rawValue)
+            }
+            acknowledged += 1
+            guard let next = found.next else { return ended() }
+            scan(tag, from: next, through: client, drawReading(of: tag), nanoseconds: nanoseconds, ended)
         }
     }
 

@@ -68,7 +68,9 @@ public final class SimulatedCluster {
                 featureLevel: plan.featureLevels.isEmpty
                     ? FeatureLevel.current : FeatureLevel.ofNewMap(hosts: records.map(\.featureLevel)))
         } catch { preconditionFailure("no map: \(error)") }
-        keys = (0..<plan.keys).map { Bytes("key \($0)") }
+        keys = (0..<plan.keys).map { number in
+            plan.scanPercent > 0 && number % 4 < 2 ? Bytes("\(Self.tags[number % 2])\(number)") : Bytes("key \(number)")
+        }
         keyNumbers = Dictionary(uniqueKeysWithValues: keys.enumerated().map { ($0.element, $0.offset) })
         seen = Array(repeating: (nil, nil), count: plan.keys)
         openOperations = Array(repeating: 0, count: keys.count)

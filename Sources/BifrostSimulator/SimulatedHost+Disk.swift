@@ -224,8 +224,11 @@ extension SimulatedHost {
             loop.core.pageDone()
             guard let store else { return }
             do {
-                let result = try page.result(from: store, recordsMax: world.plan.settings.pageRecordsMax)
-                answer(page.call, .done(result)) { $0.index }
+                if page.isScan {
+                    answer(page.call, .done(try page.scanned(from: store))) { $0.index }
+                } else {
+                    answer(page.call, .done(try page.result(from: store))) { $0.index }
+                }
             } catch {
                 let refusal = refusal(unread: error, "a page")
                 answer(page.call, Response<PageResult>.refused(refusal)) { $0.index }

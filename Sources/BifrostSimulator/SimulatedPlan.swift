@@ -42,6 +42,8 @@ package struct SimulatedPlan: Sendable {
     package var staleMillisecondsMax: UInt64 = 1
     /// Of a hundred puts, those with a condition.
     package var conditionalPercent: UInt64 = 0
+    /// Of the reads, scans of all keys of a tag; with them half of the keys have one of two tags.
+    package var scanPercent: UInt64 = 0
 
     /// Virtual nanoseconds between two faults, at most.
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
@@ -180,6 +182,7 @@ package struct SimulatedPlan: Sendable {
         let conditional = later.below(3) == 0 ? 0 : 5 + later.below(60)
         // Older hosts know no transactions.
         conditionalPercent = featureLevels.isEmpty ? conditional : 0
+        scanPercent = later.below(3) == 0 ? 5 + later.below(40) : 0
     }
 }
 

@@ -94,6 +94,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case stateRead
     /// A transaction's condition did not hold.
     case conditionFailed
+    /// A page of a scan was answered.
+    case scan
     /// A client was told that its operation's outcome is unknown.
     case unknownOutcome
     /// A client was told that its operation had certainly no effect.

@@ -121,13 +121,28 @@ extension HostCore {
         }
         do throws(Refusal) {
             let query = try KeyValue.check(query: request.query, slot: request.slot)
-            let record = RecordKey(slot: request.slot, machine: request.machine, key: query.key)
+            let kind: WaitingRead.Kind =
+                switch query {
+                case .get(let key): .key(RecordKey(slot: request.slot, machine: request.machine, key: key))
+                case .scan(let scan): .page(range(of: scan, request))
+                }
             wait(
-                WaitingRead(call: call, kind: .key(record)), in: replica, consistency: request.consistency,
+                WaitingRead(call: call, kind: kind), in: replica, consistency: request.consistency,
                 boundMilliseconds: request.bound)
         } catch {
             refuse(call, error)
         }
+    }
+
+    private func range(of scan: KeyValueScan, _ request: QueryRequest) -> WaitingRead.PageRange {
+        let end =
+            scan.end.map { RecordKey(slot: request.slot, machine: request.machine, key: $0) }
+            ?? RecordKey(
+                slot: request.slot, machine: SubMachineNumber(request.machine.rawValue + 1), key: Bytes())
+        return WaitingRead.PageRange(
+            from: RecordKey(slot: request.slot, machine: request.machine, key: scan.from), end: end,
+            recordsMax: min(max(Int(scan.recordsMax), 1), settings.pageRecordsMax),
+            bytesMax: min(max(Int(scan.bytesMax), 1), settings.pageBytesMax), isScan: true)
     }
 
     /// A page of a group's records.
@@ -137,8 +152,12 @@ extension HostCore {
         let from = request.from.map { RecordKey(slot: $0.slot, machine: $0.machine, key: $0.key) }
         let bytesMax = min(max(Int(request.bytesMax), 1), settings.pageBytesMax)
         wait(
-            WaitingRead(call: call, kind: .page(from: from, bytesMax: bytesMax)), in: replica,
-            consistency: request.consistency)
+            WaitingRead(
+                call: call,
+                kind: .page(
+                    WaitingRead.PageRange(
+                        from: from, end: nil, recordsMax: settings.pageRecordsMax, bytesMax: bytesMax, isScan: false))),
+            in: replica, consistency: request.consistency)
     }
 
     func wait(
@@ -297,13 +316,17 @@ extension HostCore {
             let result = Self.result(found, index: replica.core.appliedIndex, revision: replica.machine.revision)
             repliedBytes += result.body.count
             effects.replies.append(HostReply(call: read.call, response: .done(result), isRead: true))
-        case .page(let from, let bytesMax):
-            let live = replica.memtable.page(from: from, recordsMax: settings.pageRecordsMax, bytesMax: bytesMax)
+        case .page(let range):
+            let live =
+                isPlanted("scan-without-memtable") && range.isScan
+                ? RecordPage(records: [], next: nil)
+                : replica.memtable.page(
+                    from: range.from, end: range.end, recordsMax: range.recordsMax, bytesMax: range.bytesMax)
             effects.coldPages.append(
                 ColdPage(
                     call: read.call, group: replica.group, index: replica.core.appliedIndex,
-                    revision: replica.machine.revision, from: from, bytesMax: bytesMax, live: live,
-                    view: replica.coldView))
+                    revision: replica.machine.revision, from: range.from, end: range.end, recordsMax: range.recordsMax,
+                    bytesMax: range.bytesMax, live: live, isScan: range.isScan, view: replica.coldView))
         case .snapshot(let number): pin(replica, number, call: read.call)
         }
     }

@@ -53,8 +53,13 @@ public struct ColdPage: Sendable {
     public var index: LogIndex
     public var revision: Revision
     public var from: RecordKey?
+    /// The first that is not asked for; nil: all are.
+    public var end: RecordKey?
+    public var recordsMax: Int
     public var bytesMax: Int
     public var live: RecordPage
+    /// It answers a scan of the key-value machine, not a request for a page.
+    public var isScan: Bool
     public var view: StoreView
 }
 

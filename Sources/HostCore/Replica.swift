@@ -243,9 +243,16 @@ final class Replica {
 struct WaitingRead {
     enum Kind {
         case key(RecordKey)
-        case page(from: RecordKey?, bytesMax: Int)
+        case page(PageRange)
         /// A client's copy of the state begins: the number that it chose.
         case snapshot(UInt64)
+    }
+    struct PageRange {
+        var from: RecordKey?
+        var end: RecordKey?
+        var recordsMax: Int
+        var bytesMax: Int
+        var isScan: Bool
     }
     var call: CallToken
     var kind: Kind

@@ -218,8 +218,9 @@ extension Journal {
 extension ColdPage {
     /// The answer: what the live memtable held, laid over what is below it, up to `recordsMax` records and `bytesMax`
     /// bytes of them as encoded, but at least one. Any thread.
-    public func result<D: Disk>(from store: Store<D>, recordsMax: Int) throws -> PageResult {
-        let cold = try store.page(in: view, from: from, recordsMax: recordsMax, bytesMax: bytesMax, tombstones: true)
+    public func result<D: Disk>(from store: Store<D>) throws -> PageResult {
+        let cold = try store.page(
+            in: view, from: from, end: end, recordsMax: recordsMax, bytesMax: bytesMax, tombstones: true)
         let merged = RecordPage.overlaid(newer: live, older: cold)
         var next = merged.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key) }
         var records: [PageRecord] = []
@@ -238,5 +239,17 @@ extension ColdPage {
             records.append(found)
         }
         return PageResult(index: index, revision: revision, records: records, next: next)
+    }
+
+    /// The same, as the answer to a scan.
+    public func scanned<D: Disk>(from store: Store<D>) throws -> DataResult {
+        let page = try result(from: store)
+        let records = page.records.map {
+            KeyValueScanPage.Record(
+                key: $0.position.key, value: $0.value, revision: $0.revision, expiry: $0.expiry)
+        }
+        return DataResult(
+            index: page.index, revision: page.revision,
+            body: KeyValueScanPage(records: records, next: page.next?.key).encoded())
     }
 }

@@ -71,14 +71,15 @@ public enum KeyValueCommand: Hashable, Sendable {
 public enum KeyValueQuery: Hashable, Sendable {
     /// `1 u8 | key`. Answered by a `KeyValueReading`.
     case get(key: Bytes)
+    /// `2 u8`, and as `KeyValueScan` says. Answered by a `KeyValueScanPage`.
+    case scan(KeyValueScan)
 
-    public var key: Bytes {
+    public func problem() -> Refusal? {
         switch self {
-        case .get(let key): key
+        case .get(let key): KeyValue.problem(ofKeyOf: key.count)
+        case .scan(let scan): scan.problem()
         }
     }
-
-    public func problem() -> Refusal? { KeyValue.problem(ofKeyOf: key.count) }
 }
 
 extension KeyValueQuery: Message {
@@ -87,15 +88,19 @@ extension KeyValueQuery: Message {
         case .get(let key):
             writer.write(1 as UInt8)
             writer.write(key)
+        case .scan(let scan):
+            writer.write(KeyValueScan.number)
+            scan.encode(into: &writer)
         }
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         let number = try reader.read(UInt8.self)
-        guard number == 1 else {
-            throw DecodingFailure(expected: "a key-value query of kind 1", found: "kind \(number)")
+        switch number {
+        case 1: self = .get(key: reader.readRest())
+        case KeyValueScan.number: self = .scan(try KeyValueScan(from: &reader))
+        default: throw DecodingFailure(expected: "a key-value query of kind 1 or 2", found: "kind \(number)")
         }
-        self = .get(key: reader.readRest())
     }
 }
 
@@ -151,7 +156,8 @@ public enum KeyValue {
             throw .invalid(error.description)
         }
         if let problem = known.problem() { throw problem }
-        let found = Ring.slot(of: known.key)
+        guard case .get(let key) = known else { return known }
+        let found = Ring.slot(of: key)
         guard found == slot else { throw .invalid("the key's slot is \(found), not \(slot)") }
         return known
     }

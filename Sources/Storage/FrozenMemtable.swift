@@ -27,7 +27,7 @@ public final class FrozenMemtable: Sendable {
 
     public func page(from first: RecordKey? = nil, recordsMax: Int, bytesMax: Int) -> RecordPage {
         sort()
-        return contents.page(from: first, recordsMax: recordsMax, bytesMax: bytesMax)
+        return contents.page(from: first, end: nil, recordsMax: recordsMax, bytesMax: bytesMax)
     }
 
     /// Sorts, unless that was done. The positions below need it.

@@ -73,9 +73,10 @@ public final class Memtable {
     }
 
     /// The records from a key on, tombstones too, in order. At least one record if there is any.
-    public func page(from first: RecordKey? = nil, recordsMax: Int, bytesMax: Int) -> RecordPage {
+    public func page(from first: RecordKey? = nil, end: RecordKey? = nil, recordsMax: Int, bytesMax: Int) -> RecordPage
+    {
         contents.updateOrder()
-        return contents.page(from: first, recordsMax: recordsMax, bytesMax: bytesMax)
+        return contents.page(from: first, end: end, recordsMax: recordsMax, bytesMax: bytesMax)
     }
 
     /// Gives the contents away; the memtable is empty afterwards. Costs nothing here: who reads in order sorts.
@@ -135,10 +136,11 @@ final class MemtableContents: @unchecked Sendable {
         }
     }
 
-    func page(from first: RecordKey?, recordsMax: Int, bytesMax: Int) -> RecordPage {
+    func page(from first: RecordKey?, end: RecordKey?, recordsMax: Int, bytesMax: Int) -> RecordPage {
         var page = RecordPage(records: [], next: nil)
         var bytes = 0
-        for position in position(of: first)..<order.count {
+        let begin = position(of: first)
+        for position in begin..<max(begin, end.map { self.position(of: $0) } ?? order.count) {
             let record = record(at: position)
             let size = RecordEncoding.encodedBytes(sortKeyBytes: record.sortKey.count, valueBytes: record.value.count)
             if !page.records.isEmpty, page.records.count >= recordsMax || bytes + size > bytesMax {

@@ -45,16 +45,17 @@ extension Store {
         }
     }
 
-    /// The view's records from a key on, in order: live ones only, or with tombstones. At most `recordsMax` and, but
+    /// The view's records from a key on and before `end`, in order: live ones only, or with tombstones. At most `recordsMax` and, but
     /// for a
     /// single large one, `bytesMax` (bound both: a page is one read transaction). A page over many tombstones may be
     /// empty and yet have a `next`.
     @_specialize(where Storage == LMDBDisk)
     public func page(
-        in view: StoreView, from first: RecordKey? = nil, recordsMax: Int = 10_000, bytesMax: Int = 1 << 20,
-        tombstones keepsTombstones: Bool = false
+        in view: StoreView, from first: RecordKey? = nil, end: RecordKey? = nil, recordsMax: Int = 10_000,
+        bytesMax: Int = 1 << 20, tombstones keepsTombstones: Bool = false
     ) throws -> RecordPage {
-        try withExtendedLifetime(view) {
+        let endSortKey = end?.sortKey
+        return try withExtendedLifetime(view) {
             try disk.read { reader in
                 var page = RecordPage(records: [], next: nil)
                 var bytes = 0
@@ -69,12 +70,12 @@ extension Store {
                 merge.choose()
                 view.frozen?.sort()
                 var position = view.frozen?.position(of: first) ?? 0
-                let end = view.frozen?.count ?? 0
+                let frozenEnd = view.frozen?.count ?? 0
                 // Tombstones count too, so that a page over nothing but tombstones ends.
                 var passed = 0
                 let passedMax = max(recordsMax, 1) * 4 + 1_024
                 while true {
-                    let newer = position < end ? view.frozen?.record(at: position) : nil
+                    let newer = position < frozenEnd ? view.frozen?.record(at: position) : nil
                     let older = merge.winner?.current
                     let order: Int
                     switch (newer, older) {
@@ -84,6 +85,9 @@ extension Store {
                     case (let newer?, let older?): order = compareBytes(newer.sortKey, older.sortKey)
                     }
                     guard let record = order <= 0 ? newer : older else { return page }
+                    if let endSortKey, endSortKey.withUnsafeBytes({ compareBytes(record.sortKey, $0) }) >= 0 {
+                        return page
+                    }
                     let size = RecordEncoding.encodedBytes(
                         sortKeyBytes: record.sortKey.count, valueBytes: record.overflow?.bytes ?? record.value.count)
                     let isShown = keepsTombstones || !record.isTombstone

@@ -94,6 +94,27 @@ extension IntegrationTests {
             }
         }
 
+        @Test func scansShowATagInOrder() async throws {
+            try await withCluster { cluster in
+                let records = (0..<30).map { "{l}/\($0 + 10)\tv\($0)" }
+                let lines = records.joined(separator: "\n") + "\n{l}0\tno\nother\tno\n"
+                try await cluster.bifrost("import", "-", input: Array(lines.utf8)).expect(0)
+                let all = try await cluster.bifrost("scan", "{l}/")
+                all.expect(0)
+                #expect(all.text == records.joined(separator: "\n") + "\n")
+                let keys = try await cluster.bifrost("scan", "--keys", "--limit", "3", "--from", "{l}/20", "{l}/")
+                #expect(keys.text == "{l}/20\n{l}/21\n{l}/22\n")
+                let json = try await cluster.bifrost("scan", "--json", "--before", "{l}/12", "{l}/")
+                json.expect(0)
+                let first = try #require(json.text.split(separator: "\n").first)
+                #expect(first.hasPrefix(#"{"key":"{l}/10","revision":"#) && first.hasSuffix(#","value":"v0"}"#))
+                try await cluster.bifrost("scan", "{nobody}").expect(1, saying: "no key begins with")
+                try await cluster.bifrost("scan", "other").expect(64, saying: "a whole tag")
+                try await cluster.bifrost("scan", "--limit", "0", "{l}/").expect(64, saying: "at least 1")
+                try await cluster.bifrost("scan", "--max-age", "1s", "{l}/").expect(64, saying: "--max-age goes with")
+            }
+        }
+
         private func everyResultIsOneObject(_ cluster: TestCluster) async throws {
             let put = try await cluster.bifrost("put", "--json", "a", "1").json()
             #expect(put["key"] as? String == "a" && put["revision"] is Int && put["group"] is Int)

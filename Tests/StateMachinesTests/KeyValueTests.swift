@@ -22,6 +22,15 @@ import Testing
         #expect(
             hex(KeyValueReading.found(value: "v", revision: Revision(2), expiry: LogTime(3)).encoded())
                 == "01" + "0200000000000000" + "0300000000000000" + "76")
+        let scan = KeyValueScan(from: "a", end: "bc", recordsMax: 3, bytesMax: 4)
+        #expect(
+            hex(KeyValueQuery.scan(scan).encoded())
+                == "02" + "01" + "03000000" + "04000000" + "01000000" + "61" + "02000000" + "6263")
+        let record = KeyValueScanPage.Record(key: "k", value: "vw", revision: Revision(2), expiry: LogTime(3))
+        #expect(
+            hex(KeyValueScanPage(records: [record], next: "l").encoded())
+                == "01" + "01000000" + "0200000000000000" + "0300000000000000" + "01000000" + "6b" + "02000000" + "7677"
+                + "01000000" + "6c")
         let read = KeyValueCommand.delete(key: "k").payload(header: header).withUnsafeBytes { CommandHeader(of: $0) }
         #expect(read == header)
     }
@@ -31,6 +40,21 @@ import Testing
             #expect(try KeyValueReading(decoding: reading.encoded()) == reading)
         }
         #expect(try KeyValueQuery(decoding: KeyValueQuery.get(key: "k").encoded()) == .get(key: "k"))
+        for end in [nil, "z" as Bytes] {
+            let scan = KeyValueQuery.scan(KeyValueScan(from: "", end: end))
+            #expect(try KeyValueQuery(decoding: scan.encoded()) == scan && scan.problem() == nil)
+            mutate(scan.encoded(), seed: 2) { _ = try? KeyValueQuery(decoding: $0) }
+        }
+        let long = Bytes([UInt8](repeating: 1, count: Limits.keyBytesMax + 2))
+        for scan in [KeyValueScan(from: long, end: nil), KeyValueScan(from: "", end: long)] {
+            #expect(KeyValueQuery.scan(scan).problem() != nil)
+            #expect(throws: DecodingFailure.self) { try KeyValueQuery(decoding: KeyValueQuery.scan(scan).encoded()) }
+        }
+        let records = ["a", "b"].map { KeyValueScanPage.Record(key: $0, value: "", revision: Revision(1)) }
+        for page in [KeyValueScanPage(records: records, next: nil), KeyValueScanPage(records: [], next: "c")] {
+            #expect(try KeyValueScanPage(decoding: page.encoded()) == page)
+            mutate(page.encoded(), seed: 3) { _ = try? KeyValueScanPage(decoding: $0) }
+        }
         #expect(throws: DecodingFailure.self) { try KeyValueQuery(decoding: Bytes([9, 1])) }
         mutate(KeyValueReading.found(value: "v", revision: Revision(2), expiry: LogTime(3)).encoded(), seed: 1) {
             _ = try? KeyValueReading(decoding: $0)

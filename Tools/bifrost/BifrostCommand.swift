@@ -57,6 +57,7 @@ struct BifrostCommand: AsyncParsableCommand {
             Init.self,
             Put.self,
             Get.self,
+            Scan.self,
             Delete.self,
             Transaction.self,
             Import.self,

@@ -174,22 +174,36 @@ struct Delete: AsyncParsableCommand {
     }
 }
 
-/// How sure a `get` has to be that no other leader took the place of the one that answers.
-enum GetConsistency: String, CaseIterable, ExpressibleByArgument {
+/// How sure a read has to be that no other leader took the place of the one that answers.
+enum Freshness: String, CaseIterable, ExpressibleByArgument {
     case linearizable, lease, stale
+}
 
-    func reading(maxAge: Duration?) throws -> ReadConsistency {
-        guard (self == .stale) == (maxAge != nil) else {
+struct ReadOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "linearizable: the leader asks a majority first. lease: as new, and without asking while a majority has promised its votes; relies on clocks that are at most 5 % wrong. stale: from any replica, and nothing is missing that was acknowledged --max-age ago; a replica that has not made sure of its state within that time asks the leader first, and can't answer while there is none."
+        ))
+    var consistency = Freshness.linearizable
+
+    @Option(
+        help: ArgumentHelp(
+            "With --consistency stale: how old the answer may be, as in 500ms, 5s.", valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var maxAge: TimeSpan?
+
+    func reading() throws -> ReadConsistency {
+        guard (consistency == .stale) == (maxAge != nil) else {
             throw ToolError(
                 .usage,
-                self == .stale
+                consistency == .stale
                     ? "--consistency stale needs --max-age: how old the answer may be, as in 500ms"
                     : "--max-age goes with --consistency stale alone")
         }
-        return switch self {
+        return switch consistency {
         case .linearizable: .linearizable
         case .lease: .lease
-        case .stale: .stale(max: maxAge ?? .zero)
+        case .stale: .stale(max: maxAge?.duration ?? .zero)
         }
     }
 }
@@ -216,17 +230,7 @@ struct Get: AsyncParsableCommand {
     @Argument(help: "The key.")
     var key: KeyArgument
 
-    @Option(
-        help: ArgumentHelp(
-            "linearizable: the leader asks a majority first. lease: as new, and without asking while a majority has promised its votes; relies on clocks that are at most 5 % wrong. stale: from any replica, and nothing is missing that was acknowledged --max-age ago; a replica that has not made sure of its state within that time asks the leader first, and can't answer while there is none."
-        ))
-    var consistency = GetConsistency.linearizable
-
-    @Option(
-        help: ArgumentHelp(
-            "With --consistency stale: how old the answer may be, as in 500ms, 5s.", valueName: "time"),
-        transform: TimeSpan.init(parsing:))
-    var maxAge: TimeSpan?
+    @OptionGroup var read: ReadOptions
 
     @OptionGroup var options: ClientOptions
 
@@ -241,7 +245,7 @@ struct Get: AsyncParsableCommand {
 
     func run() async throws {
         try key.check()
-        let wanted = try consistency.reading(maxAge: maxAge?.duration)
+        let wanted = try read.reading()
         let cluster = try await options.cluster()
         let reading = try await cluster.kv.get(key.bytes, wanted)
         await cluster.close()
