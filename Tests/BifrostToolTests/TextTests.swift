@@ -212,4 +212,27 @@ import Testing
         #expect(problems.contains { $0.contains("group 1 on host 1 is damaged") })
         #expect(problems.contains { $0.contains("group 2 on host 2 does not take part: an unknown command") })
     }
+
+    /// All slots are drawn, each group in a colour of its own and with its leader; what nobody owns is grey.
+    @Test(arguments: [1, 3, 40]) func aRingIsDrawn(groups: Int) throws {
+        let hosts = (1...3).map { number in
+            HostRecord(
+                id: HostID(UInt64(number)), name: "", address: "h<\(number):1", zone: "", incarnation: .none
+            )
+        }
+        let map = try Planner.firstMap(
+            cluster: ClusterID(high: 1, low: 2), hosts: hosts, groups: groups, replicas: 3, featureLevel: 5)
+        var known = ClusterHealth(map: map, accounts: []).groups
+        known[1].leader = HostID(2)
+        let svg = RingPicture(map: map, groups: known).svg()
+        let lines = svg.split(separator: "\n")
+        #expect(lines.count { $0.hasPrefix("<path ") } == groups)
+        #expect(
+            Set(lines.filter { $0.hasPrefix("<path ") }.compactMap { $0.split(separator: "\"").dropFirst().first })
+                .count == groups)
+        #expect(svg.contains(">host 2</text>") && svg.contains("h&lt;1:1") && !svg.contains("h<1"))
+        let slots = map.ring.counts().map { "group \($0.group): \(HumanText.count($0.slots, "slot"))" }
+        #expect(slots.allSatisfy { svg.contains("<title>\($0)</title>") })
+        #expect(svg.hasSuffix("</svg>\n") && !svg.contains("nan"))
+    }
 }

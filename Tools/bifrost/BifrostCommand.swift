@@ -54,6 +54,7 @@ struct BifrostCommand: AsyncParsableCommand {
         version: programVersion,
         subcommands: [
             Serve.self,
+            Dev.self,
             Init.self,
             Put.self,
             Get.self,

@@ -185,7 +185,7 @@ final class ChaosTrial {
         for key in report.suspicious { problem(key.explanation.joined(separator: "; ")) }
         if let picture = report.violation.flatMap({ HistoryPicture($0) }) {
             let path = "\(settings.output)/\(kind).svg"
-            try write(picture: picture, to: path)
+            try write(picture: picture.svg(), to: path)
             result.picture = path
         }
         say(

@@ -63,7 +63,7 @@ struct HistoryCheck: AsyncParsableCommand {
         }
         let report = HistoryReport(checking: history, limits: CheckLimits(stepsMax: steps))
         if let svg, let picture = report.violation.flatMap({ HistoryPicture($0) }) {
-            try write(picture: picture, to: svg)
+            try write(picture: picture.svg(), to: svg)
         }
         let summary = HistorySummary(report)
         if common.json {
@@ -150,10 +150,10 @@ func readHistory(_ path: String) async throws -> [HistoryRecord] {
     return history
 }
 
-func write(picture: HistoryPicture, to path: String) throws(ToolError) {
+func write(picture: String, to path: String) throws(ToolError) {
     let output = try OutputFile(creating: path)
     do throws(ToolError) {
-        try output.write(Array(picture.svg().utf8))
+        try output.write(Array(picture.utf8))
         try output.finish()
     } catch {
         output.abandon()

@@ -96,6 +96,25 @@ package final class LocalCluster: Sendable {
         }
     }
 
+    /// In a directory that is there, or is made, and stays: hosts go on with what they have in it. Logs go on as well.
+    package init(keptIn directory: String, addresses: [String]) throws(Failure) {
+        guard let executable = Self.ownPath else {
+            throw Failure(description: "this program's own path can't be found", status: .fault)
+        }
+        self.executable = executable
+        do {
+            try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        } catch {
+            throw Failure(
+                description: "can't make the directory \(directory): \(error.localizedDescription)",
+                status: .fileTrouble)
+        }
+        self.directory = directory
+        hosts = addresses.enumerated().map { number, address in
+            HostProcess(number: number + 1, address: address, directory: "\(directory)/host-\(number + 1)")
+        }
+    }
+
     private static var ownPath: String? {
         (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? Bundle.main.executablePath
     }
@@ -245,14 +264,18 @@ package final class LocalCluster: Sendable {
     }
 
     /// From now on SIGINT, SIGTERM and SIGHUP end this process with nothing left behind.
-    package func disposeOnSignals(keepDirectory: Bool) {
+    ///
+    /// - Parameter isExpected: that is how the command ends: all hosts end cleanly, and its exit code is 0.
+    package func disposeOnSignals(keepDirectory: Bool, isExpected: Bool = false) {
         let queue = DispatchQueue(label: "bifrost.signals")
         for number in [SIGINT, SIGTERM, SIGHUP] {
             signal(number, SIG_IGN)
             let source = DispatchSource.makeSignalSource(signal: number, queue: queue)
             source.setEventHandler { [weak self] in
                 guard let self else { return }
+                if isExpected { stopAll() }
                 dispose(keepDirectory: keepDirectory) {
+                    if isExpected { _exit(ExitStatus.done.rawValue) }
                     let data = keepDirectory ? "their data is in \(self.directory)" : "their data is removed"
                     // Off the line of a progress bar.
                     if Output.isErrorTerminal { Output.error("\n") }

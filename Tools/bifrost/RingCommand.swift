@@ -17,16 +17,21 @@ struct RingShow: AsyncParsableCommand {
         commandName: "show", abstract: "Prints groups, their shares of the ring, leaders and replicas.",
         discussion: """
             Of the hosts of a group, the leader is marked with *, and one that should lead but does not with (*). \
-            With --key, prints where one key lives.
+            With --key, prints where one key lives. With --svg the ring is drawn as well: each group's slots in its \
+            colour, slot 0 at the top.
 
             EXAMPLES:
               bifrost ring show
               bifrost ring show --json
               bifrost ring show --key '{user:7}/photo'
+              bifrost ring show --svg ring.svg
             """)
 
     @Option(help: "Only the group of this key.")
     var key: KeyArgument?
+
+    @Option(help: ArgumentHelp("Draw the ring into this file; - is standard output.", valueName: "file"))
+    var svg: String?
 
     @OptionGroup var options: ClientOptions
 
@@ -55,6 +60,12 @@ struct RingShow: AsyncParsableCommand {
         var groups: [Group]
     }
 
+    func validate() throws {
+        guard svg != "-" || !options.common.json else {
+            throw ValidationError("--svg - and --json would share standard output: name a file")
+        }
+    }
+
     func run() async throws {
         try key?.check()
         let cluster = try await options.cluster(timeout: Self.timeout)
@@ -62,6 +73,10 @@ struct RingShow: AsyncParsableCommand {
         let accounts = try await cluster.accounts(timeout: options.timeout?.duration ?? Self.timeout)
         await cluster.close()
         let health = ClusterHealth(map: map, accounts: accounts)
+        if let svg {
+            try write(picture: RingPicture(map: map, groups: health.groups).svg(), to: svg)
+            if svg == "-" { return }
+        }
         let slot = key.map { Ring.slot(of: $0.bytes) }
         let owner = slot.flatMap { map.owner(of: $0) }
         let groups = health.groups.filter { slot == nil || $0.id == owner }

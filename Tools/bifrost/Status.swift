@@ -16,9 +16,13 @@ struct Status: AsyncParsableCommand {
             replica is missing or behind, or a leader can't be reached from here while its followers still hear \
             from it. unavailable (4): some group has no leader, or no host answers.
 
+            With --watch it asks again each second, or as often as --interval says, and ends with Ctrl-C; with --json \
+            one object per line.
+
             EXAMPLES:
               bifrost status
               bifrost status --json
+              bifrost status --watch
               until bifrost status --timeout 1s > /dev/null 2>&1; do sleep 1; done
             """)
 
@@ -26,6 +30,15 @@ struct Status: AsyncParsableCommand {
         help: ArgumentHelp(
             "Entries that a replica may be behind its leader without being called lagging.", valueName: "count"))
     var lag = 10_000
+
+    @Flag(help: "Ask again and again.")
+    var watch = false
+
+    @Option(
+        help: ArgumentHelp(
+            "With --watch: how long to wait in between, as in 500ms, 5s. (default: 1s)", valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var interval: TimeSpan?
 
     @OptionGroup var options: ClientOptions
 
@@ -79,9 +92,24 @@ struct Status: AsyncParsableCommand {
 
     func validate() throws {
         guard lag >= 0 else { throw ValidationError("--lag is 0 or more, not \(lag)") }
+        guard watch || interval == nil else { throw ValidationError("--interval goes with --watch") }
     }
 
     func run() async throws {
+        guard watch else { return try await look() }
+        while true {
+            let next = ContinuousClock.now + (interval?.duration ?? .seconds(1))
+            // A terminal shows the newest alone: cursor to the corner, the rest cleared.
+            if Output.isTerminal, !options.common.json { try Output.write(Bytes("\u{1b}[H\u{1b}[2J")) }
+            do { try await look() } catch is Outcome {
+                // What it found is what people watch for.
+            }
+            if !Output.isTerminal, !options.common.json { try Output.line("") }
+            try await Task.sleep(until: next, clock: .continuous)
+        }
+    }
+
+    private func look() async throws {
         let map: ClusterMap
         let accounts: [HostAccount]
         let deadline = ContinuousClock.now + (options.timeout?.duration ?? Self.timeout)
