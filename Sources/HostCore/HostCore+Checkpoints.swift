@@ -317,16 +317,37 @@ extension HostCore {
         // One that goes on is looked at each second.
         guard replica.damage == nil else { return }
         effects.damages += 1
-        guard canDoWithout(replica) else {
-            replica.damage = what
-            replica.dispensableSeconds = 0
-            damagesMet += 1
-            effects.notices.append(
-                "group \(group): what replica \(replica.id) has on disk of its state is damaged, and the other voters "
-                    + "that are heard are no majority; it goes on until they are, and may not start again: \(what)")
-            return
+        replica.damage = what
+        replica.dispensableSeconds = 0
+        damagesMet += 1
+        effects.notices.append(
+            "group \(group): what replica \(replica.id) has on disk of its state is damaged; it stands still when the other "
+                + "voters that are heard have been enough without it for some seconds: \(what)")
+    }
+
+    /// The others can serve without this replica: of those that are heard, and don't get their state from here, there are
+    /// enough, and one of them leads, or has all that a leader needs.
+    private func canStandStill(_ replica: Replica) -> Bool {
+        func isWhole(_ voter: ReplicaID) -> Bool {
+            !replica.snapshots.supplies.contains { $0.to == voter && $0.view != nil }
         }
-        standStill(replica, asDamaged: what)
+        guard canDoWithout(replica, counting: isWhole) else { return false }
+        guard replica.core.role == .leader else {
+            let leader = replica.core.leader
+            return leader != .none && isHeard(leader, of: replica) && isWhole(leader)
+        }
+        let commit = replica.core.commit
+        return replica.core.configuration.voters.contains { voter in
+            voter != replica.id && isHeard(voter, of: replica) && isWhole(voter)
+                && replica.core.progress(of: voter).map { $0.match >= commit } ?? false
+        }
+    }
+
+    /// Its place among the voters: no two of them stand still in the same second, before they can have heard of each other.
+    private func dispensableSecondsMin(_ replica: Replica) -> Int {
+        let configuration = replica.withCore { $0.configuration }
+        let voters = (configuration.voters + configuration.outgoing).sorted()
+        return Self.dispensableSecondsMin + 2 * (voters.firstIndex(of: replica.id) ?? 0)
     }
 
     private func standStill(_ replica: Replica, asDamaged what: String) {
@@ -345,8 +366,8 @@ extension HostCore {
         guard damagesMet > 0, tickCount % secondTicks == 0 else { return }
         for replica in replicas {
             guard let what = replica.damage, replica.stopped == nil else { continue }
-            replica.dispensableSeconds = canDoWithout(replica) ? replica.dispensableSeconds + 1 : 0
-            guard replica.dispensableSeconds >= Self.dispensableSecondsMin else { continue }
+            replica.dispensableSeconds = canStandStill(replica) ? replica.dispensableSeconds + 1 : 0
+            guard replica.dispensableSeconds >= dispensableSecondsMin(replica) else { continue }
             replica.damage = nil
             standStill(replica, asDamaged: what)
         }
