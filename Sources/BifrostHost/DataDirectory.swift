@@ -80,6 +80,13 @@ struct DataDirectory: Sendable {
         return size(mapFile) > 0 ? "a cluster map" : nil
     }
 
+    static let asidePrefix = "store.damaged-"
+
+    /// Stores that were put aside, ascending by name.
+    func storesAside() throws -> [String] {
+        try FileManager.default.contentsOfDirectory(atPath: path).filter { $0.hasPrefix(Self.asidePrefix) }.sorted()
+    }
+
     /// Nil when there is none. A damaged copy is an error that names the file: every host of the cluster has the same.
     func loadMap() throws -> ClusterMap? {
         guard FileManager.default.fileExists(atPath: mapFile) else { return nil }

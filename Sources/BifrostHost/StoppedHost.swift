@@ -113,6 +113,8 @@ public final class StoppedHost {
             isJournalDamaged: journal.isLossUnmarked, map: map,
             greatestReplica: (ids.map { $0 } + logs.map(\.replica)).max() ?? .none, replicas: [])
         report.gone = logs.filter(\.isTombstone).map(\.replica)
+        let aside = try directory.storesAside()
+        report.storesAside = aside.isEmpty ? nil : aside
         let manifestOf = Dictionary(uniqueKeysWithValues: manifests.map { ($0.replica, $0) })
         let logOf = Dictionary(uniqueKeysWithValues: logs.map { ($0.replica, $0) })
         for (count, id) in ids.sorted().enumerated() {

@@ -22,8 +22,6 @@ struct StoreQuarantine {
     let directory: DataDirectory
     let logger: Logger
 
-    private static let asidePrefix = "store.damaged-"
-
     // MARK: The journal
 
     /// Before the journal is opened.
@@ -112,7 +110,7 @@ struct StoreQuarantine {
                 "no copy of the cluster's map says what the other hosts have: copy the file cluster-map from the directory "
                     + "of another host, and start again")
         }
-        let alone = try groupsOnlyHere(journal, map)
+        let alone = try groupsOnlyHere(journal, examination.configurations, map)
         guard alone.isEmpty else {
             let groups = alone.prefix(8).map { "\($0)" }.joined(separator: ", ") + (alone.count > 8 ? ", …" : "")
             throw refusal(
@@ -120,14 +118,13 @@ struct StoreQuarantine {
                     + "before anything else. 'bifrost snapshot restore' makes a cluster of a save. To give up these groups "
                     + "and start with the others, move \(directory.store) away by hand, and start again")
         }
-        let names = try FileManager.default.contentsOfDirectory(atPath: directory.path)
-        if let earlier = names.filter({ $0.hasPrefix(Self.asidePrefix) }).min() {
+        if let earlier = try directory.storesAside().first {
             // A second one is a disk that goes on failing; and each takes the space of a store.
             throw refusal(
                 "an earlier one was put aside already: replace the disk if it goes on failing (drain the host, and remove "
                     + "it), or delete or move \(directory.path)/\(earlier), and start again")
         }
-        let aside = "\(directory.path)/\(Self.asidePrefix)\(journal.identity.bootCounter)"
+        let aside = "\(directory.path)/\(DataDirectory.asidePrefix)\(journal.identity.bootCounter)"
         do throws(LMDBError) { try environment.rename(to: aside) } catch { throw DiskError(error) }
         try DurableDirectory.sync(directory.path)
         try DurableDirectory.make(directory.store)
@@ -140,15 +137,24 @@ struct StoreQuarantine {
     }
 
     /// Groups whose state is in this store, and in no other host's as far as this host knows: it alone votes, and its log
-    /// does not go back to the beginning. Ascending. Reads all logs, some at a time.
-    private func groupsOnlyHere(_ journal: Journal<LMDBDisk>, _ map: ClusterMap) throws -> [GroupID] {
+    /// does not go back to the beginning. The log says who votes, or the manifest if that is newer and can still be read;
+    /// where both are silent the map's copy, which may be old. What none of them knows counts as alone. Ascending. Reads all
+    /// logs, some at a time.
+    ///
+    /// - Parameter manifests: the configurations that the store's manifests have.
+    private func groupsOnlyHere(
+        _ journal: Journal<LMDBDisk>, _ manifests: [ReplicaID: (index: LogIndex, configuration: Configuration)],
+        _ map: ClusterMap
+    ) throws -> [GroupID] {
         var groups: [GroupID] = []
         for log in journal.recovered() where !log.isTombstone && (log.base > .zero || log.isDamaged) {
             func isAlone(_ configuration: Configuration) -> Bool {
                 configuration.voters == [log.replica] || configuration.outgoing == [log.replica]
             }
-            // That which counts, and those that may.
-            var committed: Configuration?
+            // That which counts, and those that may. A replica that came late has a manifest that names nobody yet.
+            let manifest = manifests[log.replica]
+            let commit = max(log.hardState.commit, manifest?.index ?? .zero)
+            var committed = manifest.flatMap { $0.configuration.voters.isEmpty ? nil : $0.configuration }
             var isAloneLater = false
             var from = log.base.next
             while !log.isDamaged, from <= log.last {
@@ -158,19 +164,17 @@ struct StoreQuarantine {
                 for entry in entries where entry.kind == .configuration {
                     var reader = ByteReader(entry.payload)
                     guard let configuration = try? Configuration(from: &reader) else { continue }
-                    if entry.index <= log.hardState.commit {
-                        committed = configuration
+                    if entry.index <= commit {
+                        if entry.index > manifest?.index ?? .zero { committed = configuration }
                     } else if isAlone(configuration) {
                         isAloneLater = true
                     }
                 }
                 from = last.index.next
             }
-            let known =
-                committed
-                ?? Configuration(
-                    voters: map.group(log.group)?.replicas.filter { $0.membership == .voter }.map(\.id) ?? [])
-            if isAloneLater || isAlone(known) { groups.append(log.group) }
+            let voters = map.group(log.group)?.replicas.filter { $0.membership == .voter }.map(\.id) ?? []
+            let known = committed ?? (voters.isEmpty ? nil : Configuration(voters: voters))
+            if isAloneLater || known.map(isAlone) ?? true { groups.append(log.group) }
         }
         return groups.sorted()
     }

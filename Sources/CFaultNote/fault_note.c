@@ -1,8 +1,8 @@
 // Says which mapped file it was, when an access to it ends the process: on standard error, and in a note beside the file
 // that the next start finds. Owns the handlers of SIGBUS and SIGSEGV; judges nothing about the file.
 //
-// The handler calls only what POSIX allows in one (open, read, write, fsync, close, sigaction, pause), takes its memory
-// from below, and does not care what the rest of the process holds. It is C because Swift promises none of that.
+// The handler calls only what POSIX allows in one (open, read, write, fsync, close, sigaction, alarm, pause), takes its
+// memory from below, and does not care what the rest of the process holds. It is C because Swift promises none of that.
 //
 //   SIGBUS    the kernel can't give the page: a sector that can't be read, a file that was cut off. The address lies in
 //             the map of one file, and that file gets the note. Elsewhere it is nobody's of these.
@@ -161,6 +161,25 @@ static void leave_note(const struct watched *file) {
     close(directory);
 }
 
+// What the note is written to may be the disk that fails, and what is said go to somebody who does not read.
+#define NOTE_SECONDS 5
+
+void bifrost_fault_limit_time(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = SIG_DFL;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGALRM, &action, NULL);
+    // Threads of a pool may have blocked it all.
+    sigset_t alarms;
+    sigemptyset(&alarms);
+    sigaddset(&alarms, SIGALRM);
+    pthread_sigmask(SIG_UNBLOCK, &alarms, NULL);
+    alarm(NOTE_SECONDS);
+}
+
+void bifrost_fault_lift_limit(void) { alarm(0); }
+
 static void note(int number, uint64_t address) {
     const char *name = number == SIGBUS ? "SIGBUS" : "SIGSEGV";
     uint64_t offset = 0;
@@ -196,7 +215,10 @@ static void on_fault(int number, siginfo_t *information, void *context) {
     // Another thread is at it, and ends the process.
     if (atomic_flag_test_and_set(&noting))
         for (;;) pause();
+    bifrost_fault_limit_time();
     note(number, (uint64_t)(uintptr_t)information->si_addr);
+    // What comes next may have a backtrace to write.
+    bifrost_fault_lift_limit();
     // What was done about these signals before, as if nothing had been here: the access faults again behind this.
     sigaction(SIGBUS, &earlier_bus, NULL);
     sigaction(SIGSEGV, &earlier_segv, NULL);

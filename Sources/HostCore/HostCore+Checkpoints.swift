@@ -289,7 +289,7 @@ extension HostCore {
             checkpointsUnderWay -= 1
             group = its
             guard let replica = replica(of: its) else { return }
-            if replica.stopped != nil || replica.impairment != nil {
+            if replica.stopped != nil && replica.stillSeconds == nil || replica.impairment != nil {
                 replica.checkpoint = nil
             } else if replica.checkpoint != nil {
                 replica.checkpoint?.isUnderWay = false
@@ -307,71 +307,6 @@ extension HostCore {
         stateDamaged(group: group, what)
         // Something else may be due meanwhile.
         if let replica = replica(of: group) { markReady(replica) }
-    }
-
-    /// What the replica has on disk can't be read. It stands still, another member leads, and a whole state of another
-    /// takes its place. Where the other voters that are heard are no majority nobody would lead then, and nobody get as
-    /// far as this one is: it goes on with what can be read, and stands still as soon as they are.
-    public func stateDamaged(group: GroupID, _ what: String) {
-        guard let replica = replica(of: group), replica.stopped == nil, replica.impairment == nil else { return }
-        // One that goes on is looked at each second.
-        guard replica.damage == nil else { return }
-        effects.damages += 1
-        replica.damage = what
-        replica.dispensableSeconds = 0
-        damagesMet += 1
-        effects.notices.append(
-            "group \(group): what replica \(replica.id) has on disk of its state is damaged; it stands still when the other "
-                + "voters that are heard have been enough without it for some seconds: \(what)")
-    }
-
-    /// The others can serve without this replica: of those that are heard, and don't get their state from here, there are
-    /// enough, and one of them leads, or has all that a leader needs.
-    private func canStandStill(_ replica: Replica) -> Bool {
-        func isWhole(_ voter: ReplicaID) -> Bool {
-            !replica.snapshots.supplies.contains { $0.to == voter && $0.view != nil }
-        }
-        guard canDoWithout(replica, counting: isWhole) else { return false }
-        guard replica.core.role == .leader else {
-            let leader = replica.core.leader
-            return leader != .none && isHeard(leader, of: replica) && isWhole(leader)
-        }
-        let commit = replica.core.commit
-        return replica.core.configuration.voters.contains { voter in
-            voter != replica.id && isHeard(voter, of: replica) && isWhole(voter)
-                && replica.core.progress(of: voter).map { $0.match >= commit } ?? false
-        }
-    }
-
-    /// Its place among the voters: no two of them stand still in the same second, before they can have heard of each other.
-    private func dispensableSecondsMin(_ replica: Replica) -> Int {
-        let configuration = replica.withCore { $0.configuration }
-        let voters = (configuration.voters + configuration.outgoing).sorted()
-        return Self.dispensableSecondsMin + 2 * (voters.firstIndex(of: replica.id) ?? 0)
-    }
-
-    private func standStill(_ replica: Replica, asDamaged what: String) {
-        stop(replica, because: "its state on disk is damaged: \(what)")
-        replica.isStateDamaged = true
-        // What is in memory goes, but for what the store's thread has: that it answers.
-        if replica.checkpoint?.isUnderWay == false { replica.checkpoint = nil }
-        wantSnapshot(replica)
-    }
-
-    /// Who has just come back may be about to say that its replica stands still as well.
-    private static var dispensableSecondsMin: Int { 3 }
-
-    /// Replicas that met damage when their group could not do without them. Each second, also where nothing happens.
-    func reconsiderDamages() {
-        guard damagesMet > 0, tickCount % secondTicks == 0 else { return }
-        for replica in replicas {
-            guard let what = replica.damage, replica.stopped == nil else { continue }
-            replica.dispensableSeconds = canStandStill(replica) ? replica.dispensableSeconds + 1 : 0
-            guard replica.dispensableSeconds >= dispensableSecondsMin(replica) else { continue }
-            replica.damage = nil
-            standStill(replica, asDamaged: what)
-        }
-        damagesMet = replicas.count { $0.damage != nil }
     }
 
     /// What is in a durable manifest here and on disk with every member is nobody's any more. A journal that has grown

@@ -236,6 +236,7 @@ extension HostCore {
         replica.stopped = nil
         replica.isStateDamaged = false
         replica.damage = nil
+        replica.stillSeconds = nil
         replica.freshAt = nil
         replica.impairment = Self.impairment(plan, replica.core) ?? (replica.isLogDamaged ? Self.logDamaged : nil)
         replica.isMute = plan.isMute || replica.isLogDamaged

@@ -58,7 +58,9 @@ extension HostCore {
         status.commands = replica.appliedCommands
         status.problem =
             replica.stopped ?? replica.impairment
-            ?? replica.damage.map { "its state on disk is damaged, and it goes on for want of others: \($0)" } ?? ""
+            ?? replica.damage.map {
+                "its state on disk is damaged, and it goes on until the others can do without it: \($0)"
+            } ?? ""
         if let intake = replica.snapshots.intake, intake.number != 0 {
             let text =
                 "takes a snapshot at index \(intake.index) from replica \(intake.from), "

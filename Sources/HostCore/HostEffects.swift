@@ -121,6 +121,13 @@ public struct SnapshotPieceToTake: Sendable {
     /// Of the first piece: what was there of another one goes.
     package var description: SnapshotDescription?
     package var records: Bytes
+
+    package init(group: GroupID, replica: ReplicaID, description: SnapshotDescription?, records: Bytes) {
+        self.group = group
+        self.replica = replica
+        self.description = description
+        self.records = records
+    }
 }
 
 /// A replica to start that has never been on this disk: its first manifest and its journal base, durable, then

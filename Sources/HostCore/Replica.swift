@@ -123,10 +123,15 @@ final class Replica {
     var isSnapshotting = false
     /// What it has on disk can't be read: it needs a whole state of another.
     var isStateDamaged = false
-    /// The same, in words, while it goes on because the other voters are no majority.
+    /// The same, in words, as long as the others can't do without it, or have to show that they can.
     var damage: String?
-    /// For so many seconds they have been one.
+    /// For so many seconds they could; below zero: before that counts.
     var dispensableSeconds = 0
+    /// It says nothing, on trial, for so many seconds.
+    var stillSeconds: Int?
+    /// As a leader it asks another one to lead in so many seconds, and so many after that again.
+    var handOverSeconds = 0
+    var handOverPauseSeconds = 0
     var snapshotsInstalled: UInt64 = 0
     /// It is being deleted from here.
     var removal: ReplicaRemoval?

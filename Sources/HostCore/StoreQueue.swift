@@ -63,8 +63,8 @@ package final class SnapshotIntakes<Storage: Disk>: @unchecked Sendable {
 
     package init() {}
 
-    /// Puts a piece beside the replica's state. One that can't be read goes now, as there is another: what it had is
-    /// deleted by the next start of the host that finds nothing damaged.
+    /// Puts a piece beside the replica's state. One that can't be read stays until the new one is whole and takes its place:
+    /// there may be no other in the end. What it had is deleted by the next start of the host that finds nothing damaged.
     ///
     /// - Returns: where the next one begins, and whether this was the last.
     fileprivate func take(
@@ -72,8 +72,7 @@ package final class SnapshotIntakes<Storage: Disk>: @unchecked Sendable {
     ) throws -> (after: Bytes, isLast: Bool) {
         if let description = piece.description {
             drop(piece.replica)
-            if store.manifest(of: piece.replica) == nil {
-                try store.remove(piece.replica)
+            if store.manifest(of: piece.replica) == nil, !store.isDamaged(piece.replica) {
                 // Its members come with the state.
                 try store.start(
                     .first(piece.group, piece.replica, Configuration(voters: []), journal: journal))

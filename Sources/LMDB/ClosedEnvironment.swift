@@ -30,8 +30,8 @@ public struct ClosedEnvironment: ~Copyable {
     ///   - keyBytes: how many each key has.
     ///   - visit: is given each key, in their order, and its value if that is small enough to stand beside the key: as far
     ///     as the file was found sound.
-    /// - Throws: `.corrupted` with the page: the file is not what LMDB wrote, or can't be read there. Other errors say
-    ///   nothing about the file.
+    /// - Throws: `.corrupted` with the page: the file is not what LMDB wrote, or can't be read there, tried again after a
+    ///   pause. Other errors say nothing about the file: `.versionMismatch` if another version of LMDB wrote it.
     public func examine(
         keyBytes: Int, _ visit: (ArraySlice<UInt8>, ArraySlice<UInt8>?) throws(LMDBError) -> Void
     ) throws(LMDBError) {
@@ -40,6 +40,13 @@ public struct ClosedEnvironment: ~Copyable {
         defer { close(descriptor) }
         try DirectoryLock.holdData(descriptor, path: path)
         guard let meta = try EnvironmentFile.newestMeta(descriptor, directory: path) else {
+            if let version = EnvironmentFile.otherVersion(descriptor) {
+                throw LMDBError(
+                    .versionMismatch, number: MDB_VERSION_MISMATCH, operation: "look through", path: path,
+                    detail:
+                        "\(EnvironmentFile.name) has format \(version) of LMDB, this one reads 1: start with the version that "
+                        + "wrote it")
+            }
             throw LMDBError(
                 .corrupted, number: MDB_CORRUPTED, operation: "look through", path: path,
                 detail: "its first pages can't be read, or are none of LMDB's")

@@ -13,7 +13,10 @@ enum DamageNote {
     static let assertionFailed: @convention(c) (OpaquePointer?, UnsafePointer<CChar>?) -> Void = { handle, message in
         var path: UnsafePointer<CChar>?
         guard let handle, mdb_env_get_path(handle, &path) == MDB_SUCCESS, let path, let message else { return }
+        // The disk may be the one that fails.
+        bifrost_fault_limit_time()
         write(String(cString: message), in: String(cString: path))
+        bifrost_fault_lift_limit()
     }
 
     /// The note that is there stays.

@@ -170,10 +170,9 @@ enum EnvironmentFile {
     /// nil if it is not one that this LMDB writes.
     private static func meta(_ descriptor: Int32, at offset: Int) -> Meta? {
         withUnsafeTemporaryAllocation(byteCount: 152, alignment: 8) { place in
-            guard pread(descriptor, place.baseAddress, place.count, off_t(offset)) == place.count else { return nil }
-            let header = 16
-            guard place.load(fromByteOffset: header, as: UInt32.self) == 0xbeef_c0de,
-                place.load(fromByteOffset: header + 4, as: UInt32.self) == 1
+            guard PatientRead.fill(place, from: descriptor, at: off_t(offset)).count == place.count else { return nil }
+            guard place.load(fromByteOffset: header, as: UInt32.self) == magic,
+                place.load(fromByteOffset: header + 4, as: UInt32.self) == version
             else { return nil }
             func word(_ offset: Int) -> UInt64 { place.load(fromByteOffset: header + offset, as: UInt64.self) }
             func tree(_ offset: Int) -> Tree {
@@ -185,6 +184,28 @@ enum EnvironmentFile {
                 pageBytes: Int(place.load(fromByteOffset: header + 24, as: UInt32.self)), mapBytes: word(16),
                 free: tree(24), main: tree(72), lastPage: word(120), transaction: word(128))
         }
+    }
+
+    private static let header = 16
+    private static let magic: UInt32 = 0xbeef_c0de
+    private static let version: UInt32 = 1
+
+    /// The version of a file that another LMDB wrote, whose pages this one does not know. nil: it is none, or has at least
+    /// one meta page of this version.
+    static func otherVersion(_ descriptor: Int32) -> UInt32? {
+        let found: UInt32? = withUnsafeTemporaryAllocation(byteCount: 24, alignment: 8) { place in
+            guard PatientRead.fill(place, from: descriptor, at: 0).count == place.count,
+                place.load(fromByteOffset: header, as: UInt32.self) == magic
+            else { return nil }
+            return place.load(fromByteOffset: header + 4, as: UInt32.self)
+        }
+        guard let found, found != version else { return nil }
+        var pageBytes = smallestPageBytes
+        while pageBytes <= largestPageBytes {
+            if let second = meta(descriptor, at: pageBytes), second.pageBytes == pageBytes { return nil }
+            pageBytes *= 2
+        }
+        return found
     }
 
     static func cutOff(_ directory: String, _ bytes: Int, _ what: String) -> LMDBError {

@@ -90,14 +90,9 @@ struct TreeWalk {
     private func read(_ page: UInt64, from offset: Int = 0, count: Int) throws(LMDBError) -> [UInt8] {
         var number: Int32 = 0
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
-            while filled < count {
-                let place = off_t(page) * off_t(pageBytes) + off_t(offset + filled)
-                let read = pread(descriptor, buffer.baseAddress! + filled, count - filled, place)
-                if read < 0 && errno == EINTR { continue }
-                if read < 0 { number = errno }
-                guard read > 0 else { break }
-                filled += read
-            }
+            let start = off_t(page) * off_t(pageBytes) + off_t(offset)
+            let whole = UnsafeMutableRawBufferPointer(UnsafeMutableBufferPointer(rebasing: buffer[..<count]))
+            (filled, number) = PatientRead.fill(whole, from: descriptor, at: start)
         }
         guard bytes.count == count else {
             if number == EIO { throw damaged("page \(page) can't be read: \(String(cString: strerror(number)))") }

@@ -31,8 +31,10 @@ extension RaftCore {
             return
         }
         if message.index < commit {
-            // An old message. All that is committed here is the leader's too.
-            acknowledge(commit, to: message.from)
+            // An old message, or a probe. All that is committed here is the leader's too, if nobody broke a promise: so
+            // no more is acknowledged than the message shows to be.
+            let end = message.index + message.entries.count
+            acknowledge(min(end, commit), to: message.from)
             return
         }
         guard
@@ -50,16 +52,20 @@ extension RaftCore {
 
     /// The leader's log has another entry than this one where this one's is committed. Two logs with the same entry
     /// somewhere are the same before it (Raft §5.3), so this looks at what the message names, as far as its term is
-    /// known here. O(1), but for what reaches below `commit`.
+    /// known here: below the base it is not above the base's. O(1), but for what reaches below `commit`.
     private func contradictsCommitted(_ message: RaftMessage) -> Bool {
         guard message.index <= commit, !isPlanted("append-without-term-check") else { return false }
-        if let own = log.term(at: message.index), own != message.logTerm { return true }
+        if contradicts(message.index, message.logTerm) { return true }
         for position in message.entries.indices {
             let index = message.entries[position].index
             guard index <= commit else { return false }
-            if let own = log.term(at: index), own != message.entries[position].term { return true }
+            if contradicts(index, message.entries[position].term) { return true }
         }
         return false
+    }
+
+    private func contradicts(_ index: LogIndex, _ term: Term) -> Bool {
+        log.term(at: index).map { $0 != term } ?? (index < log.base && term > log.baseTerm)
     }
 
     /// Indexes without a gap, terms that never fall and are not above the leader's, configurations that can be read.

@@ -100,6 +100,9 @@ public struct HostReport: Hashable, Sendable, Codable {
     public var greatestReplica: ReplicaID
     /// Ascending by replica; removed ones are not among them.
     public var replicas: [ReplicaReport]
+    /// Names of the stores that were put aside here as damaged, ascending: something may still be got out of them. nil:
+    /// there is none, or the report is of an earlier version.
+    public var storesAside: [String]?
 
     public init(
         cluster: ClusterID, host: HostID, incarnation: Incarnation, bootCounter: UInt64, journal: UInt64,

@@ -125,6 +125,7 @@ private struct Draft {
             throw RecoveryError(
                 .refused, "group \(group) is not lost: it need not begin anew; leave out --accept-empty for it")
         }
+        try refuseWithStoresAside(hopeless)
         for replica in former.groups.flatMap(\.replicas) { load[replica.host, default: 0] += 1 }
         for standing in standings {
             // The meta group's state names the cluster, and that changes: it is written to in any case.
@@ -134,6 +135,22 @@ private struct Draft {
                 try recover(standing, from: base)
             } else {
                 beginAnew(standing)
+            }
+        }
+    }
+
+    /// What a host put aside as damaged may be the last that there is of a group.
+    private func refuseWithStoresAside(_ hopeless: [GroupID]) throws(RecoveryError) {
+        for group in hopeless {
+            let hosts = (former.group(group)?.replicas.map(\.host) ?? []) + (found[group] ?? []).map(\.host)
+            for report in reports where hosts.contains(report.host) {
+                guard let name = report.storesAside?.first else { continue }
+                throw RecoveryError(
+                    .refused,
+                    "nothing sound is left of group \(group == .meta ? "meta" : "\(group)") but, perhaps, in \(name) beside "
+                        + "the store of host \(report.host), which was put aside as damaged: put that back and make a new "
+                        + "report (Recovery.md says how), or move it out of the directory if nothing can be got out of it, "
+                        + "and make a new report, before the group begins anew empty")
             }
         }
     }

@@ -1,7 +1,7 @@
 // What a journal's or a store's file has to be, beyond a sound tree: for a start that does not believe it.
 
 public import LMDB
-internal import Primitives
+public import Primitives
 
 /// What a look through a store's file shows.
 public struct StoreExamination: Sendable {
@@ -11,6 +11,9 @@ public struct StoreExamination: Sendable {
     /// still be read. nil and 0: nothing of it can.
     public var journal: UInt64?
     public var journalSequence: UInt64 = 0
+    /// Who the members of each replica's group were as of its manifest, and which entry that ends at: of those that can
+    /// still be read.
+    public var configurations: [ReplicaID: (index: LogIndex, configuration: Configuration)] = [:]
 }
 
 extension ClosedEnvironment {
@@ -43,6 +46,9 @@ extension ClosedEnvironment {
                         let manifest = try? Manifest(Bytes(Array(value)), replica: ReplicaID(key.high))
                     else { break }
                     examination.journalSequence = max(examination.journalSequence, manifest.header.journalSequence)
+                    examination.configurations[ReplicaID(key.high)] = (
+                        manifest.header.index, manifest.header.configuration
+                    )
                 default: stranger = stranger ?? key.first
                 }
             }

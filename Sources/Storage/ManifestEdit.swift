@@ -22,6 +22,9 @@ enum ManifestEdit {
     /// A snapshot takes the place of all runs, or with a base above zero is what changed since then. No run when nothing
     /// is in it. `horizon`: at least so much is the horizon afterwards.
     case install(RunDescriptor?, base: LogIndex, ManifestHeader, horizon: LogIndex)
+    /// The same where nothing can be read of what the store has of the replica: whatever that is, the snapshot takes its
+    /// place.
+    case installAnew(RunDescriptor?, ManifestHeader, horizon: LogIndex)
     /// The replica is gone.
     case delete
 
@@ -29,9 +32,14 @@ enum ManifestEdit {
     var replacesAll: Bool {
         switch self {
         case .install(_, let base, _, _): base == .zero
-        case .delete: true
+        case .installAnew, .delete: true
         case .create, .add, .replace: false
         }
+    }
+
+    /// What was there is not even looked at.
+    var needsNothing: Bool {
+        if case .installAnew = self { true } else { false }
     }
 
     /// The manifest after the edit; nil when it is deleted.
@@ -43,10 +51,16 @@ enum ManifestEdit {
             guard manifest == nil else { throw conflict("no manifest", "one") }
             return Manifest(header: header)
         }
+        if case .installAnew(let run, let header, let horizon) = self {
+            var manifest = Manifest(header: header)
+            manifest.horizon = horizon
+            manifest.runs = run.map { [$0] } ?? []
+            return manifest
+        }
         guard var manifest else { throw conflict("a manifest", "none") }
         manifest.edits += 1
         switch self {
-        case .create: preconditionFailure("handled above")
+        case .create, .installAnew: preconditionFailure("handled above")
         case .add(let run, let base, let header):
             guard manifest.index == base else { throw conflict("the end at index \(base)", "index \(manifest.index)") }
             try manifest.moveOn(to: header)

@@ -12,8 +12,9 @@ public struct SnapshotProgress: Hashable, Sendable {
     public var records: UInt64
 }
 
-/// Installs a snapshot into a replica that the store has (a new one: `Store.start` it with an empty manifest first; a
-/// damaged one: `remove` it before that). For the store thread; at most one at a time for a replica.
+/// Installs a snapshot into a replica that the store has (a new one: `Store.start` it with an empty manifest first). What
+/// the store has of a damaged one stays until a whole snapshot takes its place. For the store thread; at most one at a time
+/// for a replica.
 ///
 /// What becomes durable, in this order:
 ///
@@ -35,6 +36,8 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
     public let replica: ReplicaID
     private let store: Store<Storage>
     private let run: RunID
+    /// What the store has of the replica can't be read.
+    private let isAnew: Bool
     private var writer: RunWriter
     private var pending = Store<Storage>.PendingChunks()
     /// The sort key behind which the next piece begins; empty: the first.
@@ -47,13 +50,16 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
     /// - Throws: `ManifestConflict` if the snapshot does not fit the replica's manifest: it is not newer, or an increment
     ///   on another base. `DiskError` if the replica is damaged, has too many runs, or the store has no space.
     public init(_ store: Store<Storage>, _ snapshot: SnapshotDescription, replica: ReplicaID) throws {
-        let manifest = try store.current(replica)
-        let edit = ManifestEdit.install(
-            nil, base: snapshot.base, snapshot.header(replica: replica, journal: 0, journalSequence: 0),
-            horizon: snapshot.horizon)
-        _ = try edit.applied(to: manifest, replica: replica)
-        guard snapshot.base == .zero || manifest.runs.count < Manifest.runsMax else {
-            throw DiskError(.misuse, "replica \(replica) has \(manifest.runs.count) runs: merge first")
+        isAnew = snapshot.base == .zero && store.isDamaged(replica)
+        if !isAnew {
+            let manifest = try store.current(replica)
+            let edit = ManifestEdit.install(
+                nil, base: snapshot.base, snapshot.header(replica: replica, journal: 0, journalSequence: 0),
+                horizon: snapshot.horizon)
+            _ = try edit.applied(to: manifest, replica: replica)
+            guard snapshot.base == .zero || manifest.runs.count < Manifest.runsMax else {
+                throw DiskError(.misuse, "replica \(replica) has \(manifest.runs.count) runs: merge first")
+            }
         }
         self.snapshot = snapshot
         self.replica = replica
@@ -125,10 +131,15 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
             }
             let descriptor = writer.finish(from: snapshot.base, to: snapshot.index)
             try store.drain(&writer, &pending, .growth, pace)
-            let edit = ManifestEdit.install(
-                descriptor, base: snapshot.base,
-                snapshot.header(replica: replica, journal: journal, journalSequence: journalSequence),
-                horizon: snapshot.horizon)
+            let header = snapshot.header(replica: replica, journal: journal, journalSequence: journalSequence)
+            // It may have been deleted meanwhile.
+            guard !isAnew || store.isDamaged(replica) else {
+                throw ManifestConflict(replica: replica, expected: "what can't be read of it", found: "none")
+            }
+            let edit: ManifestEdit =
+                isAnew
+                ? .installAnew(descriptor, header, horizon: snapshot.horizon)
+                : .install(descriptor, base: snapshot.base, header, horizon: snapshot.horizon)
             let manifest = try store.commit(pending.chunks, [(replica, edit)])[0]!
             hasEnded = true
             return manifest

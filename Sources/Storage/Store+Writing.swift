@@ -220,6 +220,9 @@ extension Store {
         }
     }
 
+    /// It was found damaged when the store was opened, and nothing has taken its place since.
+    package func isDamaged(_ replica: ReplicaID) -> Bool { state.withLock { $0.damaged[replica] != nil } }
+
     func current(_ replica: ReplicaID) throws -> Manifest {
         if let manifest = manifest(of: replica) { return manifest }
         if let error = state.withLock({ $0.damaged[replica] }) { throw error }
@@ -271,7 +274,8 @@ extension Store {
             var results: [Manifest?] = []
             for (place, (replica, edit)) in edits.enumerated() {
                 let key = Manifest.key(replica)
-                let stored = try writer.withValue(for: key) { $0.map { Bytes(copying: $0) } }
+                let stored =
+                    edit.needsNothing ? nil : try writer.withValue(for: key) { $0.map { Bytes(copying: $0) } }
                 let manifest: Manifest?
                 do {
                     manifest = try stored.map { bytes throws(DiskError) in try Manifest(bytes, replica: replica) }
@@ -313,6 +317,7 @@ extension Store {
                     released.append(run)
                 }
                 state.replicas[replica] = (manifest, runs)
+                state.damaged[replica] = nil
             }
         }
         released.removeAll()

@@ -9,6 +9,7 @@ import HostCore
 import Messages
 import Primitives
 import RPC
+import Recovery
 import Ring
 import StateMachines
 import Storage
@@ -283,6 +284,100 @@ import Testing
                 try await hosts.start(0, loops: 1)
                 #expect(try aside(hosts.path(0)).count == 1)
             }
+        }
+    }
+
+    /// What the log does not say the manifest may, and the map's copy be too old to know.
+    @Test(arguments: [false, true]) func aManifestSaysWhoVotes(isAlone: Bool) async throws {
+        try await withHosts(loops: [1, 1, 1], groups: 1, Self.forgetful) { hosts in
+            try await waitForShortLogs(hosts)
+            await hosts.stopAll()
+            let group = GroupID(1)
+            var map = hosts.map
+            let replica = try #require(map.group(group)?.replica(on: HostID(1)))
+            do {
+                let journal = try Journal(disk: LMDBDisk(directory: hosts.path(0) + "/journal"), formatting: nil)
+                let log = try #require(journal.log(of: replica))
+                let term = log.termRuns.last?.term ?? log.baseTerm
+                _ = try journal.append([.base(group, replica, log.last, term)])
+                let store = try Store(disk: LMDBDisk(directory: hosts.path(0) + "/store"))
+                var header = try #require(store.manifest(of: replica)).header
+                header.index = log.last
+                header.term = term
+                if isAlone { header.configuration = Configuration(voters: [replica]) }
+                try store.checkpoint(Memtable().freeze(), header)
+            }
+            // The map says the contrary of the manifest.
+            if !isAlone {
+                var record = try #require(map.group(group))
+                record.replicas.removeAll { $0.id != replica }
+                record.founders = [replica]
+                record.preferredLeader = replica
+                map.replace(record)
+                try Data(ClusterMapFile.encoded(map).array).write(
+                    to: URL(fileURLWithPath: hosts.path(0) + "/cluster-map"))
+            }
+            try ruin(hosts.path(0) + "/store/data.mdb", table: 3)
+            try mark(hosts.path(0) + "/store")
+            if isAlone {
+                let error = await #expect(throws: HostError.self) { try await hosts.start(0, loops: 1) }
+                #expect(
+                    error?.message.contains("no other host has a copy of group 1") == true,
+                    "\(String(describing: error))")
+                #expect(try aside(hosts.path(0)).isEmpty)
+            } else {
+                try await hosts.start(0, loops: 1)
+                #expect(try aside(hosts.path(0)).count == 1)
+            }
+        }
+    }
+
+    /// The meta group may have been away for long.
+    @Test func aGroupThatNobodyKnowsCountsAsAlone() async throws {
+        try await withHosts(loops: [1, 1, 1], groups: 2, Self.forgetful) { hosts in
+            try await waitForShortLogs(hosts)
+            await hosts.stopAll()
+            var map = hosts.map
+            map.removeGroup(GroupID(2))
+            map.ring = SlotTable(epoch: map.ring.epoch, owners: Array(repeating: GroupID(1), count: Slot.count))
+            try Data(ClusterMapFile.encoded(map).array).write(
+                to: URL(fileURLWithPath: hosts.path(0) + "/cluster-map"))
+            let replica = try #require(hosts.map.group(GroupID(2))?.replica(on: HostID(1)))
+            do {
+                let journal = try Journal(disk: LMDBDisk(directory: hosts.path(0) + "/journal"), formatting: nil)
+                let log = try #require(journal.log(of: replica))
+                _ = try journal.append([
+                    .base(GroupID(2), replica, log.last, log.termRuns.last?.term ?? log.baseTerm)
+                ])
+            }
+            try ruin(hosts.path(0) + "/store/data.mdb")
+            try mark(hosts.path(0) + "/store")
+            let error = await #expect(throws: HostError.self) { try await hosts.start(0, loops: 1) }
+            #expect(
+                error?.message.contains("no other host has a copy of group 2:") == true, "\(String(describing: error))")
+            #expect(try aside(hosts.path(0)).isEmpty)
+        }
+    }
+
+    /// A recovery has to know of it.
+    @Test func aStoreThatWasPutAsideIsReported() async throws {
+        try await withHosts(loops: [1, 1, 1], groups: 1, Self.forgetful) { hosts in
+            try await put(0..<20, on: hosts)
+            await hosts.stopAll()
+            func report() async throws -> Recovery.HostReport {
+                var host: StoppedHost?
+                try await wait(for: "the directory") {
+                    host = try? StoppedHost(directory: hosts.path(0))
+                    return host != nil
+                }
+                return try #require(host).report()
+            }
+            #expect(try await report().storesAside == nil)
+            for number in [12, 7] {
+                try FileManager.default.createDirectory(
+                    atPath: hosts.path(0) + "/store.damaged-\(number)", withIntermediateDirectories: true)
+            }
+            #expect(try await report().storesAside == ["store.damaged-12", "store.damaged-7"])
         }
     }
 

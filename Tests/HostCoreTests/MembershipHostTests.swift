@@ -307,7 +307,8 @@ import Testing
         #expect(trio.hosts[leader].inspection(of: group)?.isEstablished == true)
         trio.hosts[silent].holdsStore = true
         trio.hosts[silent].core.stateDamaged(group: group, "a test says so")
-        try trio.tick(3)
+        try trio.tick(160)
+        #expect(trio.hosts[silent].inspection(of: group)?.isStopped == true)
         try handOver(from: leader, to: .none, token: 3)
         #expect(trio.hosts[sound].inspection(of: group)?.isEstablished == true)
     }

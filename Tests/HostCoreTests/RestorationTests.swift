@@ -154,7 +154,9 @@ import Testing
         host.core.checkpointAll()
         try host.turn()
         host.core.storeDamaged(.merge(GroupID(1), ReplicaID(1)), "a test")
-        try trio.settle()
+        // Nobody gives it a state meanwhile.
+        host.holdsStore = true
+        try trio.tick(200)
         #expect(host.core.leaderCount == before - 1)
         host.put("b", "1", group: GroupID(1), token: 2)
         try trio.settle()

@@ -112,7 +112,7 @@ import Testing
         let host = trio.hosts[follower]
         host.holdsStore = true
         host.core.stateDamaged(group: group, "a test")
-        try trio.tick(20)
+        try trio.tick(160)
         #expect(host.inspection(of: group)?.isStopped == true)
         try write(trio, group, token: 1)
         host.holdsStore = false

@@ -193,4 +193,46 @@ import Testing
         #expect(!ClosedEnvironment.hasNote(path: directory.path))
         #expect(try Environment(path: directory.path).beginRead().count() == 10)
     }
+
+    /// A disk that fails for a moment has lost nothing.
+    @Test(arguments: [0, 1, 3, 4]) func whatCanNotBeReadIsReadAgain(failures: Int) {
+        var left = failures
+        var pauses = 0
+        var bytes: [UInt8] = [0, 0, 0, 0, 0, 0]
+        let (count, number) = bytes.withUnsafeMutableBytes { buffer in
+            PatientRead.fill(buffer, pause: { pauses += 1 }) { rest, done in
+                if done == 4, left > 0 {
+                    left -= 1
+                    return (0, EIO)
+                }
+                rest.copyBytes(from: [UInt8(done + 1), UInt8(done + 2)])
+                return (2, 0)
+            }
+        }
+        #expect(count == (failures < 4 ? 6 : 4) && number == (failures < 4 ? 0 : EIO) && pauses == min(failures, 3))
+        #expect(bytes == (failures < 4 ? [1, 2, 3, 4, 5, 6] : [1, 2, 3, 4, 0, 0]))
+        // Other errors and ends are what they are.
+        let other = bytes.withUnsafeMutableBytes { buffer in
+            PatientRead.fill(buffer, pause: { pauses += 100 }) { _, done in done == 0 ? (1, 0) : (0, ENXIO) }
+        }
+        #expect(other == (1, ENXIO))
+        let end = bytes.withUnsafeMutableBytes { buffer in
+            PatientRead.fill(buffer, pause: { pauses += 100 }) { _, done in done == 0 ? (1, 0) : (0, 0) }
+        }
+        #expect(end == (1, 0) && pauses < 100)
+    }
+
+    /// It may be sound, and what it means is for another program to say; one page of it alone is damage.
+    @Test func aFileOfAnotherVersionOfLMDBIsNotDamaged() throws {
+        let directory = try TemporaryDirectory()
+        try live(directory, seed: 3, rounds: 2) {}
+        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: directory.path + "/data.mdb"))
+        defer { try? handle.close() }
+        for (page, code) in [(0, LMDBError.Code.corrupted), (1, .versionMismatch)] {
+            try handle.seek(toOffset: UInt64(page * 4_096 + 20))
+            try handle.write(contentsOf: Data([2, 0, 0, 0]))
+            let error = #expect(throws: LMDBError.self) { try examine(directory.path) }
+            #expect(error?.code == code, "\(String(describing: error))")
+        }
+    }
 }

@@ -61,10 +61,38 @@ import Testing
     @Test func anOldMessageOfALeaderWithTheSameHistoryIsAcknowledged() {
         var core = follower()
         core.step(append(term: 9, behind: 60, of: 2, entries: [2, 3]))
-        #expect(answers(&core).map(\.index) == [LogIndex(90)])
+        #expect(answers(&core).map(\.index) == [LogIndex(62)])
         core.step(append(term: 9, behind: 89, of: 3, entries: [3, 9]))
         #expect(answers(&core).map(\.index) == [LogIndex(90)] && core.statistics.surprises == 0)
         core.step(append(term: 9, behind: 90, of: 3, entries: [9]))
         #expect(answers(&core).map(\.index) == [LogIndex(91)] && core.term(at: LogIndex(91)) == Term(9))
+    }
+
+    /// Such a leader's first words may be an empty probe where the two are the same still. Who said then how far it has
+    /// committed, would count for entries of that leader which it does not have.
+    @Test func noMoreIsAcknowledgedThanAMessageProves() {
+        for (index, logTerm, entries) in [(61, 2, []), (40, 2, []), (60, 2, [2]), (0, 0, [])]
+            as [(UInt64, UInt64, [UInt64])]
+        {
+            var core = follower()
+            core.step(append(term: 9, behind: index, of: logTerm, entries: entries))
+            let answers = answers(&core)
+            #expect(answers.map(\.index) == [LogIndex(index + UInt64(entries.count))], "behind \(index)")
+            #expect(answers.first?.commit == LogIndex(90) && core.statistics.surprises == 0)
+        }
+    }
+
+    /// Terms do not fall: what is below the base has none above the base's.
+    @Test func belowTheBaseALaterTermIsAnotherHistory() {
+        let start = RaftStart(
+            replica: ReplicaID(2), hardState: HardState(term: Term(3), commit: LogIndex(90)),
+            configuration: Configuration(voters: [1, 2, 3].map { ReplicaID($0) }), base: LogIndex(90),
+            baseTerm: Term(3),
+            last: LogIndex(90), termRuns: [], applied: LogIndex(90))
+        var core = RaftCore(start: start, settings: RaftSettings(), seed: 7)
+        core.step(append(term: 9, behind: 50, of: 2, entries: [2, 3]))
+        #expect(answers(&core).map(\.index) == [LogIndex(52)] && core.statistics.surprises == 0)
+        core.step(append(term: 9, behind: 50, of: 2, entries: [2, 9]))
+        #expect(answers(&core).isEmpty && core.statistics.surprises == 1)
     }
 }

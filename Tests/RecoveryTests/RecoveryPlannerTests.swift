@@ -163,6 +163,24 @@ import Testing
         #expect(needless?.description.contains("group 2 is not lost") == true)
     }
 
+    /// What a host put aside as damaged may be the last that there is of it.
+    @Test func nothingBeginsAnewBesideAStoreThatWasPutAside() throws {
+        let map = clusterMap(hosts: 4, meta: [3, 4], groups: [[1, 2], [3, 4], [1, 4]])
+        var found = reports([3, 4], map)
+        found[1].replicas.removeAll { $0.group == GroupID(3) }
+        func plan() throws -> RecoveryPlan {
+            try RecoveryPlanner.plan(found, cluster: newCluster, acceptEmpty: [GroupID(1), GroupID(3)])
+        }
+        #expect(try plan().groups.map(\.outcome) == [.recovered, .emptied, .kept, .emptied])
+        // Group 1 was never on host 3.
+        found[0].storesAside = ["store.damaged-4"]
+        #expect(try plan().groups.map(\.outcome) == [.recovered, .emptied, .kept, .emptied])
+        found[1].storesAside = ["store.damaged-7"]
+        let error = try #require(refusal { try plan() })
+        #expect(error.code == .refused && error.description.contains("group 3"), "\(error)")
+        #expect(error.description.contains("store.damaged-7") && error.description.contains("host 4"), "\(error)")
+    }
+
     /// A replica without a single entry is nothing to go on from, and one whose journal is damaged neither.
     @Test func whoHasNothingSoundIsNobody() throws {
         let map = clusterMap(hosts: 3, meta: [3], groups: [[1, 2, 3], [1, 2, 3]])

@@ -5,7 +5,7 @@ import LMDB
 import Storage
 
 /// By number: 0 a stray pointer; 1 a page behind the end of the first environment's file; 2 and 3 the same without a
-/// descriptor left; 4 a page behind the end of a file that is no environment's.
+/// descriptor left; 4 a page behind the end of a file that is no environment's; 5 as 1, and nobody reads what is said.
 func fault(directory: String, kind: UInt64) throws {
     Environment.noteFaults()
     var disks: [LMDBDisk] = []
@@ -23,8 +23,18 @@ func fault(directory: String, kind: UInt64) throws {
         _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
         while open("/dev/null", O_RDONLY) >= 0 {}
     }
+    if kind == 5 {
+        var ends: [Int32] = [0, 0]
+        _ = pipe(&ends)
+        let flags = fcntl(ends[1], F_GETFL)
+        _ = fcntl(ends[1], F_SETFL, flags | O_NONBLOCK)
+        while write(ends[1], [UInt8](repeating: 7, count: 4_096), 4_096) > 0 {}
+        while write(ends[1], [7], 1) > 0 {}
+        _ = fcntl(ends[1], F_SETFL, flags)
+        _ = dup2(ends[1], STDERR_FILENO)
+    }
     switch kind {
-    case 1, 3:
+    case 1, 3, 5:
         try disks[0].read { reader in
             try reader.withValue(for: key) { value in
                 _ = truncate("\(directory)/first/data.mdb", 8_192)

@@ -1,6 +1,8 @@
 // A process that ends because of what it read: whose page it was is said and noted, and it ends as it would have.
 
+import Dispatch
 import Foundation
+import Glibc
 import LMDB
 import TestSupport
 import Testing
@@ -17,6 +19,10 @@ import Testing
         let errors = Pipe()
         helper.standardError = errors
         try helper.run()
+        // Else one that hangs would hang this process too.
+        DispatchQueue.global().asyncAfter(deadline: .now() + 30) {
+            if helper.isRunning { kill(helper.processIdentifier, SIGKILL) }
+        }
         let said = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         helper.waitUntilExit()
         let noted = ["first", "second"].filter { ClosedEnvironment.hasNote(path: "\(directory.path)/\($0)") }
@@ -44,5 +50,11 @@ import Testing
     @Test func aPageOfAnotherFileIsNobodys() throws {
         let (signal, said, noted) = try run(4)
         #expect(signal == SIGBUS && noted == [] && said.isEmpty, "\(said)")
+    }
+
+    /// As on a disk that hangs: what is behind it is not waited for.
+    @Test func whoCanNotLeaveANoteEndsAllTheSame() throws {
+        let (signal, said, _) = try run(5)
+        #expect(signal == SIGALRM && said.isEmpty)
     }
 }

@@ -9,3 +9,10 @@ void bifrost_fault_forget(int number);
 
 /// From now on a SIGBUS or SIGSEGV of this process leaves notes before it ends as it would have without. Once.
 void bifrost_fault_install(void);
+
+/// From now on this process has a few seconds to leave a note, and is ended by SIGALRM then: a disk may hang. For a signal
+/// handler, or a process that is about to end; changes what the process does at SIGALRM.
+void bifrost_fault_limit_time(void);
+
+/// The note was left.
+void bifrost_fault_lift_limit(void);
