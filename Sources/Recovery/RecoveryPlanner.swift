@@ -112,6 +112,7 @@ private struct Draft {
                 "no group has lost its quorum: start these hosts as they are, and drain and remove the lost ones")
         }
         let hopeless = standings.filter { !$0.hasQuorum && $0.base == nil }.map(\.record.id)
+        try refuseWithStoresAside(hopeless)
         let refused = hopeless.filter { !acceptEmpty.contains($0) }
         guard refused.isEmpty else {
             let names = refused.map { $0 == .meta ? "meta" : "\($0)" }
@@ -125,7 +126,6 @@ private struct Draft {
             throw RecoveryError(
                 .refused, "group \(group) is not lost: it need not begin anew; leave out --accept-empty for it")
         }
-        try refuseWithStoresAside(hopeless)
         for replica in former.groups.flatMap(\.replicas) { load[replica.host, default: 0] += 1 }
         for standing in standings {
             // The meta group's state names the cluster, and that changes: it is written to in any case.

@@ -176,9 +176,13 @@ import Testing
         found[0].storesAside = ["store.damaged-4"]
         #expect(try plan().groups.map(\.outcome) == [.recovered, .emptied, .kept, .emptied])
         found[1].storesAside = ["store.damaged-7"]
-        let error = try #require(refusal { try plan() })
-        #expect(error.code == .refused && error.description.contains("group 3"), "\(error)")
-        #expect(error.description.contains("store.damaged-7") && error.description.contains("host 4"), "\(error)")
+        // Who has not asked for it is told so first.
+        for accepted in [[GroupID(1), GroupID(3)], []] as [Set<GroupID>] {
+            let error = try #require(
+                refusal { try RecoveryPlanner.plan(found, cluster: newCluster, acceptEmpty: accepted) })
+            #expect(error.code == .refused && error.description.contains("group 3"), "\(error)")
+            #expect(error.description.contains("store.damaged-7") && error.description.contains("host 4"), "\(error)")
+        }
     }
 
     /// A replica without a single entry is nothing to go on from, and one whose journal is damaged neither.
