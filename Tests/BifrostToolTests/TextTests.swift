@@ -217,7 +217,8 @@ import Testing
     @Test(arguments: [1, 3, 40]) func aRingIsDrawn(groups: Int) throws {
         let hosts = (1...3).map { number in
             HostRecord(
-                id: HostID(UInt64(number)), name: "", address: "h<\(number):1", zone: "", incarnation: .none
+                id: HostID(UInt64(number)), name: "", address: "h<\(number):1", zone: "",
+                incarnation: Incarnation(rawValue: UInt64(number))
             )
         }
         let map = try Planner.firstMap(
