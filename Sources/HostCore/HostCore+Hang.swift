@@ -57,11 +57,12 @@ extension HostCore {
         return canDoWithout(replica) { replica.core.progress(of: $0).map { $0.match > stable } ?? false }
     }
 
-    /// The other voters that are heard are a majority of each half of the configuration, as far as they count.
+    /// The other voters that are heard are a majority of each half of the configuration, as far as they count. A connection
+    /// alone says nothing: that its other end is gone is noticed up to 40 s later.
     func canDoWithout(_ replica: Replica, counting: (ReplicaID) -> Bool = { _ in true }) -> Bool {
         let configuration = replica.withCore { $0.configuration }
         func isEnough(_ voters: [ReplicaID]) -> Bool {
-            let there = voters.count { $0 != replica.id && isHeard($0, of: replica) && counting($0) }
+            let there = voters.count { $0 != replica.id && isHeardNow($0, of: replica) && counting($0) }
             return voters.isEmpty || there * 2 > voters.count
         }
         return isEnough(configuration.voters) && isEnough(configuration.outgoing)

@@ -78,6 +78,7 @@ extension HostCore {
             peer.lastFollowedTick = nil
             peer.followingPoll = nil
             peer.wasFollowed = false
+            peer.lastHeardTick = nil
             peer.nextHeartbeat = nil
             forgetAsked(peer)
             suspectIfSilent(peer)

@@ -103,6 +103,12 @@ extension HostCore {
         return peer.isConnected && !peer.silent.names(member, of: replica.group)
     }
 
+    /// The same, and something came from its host just now.
+    func isHeardNow(_ member: ReplicaID, of replica: Replica) -> Bool {
+        guard isHeard(member, of: replica), let host = replica.host(of: member) else { return false }
+        return isFresh(peer(host)?.lastHeardTick)
+    }
+
     /// A leader rests: who is absent is not taken for alive because it was heard before. Nobody checks its quorum any more,
     /// and a change of members would wait for the dead for good, whom `RaftCore.change` would have let through.
     func forgetAbsentMembers(of replica: Replica) {

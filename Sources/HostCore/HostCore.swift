@@ -72,6 +72,8 @@ public final class HostCore {
         var silentElsewhere: [SilentReplica] = []
         /// Loop 0: the heartbeat that is being compared with what all loops follow there, and the newest one since.
         var followingPoll: LoopPoll?
+        /// A heartbeat came, or the answer to one, whatever it said.
+        var lastHeardTick: UInt64?
         /// Loop 0: the last heartbeat that was compared agreed.
         var wasFollowed = false
         var comparedHeartbeat: HostHeartbeat?

@@ -263,6 +263,7 @@ extension HostCore {
     }
 
     private func accept(_ verdict: HeartbeatVerdict, of peer: Peer) {
+        peer.lastHeardTick = tickCount
         switch verdict {
         case .followed:
             peer.lastFollowedTick = tickCount

@@ -62,6 +62,27 @@ import Testing
         #expect(host.core.replicaStatuses().contains { $0.problem.contains("until the others can do without it") })
     }
 
+    /// A connection to a host that is gone stands for up to 40 s: who is not heard on it does not count, from the beginning
+    /// or from the middle of a trial on.
+    @Test(arguments: [0, 30, 70]) func whoIsConnectedAndSaysNothingDoesNotCount(ticks: Int) throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        let (place, other) = ((leader + 1) % 3, (leader + 2) % 3)
+        try put(trio, "a", token: 1)
+        trio.hosts[place].core.stateDamaged(group: group, "a test")
+        try trio.tick(ticks)
+        // Without a word to the others.
+        trio.isCut.insert(other)
+        var still = 0
+        for _ in 0..<800 {
+            try trio.tick()
+            still = isStopped(trio, place) ? still + 1 : 0
+            #expect(still < 80)
+        }
+        #expect(!isStopped(trio, place))
+        try put(trio, "b", token: 2)
+    }
+
     /// One that is impaired gets its state from here first; then another can lead, and this one is mended.
     @Test func whoIsSuppliedFromHereDoesNotCount() throws {
         let trio = try crippled([1])
