@@ -412,7 +412,8 @@ final class SimulatedHost {
     var activeCount: Int { loops.reduce(0) { $0 + $1.core.activeCount } }
 
     func inspection(of group: GroupID) -> ReplicaInspection? {
-        isRunning ? loop(of: group).core.inspection(of: group) : nil
+        // A start that failed a rule has no loops.
+        isRunning && !loops.isEmpty ? loop(of: group).core.inspection(of: group) : nil
     }
 
     /// Of all replicas that it has.

@@ -53,6 +53,8 @@ final class SimulatedOperator {
     // MARK: What is asked for
 
     private func act() {
+        // Hosts that are empty are few: the rest of the draws would let most of them come back first.
+        if below(2) == 0, removeHost() { return }
         if map.featureLevel < FeatureLevel.current, below(4) == 0 { return raiseLevel() }
         guard let group = any(map.groups) else { return }
         let active = map.hosts.filter { $0.state == .active }
@@ -105,9 +107,9 @@ final class SimulatedOperator {
 
     private func drainOrNot(_ active: [HostRecord]) {
         let draining = map.hosts.filter { $0.state == .draining }
-        if below(2) == 0, removeHost() { return }
+        if removeHost() { return }
         // Somebody has to take what leaves.
-        if below(4) == 0 || active.count < 4, let host = any(draining) {
+        if below(8) == 0 || active.count < 4, let host = any(draining) {
             submit(.setHostState(host.id, .active))
         } else if active.count >= 4, draining.count < 2,
             // One that was registered and does not know it yet would ask again when it is gone, and get another id.

@@ -198,7 +198,8 @@ extension IntegrationTests {
                 func run(_ words: String...) async throws -> ChildProcess.Result {
                     try await place.local.command(words)
                 }
-                try await run("help", "nosuch").expect(64, saying: "there is no command 'nosuch'", "serve, dev, init, put")
+                try await run("help", "nosuch").expect(
+                    64, saying: "there is no command 'nosuch'", "serve, dev, init, put")
                 try await run("help", "stats").expect(64, saying: "did you mean 'status'?")
                 try await run("help", "ring", "shwo").expect(64, saying: "did you mean 'ring show'?")
                 try await run("ring", "shwo").expect(64, saying: "there is no command 'ring shwo'")

@@ -188,7 +188,8 @@ extension IntegrationTests {
                 func run(_ words: String...) async throws -> ChildProcess.Result {
                     try await place.local.command(words)
                 }
-                try await run("frobnicate").expect(64, saying: "there is no command 'frobnicate'", "serve, dev, init, put")
+                try await run("frobnicate").expect(
+                    64, saying: "there is no command 'frobnicate'", "serve, dev, init, put")
                 try await run("put", "-k", "v").expect(64, saying: "'-k' is taken", "behind --", "bifrost put --help")
                 try await run("put", "k", "-5").expect(64, saying: "'-5' is taken", "behind --")
                 try await run("serve", "--directory", "").expect(64, saying: "--directory is empty")
