@@ -49,7 +49,19 @@ package struct RingPicture {
     /// Neighbours in the list are far apart in hue, by the golden angle.
     private static func colour(_ number: Int) -> String {
         let hue = (Double(number) * 137.508).truncatingRemainder(dividingBy: 360)
-        return "hsl(\(fixed(hue)), 62%, \(number % 2 == 0 ? 52 : 64)%)"
+        return hex(hue, lightness: number % 2 == 0 ? 0.52 : 0.64)
+    }
+
+    /// Not every viewer knows the other ways to name a colour.
+    private static func hex(_ hue: Double, lightness: Double) -> String {
+        let chroma = 0.62 * min(lightness, 1 - lightness)
+        let parts = [0.0, 8, 4].map { offset in
+            let place = (offset + hue / 30).truncatingRemainder(dividingBy: 12)
+            let part = lightness - chroma * max(-1, min(place - 3, 9 - place, 1))
+            let byte = Int((255 * part).rounded())
+            return (byte < 16 ? "0" : "") + String(byte, radix: 16)
+        }
+        return "#" + parts.joined()
     }
 
     /// A whole document: it can be a file of its own or stand in HTML.
