@@ -115,6 +115,34 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aClusterToProgramAgainstKeepsItsData() async throws {
+            try await withHosts(0) { place in
+                let port = try LocalCluster.freePorts(1)[0]
+                let directory = place.directory + "/dev"
+                let words = ["--hosts", "1", "--port", "\(port)", "--directory", directory]
+                for (round, groups) in [["--groups", "2"], []].enumerated() {
+                    let output = place.directory + "/dev-\(round).out"
+                    let dev = try ChildProcess(
+                        place.local.executable, ["dev"] + words + groups, output: .file(output))
+                    let end = ContinuousClock.now + .seconds(20)
+                    while ContinuousClock.now < end,
+                        (try? String(contentsOfFile: output, encoding: .utf8))?.isEmpty ?? true
+                    {
+                        try await Task.sleep(for: .milliseconds(20))
+                    }
+                    let said = try String(contentsOfFile: output, encoding: .utf8)
+                    #expect(said == "serving 127.0.0.1:\(port) directory \(directory)\n")
+                    func run(_ words: String...) async throws -> ChildProcess.Result {
+                        try await place.local.command(words + ["--connect", "127.0.0.1:\(port)"])
+                    }
+                    if round == 0 { try await run("put", "k", "v").expect(0) }
+                    #expect(try await run("get", "k").text == "v")
+                    dev.send(SIGINT)
+                    #expect(dev.waitForEnd(secondsMax: 20) && dev.ending == .exit(0))
+                }
+            }
+        }
+
         private func everyResultIsOneObject(_ cluster: TestCluster) async throws {
             let put = try await cluster.bifrost("put", "--json", "a", "1").json()
             #expect(put["key"] as? String == "a" && put["revision"] is Int && put["group"] is Int)

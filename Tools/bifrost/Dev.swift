@@ -31,8 +31,8 @@ struct Dev: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Hosts, 1 to 9. The same at each run.", valueName: "count"))
     var hosts = 3
 
-    @Option(help: ArgumentHelp("Groups of a new cluster.", valueName: "count"))
-    var groups = 16
+    @Option(help: ArgumentHelp("Groups of a new cluster. (default: 16)", valueName: "count"))
+    var groups: Int?
 
     @Option(help: ArgumentHelp("The first host's port; the others follow it.", valueName: "port"))
     var port = 7_001
@@ -52,8 +52,8 @@ struct Dev: AsyncParsableCommand {
     func validate() throws {
         guard !directory.isEmpty else { throw ValidationError("--directory is empty: name one for the data") }
         guard (1...9).contains(hosts) else { throw ValidationError("--hosts is 1 to 9, not \(hosts)") }
-        guard (1..<ClusterMap.groupsMax).contains(groups) else {
-            throw ValidationError("--groups is 1 to \(ClusterMap.groupsMax - 1), not \(groups)")
+        guard (1..<ClusterMap.groupsMax).contains(groups ?? 1) else {
+            throw ValidationError("--groups is 1 to \(ClusterMap.groupsMax - 1), not \(groups ?? 0)")
         }
         guard port >= 1, port + hosts - 1 <= 65_535 else {
             throw ValidationError("--port is 1 to \(65_536 - hosts) for \(HumanText.count(hosts, "host")), not \(port)")
@@ -67,9 +67,10 @@ struct Dev: AsyncParsableCommand {
         defer { cluster.dispose(keepDirectory: true) }
         do {
             try cluster.startAll()
-            try await cluster.run([
-                "init", "--hosts", cluster.addresses, "--groups", "\(groups)", "--replicas", "\(min(hosts, 3))",
-            ])
+            // One that is there may have another number of groups.
+            try await cluster.run(
+                ["init", "--hosts", cluster.addresses, "--replicas", "\(min(hosts, 3))"]
+                    + (groups.map { ["--groups", "\($0)"] } ?? []))
         } catch {
             let words = cluster.hosts.flatMap(\.lastWords)
             cluster.dispose(keepDirectory: true)
