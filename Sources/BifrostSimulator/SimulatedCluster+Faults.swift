@@ -151,6 +151,8 @@ extension SimulatedCluster {
             host.storeDisk.wipe()
         case 2:
             note("host %h loses its journal", UInt64(host.place))
+            // Nor does anything with the store gone, in a host that did not start since.
+            if host.storeDisk.contents().isEmpty { return host.lose() }
             crash(host.place)
             host.journalDisk.wipe()
             host.journalName = world.random.next() | 1

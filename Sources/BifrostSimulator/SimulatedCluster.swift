@@ -178,11 +178,6 @@ public final class SimulatedCluster {
 
     // MARK: State
 
-    /// Its state was damaged: it stands still until it has another's, which may take longer than an election.
-    private func isBeingMended(_ replica: ReplicaInspection, of group: GroupRecord) -> Bool {
-        replica.isStopped && group.host(of: replica.replica).map { hosts[place(of: $0)].isRotten } ?? false
-    }
-
     /// Every group has one leader with a committed entry of its term, and all members on sound hosts follow it.
     var hasLeaders: Bool {
         map.groups.allSatisfy { group in
@@ -191,9 +186,7 @@ public final class SimulatedCluster {
             guard group.isSettled else { return true }
             let sound = soundInspections(of: group)
             return sound.count >= group.replicas.count(where: { !hosts[place(of: $0.host)].isRotten })
-                && sound.allSatisfy {
-                    $0.term == leader.term && $0.leader == leader.replica || isBeingMended($0, of: group)
-                }
+                && sound.allSatisfy { $0.term == leader.term && $0.leader == leader.replica }
         }
     }
 

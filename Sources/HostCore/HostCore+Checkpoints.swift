@@ -164,6 +164,8 @@ extension HostCore {
 
     private func storeWorkDue(_ replica: Replica) -> StoreWork? {
         guard replica.stopped == nil, replica.impairment == nil else { return nil }
+        // The state that comes is not to be older than what is on disk when it is there.
+        guard !replica.isStateDamaged || replica.snapshots.intake == nil else { return nil }
         // Merging comes first where runs have piled up: a store that can't keep up must not end with more than a
         // manifest may name. A checkpoint that met damage keeps its frozen memtable until it is tried again.
         let mayMerge = !replica.isMerging && replica.mergeTick == nil
@@ -289,7 +291,7 @@ extension HostCore {
             checkpointsUnderWay -= 1
             group = its
             guard let replica = replica(of: its) else { return }
-            if replica.stopped != nil && replica.stillSeconds == nil || replica.impairment != nil {
+            if replica.stopped != nil || replica.impairment != nil {
                 replica.checkpoint = nil
             } else if replica.checkpoint != nil {
                 replica.checkpoint?.isUnderWay = false

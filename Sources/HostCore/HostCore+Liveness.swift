@@ -151,8 +151,13 @@ extension HostCore {
             overloads += 1
             return
         }
-        // It would stand when there is space again, or when its disk answers, whoever leads then.
-        if message.kind == .timeoutNow, space == .out || isJournalHung { return }
+        // It would stand when there is space again, or when its disk answers, whoever leads then. And who gets another's
+        // state would begin to fetch it anew.
+        if message.kind == .timeoutNow,
+            space == .out || isJournalHung || replica.isStateDamaged && replica.snapshots.intake != nil
+        {
+            return
+        }
         // A member that no map here has yet: it counts among those that are led from now on, as it counts itself.
         if replica.hasMetStranger {
             replica.hasMetStranger = false

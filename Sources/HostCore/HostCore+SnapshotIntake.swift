@@ -57,7 +57,10 @@ extension HostCore {
     }
 
     private func begin(_ replica: Replica) {
-        guard replica.checkpoint == nil, intakesOpen < settings.snapshotsMax, space < .out,
+        // What is frozen and can't be written for damage stays for reads until the other state is there.
+        let isInVain = replica.isStateDamaged && replica.checkpointTick != nil
+        guard replica.checkpoint == nil || isInVain && replica.checkpoint?.isUnderWay == false, isStateOfUse(replica),
+            intakesOpen < settings.snapshotsMax, space < .out,
             let source = source(replica)
         else { return }
         intakesOpen += 1
@@ -94,9 +97,14 @@ extension HostCore {
             replica, to: intake.from)
     }
 
+    /// One that met damage asks for a whole state, some seconds later and when it follows. What it has is no base any more.
+    private func isStateOfUse(_ replica: Replica) -> Bool {
+        replica.isStateDamaged ? replica.role != .leader : replica.damage == nil
+    }
+
     /// What was found to be damaged meanwhile is no base, who leads has all, and an index that was applied is no news.
     private func mayGoOn(_ replica: Replica) -> Bool {
-        guard let intake = replica.snapshots.intake else { return false }
+        guard let intake = replica.snapshots.intake, isStateOfUse(replica) else { return false }
         if replica.isStateDamaged { return intake.base == .zero }
         return replica.role != .leader && (intake.number == 0 || intake.index >= leastIndex(replica))
     }
@@ -154,7 +162,7 @@ extension HostCore {
     }
 
     /// What is in the store of it is deleted there.
-    private func giveUp(_ replica: Replica, for ticks: UInt64) {
+    func giveUp(_ replica: Replica, for ticks: UInt64) {
         guard let intake = replica.snapshots.intake else { return }
         if intake.number != 0 {
             effects.storeJobs.append(.dropSnapshot(replica.group, replica.id))
@@ -233,10 +241,12 @@ extension HostCore {
         precondition(replica.lastTicket <= doneTicket, "a replica begins again with all that it wrote")
         if let intake = replica.snapshots.intake { say(.done(snapshot: intake.number), replica, to: intake.from) }
         end(replica)
+        // What is given away of the old state would come upon its damage again.
+        if replica.damage != nil { closeSupplies(of: replica) }
         replica.stopped = nil
         replica.isStateDamaged = false
         replica.damage = nil
-        replica.stillSeconds = nil
+        replica.checkpoint = nil
         replica.freshAt = nil
         replica.impairment = Self.impairment(plan, replica.core) ?? (replica.isLogDamaged ? Self.logDamaged : nil)
         replica.isMute = plan.isMute || replica.isLogDamaged

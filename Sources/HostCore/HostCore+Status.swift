@@ -59,7 +59,7 @@ extension HostCore {
         status.problem =
             replica.stopped ?? replica.impairment
             ?? replica.damage.map {
-                "its state on disk is damaged, and it goes on until the others can do without it: \($0)"
+                "its state on disk is damaged, and it goes on until it has another member's: \($0)"
             } ?? ""
         if let intake = replica.snapshots.intake, intake.number != 0 {
             let text =

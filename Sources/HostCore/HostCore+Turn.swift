@@ -276,8 +276,12 @@ extension HostCore {
 
 extension Replica {
     /// Apply pauses: the live memtable is full while an older one is on its way to the disk, or has to wait because
-    /// merges do not keep up with the runs.
+    /// merges do not keep up with the runs. What is applied while no checkpoint may be written is read again from the
+    /// journal, all at once, when another's state has come.
     func isFull(_ settings: HostSettings) -> Bool {
+        if isStateDamaged, snapshots.intake != nil, appliedBytesSinceCheckpoint >= 4 * settings.memtableBytesMax {
+            return true
+        }
         guard checkpoint == nil else {
             return max(memtable.distinctBytes, memtable.arenaBytes) >= settings.memtableBytesMax
         }

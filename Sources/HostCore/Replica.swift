@@ -123,12 +123,10 @@ final class Replica {
     var isSnapshotting = false
     /// What it has on disk can't be read: it needs a whole state of another.
     var isStateDamaged = false
-    /// The same, in words, as long as the others can't do without it, or have to show that they can.
+    /// What it met of that, in words. A leader's state is fetched when another leads.
     var damage: String?
-    /// For so many seconds they could; below zero: before that counts.
-    var dispensableSeconds = 0
-    /// It says nothing, on trial, for so many seconds.
-    var stillSeconds: Int?
+    /// For so many seconds it has followed somebody since.
+    var followingSeconds = 0
     /// As a leader it asks another one to lead in so many seconds, and so many after that again.
     var handOverSeconds = 0
     var handOverPauseSeconds = 0

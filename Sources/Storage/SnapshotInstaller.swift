@@ -26,7 +26,7 @@ public struct SnapshotProgress: Hashable, Sendable {
 ///
 /// A restart between 2 and 3 finds a manifest that the log does not lead to, and makes up for 3 by the same rule
 /// (`ReplicaStartPlan` in HostCore). For that to be safe, the caller refuses a snapshot below the log's base or at or
-/// below the applied index, and gives `finish` a commit of the journal that is durable.
+/// below the applied index (of a damaged state: below its manifest), and gives `finish` a commit of the journal that is durable.
 ///
 /// While it goes on, the replica's reads and merges do too. A checkpoint of the replica makes an increment fail: the
 /// caller holds it back. After `finish` the replica's memtables are void: what they have is in the snapshot.

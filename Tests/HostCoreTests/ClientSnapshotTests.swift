@@ -200,6 +200,27 @@ import Testing
         #expect(trio.hosts[leader].isDone(900) && trio.hosts[leader].isDone(901))
     }
 
+    /// Its runs have the damage that this replica just got rid of.
+    @Test func aCopyOfADamagedStateEndsWithIt() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let host = trio.hosts[(leader + 1) % 3]
+        try write(trio, 1...40, at: leader)
+        ask(host, token: 900)
+        try trio.tick(20)
+        let answer = try piece(host, 900)
+        #expect(!answer.isLast)
+        var reader = ByteReader(answer.description)
+        let records = try ReceivedPiece(answer.piece, of: SnapshotDescription(from: &reader)).records
+        host.core.stateDamaged(group: group, "a test")
+        func isMended() -> Bool { host.notices.contains { $0.contains("goes on from a snapshot") } }
+        for _ in 0..<200 where !isMended() { try trio.tick() }
+        #expect(isMended())
+        ask(host, after: try #require(records.last).key, token: 901)
+        try trio.tick(20)
+        #expect(host.refusal(901) != nil, "\(String(describing: host.answer(901)))")
+    }
+
     /// Lets the reads that are held go on by one slice.
     private func slice(_ trio: Trio, _ host: TestHost) throws {
         host.holdsSnapshotReads = false

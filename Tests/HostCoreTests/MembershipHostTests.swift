@@ -305,9 +305,8 @@ import Testing
         try handOver(from: leader, to: replica(trio, on: sound), token: 1)
         try handOver(from: sound, to: replica(trio, on: leader), token: 2)
         #expect(trio.hosts[leader].inspection(of: group)?.isEstablished == true)
-        trio.hosts[silent].holdsStore = true
-        trio.hosts[silent].core.stateDamaged(group: group, "a test says so")
-        try trio.tick(160)
+        trio.hosts[silent].core.journalDamaged(group: group, "a test says so")
+        try trio.tick(6)
         #expect(trio.hosts[silent].inspection(of: group)?.isStopped == true)
         try handOver(from: leader, to: .none, token: 3)
         #expect(trio.hosts[sound].inspection(of: group)?.isEstablished == true)

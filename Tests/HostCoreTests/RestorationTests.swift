@@ -142,9 +142,9 @@ import Testing
         #expect(try restored(birth(50), journal, new).plan.isMute)
     }
 
-    /// What the store's thread says of a merge that met damage (`StoreWriterTests`) ends one replica's work, not the
-    /// host's.
-    @Test func aReplicaWhoseStateIsDamagedStandsStillAndTheOthersGoOn() throws {
+    /// What the store's thread says of a merge that met damage (`StoreWriterTests`) ends no host: another leads, and the
+    /// replica goes on.
+    @Test func aReplicaWhoseStateIsDamagedHandsOverAndGoesOn() throws {
         let trio = try Trio()
         let host = trio.hosts[try trio.leader()]
         host.put("a", "1", group: GroupID(1), token: 1)
@@ -158,12 +158,13 @@ import Testing
         host.holdsStore = true
         try trio.tick(200)
         #expect(host.core.leaderCount == before - 1)
-        host.put("b", "1", group: GroupID(1), token: 2)
+        let leader = trio.hosts[try trio.leader()]
+        leader.put("b", "2", group: GroupID(1), token: 2)
         try trio.settle()
-        guard case .unavailable(let why)? = host.refusal(2) else {
-            Issue.record("\(String(describing: host.refusal(2)))")
-            return
-        }
-        #expect(why.contains("damaged"))
+        #expect(leader.isDone(2))
+        host.get("b", group: GroupID(1), .local, token: 3)
+        try trio.tick(10)
+        #expect(host.isDone(3) && host.inspection(of: GroupID(1))?.isStopped == false)
+        #expect(host.core.replicaStatuses().contains { $0.problem.contains("its state on disk is damaged") })
     }
 }

@@ -154,6 +154,26 @@ import Testing
         #expect(now?.isStopped == true && now?.isInstalling == false && now?.isLogDamaged == true)
     }
 
+    /// What comes then leaves out what it should have had: a whole state has to take its place.
+    @Test func anIncrementMendsNoDamage() throws {
+        let trio = try trio()
+        let leader = try trio.leader()
+        let away = (leader + 1) % 3
+        let host = trio.hosts[away]
+        try write(trio, 1...30, value: String(repeating: "old", count: 40), at: leader)
+        try leaveBehind(trio, away, by: leader)
+        let words = Words(trio)
+        trio.join(away)
+        for _ in 0..<100 where words.pieces.isEmpty { try trio.tick() }
+        #expect(try #require(words.fetches.first).base > .zero)
+        host.core.stateDamaged(group: group, "a test")
+        for _ in 0..<400 where installed(trio, at: away) == 0 { try trio.tick() }
+        #expect(installed(trio, at: away) == 1 && words.fetches.last?.base == .zero)
+        try trio.tick(100)
+        try expectEqual(trio)
+        #expect(host.core.replicaStatuses().allSatisfy { $0.problem.isEmpty })
+    }
+
     /// A state that takes long to look through is looked through once, however often it is asked for meanwhile.
     @Test func aFirstPieceThatTakesLongIsNotBegunAnew() throws {
         let trio = try trio()
@@ -222,7 +242,7 @@ import Testing
             try trio.hosts[other].turn()
         }
         try trio.tick(160)
-        #expect(trio.hosts[other].notices.contains { $0.contains("its state on disk is damaged") })
+        #expect(trio.hosts[other].notices.contains { $0.contains("has on disk of its state is damaged") })
         #expect(installed(trio, at: other) == 0 && installed(trio, at: away) == 0)
         trio.cut(away)
         try trio.tick(12 * 20)
@@ -247,7 +267,7 @@ import Testing
             try trio.tick()
         }
         try trio.tick(600)
-        #expect(trio.hosts[place].notices.contains { $0.contains("its state on disk is damaged") })
+        #expect(trio.hosts[place].notices.contains { $0.contains("has on disk of its state is damaged") })
         try expectEqual(trio)
         #expect(installed(trio, at: place) >= 1)
         for key in 1...60 {

@@ -147,7 +147,7 @@ import Testing
         try trio.tick(60)
         #expect(trio.hosts[heir].inspection(of: group)?.role == .leader)
         #expect(
-            !leader.isDone(2) && leader.notices.contains { $0.contains("it stands still as soon as the others can") })
+            !leader.isDone(2) && leader.notices.contains { $0.contains("it gets another member's") })
         trio.hosts[heir].put("{t}l", "3", group: group, token: 3)
         try trio.tick(20)
         #expect(trio.hosts[heir].isDone(3), "it votes and acknowledges")
