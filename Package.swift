@@ -38,7 +38,9 @@ let parts: [Part] = [
     Part(name: "RaftCore", needs: ["Primitives"], products: ["swift-collections/DequeModule"]),
     Part(name: "Ring", needs: ["Primitives"]),
     Part(name: "Messages", needs: ["Primitives", "Ring"]),
-    Part(name: "StateMachines", needs: ["Primitives", "Ring", "Messages"]),
+    Part(
+        name: "StateMachines", needs: ["Primitives", "Ring", "Messages"],
+        products: ["swift-collections/DequeModule"]),
     Part(name: "CLMDB", kind: .lmdb),
     Part(name: "CFaultNote", kind: .c),
     Part(name: "LMDB", needs: ["CLMDB", "CFaultNote"]),

@@ -65,6 +65,12 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     private var isTurnScheduled = false
     private var isTickScheduled = false
     private var isClosed = false
+    /// After `isClosed`: the connections are closed, too.
+    private var hasEnded = false
+    /// The calls that end this client's sessions, while they are waited for.
+    private var sessionCalls: Set<CallID> = []
+    private var endTask: Scheduled<Void>?
+    private var closeWaiters: [() -> Void] = []
     /// Seeds that said in a row that they belong to no cluster.
     private var notInitialisedCount = 0
     private var lastConnectFailure: RPCError?
@@ -72,6 +78,10 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     /// How long the first map waits for other seeds. Hosts that live say who they are much sooner.
     private static let seedsMilliseconds: Int64 = 100
+
+    /// How long the end of this client's sessions is waited for when it is closed. One that is left behind ends by
+    /// itself.
+    private static let sessionsMilliseconds: Int64 = 100
 
     /// Turns within one call of `runTurn`; a completion that always submits again goes on after other work of the loop.
     private static let roundsMax = 8
@@ -197,21 +207,46 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         return links.first { $0.id == host }?.connection
     }
 
-    /// Ends all operations and connections.
-    package func close() {
+    /// Ends all operations at once, and the connections as soon as the groups know that this client's sessions are
+    /// over, or after 100 ms. Calls back then.
+    package func close(_ closed: @escaping () -> Void = {}) {
         eventLoop.preconditionInEventLoop()
+        guard !hasEnded else { return closed() }
+        closeWaiters.append(closed)
         guard !isClosed else { return }
         isClosed = true
         router.close(into: &effects)
+        // Hosts do it also when nobody waits any more.
+        let deadline = RPCClock.now() + UInt64(Self.sessionsMilliseconds) * 100_000_000
+        sessionCalls = Set(router.closeSessions(deadline: deadline, into: &effects))
         runTurn()
+        let waiters = mapWaiters
+        mapWaiters = []
+        for waiter in waiters { waiter.resume(.failure(BifrostError(.closed, "the client is closed"))) }
+        guard !sessionCalls.isEmpty else { return end() }
+        endTask = eventLoop.scheduleTask(in: .milliseconds(Self.sessionsMilliseconds)) { [self] in end() }
+    }
+
+    private func sessionCallEnded(_ call: CallID) {
+        guard sessionCalls.remove(call) != nil, sessionCalls.isEmpty else { return }
+        // Not out of what a connection is just doing.
+        eventLoop.execute { [self] in end() }
+    }
+
+    private func end() {
+        guard !hasEnded else { return }
+        hasEnded = true
+        sessionCalls = []
+        endTask?.cancel()
+        endTask = nil
         let all = seeds + links.map(\.connection)
         sources = [:]
         seeds = []
         links = []
         for connection in all { connection.close() }
-        let waiters = mapWaiters
-        mapWaiters = []
-        for waiter in waiters { waiter.resume(.failure(BifrostError(.closed, "the client is closed"))) }
+        let waiters = closeWaiters
+        closeWaiters = []
+        for closed in waiters { closed() }
     }
 
     // MARK: turns
@@ -292,6 +327,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     private func transmit(_ send: ClientSend) {
         guard let index = links.firstIndex(where: { $0.id == send.host }) else {
+            sessionCallEnded(send.call)
             return router.callFailed(send.call, .notSent, now: turnNow, into: &effects)
         }
         let connection = links[index].connection
@@ -303,7 +339,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
                     service: ServiceNumber.data, method: DataMethod.execute, deadline: send.deadline, tag: tag
                 ) { writer in
                     ExecuteRequest.encodeHeader(group: send.group, epoch: send.epoch, slot: send.slot, into: &writer)
-                    writer.write(send.payload)
+                    send.encodeCommand(into: &writer)
                 }
             case .query:
                 try connection.call(
@@ -321,6 +357,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
                     tag: tag)
             }
         } catch {
+            sessionCallEnded(send.call)
             router.callFailed(send.call, CallFailure(error), now: turnNow, into: &effects)
         }
     }
@@ -495,6 +532,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     package func completed(_ connection: RPCConnection, tag: UInt64, _ result: Result<Bytes, RPCError>) {
         let call = CallID(rawValue: tag)
+        if isClosed { sessionCallEnded(call) }
         switch result {
         case .success(let bytes):
             // One look at the clock for all answers of a read; `readComplete` follows.

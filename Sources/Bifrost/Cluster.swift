@@ -65,12 +65,12 @@ public final class Cluster: Sendable {
         return cluster
     }
 
-    /// Ends all operations, those under way with `closed` or `outcomeUnknown`, and all connections.
+    /// Ends all operations, those under way with `closed` or `outcomeUnknown`, and all connections. Tells the hosts
+    /// that this client's sessions are over, and waits for their answers for 100 ms at the longest.
     public func close() async {
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             loop.eventLoop.execute { [loop] in
-                loop.close()
-                continuation.resume()
+                loop.close { continuation.resume() }
             }
         }
     }

@@ -104,6 +104,9 @@ final class Invariants {
                         }
                     }
                     let mark = EntryMark(entry, after: model.written.marks.last, configuration: configuration)
+                    if let last = model.written.marks.last, mark.logTime < last.logTime {
+                        return fail("log time never falls", model, "\(mark.logTime) after \(last.logTime) in its log")
+                    }
                     model.written.marks.append(mark)
                     if !group.entries.insert(mark, at: entry.index) {
                         return fail(
@@ -423,7 +426,9 @@ final class Invariants {
 
     /// A host answers a client's call by what stands in the log up to `index`: there and then all of it is durable on a
     /// majority, and the entry is the command's, if it was one.
-    func answered(_ host: SimulatedHost, _ call: SimulatedCall, _ index: LogIndex) {
+    ///
+    /// - Parameter answer: a hash of it.
+    func answered(_ host: SimulatedHost, _ call: SimulatedCall, _ index: LogIndex, _ answer: UInt64) {
         // Leadership is handed over by no entry.
         if call.group == nil, call.answered != nil { return }
         let group = call.group.map { groups[Int($0.rawValue)] }
@@ -441,9 +446,16 @@ final class Invariants {
         if !group.isDurable(mark, at: index), isWanted(model.group) {
             fail("answered is durable", model, "answers by entry \(index), which is durable on no majority")
         }
-        if let command = call.command, mark.command != EntryMark.command(of: command) {
+        guard let command = call.command else { return }
+        if mark.command != EntryMark.command(of: command) {
             fail("answered is durable", model, "answers a command by entry \(index), which is another")
         }
+        // What is about sessions themselves is said again at each attempt, and about the present.
+        if case .other? = mark.call { return }
+        if model.group != .meta, answer != group.answers[index.rawValue, default: answer] {
+            fail("the same answer", model, "entry \(index) is answered in another way than before")
+        }
+        group.answers[index.rawValue] = answer
     }
 
     /// What a host gets is of a version that its own has.
@@ -531,7 +543,8 @@ final class Invariants {
         if replica.stable > model.durable.last {
             fail("acknowledged is durable", model, "stable \(replica.stable), durable \(model.durable.last)")
         }
-        if replica.logTime < model.logTime {
+        // Who leads anew begins where its log ends.
+        if replica.logTime < model.logTime, replica.term == model.term, model.role == .leader {
             fail("log time never falls", model, "\(replica.logTime) after \(model.logTime)")
         }
         model.logTime = replica.logTime
@@ -638,13 +651,28 @@ final class Invariants {
                 group.committed.append(mark)
                 group.committedIn.append(replica.term.rawValue)
                 // Two leaders may both bring the first map; clients' commands are all different.
-                if mark.command != 0, model.group != .meta, !group.commands.insert(mark.command).inserted {
-                    fail("at most once", model, "entry \(place + 1) repeats a command")
-                    return
-                }
+                if model.group != .meta, !takeEffect(mark, at: LogIndex(UInt64(place + 1)), model, group) { return }
             }
             place += 1
         }
+    }
+
+    /// What a committed entry does, by the model of sessions. False: a rule is broken.
+    private func takeEffect(_ mark: EntryMark, at index: LogIndex, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
+        var isDone = false
+        switch group.sessions.commit(mark, at: index) {
+        case .done: isDone = true
+        case .repeated: world.mark(.commandRepeated)
+        case .void: world.mark(.sessionGone)
+        case .none(let expired): if expired > 0 { world.mark(.sessionExpired) }
+        }
+        group.takesEffect.append(isDone)
+        guard isDone else { return true }
+        guard group.commands.insert(mark.command).inserted else {
+            fail("at most once", model, "entry \(index) repeats a command")
+            return false
+        }
+        return cluster.takesEffect(CommandName(group: model.group, hash: mark.command), at: index)
     }
 
     private func checkDigest(_ model: ReplicaModel, _ index: LogIndex, _ digest: UInt64) {
@@ -681,8 +709,14 @@ final class Invariants {
 
     // MARK: At the end
 
-    /// A command that its client was told to be without effect, or to be done: is it in a log?
-    func isCommitted(_ command: UInt64) -> Bool {
-        groups.contains { $0.commands.contains(command) }
+    /// What took effect is what clients were told.
+    func judgeAnswers() {
+        for (number, group) in groups.enumerated() where number != Int(GroupID.meta.rawValue) {
+            for index in group.answers.keys.sorted()
+            where index <= UInt64(group.committed.count) && !group.takesEffect[Int(index) - 1] {
+                world.fail("at most once", "group \(number): entry \(index) is answered, and has no effect")
+                return
+            }
+        }
     }
 }

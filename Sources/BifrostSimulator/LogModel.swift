@@ -4,6 +4,7 @@
 import HostCore
 import Primitives
 import RaftCore
+import StateMachines
 import Storage
 
 /// An entry as the model keeps it.
@@ -11,8 +12,11 @@ struct EntryMark: Equatable {
     var term: UInt64
     /// Of all of the entry.
     var hash: UInt64
-    /// Hash of a command's payload; 0 for other kinds.
+    /// Hash of a command's payload, as `command(of:)` makes it; 0 for other kinds.
     var command: UInt64
+    /// What a command says to its group's sessions.
+    var call: CallMark?
+    var logTime: LogTime
     /// Of this entry's hash and all before it: equal chains mean logs that are equal up to here.
     var chain: UInt64
     /// The configuration in effect from here on, as a position in its group's; 0 for the first.
@@ -24,6 +28,8 @@ struct EntryMark: Equatable {
     init(_ entry: LogEntry, after previous: EntryMark?, configuration: Int?) {
         term = entry.term.rawValue
         command = entry.kind == .command ? Self.command(of: entry.payload) : 0
+        call = entry.kind == .command ? CallMark(entry.payload) : nil
+        logTime = entry.logTime
         hash = Self.hash(of: entry)
         chain = mix((previous?.chain ?? 0) ^ hash)
         self.configuration = configuration ?? previous?.configuration ?? 0
@@ -35,7 +41,14 @@ struct EntryMark: Equatable {
         }
     }
 
-    static func command(of payload: Bytes) -> UInt64 { payload.withUnsafeBytes { hash64($0) } }
+    /// Without what a command acknowledges: that is another with each attempt.
+    static func command(of payload: Bytes) -> UInt64 {
+        payload.withUnsafeBytes { bytes in
+            guard bytes.count >= CommandHeader.encodedBytes else { return hash64(bytes) }
+            let header = hash64(UnsafeRawBufferPointer(rebasing: bytes[..<20]))
+            return hash64(UnsafeRawBufferPointer(rebasing: bytes[CommandHeader.encodedBytes...]), seed: header)
+        }
+    }
 
     /// It and all before it are the same.
     func isSame(_ other: EntryMark) -> Bool { term == other.term && chain == other.chain }
@@ -124,8 +137,13 @@ final class GroupModel {
     @exclusivity(unchecked) var committed: [EntryMark] = []
     /// Each was committed in this term or an earlier one.
     @exclusivity(unchecked) var committedIn: [UInt64] = []
-    /// Payloads of committed commands: none may come twice.
+    /// What took effect: nothing may twice.
     @exclusivity(unchecked) var commands: Set<UInt64> = []
+    @exclusivity(unchecked) var sessions = SessionModel()
+    /// Of clients' commands, by index: the entry took effect.
+    @exclusivity(unchecked) var takesEffect: [Bool] = []
+    /// Clients were answered that their command took effect in this entry, and in what way: hashes of the answers.
+    @exclusivity(unchecked) var answers: [UInt64: UInt64] = [:]
     /// By index; 0 is unknown.
     @exclusivity(unchecked) var digests: [UInt64] = []
     @exclusivity(unchecked) var leaders: [UInt64: ReplicaID] = [:]

@@ -81,6 +81,8 @@ final class SimulatedClient {
     /// Whoever waits for an operation, by its tag.
     private var waiting: [UInt64: (Result<Bytes, OperationFailure>) -> Void] = [:]
     private var nextTag: UInt64 = 1
+    /// Commands among the operations, by tag.
+    private var commands: [UInt64: Int] = [:]
     private var isTicking = false
     /// Of which an operation is open.
     private(set) var burstsOpen = 0
@@ -99,6 +101,10 @@ final class SimulatedClient {
         settings.silenceNanoseconds = 300_000_000 + world.random.below(1_200_000_000)
         settings.mapFetchNanoseconds = 500_000_000
         if world.random.below(3) == 0 { settings.groupWindowMax = 1 + Int(world.random.below(3)) }
+        settings.commandAttemptNanoseconds = 300_000_000 + world.random.below(2_000_000_000)
+        // Some go without.
+        settings.sessionTimeToLiveMilliseconds =
+            world.random.below(8) == 0 ? 0 : SessionTable.Limits.timeToLiveMin + world.random.below(4_000)
         router = ClientRouter(settings: settings, seedCount: cluster.hosts.count, seed: world.random.next())
         for host in cluster.hosts.indices {
             let link = SimulatedClientLink(
@@ -147,14 +153,17 @@ final class SimulatedClient {
     }
 
     /// Submits a request, and calls back when it is over.
+    ///
+    /// - Parameter number: the operation that a command is.
     func submit(
         kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0), consistency: Consistency = .linearizable,
         bound: UInt32 = 0, payload: Bytes,
-        nanoseconds: UInt64, _ ended: @escaping (Result<Bytes, OperationFailure>) -> Void
+        nanoseconds: UInt64, number: Int? = nil, _ ended: @escaping (Result<Bytes, OperationFailure>) -> Void
     ) {
         let tag = nextTag
         nextTag += 1
         waiting[tag] = ended
+        if let number { commands[tag] = number }
         router.submit(
             ClientRequest(
                 tag: tag, kind: kind, target: target, pinned: pinned,
@@ -214,8 +223,16 @@ final class SimulatedClient {
         }
         switch send.kind {
         case .command:
-            let request = ExecuteRequest(group: send.group, epoch: send.epoch, slot: send.slot, payload: send.payload)
-            put(.execute, send.call.rawValue, request.encoded(), on: link)
+            var writer = ByteWriter()
+            ExecuteRequest.encodeHeader(group: send.group, epoch: send.epoch, slot: send.slot, into: &writer)
+            let first = writer.count
+            send.encodeCommand(into: &writer)
+            let request = writer.take()
+            if let number = commands[send.tag] {
+                let hash = EntryMark.command(of: request[first..<request.count])
+                cluster.sent(number, as: CommandName(group: send.group, hash: hash))
+            }
+            put(.execute, send.call.rawValue, request, on: link)
         case .query:
             let request = QueryRequest(
                 group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,

@@ -49,8 +49,9 @@ extension SimulatedCluster {
                 payload = KeyValueCommand.delete(key: key).payload(header: header)
                 operations.append(SimulatedOperation(client: client.place, key: key, kind: .delete, called: now))
             }
-            commandHashes.append(payload.withUnsafeBytes { hash64($0) })
-            client.submit(kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: time) {
+            client.submit(
+                kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: time, number: number
+            ) {
                 [unowned self] result in
                 end(number, result)
                 ended()
@@ -65,7 +66,6 @@ extension SimulatedCluster {
                 return
             }
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: reading.called))
-            commandHashes.append(nil)
             if reading.host == HostID(0) {
                 note("client %h gets key %b, operation %c", place, keyNumber, UInt64(number))
             } else {
@@ -132,7 +132,6 @@ extension SimulatedCluster {
         let mine = keys.filter { $0 >= first && $0 < end }.sorted()
         for key in mine {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: reading.called))
-            commandHashes.append(nil)
         }
         let asked = KeyValueScan(
             from: first, end: end, recordsMax: UInt32(1 + world.random.below(12)),
@@ -320,7 +319,6 @@ extension SimulatedCluster {
         let mine = keys.filter { map.owner(of: slot(of: $0)) == group }
         for key in mine {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
-            commandHashes.append(nil)
         }
         readPage(of: group, at: host, through: client, from: nil, found: [:]) { [unowned self] found in
             guard let found else { return ended() }
@@ -353,7 +351,7 @@ extension SimulatedCluster {
             var found = found
             do {
                 let page = try PageResult(decoding: try result.get())
-                for record in page.records {
+                for record in page.records where record.position.machine == .keyValue {
                     if found.updateValue(record, forKey: record.position.key) != nil {
                         fail("pages", "group \(group) at host \(host) shows \(record.position.key) twice")
                     }
@@ -368,26 +366,59 @@ extension SimulatedCluster {
         }
     }
 
+    // MARK: Commands
+
+    /// A client sends a command. Under one number there is one, and an operation may have several: what certainly had no
+    /// effect goes under another.
+    func sent(_ number: Int, as name: CommandName) {
+        let known = commands.updateValue(number, forKey: name)
+        if let known, known != number {
+            fail("one number per command", "operations \(known) and \(number) go under the same: \(operations[number])")
+        }
+    }
+
+    /// A committed entry is done, as the first of its number. False: a rule is broken.
+    func takesEffect(_ name: CommandName, at index: LogIndex) -> Bool {
+        guard let number = commands[name] else {
+            fail("only what was written", "entry \(index) of group \(name.group) is a command that nobody sent")
+            return false
+        }
+        effects[number, default: 0] += 1
+        guard effects[number] == 1 else {
+            fail("at most once", "operation \(number) takes effect again, in entry \(index): \(operations[number])")
+            return false
+        }
+        return true
+    }
+
     /// What clients were told of their commands against what stands in the logs.
     func judgeCommands() {
-        for (number, operation) in operations.enumerated() {
-            guard let command = commandHashes[number] else { continue }
-            switch operation.outcome {
+        invariants.judgeAnswers()
+        for number in Set(commands.values).sorted() {
+            let isDone = effects[number] != nil
+            switch operations[number].outcome {
             case .failed:
-                if invariants.isCommitted(command) {
-                    fail("failed is failed", "operation \(number), called without effect, is in the log: \(operation)")
+                if isDone {
+                    fail(
+                        "failed is failed",
+                        "operation \(number), called without effect, took effect: \(operations[number])")
                 }
-            case .done:
-                if !invariants.isCommitted(command) {
-                    fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
-                }
-            // A condition that did not hold, and what was there instead.
-            case .found:
-                if !invariants.isCommitted(command) {
-                    fail("nothing acknowledged is lost", "operation \(number) is in no log: \(operation)")
+            // Also a condition that did not hold, and what was there instead.
+            case .done, .found:
+                if !isDone {
+                    fail(
+                        "nothing acknowledged is lost",
+                        "operation \(number) took effect in no log: \(operations[number])")
                 }
             case .unknown: break
             }
         }
     }
+}
+
+/// What an entry and the command in it have in common.
+struct CommandName: Hashable {
+    var group: GroupID
+    /// `EntryMark.command`.
+    var hash: UInt64
 }

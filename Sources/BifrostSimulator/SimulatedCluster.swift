@@ -39,8 +39,9 @@ public final class SimulatedCluster {
     var openOperations: [Int]
     /// What clients did, in the order of calls; reads of the end included.
     public internal(set) var operations: [SimulatedOperation] = []
-    /// Hashes of commands' payloads, by operation; nil for what is no command.
-    var commandHashes: [UInt64?] = []
+    /// Whose each command is that was ever sent, and how often each operation took effect.
+    var commands: [CommandName: Int] = [:]
+    var effects: [Int: Int] = [:]
     var nextSequence: UInt64 = 1
     /// By key: the value and the revision that some client saw last.
     var seen: [(value: Bytes?, revision: UInt64?)] = []

@@ -582,7 +582,10 @@ final class SimulatedHost {
                 "one answer per call", "host \(id) answers call \(token.rawValue) twice, or one that never came")
             return
         }
-        if case .done(let result) = response { invariants.answered(self, call, index(result)) }
+        if case .done(let result) = response {
+            let hash = call.command == nil ? 0 : result.encoded().withUnsafeBytes { hash64($0) }
+            invariants.answered(self, call, index(result), hash)
+        }
         if let answered = call.answered, let response = response as? Response<DataResult> { return answered(response) }
         call.respond { response.encode(into: &$0) }
     }

@@ -98,6 +98,12 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case scan
     /// A client was told that its operation's outcome is unknown.
     case unknownOutcome
+    /// A command was in a log again, and was answered by what it did when it came first.
+    case commandRepeated
+    /// A command was in a log behind the end of its session.
+    case sessionGone
+    /// A session ended as its client had been silent.
+    case sessionExpired
     /// A client was told that its operation had certainly no effect.
     case certainFailure
     /// Values of the journal were deleted.

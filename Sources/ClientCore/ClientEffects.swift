@@ -3,10 +3,12 @@
 public import Messages
 public import Primitives
 public import Ring
+import StateMachines
 
 /// What kind of request an operation is. It decides the method on the wire and whether a retry is safe.
 public enum RequestKind: UInt8, Sendable {
-    /// Changes state: sent again only while it is certain that it was not proposed.
+    /// Changes state: sent again under its number in a session, or, without one, only while it is certain that it was not
+    /// proposed.
     case command
     /// Reads: sent again freely.
     case query
@@ -62,6 +64,8 @@ public struct ClientRequest: Sendable {
 /// A request to be put on the connection to `host`.
 public struct ClientSend: Sendable {
     public var call: CallID
+    /// Of the operation; 0 if it is the router's own.
+    public var tag: UInt64
     public var host: HostID
     public var kind: RequestKind
     public var machine: SubMachineNumber
@@ -70,8 +74,26 @@ public struct ClientSend: Sendable {
     public var group: GroupID
     public var slot: Slot
     public var epoch: Epoch
+    /// Of a command: what stands in its header instead of what the payload has there. None, 0: what it has there stays.
+    public var session: SessionID
+    public var sequence: UInt64
+    public var firstUnacknowledged: UInt64
     public var payload: Bytes
     public var deadline: Instant
+}
+
+extension ClientSend {
+    /// Writes a command's payload as it is sent. Cost: as many bytes.
+    public func encodeCommand(into writer: inout ByteWriter) {
+        guard sequence > 0, payload.count >= CommandHeader.encodedBytes,
+            var header = payload.withUnsafeBytes({ CommandHeader(of: $0) })
+        else { return writer.write(payload) }
+        header.session = session
+        header.sequence = sequence
+        header.firstUnacknowledged = firstUnacknowledged
+        header.encode(into: &writer)
+        writer.write(payload[CommandHeader.encodedBytes..<payload.count])
+    }
 }
 
 /// The end of an operation. Comes exactly once for each that was submitted.

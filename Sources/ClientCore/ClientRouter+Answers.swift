@@ -9,7 +9,7 @@ extension ClientRouter {
     public mutating func answered(
         _ call: CallID, _ response: Bytes, now: Instant, into effects: inout ClientEffects
     ) {
-        guard let place = table.place(of: call) else {
+        guard let place = table.place(of: call) ?? table.place(ofEarlier: call) else {
             statistics.lateAnswers += 1
             return
         }
@@ -21,7 +21,7 @@ extension ClientRouter {
         _ call: CallID, _ answer: CallAnswer, now: Instant, into effects: inout ClientEffects
     ) {
         guard let place = table.place(of: call) else {
-            statistics.lateAnswers += 1
+            answeredLate(call, answer, now: now, into: &effects)
             return
         }
         if isAskedOfCandidate(place) { groups[Int(table[place].groupIndex)].heard = now }
@@ -35,6 +35,23 @@ extension ClientRouter {
         }
     }
 
+    /// An attempt that was given up is answered. What was done under a number was done, whichever attempt was the first.
+    private mutating func answeredLate(
+        _ call: CallID, _ answer: CallAnswer, now: Instant, into effects: inout ClientEffects
+    ) {
+        guard case .done(let body) = answer, let place = table.place(ofEarlier: call) else {
+            statistics.lateAnswers += 1
+            return
+        }
+        if table[place].state == .inFlight {
+            effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
+        }
+        let waiting = table[place].state == .queued ? Int(table[place].groupIndex) : -1
+        let group = leave(place)
+        complete(place, .success(body), into: &effects)
+        if let group = group ?? (waiting >= 0 ? waiting : nil) { pump(group, now: now, into: &effects) }
+    }
+
     private mutating func refused(_ place: Int, _ refusal: Refusal, now: Instant, into effects: inout ClientEffects) {
         switch refusal {
         case .notLeader(let leader, let term):
@@ -46,6 +63,11 @@ extension ClientRouter {
             again(place, .notLeader, hint: hint, now: now, into: &effects)
         case .noQuorum: again(place, .noQuorum, hint: nil, now: now, into: &effects)
         case .unavailable(let text): unavailable(place, text, now: now, into: &effects)
+        case .sessionExpired: sessionExpired(place, now: now, into: &effects)
+        case .answerNotKept:
+            let group = leave(place)
+            failUnknown(place, "\(refusal)", into: &effects)
+            if let group { pump(group, now: now, into: &effects) }
         case .unknownGroup:
             wantMap()
             again(place, .unknownGroup, hint: nil, now: now, into: &effects)
@@ -56,6 +78,20 @@ extension ClientRouter {
             unknown(
                 place, "host \(table[place].host) lost the leadership while the command was under way", now: now,
                 into: &effects)
+        // What was sent before to a host that found nothing wrong with it may have been done.
+        case .invalid(let text) where table[place].isUncertain:
+            let group = leave(place)
+            failUnknown(place, "host \(table[place].host) turned down what was sent before (\(text))", into: &effects)
+            if let group { pump(group, now: now, into: &effects) }
+        // Not done this time, and the number is not used up: there will be room when others acknowledge.
+        case .quotaExceeded where table[place].sequence > 0: overloaded(place, 100, now: now, into: &effects)
+        case .quotaExceeded(let text):
+            let group = Int(table[place].groupIndex)
+            if group >= 0 {
+                groups[group].obstacle = text
+                groups[group].reason = .overloaded
+            }
+            end(place, .overloaded, text, now: now, into: &effects)
         case .invalid(let text): end(place, .invalid, text, now: now, into: &effects)
         case .tooLarge(let text): end(place, .tooLarge, text, now: now, into: &effects)
         }
@@ -73,7 +109,7 @@ extension ClientRouter {
         case .notSent: again(place, .unreachable, hint: nil, now: now, into: &effects)
         case .refused: again(place, .unavailable, hint: nil, now: now, into: &effects)
         case .congested: congested(place, now: now, into: &effects)
-        case .rejected(let text): end(place, .invalid, text, now: now, into: &effects)
+        case .rejected(let text): refused(place, .invalid(text), now: now, into: &effects)
         case .perhapsSent:
             unknown(
                 place, "the connection to host \(table[place].host) was lost while the command was under way", now: now,
@@ -97,7 +133,7 @@ extension ClientRouter {
             groups[group].probe = -1
             if groups[group].window < settings.groupWindowMax { groups[group].window += 1 }
         }
-        if groups[group].queue.count > 0 { pump(group, now: now, into: &effects) }
+        if groups[group].waiting.count > 0 { pump(group, now: now, into: &effects) }
     }
 
     private mutating func end(
@@ -108,9 +144,12 @@ extension ClientRouter {
         if let group { pump(group, now: now, into: &effects) }
     }
 
-    /// Perhaps proposed: the end for a command, another attempt for a read.
+    /// Perhaps proposed: another attempt for a read, and for a command of a session; the end for any other.
     private mutating func unknown(_ place: Int, _ what: String, now: Instant, into effects: inout ClientEffects) {
-        guard table[place].kind == .command, !isPlanted("unknown-command-sent-again") else {
+        let isPlanted = isPlanted("unknown-command-sent-again") && table[place].purpose == .caller
+        if isPlanted { table[place].sequence = 0 }
+        if table[place].sequence > 0 { table[place].isUncertain = true }
+        guard table[place].kind == .command, table[place].sequence == 0, !isPlanted else {
             again(place, .connectionLost, hint: nil, now: now, into: &effects)
             return
         }
@@ -128,6 +167,13 @@ extension ClientRouter {
     ) {
         let group = leave(place)
         let slot = table[place].slot
+        // Not applied by this attempt; an earlier one may have been, where the slot was before.
+        if table[place].isUncertain {
+            failUnknown(place, "the slot moved while the command was under way", into: &effects)
+            if let group { pump(group, now: now, into: &effects) }
+            return
+        }
+        giveBackNumber(place)
         if slot != .group, ring.learn(slot, owner: owner, epoch: newer) {
             routes[Int(slot.rawValue)] = SlotRoute(
                 epoch: newer, group: Int32(truncatingIfNeeded: groupIndex(owner) ?? -1))
@@ -155,15 +201,30 @@ extension ClientRouter {
         let group = Int(table[place].groupIndex)
         guard group >= 0 else { return again(place, .unavailable, hint: nil, now: now, into: &effects) }
         groups[group].obstacle = "host \(table[place].host): \(text.prefix(Self.obstacleCharactersMax))"
+        if table[place].purpose == .openSession {
+            groups[group].session.obstacle = SessionObstacle(code: .unavailable, text: groups[group].obstacle)
+        }
         let since = groups[group].refusedSince ?? now
         guard table[place].kind == .command, isCurrentCandidate(place), groups[group].isSettled,
             now.since(since) < Self.refusedNanosecondsMax
         else {
             groups[group].refusedSince = nil
-            return again(place, .unavailable, hint: nil, now: now, into: &effects)
+            // What goes before others leaves it to them to find the leader: it may be refused by that one too.
+            guard lane(of: place, in: group) == .numbered, groups[group].waiting.count > 0 else {
+                return again(place, .unavailable, hint: nil, now: now, into: &effects)
+            }
+            let isCurrent = isCurrentCandidate(place)
+            _ = leave(place)
+            if !table[place].isUncertain { giveBackNumber(place) }
+            if isCurrent { advance(group, hint: nil, reason: .unavailable, now: now) }
+            backOff(place, .unavailable, now: now)
+            pump(group, now: now, into: &effects)
+            return
         }
         groups[group].refusedSince = since
         _ = leave(place)
+        // While it waits its number would hold up all that comes behind it.
+        if !table[place].isUncertain { giveBackNumber(place) }
         backOff(place, .unavailable, now: now)
         pump(group, now: now, into: &effects)
     }

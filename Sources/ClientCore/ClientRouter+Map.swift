@@ -103,11 +103,7 @@ extension ClientRouter {
     private mutating func takeQueued() -> [Int] {
         var places: [Int] = []
         for group in groups.indices {
-            while groups[group].queue.head >= 0 {
-                let place = Int(groups[group].queue.head)
-                table.remove(place, from: &groups[group].queue)
-                places.append(place)
-            }
+            while let place = table.takeOldest(from: &groups[group].waiting) { places.append(place) }
         }
         while unrouted.head >= 0 {
             let place = Int(unrouted.head)
@@ -121,6 +117,8 @@ extension ClientRouter {
     private mutating func adopt(_ newer: ClusterMap, now: Instant) {
         let (oldHosts, oldGroups) = (hosts, groups)
         map = newer
+        mayUseSessions =
+            settings.sessionTimeToLiveMilliseconds > 0 && newer.featureLevel >= FeatureLevel.sessions
         ring.merge(newer.ring)
 
         // Hosts and groups ascend by id: an invariant of the map.
@@ -147,13 +145,14 @@ extension ClientRouter {
                 continue
             }
             moves[old] = new
-            groups[new].queue = state.queue
+            groups[new].waiting = state.waiting
             groups[new].inFlight = state.inFlight
             groups[new].window = state.window
             groups[new].notBefore = state.notBefore
             groups[new].reason = state.reason
             groups[new].candidacy = state.candidacy &+ 1
             groups[new].term = state.term
+            groups[new].session = state.session
             groups[new].retryAfterMilliseconds = state.retryAfterMilliseconds
             guard !state.replicas.isEmpty else { continue }
             let leader = oldHosts[state.replicas[state.candidate]].id
@@ -181,10 +180,6 @@ extension ClientRouter {
 
     private mutating func handOver(_ gone: GroupState) {
         var gone = gone
-        while gone.queue.head >= 0 {
-            let place = Int(gone.queue.head)
-            table.remove(place, from: &gone.queue)
-            table.append(place, to: &unrouted)
-        }
+        while let place = table.takeOldest(from: &gone.waiting) { table.append(place, to: &unrouted) }
     }
 }

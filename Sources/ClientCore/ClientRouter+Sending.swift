@@ -1,4 +1,4 @@
-// Queues, leaders and back-off: which operation goes where, and when.
+// Leaders and back-off: which operation goes where, and when. What waits: +Waiting.
 
 import Messages
 import Primitives
@@ -22,13 +22,19 @@ extension ClientRouter {
             fetchMapIfWanted(now: now, into: &effects)
             return
         }
-        if groups[group].queue.count == 0, let host = hostForNext(group, now: now) {
+        // The session ended in which it had its number, and nothing was done under that.
+        if table[place].sequence > 0, !keepsNumber(place, of: group) { giveBackNumber(place) }
+        let lane = self.lane(of: place, in: group)
+        if !isBehindOthers(lane, of: group), lane != .unnumbered || isSessionReady(of: group, now: now),
+            let host = hostForNext(group, now: now)
+        {
+            guard number(place, of: group, now: now) else {
+                return failUnknown(place, Self.sessionEnded, into: &effects)
+            }
             send(place, to: host, of: group, now: now, into: &effects)
             return
         }
-        table[place].state = .queued
-        table.append(place, to: &groups[group].queue)
-        table.arm(place, at: table[place].deadline, now: now)
+        enqueue(place, of: group, now: now)
         pump(group, now: now, into: &effects)
     }
 
@@ -41,38 +47,8 @@ extension ClientRouter {
         return groupIndex(table[place].group) ?? -1
     }
 
-    /// Sends from the head of a group's queue as long as there is somebody to send to.
-    mutating func pump(_ group: Int, now: Instant, into effects: inout ClientEffects) {
-        while groups[group].queue.head >= 0 {
-            guard let host = hostForNext(group, now: now) else {
-                if !groups[group].isWaiting {
-                    groups[group].isWaiting = true
-                    waiting.append(group)
-                }
-                return
-            }
-            let place = Int(groups[group].queue.head)
-            table.remove(place, from: &groups[group].queue)
-            if table[place].deadline <= now {
-                expireWaiting(place, into: &effects)
-            } else {
-                send(place, to: host, of: group, now: now, into: &effects)
-            }
-        }
-    }
-
-    mutating func pumpWaiting(now: Instant, into effects: inout ClientEffects) {
-        guard !waiting.isEmpty else { return }
-        let list = waiting
-        waiting.removeAll(keepingCapacity: true)
-        for group in list {
-            groups[group].isWaiting = false
-            pump(group, now: now, into: &effects)
-        }
-    }
-
     /// Where the next operation of the group may go now: position in `hosts`.
-    private mutating func hostForNext(_ group: Int, now: Instant) -> Int? {
+    mutating func hostForNext(_ group: Int, now: Instant) -> Int? {
         guard groups[group].notBefore <= now, !groups[group].replicas.isEmpty else { return nil }
         if groups[group].isSettled {
             let host = candidateHost(group)
@@ -96,7 +72,7 @@ extension ClientRouter {
         return nil
     }
 
-    private mutating func send(
+    mutating func send(
         _ place: Int, to host: Int, of group: Int, now: Instant, into effects: inout ClientEffects
     ) {
         if groups[group].asked == 0 { groups[group].heard = now }
@@ -135,7 +111,7 @@ extension ClientRouter {
     }
 
     private mutating func append(
-        _ place: Int, to host: HostID, group: GroupID, now: Instant, into effects: inout ClientEffects
+        _ place: Int, to host: HostID, group id: GroupID, now: Instant, into effects: inout ClientEffects
     ) {
         statistics.sends += 1
         if table[place].host.rawValue != 0 { statistics.resends += 1 }
@@ -143,16 +119,29 @@ extension ClientRouter {
         table[place].state = .inFlight
         table[place].host = host
         let deadline = table[place].deadline
-        let attemptEnd = now + settings.queryAttemptNanoseconds
-        table.arm(place, at: table[place].kind == .command ? deadline : min(deadline, attemptEnd), now: now)
+        let isCommand = table[place].kind == .command
+        let isOwn = table[place].purpose != .caller
+        let attempt =
+            isOwn
+            ? ownAttemptNanoseconds(place)
+            : isCommand ? commandAttemptNanoseconds(place) : settings.queryAttemptNanoseconds
+        let isRepeated = !isCommand || isOwn || table[place].sequence > 0
+        table.arm(place, at: isRepeated ? min(deadline, now + attempt) : deadline, now: now)
+        let group = Int(table[place].groupIndex)
+        var first: UInt64 = 0
+        if table[place].sequence > 0, group >= 0 {
+            first = groups[group].session.firstUnacknowledged
+            groups[group].session.acknowledged = first
+        }
         let slot = Int(table[place].slot.rawValue)
         effects.sends.append(
             ClientSend(
-                call: CallID(place: place, generation: table[place].callGeneration), host: host,
+                call: CallID(place: place, generation: table[place].callGeneration), tag: table[place].tag, host: host,
                 kind: table[place].kind,
                 machine: table[place].machine, consistency: table[place].consistency,
-                bound: table[place].boundMilliseconds, group: group,
+                bound: table[place].boundMilliseconds, group: id,
                 slot: table[place].slot, epoch: slot < routes.count ? routes[slot].epoch : .zero,
+                session: table[place].session, sequence: table[place].sequence, firstUnacknowledged: first,
                 payload: table[place].payload,
                 deadline: deadline))
     }
@@ -165,7 +154,7 @@ extension ClientRouter {
         switch table[place].state {
         case .queued:
             if group >= 0 {
-                table.remove(place, from: &groups[group].queue)
+                dequeue(place, of: group)
             } else {
                 table.remove(place, from: &unrouted)
             }
@@ -240,12 +229,18 @@ extension ClientRouter {
         switch table[place].state {
         case .backingOff: route(place, now: now, into: &effects)
         case .inFlight:
-            guard table[place].kind != .command else {
-                table.arm(place, at: table[place].deadline, now: now)
-                return
+            guard table[place].kind == .command else {
+                effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
+                return again(place, .noAnswer, hint: nil, now: now, into: &effects)
             }
-            effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
-            again(place, .noAnswer, hint: nil, now: now, into: &effects)
+            let isCaller = table[place].purpose == .caller
+            guard !isCaller || table[place].sequence > 0 else {
+                return table.arm(place, at: table[place].deadline, now: now)
+            }
+            if table[place].retries < UInt8.max { table[place].retries += 1 }
+            if isCaller { table[place].isUncertain = true }
+            // Not cancelled: an answer that comes late is one. Nor is a slow leader none: a silent one is noticed apart.
+            again(place, .noAnswer, isSlow: isCaller, hint: nil, now: now, into: &effects)
         case .queued: table.arm(place, at: table[place].deadline, now: now)
         case .free: preconditionFailure("a free place has no timer")
         }
@@ -255,7 +250,7 @@ extension ClientRouter {
     private mutating func expire(_ place: Int, now: Instant, into effects: inout ClientEffects) {
         guard table[place].state == .inFlight else {
             _ = leave(place)
-            expireWaiting(place, into: &effects)
+            expireWaiting(place, now: now, into: &effects)
             return
         }
         effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
@@ -274,7 +269,10 @@ extension ClientRouter {
     }
 
     /// The deadline of an operation that is in no list and not in flight.
-    private mutating func expireWaiting(_ place: Int, into effects: inout ClientEffects) {
+    mutating func expireWaiting(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        guard !table[place].isUncertain else {
+            return failUnknown(place, "no host answered within the deadline", into: &effects)
+        }
         let group = Int(table[place].groupIndex)
         var reason = table[place].reason
         if table[place].pinned.rawValue == 0 {
@@ -284,11 +282,21 @@ extension ClientRouter {
                 reason = .notInitialised
             }
         }
-        let (code, text) = explain(reason, place: place, group: group)
+        let (code, text) =
+            noSession(for: place, group: group, reason) ?? explain(reason, place: place, group: group)
         fail(
             place, code, "\(text) within the deadline; nothing was done",
             retryAfterMilliseconds: code == .overloaded && group >= 0 ? groups[group].retryAfterMilliseconds : 0,
             into: &effects)
+    }
+
+    /// Of a command that waited for a session, while the group did all else.
+    private func noSession(for place: Int, group: Int, _ reason: WaitReason) -> (FailureCode, String)? {
+        guard group >= 0, let obstacle = groups[group].session.obstacle, table[place].sequence == 0,
+            needsSession(place, of: group), groups[group].session.standing != .open,
+            reason == .none || reason == .overloaded || reason == .unavailable
+        else { return nil }
+        return (obstacle.code, "group \(groups[group].id) opened no session for this client (\(obstacle.text))")
     }
 
     /// What a host said since the group last served.
@@ -362,10 +370,10 @@ extension ClientRouter {
 
     /// An operation in flight that certainly did nothing, or is a read, goes again.
     mutating func again(
-        _ place: Int, _ reason: WaitReason, hint: HostID?, atLeast: UInt64 = 0, now: Instant,
+        _ place: Int, _ reason: WaitReason, isSlow: Bool = false, hint: HostID?, atLeast: UInt64 = 0, now: Instant,
         into effects: inout ClientEffects
     ) {
-        let isCurrent = isCurrentCandidate(place)
+        let isCurrent = !isSlow && isCurrentCandidate(place)
         let group = leave(place)
         table[place].reason = reason
         if isCurrent, let group { advance(group, hint: hint, reason: reason, now: now) }

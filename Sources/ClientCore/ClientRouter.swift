@@ -3,11 +3,11 @@
 //
 //     submit ──► queued ──► in flight ──► completion
 //                  ▲  ▲        │
-//                  │  └────────┤ certainly not proposed (any kind), or a query
-//                  │           └ perhaps proposed and a command ──► outcomeUnknown
+//                  │  └────────┤ certainly not proposed (any kind), a query, or a command of a session
+//                  │           └ perhaps proposed, and a command without a session ──► outcomeUnknown
 //              backing off (reads at a chosen host, redirects)
 //
-// It does not own: encodings (callers and shell), connections and their reconnecting (shell), sessions.
+// It does not own: encodings (callers and shell), connections and their reconnecting (shell). Sessions: +Sessions.
 
 import Messages
 public import Primitives
@@ -26,6 +26,11 @@ public struct ClientSettings: Sendable {
     public var retryAfterMaxNanoseconds: UInt64 = 5_000_000_000
     /// A query without an answer for this long is asked again elsewhere.
     public var queryAttemptNanoseconds: UInt64 = 2_000_000_000
+    /// A command of a session without an answer for this long is sent again, under the same number.
+    public var commandAttemptNanoseconds: UInt64 = 5_000_000_000
+    /// Of sessions: how long a group knows this client's commands when they come again, from its last
+    /// word on. 0: there are no sessions, and a command whose answer is lost is not sent again.
+    public var sessionTimeToLiveMilliseconds: UInt64 = 30_000
     /// A leader that owes answers and gives none for this long is no longer sent to; others are asked.
     public var silenceNanoseconds: UInt64 = 1_500_000_000
     /// A host that does not send its map for this long is passed over.
@@ -75,7 +80,7 @@ struct GroupState: Sendable {
     var isSettled = false
     /// The operation that is out to find the leader, or -1.
     var probe = -1
-    var queue = WaitingList()
+    var waiting = WaitingLists()
     var inFlight = 0
     /// Counts the candidates, so that what was asked of one says nothing of the next.
     var candidacy: UInt32 = 0
@@ -98,6 +103,8 @@ struct GroupState: Sendable {
     var retryAfterMilliseconds: UInt32 = 0
     /// In `waiting`, which `tick` looks through.
     var isWaiting = false
+    /// In which its commands go.
+    var session = ClientSession()
 }
 
 /// Routes operations to groups' leaders and retries them as far as that is safe.
@@ -119,15 +126,20 @@ public struct ClientRouter: Sendable {
     var routes: [SlotRoute] = []
     /// The newest owner known of each slot: of the map, and of `moved` answers since.
     var ring = SlotTable()
+    /// All hosts know sessions, and they are wanted.
+    var mayUseSessions = false
     /// Operations whose group is not known.
     var unrouted = WaitingList()
-    /// Groups with a queue that something else than an answer has to move.
+    /// Groups in which something waits that something else than an answer has to move.
     var waiting: [Int] = []
+    /// Operations that were put in a group's list so far.
+    var arrivals: UInt64 = 0
     var seedIsUp: [Bool]
     var fetch = MapFetchState()
     var random: SeededRandom
     private var due: [Int] = []
     private var silenceChecked = Instant.zero
+    var sessionsChecked = Instant.zero
 
     public init(settings: ClientSettings, seedCount: Int, seed: UInt64) {
         self.settings = settings
@@ -173,6 +185,7 @@ public struct ClientRouter: Sendable {
             effects.completions.append(ClientCompletion(tag: request.tag, result: .failure(failure)))
             return nil
         }
+        table[place].reset()
         table[place].payload = request.payload
         table[place].tag = request.tag
         table[place].deadline = request.deadline
@@ -182,9 +195,6 @@ public struct ClientRouter: Sendable {
         table[place].boundMilliseconds = request.bound
         table[place].isSpread = request.consistency == .stale && request.pinned.rawValue == 0
         table[place].pinned = table[place].isSpread ? HostID(.max) : request.pinned
-        table[place].host = HostID(0)
-        table[place].reason = .none
-        table[place].retries = 0
         switch request.target {
         case .slot(let slot):
             table[place].slot = slot
@@ -234,6 +244,7 @@ public struct ClientRouter: Sendable {
         due.removeAll(keepingCapacity: true)
         swapDue(now: now, into: &effects)
         checkSilence(now: now)
+        keepSessionsAlive(now: now, into: &effects)
         pumpWaiting(now: now, into: &effects)
         if let asked = fetch.askedUntil, asked <= now { endFetch(wantMore: true, now: now) }
         fetchMapIfWanted(now: now, into: &effects)
@@ -265,10 +276,11 @@ public struct ClientRouter: Sendable {
     }
 
     /// The caller no longer waits. What was certainly not sent is withdrawn and completes as `cancelled`, as do reads;
-    /// a command in flight goes on (false is returned) and completes when its outcome is known.
+    /// a command that may have been done goes on (false is returned) and completes when its outcome is known.
     @discardableResult
     public mutating func withdraw(_ handle: OperationHandle, now: Instant, into effects: inout ClientEffects) -> Bool {
         guard let place = table.place(of: handle) else { return false }
+        guard !table[place].isUncertain else { return false }
         let isInFlight = table[place].state == .inFlight
         if isInFlight {
             guard table[place].kind != .command else { return false }
@@ -280,10 +292,12 @@ public struct ClientRouter: Sendable {
         return true
     }
 
-    /// Ends everything: what was not sent as `closed`, commands in flight as `outcomeUnknown`.
+    /// Ends everything: what was not sent as `closed`, commands that may have been done as `outcomeUnknown`. Its sessions
+    /// end when their time is over, or with `closeSessions`.
     public mutating func close(into effects: inout ClientEffects) {
         for place in table.operations.indices where table[place].state != .free {
-            let isUnknown = table[place].state == .inFlight && table[place].kind == .command
+            let isUnknown =
+                table[place].kind == .command && (table[place].state == .inFlight || table[place].isUncertain)
             _ = leave(place)
             if isUnknown {
                 failUnknown(place, "the client was closed while the command was under way", into: &effects)
@@ -296,7 +310,10 @@ public struct ClientRouter: Sendable {
     // MARK: completion
 
     mutating func complete(_ place: Int, _ result: Result<Bytes, OperationFailure>, into effects: inout ClientEffects) {
-        effects.completions.append(ClientCompletion(tag: table[place].tag, result: result))
+        settle(place, result)
+        if table[place].purpose == .caller {
+            effects.completions.append(ClientCompletion(tag: table[place].tag, result: result))
+        }
         table.release(place)
     }
 
@@ -315,12 +332,15 @@ public struct ClientRouter: Sendable {
     /// Ends a command of which nobody knows what became of it.
     mutating func failUnknown(_ place: Int, _ what: String, into effects: inout ClientEffects) {
         precondition(table[place].kind == .command, "a read has no outcome to be unknown")
-        statistics.outcomesUnknown += 1
-        let failure = OperationFailure(
+        if table[place].purpose == .caller { statistics.outcomesUnknown += 1 }
+        complete(place, .failure(unknownOutcome(place, what)), into: &effects)
+    }
+
+    func unknownOutcome(_ place: Int, _ what: String) -> OperationFailure {
+        OperationFailure(
             code: .outcomeUnknown, mayHaveHappened: true,
             message: "\(what): it may have taken effect or not; read before you decide to repeat it",
             group: knownGroup(of: place), host: knownHost(of: place))
-        complete(place, .failure(failure), into: &effects)
     }
 
     private func knownGroup(of place: Int) -> GroupID? {

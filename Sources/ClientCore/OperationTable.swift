@@ -30,6 +30,16 @@ enum OperationState: UInt8 {
     case inFlight
 }
 
+/// Which of its group's lists an operation waits in.
+enum WaitingLane: UInt8 {
+    /// The router's own, and commands that have their number already.
+    case numbered
+    /// Commands that get their number when they go, and wait for a session or for room in it.
+    case unnumbered
+    /// Whatever needs no session: reads above all.
+    case free
+}
+
 /// One place of the table. The links are places too; -1 is none.
 struct Operation {
     var payload = Bytes()
@@ -61,9 +71,23 @@ struct Operation {
     var kind = RequestKind.command
     var consistency = Consistency.linearizable
     var state = OperationState.free
+    /// In a group's list: in which one, and how many were put in any before it. 0 is before all others.
+    var lane = WaitingLane.free
+    var arrival: UInt64 = 0
     var reason = WaitReason.none
     /// Back-offs so far, saturating.
     var retries: UInt8 = 0
+    /// A command's number in its session of this group; 0: it has none yet.
+    var session = SessionID.none
+    var sequence: UInt64 = 0
+    var sessionGroup = GroupID(0)
+    /// Of the first attempt under that number: what is answered to any since is the answer.
+    var firstGeneration: UInt32 = 0
+    /// It was sent, and may have been applied.
+    var isUncertain = false
+    var purpose = OperationPurpose.caller
+    /// When the call in flight went.
+    var sentAt = Instant.zero
 }
 
 /// A doubly linked list through `next` and `previous`. First in, first out.
@@ -71,6 +95,34 @@ struct WaitingList {
     var head: Int32 = -1
     var tail: Int32 = -1
     var count = 0
+}
+
+/// What waits in a group.
+struct WaitingLists {
+    /// By number; the router's own have none, and are before the others.
+    var numbered = WaitingList()
+    /// First in, first out, as the next.
+    var unnumbered = WaitingList()
+    var free = WaitingList()
+
+    var count: Int { numbered.count + unnumbered.count + free.count }
+
+    subscript(lane: WaitingLane) -> WaitingList {
+        get {
+            switch lane {
+            case .numbered: numbered
+            case .unnumbered: unnumbered
+            case .free: free
+            }
+        }
+        set {
+            switch lane {
+            case .numbered: numbered = newValue
+            case .unnumbered: unnumbered = newValue
+            case .free: free = newValue
+            }
+        }
+    }
 }
 
 /// At most `limit` operations. Taking, giving back, queueing and arming a timer cost O(1); a tick costs what is due.
@@ -103,11 +155,14 @@ struct OperationTable {
         @inline(__always) _modify { yield &operations[place] }
     }
 
-    var isFull: Bool { count == limit }
+    var isFull: Bool { count >= limit }
 
-    /// A free place, or nil at the limit. Everything but `serial` and `callGeneration` is as in a new place.
-    mutating func take() -> Int? {
-        guard count < limit else { return nil }
+    /// A free place, or nil at the limit. Everything but `serial` and `callGeneration` is the caller's to set.
+    ///
+    /// - Parameter isOwn: of the router itself, which has a few for each group, and must not wait for those that wait for
+    ///   it.
+    mutating func take(isOwn: Bool = false) -> Int? {
+        guard count < limit || isOwn else { return nil }
         count += 1
         let place: Int
         if let last = free.popLast() {
@@ -138,6 +193,18 @@ struct OperationTable {
         return place
     }
 
+    /// The place of an operation that was sent again since, and to which an answer to this attempt is as good as one to the
+    /// last: a command's under the number that it still has, or the router's own.
+    func place(ofEarlier call: CallID) -> Int? {
+        let place = call.place
+        guard place < operations.count, operations[place].state != .free,
+            operations[place].sequence > 0 || operations[place].purpose != .caller,
+            operations[place].callGeneration &- call.generation
+                <= operations[place].callGeneration &- operations[place].firstGeneration
+        else { return nil }
+        return place
+    }
+
     func place(of handle: OperationHandle) -> Int? {
         let place = handle.place
         guard place < operations.count, operations[place].state != .free, operations[place].serial == handle.serial
@@ -154,6 +221,48 @@ struct OperationTable {
         if list.tail >= 0 { operations[Int(list.tail)].next = this } else { list.head = this }
         list.tail = this
         list.count += 1
+    }
+
+    /// Puts it behind those of a list in the order of numbers that have no higher one.
+    ///
+    /// Cost: the way to its place from the nearer end. Those that come back do so in the order of their numbers or
+    /// against it, by and large.
+    mutating func insertByNumber(_ place: Int, into list: inout WaitingList) {
+        let number = operations[place].sequence
+        var (front, back) = (list.head, list.tail)
+        while back >= 0, operations[Int(back)].sequence > number {
+            // Not -1: what is at `back` or before it has a higher number.
+            if operations[Int(front)].sequence > number {
+                return insert(place, after: operations[Int(front)].previous, in: &list)
+            }
+            front = operations[Int(front)].next
+            back = operations[Int(back)].previous
+        }
+        insert(place, after: back, in: &list)
+    }
+
+    /// -1: as the first one.
+    private mutating func insert(_ place: Int, after previous: Int32, in list: inout WaitingList) {
+        let this = Int32(truncatingIfNeeded: place)
+        let next = previous >= 0 ? operations[Int(previous)].next : list.head
+        operations[place].previous = previous
+        operations[place].next = next
+        if previous >= 0 { operations[Int(previous)].next = this } else { list.head = this }
+        if next >= 0 { operations[Int(next)].previous = this } else { list.tail = this }
+        list.count += 1
+    }
+
+    /// Takes out the first one of the list whose first one was put there before those of the others.
+    mutating func takeOldest(from lists: inout WaitingLists) -> Int? {
+        var oldest: Int?
+        for head in [lists.numbered.head, lists.unnumbered.head, lists.free.head] where head >= 0 {
+            if let known = oldest, operations[known].arrival <= operations[Int(head)].arrival { continue }
+            oldest = Int(head)
+        }
+        guard let oldest else { return nil }
+        let lane = operations[oldest].lane
+        remove(oldest, from: &lists[lane])
+        return oldest
     }
 
     mutating func remove(_ place: Int, from list: inout WaitingList) {

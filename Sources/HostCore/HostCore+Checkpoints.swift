@@ -130,6 +130,8 @@ extension HostCore {
         guard let term = replica.core.term(at: index) else {
             preconditionFailure("the term of an applied entry is known until a manifest covers it")
         }
+        var records = self.records(of: replica)
+        replica.machine.writeSessions(into: &records)
         let header = ManifestHeader(
             group: replica.group, replica: replica.id, index: index, term: term, revision: replica.machine.revision,
             logTime: replica.machine.logTime, configuration: replica.core.configuration(at: index),

@@ -24,6 +24,7 @@ extension HostCore {
         resumeStoreWork()
         reconsiderDamages()
         retryFetches()
+        expireSessions()
         boundJournal()
         handOverForSpace()
         watchJournal()
@@ -216,7 +217,7 @@ extension HostCore {
                 continue
             }
             vouch(for: replica)
-            advanceLogTime(replica)
+            passLogTime(replica)
             if isAtRest(replica) {
                 forgetAbsentMembers(of: replica)
                 replica.isActive = false
@@ -279,7 +280,13 @@ extension HostCore {
         replica.hasProposedMap = false
         if replica.stopped != nil || replica.core.role != .leader { replica.leadsSinceTick = nil }
         if replica.stopped == nil, replica.core.role == .leader {
-            if replica.leadsSinceTick == nil { replica.leadsSinceTick = tickCount }
+            if replica.leadsSinceTick == nil {
+                replica.leadsSinceTick = tickCount
+                // What elapsed before is in the log's last entry, as far as it counts. Of an earlier leadership nothing is
+                // left: what came since has the time of who led meanwhile, and would be old at once.
+                replica.elapsedSeen = elapsedMilliseconds
+                replica.logTime.begin(at: replica.withCore { $0.lastLogTime })
+            }
             replica.announcedFloor = .zero
             stir(replica)
         }
@@ -343,6 +350,12 @@ extension HostCore {
     }
 
     // MARK: Log time
+
+    /// While clients can't say that they live, no time passes that their sessions could end by.
+    func passLogTime(_ replica: Replica) {
+        guard turnsSessionsDown(replica) else { return advanceLogTime(replica) }
+        replica.elapsedSeen = elapsedMilliseconds
+    }
 
     func advanceLogTime(_ replica: Replica) {
         let progress = elapsedMilliseconds - replica.elapsedSeen

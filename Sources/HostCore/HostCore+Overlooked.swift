@@ -6,6 +6,7 @@ import DequeModule
 import Primitives
 import RaftCore
 import Ring
+import StateMachines
 import Storage
 
 extension HostCore {
@@ -54,6 +55,9 @@ extension HostCore {
         guard leading == replica.leadingOn, following == replica.followingHost else {
             return "it counts as leading on \(replica.leadingOn), following \(replica.followingHost as Any), "
                 + "and should on \(leading) and \(following as Any)"
+        }
+        if replica.machine.sessions.count > 0, !replica.isWatchedForSessions {
+            return "nobody looks after its sessions"
         }
         guard replica.stopped == nil, !replica.isMute else { return nil }
         if replica.canApply(settings) { return "it has entries to apply, and no turn" }

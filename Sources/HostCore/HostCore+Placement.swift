@@ -82,6 +82,7 @@ extension HostCore {
         if let group = map?.group(group) { replica.learn(group) }
         replica.impairment = Self.impairment(plan, core)
         replica.isMute = plan.isMute
+        replica.isStateDamaged = plan.isStateDamaged
         replica.elapsedSeen = elapsedMilliseconds
         replica.discarded = plan.start.base
         if let impairment = replica.impairment {

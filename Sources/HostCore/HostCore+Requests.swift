@@ -20,9 +20,15 @@ extension HostCore {
         {
             return refuse(call, refusal)
         }
+        // It has no records of clients, and no sessions.
+        guard request.group != .meta else {
+            return refuse(call, .invalid("group \(GroupID.meta) takes no commands of data"))
+        }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
-        guard replica.proposals.count < settings.waitingCallsMax, !replica.isFull(settings), !isOverfull(replica) else {
-            return refuse(call, overloaded)
+        guard !isBusy(replica) else { return refuse(call, overloaded) }
+        // They would fill the log and be turned down when they are applied.
+        if replica.machine.sessions.isFull, SessionCommand.opens(request.payload) {
+            return refuse(call, .overloaded(retryAfterMillis: 1_000))
         }
         if journalBytes > settings.journalBytesMax {
             return refuse(call, .unavailable(journalIsFull(replica)))
@@ -45,6 +51,15 @@ extension HostCore {
         case .overloaded: refuse(call, overloaded)
         case .refused: preconditionFailure("only configurations are refused")
         }
+    }
+
+    private func isBusy(_ replica: Replica) -> Bool {
+        replica.proposals.count >= settings.waitingCallsMax || replica.isFull(settings) || isOverfull(replica)
+    }
+
+    /// Nothing that clients say of their sessions is taken here.
+    func turnsSessionsDown(_ replica: Replica) -> Bool {
+        replica.isHalted || isBusy(replica) || journalBytes > settings.journalBytesMax || space == .out
     }
 
     /// No more entries fit: apply is paused with much still to apply, or the journal is far behind.
@@ -72,6 +87,12 @@ extension HostCore {
         switch outcome {
         case .nothing: .done(DataResult(index: entry.index, revision: .zero))
         case .done(let revision, let body): .done(DataResult(index: entry.index, revision: revision, body: body))
+        case .repeated(let answer):
+            switch answer.outcome {
+            case .done(let body): .done(DataResult(index: answer.index, revision: answer.revision, body: body))
+            case .doneWithoutBody: .refused(.answerNotKept(index: answer.index, revision: answer.revision))
+            case .refused(let refusal): .refused(refusal)
+            }
         case .refused(let refusal): .refused(refusal)
         case .unsupported(let what): .refused(.unavailable("the replica does not understand its log: \(what)"))
         case .unready: preconditionFailure("an entry is answered when it was applied")

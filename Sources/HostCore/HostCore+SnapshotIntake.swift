@@ -244,13 +244,14 @@ extension HostCore {
         // What is given away of the old state would come upon its damage again.
         if replica.damage != nil { closeSupplies(of: replica) }
         replica.stopped = nil
-        replica.isStateDamaged = false
+        replica.isStateDamaged = plan.isStateDamaged
         replica.damage = nil
         replica.checkpoint = nil
         replica.freshAt = nil
         replica.impairment = Self.impairment(plan, replica.core) ?? (replica.isLogDamaged ? Self.logDamaged : nil)
         replica.isMute = plan.isMute || replica.isLogDamaged
         replica.view = view
+        noteSessions(of: replica)
         replica.floor = .zero
         replica.announcedFloor = .zero
         // The journal may still delete what it was told before is superfluous.

@@ -227,6 +227,7 @@ extension HostCore {
         }
         guard applied > from else { return }
         replica.core.applied(through: applied)
+        noteSessions(of: replica)
         noteUnsaved(replica)
         let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)
         let isLarge = replica.withCore {

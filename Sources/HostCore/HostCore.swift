@@ -182,6 +182,8 @@ public final class HostCore {
     /// Replicas that wait for a place, the longest first.
     var checkpointWaiters: Deque<Replica> = []
     var mergeWaiters: Deque<Replica> = []
+    /// Replicas of groups that have sessions.
+    var withSessions: [Replica] = []
     /// Replicas whose apply waits for a read that failed, until the next tick.
     var fetchesToRetry: [Replica] = []
     /// Replicas with a `mergeTick`, and those with a `checkpointTick`.
@@ -277,6 +279,7 @@ public final class HostCore {
         replicaOfGroup[place] = replica
         replicas.insert(replica, at: position(of: replica.group))
         newcomers.append(replica)
+        noteSessions(of: replica)
         updateLiveness(replica)
         markReady(replica)
     }
@@ -298,6 +301,7 @@ public final class HostCore {
         snapshotting.removeAll { $0 === replica }
         stepped.removeAll { $0 === replica }
         fetchesToRetry.removeAll { $0 === replica }
+        withSessions.removeAll { $0 === replica }
         replicaOfGroup[Int(replica.group.rawValue)] = nil
         isTrimDue = true
     }

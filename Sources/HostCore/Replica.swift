@@ -51,6 +51,12 @@ final class Replica {
     var memtable: Memtable
     var view: StoreView
     var checkpoint: Checkpoint?
+    /// It is in the host's list of replicas with sessions.
+    var isWatchedForSessions = false
+    /// The leader ends sessions whose time is over, not before this tick.
+    var expiryTick: UInt64 = 0
+    /// Or when this entry is applied: what was proposed last.
+    var expiryIndex = LogIndex.zero
     /// What commands read that is not in memory.
     var fetch = StateFetch()
     var isMerging = false
@@ -267,6 +273,9 @@ struct LogTimeClock {
     static let millisecondsPerTickMax: UInt64 = 100
 
     private(set) var current = LogTime.zero
+
+    /// The replica begins to lead; the last entry in the log has this time.
+    mutating func begin(at lastLogTime: LogTime) { current = lastLogTime }
 
     /// The last entry in the log, committed or not, has this time.
     mutating func follow(_ lastLogTime: LogTime) { if lastLogTime > current { current = lastLogTime } }

@@ -95,7 +95,17 @@ public struct RestoredReplica: Sendable {
             throw DiskError(.corrupt, "the store has no sound manifest of replica \(birth.replica)")
         }
         group = birth.group
-        machine = try Self.machine(birth.group, view, store)
+        do {
+            machine = try Self.machine(birth.group, view, store)
+        } catch let error where birth.group != .meta && Self.isDamage(error) {
+            // Of this replica alone: it votes and acknowledges, and applies nothing until another gives it a state.
+            plan.stateCanNotBeRead("\(error)")
+            machine = try MasterStateMachine(group: birth.group, applied: view.manifest.header.index)
+        }
+    }
+
+    private static func isDamage(_ error: any Error) -> Bool {
+        error is DecodingFailure || (error as? DiskError)?.code == .corrupt
     }
 
     /// The state machine as of the manifest. The meta group's live state is read from its records.
@@ -104,13 +114,23 @@ public struct RestoredReplica: Sendable {
     {
         let header = view.manifest.header
         var records: [MetaRecord] = []
-        if group == .meta {
+        var sessions: [SessionRecord] = []
+        if !view.manifest.runs.isEmpty {
             var from: RecordKey? = RecordKey.first(of: .group)
             while let first = from {
                 let page = try store.page(
                     in: view, from: first, recordsMax: 1_024, bytesMax: 8 << 20, tombstones: false)
-                for record in page.records where record.key.slot == .group && record.key.machine == .meta {
-                    records.append(MetaRecord(key: record.key.key, value: record.value))
+                for record in page.records where record.key.slot == .group {
+                    switch record.key.machine {
+                    case .meta where group == .meta:
+                        records.append(MetaRecord(key: record.key.key, value: record.value))
+                    case .sessions where group != .meta:
+                        sessions.append(
+                            SessionRecord(
+                                key: record.key.key, changed: record.changed, revision: record.revision,
+                                value: record.value))
+                    default: break
+                    }
                 }
                 from = page.next
             }
@@ -118,7 +138,7 @@ public struct RestoredReplica: Sendable {
         return try MasterStateMachine(
             group: group, applied: header.index, revision: header.revision, logTime: header.logTime,
             digest: header.digest,
-            metaRecords: records)
+            metaRecords: records, sessionRecords: sessions)
     }
 }
 

@@ -41,6 +41,8 @@ public struct ReplicaStartPlan: Sendable {
     public var isMute = false
     /// Why the replica may neither campaign nor serve, in words for the operator; nil when it is sound.
     public var impairment: String?
+    /// Not all of the state on disk can be read: another member's takes its place as a whole.
+    public var isStateDamaged = false
 
     /// The log's suffix stays when it continues the manifest; where the log's entry at the
     /// manifest's index is missing or has another term, a `base` is written ahead of any later append; a manifest
@@ -105,6 +107,15 @@ public struct ReplicaStartPlan: Sendable {
             entriesFrom = last.next
         }
         self.start = start
+    }
+
+    /// What the state machine keeps in memory can't be read from the disk.
+    mutating func stateCanNotBeRead(_ why: String) {
+        isStateDamaged = true
+        impairment = impairment ?? "its state on disk is damaged: \(why)"
+        start.isImpaired = true
+        start.entries = []
+        entriesFrom = start.last.next
     }
 
     /// Whether there is something to read.

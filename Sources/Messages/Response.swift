@@ -5,8 +5,8 @@ public import Primitives
 /// Why there is no result.
 ///
 /// Numbers on the wire: 1 notLeader, 2 moved, 3 overloaded, 4 noQuorum, 5 outcomeUnknown, 6 invalid, 7 tooLarge,
-/// 8 unknownGroup, 9 unavailable. Kept for later: 10 notYet, 11 sessionExpired, 12 conditionFailed, 13 compacted,
-/// 14 quotaExceeded, 15 unauthorized. A number that this version does not know fails to decode; the caller then takes
+/// 8 unknownGroup, 9 unavailable, 11 sessionExpired, 14 quotaExceeded, 16 answerNotKept. Kept for later: 10 notYet,
+/// 12 conditionFailed, 13 compacted, 15 unauthorized. A number that this version does not know fails to decode; the caller then takes
 /// a command's outcome for unknown.
 public enum Refusal: Error, Hashable, Sendable {
     /// Not proposed. `leader` is where to go, 0 if this host does not know; `term` tells older hints from newer ones.
@@ -27,17 +27,26 @@ public enum Refusal: Error, Hashable, Sendable {
     case unknownGroup
     /// Not proposed: the replica or the host is stopping, stopped or damaged, as the text says.
     case unavailable(String)
+    /// Not applied: there is no such session (any more).
+    case sessionExpired
+    /// Not applied: it would make more of something than there may be, as the text says.
+    case quotaExceeded(String)
+    /// Applied when it came first, in this entry and at this revision; its answer was too large to be kept.
+    case answerNotKept(index: LogIndex, revision: Revision)
 
     /// The command may have been applied, now or later.
     public var mayHaveHappened: Bool {
-        if case .outcomeUnknown = self { true } else { false }
+        switch self {
+        case .outcomeUnknown, .answerNotKept: true
+        default: false
+        }
     }
 
     /// Another attempt, perhaps elsewhere or later, may succeed and can't apply the command twice.
     public var isRetrySafe: Bool {
         switch self {
         case .notLeader, .moved, .overloaded, .noQuorum, .unknownGroup, .unavailable: true
-        case .outcomeUnknown, .invalid, .tooLarge: false
+        case .outcomeUnknown, .invalid, .tooLarge, .sessionExpired, .quotaExceeded, .answerNotKept: false
         }
     }
 }
@@ -53,6 +62,10 @@ extension Refusal: CustomStringConvertible {
         case .overloaded(let millis): "overloaded; try again after \(millis) ms"
         case .noQuorum: "no majority of the group's replicas answers; nothing was written"
         case .outcomeUnknown: "the outcome is unknown: the command may or may not have been applied"
+        case .sessionExpired: "the session is not there (any more)"
+        case .quotaExceeded(let text): "over a quota: \(text)"
+        case .answerNotKept(let index, let revision):
+            "applied before, in entry \(index) at revision \(revision); its answer was too large to be kept"
         case .invalid(let text): "invalid: \(text)"
         case .tooLarge(let text): "too large: \(text)"
         case .unknownGroup: "the host has no replica of this group"
@@ -111,6 +124,14 @@ extension Refusal: Message {
         case .unavailable(let text):
             writer.write(9 as UInt8)
             writer.write(text: text)
+        case .sessionExpired: writer.write(11 as UInt8)
+        case .quotaExceeded(let text):
+            writer.write(14 as UInt8)
+            writer.write(text: text)
+        case .answerNotKept(let index, let revision):
+            writer.write(16 as UInt8)
+            writer.write(index)
+            writer.write(revision)
         }
     }
 
@@ -129,6 +150,9 @@ extension Refusal: Message {
         case 7: self = .tooLarge(try reader.readText())
         case 8: self = .unknownGroup
         case 9: self = .unavailable(try reader.readText())
+        case 11: self = .sessionExpired
+        case 14: self = .quotaExceeded(try reader.readText())
+        case 16: self = .answerNotKept(index: try reader.read(), revision: try reader.read())
         default: throw DecodingFailure(expected: "an outcome", found: "\(outcome)")
         }
     }

@@ -14,8 +14,10 @@ public enum FeatureLevel {
     public static let silence: UInt32 = 4
     /// Transactions of the key-value machine: its command 3.
     public static let transactions: UInt32 = 5
+    /// Sessions: commands that are applied once, however often they are sent.
+    public static let sessions: UInt32 = 6
     /// What this version knows.
-    public static let current = transactions
+    public static let current = sessions
 
     /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
     /// an earlier version can't join it.

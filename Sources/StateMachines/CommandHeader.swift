@@ -7,10 +7,9 @@ public import Primitives
 ///
 /// `machine u16 | version u16 = 1 | session u64 | sequence u64 | first unacknowledged u64`, 28 bytes.
 ///
-/// Session 0 is none: such a command may be applied twice if it is sent twice. This version has no sessions yet,
-/// refuses
-/// others before they are proposed, and stops at them in the log. A retry that follows a moved slot will have to name
-/// the group where its session began; that is for version 2 of the header, so that ordinary commands don't carry it.
+/// Session 0 is none: such a command may be applied twice if it is sent twice. A retry that follows a moved slot will have
+/// to name the group where its session began; that is for version 2 of the header, so that ordinary commands don't carry
+/// it.
 public struct CommandHeader: Hashable, Sendable {
     public var machine: SubMachineNumber
     public var session: SessionID

@@ -21,6 +21,10 @@ public struct MasterStateMachine: Sendable {
     public private(set) var logTime: LogTime
     /// Over all records written since the group began, in their order: replicas agree at equal index.
     public private(set) var digest: UInt64
+    /// Who may ask for what he asked before.
+    public private(set) var sessions = SessionTable()
+    /// Sessions that nothing changed behind this entry are among the records already.
+    private var sessionsWritten: LogIndex
     /// The cluster's map; in the meta group only.
     public private(set) var meta = MetaMachine()
 
@@ -29,7 +33,7 @@ public struct MasterStateMachine: Sendable {
     public init(
         group: GroupID, applied: LogIndex = .zero, revision: Revision = .zero, logTime: LogTime = .zero,
         digest: UInt64 = 0,
-        metaRecords: some Sequence<MetaRecord> = []
+        metaRecords: some Sequence<MetaRecord> = [], sessionRecords: some Sequence<SessionRecord> = []
     ) throws(DecodingFailure) {
         self.group = group
         self.applied = applied
@@ -37,6 +41,8 @@ public struct MasterStateMachine: Sendable {
         self.logTime = logTime
         self.digest = digest
         meta = try MetaMachine(restoring: metaRecords)
+        sessions = try SessionTable(restoring: sessionRecords)
+        sessionsWritten = applied
     }
 
     /// Applies the next entry. Its index is the one after `applied`: anything else is a programmer's error.
@@ -62,10 +68,30 @@ public struct MasterStateMachine: Sendable {
                 }
             }
             return .done(revision: revision, body: body)
+        case .repeated(let answer): return .repeated(answer)
         case .refused(let refusal): return .refused(refusal)
         case .unsupported(let what): return .unsupported(what)
         case .unready(let places): return .unready(places)
         }
+    }
+
+    /// Those whose time is over at `logTime`, and the index of their last sign of life: what a leader proposes to end. See
+    /// `SessionTable.due`.
+    public mutating func sessionsDue(at logTime: LogTime, countMax: Int) -> [SessionCommand.Expiry] {
+        sessions.due(at: logTime, countMax: countMax)
+    }
+
+    /// Writes what is live in memory and is not among the records yet: before they are frozen.
+    public mutating func writeSessions(into store: inout some RecordStore) {
+        guard sessionsWritten < applied else { return }
+        for record in sessions.records(changedAfter: sessionsWritten) {
+            record.key.withUnsafeBytes {
+                store.put(
+                    slot: .group, machine: .sessions, key: $0, revision: record.revision, changed: record.changed,
+                    expiry: .zero, value: record.value)
+            }
+        }
+        sessionsWritten = applied
     }
 
     /// What has to be in memory before the entry can be applied, as far as that can be told from the entry alone: what
@@ -81,8 +107,7 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
-    /// What a key-value command writes: ranges of the entry's payload. Apart from `apply`, as the next, so that only
-    /// the
+    /// What a key-value command writes: ranges of the entry's payload. Apart from `apply`, as the next, so that only the
     /// writing is compiled anew for each kind of store; and apart from the next because this is the path of most
     /// entries.
     @usableFromInline struct KeyValueWrite {
@@ -97,9 +122,14 @@ public struct MasterStateMachine: Sendable {
         precondition(entry.index == applied.next, "entries are applied one after the other")
         guard entry.kind == .command, group != .meta else { return nil }
         return entry.payload.withUnsafeBytes { payload -> KeyValueWrite? in
-            guard let header = CommandHeader(of: payload), header.machine == .keyValue, header.session == .none,
+            guard let header = CommandHeader(of: payload), header.machine == .keyValue,
                 let command = KeyValueCommandView(payload: payload), command.isWithinLimits
             else { return nil }
+            var session: Int?
+            if header.session != .none {
+                guard case .new(let place) = sessions.standing(of: header) else { return nil }
+                session = place
+            }
             let key = payload.slice(command.key)
             let slot = Ring.slot(of: key)
             revision = revision.next
@@ -108,6 +138,9 @@ public struct MasterStateMachine: Sendable {
                 changed: entry.index)
             applied = entry.index
             logTime = max(logTime, entry.logTime)
+            if let session {
+                keep(.done(Bytes()), of: entry, header, slot, at: session)
+            }
             return KeyValueWrite(slot: slot, isPut: command.isPut, key: command.key, value: command.value)
         }
     }
@@ -116,6 +149,7 @@ public struct MasterStateMachine: Sendable {
     @usableFromInline enum Decision {
         case nothing
         case done([RecordWrite], body: Bytes)
+        case repeated(SessionAnswer)
         case refused(Refusal)
         case unsupported(String)
         case unready([RecordPosition])
@@ -123,17 +157,20 @@ public struct MasterStateMachine: Sendable {
 
     /// Takes the entry into revision, digest, log time and map. Changes nothing if it is unsupported or unready.
     @usableFromInline mutating func decideOther(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
-        let decision: Decision
+        var decision: Decision
+        /// Where the answer is kept.
+        var session: Call?
         switch entry.kind {
-        case .command: decision = decideCommand(entry, store)
+        case .command: decision = decideCommand(entry, store, &session)
         case .empty, .configuration: decision = .nothing
         default: decision = .unsupported("entry \(entry.index) has the unknown kind \(entry.kind.rawValue)")
         }
         switch decision {
         case .unsupported, .unready: return decision
-        case .nothing, .refused: break
+        case .nothing, .refused, .repeated: break
         case .done(let writes, _):
-            if !writes.isEmpty { revision = revision.next }
+            // What clients say of their sessions changes no data.
+            if writes.contains(where: { $0.machine != .sessions }) { revision = revision.next }
             for write in writes {
                 write.key.withUnsafeBytes { key in
                     guard let value = write.value else { return fold(write, key, nil, changed: entry.index) }
@@ -143,27 +180,124 @@ public struct MasterStateMachine: Sendable {
         }
         applied = entry.index
         logTime = max(logTime, entry.logTime)
+        if let session {
+            var outcome: SessionAnswer.Outcome?
+            switch decision {
+            case .done(_, let body): outcome = .done(body)
+            case .refused(let refusal): outcome = .refused(refusal)
+            case .nothing, .repeated, .unsupported, .unready: break
+            }
+            // Whoever asks again gets the same refusal.
+            if let outcome,
+                case .refused(let kept) = keep(outcome, of: entry, session.header, session.slot, at: session.place)
+            {
+                decision = .refused(kept)
+            }
+        }
         return decision
     }
 
-    private mutating func decideCommand(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
+    /// Keeps what a command came to for whoever asks again, and takes that it did into the digest.
+    @discardableResult private mutating func keep(
+        _ outcome: SessionAnswer.Outcome, of entry: LogEntry, _ header: CommandHeader, _ slot: Slot, at place: Int
+    ) -> SessionAnswer.Outcome {
+        let kept = sessions.keep(
+            SessionAnswer(index: entry.index, slot: slot, revision: revision, outcome: outcome), header, at: place,
+            logTime: logTime)
+        fold(header, kept.mark)
+        return kept.outcome
+    }
+
+    /// Takes into the digest what a call came to: replicas that decide by different windows must not agree in it.
+    private mutating func fold(_ header: CommandHeader, _ mark: UInt64) {
+        let call = header.session.rawValue &+ header.sequence &* 0x9e37_79b9_7f4a_7c15
+        digest = mix(digest ^ mix(call ^ header.firstUnacknowledged << 20 ^ mark))
+    }
+
+    private mutating func fold(_ header: CommandHeader, _ refusal: Refusal) {
+        fold(header, refusal.encoded().withUnsafeBytes { hash64($0, seed: 1) })
+    }
+
+    /// A call whose answer is to be kept.
+    private struct Call {
+        var header: CommandHeader
+        var place: Int
+        var slot = Slot.group
+    }
+
+    private mutating func decideCommand(
+        _ entry: LogEntry, _ store: any RecordStore, _ session: inout Call?
+    ) -> Decision {
         guard let header = entry.payload.withUnsafeBytes({ CommandHeader(of: $0) }) else {
             return .unsupported("entry \(entry.index) has no command header of version \(CommandHeader.formatVersion)")
         }
-        guard header.session == .none else {
-            return .unsupported(
-                "entry \(entry.index) belongs to session \(header.session); this version has no sessions")
+        if header.session != .none {
+            guard group != .meta, header.machine == .keyValue else {
+                return .unsupported(
+                    "entry \(entry.index) of session \(header.session) is for sub state machine \(header.machine), which "
+                        + "has no sessions")
+            }
+            switch sessions.standing(of: header) {
+            case .new(let place): session = Call(header: header, place: place)
+            case .refused(let refusal):
+                fold(header, refusal)
+                return .refused(refusal)
+            case .full(let place, let refusal):
+                fold(header, refusal)
+                sessions.noteRefused(header, at: place, index: entry.index, revision, max(logTime, entry.logTime))
+                return .refused(refusal)
+            case .answered(let answer):
+                fold(header, answer.mark << 2 | 3)
+                sessions.noteRepeated(header, at: entry.index, revision, max(logTime, entry.logTime))
+                return .repeated(answer)
+            }
         }
         switch header.machine {
+        case .sessions where group != .meta: return decideSession(entry)
         case .meta where group == .meta: return decideMeta(entry)
-        case .keyValue where group != .meta: return decideTransaction(entry, store)
+        case .keyValue where group != .meta: return decideTransaction(entry, store, &session)
         default:
             return .unsupported(
                 "entry \(entry.index) is for sub state machine \(header.machine), which group \(group) does not have")
         }
     }
 
-    private func decideTransaction(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
+    private mutating func decideSession(_ entry: LogEntry) -> Decision {
+        let command: SessionCommand
+        do throws(DecodingFailure) {
+            command = try SessionCommand(payload: entry.payload)
+        } catch {
+            return .unsupported("entry \(entry.index): \(error)")
+        }
+        let time = max(logTime, entry.logTime)
+        func ended(_ ids: [SessionID]) -> [RecordWrite] {
+            ids.map {
+                RecordWrite(slot: .group, machine: .sessions, key: Session.key(of: $0), expiry: .zero, value: nil)
+            }
+        }
+        switch command {
+        case .open(let timeToLive, let nonce):
+            if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
+            let id = SessionTable.id(term: entry.term, index: entry.index, nonce: nonce)
+            if let refusal = sessions.open(id, timeToLive: timeToLive, at: entry.index, revision, time) {
+                return .refused(refusal)
+            }
+            digest = mix(digest ^ mix(id.rawValue))
+            return .done([], body: Session.body(of: [id]))
+        case .keepAlive(let words):
+            if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
+            let missing = sessions.keepAlive(words, at: entry.index, revision, time)
+            digest = mix(
+                digest ^ entry.payload.withUnsafeBytes { hash64($0, seed: UInt64(truncatingIfNeeded: missing.count)) })
+            return .done([], body: Session.body(of: missing))
+        case .close(let id): return .done(sessions.close(id) ? ended([id]) : [], body: Bytes())
+        case .expire(let expiries): return .done(ended(sessions.expire(expiries, logTime: time)), body: Bytes())
+        }
+    }
+
+    private func decideTransaction(
+        _ entry: LogEntry, _ store: any RecordStore, _ session: inout Call?
+    ) -> Decision {
         guard entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }) else {
             return .unsupported("entry \(entry.index) holds a key-value command that this version does not know")
         }
@@ -176,9 +310,11 @@ public struct MasterStateMachine: Sendable {
         guard transaction.problem() == nil, let key = transaction.keys.first else {
             return .unsupported("entry \(entry.index) holds a transaction beyond the limits of this version")
         }
+        let slot = Ring.slot(of: key)
+        session?.slot = slot
         var context = ApplyContext(
             index: entry.index, logTime: max(logTime, entry.logTime), revision: revision.next,
-            slot: Ring.slot(of: key), machine: .keyValue, store: store)
+            slot: slot, machine: .keyValue, store: store)
         do throws(Unready) {
             switch try transaction.apply(in: &context) {
             case .success(let outcome): return .done(context.writes, body: outcome.encoded())
@@ -237,7 +373,10 @@ extension MasterStateMachine {
             guard let header = CommandHeader(of: bytes) else {
                 return .invalid("the command has no header of version \(CommandHeader.formatVersion)")
             }
-            guard header.session == .none else { return .invalid("sessions are not supported by this version") }
+            if header.session != .none || header.machine == .sessions {
+                if let problem = check(sessionOf: header, payload, slot: slot, level: level) { return problem }
+                if header.machine == .sessions { return nil }
+            }
             guard header.machine == .keyValue else {
                 return .invalid("sub state machine \(header.machine) takes no commands from clients in this version")
             }
@@ -253,6 +392,33 @@ extension MasterStateMachine {
             }
             let found = Ring.slot(of: bytes.slice(command.key))
             return found == slot ? nil : .invalid("the key's slot is \(found), not \(slot)")
+        }
+    }
+
+    private static func check(
+        sessionOf header: CommandHeader, _ payload: Bytes, slot: Slot, level: UInt32
+    ) -> Refusal? {
+        guard level >= FeatureLevel.sessions else {
+            // A client may have heard of the new level before this host.
+            return .unavailable(
+                "sessions need feature level \(FeatureLevel.sessions), and this host knows the cluster to be at \(level)"
+            )
+        }
+        guard header.machine == .sessions else {
+            guard header.firstUnacknowledged <= header.sequence, header.sequence >= 1,
+                header.sequence <= SessionTable.Limits.sequenceMax
+            else {
+                return .invalid(
+                    "a call's number is 1 to 2^62, and not below the first that is unacknowledged: \(header.sequence), "
+                        + "\(header.firstUnacknowledged)")
+            }
+            return nil
+        }
+        guard header.session == .none, slot == .group else {
+            return .invalid("commands about sessions belong to the group as a whole, and to no session")
+        }
+        do throws(DecodingFailure) { return try SessionCommand(payload: payload).problem() } catch {
+            return .invalid("\(error)")
         }
     }
 
@@ -276,6 +442,7 @@ extension MasterStateMachine {
     /// Whether a command that `check` let pass makes the state grow: all do but deletes, which are taken as long as
     /// there is any space.
     public static func bringsDataIn(_ payload: Bytes) -> Bool {
+        if payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine == .sessions }) { return false }
         if let isPut = payload.withUnsafeBytes({ KeyValueCommandView(payload: $0)?.isPut }) { return isPut }
         return (try? KeyValueTransaction(payload: payload))?.bringsDataIn ?? true
     }

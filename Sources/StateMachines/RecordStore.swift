@@ -54,6 +54,8 @@ public enum Applied: Hashable, Sendable {
     /// The command took effect, at this revision; or it found everything as it wants it, and this is the group's
     /// revision.
     case done(revision: Revision, body: Bytes)
+    /// The command came before in its session, and was applied then; this is what it came to.
+    case repeated(SessionAnswer)
     /// The command has no effect, for a reason that lies in the state: the same on every replica.
     case refused(Refusal)
     /// This version can't apply the entry: its kind, its machine, its version or its form is unknown. Nothing changed,

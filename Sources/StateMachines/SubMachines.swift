@@ -7,7 +7,7 @@ extension SubMachineNumber {
     public static let keyValue = SubMachineNumber(1)
     /// Hosts, groups, ring and placement; in the meta group only.
     public static let meta = SubMachineNumber(2)
-    /// Kept for sessions.
+    /// Sessions; in all groups but the meta group.
     public static let sessions = SubMachineNumber(3)
     /// Kept for what a group knows of its own configuration and settings.
     public static let configuration = SubMachineNumber(4)

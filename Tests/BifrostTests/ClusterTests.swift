@@ -28,6 +28,9 @@ private final class World: Sendable {
         var isSilent = false
         /// Calls that were left without an answer.
         var unanswered = 0
+        /// Of all groups: those that are open, and how many were.
+        var sessions: Set<UInt64> = []
+        var sessionsOpened: UInt64 = 0
         /// Writes that took effect, by key.
         var executions: [Bytes: Int] = [:]
         /// Keeps the calls until `release`.
@@ -86,6 +89,10 @@ private final class PretendedHost: RPCService {
             case DataMethod.execute:
                 guard let request = try? ExecuteRequest(decoding: call.payload) else { return nil }
                 let payload = request.payload
+                if let header = payload.withUnsafeBytes({ CommandHeader(of: $0) }), header.machine == .sessions {
+                    guard let command = try? SessionCommand(payload: payload) else { return nil }
+                    return sessionAnswer(to: command, &state)
+                }
                 let keyCount = Int(payload[30]) | Int(payload[31]) << 8
                 state.revision += 1
                 let start = payload[28] == 1 ? 40 : 32
@@ -130,9 +137,25 @@ private final class PretendedHost: RPCService {
     }
 }
 
+private func sessionAnswer(to command: SessionCommand, _ state: inout World.State) -> Bytes {
+    state.revision += 1
+    var body = ByteWriter()
+    switch command {
+    case .open:
+        state.sessionsOpened += 1
+        state.sessions.insert(state.sessionsOpened)
+        body.write(state.sessionsOpened)
+    case .close(let id): state.sessions.remove(id.rawValue)
+    default: return Response<DataResult>.refused(.invalid("\(command)")).encoded()
+    }
+    let result = DataResult(
+        index: LogIndex(state.revision), revision: Revision(state.revision), body: body.take())
+    return Response.done(result).encoded()
+}
+
 private func withCluster(
-    cluster: ClusterID = ClusterID(high: 0, low: 7), groupCount: Int = 1, limits: ServerLimits = ServerLimits(),
-    initialised: Bool = true,
+    cluster: ClusterID = ClusterID(high: 0, low: 7), featureLevel: UInt32 = FeatureLevel.first, groupCount: Int = 1,
+    limits: ServerLimits = ServerLimits(), initialised: Bool = true,
     _ body: (World, [RPCServer]) async throws -> Void
 ) async throws {
     let world = World()
@@ -164,7 +187,7 @@ private func withCluster(
         }
         let owners = (0..<Slot.count).map { GroupID(UInt32($0 % groupCount + 1)) }
         let map = ClusterMap(
-            cluster: cluster, hosts: hosts, groups: groups,
+            cluster: cluster, featureLevel: featureLevel, hosts: hosts, groups: groups,
             ring: SlotTable(epoch: Epoch(1), owners: owners),
             nextHost: HostID(3), nextGroup: GroupID(100), nextReplica: ReplicaID(1_000))
         world.state.withLock { $0.map = map }
@@ -445,6 +468,25 @@ private func withCluster(
             #expect((try? after[1].status.get()) == nil && (try? after[0].status.get()) != nil)
             #expect(try await cluster.map(refresh: true).groups.count == 1)
             await cluster.close()
+        }
+    }
+
+    @Test func aClientThatIsClosedLeavesNoSessionBehind() async throws {
+        try await withCluster(featureLevel: FeatureLevel.sessions, groupCount: 2) { world, servers in
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"])
+            for number in 0..<50 { try await cluster.kv.put(Bytes("k\(number)"), "v") }
+            #expect(world.state.withLock { $0.sessions } == [1, 2])
+            await cluster.close()
+            #expect(world.state.withLock { $0.sessions } == [])
+            await cluster.close()
+            // A host that says nothing keeps nobody for long, and its session ends by itself.
+            let other = try await Cluster.connect(to: ["\(servers[0].address)"])
+            try await other.kv.put("k", "v")
+            world.state.withLock { $0.isSilent = true }
+            let start = RPCClock.now()
+            await other.close()
+            #expect(RPCClock.now().since(start) < 5_000_000_000)
+            #expect(world.state.withLock { $0.sessions } == [3])
         }
     }
 

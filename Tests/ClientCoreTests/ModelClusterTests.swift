@@ -4,6 +4,7 @@ import ClientCore
 import Messages
 import Primitives
 import Ring
+import StateMachines
 import Testing
 
 /// What is under way in the virtual network, ordered by time and then by number.
@@ -36,6 +37,13 @@ private struct ModelCluster {
     var owners: [UInt32] = [1, 2]
     var epoch: UInt64 = 1
     var version: UInt64 = 1
+    /// The hosts know sessions. By group: those that are there, and what was answered in them.
+    let hasSessions: Bool
+    var sessions: [Set<UInt64>] = [[], []]
+    var answers: [[CommandHeader: CallAnswer]] = [[:], [:]]
+    /// By group: their numbers meet.
+    var nextSession: [UInt64] = [1, 1]
+    var repeated = 0
     /// Calls that went out on a connection and were not answered on it.
     var open: [(call: CallID, connection: Int, host: Int)] = []
 
@@ -48,7 +56,8 @@ private struct ModelCluster {
     var operations: [Operation] = []
     var problems: [String] = []
 
-    init(seed: UInt64, settings: ClientSettings) {
+    init(seed: UInt64, settings: ClientSettings, hasSessions: Bool) {
+        self.hasSessions = hasSessions
         random = SeededRandom(seed: seed)
         router = ClientRouter(settings: settings, seedCount: 1, seed: seed &+ 1)
     }
@@ -62,6 +71,7 @@ private struct ModelCluster {
 
     var map: ClusterMap {
         var map = exampleMap(version: version)
+        if hasSessions { map.featureLevel = FeatureLevel.sessions }
         map.ring = SlotTable(epoch: Epoch(epoch), owners: (0..<Slot.count).map { GroupID(owners[$0 % 2]) })
         return map
     }
@@ -73,7 +83,8 @@ private struct ModelCluster {
         for _ in 0..<operationCount { schedule(.submit, inMicroseconds: random.below(3_000_000)) }
         for _ in 0..<60 { schedule(.disturb, inMicroseconds: random.below(3_000_000)) }
         var nextTick = now.rawValue
-        let end = now.rawValue + 6_000_000_000
+        // The router's own operations may go on for ten seconds.
+        let end = now.rawValue + (hasSessions ? 16_000_000_000 : 6_000_000_000)
         while now.rawValue < end {
             let next = queue.indices.min { (queue[$0].at, queue[$0].number) < (queue[$1].at, queue[$1].number) }
             if let next, queue[next].at <= nextTick {
@@ -178,7 +189,10 @@ private struct ModelCluster {
     mutating func disturb() {
         let host = Int(random.below(3))
         let group = Int(random.below(2))
-        switch random.below(6) {
+        switch random.below(hasSessions ? 7 : 6) {
+        case 6:  // Its time is over, as the group counts it.
+            sessions[group].removeAll()
+            answers[group].removeAll()
         case 0:  // A connection breaks; what was under way on it is lost in either direction.
             guard isUp[host] else { return }
             isUp[host] = false
@@ -203,7 +217,8 @@ private struct ModelCluster {
     mutating func serve(_ send: ClientSend, _ connection: Int) {
         let host = Int(send.host.rawValue) - 1
         let group = Int(send.group.rawValue) - 1
-        let tag = Int(send.payload.string)!
+        // What is no number is about sessions.
+        let tag = Int(send.payload.string)
         // Also what arrives after the connection broke may be executed, and after the deadline.
         guard !isFrozen[host] || chance(20) else { return }
         var answer: CallAnswer
@@ -213,17 +228,17 @@ private struct ModelCluster {
                     .overloaded(retryAfterMillis: UInt32(random.below(60))), .noQuorum, .unknownGroup,
                     .unavailable("stopping"), .moved(group: GroupID(2), epoch: .zero),
                 ][Int(random.below(5))])
-        } else if owners[Int(send.slot.rawValue)] != send.group.rawValue {
+        } else if let tag, owners[Int(send.slot.rawValue)] != send.group.rawValue {
+            precondition(tag == Int(send.tag))
             answer = .refused(.moved(group: GroupID(owners[Int(send.slot.rawValue)]), epoch: Epoch(epoch)))
         } else if leaders[group] != host, send.kind == .command || !chance(30) {
             let hint = chance(60) ? UInt64(leaders[group] + 1) : random.below(4)
             answer = .refused(.notLeader(leader: HostID(hint), term: Term(terms[group])))
         } else if send.kind == .command, chance(3) {
-            if chance(50) { operations[tag].executions += 1 }
+            if chance(50) { _ = execute(send, tag, group) }
             answer = chance(50) ? .refused(.outcomeUnknown) : .malformed("test")
         } else {
-            operations[tag].executions += 1
-            answer = .done(exampleResult())
+            answer = execute(send, tag, group)
         }
         if chance(2) { return }
         if send.kind == .query, chance(2) { answer = .malformed("test") }
@@ -232,15 +247,71 @@ private struct ModelCluster {
     }
 }
 
+extension ModelCluster {
+    mutating func execute(_ send: ClientSend, _ tag: Int?, _ group: Int) -> CallAnswer {
+        guard let tag else {
+            let command = try? SessionCommand(payload: send.payload)
+            var body = ByteWriter()
+            switch command {
+            case .open:
+                sessions[group].insert(nextSession[group])
+                body.write(nextSession[group])
+                nextSession[group] += 1
+            case .keepAlive(let words):
+                for word in words where !sessions[group].contains(word.id.rawValue) { body.write(word.id) }
+            default: problems.append("\(command as Any)")
+            }
+            return .done(DataResult(index: LogIndex(1), revision: Revision(1), body: body.take()).encoded())
+        }
+        guard send.sequence > 0 else {
+            if hasSessions, send.kind == .command { problems.append("\(tag) goes without a number") }
+            operations[tag].executions += 1
+            return .done(exampleResult())
+        }
+        guard sessions[group].contains(send.session.rawValue) else { return .refused(.sessionExpired) }
+        if send.sequence < send.firstUnacknowledged { problems.append("\(tag) is acknowledged, and sent") }
+        let name = CommandHeader(machine: .keyValue, session: send.session, sequence: send.sequence)
+        if let answer = answers[group][name] {
+            repeated += 1
+            guard case .done(let bytes) = answer, let result = try? DataResult(decoding: bytes),
+                result.index == LogIndex(UInt64(tag))
+            else {
+                problems.append("\(tag) got another's number")
+                return answer
+            }
+            return answer
+        }
+        operations[tag].executions += 1
+        let answer = CallAnswer.done(
+            DataResult(index: LogIndex(UInt64(tag)), revision: Revision(1)).encoded())
+        answers[group][name] = answer
+        return answer
+    }
+}
+
 @Suite struct ModelClusterTests {
     @Test(arguments: 1...60)
-    func everyOperationEndsOnceInTimeAndWithTheTruth(seed: Int) {
+    func everyOperationEndsOnceInTimeAndWithTheTruth(seed: Int) { run(seed, hasSessions: false) }
+
+    @Test func commandsOfSessionsAreDoneOnce() {
+        var (repeated, unknown) = (0, 0)
+        for seed in 1...100 {
+            let counts = run(seed, hasSessions: true)
+            repeated += counts.repeated
+            unknown += counts.unknown
+        }
+        #expect(repeated > 100 && unknown > 100, "\(repeated), \(unknown): too little was in doubt")
+    }
+
+    @discardableResult private func run(_ seed: Int, hasSessions: Bool) -> (repeated: Int, unknown: Int) {
         var settings = ClientSettings()
         settings.queryAttemptNanoseconds = 100_000_000
         settings.silenceNanoseconds = 200_000_000
         settings.mapFetchNanoseconds = 50_000_000
         settings.operationsMax = 150
-        var cluster = ModelCluster(seed: UInt64(seed), settings: settings)
+        settings.commandAttemptNanoseconds = 100_000_000
+        settings.sessionTimeToLiveMilliseconds = 1_000
+        var cluster = ModelCluster(seed: UInt64(seed), settings: settings, hasSessions: hasSessions)
         cluster.run(operationCount: 500)
         for (tag, operation) in cluster.operations.enumerated() {
             switch operation.result {
@@ -258,11 +329,15 @@ private struct ModelCluster {
                 cluster.problems.append("\(tag) executed more than once")
             }
         }
-        #expect(cluster.problems == [])
-        #expect(cluster.router.operationCount == 0)
+        #expect(cluster.problems == [], "seed \(seed)")
+        #expect(cluster.router.operationCount == 0, "seed \(seed)")
         let succeeded = cluster.operations.count { if case .success = $0.result { true } else { false } }
-        #expect(succeeded > 20, "too few succeed for a test: \(succeeded)")
+        #expect(succeeded > (hasSessions ? 5 : 20), "too few succeed for a test: \(succeeded)")
         // No busy loops: a bounded number of attempts for each operation, though leaders are missing for long times.
         #expect(cluster.router.statistics.sends < 500 * 8, "\(cluster.router.statistics)")
+        let unknown = cluster.operations.count {
+            if case .failure(let failure) = $0.result { failure.mayHaveHappened } else { false }
+        }
+        return (cluster.repeated, unknown)
     }
 }

@@ -5,6 +5,7 @@ import HostCore
 import Messages
 import Primitives
 import RaftCore
+import Ring
 import Storage
 import Testing
 
@@ -166,5 +167,42 @@ import Testing
         try trio.tick(10)
         #expect(host.isDone(3) && host.inspection(of: GroupID(1))?.isStopped == false)
         #expect(host.core.replicaStatuses().contains { $0.problem.contains("its state on disk is damaged") })
+    }
+
+    /// A start reads the sessions of each group. A run that can't be read for that is its replica's damage, and no other's:
+    /// it votes, applies nothing, and wants another member's state as a whole.
+    @Test func aStartThatCanNotReadSessionsImpairsOneReplica() throws {
+        let trio = try Trio(groups: 2)
+        let host = trio.hosts[0]
+        for group in [GroupID(1), GroupID(2)] {
+            let leader = trio.hosts[try trio.leader(of: group)]
+            let key = try #require(
+                (0..<1_000).map { "k\($0)" }.first { trio.map.owner(of: slot(of: Bytes($0))) == group })
+            leader.put(key, String(repeating: "v", count: 900), group: group, token: UInt64(group.rawValue))
+            try trio.tick(10)
+        }
+        host.core.checkpointAll()
+        try trio.tick(4)
+        let ids = try [GroupID(1), GroupID(2)].map { group in
+            try #require(trio.map.group(group)?.replica(on: host.id))
+        }
+        let whole = try Store(disk: host.storeDisk)
+        let births = zip([GroupID(1), GroupID(2)], ids).map {
+            ReplicaBirth(group: $0, replica: $1, configuration: Configuration(voters: [$1]))
+        }
+        let sound = try RestoredReplica.restored(
+            births, logs: host.journal.recovered(), journal: host.journal, store: whole)
+        #expect(sound.allSatisfy { $0.plan.impairment == nil && !$0.plan.isStateDamaged })
+
+        let runs = try #require(whole.manifest(of: ids[0])).runs.map(\.id.rawValue)
+        for (key, value) in host.storeDisk.contents() where runs.contains(key.high) && value.count > 500 {
+            host.storeDisk.flipBit(in: key, bit: 8 * value.count / 2)
+        }
+        let store = try Store(disk: host.storeDisk)
+        let found = try RestoredReplica.restored(
+            births, logs: host.journal.recovered(), journal: host.journal, store: store)
+        #expect(found[0].plan.impairment?.contains("damaged") == true && found[0].plan.isStateDamaged)
+        #expect(found[0].plan.start.isImpaired && found[0].plan.start.entries.isEmpty && !found[0].plan.isMute)
+        #expect(found[1].plan.impairment == nil && !found[1].plan.isStateDamaged)
     }
 }

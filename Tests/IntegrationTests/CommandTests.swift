@@ -37,7 +37,7 @@ extension IntegrationTests {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 let save = try await cluster.bifrost("snapshot", "save", cluster.directory + "/save", "--json")
                 save.expect(0)
-                #expect(try save.json()["featureLevel"] as? Int == 5)
+                #expect(try save.json()["featureLevel"] as? Int == 6)
             }
         }
 

@@ -110,12 +110,13 @@ extension IntegrationTests {
                 #expect(bench.isRunning)
                 cluster.local.kill(cluster.hosts[0])
                 let result = await bench.end(killAfter: .seconds(60))
-                #expect(result.ending == .exit(1), "\(result.errorText)")
+                #expect(result.ending == .exit(0), "\(result.errorText)")
                 let report = try result.json()
                 func number(_ name: String) throws -> Double { try #require(report[name] as? NSNumber).doubleValue }
                 #expect(try number("seconds") >= 5 && number("seconds") < 30)
-                #expect(try number("errors") > 0)
-                #expect(try number("operations") > number("errors"))
+                // What was under way goes to the others, and is done once.
+                #expect(try number("errors") == 0, "\(result.errorText)")
+                #expect(try number("operations") > 1_000)
                 #expect(try number("cpuMicrosPerOperation") > 0)
                 #expect(try number("verified") == 10_000, "\(result.errorText)")
                 let gap = try #require((report["hostsWithGaps"] as? [[String: Any]])?.first)

@@ -75,7 +75,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 
     @Test func seedsWithoutViolation() {
         reportTraps()
-        let seeds = chosenSeeds() ?? 1...100
+        let seeds = chosenSeeds() ?? 101...200
         let settings = SimulationSettings(
             profile: environment("BIFROST_PROFILE").flatMap { SimulationProfile(rawValue: $0) } ?? .safety,
             seconds: environment("BIFROST_SECONDS").flatMap { Int($0) } ?? 30)

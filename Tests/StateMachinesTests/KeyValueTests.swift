@@ -116,8 +116,7 @@ import Testing
             check(.put(key: "k", value: "v", timeToLiveMillis: 1))
                 == .invalid("a time to live is not supported by this version"))
         #expect(
-            check(.put(key: "k", value: "v"), header: CommandHeader(machine: .keyValue, session: SessionID(1)))
-                == .invalid("sessions are not supported by this version"))
+            check(.put(key: "k", value: "v"), header: CommandHeader(machine: .keyValue, session: SessionID(1))) != nil)
         #expect(check(.put(key: "k", value: "v"), header: CommandHeader(machine: .meta)) != nil)
         #expect(check(.put(key: "somekey", value: "v"), slot: Slot(1)) == .invalid("the key's slot is 11058, not 1"))
         // The client's own check says the same of the command.
@@ -149,7 +148,11 @@ import Testing
             let applied = machine.apply(.command(1, payload), into: &store)
             if isFine {
                 passed += 1
-                #expect(applied == .done(revision: Revision(1), body: Bytes()) && store.writes == 1)
+                if payload.withUnsafeBytes({ CommandHeader(of: $0)?.session }) == SessionID.none {
+                    #expect(applied == .done(revision: Revision(1), body: Bytes()) && store.writes == 1)
+                } else {
+                    #expect(applied == .refused(.sessionExpired) && store.writes == 0)
+                }
             } else if case .unsupported = applied {
                 #expect(
                     store.writes == 0 && machine.applied == .zero && machine.revision == .zero && machine.digest == 0)

@@ -78,7 +78,6 @@ import Testing
             (.command(1, changed(2, 2), logTime: 9), "header"),
             (.command(1, changed(0, 16), logTime: 9), "sub state machine 16"),
             (.command(1, changed(0, 2), logTime: 9), "sub state machine 2"),
-            (.command(1, changed(4, 1), logTime: 9), "session 1"),
             (.command(1, changed(28, 4), logTime: 9), "does not know"),
             (.command(1, changed(28, 3), logTime: 9), "expected"),
             (.command(1, changed(29, 2), logTime: 9), "does not know"),

@@ -98,6 +98,7 @@ package struct ClusterLevels: Sendable, Equatable {
         case FeatureLevel.silence: "hosts name their silent replicas to each other"
         case FeatureLevel.transactions:
             "transactions, groups that are stopped and started, weights of hosts that change"
+        case FeatureLevel.sessions: "sessions: commands that are done once, however often they are sent"
         default: "unknown to this program"
         }
     }

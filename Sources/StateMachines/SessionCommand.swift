@@ -1,0 +1,255 @@
+// Commands about sessions themselves, and how sessions are kept among a group's records.
+
+import DequeModule
+public import Messages
+public import Primitives
+
+/// Sub state machine 3. The command stands behind a command header without a session. Needs feature level
+/// `FeatureLevel.sessions`.
+public enum SessionCommand: Hashable, Sendable {
+    /// `1 u8 | version u8 = 1 | time to live u64 | nonce u64`. Milliseconds of log time; a number that the client draws at
+    /// random. Its answer's body is the session's id: u64.
+    case open(timeToLive: UInt64, nonce: UInt64)
+    /// `2 u8 | version u8 = 1 | count u32 | each: id u64, first unacknowledged call u64`. Its answer's body are those that
+    /// are not there: ids u64.
+    case keepAlive([Life])
+    /// `3 u8 | version u8 = 1 | id u64`. Done also if there is none.
+    case close(SessionID)
+    /// `4 u8 | version u8 = 1 | count u32 | each: id u64, index u64`. A leader's alone: ends sessions whose time is over,
+    /// if the entry at this index was their last sign of life.
+    case expire([Expiry])
+
+    /// A client's word without a call.
+    public struct Life: Hashable, Sendable {
+        public var id: SessionID
+        /// It asks for no answer below this call any more: 1 to 2^62.
+        public var firstUnacknowledged: UInt64
+        public init(id: SessionID, firstUnacknowledged: UInt64) {
+            self.id = id
+            self.firstUnacknowledged = firstUnacknowledged
+        }
+    }
+
+    public struct Expiry: Hashable, Sendable {
+        public var id: SessionID
+        public var activeIndex: LogIndex
+        public init(id: SessionID, activeIndex: LogIndex) {
+            self.id = id
+            self.activeIndex = activeIndex
+        }
+    }
+
+    static let formatVersion: UInt8 = 1
+    /// Sessions in one command.
+    public static let countMax = 4_096
+
+    /// A whole payload.
+    public func payload() -> Bytes {
+        var writer = ByteWriter(capacity: 64)
+        CommandHeader(machine: .sessions).encode(into: &writer)
+        func begin(_ number: UInt8) {
+            writer.write(number)
+            writer.write(Self.formatVersion)
+        }
+        switch self {
+        case .open(let timeToLive, let nonce):
+            begin(1)
+            writer.write(timeToLive)
+            writer.write(nonce)
+        case .keepAlive(let words):
+            begin(2)
+            writer.write(UInt32(words.count))
+            for word in words {
+                writer.write(word.id)
+                writer.write(word.firstUnacknowledged)
+            }
+        case .close(let id):
+            begin(3)
+            writer.write(id)
+        case .expire(let expiries):
+            begin(4)
+            writer.write(UInt32(expiries.count))
+            for expiry in expiries {
+                writer.write(expiry.id)
+                writer.write(expiry.activeIndex)
+            }
+        }
+        return writer.take()
+    }
+
+    /// Reads a whole payload, header included.
+    public init(payload: Bytes) throws(DecodingFailure) {
+        var reader = ByteReader(payload)
+        _ = try reader.readBytes(count: CommandHeader.encodedBytes)
+        let (number, version) = (try reader.read(UInt8.self), try reader.read(UInt8.self))
+        guard version == Self.formatVersion else {
+            throw DecodingFailure(expected: "a session command of version 1", found: "version \(version)")
+        }
+        func count(ofSize size: Int) throws(DecodingFailure) -> Int {
+            let count = Int(try reader.read(UInt32.self))
+            guard count <= Self.countMax else {
+                throw DecodingFailure(expected: "at most \(Self.countMax) sessions", found: "\(count)")
+            }
+            try reader.check(count: count, ofSize: size)
+            return count
+        }
+        switch number {
+        case 1: self = .open(timeToLive: try reader.read(), nonce: try reader.read())
+        case 2:
+            var words: [Life] = []
+            for _ in 0..<(try count(ofSize: 16)) {
+                words.append(Life(id: try reader.read(), firstUnacknowledged: try reader.read()))
+            }
+            self = .keepAlive(words)
+        case 3: self = .close(try reader.read())
+        case 4:
+            var expiries: [Expiry] = []
+            for _ in 0..<(try count(ofSize: 16)) {
+                expiries.append(Expiry(id: try reader.read(), activeIndex: try reader.read()))
+            }
+            self = .expire(expiries)
+        default: throw DecodingFailure(expected: "a session command of kind 1 to 4", found: "kind \(number)")
+        }
+        try reader.expectEnd()
+    }
+
+    /// Whether a payload opens a session. Cost: looks at its first bytes.
+    public static func opens(_ payload: Bytes) -> Bool {
+        payload.withUnsafeBytes {
+            CommandHeader(of: $0)?.machine == .sessions && $0.count > CommandHeader.encodedBytes
+                && $0[CommandHeader.encodedBytes] == 1
+        }
+    }
+
+    /// Why a client's or a host's check turns it down; nil if it may be proposed.
+    public func problem() -> Refusal? {
+        switch self {
+        case .open(let timeToLive, _):
+            let (least, most) = (SessionTable.Limits.timeToLiveMin, SessionTable.Limits.timeToLiveMax)
+            guard timeToLive < least || timeToLive > most else { return nil }
+            return .invalid("a session lives for \(least) to \(most) ms without a word, not \(timeToLive)")
+        case .keepAlive(let words):
+            guard words.count <= Self.countMax else {
+                return .tooLarge("at most \(Self.countMax) sessions, not \(words.count)")
+            }
+            let most = SessionTable.Limits.sequenceMax
+            guard let word = words.first(where: { !(1...most ~= $0.firstUnacknowledged) }) else { return nil }
+            return .invalid("a call's number is 1 to 2^62, not \(word.firstUnacknowledged)")
+        case .close: return nil
+        case .expire: return .invalid("sessions are ended by their group's leader")
+        }
+    }
+}
+
+/// A session as a record of the group: in `Slot.group`, machine 3.
+public struct SessionRecord: Hashable, Sendable {
+    public var key: Bytes
+    public var changed: LogIndex
+    public var revision: Revision
+    /// nil: it ended.
+    public var value: Bytes?
+
+    public init(key: Bytes, changed: LogIndex, revision: Revision, value: Bytes?) {
+        self.key = key
+        self.changed = changed
+        self.revision = revision
+        self.value = value
+    }
+}
+
+/// A session among the group's records: in `Slot.group`, machine 3, under its id as a big-endian u64.
+///
+/// `version u8 = 1 | time to live u64 | active at u64 | active index u64 | first unacknowledged u64 | answers u32 | each:
+/// call u64, slot u16, index u64, revision u64, outcome u8 (0 done, 1 done without body, 2 refused), bytes: length u32`
+extension Session {
+    static let formatVersion: UInt8 = 1
+
+    static func body(of ids: [SessionID]) -> Bytes {
+        var writer = ByteWriter(capacity: max(1, ids.count * 8))
+        for id in ids { writer.write(id) }
+        return writer.take()
+    }
+
+    static func key(of id: SessionID) -> Bytes {
+        Bytes(count: 8) { $0.storeBytes(of: id.rawValue.bigEndian, as: UInt64.self) }
+    }
+
+    func encoded() -> Bytes {
+        var writer = ByteWriter(capacity: 64 + answers.count * 32 + bodyBytes)
+        writer.write(Self.formatVersion)
+        writer.write(timeToLive)
+        writer.write(activeAt)
+        writer.write(activeIndex)
+        writer.write(firstUnacknowledged)
+        writer.write(UInt32(answers.count { $0 != nil }))
+        for (offset, answer) in answers.enumerated() {
+            guard let answer else { continue }
+            writer.write(firstUnacknowledged + UInt64(offset))
+            writer.write(answer.slot.rawValue)
+            writer.write(answer.index)
+            writer.write(answer.revision)
+            switch answer.outcome {
+            case .done(let body):
+                writer.write(0 as UInt8)
+                writer.writeWithLength(body)
+            case .doneWithoutBody:
+                writer.write(1 as UInt8)
+                writer.writeWithLength(Bytes())
+            case .refused(let refusal):
+                writer.write(2 as UInt8)
+                writer.writeWithLength(refusal.encoded())
+            }
+        }
+        return writer.take()
+    }
+
+    init(key: Bytes, changed: LogIndex, revision: Revision, value: Bytes) throws(DecodingFailure) {
+        guard key.count == 8 else {
+            throw DecodingFailure(expected: "a session's id of 8 bytes", found: "\(key.count)")
+        }
+        let id = key.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self)) }
+        var reader = ByteReader(value)
+        let version = try reader.read(UInt8.self)
+        guard version == Self.formatVersion else {
+            throw DecodingFailure(expected: "a session of version 1", found: "version \(version)")
+        }
+        let timeToLive = try reader.read(UInt64.self)
+        let activeAt = try reader.read(LogTime.self)
+        let activeIndex = try reader.read(LogIndex.self)
+        self.init(
+            id: SessionID(id), timeToLive: timeToLive, activeAt: activeAt, activeIndex: activeIndex, changed: changed,
+            revision: revision)
+        firstUnacknowledged = try reader.read()
+        guard firstUnacknowledged >= 1, firstUnacknowledged <= SessionTable.Limits.sequenceMax else {
+            throw DecodingFailure(expected: "a first call of 1 to 2^62", found: "\(firstUnacknowledged)")
+        }
+        let count = Int(try reader.read(UInt32.self))
+        try reader.check(count: count, ofSize: 31)
+        for _ in 0..<count {
+            let call = try reader.read(UInt64.self)
+            guard call >= firstUnacknowledged + UInt64(answers.count),
+                call - firstUnacknowledged < SessionTable.Limits.window
+            else {
+                throw DecodingFailure(
+                    expected: "a call of the session's window, ascending", found: "call \(call) of session \(id)")
+            }
+            let slot = Slot(try reader.read(UInt16.self))
+            let (index, revision) = (try reader.read(LogIndex.self), try reader.read(Revision.self))
+            let kind = try reader.read(UInt8.self)
+            let bytes = try reader.readBytesWithLength(limit: SessionTable.Limits.bodyBytesMax)
+            let outcome: SessionAnswer.Outcome
+            switch kind {
+            case 0: outcome = .done(bytes.compacted())
+            case 1: outcome = .doneWithoutBody
+            case 2: outcome = .refused(try Refusal(decoding: bytes))
+            default: throw DecodingFailure(expected: "an answer's outcome of 0 to 2", found: "\(kind)")
+            }
+            if isPlanted("answers-forgotten-at-restart") { continue }
+            while firstUnacknowledged + UInt64(answers.count) < call { answers.append(nil) }
+            let answer = SessionAnswer(index: index, slot: slot, revision: revision, outcome: outcome)
+            bodyBytes += answer.bodyBytes
+            answers.append(answer)
+        }
+        try reader.expectEnd()
+    }
+}
