@@ -57,7 +57,7 @@ struct SessionModel {
             session.activeAt = max(session.activeAt, logTime)
             session.activeIndex = index
             let isNew = session.done.insert(sequence).inserted
-            if isNew { session.firstUnacknowledged = first }
+            session.firstUnacknowledged = first
             sessions[id] = session
             return isNew ? .done : .repeated
         case .other(.open(let timeToLive, let nonce)):

@@ -46,6 +46,8 @@ extension ClientRouter {
         if table[place].state == .inFlight {
             effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
         }
+        // Which attempt it was is not known: the first one, at worst.
+        table[place].sentAt = table[place].purpose == .caller ? .zero : ownBegan(place)
         let waiting = table[place].state == .queued ? Int(table[place].groupIndex) : -1
         let group = leave(place)
         complete(place, .success(body), into: &effects)
@@ -73,6 +75,9 @@ extension ClientRouter {
             again(place, .unknownGroup, hint: nil, now: now, into: &effects)
             fetchMapIfWanted(now: now, into: &effects)
         case .moved(let group, let newer): moved(place, to: group, epoch: newer, now: now, into: &effects)
+        // Those that wait for no session go on.
+        case .overloaded where table[place].purpose == .openSession:
+            end(place, .overloaded, "\(refusal)", now: now, into: &effects)
         case .overloaded(let milliseconds): overloaded(place, milliseconds, now: now, into: &effects)
         case .outcomeUnknown:
             unknown(
@@ -84,7 +89,10 @@ extension ClientRouter {
             failUnknown(place, "host \(table[place].host) turned down what was sent before (\(text))", into: &effects)
             if let group { pump(group, now: now, into: &effects) }
         // Not done this time, and the number is not used up: there will be room when others acknowledge.
-        case .quotaExceeded where table[place].sequence > 0: overloaded(place, 100, now: now, into: &effects)
+        case .quotaExceeded where table[place].sequence > 0:
+            let group = leave(place)
+            backOff(place, .overloaded, atLeast: Self.quotaNanoseconds, now: now)
+            if let group { pump(group, now: now, into: &effects) }
         case .quotaExceeded(let text):
             let group = Int(table[place].groupIndex)
             if group >= 0 {
@@ -229,6 +237,7 @@ extension ClientRouter {
         pump(group, now: now, into: &effects)
     }
 
+    private static let quotaNanoseconds: UInt64 = 100_000_000
     /// A leader that refuses for so long and serves nothing meanwhile may lead no more.
     private static let refusedNanosecondsMax: UInt64 = 500_000_000
     private static let obstacleCharactersMax = 400

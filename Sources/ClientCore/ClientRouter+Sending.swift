@@ -240,7 +240,9 @@ extension ClientRouter {
             if table[place].retries < UInt8.max { table[place].retries += 1 }
             if isCaller { table[place].isUncertain = true }
             // Not cancelled: an answer that comes late is one. Nor is a slow leader none: a silent one is noticed apart.
-            again(place, .noAnswer, isSlow: isCaller, hint: nil, now: now, into: &effects)
+            let group = Int(table[place].groupIndex)
+            let isSlow = isCaller && group >= 0 && groups[group].heard > table[place].sentAt
+            again(place, .noAnswer, isSlow: isSlow, hint: nil, now: now, into: &effects)
         case .queued: table.arm(place, at: table[place].deadline, now: now)
         case .free: preconditionFailure("a free place has no timer")
         }

@@ -104,6 +104,12 @@ extension ClientRouter {
     }
 
     private static var ownNanosecondsMax: UInt64 { 10_000_000_000 }
+    private static var openPauseNanosecondsMax: UInt64 { 5_000_000_000 }
+
+    /// When the router began one of its own operations.
+    func ownBegan(_ place: Int) -> Instant {
+        Instant(table[place].deadline.rawValue - min(Self.ownNanosecondsMax, table[place].deadline.rawValue))
+    }
 
     /// Others wait for it, so it is sent again soon; done twice it leaves a session that ends by itself.
     func ownAttemptNanoseconds(_ place: Int) -> UInt64 { doubled(settings.silenceNanoseconds, place) }
@@ -128,7 +134,7 @@ extension ClientRouter {
             let session = groups[group].session
             let word = SessionCommand.Life(id: session.id, firstUnacknowledged: session.firstUnacknowledged)
             submitOwn(.keepAlive, .keepAlive([word]), to: group, now: now)
-            groups[group].session.acknowledged = session.firstUnacknowledged
+            groups[group].session.saying = session.firstUnacknowledged
             groups[group].session.isKeptAlive = true
             pump(group, now: now, into: &effects)
         }
@@ -173,8 +179,10 @@ extension ClientRouter {
         guard table[place].sequence > 0 else { return }
         endNumber(place)
         let group = Int(table[place].groupIndex)
-        if case .success = result, group >= 0, isInSession(place, of: group) {
-            groups[group].session.aliveAt = max(groups[group].session.aliveAt, table[place].sentAt)
+        guard group >= 0, isInSession(place, of: group) else { return }
+        switch result {
+        case .success: groups[group].session.aliveAt = max(groups[group].session.aliveAt, table[place].sentAt)
+        case .failure(let failure): if failure.mayHaveHappened { groups[group].session.hasUnknown = true }
         }
     }
 
@@ -192,7 +200,8 @@ extension ClientRouter {
                 // Many that wait for room must not fill the log with questions for it.
                 groups[group].session.failures = min(failures + 1, 16)
                 let asked = max(table[place].sentAt, groups[group].heard)
-                groups[group].session.notBefore = asked + jitteredPause(doublings: 2 + failures)
+                let pause = min(settings.backOffNanoseconds << UInt64(2 + failures), Self.openPauseNanosecondsMax)
+                groups[group].session.notBefore = asked + pause / 2 + random.below(pause / 2 + 1)
                 groups[group].session.obstacle = obstacle
                 if case .failure(let failure) = result, failure.code == .overloaded {
                     groups[group].session.obstacle = SessionObstacle(code: .overloaded, text: failure.message)
@@ -206,6 +215,8 @@ extension ClientRouter {
             groups[group].session.isKeptAlive = false
             // Those that are not there are named: its own commands hear of that themselves.
             guard body?.isEmpty == true else { return }
+            groups[group].session.acknowledged = max(
+                groups[group].session.acknowledged, groups[group].session.saying)
             groups[group].session.aliveAt = max(groups[group].session.aliveAt, table[place].sentAt)
         case .caller: preconditionFailure("a caller's operation is no own one")
         }

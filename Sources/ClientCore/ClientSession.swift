@@ -17,8 +17,12 @@ struct ClientSession: Sendable {
     var aliveAt = Instant.zero
     /// A keep-alive is under way.
     var isKeptAlive = false
-    /// What the group was told last of what it may forget.
+    /// What the group was told last of what it may forget, and what a keep-alive that is under way tells it.
     var acknowledged: UInt64 = 1
+    var saying: UInt64 = 1
+    /// A call ended without anybody knowing whether it was done. It may still be on its way, and would be done behind
+    /// what goes in another session: the group has to say that this one is over.
+    var hasUnknown = false
     /// Of one that could not be opened, so many times.
     var failures = 0
     var notBefore = Instant.zero
@@ -45,7 +49,7 @@ struct ClientSession: Sendable {
 
     /// Nothing was under way in it for so long that the group may have forgotten it: another one costs less than to ask.
     func hasLapsed(now: Instant, after nanoseconds: UInt64) -> Bool {
-        standing == .open && known.isEmpty && !isKeptAlive && now.since(aliveAt) >= nanoseconds
+        standing == .open && known.isEmpty && !isKeptAlive && !hasUnknown && now.since(aliveAt) >= nanoseconds
     }
 
     func needsKeepAlive(now: Instant, after nanoseconds: UInt64) -> Bool {

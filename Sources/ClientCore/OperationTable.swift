@@ -199,8 +199,9 @@ struct OperationTable {
         let place = call.place
         guard place < operations.count, operations[place].state != .free,
             operations[place].sequence > 0 || operations[place].purpose != .caller,
-            operations[place].callGeneration &- call.generation
-                <= operations[place].callGeneration &- operations[place].firstGeneration
+            // One that was not sent yet has its first attempt before it.
+            Int32(bitPattern: call.generation &- operations[place].firstGeneration) >= 0,
+            Int32(bitPattern: operations[place].callGeneration &- call.generation) >= 0
         else { return nil }
         return place
     }

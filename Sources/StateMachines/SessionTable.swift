@@ -258,9 +258,10 @@ public struct SessionTable: Sendable {
         touch(place, at: index, revision, logTime)
     }
 
-    /// A command that came again: its client lives.
+    /// A command that came again: its client lives, and asks no more for what it acknowledges.
     mutating func noteRepeated(_ header: CommandHeader, at index: LogIndex, _ revision: Revision, _ logTime: LogTime) {
         guard let place = place(of: header.session) else { return }
+        acknowledge(through: header.firstUnacknowledged, at: place)
         touch(place, at: index, revision, logTime)
     }
 

@@ -381,4 +381,70 @@ import Testing
         client.done(send)
         #expect(client.isDone(1))
     }
+
+    /// The place of an operation that is over is another one's: what comes for the first is no answer to what was not even
+    /// sent.
+    @Test func anAnswerToWhatWasThereBeforeIsNone() throws {
+        var client = Client()
+        client.get(1, within: 400)
+        let old = try client.next()
+        client.pass(500)
+        #expect(client.results.count == 1 && client.router.operationCount == 0)
+        // Nobody can be asked for the moment: what opens a session waits in that place.
+        for host in 1...3 as ClosedRange<UInt64> {
+            client.router.connectionDown(.host(HostID(host)), now: client.now, into: &client.effects)
+        }
+        client.drain()
+        client.put(2, within: 20_000)
+        client.sends = []
+        client.done(old, "12345678")
+        #expect(client.router.statistics.lateAnswers == 1)
+        for host in 1...3 as ClosedRange<UInt64> {
+            client.router.connectionUp(.host(HostID(host)), now: client.now, into: &client.effects)
+        }
+        client.drain()
+        client.pass(200)
+        try client.open(77)
+        #expect(header(try client.next())?.session == SessionID(77))
+    }
+
+    /// A table of sessions that is full is nothing to reads.
+    @Test func whereNoSessionOpensReadsGoOn() throws {
+        var client = Client()
+        client.put(1, within: 20_000)
+        var opens = 0
+        var reads: UInt64 = 0
+        for tag in 100..<300 as Range<UInt64> {
+            client.get(tag)
+            client.pass(50) { client, send in
+                if send.kind == .query {
+                    reads += 1
+                    client.done(send)
+                } else {
+                    opens += 1
+                    client.refuse(send, .overloaded(retryAfterMillis: 1_000))
+                }
+            }
+            #expect(client.isDone(tag), "\(tag)")
+        }
+        #expect(reads == 200 && opens > 4 && opens < 20, "\(opens)")
+    }
+
+    /// Its last words may still be on their way: whether that session is over is the group's to say.
+    @Test func aSessionWithAnUnknownCallIsNotLeftUnasked() throws {
+        var client = Client { $0.sessionTimeToLiveMilliseconds = 3_000 }
+        client.put(1, within: 400)
+        try client.open(77)
+        _ = try client.next()
+        client.pass(600)
+        #expect(client.code(1) == .outcomeUnknown)
+        client.pass(10_000)
+        client.sends = []
+        client.put(2, within: 20_000)
+        let sent = try client.next()
+        #expect(header(sent)?.session == SessionID(77) && header(sent)?.firstUnacknowledged == 2)
+        client.refuse(sent, .sessionExpired)
+        try client.open(78)
+        #expect(header(try client.next())?.session == SessionID(78))
+    }
 }
