@@ -101,10 +101,10 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
         if chosenSeeds() == nil, failures == 0 {
             // Otherwise the run has proved little.
             #expect(total.busySeconds > seeds.count * 15)
+            // Some come up in few seeds of a hundred, or in two of many hundred; those have tests of their own.
+            let rare: [SimulationMark] = [.snapshotFailed, .membersSettledWithoutLoad, .steppedDownForHang]
             for mark in SimulationMark.allCases
-            where !mark.isOfDamage && !mark.isOfMembership && mark != .snapshotFailed
-                && mark != .membersSettledWithoutLoad
-            {
+            where !mark.isOfDamage && !mark.isOfMembership && !rare.contains(mark) {
                 #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
             }
         }
