@@ -193,6 +193,7 @@ func dependencies(of part: Part) -> [Target.Dependency] {
 let package = Package(
     name: "bifrost",
     products: (isBuilt("Bifrost") ? [.library(name: "Bifrost", targets: ["Bifrost"])] : [])
+        + (isBuilt("BifrostHost") ? [.library(name: "BifrostHost", targets: ["BifrostHost"])] : [])
         + (isBuilt("BifrostSimulator") ? [.library(name: "BifrostSimulator", targets: ["BifrostSimulator"])] : [])
         + (isBuilt("Linearizability") ? [.library(name: "Linearizability", targets: ["Linearizability"])] : [])
         + (isBuilt("BifrostTool") ? [.executable(name: "bifrost", targets: ["BifrostTool"])] : [])

@@ -31,6 +31,8 @@ public struct BifrostError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let tooLarge = Code(rawValue: "tooLarge")
         /// A condition did not hold; nothing was changed. The cause is a `ConditionFailure`.
         public static let conditionFailed = Code(rawValue: "conditionFailed")
+        /// A user's state machine says that it can't be done; nothing was changed. The cause is a `MachineFailure`.
+        public static let machineFailed = Code(rawValue: "machineFailed")
         /// The request is wrong as it stands; nothing was changed.
         public static let invalid = Code(rawValue: "invalid")
         /// The task was cancelled before the operation was sent, or it was a read; nothing was changed.

@@ -73,10 +73,12 @@ public final class Host: Sendable {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: configuration.eventLoops)
         let readers = NIOThreadPool(numberOfThreads: configuration.readerThreads)
         readers.start()
+        let queries = NIOThreadPool(numberOfThreads: configuration.readerThreads)
+        queries.start()
         let shell = HostShell(
             eventLoops: Array(group.makeIterator()), configuration: configuration, directory: directory,
-            journal: journal, journalDisk: journalDisk, storeDisk: storeDisk, readers: readers, logger: logger,
-            failed: failed)
+            journal: journal, journalDisk: journalDisk, storeDisk: storeDisk, readers: readers,
+            queries: queries, logger: logger, failed: failed)
         var listening: RPCServer?
         do {
             let server: RPCServer
@@ -128,6 +130,7 @@ public final class Host: Sendable {
         try? await shell.storeWriter.shutDown()
         try? await shell.journalWriter.shutDown()
         try? await shell.readers.shutdownGracefully()
+        try? await shell.queries.shutdownGracefully()
         try? await shell.copies.shutDown()
         try? await group.shutdownGracefully()
     }

@@ -3,6 +3,7 @@
 public import HostCore
 import NIOCore
 public import RPC
+public import StateMachines
 
 /// Where a host keeps its data and listens. Everything else is in the cluster's map.
 public struct HostConfiguration: Sendable {
@@ -45,6 +46,13 @@ public struct HostConfiguration: Sendable {
         set { settings.featureLevel = newValue }
     }
 
+    /// Users' state machines that this program has. All hosts of a cluster should have the same: a host takes a command
+    /// only where the other hosts of its group have it too.
+    public var machines: StateMachineRegistry {
+        get { settings.machines }
+        set { settings.machines = newValue }
+    }
+
     public static let eventLoopsMax = 64
     /// Half of the cores, as disks and clients want theirs, and at most four.
     public static var eventLoopsDefault: Int { max(1, min(4, System.coreCount / 2)) }
@@ -56,3 +64,7 @@ public struct HostConfiguration: Sendable {
         self.zone = zone
     }
 }
+
+// The words of other modules that a host's program needs.
+public typealias NetworkAddress = RPC.NetworkAddress
+public typealias StateMachineRegistry = StateMachines.StateMachineRegistry

@@ -89,6 +89,43 @@ extension HostLoop {
         }
     }
 
+    /// Queries of users' machines, spread over their threads: one that takes long keeps the others of its share waiting, and
+    /// nobody else.
+    func startMachineReads(_ reads: [MachineRead]) {
+        guard !reads.isEmpty else { return }
+        let shares = min(reads.count, shell.queries.numberOfThreads)
+        for share in 0..<shares {
+            let first = reads.count * share / shares
+            startMachineReads(reads[first..<reads.count * (share + 1) / shares])
+        }
+    }
+
+    private func startMachineReads(_ reads: ArraySlice<MachineRead>) {
+        guard let store else { return }
+        shell.queries.submit { [self] _ in
+            var done: [(MachineRead, MachineReading.Result)] = []
+            done.reserveCapacity(reads.count)
+            for read in reads {
+                do {
+                    done.append((read, try read.result(from: store)))
+                } catch {
+                    done.append((read, .refused(.unavailable(unreadable(error, in: read.group)))))
+                    tellDamage(error, in: read.group)
+                }
+            }
+            eventLoop.execute { [self, done] in
+                for (read, result) in done {
+                    if let response = read.response(to: result) {
+                        answer(read.call, response) { $0.body.count }
+                    } else if case .more(let reading) = result, let core, !isStopping {
+                        core.queryAgain(reading, group: read.group, call: read.call)
+                        scheduleTurn()
+                    }
+                }
+            }
+        }
+    }
+
     func startLogRead(_ read: JournalRead) {
         shell.readers.submit { [self] _ in
             let entries: [LogEntry]

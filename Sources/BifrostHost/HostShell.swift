@@ -7,6 +7,7 @@
 //   journal          commits of all loops                                        JournalWriter
 //   store            checkpoints and merges of all loops                         StoreWriter
 //   readers          what may fault cold pages in
+//   queries          those of users' state machines, however long they take
 //   copies           the same for clients that copy whole states, and for the scrubber: who reads a record does not wait
 //                    behind them
 
@@ -34,6 +35,7 @@ final class HostShell: @unchecked Sendable {
     let door: HostDoor
     let readers: NIOThreadPool
     let copies = SerialWorker()
+    let queries: NIOThreadPool
     let memtables: MemtablePool
     /// Tells the program that nothing may be believed any more: it has to end and start anew.
     private let failed: @Sendable (HostError) -> Void
@@ -69,7 +71,8 @@ final class HostShell: @unchecked Sendable {
 
     init(
         eventLoops: [any EventLoop], configuration: HostConfiguration, directory: DataDirectory,
-        journal: Journal<LMDBDisk>, journalDisk: LMDBDisk, storeDisk: LMDBDisk, readers: NIOThreadPool, logger: Logger,
+        journal: Journal<LMDBDisk>, journalDisk: LMDBDisk, storeDisk: LMDBDisk, readers: NIOThreadPool,
+        queries: NIOThreadPool, logger: Logger,
         failed: @escaping @Sendable (HostError) -> Void
     ) {
         self.configuration = configuration
@@ -78,6 +81,7 @@ final class HostShell: @unchecked Sendable {
         self.journalDisk = journalDisk
         self.storeDisk = storeDisk
         self.readers = readers
+        self.queries = queries
         self.logger = logger
         self.failed = failed
         memtables = MemtablePool(bytesMax: configuration.memtablePoolBytes)

@@ -15,6 +15,8 @@ public struct SimulatedOperation: Sendable {
         case putIf(value: Bytes?, to: Bytes?)
         /// At which it got the value `was`: each value is written once, so that is as good a name for it.
         case putIfRevision(UInt64, was: Bytes, to: Bytes?)
+        /// A command of a program's own state machine.
+        case machine
     }
     public enum Outcome: Hashable, Sendable {
         /// Still under way, or nobody knows what became of it: it may take effect at any time after its call.
@@ -156,8 +158,9 @@ final class SimulatedClient {
     ///
     /// - Parameter number: the operation that a command is.
     func submit(
-        kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0), consistency: Consistency = .linearizable,
-        bound: UInt32 = 0, payload: Bytes,
+        kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0),
+        machine: SubMachineNumber = .keyValue, consistency: Consistency = .linearizable, bound: UInt32 = 0,
+        payload: Bytes,
         nanoseconds: UInt64, number: Int? = nil, _ ended: @escaping (Result<Bytes, OperationFailure>) -> Void
     ) {
         let tag = nextTag
@@ -167,7 +170,7 @@ final class SimulatedClient {
         router.submit(
             ClientRequest(
                 tag: tag, kind: kind, target: target, pinned: pinned,
-                machine: kind == .query ? .keyValue : SubMachineNumber(0),
+                machine: kind == .query ? machine : SubMachineNumber(0),
                 consistency: consistency, bound: bound, payload: payload, deadline: now + nanoseconds),
             now: now, into: &effects)
         runTurn()

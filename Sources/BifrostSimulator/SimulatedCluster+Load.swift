@@ -18,6 +18,17 @@ extension SimulatedCluster {
 
     /// One random operation of a client; none if all keys are busy.
     func submitOperation(of client: SimulatedClient, _ ended: @escaping () -> Void) {
+        // Not drawn where there is none: earlier seeds mean the same as before.
+        if let workload, world.random.below(100) < world.plan.machinePercent,
+            map.featureLevel >= FeatureLevel.machines
+        {
+            let time = 150_000_000 + world.random.below(world.random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
+            let request = workload.next(random: &world.random)
+            let owners = map.group(map.owner(of: slot(of: request.request.key)) ?? .meta)?.replicas ?? []
+            let isPinned = !request.isCommand && !owners.isEmpty && request.consistency != .linearizable
+            let host = isPinned ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
+            return submit(request, pinned: host, through: client, nanoseconds: time, ended)
+        }
         guard let keyNumber = drawKey() else { return ended() }
         let key = keys[Int(keyNumber)]
         let number = operations.count
@@ -206,7 +217,7 @@ extension SimulatedCluster {
         case .putIfRevision(let revision, _, let value):
             return KeyValueTransaction(
                 if: [.init(key, .revision(Revision(revision)))], then: change(to: value), otherwise: [.get(key: key)])
-        case .put, .get, .delete: preconditionFailure("these have no condition")
+        case .put, .get, .delete, .machine: preconditionFailure("these have no condition")
         }
     }
 
@@ -215,7 +226,7 @@ extension SimulatedCluster {
     private func conditionHeld(_ number: Int, _ result: DataResult) throws(DecodingFailure) -> Bool? {
         let kind = operations[number].kind
         switch kind {
-        case .put, .get, .delete: return nil
+        case .put, .get, .delete, .machine: return nil
         case .putIf, .putIfRevision: break
         }
         let outcome = try KeyValueOutcome(decoding: result.body)
@@ -228,7 +239,7 @@ extension SimulatedCluster {
             switch kind {
             case .putIf(let expected, _): value == expected
             case .putIfRevision(let expected, _, _): revision == expected
-            case .put, .get, .delete: false
+            case .put, .get, .delete, .machine: false
             }
         if isMet {
             fail("conditions", "operation \(number) found what it asked for, and was not done: \(operations[number])")
@@ -238,7 +249,7 @@ extension SimulatedCluster {
         return false
     }
 
-    private func end(_ number: Int, _ result: Result<Bytes, OperationFailure>) {
+    func end(_ number: Int, _ result: Result<Bytes, OperationFailure>) {
         operations[number].hasEnded = true
         switch result {
         case .failure(let failure):

@@ -9,7 +9,7 @@ extension SimulatedCluster {
     /// Virtual time in which each group must have a leader once all is well again.
     private static let leadersNanosecondsMax: UInt64 = 10_000_000_000
     /// And in which all operations that were under way must have ended.
-    private static let operationsNanosecondsMax: UInt64 = 30_000_000_000
+    static let operationsNanosecondsMax: UInt64 = 30_000_000_000
     /// And in which all changes of members must have come to their end.
     private static let membersNanosecondsMax: UInt64 = 120_000_000_000
     /// Entries that replicas come nearer to the ends of their logs in that time, at least, until all are there.
@@ -56,12 +56,14 @@ extension SimulatedCluster {
         try awaitBesideSnapshots("idle groups cost nothing") { isAtRest }
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }
         try readBack()
+        try readWorkloadBack()
         for host in hosts where !host.isLost && host.isMember {
             crash(host.place, restartAfter: world.random.below(500_000_000))
         }
         try pass(600_000_000)
         try awaitLeaders()
         try readBack()
+        try readWorkloadBack()
         judgeCommands()
         if let failure { throw failure }
         return finishedReport()

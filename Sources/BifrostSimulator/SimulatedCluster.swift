@@ -21,6 +21,8 @@ public final class SimulatedCluster {
     private(set) var network: SimulatedNetwork!
     @exclusivity(unchecked) private(set) var peerLinks: [SimulatedPeerLink] = []
     private(set) var invariants: Invariants!
+    /// A program with its own state machines; nil: there is none.
+    let workload: (any SimulatedWorkload)?
     let keys: [Bytes]
     let keyNumbers: [Bytes: Int]
 
@@ -46,15 +48,20 @@ public final class SimulatedCluster {
     /// By key: the value and the revision that some client saw last.
     var seen: [(value: Bytes?, revision: UInt64?)] = []
 
-    /// - Parameter adjust: changes what the seed drew.
+    /// - Parameters:
+    ///   - workload: of a user; nil: the seed says whether there is one.
+    ///   - adjust: changes what the seed drew.
     package init(
-        seed: UInt64, settings: SimulationSettings = SimulationSettings(),
+        seed: UInt64, settings: SimulationSettings = SimulationSettings(), workload: (any SimulatedWorkload)? = nil,
         adjust: (inout SimulatedPlan) -> Void = { _ in }
     ) {
         self.settings = settings
         var random = SeededRandom(seed: mix(seed))
         var plan = SimulatedPlan(settings, random: &random)
+        if workload != nil { plan.machinePercent = SimulatedPlan.machinePercentOfUsers }
         adjust(&plan)
+        self.workload = workload ?? (plan.machinePercent > 0 ? BankWorkload() : nil)
+        if let machines = self.workload?.machines { plan.settings.machines = machines }
         world = SimulatedWorld(seed: seed, plan: plan, random: random)
         let members = plan.hosts - plan.joiners
         let records = (0..<members).map { place in
@@ -93,8 +100,11 @@ public final class SimulatedCluster {
     static func address(of place: Int) -> String { "10.0.0.\(place + 1):7000" }
     static func incarnation(of place: Int) -> Incarnation { Incarnation(UInt64(place + 1) * 1_000_003) }
 
-    public convenience init(seed: UInt64, settings: SimulationSettings = SimulationSettings()) {
-        self.init(seed: seed, settings: settings, adjust: { _ in })
+    /// - Parameter workload: a program with its own state machines, which has a good part of the load.
+    public convenience init(
+        seed: UInt64, settings: SimulationSettings = SimulationSettings(), workload: (any SimulatedWorkload)? = nil
+    ) {
+        self.init(seed: seed, settings: settings, workload: workload, adjust: { _ in })
     }
 
     public var seed: UInt64 { world.seed }

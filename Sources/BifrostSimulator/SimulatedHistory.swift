@@ -4,16 +4,17 @@ public import Linearizability
 import Primitives
 
 extension HistoryRecord {
-    /// An operation of a simulated client.
-    public init(_ operation: SimulatedOperation) {
-        let input: RegisterInput<Bytes> =
-            switch operation.kind {
-            case .put(let value): .put(value)
-            case .get: .get
-            case .delete: .delete
-            case .putIf(let expected, let value): .compareAndSet(.value(expected), to: value)
-            case .putIfRevision(_, let was, let value): .compareAndSet(.value(was), to: value)
-            }
+    /// An operation of a simulated client; nil if it is about no register.
+    public init?(_ operation: SimulatedOperation) {
+        let input: RegisterInput<Bytes>
+        switch operation.kind {
+        case .machine: return nil
+        case .put(let value): input = .put(value)
+        case .get: input = .get
+        case .delete: input = .delete
+        case .putIf(let expected, let value): input = .compareAndSet(.value(expected), to: value)
+        case .putIfRevision(_, let was, let value): input = .compareAndSet(.value(was), to: value)
+        }
         let outcome: Outcome =
             switch operation.outcome {
             case .unknown: .unknown
@@ -29,7 +30,7 @@ extension HistoryRecord {
 
 extension SimulatedCluster {
     /// What clients did, in the order of calls; reads of the end included.
-    public var history: some Sequence<HistoryRecord> { operations.lazy.map { HistoryRecord($0) } }
+    public var history: some Sequence<HistoryRecord> { operations.lazy.compactMap { HistoryRecord($0) } }
 
     /// The whole run, and its history judged. Once only.
     ///

@@ -254,6 +254,28 @@ extension SimulatedHost {
         }
     }
 
+    func startMachineRead(_ read: MachineRead, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a machine answers a query") {
+            [unowned self, unowned loop] in
+            guard let store else { return }
+            do {
+                let result = try read.result(from: store)
+                if let response = read.response(to: result) {
+                    answer(read.call, response) { $0.index }
+                } else if case .more(let reading) = result {
+                    world.mark(.machineReadOn)
+                    loop.core.queryAgain(reading, group: read.group, call: read.call)
+                    loop.scheduleTurn()
+                }
+            } catch {
+                answer(read.call, Response<DataResult>.refused(refusal(unread: error, "a query's records"))) {
+                    $0.index
+                }
+                tellDamage(error, in: read.group, to: loop)
+            }
+        }
+    }
+
     func startLogRead(_ read: JournalRead, of loop: SimulatedHostLoop) {
         world.report.logReads += 1
         world.mark(.entriesReadBack)

@@ -44,6 +44,9 @@ package struct SimulatedPlan: Sendable {
     package var conditionalPercent: UInt64 = 0
     /// Of the reads, scans of all keys of a tag; with them half of the keys have one of two tags.
     package var scanPercent: UInt64 = 0
+    /// Operations that are a program's with its own state machines; 0: there is none.
+    package var machinePercent: UInt64 = 0
+    static let machinePercentOfUsers: UInt64 = 50
 
     /// Virtual nanoseconds between two faults, at most.
     package var faultPauseNanosecondsMax: UInt64 = 1_600_000_000
@@ -183,6 +186,7 @@ package struct SimulatedPlan: Sendable {
         // Older hosts know no transactions.
         conditionalPercent = featureLevels.isEmpty ? conditional : 0
         scanPercent = later.below(3) == 0 ? 5 + later.below(40) : 0
+        machinePercent = later.below(4) == 0 ? 5 + later.below(40) : 0
     }
 }
 

@@ -94,6 +94,12 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case stateRead
     /// A transaction's condition did not hold.
     case conditionFailed
+    /// A user's state machine was told or asked something, and it ended.
+    case machineUsed
+    /// It said that it can't be done.
+    case machineFailure
+    /// A query of one went on for records that it had not named.
+    case machineReadOn
     /// A page of a scan was answered.
     case scan
     /// A client was told that its operation's outcome is unknown.

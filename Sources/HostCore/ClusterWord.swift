@@ -3,6 +3,7 @@
 
 package import Primitives
 package import Ring
+package import StateMachines
 
 /// `kind u8 | length u32 | bytes`. Kinds that a version does not know are passed over.
 package enum ClusterWord: Hashable, Sendable {
@@ -11,10 +12,14 @@ package enum ClusterWord: Hashable, Sendable {
     /// 2: a command for the meta group, as its payload will be, that hosts ask for by themselves: what configuration a
     /// group has (`settled`), or that a replica lost its identity (`replaceReplica`).
     case report(Bytes)
+    /// 3: the commands of users' state machines that the sender can apply, and whether it wants to know the receiver's:
+    /// `asks u8 | count u32 | machine u16, command u16 each`, ascending.
+    case machines([MachineCommandNumber], asks: Bool)
     case unknown(UInt8)
 
     private static var mapBytesMax: Int { 15 << 20 }
     static let reportBytesMax = 4 << 10
+    private static var machinesBytesMax: Int { 5 + 4 * StateMachineRegistry.commandsMax }
 
     func encode(into writer: inout ByteWriter) {
         switch self {
@@ -26,6 +31,16 @@ package enum ClusterWord: Hashable, Sendable {
         case .report(let payload):
             writer.write(2 as UInt8)
             writer.writeWithLength(payload)
+        case .machines(let commands, let asks):
+            var bytes = ByteWriter(capacity: 5 + commands.count * 4)
+            bytes.write(asks)
+            bytes.write(UInt32(commands.count))
+            for number in commands {
+                bytes.write(number.machine)
+                bytes.write(number.command)
+            }
+            writer.write(3 as UInt8)
+            writer.writeWithLength(bytes.take())
         case .unknown(let kind):
             writer.write(kind)
             writer.writeWithLength(Bytes())
@@ -40,6 +55,18 @@ package enum ClusterWord: Hashable, Sendable {
             self = .map(try ClusterMap(from: &bytes))
             try bytes.expectEnd()
         case 2: self = .report(try reader.readBytesWithLength(limit: Self.reportBytesMax))
+        case 3:
+            var bytes = ByteReader(try reader.readBytesWithLength(limit: Self.machinesBytesMax))
+            let asks = try bytes.readBool()
+            let count = Int(try bytes.read(UInt32.self))
+            try bytes.check(count: count, ofSize: 4)
+            var commands: [MachineCommandNumber] = []
+            commands.reserveCapacity(count)
+            for _ in 0..<count {
+                commands.append(MachineCommandNumber(machine: try bytes.read(), command: try bytes.read()))
+            }
+            try bytes.expectEnd()
+            self = .machines(commands, asks: asks)
         default:
             _ = try reader.readBytesWithLength(limit: Self.mapBytesMax)
             self = .unknown(kind)

@@ -42,6 +42,9 @@ extension HostCore {
     /// - Parameter featureLevel: as the host named it in the handshake.
     public func peerUp(_ host: HostID, over channel: PeerChannel, featureLevel: UInt32) {
         linkChanged(host, channel, isUp: true, featureLevel: featureLevel)
+        if channel == .consensus, let peer = peer(host) {
+            tellMachines(to: peer, asks: false)
+        }
         tell(.link(host, channel, isUp: true, featureLevel: featureLevel))
     }
 
@@ -72,6 +75,7 @@ extension HostCore {
             if !isPlanted("nobody-woken") { peer.wakeFrom = .meta }
         case (.consensus, false):
             peer.isConnected = false
+            peer.machines = nil
             peer.awaySinceTick = peer.awaySinceTick ?? tickCount
             drop(.consensus, of: peer)
             peer.lastAgreedTick = nil

@@ -20,6 +20,7 @@ extension HostCore {
         // A move has several steps, and each is a change of the map: the next follows soon.
         if tickCount % max(secondTicks / Self.stepsPerSecond, 1) == 0 { planMoves() }
         guard tickCount % secondTicks == 0 else { return }
+        askForMachines()
         spreadMap()
         renewLevels()
     }
@@ -48,6 +49,10 @@ extension HostCore {
         switch word {
         case .map(let newer): adopt(newer)
         case .report(let payload): receiveReport(payload, from: host)
+        case .machines(let commands, let asks):
+            machinesTold(commands, by: host)
+            tell(.machines(commands, of: host))
+            if asks, let peer = peer(host) { tellMachines(to: peer, asks: false) }
         case .unknown: strayMessages += 1
         }
     }

@@ -62,6 +62,8 @@ extension HostCore {
         group: GroupID, plan: ReplicaStartPlan, machine: MasterStateMachine, memtable: Memtable, view: StoreView
     ) {
         var core = RaftCore(start: plan.start, settings: settings.raft, seed: random.next())
+        var machine = machine
+        machine.machines = settings.machines
         if let replica = replica(of: group) {
             guard replica.id == plan.start.replica else {
                 // The map has placed another one here since: that one comes when this one is deleted.

@@ -16,7 +16,8 @@ extension HostCore {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
         if let refusal = MasterStateMachine.check(
-            request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first)
+            request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first,
+            machines: settings.machines)
         {
             return refuse(call, refusal)
         }
@@ -26,6 +27,9 @@ extension HostCore {
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
         guard !isBusy(replica) else { return refuse(call, overloaded) }
+        if !settings.machines.isEmpty, let refusal = refusalByMembers(of: request.payload, replica) {
+            return refuse(call, refusal)
+        }
         // They would fill the log and be turned down when they are applied.
         if replica.machine.sessions.isFull, SessionCommand.opens(request.payload) {
             return refuse(call, .overloaded(retryAfterMillis: 1_000))
@@ -33,7 +37,9 @@ extension HostCore {
         if journalBytes > settings.journalBytesMax {
             return refuse(call, .unavailable(journalIsFull(replica)))
         }
-        if space > .ample, space == .out || MasterStateMachine.bringsDataIn(request.payload) {
+        if space > .ample,
+            space == .out || MasterStateMachine.bringsDataIn(request.payload, machines: settings.machines)
+        {
             return refuse(call, .unavailable(spaceRefusal))
         }
         advanceLogTime(replica)
@@ -137,6 +143,7 @@ extension HostCore {
     public func query(_ request: QueryRequest, call: CallToken) {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
+        if request.machine >= .firstOfUsers { return queryMachine(request, replica, call) }
         guard request.machine == .keyValue else {
             return refuse(call, .invalid("sub state machine \(request.machine) answers no queries in this version"))
         }
@@ -149,6 +156,18 @@ extension HostCore {
                 }
             wait(
                 WaitingRead(call: call, kind: kind), in: replica, consistency: request.consistency,
+                boundMilliseconds: request.bound)
+        } catch {
+            refuse(call, error)
+        }
+    }
+
+    private func queryMachine(_ request: QueryRequest, _ replica: Replica, _ call: CallToken) {
+        do throws(Refusal) {
+            let reading = try MachineReading(
+                request.query, machine: request.machine, slot: request.slot, machines: settings.machines)
+            wait(
+                WaitingRead(call: call, kind: .machine(reading)), in: replica, consistency: request.consistency,
                 boundMilliseconds: request.bound)
         } catch {
             refuse(call, error)
@@ -348,6 +367,7 @@ extension HostCore {
                     call: read.call, group: replica.group, index: replica.core.appliedIndex,
                     revision: replica.machine.revision, from: range.from, end: range.end, recordsMax: range.recordsMax,
                     bytesMax: range.bytesMax, live: live, isScan: range.isScan, view: replica.coldView))
+        case .machine(let reading): serve(reading, call: read.call, from: replica)
         case .snapshot(let number): pin(replica, number, call: read.call)
         }
     }

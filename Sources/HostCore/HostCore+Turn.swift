@@ -11,7 +11,7 @@ extension HostCore {
     /// Whether another turn has something to do at once.
     public var hasWork: Bool {
         !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty || !loopQuestions.isEmpty
-            || !comparing.isEmpty
+            || !comparing.isEmpty || !effects.machineReads.isEmpty
     }
 
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.

@@ -40,6 +40,9 @@ public final class HostCore {
         var olderMapSeconds = 0
         var knowsPromises: Bool { featureLevel >= FeatureLevel.membership }
         var knowsSilence: Bool { featureLevel >= FeatureLevel.silence }
+        var knowsMachines: Bool { featureLevel >= FeatureLevel.machines }
+        /// Users' commands that its program can apply; nil: it has not said so on this connection. Looked up only.
+        var machines: Set<MachineCommandNumber>?
         /// Its replicas of this loop's groups that say nothing, as it said last; ascending by group. And the sum over them.
         var silent: [SilentReplica] = []
         var silence: UInt64 = 0

@@ -155,6 +155,7 @@ public struct HostEffects: Sendable {
     public var coldReads: [ColdRead] = []
     public var coldPages: [ColdPage] = []
     public var stateReads: [StateRead] = []
+    public var machineReads: [MachineRead] = []
     public var logReads: [JournalRead] = []
     public var snapshotReads: [SnapshotRead] = []
     public var storeJobs: [StoreJob] = []
@@ -180,6 +181,7 @@ public struct HostEffects: Sendable {
         coldReads.clear()
         coldPages.clear()
         stateReads.clear()
+        machineReads.clear()
         logReads.clear()
         snapshotReads.clear()
         storeJobs.clear()

@@ -13,6 +13,7 @@
 // The number of loops shows neither on disk nor on the wire, and may be another at each start.
 
 public import Primitives
+import StateMachines
 import Ring
 
 /// Which of a host's event loops a core belongs to, and with it which groups.
@@ -62,6 +63,7 @@ public struct LoopMessage: Sendable {
     enum Kind: Sendable {
         case map(ClusterMap)
         case link(HostID, PeerChannel, isUp: Bool, featureLevel: UInt32)
+        case machines([MachineCommandNumber], of: HostID)
         case leadingAsked(poll: UInt64)
         /// Each with the sum over the silent replicas there that this loop knows of, and leaves out.
         case leadingTold(poll: UInt64, [(host: HostID, sum: LivenessSum, silence: UInt64)])
@@ -101,6 +103,7 @@ extension HostCore {
         case .report(let payload): receiveReport(payload, from: host)
         case .link(let host, let channel, let isUp, let level):
             linkChanged(host, channel, isUp: isUp, featureLevel: level)
+        case .machines(let commands, let host): machinesTold(commands, by: host)
         case .leadingAsked, .followingAsked: loopQuestions.append(message.kind)
         case .leadingTold(let poll, let sums): leadingTold(poll, sums)
         case .followingTold(let host, let poll, let sum, let silent): followingTold(host, poll, sum, silent)

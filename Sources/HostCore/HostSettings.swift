@@ -2,6 +2,7 @@
 
 import Primitives
 public import RaftCore
+public import StateMachines
 
 /// What a host may be told to do otherwise. The defaults suit a data centre and a busy loopback alike.
 public struct HostSettings: Sendable {
@@ -21,6 +22,8 @@ public struct HostSettings: Sendable {
     /// By how many thousandths any host's clock may run fast or slow, at most: leases of hosts whose clocks do worse are
     /// not safe. At most 999.
     public var clockDriftPerMille: UInt64 = 50
+    /// Users' state machines of this host's program.
+    public var machines = StateMachineRegistry()
     /// Each group's consensus; its time-outs are in the same ticks.
     public var raft = RaftSettings()
 

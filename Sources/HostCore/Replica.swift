@@ -253,6 +253,7 @@ struct WaitingRead {
     enum Kind {
         case key(RecordKey)
         case page(PageRange)
+        case machine(MachineReading)
         /// A client's copy of the state begins: the number that it chose.
         case snapshot(UInt64)
     }

@@ -16,8 +16,10 @@ public enum FeatureLevel {
     public static let transactions: UInt32 = 5
     /// Sessions: commands that are applied once, however often they are sent.
     public static let sessions: UInt32 = 6
+    /// State machines of users.
+    public static let machines: UInt32 = 7
     /// What this version knows.
-    public static let current = sessions
+    public static let current = machines
 
     /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
     /// an earlier version can't join it.

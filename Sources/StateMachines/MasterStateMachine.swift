@@ -27,6 +27,8 @@ public struct MasterStateMachine: Sendable {
     private var sessionsWritten: LogIndex
     /// The cluster's map; in the meta group only.
     public private(set) var meta = MetaMachine()
+    /// Users' machines that this host has. Entries for others can't be applied; their records are kept as they are.
+    public var machines = StateMachineRegistry()
 
     /// A new group, or one that goes on after a manifest with these numbers; `metaRecords` are the meta group's records
     /// in `Slot.group`, none in other groups.
@@ -98,14 +100,27 @@ public struct MasterStateMachine: Sendable {
     /// is best fetched for many entries in one go.
     public func reads(of entry: LogEntry) -> [RecordPosition] {
         guard entry.kind == .command, group != .meta,
-            entry.payload.withUnsafeBytes({
-                CommandHeader(of: $0)?.machine == .keyValue && KeyValueTransaction.isOne($0)
-            }), let transaction = try? KeyValueTransaction(payload: entry.payload)
+            let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
+        else { return [] }
+        if machine >= .firstOfUsers { return reads(of: entry, machine) }
+        guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
+            let transaction = try? KeyValueTransaction(payload: entry.payload)
         else { return [] }
         return transaction.readKeys.map {
             RecordPosition(slot: Ring.slot(of: $0), machine: .keyValue, key: $0)
         }
     }
+
+    private func reads(of entry: LogEntry, _ machine: SubMachineNumber) -> [RecordPosition] {
+        guard let request = try? MachineRequest(payload: entry.payload),
+            let keys = try? machines.command(request.number, of: machine)?.readKeys(request)
+        else { return [] }
+        let slot = Ring.slot(of: request.key)
+        return keys.prefix(Self.machineReadsMax).map { RecordPosition(slot: slot, machine: machine, key: $0) }
+    }
+
+    /// Keys that are fetched ahead for one command of a user's machine.
+    private static var machineReadsMax: Int { 1_024 }
 
     /// What a key-value command writes: ranges of the entry's payload. Apart from `apply`, as the next, so that only the
     /// writing is compiled anew for each kind of store; and apart from the next because this is the path of most
@@ -232,7 +247,7 @@ public struct MasterStateMachine: Sendable {
             return .unsupported("entry \(entry.index) has no command header of version \(CommandHeader.formatVersion)")
         }
         if header.session != .none {
-            guard group != .meta, header.machine == .keyValue else {
+            guard group != .meta, header.machine == .keyValue || header.machine >= .firstOfUsers else {
                 return .unsupported(
                     "entry \(entry.index) of session \(header.session) is for sub state machine \(header.machine), which "
                         + "has no sessions")
@@ -256,6 +271,7 @@ public struct MasterStateMachine: Sendable {
         case .sessions where group != .meta: return decideSession(entry)
         case .meta where group == .meta: return decideMeta(entry)
         case .keyValue where group != .meta: return decideTransaction(entry, store, &session)
+        case .firstOfUsers... where group != .meta: return decideMachine(header.machine, entry, store, &session)
         default:
             return .unsupported(
                 "entry \(entry.index) is for sub state machine \(header.machine), which group \(group) does not have")
@@ -325,6 +341,40 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
+    private mutating func decideMachine(
+        _ machine: SubMachineNumber, _ entry: LogEntry, _ store: any RecordStore, _ session: inout Call?
+    ) -> Decision {
+        let request: MachineRequest
+        do throws(DecodingFailure) {
+            request = try MachineRequest(payload: entry.payload)
+        } catch {
+            return .unsupported("entry \(entry.index): \(error)")
+        }
+        guard request.problem() == nil, let command = machines.command(request.number, of: machine) else {
+            return .unsupported(
+                "entry \(entry.index) holds command \(request.number) of state machine \(machine), which this host does "
+                    + "not have: start it with a program that has it")
+        }
+        let slot = Ring.slot(of: request.key)
+        session?.slot = slot
+        var context = MachineContext(
+            ApplyContext(
+                index: entry.index, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
+                machine: machine, store: store), session: session?.header.session ?? .none)
+        var outcome: MachineOutcome
+        do throws(DecodingFailure) { outcome = try command.apply(request, &context) } catch {
+            return .unsupported("entry \(entry.index), command \(request.number) of state machine \(machine): \(error)")
+        }
+        // Whatever it made of the error.
+        if let unready = context.unready { return .unready(unready.places) }
+        if let broken = context.broken { outcome = .failure(broken) }
+        let body = outcome.encoded()
+        // Replicas whose machines answer otherwise must not agree in it.
+        digest = mix(digest ^ body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) })
+        if case .failure = outcome, !isPlanted("machine-half-done") { return .done([], body: body) }
+        return .done(context.context.writes, body: body)
+    }
+
     private mutating func decideMeta(_ entry: LogEntry) -> Decision {
         let command: MetaCommand
         do throws(DecodingFailure) {
@@ -367,8 +417,12 @@ extension MasterStateMachine {
     /// the caller; that the command belongs to the slot is checked here. Allocates nothing for puts and deletes that
     /// pass.
     ///
-    /// - Parameter level: the cluster's feature level: what older hosts can't apply is turned down.
-    public static func check(_ payload: Bytes, slot: Slot, level: UInt32) -> Refusal? {
+    /// - Parameters:
+    ///   - level: the cluster's feature level: what older hosts can't apply is turned down.
+    ///   - machines: users' machines that this host has.
+    public static func check(
+        _ payload: Bytes, slot: Slot, level: UInt32, machines: StateMachineRegistry = StateMachineRegistry()
+    ) -> Refusal? {
         payload.withUnsafeBytes { bytes in
             guard let header = CommandHeader(of: bytes) else {
                 return .invalid("the command has no header of version \(CommandHeader.formatVersion)")
@@ -376,6 +430,9 @@ extension MasterStateMachine {
             if header.session != .none || header.machine == .sessions {
                 if let problem = check(sessionOf: header, payload, slot: slot, level: level) { return problem }
                 if header.machine == .sessions { return nil }
+            }
+            if header.machine >= .firstOfUsers {
+                return check(machine: header.machine, payload, slot: slot, level: level, machines)
             }
             guard header.machine == .keyValue else {
                 return .invalid("sub state machine \(header.machine) takes no commands from clients in this version")
@@ -422,6 +479,24 @@ extension MasterStateMachine {
         }
     }
 
+    private static func check(
+        machine: SubMachineNumber, _ payload: Bytes, slot: Slot, level: UInt32, _ machines: StateMachineRegistry
+    ) -> Refusal? {
+        guard level >= FeatureLevel.machines else {
+            return .unavailable(
+                "users' state machines need feature level \(FeatureLevel.machines), and this host knows the cluster to be "
+                    + "at \(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
+        }
+        let request: MachineRequest
+        do throws(DecodingFailure) { request = try MachineRequest(payload: payload) } catch {
+            return .invalid("\(error)")
+        }
+        if let problem = request.problem() { return problem }
+        let found = Ring.slot(of: request.key)
+        guard found == slot else { return .invalid("the key's slot is \(found), not \(slot)") }
+        return machines.problem(ofCommand: request, of: machine)
+    }
+
     private static func check(transaction payload: Bytes, slot: Slot, level: UInt32) -> Refusal? {
         guard level >= FeatureLevel.transactions else {
             return .invalid(
@@ -441,8 +516,15 @@ extension MasterStateMachine {
 
     /// Whether a command that `check` let pass makes the state grow: all do but deletes, which are taken as long as
     /// there is any space.
-    public static func bringsDataIn(_ payload: Bytes) -> Bool {
-        if payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine == .sessions }) { return false }
+    public static func bringsDataIn(
+        _ payload: Bytes, machines: StateMachineRegistry = StateMachineRegistry()
+    ) -> Bool {
+        let machine = payload.withUnsafeBytes { CommandHeader(of: $0)?.machine }
+        if machine == .sessions { return false }
+        if let machine, machine >= .firstOfUsers {
+            guard let request = try? MachineRequest(payload: payload) else { return true }
+            return machines.command(request.number, of: machine)?.bringsDataIn ?? true
+        }
         if let isPut = payload.withUnsafeBytes({ KeyValueCommandView(payload: $0)?.isPut }) { return isPut }
         return (try? KeyValueTransaction(payload: payload))?.bringsDataIn ?? true
     }

@@ -158,15 +158,18 @@ final class TestHosts {
 
     func stopAll() async { for number in running.indices { await stop(number) } }
 
+    /// Of those that run.
+    var addresses: [String] {
+        zip(ports, running).compactMap { port, host in
+            host == nil ? nil : "\(loopback(of: directory.path)):\(port)"
+        }
+    }
+
     func client(_ name: String = "test") async throws -> Cluster {
         var options = ClusterOptions()
         options.name = name
         options.timeout = .seconds(20)
-        return try await Cluster.connect(
-            to: zip(ports, running).compactMap { port, host in
-                host == nil ? nil : "\(loopback(of: directory.path)):\(port)"
-            },
-            options: options)
+        return try await Cluster.connect(to: addresses, options: options)
     }
 
     func status(_ number: Int) async throws -> HostStatus {

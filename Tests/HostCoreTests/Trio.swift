@@ -143,6 +143,14 @@ final class TestHost {
                 core.stateDamaged(group: read.group, "\(error)")
             }
         }
+        for read in work.machineReads {
+            let result = try read.result(from: store)
+            if let response = read.response(to: result) {
+                replies[read.call] = response
+            } else if case .more(let reading) = result {
+                core.queryAgain(reading, group: read.group, call: read.call)
+            }
+        }
         heldStateReads += work.stateReads
         fetches += work.stateReads.count
         let stateReads = holdsStateReads ? [] : heldStateReads
@@ -300,11 +308,13 @@ final class Trio {
     ///   - loops: event loops of each host.
     ///   - featureLevels: of each host's version. What one does not know itself it says to nobody, whatever they know.
     ///   - registered: the levels that the first map has of the hosts; nil: the same.
+    ///   - machines: of users, that all hosts have but those at the places `unaware`.
     ///   - prepare: what a host's journal has before it starts.
     ///   - mapLevel: below `FeatureLevel.membership` members stay as they are, and nobody is replaced.
     init(
         groups: Int = 1, hosts count: Int = 3, loops: [Int]? = nil, featureLevels: [UInt32]? = nil,
-        registered: [UInt32]? = nil, mapLevel: UInt32? = nil, adjust: (inout HostSettings) -> Void = { _ in },
+        registered: [UInt32]? = nil, mapLevel: UInt32? = nil, machines: StateMachineRegistry = StateMachineRegistry(),
+        unaware: Set<Int> = [], adjust: (inout HostSettings) -> Void = { _ in },
         prepare: (HostID, ClusterMap, Journal<SimulatedDisk>) throws -> Void = { _, _, _ in }
     ) throws {
         var settings = HostSettings()
@@ -321,7 +331,9 @@ final class Trio {
             featureLevel: mapLevel ?? FeatureLevel.ofNewMap(hosts: registered ?? levels))
         var hosts: [TestHost] = []
         for (place, record) in records.enumerated() {
+            var settings = settings
             settings.featureLevel = levels[place]
+            settings.machines = unaware.contains(place) ? StateMachineRegistry() : machines
             hosts.append(
                 try TestHost(record.id, map: map, settings: settings, loops: loops?[place] ?? 1) { [map] in
                     try prepare(record.id, map, $0)

@@ -99,6 +99,7 @@ package struct ClusterLevels: Sendable, Equatable {
         case FeatureLevel.transactions:
             "transactions, groups that are stopped and started, weights of hosts that change"
         case FeatureLevel.sessions: "sessions: commands that are done once, however often they are sent"
+        case FeatureLevel.machines: "state machines of users"
         default: "unknown to this program"
         }
     }

@@ -1,0 +1,210 @@
+// What a program does with its own state machines under simulation, and how it judges what came of it. Owns the words
+// that users' code and the simulated clients exchange.
+
+import ClientCore
+public import Messages
+public import Primitives
+import Ring
+public import StateMachines
+
+/// A program that uses its own state machines. A simulated cluster has its machines on every host; its clients ask it
+/// what to do next, tell it what came of it, and let it look at the end whether all is as it should be. All of it happens
+/// on one thread.
+///
+///     final class Shop: SimulatedWorkload {
+///         let machines = try! StateMachineRegistry([Inventory.self])
+///         func next(random: inout SeededRandom) -> SimulatedRequest {
+///             SimulatedRequest(Reserve(sku: "7", count: 1)) { outcome in … }
+///         }
+///     }
+///
+/// Nothing but `random` may decide what it does: the same seed is the same run.
+public protocol SimulatedWorkload: AnyObject {
+    /// What each host has.
+    var machines: StateMachineRegistry { get }
+
+    /// What a client does next.
+    func next(random: inout SeededRandom) -> SimulatedRequest
+
+    /// What is asked at the end, when nothing fails any more and all that was under way has ended: each once of every host
+    /// of the group concerned.
+    func finalRequests() -> [SimulatedRequest]
+}
+
+/// What came of a request.
+public enum SimulatedOutcome<Answer> {
+    case answer(Answer)
+    /// The machine's own word. Nothing was changed.
+    case failure(MachineFailure)
+    /// Certainly not done.
+    case notDone
+    /// It may have been done, or may yet be.
+    case unknown
+}
+
+/// Something that a simulated client asks of a machine.
+public struct SimulatedRequest {
+    let machine: SubMachineNumber
+    let isCommand: Bool
+    let request: MachineRequest
+    /// Of a query: by whom, and how new.
+    let consistency: Consistency
+    let bound: UInt32
+    /// What is wrong with what came of it.
+    let judge: (Result<Bytes, OperationFailure>) -> String?
+
+    /// - Parameter ended: called when it has ended; returns what is wrong with that, nil if nothing is.
+    public init<Command: MachineCommand>(
+        _ command: Command, ended: @escaping (SimulatedOutcome<Command.Answer>) -> String? = { _ in nil }
+    ) {
+        machine = Command.Machine.number
+        isCommand = true
+        request = MachineRequest(command)
+        consistency = .linearizable
+        bound = 0
+        judge = { Self.judge($0, ended) }
+    }
+
+    /// - Parameters:
+    ///   - bound: of `stale`: milliseconds.
+    ///   - ended: as for commands. A query is never done in vain: its outcome is an answer, a failure, or `notDone`.
+    public init<Query: MachineQuery>(
+        _ query: Query, _ consistency: Consistency = .linearizable, bound: UInt32 = 0,
+        ended: @escaping (SimulatedOutcome<Query.Answer>) -> String? = { _ in nil }
+    ) {
+        machine = Query.Machine.number
+        isCommand = false
+        request = MachineRequest(query)
+        self.consistency = consistency
+        self.bound = bound
+        judge = { Self.judge($0, ended) }
+    }
+
+    private static func judge<Answer: Message>(
+        _ result: Result<Bytes, OperationFailure>, _ ended: (SimulatedOutcome<Answer>) -> String?
+    ) -> String? {
+        switch result {
+        case .failure(let failure): return ended(failure.mayHaveHappened ? .unknown : .notDone)
+        case .success(let bytes):
+            do throws(DecodingFailure) {
+                switch try MachineOutcome(decoding: try DataResult(decoding: bytes).body) {
+                case .answer(let body): return ended(.answer(try Answer(decoding: body)))
+                case .failure(let failure): return ended(.failure(failure))
+                }
+            } catch {
+                return "an answer that can't be read: \(error)"
+            }
+        }
+    }
+}
+
+extension SimulatedCluster {
+    /// One operation of a program with its own machines.
+    func submit(
+        _ request: SimulatedRequest, pinned: HostID = HostID(0), through client: SimulatedClient,
+        nanoseconds: UInt64, _ ended: @escaping () -> Void
+    ) {
+        let key = request.request.key
+        guard request.isCommand else {
+            note("client %h asks machine %b", UInt64(client.place), UInt64(request.machine.rawValue))
+            client.submit(
+                kind: .query, target: .slot(slot(of: key)), pinned: pinned, machine: request.machine,
+                consistency: request.consistency, bound: request.bound, payload: request.request.encoded(),
+                nanoseconds: nanoseconds
+            ) { [unowned self] result in
+                judge(request, result)
+                if case .success = result { acknowledged += 1 }
+                ended()
+            }
+            return
+        }
+        let number = operations.count
+        // Commands that say the same are told apart by it, also those of clients without sessions.
+        let payload = request.request.payload(
+            header: CommandHeader(machine: request.machine, sequence: nextSequence))
+        nextSequence += 1
+        note(
+            "client %h tells machine %b, operation %c", UInt64(client.place), UInt64(request.machine.rawValue),
+            UInt64(number))
+        operations.append(SimulatedOperation(client: client.place, key: key, kind: .machine, called: now))
+        client.submit(
+            kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: nanoseconds, number: number
+        ) { [unowned self] result in
+            judge(request, result)
+            end(number, result)
+            ended()
+        }
+    }
+
+    private func judge(_ request: SimulatedRequest, _ result: Result<Bytes, OperationFailure>) {
+        if let problem = request.judge(result) {
+            fail("the program's own rules", "\(request.request.key), request \(request.request.number): \(problem)")
+        }
+        mark(.machineUsed)
+        if case .success(let bytes) = result, let data = try? DataResult(decoding: bytes),
+            case .failure? = try? MachineOutcome(decoding: data.body)
+        {
+            mark(.machineFailure)
+        }
+    }
+
+    /// The program's own look at the end, at each host that has a replica.
+    func readWorkloadBack() throws(SimulationFailure) {
+        var open = 0
+        for (number, request) in (workload?.finalRequests() ?? []).enumerated() {
+            let group = map.owner(of: slot(of: request.request.key)).flatMap { map.group($0) }
+            for replica in group?.replicas ?? [] {
+                let host = hosts[place(of: replica.host)]
+                guard !host.isLost, !host.isRotten else { continue }
+                open += 1
+                submit(
+                    request.anywhere, pinned: replica.host, through: clients[number % clients.count],
+                    nanoseconds: 25_000_000_000
+                ) { open -= 1 }
+            }
+        }
+        try expect(
+            try pass(Self.operationsNanosecondsMax, until: { open == 0 }), "operations end",
+            "\(open) of the program's last requests got no answer")
+    }
+}
+
+extension SimulatedRequest {
+    /// As new, and answered by whoever is asked.
+    fileprivate var anywhere: SimulatedRequest {
+        SimulatedRequest(
+            machine: machine, isCommand: isCommand, request: request,
+            consistency: isCommand ? consistency : .linearizableAnywhere, bound: 0, judge: judge)
+    }
+
+    private init(
+        machine: SubMachineNumber, isCommand: Bool, request: MachineRequest, consistency: Consistency, bound: UInt32,
+        judge: @escaping (Result<Bytes, OperationFailure>) -> String?
+    ) {
+        self.machine = machine
+        self.isCommand = isCommand
+        self.request = request
+        self.consistency = consistency
+        self.bound = bound
+        self.judge = judge
+    }
+}
+
+/// Runs seeds one after the other until a rule is broken: for tests of programs that use Bifrost.
+///
+///     try simulate(seeds: 1...20) { Shop() }
+///
+/// - Parameter workload: makes the program anew for each seed.
+/// - Throws: the first broken rule, with its seed.
+/// - Returns: what happened, of all seeds together.
+@discardableResult
+public func simulate(
+    seeds: ClosedRange<UInt64>, settings: SimulationSettings = SimulationSettings(),
+    workload: () -> any SimulatedWorkload
+) throws(SimulationFailure) -> SimulationReport {
+    var report = SimulationReport()
+    for seed in seeds {
+        report.add(try SimulatedCluster(seed: seed, settings: settings, workload: workload()).runAndCheck())
+    }
+    return report
+}

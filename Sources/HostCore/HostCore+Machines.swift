@@ -1,0 +1,120 @@
+// Users' state machines: which commands other hosts can apply, and queries, which are answered beside the event loop.
+
+public import Messages
+public import Primitives
+import RaftCore
+public import StateMachines
+public import Storage
+
+extension HostCore {
+    // MARK: Commands
+
+    /// Loop 0: the other side can't know what this host's program has.
+    func tellMachines(to peer: Peer, asks: Bool) {
+        guard peer.knowsMachines else { return }
+        let commands = settings.machines.commandNumbers
+        write(to: peer, over: .consensus, bytes: 8 + commands.count * 4) {
+            $0.append(.machines(commands, asks: asks))
+        }
+    }
+
+    /// Loop 0, once per second: until they have said so.
+    func askForMachines() {
+        guard !settings.machines.isEmpty else { return }
+        for peer in peers where peer.isConnected && peer.machines == nil { tellMachines(to: peer, asks: true) }
+    }
+
+    /// What a host's program has.
+    func machinesTold(_ commands: [MachineCommandNumber], by host: HostID) {
+        peer(host)?.machines = Set(commands)
+    }
+
+    /// A command goes into the log only where every member that can be reached is able to apply it: one that is not would
+    /// have to stop. Hosts that are away are not asked, or one host less would end the group's work.
+    func refusalByMembers(of payload: Bytes, _ replica: Replica) -> Refusal? {
+        guard let machine = payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine }), machine >= .firstOfUsers,
+            let request = try? MachineRequest(payload: payload)
+        else { return nil }
+        let number = MachineCommandNumber(machine: machine, command: request.number)
+        for member in replica.withCore({ $0.configuration.members }) {
+            guard let host = replica.host(of: member), let peer = peer(host), peer.isConnected else { continue }
+            guard let machines = peer.machines else {
+                return .unavailable("host \(host) has not said yet which state machines it has")
+            }
+            guard machines.contains(number) else {
+                return .unavailable(
+                    "host \(host) does not have command \(number.command) of state machine \(machine): start it with a "
+                        + "program that has it")
+            }
+        }
+        return nil
+    }
+
+    // MARK: Queries
+
+    /// A query of a user's machine, when it may be answered from what is here now.
+    func serve(_ reading: MachineReading, call: CallToken, from replica: Replica) {
+        var recent: [RecordPosition: Finding] = [:]
+        var bytes = 0
+        for place in reading.places {
+            // Absent: it is known not to be in memory, and what lies below has it or nobody.
+            recent[place] =
+                isPlanted("query-without-memtable")
+                ? .elsewhere : Finding(replica.memtable.get(RecordKey(place))) ?? .elsewhere
+            if case .found(let record)? = recent[place] { bytes += record.value.count }
+        }
+        repliedBytes += bytes
+        effects.machineReads.append(
+            MachineRead(
+                call: call, group: replica.group, index: replica.core.appliedIndex,
+                revision: replica.machine.revision, logTime: replica.machine.logTime, reading: reading,
+                recent: recent, view: replica.coldView))
+    }
+
+    /// A query names more records: it is answered from what is here by now.
+    public func queryAgain(_ reading: MachineReading, group: GroupID, call: CallToken) {
+        guard let replica = replica(of: group) else { return refuse(call, .unknownGroup) }
+        if let stopped = replica.stopped ?? replica.impairment { return refuse(call, .unavailable(stopped)) }
+        // What is asked of a replica that begins anew meanwhile may be older than what was asked before.
+        serve(reading, call: call, from: replica)
+    }
+}
+
+/// A query of a user's machine: for a reader thread, which answers the call itself, or has it go on with
+/// `HostCore.queryAgain`.
+public struct MachineRead: Sendable {
+    public var call: CallToken
+    public var group: GroupID
+    public var index: LogIndex
+    public var revision: Revision
+    package var logTime: LogTime
+    package var reading: MachineReading
+    /// Of the live memtable at that moment: `elsewhere` is what it does not have.
+    package var recent: [RecordPosition: Finding]
+    package var view: StoreView
+
+    /// What became of it. Any thread.
+    ///
+    /// - Throws: what the disk said.
+    public func result<D: Disk>(from store: Store<D>) throws -> MachineReading.Result {
+        // Looked up once: a machine may ask again and again.
+        var below: [RecordPosition: Finding] = [:]
+        return try reading.result(index: index, revision: revision, logTime: logTime) { place in
+            guard let finding = recent[place] else { return .elsewhere }
+            guard case .elsewhere = finding else { return finding }
+            if let known = below[place] { return known }
+            let found = Finding(try store.get(RecordKey(place), in: view)) ?? .absent
+            below[place] = found
+            return found
+        }
+    }
+
+    /// The answer to the call; nil if it goes on.
+    public func response(to result: MachineReading.Result) -> Response<DataResult>? {
+        switch result {
+        case .done(let body): .done(DataResult(index: index, revision: revision, body: body))
+        case .refused(let refusal): .refused(refusal)
+        case .more: nil
+        }
+    }
+}

@@ -1,0 +1,208 @@
+// What users' commands and queries see of their group. Owns the rules that keep a command within its slot and its
+// bounds; what is written is kept by an `ApplyContext`.
+
+public import Messages
+public import Primitives
+import Ring
+
+/// A record as users' machines see it.
+public struct MachineRecord: Hashable, Sendable {
+    public var value: Bytes
+    /// At which it got its value.
+    public var revision: Revision
+}
+
+/// What all that a machine does shares: its records are those with keys in one slot.
+private func problem(ofKey key: Bytes, in slot: Slot) -> MachineFailure? {
+    if let problem = KeyValue.problem(ofKeyOf: key.count) { return MachineFailure(rule: "\(problem)") }
+    guard Ring.slot(of: key) != slot else { return nil }
+    return MachineFailure(
+        rule: "a record's key has the same part in {…} as the request's own key, or it may lie elsewhere")
+}
+
+/// What a command of a user's machine sees while it is applied: the machine's records in the slot of the command's key.
+///
+/// What it gives is the same on every replica. Reads see what the command has written so far.
+public struct MachineContext {
+    /// The entry's place in the group's log.
+    public var index: LogIndex { context.index }
+    /// The group's elapsed time, in milliseconds since it began; never falls, and stands still while nobody can commit.
+    public var logTime: LogTime { context.logTime }
+    /// What this command's writes get as their revision.
+    public var revision: Revision { context.revision }
+    /// Of the caller; `.none` if he has none.
+    public let session: SessionID
+    /// Numbers that look as drawn by chance, the same on every replica.
+    public var random: SeededRandom {
+        get { context.random }
+        set { context.random = newValue }
+    }
+
+    /// Bounds on one command. They decide, so they are part of the format: all replicas agree on them.
+    public enum Limits {
+        /// Records that it writes.
+        public static let writesMax = 1_024
+        /// Of all keys and values that it writes, in bytes.
+        public static let writtenBytesMax = 4 << 20
+        /// Of all values that it reads, in bytes.
+        public static let readBytesMax = 16 << 20
+        /// Of its answer, in bytes.
+        public static let answerBytesMax = 1 << 20
+    }
+
+    private(set) var context: ApplyContext
+    private var written = 0
+    private var read = 0
+    /// What it could not do: it ends like this whatever it makes of the error.
+    private(set) var unready: Unready?
+    private(set) var broken: MachineFailure?
+
+    init(_ context: ApplyContext, session: SessionID) {
+        self.context = context
+        self.session = session
+    }
+
+    /// The record with this key, as the command has made it or found it; nil if there is none.
+    ///
+    /// - Throws: if the record has to be fetched first, and if the key breaks a rule. Either ends the command, whether or
+    ///   not it lets the error through.
+    public mutating func get(_ key: Bytes) throws -> MachineRecord? {
+        if let problem = problem(ofKey: key, in: context.slot) { throw note(problem) }
+        let found: StoredRecord?
+        do throws(Unready) { found = try context.get(key) } catch {
+            unready = unready ?? error
+            throw error
+        }
+        read += found?.value.count ?? 0
+        guard read <= Limits.readBytesMax else {
+            throw note(MachineFailure(rule: "a command reads at most \(Limits.readBytesMax) bytes"))
+        }
+        return found.map { MachineRecord(value: $0.value, revision: $0.revision) }
+    }
+
+    /// The value with this key; nil if there is none.
+    ///
+    /// - Throws: as `get(_:)`; and if the value is none of `Value`, which ends the command with a failure.
+    public mutating func get<Value: Message>(_ key: Bytes, as _: Value.Type) throws -> Value? {
+        try get(key).map { try Value(decoding: $0.value) }
+    }
+
+    /// Sets the record with this key.
+    ///
+    /// - Throws: if it breaks a rule or a bound; that ends the command.
+    public mutating func put(_ key: Bytes, _ value: Bytes) throws {
+        if let problem = KeyValue.problem(ofValueOf: value.count, timeToLiveMillis: 0) {
+            throw note(MachineFailure(rule: "\(problem)"))
+        }
+        try count(key, value.count)
+        context.put(key, value)
+    }
+
+    /// Sets the record with this key.
+    ///
+    /// - Throws: as `put(_:_:)`.
+    public mutating func put(_ key: Bytes, _ value: some Message) throws { try put(key, value.encoded()) }
+
+    /// Deletes the record with this key, whether or not there is one.
+    ///
+    /// - Throws: as `put(_:_:)`.
+    public mutating func delete(_ key: Bytes) throws {
+        try count(key, 0)
+        context.delete(key)
+    }
+
+    private mutating func count(_ key: Bytes, _ valueBytes: Int) throws(MachineFailure) {
+        if let problem = problem(ofKey: key, in: context.slot) { throw note(problem) }
+        written += key.count + valueBytes
+        guard context.writes.count < Limits.writesMax, written <= Limits.writtenBytesMax else {
+            throw note(
+                MachineFailure(
+                    rule: "a command writes at most \(Limits.writesMax) records and \(Limits.writtenBytesMax) bytes"))
+        }
+    }
+
+    private mutating func note(_ failure: MachineFailure) -> MachineFailure {
+        broken = broken ?? failure
+        return failure
+    }
+}
+
+/// What a query of a user's machine sees: the machine's records in the slot of the query's key, all as they stood at one
+/// moment.
+public struct MachineView {
+    /// The last entry that had been applied.
+    public let index: LogIndex
+    public let revision: Revision
+    /// The group's elapsed time then, in milliseconds.
+    public let logTime: LogTime
+
+    /// So often a query begins anew for records that it had not named in `readKeys`.
+    public static let roundsMax = 64
+    /// Of all values that a query reads, in bytes.
+    public static let readBytesMax = 16 << 20
+    /// Of a query's answer, in bytes.
+    public static let answerBytesMax = 1 << 20
+
+    private let slot: Slot
+    private let machine: SubMachineNumber
+    private let lookUp: (RecordPosition) throws -> Finding
+    private var read = 0
+    /// As in `MachineContext`.
+    private(set) var unready: Unready?
+    private(set) var broken: MachineFailure?
+    /// The disk's own word.
+    private(set) var failed: (any Error)?
+
+    /// - Parameter lookUp: what is there; `elsewhere` if that can't be told in this round.
+    init(
+        index: LogIndex, revision: Revision, logTime: LogTime, slot: Slot, machine: SubMachineNumber,
+        lookUp: @escaping (RecordPosition) throws -> Finding
+    ) {
+        self.index = index
+        self.revision = revision
+        self.logTime = logTime
+        self.slot = slot
+        self.machine = machine
+        self.lookUp = lookUp
+    }
+
+    /// The record with this key; nil if there is none.
+    ///
+    /// - Throws: if the record has to be looked up first, if it can't be read, and if the key breaks a rule. Each ends the
+    ///   query, whether or not it lets the error through.
+    public mutating func get(_ key: Bytes) throws -> MachineRecord? {
+        if let problem = problem(ofKey: key, in: slot) { throw note(problem) }
+        let place = RecordPosition(slot: slot, machine: machine, key: key)
+        let found: Finding
+        do { found = try lookUp(place) } catch {
+            failed = failed ?? error
+            throw error
+        }
+        switch found {
+        case .absent: return nil
+        case .found(let record):
+            if record.expiry > .zero && record.expiry <= logTime { return nil }
+            read += record.value.count
+            guard read <= Self.readBytesMax else {
+                throw note(MachineFailure(rule: "a query reads at most \(Self.readBytesMax) bytes"))
+            }
+            return MachineRecord(value: record.value, revision: record.revision)
+        case .elsewhere:
+            let error = Unready([place])
+            unready = unready ?? error
+            throw error
+        }
+    }
+
+    /// The value with this key; nil if there is none.
+    ///
+    /// - Throws: as `get(_:)`; and if the value is none of `Value`.
+    public mutating func get<Value: Message>(_ key: Bytes, as _: Value.Type) throws -> Value? {
+        try get(key).map { try Value(decoding: $0.value) }
+    }
+
+    private mutating func note(_ failure: MachineFailure) -> MachineFailure {
+        broken = broken ?? failure
+        return failure
+    }
+}

@@ -1,0 +1,146 @@
+// Users' own state machines: what one is, what its commands and queries are, and what they answer. Owns no state and
+// no bytes but those of a failure: what commands see is a `MachineContext`, what queries see is a `MachineView`.
+
+public import Messages
+public import Primitives
+
+/// A state machine of a program that uses Bifrost: a name for a number, and the commands and queries that belong to it.
+/// No value of it is ever made; an `enum` without cases is its usual form.
+///
+///     enum Inventory: StateMachine {
+///         static let number = SubMachineNumber(1_024)
+///         static let commands: [any MachineCommand<Inventory>.Type] = [Restock.self, Reserve.self]
+///         static let queries: [any MachineQuery<Inventory>.Type] = [Stock.self]
+///     }
+///
+/// Its state is records, keys with values, in the slots of its keys: as many inventories as there are tags, spread over
+/// all groups of the cluster, each one in one group. Hosts are given the type (`HostConfiguration.machines`), programs
+/// use it through `Cluster.machine(_:)`.
+public protocol StateMachine: SendableMetatype {
+    /// Stands in log entries and records: 1,024 to 65,535. It is never given to another machine in the same cluster, not
+    /// even when this one is gone.
+    static var number: SubMachineNumber { get }
+    static var commands: [any MachineCommand<Self>.Type] { get }
+    static var queries: [any MachineQuery<Self>.Type] { get }
+}
+
+extension StateMachine {
+    public static var queries: [any MachineQuery<Self>.Type] { [] }
+}
+
+/// Something that is done to a state machine, once, in one order on all replicas.
+///
+/// It comes as bytes, as a `Message` writes and reads them. What it does may depend on its own values and on what
+/// `MachineContext` gives, on nothing else: no clock, no chance but the context's, no order of a `Set` or `Dictionary`, no
+/// global. Replicas that apply it otherwise have different states from then on. A number is never given to a command that
+/// does something else: one that has to change gets another number, and hosts keep the old one as long as it may be in
+/// logs.
+public protocol MachineCommand<Machine>: Message {
+    associatedtype Machine: StateMachine
+    associatedtype Answer: Message
+    /// Among the machine's commands; it stays what it is.
+    static var number: UInt16 { get }
+    /// Says what it is about: all records that the command reads and writes have keys with the same part in `{…}`, or this
+    /// key itself. 1 to `Limits.keyBytesMax` bytes.
+    var key: Bytes { get }
+    /// What is to be read from disk before `apply`, all in one go; what it reads beside these is fetched one after the
+    /// other, and `apply` begins anew each time. Only this group waits meanwhile.
+    var readKeys: [Bytes] { get }
+    /// Whether it makes the state grow. Hosts that are short of space refuse what does, and do the rest as long as they
+    /// can.
+    static var bringsDataIn: Bool { get }
+    /// Does it. All that it writes is there together, or, if it throws, nothing.
+    ///
+    /// - Throws: `MachineFailure`, which the caller gets as it is, each time he asks; and whatever the context threw.
+    func apply(in context: inout MachineContext) throws -> Answer
+}
+
+extension MachineCommand {
+    public var readKeys: [Bytes] { [key] }
+    public static var bringsDataIn: Bool { true }
+}
+
+/// A question to a state machine. It is not logged, changes nothing, and is answered beside commands and other queries.
+public protocol MachineQuery<Machine>: Message {
+    associatedtype Machine: StateMachine
+    associatedtype Answer: Message
+    /// Among the machine's queries.
+    static var number: UInt16 { get }
+    /// Says what it is about, as for commands.
+    var key: Bytes { get }
+    /// What it reads, to be looked up in one go; what it reads beside these is looked up one after the other, and `answer`
+    /// begins anew each time, at most `MachineView.roundsMax` times.
+    var readKeys: [Bytes] { get }
+    /// Answers it, on any thread.
+    ///
+    /// - Throws: `MachineFailure`, which the caller gets as it is; and whatever the view threw.
+    func answer(in view: inout MachineView) throws -> Answer
+}
+
+extension MachineQuery {
+    public var readKeys: [Bytes] { [key] }
+}
+
+/// Why a command was not done, or a query has no answer: the machine's own word. A command that failed has changed
+/// nothing.
+///
+/// `code u32 | text: length u32, bytes`
+public struct MachineFailure: Error, Message, CustomStringConvertible {
+    /// The machine's own below 2^31.
+    public var code: UInt32
+    /// For people; at most `textBytesMax` bytes of UTF-8 are kept.
+    public var text: String
+
+    public static let textBytesMax = 256
+
+    public init(_ code: UInt32, _ text: String) {
+        self.code = code
+        self.text = text.cutToUTF8(Self.textBytesMax)
+    }
+
+    /// It broke a rule of the framework; the text says which.
+    public static let brokenRule: UInt32 = 1 << 31
+    /// It threw an error that is no `MachineFailure`; the text is its description.
+    public static let otherError: UInt32 = 1 << 31 + 1
+
+    init(rule text: String) { self.init(Self.brokenRule, text) }
+
+    /// Whatever a machine threw.
+    init(any error: any Error) {
+        self = error as? MachineFailure ?? MachineFailure(Self.otherError, "\(error)")
+    }
+
+    public var description: String { "\(text) (\(code))" }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(code)
+        writer.writeWithLength(text)
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        code = try reader.read()
+        text = try reader.readStringWithLength(limit: Self.textBytesMax)
+    }
+}
+
+extension String {
+    /// As much of it as has so many bytes, whole characters.
+    fileprivate func cutToUTF8(_ bytesMax: Int) -> String {
+        guard utf8.count > bytesMax else { return self }
+        var cut = String.UnicodeScalarView()
+        var bytes = 0
+        for scalar in unicodeScalars {
+            bytes += UTF8.width(scalar)
+            if bytes > bytesMax { break }
+            cut.append(scalar)
+        }
+        return String(cut)
+    }
+}
+
+/// Nothing, as an answer. No bytes.
+public struct Done: Message {
+    public init() {}
+    public func encode(into writer: inout ByteWriter) {}
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {}
+}

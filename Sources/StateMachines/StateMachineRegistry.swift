@@ -1,0 +1,246 @@
+// Which machines of users a host has: from numbers to what carries them out.
+
+public import Messages
+public import Primitives
+import Ring
+
+/// One command of one machine, by its numbers.
+public struct MachineCommandNumber: Hashable, Sendable, Comparable {
+    public var machine: SubMachineNumber
+    public var command: UInt16
+
+    public init(machine: SubMachineNumber, command: UInt16) {
+        self.machine = machine
+        self.command = command
+    }
+
+    public static func < (left: Self, right: Self) -> Bool {
+        (left.machine.rawValue, left.command) < (right.machine.rawValue, right.command)
+    }
+}
+
+/// The state machines that a host has beside Bifrost's own.
+public struct StateMachineRegistry: Sendable {
+    /// Commands of all machines together.
+    public static let commandsMax = 4_096
+
+    /// What a host needs to know of a command's type.
+    struct Command: Sendable {
+        var bringsDataIn: Bool
+        var check: @Sendable (MachineRequest) throws(DecodingFailure) -> Void
+        var readKeys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
+        /// What it came to. The context keeps what it wrote, or why it has to wait.
+        var apply: @Sendable (MachineRequest, inout MachineContext) throws(DecodingFailure) -> MachineOutcome
+    }
+
+    struct Query: Sendable {
+        var readKeys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
+        var answer: @Sendable (MachineRequest, inout MachineView) throws(DecodingFailure) -> MachineOutcome
+    }
+
+    private var commands: [MachineCommandNumber: Command] = [:]
+    private var queries: [MachineCommandNumber: Query] = [:]
+    /// All machines, ascending, with their types' names.
+    public private(set) var machines: [(number: SubMachineNumber, name: String)] = []
+    /// All commands, ascending: what a host tells others that it can apply.
+    public private(set) var commandNumbers: [MachineCommandNumber] = []
+
+    /// None.
+    public init() {}
+
+    /// - Throws: two machines, or two commands or queries of one machine, have the same number, or a number is one that
+    ///   users don't give.
+    public init(_ machines: [any StateMachine.Type]) throws(RegistrationFailure) {
+        for machine in machines { try add(machine) }
+        self.machines.sort { $0.number.rawValue < $1.number.rawValue }
+        commandNumbers = commands.keys.sorted()
+        guard commandNumbers.count <= Self.commandsMax else {
+            throw RegistrationFailure("expected at most \(Self.commandsMax) commands, found \(commandNumbers.count)")
+        }
+    }
+
+    private mutating func add<Machine: StateMachine>(_ machine: Machine.Type) throws(RegistrationFailure) {
+        guard machine.number >= .firstOfUsers else {
+            throw RegistrationFailure(
+                "\(machine) has the number \(machine.number): those below \(SubMachineNumber.firstOfUsers) are Bifrost's "
+                    + "own")
+        }
+        if let other = machines.first(where: { $0.number == machine.number }) {
+            throw RegistrationFailure("\(machine) and \(other.name) both have the number \(machine.number)")
+        }
+        machines.append((machine.number, "\(machine)"))
+        for command in machine.commands { try add(command: command, of: machine) }
+        for query in machine.queries { try add(query: query, of: machine) }
+    }
+
+    private mutating func add<Machine: StateMachine, Type: MachineCommand<Machine>>(
+        command: Type.Type, of machine: Machine.Type
+    ) throws(RegistrationFailure) {
+        let number = MachineCommandNumber(machine: machine.number, command: command.number)
+        let entry = Command(
+            bringsDataIn: command.bringsDataIn,
+            check: { request throws(DecodingFailure) in
+                guard try Type(decoding: request.body).key == request.key else {
+                    throw DecodingFailure(expected: "the command's own key in front of it", found: "another")
+                }
+            },
+            readKeys: { request throws(DecodingFailure) in try Type(decoding: request.body).readKeys },
+            apply: { request, context throws(DecodingFailure) in
+                let value = try Type(decoding: request.body)
+                do {
+                    let answer = try value.apply(in: &context).encoded()
+                    guard answer.count <= MachineContext.Limits.answerBytesMax else {
+                        return .failure(
+                            MachineFailure(
+                                rule: "an answer has at most \(MachineContext.Limits.answerBytesMax) bytes"))
+                    }
+                    return .answer(answer)
+                } catch {
+                    return .failure(MachineFailure(any: error))
+                }
+            })
+        guard commands.updateValue(entry, forKey: number) == nil else {
+            throw RegistrationFailure("two commands of \(machine) have the number \(command.number)")
+        }
+    }
+
+    private mutating func add<Machine: StateMachine, Type: MachineQuery<Machine>>(
+        query: Type.Type, of machine: Machine.Type
+    ) throws(RegistrationFailure) {
+        let number = MachineCommandNumber(machine: machine.number, command: query.number)
+        let entry = Query(
+            readKeys: { request throws(DecodingFailure) in try Type(decoding: request.body).readKeys },
+            answer: { request, view throws(DecodingFailure) in
+                let value = try Type(decoding: request.body)
+                do {
+                    let answer = try value.answer(in: &view).encoded()
+                    guard answer.count <= MachineView.answerBytesMax else {
+                        return .failure(
+                            MachineFailure(rule: "an answer has at most \(MachineView.answerBytesMax) bytes"))
+                    }
+                    return .answer(answer)
+                } catch {
+                    return .failure(MachineFailure(any: error))
+                }
+            })
+        guard queries.updateValue(entry, forKey: number) == nil else {
+            throw RegistrationFailure("two queries of \(machine) have the number \(query.number)")
+        }
+    }
+
+    public var isEmpty: Bool { machines.isEmpty }
+
+    func command(_ number: UInt16, of machine: SubMachineNumber) -> Command? {
+        commands[MachineCommandNumber(machine: machine, command: number)]
+    }
+
+    func query(_ number: UInt16, of machine: SubMachineNumber) -> Query? {
+        queries[MachineCommandNumber(machine: machine, command: number)]
+    }
+
+    /// Why a command can't be applied by a host with these machines, or can't be proposed at all; nil if it can.
+    func problem(ofCommand request: MachineRequest, of machine: SubMachineNumber) -> Refusal? {
+        guard let command = command(request.number, of: machine) else { return missing(request.number, of: machine) }
+        do throws(DecodingFailure) {
+            try command.check(request)
+            return nil
+        } catch {
+            return .invalid("command \(request.number) of machine \(machine): \(error)")
+        }
+    }
+
+    /// It may come with the next version of the host's program.
+    fileprivate func missing(_ number: UInt16, of machine: SubMachineNumber) -> Refusal {
+        machines.contains { $0.number == machine }
+            ? .unavailable("the host's state machine \(machine) has no command or query \(number)")
+            : .unavailable("the host has no state machine \(machine)")
+    }
+}
+
+/// Machines that can't be together.
+public struct RegistrationFailure: Error, Hashable, Sendable, CustomStringConvertible {
+    public var description: String
+    init(_ description: String) { self.description = description }
+}
+
+// MARK: Queries
+
+/// A query of a user's machine, on its way through a host.
+public struct MachineReading: Sendable {
+    public let machine: SubMachineNumber
+    public let slot: Slot
+    private let request: MachineRequest
+    private let query: StateMachineRegistry.Query
+    /// Whose records are looked up in one go, for one moment.
+    public private(set) var places: [RecordPosition]
+
+    /// Reads and checks a query that came for a slot.
+    ///
+    /// - Throws: why it is turned down.
+    public init(
+        _ query: Bytes, machine: SubMachineNumber, slot: Slot, machines: StateMachineRegistry
+    ) throws(Refusal) {
+        do throws(DecodingFailure) {
+            request = try MachineRequest(decoding: query)
+        } catch {
+            throw .invalid("\(error)")
+        }
+        if let problem = request.problem() { throw problem }
+        let found = Ring.slot(of: request.key)
+        guard found == slot else { throw .invalid("the key's slot is \(found), not \(slot)") }
+        guard let known = machines.query(request.number, of: machine) else {
+            throw machines.missing(request.number, of: machine)
+        }
+        self.query = known
+        self.machine = machine
+        self.slot = slot
+        do throws(DecodingFailure) {
+            places = try known.readKeys(request).prefix(Self.placesMax).map {
+                RecordPosition(slot: slot, machine: machine, key: $0)
+            }
+        } catch {
+            throw .invalid("query \(request.number) of machine \(machine): \(error)")
+        }
+    }
+
+    /// That a query names; more are looked up as it comes to them.
+    private static let placesMax = 1_024
+
+    /// What became of a round.
+    public enum Result: Sendable {
+        /// An encoded `MachineOutcome`.
+        case done(Bytes)
+        /// It reads these as well: another round, all of it at a later moment.
+        case more(MachineReading)
+        case refused(Refusal)
+    }
+
+    private var rounds = 0
+
+    /// Answers it from what stood at one moment. Any thread.
+    ///
+    /// - Parameter lookUp: what is there, for the places that were to be looked up; `elsewhere` for others.
+    /// - Throws: what `lookUp` threw.
+    public func result(
+        index: LogIndex, revision: Revision, logTime: LogTime, lookUp: @escaping (RecordPosition) throws -> Finding
+    ) throws -> Result {
+        var view = MachineView(
+            index: index, revision: revision, logTime: logTime, slot: slot, machine: machine, lookUp: lookUp)
+        let outcome: MachineOutcome
+        do throws(DecodingFailure) { outcome = try query.answer(request, &view) } catch {
+            return .refused(.invalid("query \(request.number) of machine \(machine): \(error)"))
+        }
+        if let failed = view.failed { throw failed }
+        if let unready = view.unready {
+            guard rounds < MachineView.roundsMax else {
+                return .refused(
+                    .tooLarge("a query reads at most \(MachineView.roundsMax) records that it did not name before"))
+            }
+            var next = self
+            next.rounds += 1
+            next.places += unready.places
+            return .more(next)
+        }
+        return .done((view.broken.map { .failure($0) } ?? outcome).encoded())
+    }
+}
