@@ -1,0 +1,68 @@
+// The inventory under crashes, partitions and slow disks: whole clusters in virtual time.
+
+import Bifrost
+import BifrostSimulator
+import Inventory
+import Testing
+
+/// Customers of three articles.
+final class Shop: SimulatedWorkload {
+    let machines: StateMachineRegistry
+    private var orders: [String: [String]] = [:]
+    private var restocked: [String: Int] = [:]
+    private var number = 0
+
+    init() throws { machines = try StateMachineRegistry([Inventory.self]) }
+
+    func next(random: inout SeededRandom) -> SimulatedRequest {
+        number += 1
+        let sku = "article \(random.below(3))"
+        let count = 1 + Int(random.below(4))
+        let open = orders[sku, default: []]
+        let order = open.isEmpty ? "none" : open[Int(random.below(UInt64(open.count)))]
+        switch random.below(10) {
+        case 0, 1:
+            restocked[sku, default: 0] += count
+            return SimulatedRequest(Restock(sku: sku, count: count))
+        case 2, 3, 4:
+            let name = "order \(number)"
+            return SimulatedRequest(Reserve(sku: sku, order: name, count: count)) { [unowned self] outcome in
+                switch outcome {
+                case .answer(let stock):
+                    orders[sku, default: []].append(name)
+                    return Self.problem(stock)
+                // It is sent once, however often it has to be sent again.
+                case .failure(let failure): return failure.code == Inventory.Reason.tooFew ? nil : "\(failure)"
+                case .notDone, .unknown: return nil
+                }
+            }
+        case 5, 6: return SimulatedRequest(Ship(sku: sku, order: order))
+        case 7: return SimulatedRequest(Cancel(sku: sku, order: order))
+        default: return stock(of: sku)
+        }
+    }
+
+    func finalRequests() -> [SimulatedRequest] { (0..<3).map { stock(of: "article \($0)") } }
+
+    private func stock(of sku: String) -> SimulatedRequest {
+        SimulatedRequest(StockOf(sku: sku, orders: orders[sku] ?? [])) { [unowned self] outcome in
+            guard case .answer(let found) = outcome else { return nil }
+            if found.stock.onHand > restocked[sku, default: 0] { return "more on hand than ever came" }
+            if found.reserved > found.stock.reserved { return "more reserved for orders than in all" }
+            return Self.problem(found.stock)
+        }
+    }
+
+    private static func problem(_ stock: Stock) -> String? {
+        stock.reserved < 0 || stock.free < 0 ? "\(stock.reserved) reserved of \(stock.onHand)" : nil
+    }
+}
+
+@Suite struct InventoryTests {
+    @Test func nothingIsSoldTwiceWhateverFails() throws {
+        let report = try simulate(seeds: 1...6, settings: SimulationSettings(seconds: 20)) {
+            do { return try Shop() } catch { preconditionFailure("\(error)") }
+        }
+        #expect(report.acknowledged > 1_000)
+    }
+}
