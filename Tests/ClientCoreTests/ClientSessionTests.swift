@@ -370,6 +370,80 @@ import Testing
         #expect(client.sends.isEmpty)
     }
 
+    /// The group still keeps what it was not told.
+    @Test(arguments: [false, true]) func aWordThatWasNotAnsweredIsSaidAgain(_ isRefused: Bool) throws {
+        var client = Client()
+        client.put(1, within: 20_000)
+        try client.open(77)
+        client.done(try client.next())
+        for tag in 2...500 as ClosedRange<UInt64> { client.put(tag, within: 20_000) }
+        while !client.sends.isEmpty { client.done(try client.next()) }
+        for _ in 0..<1_000 where client.sends.isEmpty { client.pass(5) }
+        if isRefused {
+            client.refuse(try client.next(), .invalid("not now"))
+        } else {
+            // It goes again for ten seconds, and is given up.
+            client.pass(11_000)
+            #expect(client.sends.count > 1)
+            client.sends = []
+        }
+        for _ in 0..<1_000 where client.sends.isEmpty { client.pass(5) }
+        let second = try client.next()
+        #expect(
+            try SessionCommand(payload: second.payload)
+                == .keepAlive([.init(id: SessionID(77), firstUnacknowledged: 501)]))
+        client.done(second)
+        client.pass(8_000)
+        #expect(client.sends.isEmpty)
+    }
+
+    enum LateAnswer: CaseIterable { case ofACommand, ofTheWordThatOpens, ofAWord }
+
+    /// Of a late answer nobody knows which attempt was the one that the group took for a word of the client: it may have
+    /// been the first. A session that is taken to live too long is asked in vain; one that ended costs a round trip.
+    @Test(arguments: LateAnswer.allCases) func aLateAnswerShowsLifeFromTheFirstAttemptOn(_ late: LateAnswer) throws {
+        var client = Client { $0.commandAttemptNanoseconds = late == .ofAWord ? 60_000_000_000 : 5_000_000_000 }
+        client.put(1, within: 60_000)
+        let opening = try client.next()
+        if late == .ofTheWordThatOpens { client.pass(2_000) }
+        try client.open(77, by: opening)
+        // The session is known to live from this moment on, or from the word that follows.
+        var began: UInt64 = 1_000
+        let command = try #require(client.sends.last)
+        client.sends = []
+        switch late {
+        case .ofACommand:
+            client.pass(7_000)
+            #expect(client.sends.map(\.sequence) == [1], "it went again, and both are one")
+            client.done(command)
+        case .ofTheWordThatOpens:
+            // It is no word of its own: what is refused was not proposed.
+            client.refuse(command, .tooLarge("no"))
+        case .ofAWord:
+            while client.sends.isEmpty { client.pass(5) }
+            began = client.milliseconds
+            let word = try client.next()
+            client.pass(4_000)
+            #expect(!client.sends.isEmpty, "it went again")
+            client.done(word)
+            client.refuse(command, .tooLarge("no"))
+        }
+        client.sends = []
+        #expect(client.results.count == 1 && client.router.operationCount == 0)
+        client.pass(began + 29_900 - client.milliseconds)
+        var other = client
+        other.put(2, within: 20_000)
+        let inTime = try #require(other.sends.last)
+        #expect(header(inTime)?.session == SessionID(77))
+        client.pass(200)
+        client.put(2, within: 20_000)
+        let next = try client.next()
+        guard case .open = try? SessionCommand(payload: next.payload) else {
+            Issue.record("the session is taken to live: \(next)")
+            return
+        }
+    }
+
     @Test func aFullWindowOfOthersIsWaitedFor() throws {
         var client = Client()
         client.put(1, within: 20_000)

@@ -151,6 +151,44 @@ import Testing
         #expect(client.isDone(1) && client.isDone(2), "\(client.results)")
     }
 
+    enum Leader: CaseIterable { case silent, silentWhileAnotherAnswers, slow }
+
+    /// That its commands take long is no fault of a leader that answers something; of one that says nothing at all since a
+    /// command went, another may know more. What another replica says is not the leader's word.
+    @Test(arguments: Leader.allCases) func aLeaderIsLeftAtAnAttemptsEndIfItSaidNothingSince(_ leader: Leader) throws {
+        // Silence is noticed apart from attempts, and earlier; not here.
+        var client = Client { $0.silenceNanoseconds = 60_000_000_000 }
+        client.put(1, within: 20_000)
+        try client.open(77)
+        client.done(try client.next())
+        client.put(2, within: 20_000)
+        let first = try client.next()
+        #expect(first.host == HostID(1))
+        client.pass(2_000)
+        switch leader {
+        case .silent: break
+        case .silentWhileAnotherAnswers:
+            _ = client.router.submit(
+                ClientRequest(
+                    tag: 3, kind: .query, target: .slot(Slot(0)), pinned: HostID(2), machine: .keyValue,
+                    consistency: .stale, bound: 1_000, payload: KeyValueQuery.get(key: "k").encoded(),
+                    deadline: client.now + 1_000_000_000),
+                now: client.now, into: &client.effects)
+            client.drain()
+            client.done(try client.next())
+            #expect(client.isDone(3))
+        case .slow:
+            client.get(3)
+            client.done(try client.next())
+        }
+        client.pass(3_500)
+        let again = try client.next()
+        #expect(again.sequence == first.sequence && again.call != first.call)
+        #expect((again.host == first.host) == (leader == .slow), "it went to \(again.host)")
+        client.done(again)
+        #expect(client.isDone(2))
+    }
+
     @Test func aWordThatKeepsASessionAliveIsSaidAgain() throws {
         var client = Client { $0.commandAttemptNanoseconds = 60_000_000_000 }
         client.put(1, within: 60_000)

@@ -354,6 +354,45 @@ import Testing
         #expect(group.put("a", "v", session, 3) == answer(4, 3, key: "a"))
     }
 
+    /// As any other call does: nothing new may come for a while, and what nobody asks for would be kept until then.
+    @Test func aCommandThatComesAgainAcknowledges() throws {
+        var group = try Group()
+        let session = try group.open()
+        for sequence in 1...3 as ClosedRange<UInt64> { _ = group.put("a", "v", session, sequence) }
+        #expect(group.put("a", "v", session, 3, acknowledged: 3) == answer(4, 3, key: "a"))
+        for _ in 0..<2 {
+            guard case .refused(.invalid(let text)) = group.put("a", "v", session, 2) else {
+                Issue.record("an acknowledged call passes")
+                return
+            }
+            #expect(text.contains("below 3"))
+            try group.restart()
+        }
+        // It makes room for others, too: those of a group have a bound together.
+        let others = UInt64(SessionTable.Limits.groupCallsMax) / SessionTable.Limits.window
+        let window = SessionTable.Limits.window
+        var last = session
+        for number in 0..<others {
+            last = try group.open()
+            guard case .done = group.put("b", "v", last, window) else {
+                #expect(number == others - 1, "session \(number)")
+                break
+            }
+        }
+        guard case .refused(.quotaExceeded) = group.put("a", "v", session, 100, acknowledged: 3) else {
+            Issue.record("there is no bound")
+            return
+        }
+        guard case .repeated = group.put("b", "v", last, window, acknowledged: window) else {
+            Issue.record("not repeated")
+            return
+        }
+        guard case .done = group.put("a", "v", session, 100, acknowledged: 3) else {
+            Issue.record("no room")
+            return
+        }
+    }
+
     @Test func replicasOfDifferentSessionsDoNotAgreeForLong() throws {
         func run(_ differ: (inout Group) throws -> Void, _ last: (inout Group, SessionID) -> Void) throws -> UInt64 {
             var group = try Group()
