@@ -113,7 +113,8 @@ let parts: [Part] = [
     Part(
         name: "HostCoreTests", kind: .test,
         needs: [
-            "BifrostSimulator", "HostCore", "Storage", "StateMachines", "Messages", "Ring", "RaftCore", "Primitives",
+            "BifrostSimulator", "HostCore", "ClientCore", "Storage", "StateMachines", "Messages", "Ring", "RaftCore",
+            "Primitives",
         ]),
     Part(name: "RecoveryTests", kind: .test, needs: ["Recovery", "Ring", "Primitives"]),
     Part(
@@ -149,8 +150,8 @@ let parts: [Part] = [
     Part(
         name: "IntegrationTests", kind: .test,
         needs: [
-            "TestSupport", "BifrostSimulator", "BifrostTool", "Bifrost", "ClientCore", "RPC", "Messages",
-            "StateMachines", "Ring", "Storage", "SnapshotFiles", "Primitives",
+            "TestSupport", "BifrostSimulator", "BifrostTool", "Bifrost", "ClientCore", "HostCore", "Linearizability",
+            "RPC", "Messages", "StateMachines", "Ring", "Storage", "SnapshotFiles", "Primitives",
         ],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
 ]
