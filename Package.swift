@@ -69,7 +69,16 @@ let parts: [Part] = [
             "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "LMDB", "Storage", "HostCore", "Recovery",
             "RPC",
         ],
-        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging", "swift-collections/DequeModule"]),
+        products: [
+            "swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging", "swift-metrics/Metrics",
+            "swift-collections/DequeModule",
+        ]),
+    // Another backend of swift-metrics may take its place: only the executable has it.
+    Part(
+        name: "MetricsEndpoint",
+        products: [
+            "swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-nio/NIOHTTP1", "swift-metrics/CoreMetrics",
+        ]),
     Part(
         name: "Bifrost", needs: ["Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "RPC"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
@@ -77,10 +86,11 @@ let parts: [Part] = [
         name: "BifrostTool", kind: .executable,
         needs: [
             "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "BifrostSimulator",
-            "Storage", "SnapshotFiles", "Recovery", "RPC", "BifrostHost", "Bifrost",
+            "Storage", "SnapshotFiles", "Recovery", "RPC", "BifrostHost", "MetricsEndpoint", "Bifrost",
         ],
         products: [
-            "swift-argument-parser/ArgumentParser", "swift-log/Logging", "swift-nio/NIOCore", "swift-nio/NIOPosix",
+            "swift-argument-parser/ArgumentParser", "swift-log/Logging", "swift-metrics/CoreMetrics",
+            "swift-nio/NIOCore", "swift-nio/NIOPosix",
             "swift-service-lifecycle/UnixSignals",
             "hdrhistogram-swift/Histogram",
         ],
@@ -142,7 +152,13 @@ let parts: [Part] = [
             "StateMachines", "Messages", "Ring",
             "RPC", "Primitives",
         ],
-        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"], resources: ["Samples"]),
+        products: [
+            "swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging", "swift-metrics/CoreMetrics",
+            "swift-metrics/MetricsTestKit",
+        ], resources: ["Samples"]),
+    Part(
+        name: "MetricsEndpointTests", kind: .test, needs: ["TestSupport", "MetricsEndpoint"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-metrics/CoreMetrics"]),
     Part(
         name: "BifrostToolTests", kind: .test,
         needs: ["BifrostTool", "Recovery", "StateMachines", "Messages", "Ring", "Primitives"]),
@@ -160,6 +176,7 @@ let packages: [String: Package.Dependency] = [
     "swift-argument-parser": .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
     "swift-collections": .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
     "swift-log": .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+    "swift-metrics": .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
     "swift-nio": .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
     "swift-service-lifecycle": .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     "hdrhistogram-swift": .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),

@@ -1,5 +1,6 @@
 // What a host is told when it starts.
 
+public import CoreMetrics
 public import HostCore
 import NIOCore
 public import RPC
@@ -32,6 +33,13 @@ public struct HostConfiguration: Sendable {
     public var reserveBytes = 8 << 20
     public var settings = HostSettings()
     public var limits = ServerLimits()
+    /// Where the host's metrics go; nil: to the backend that the process chose with `MetricsSystem.bootstrap`. Hosts in
+    /// one process need one each, as their series have the same names. Documentation/Metrics.md lists them.
+    public var metrics: (any MetricsFactory)?
+    /// Milliseconds between two recordings of them; 0: only when `Host.recordMetrics` is called.
+    public var metricsPeriodMilliseconds: Int64 = 1_000
+    /// Groups with series of their own, the lowest numbers first; what there is of all others is in sums alone.
+    public var metricsGroupsMax = 64
     /// The program's version, for status.
     public var version = ""
 

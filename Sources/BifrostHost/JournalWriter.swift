@@ -101,10 +101,12 @@ package final class JournalWriter<Storage: Disk>: Sendable {
 /// How long commits take: their number and a small reservoir of the latest, for the median.
 package struct CommitStatistics: Sendable {
     package private(set) var commits: UInt64 = 0
+    package private(set) var times = DurationHistogram()
     private var latest: [Int64] = []
     private static let keep = 256
 
     mutating func note(_ time: TimeAmount) {
+        times.note(nanoseconds: UInt64(max(0, time.nanoseconds)))
         if latest.count < Self.keep {
             latest.append(time.nanoseconds)
         } else {

@@ -230,6 +230,7 @@ extension HostCore {
         replica.fetch.forget()
         replica.checkpointPauseTicks = 0
         replica.checkpoints += 1
+        counts.checkpoints += 1
         markReady(replica)  // apply may have paused for it
         announceSuperfluous(replica)
     }
@@ -242,6 +243,7 @@ extension HostCore {
         replica.isMerging = false
         replica.mergePauseTicks = 0
         replica.merges += 1
+        counts.merges += 1
         markReady(replica)
     }
 

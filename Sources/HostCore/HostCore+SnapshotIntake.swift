@@ -144,6 +144,7 @@ extension HostCore {
             $0.intake?.questions = 0
             $0.intake?.bytes += piece.records.count
         }
+        counts.snapshotBytesTaken += UInt64(piece.records.count)
         effects.storeJobs.append(
             .takeSnapshot(
                 SnapshotPieceToTake(
@@ -263,6 +264,7 @@ extension HostCore {
         replica.unsavedSinceTick = nil
         countMemtable(of: replica)
         replica.snapshotsInstalled += 1
+        counts.snapshotsInstalled += 1
         replica.snapshots.isWanted = replica.impairment != nil && !replica.isMute
         effects.notices.append(
             "group \(replica.group): replica \(replica.id) goes on from a snapshot at \(view.manifest.header.index)")

@@ -183,6 +183,7 @@ extension HostCore {
         guard replica.snapshots.supplies[place].wanted == read.after else { return readWanted(replica) }
         replica.snapshots.supplies[place].wanted = nil
         replica.snapshots.supplies[place].usedTick = tickCount
+        counts.snapshotBytesGiven += UInt64(piece.records.count)
         guard read.to != .none else { return answer(replica, place, piece) }
         say(
             .piece(

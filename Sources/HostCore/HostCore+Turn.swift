@@ -65,6 +65,7 @@ extension HostCore {
     private func step(_ replica: Replica) {
         // One that does not understand its log is as good as down: the others elect another leader.
         guard replica.stopped == nil else { return }
+        dateProposals(of: replica)
         if !replica.gatheredStale.isEmpty { startStaleReads(replica) }
         if !replica.gatheredByLease.isEmpty { startLeaseReads(replica) }
         if !replica.gathered.isEmpty { startReads(replica) }
@@ -119,6 +120,7 @@ extension HostCore {
             offerSnapshot(replica, to: follower)
         }
         if raftEffects.roleChanged || raftEffects.configurationChanged { updateLiveness(replica) }
+        if raftEffects.roleChanged || raftEffects.hardState != nil { countElections(of: replica) }
     }
 
     /// Of one replica, beyond those that go with what it writes. While a write waits for space peers ask again and
@@ -217,7 +219,10 @@ extension HostCore {
                 budget -= bytes
                 replica.appliedBytesSinceCheckpoint += bytes
                 applied = entry.index
-                if case .done = outcome { replica.appliedCommands += 1 }
+                if case .done = outcome {
+                    replica.appliedCommands += 1
+                    counts.commands += 1
+                }
                 complete(replica, entry, outcome)
             }
             if replica.stopped != nil || awaited != nil { break }
@@ -244,6 +249,7 @@ extension HostCore {
         while let first = replica.proposals.first, first.index <= entry.index || first.term < entry.term {
             replica.proposals.removeFirst()
             if first.index == entry.index, first.term == entry.term {
+                counts.commitTimes.note(nanoseconds: now.rawValue - first.begun)
                 effects.replies.append(HostReply(call: first.call, response: respond(outcome, entry)))
             } else {
                 effects.replies.append(HostReply(call: first.call, response: .refused(notLeader(replica))))

@@ -221,6 +221,8 @@ public final class HostCore {
     var intakesOpen = 0
     /// What may be read for other hosts now.
     var snapshotBytesLeft = 0
+    /// For operators.
+    var counts = HostCounts()
     /// Reads that were served by lease.
     public internal(set) var leaseReads: UInt64 = 0
     /// Reads with a bound on their age that were answered without asking anybody.

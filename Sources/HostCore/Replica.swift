@@ -20,6 +20,8 @@ final class Replica {
         var index: LogIndex
         var term: Term
         var call: CallToken
+        /// The clock of the turn that it came with; 0 until then.
+        var begun: UInt64 = 0
     }
 
     /// Reads that share one round of confirmation.
@@ -120,6 +122,8 @@ final class Replica {
     var checkpoints: UInt64 = 0
     var merges: UInt64 = 0
     var appliedCommands: UInt64 = 0
+    /// What of its consensus was counted: see `HostCounts`.
+    var counted: ElectionsCounted
     /// For want of space another replica is asked to lead, not before this tick.
     var handOverTick: UInt64 = 0
     /// Since the journal's disk began to hang, another one was asked to lead.
@@ -167,6 +171,7 @@ final class Replica {
         self.group = group
         self.id = core.replica
         self.core = core
+        counted = ElectionsCounted(core)
         self.machine = machine
         self.memtable = memtable
         self.view = view

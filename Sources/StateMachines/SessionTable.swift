@@ -170,6 +170,9 @@ public struct SessionTable: Sendable {
 
     public var count: Int { sessions.count }
 
+    /// Calls whose answers, or places for them, are kept.
+    public var callCount: Int { calls }
+
     /// No other can be opened.
     public var isFull: Bool { sessions.count >= Limits.sessionsMax }
 

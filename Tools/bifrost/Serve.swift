@@ -17,7 +17,8 @@ struct Serve: AsyncParsableCommand {
 
               listening 127.0.0.1:7001 pid 4711 directory /data cluster none host 0
 
-            The second word is the address, with the port that was taken if 0 was asked for. With --json the line is \
+            The second word is the address, with the port that was taken if 0 was asked for. With --metrics the line \
+            ends with "metrics" and where those are: GET /metrics there is what Prometheus reads. With --json the line is \
             an object. Everything else goes to standard error. A new host waits until 'bifrost init' makes it part of \
             a cluster.
 
@@ -69,6 +70,13 @@ struct Serve: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "Where to answer GET /metrics for Prometheus, over plain HTTP; port 0 takes a free one. (default: nowhere)",
+            valueName: "host:port"),
+        transform: SingleAddress.init(parsing:))
+    var metrics: SingleAddress?
+
+    @Option(
+        help: ArgumentHelp(
             "For trials of clusters of several versions: know no more than this feature level. A directory never goes "
                 + "back to a lower one.", valueName: "level", visibility: .hidden))
     var featureLevel: UInt32?
@@ -98,6 +106,16 @@ struct Serve: AsyncParsableCommand {
         if address.isAny, advertise == nil {
             throw ValidationError(
                 "others can't reach \(address): say which address they can reach, with --advertise host:port")
+        }
+        if let metrics {
+            guard metrics.address.isLoopback || insecureListen else {
+                throw ValidationError(
+                    "--metrics \(metrics) is not loopback, and whoever comes there is answered, unencrypted: take "
+                        + "127.0.0.1, or say --insecure-listen")
+            }
+            guard metrics != listen || metrics.address.port == 0 else {
+                throw ValidationError("--metrics \(metrics) is where the host listens: take another port")
+            }
         }
         if let advertise, advertise.address.isAny || advertise.address.port == 0 {
             throw ValidationError(
@@ -170,24 +188,30 @@ struct Serve: AsyncParsableCommand {
             logger.warning(
                 "this process may have \(limit) files and sockets open, \(descriptors) is what it may need: \(remedy)")
         }
+        let metrics =
+            if let metrics { try await MetricsListener.start(on: metrics.address) } else { nil as MetricsListener? }
+        // They are taken when somebody asks.
+        configuration.metricsPeriodMilliseconds = 0
         let host = try await BifrostHost.Host.start(configuration, logger: logger) { error in
             // Nothing in memory may be believed: no flush, no clean end.
             Output.note("\(error.message); this host stops: look at the disk, then start it again")
             _exit(ExitStatus.diskFailed.rawValue)
         }
+        metrics?.show(host)
         phase.serves()
         // A parent that does not want to know the address is no reason not to serve.
-        try? announce(host)
+        try? announce(host, metrics: metrics?.address)
         for await _ in stop { break }
+        await metrics?.stop()
         await host.stop(graceMilliseconds: Self.graceMilliseconds)
     }
 
-    private func announce(_ host: BifrostHost.Host) throws {
+    private func announce(_ host: BifrostHost.Host, metrics: NetworkAddress?) throws {
         let cluster = host.cluster == .none ? nil : host.cluster.description
         guard common.json else {
             return try Output.line(
                 "listening \(host.address) pid \(getpid()) directory \(directory) cluster "
-                    + "\(cluster ?? "none") host \(host.host)"
+                    + "\(cluster ?? "none") host \(host.host)" + (metrics.map { " metrics \($0)" } ?? "")
             )
         }
         struct Announcement: Encodable {
@@ -198,11 +222,12 @@ struct Serve: AsyncParsableCommand {
             var directory: String
             var cluster: String?
             var host: UInt64
+            var metrics: String?
         }
         try Output.json(
             Announcement(
                 address: host.address.description, port: host.address.port, pid: getpid(), directory: directory,
-                cluster: cluster, host: host.host.rawValue))
+                cluster: cluster, host: host.host.rawValue, metrics: metrics?.description))
     }
 
     private static var machineName: String {
