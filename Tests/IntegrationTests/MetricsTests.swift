@@ -59,6 +59,12 @@ extension IntegrationTests {
             throw Executable.Missing(description: "no address of metrics in \(cluster.log(host))")
         }
 
+        private func waitUntilItListens(_ cluster: TestCluster, _ host: LocalCluster.HostProcess) async throws {
+            for _ in 0..<1_000 where !cluster.log(host).contains("listening") {
+                await OwnExecutor.pause(milliseconds: 10)
+            }
+        }
+
         private func page(_ address: String) async throws -> Page {
             let answer = Answer()
             let words = address.split(separator: ":")
@@ -173,6 +179,7 @@ extension IntegrationTests {
                 try await serve("--listen", "127.0.0.1:7001", "--metrics", "127.0.0.1:7001").expect(
                     64, saying: "another port")
                 try place.start(place.hosts[0])
+                try await waitUntilItListens(place, place.hosts[0])
                 try await serve("--listen", "127.0.0.1:0", "--metrics", place.hosts[0].address).expect(
                     69, saying: "cannot listen on \(place.hosts[0].address)", "--metrics")
                 #expect(!FileManager.default.fileExists(atPath: directory))
@@ -184,9 +191,7 @@ extension IntegrationTests {
                 let file = place.directory + "/settings.json"
                 try #"{"metrics": "127.0.0.1:0"}"#.write(toFile: file, atomically: true, encoding: .utf8)
                 try place.local.start(place.hosts[0], arguments: ["--config", file, "--json"])
-                for _ in 0..<1_000 where !place.log(place.hosts[0]).contains("listening") {
-                    await OwnExecutor.pause(milliseconds: 10)
-                }
+                try await waitUntilItListens(place, place.hosts[0])
                 let line = try #require(place.log(place.hosts[0]).split(separator: "\n").first { $0.hasPrefix("{") })
                 let object = try #require(
                     try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any])
