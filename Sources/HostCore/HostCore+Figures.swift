@@ -177,7 +177,7 @@ extension HostCore {
         let checkpointLag = applied > manifest ? applied.rawValue - manifest.rawValue : 0
         figures.applyLag.add(applyLag)
         figures.checkpointLag.add(checkpointLag)
-        figures.checkpointLagBytes.add(UInt64(replica.appliedBytesSinceCheckpoint))
+        figures.checkpointLagBytes.add(UInt64(clamping: replica.appliedBytesSinceCheckpoint))
         figures.proposalsWaiting += replica.proposals.count
         figures.readsWaiting += replica.waitingReads
         guard figures.groups.count < groupsMax else { return }
@@ -196,12 +196,14 @@ extension HostCore {
         }
     }
 
-    /// Its term or role is another one.
+    /// Its term or role is another one, or it begins anew.
     func countElections(of replica: Replica) {
         let counted = replica.withCore { ElectionsCounted($0) }
-        counts.termChanges += counted.term.rawValue - replica.counted.term.rawValue
-        counts.campaigns += UInt64(counted.campaigns - replica.counted.campaigns)
-        counts.electionsWon += UInt64(counted.elections - replica.counted.elections)
+        // What is only counted must not end a host that has lost count.
+        func rise(_ from: UInt64, _ to: UInt64) -> UInt64 { to > from ? to - from : 0 }
+        counts.termChanges += rise(replica.counted.term.rawValue, counted.term.rawValue)
+        counts.campaigns += rise(UInt64(replica.counted.campaigns), UInt64(counted.campaigns))
+        counts.electionsWon += rise(UInt64(replica.counted.elections), UInt64(counted.elections))
         replica.counted = counted
     }
 }

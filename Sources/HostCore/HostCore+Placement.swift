@@ -73,7 +73,9 @@ extension HostCore {
             // Its log and state are other ones now, and what it promised is not.
             bind(replica)
             core.keepPromise(until: replica.core.promisedUntil)
+            countElections(of: replica)
             replica.core = core
+            replica.counted = ElectionsCounted(core)
             replica.machine = machine
             replica.memtable = memtable
             replica.fetch.forget()
