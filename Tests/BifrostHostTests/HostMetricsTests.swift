@@ -72,7 +72,9 @@ import Testing
             for group in 0..<4 { #expect(try gauge("bifrost_group_leader", "\(group)") == 1) }
             for number in 0..<10 { try await client.kv.put(Bytes("k\(number)"), "w") }
             await host.recordMetrics()
-            #expect(try total("bifrost_commands_applied_total") == commands + 10)
+            // The meta group may have applied a command of its own meanwhile.
+            let news = try total("bifrost_commands_applied_total") - commands
+            #expect((10...12).contains(news), "\(news)")
             #expect(try metrics.expectTimer("bifrost_commit_latency_seconds").values.count == times.count + 10)
             #expect(
                 try metrics.expectGauge(
