@@ -36,11 +36,11 @@ struct Demo: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "What to import: KEY, a tab, VALUE on each line, or CODE;PROPERTIES; - is standard input.",
+            "What to import: KEY, a tab, VALUE on each line, or CODE;PROPERTIES, or JSON; - is standard input.",
             valueName: "file"))
     var input: String?
 
-    @Option(help: "How records stand on lines. (default: tsv if the first line has a tab, else ucd)")
+    @Option(help: "How records stand on lines. (default: by the first line)")
     var format: RecordFormat?
 
     @Option(help: ArgumentHelp("Groups that share the data, 1 to 65535.", valueName: "count"))

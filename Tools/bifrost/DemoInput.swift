@@ -28,10 +28,13 @@ package struct DemoInput: Sendable {
         let content = try Self.content(of: path)
         name = path == "-" ? "standard input" : path ?? Self.standardPath
         bytes = content.count
-        // A tab in the first line: TSV. Otherwise lines as those of the Unicode Character Database.
+        // A tab in the first line: TSV. A brace at its beginning: JSON. Otherwise lines as those of the Unicode Character
+        // Database.
         let first = content.prefix { $0 != UInt8(ascii: "\n") }
         let hasTab = first.contains(UInt8(ascii: "\t"))
-        let format = asked ?? (hasTab || !first.contains(UInt8(ascii: ";")) ? .tsv : .ucd)
+        let isJSON = first.first == UInt8(ascii: "{")
+        let format =
+            asked ?? (hasTab ? .tsv : isJSON ? .jsonl : first.contains(UInt8(ascii: ";")) ? .ucd : .tsv)
         self.format = format
         records = []
         var places: [Bytes: Int] = [:]
@@ -122,7 +125,13 @@ package struct DemoInput: Sendable {
     /// The first record that is not the same in both, in words; nil if all bytes are equal. Both are sorted lines.
     package static func firstDifference(expected: [UInt8], found: [UInt8], _ format: RecordFormat) -> String? {
         guard expected != found else { return nil }
-        let separator = format == .tsv ? UInt8(ascii: "\t") : UInt8(ascii: ";")
+        // What ends a key, and stands in none: a quotation mark within one has a backslash before it.
+        let separator =
+            switch format {
+            case .tsv: "\t"
+            case .ucd: ";"
+            case .jsonl: ",\"value"
+            }
         var (left, right) = (expected[...], found[...])
         var number = 0
         while true {
@@ -134,7 +143,7 @@ package struct DemoInput: Sendable {
             case (let wanted?, nil): return "line \(number) is missing: \(text(wanted))"
             case (nil, let other?): return "line \(number) should not be there: \(text(other))"
             case (let wanted?, let other?):
-                if wanted.prefix(while: { $0 != separator }) == other.prefix(while: { $0 != separator }) {
+                if key(of: wanted, endedBy: separator) == key(of: other, endedBy: separator) {
                     return "line \(number) has another value: expected \(text(wanted)), found \(text(other))"
                 }
                 // Both are sorted, so that the smaller one has no counterpart on the other side.
@@ -144,6 +153,10 @@ package struct DemoInput: Sendable {
             case (nil, nil): return "the last line break is missing"
             }
         }
+    }
+
+    private static func key(of line: ArraySlice<UInt8>, endedBy separator: String) -> ArraySlice<UInt8> {
+        line[..<(line.firstRange(of: Array(separator.utf8))?.lowerBound ?? line.endIndex)]
     }
 
     private static func takeLine(_ rest: inout ArraySlice<UInt8>) -> ArraySlice<UInt8>? {

@@ -12,7 +12,7 @@ struct Export: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Writes all records to a file or to standard output, one per line.",
         discussion: """
-            The formats are those of import: tsv (\\t, \\n, \\r, \\0 and \\\\ within keys and values) and ucd. \
+            The formats are those of import: tsv (\\t, \\n, \\r, \\0 and \\\\ within keys and values), ucd, and jsonl. \
             Records come group by group; with --sorted in the order of their lines' bytes, as LC_ALL=C sort would \
             have them, which holds all of them in memory. Each page is read linearizably: what was acknowledged \
             before the export began is in it, what is written meanwhile may or may not be. A file is put in its place \

@@ -15,6 +15,9 @@ package enum RecordFormat: String, CaseIterable, Sendable {
     case tsv
     /// Lines of the Unicode Character Database: the key ends at the first semicolon, the value is the rest. No escapes.
     case ucd
+    /// JSON lines: an object with `key` and `value` on each line, or `keyBase64` and `valueBase64` for bytes that are no
+    /// UTF-8.
+    case jsonl
 
     private static let tab = UInt8(ascii: "\t")
     private static let newline = UInt8(ascii: "\n")
@@ -22,8 +25,8 @@ package enum RecordFormat: String, CaseIterable, Sendable {
     private static let backslash = UInt8(ascii: "\\")
     private static let semicolon = UInt8(ascii: ";")
 
-    /// The longest line that can be a record: each byte escaped.
-    package static let lineBytesMax = 2 * (4_096 + 1_048_576) + 1
+    /// The longest line that can be a record: each byte escaped, which JSON does in six bytes, and room for names.
+    package static let lineBytesMax = 6 * (4_096 + 1_048_576) + 256
 
     package func decode(_ line: UnsafeRawBufferPointer) throws(MalformedLine) -> (key: Bytes, value: Bytes) {
         let key: Bytes
@@ -32,7 +35,8 @@ package enum RecordFormat: String, CaseIterable, Sendable {
         case .tsv:
             guard !line.isEmpty else { throw MalformedLine("expected KEY, a tab, VALUE; found an empty line") }
             guard let tab = line.firstIndex(of: Self.tab) else {
-                throw MalformedLine("expected KEY, a tab, VALUE; found no tab")
+                let hint = line.first == UInt8(ascii: "{") ? "; JSON lines need --format jsonl" : ""
+                throw MalformedLine("expected KEY, a tab, VALUE; found no tab\(hint)")
             }
             guard !line[(tab + 1)...].contains(Self.tab) else {
                 throw MalformedLine("expected one tab, found more; write a tab within a key or a value as \\t")
@@ -49,6 +53,7 @@ package enum RecordFormat: String, CaseIterable, Sendable {
             }
             key = Bytes(copying: UnsafeRawBufferPointer(rebasing: line[..<end]))
             value = Bytes(copying: UnsafeRawBufferPointer(rebasing: line[(end + 1)...]))
+        case .jsonl: (key, value) = try JSONRecord.decode(line)
         }
         if let problem = KeyValue.problem(ofKeyOf: key.count)
             ?? KeyValue.problem(ofValueOf: value.count, timeToLiveMillis: 0)
@@ -71,11 +76,12 @@ package enum RecordFormat: String, CaseIterable, Sendable {
                 throw MalformedLine(
                     "the record with the key \(HumanText.quoted(key)) can't be a line of the format ucd, as "
                         + "it has a line break or "
-                        + "a semicolon in its key; take --format tsv")
+                        + "a semicolon in its key; take --format tsv or jsonl")
             }
             key.withUnsafeBytes { line.append(contentsOf: $0) }
             line.append(Self.semicolon)
             value.withUnsafeBytes { line.append(contentsOf: $0) }
+        case .jsonl: JSONRecord.encode(key: key, value: value, into: &line)
         }
     }
 
@@ -138,10 +144,16 @@ package enum RecordFormat: String, CaseIterable, Sendable {
 /// one.
 /// Not against an adversary.
 package struct LinesDigest: Equatable, Sendable, CustomStringConvertible {
-    private var sum: UInt64 = 0
-    private var lines: UInt64 = 0
+    /// What it needs to be continued by another process.
+    package private(set) var sum: UInt64 = 0
+    package private(set) var lines: UInt64 = 0
 
     package init() {}
+
+    package init(sum: UInt64, lines: UInt64) {
+        self.sum = sum
+        self.lines = lines
+    }
 
     package mutating func add(key: Bytes, value: Bytes) {
         let seed = key.withUnsafeBytes { hash64($0) }
@@ -165,26 +177,44 @@ package struct LineSplitter {
 
     package init(lineBytesMax: Int = RecordFormat.lineBytesMax) { self.lineBytesMax = lineBytesMax }
 
-    /// A line is too long: where it ends is not known, and nothing more can be read.
+    /// A line is too long: where it ends is not known, and nothing more is read unless it is passed over.
     package private(set) var isStuck = false
+    /// The line of the last call was too long, whatever the pieces it came in.
+    package private(set) var wasLong = false
+    /// Up to the next line break everything belongs to a line that is passed over.
+    private var isPassing = false
 
     package mutating func append(_ piece: [UInt8]) {
         buffer.removeSubrange(..<start)
         searched -= start
         start = 0
-        buffer += piece
+        guard isPassing else { return buffer += piece }
+        guard let end = piece.firstIndex(of: UInt8(ascii: "\n")) else { return }
+        isPassing = false
+        buffer += piece[(end + 1)...]
+    }
+
+    /// Goes on behind the line that is too long, without holding it in memory.
+    package mutating func passOver() {
+        guard isStuck else { return }
+        isStuck = false
+        isPassing = true
+        buffer = []
+        (start, searched) = (0, 0)
     }
 
     /// The next whole line without its line break; nil: there is none yet. The bytes are valid during `body` only.
     package mutating func next<Result>(
         _ body: (UnsafeRawBufferPointer) throws(MalformedLine) -> Result
     ) throws(MalformedLine) -> Result? {
+        wasLong = false
         guard let end = buffer[searched...].firstIndex(of: UInt8(ascii: "\n")) else {
             searched = buffer.count
             guard buffer.count - start <= lineBytesMax else {
                 lines += 1
                 isStuck = true
-                throw MalformedLine("expected a line of at most \(lineBytesMax) bytes, found a longer one")
+                wasLong = true
+                throw tooLong
             }
             return nil
         }
@@ -196,10 +226,15 @@ package struct LineSplitter {
         return try give(start..<end, body)
     }
 
+    private var tooLong: MalformedLine {
+        MalformedLine("expected a line of at most \(lineBytesMax) bytes, found a longer one")
+    }
+
     /// What stands behind the last line break, if anything does.
     package mutating func last<Result>(
         _ body: (UnsafeRawBufferPointer) throws(MalformedLine) -> Result
     ) throws(MalformedLine) -> Result? {
+        wasLong = false
         guard start < buffer.count else { return nil }
         defer {
             start = buffer.count
@@ -209,10 +244,14 @@ package struct LineSplitter {
         return try give(start..<buffer.count, body)
     }
 
-    private func give<Result>(
+    private mutating func give<Result>(
         _ range: Range<Int>, _ body: (UnsafeRawBufferPointer) throws(MalformedLine) -> Result
     ) throws(MalformedLine) -> Result {
-        try buffer.withUnsafeBufferPointer { (bytes) throws(MalformedLine) in
+        guard range.count <= lineBytesMax else {
+            wasLong = true
+            throw tooLong
+        }
+        return try buffer.withUnsafeBufferPointer { (bytes) throws(MalformedLine) in
             try body(UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: bytes[range])))
         }
     }
