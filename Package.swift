@@ -161,7 +161,8 @@ let parts: [Part] = [
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-metrics/CoreMetrics"]),
     Part(
         name: "BifrostToolTests", kind: .test,
-        needs: ["BifrostTool", "Recovery", "StateMachines", "Messages", "Ring", "Primitives"]),
+        needs: ["BifrostTool", "Recovery", "StateMachines", "Messages", "Ring", "Primitives"],
+        products: ["swift-log/Logging"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
         name: "IntegrationTests", kind: .test,

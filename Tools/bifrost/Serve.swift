@@ -25,6 +25,10 @@ struct Serve: AsyncParsableCommand {
             Raises its limit on open files and sockets as far as it may, and warns if it stays below what 1,024 \
             connections need. With none left, connections wait until some close.
 
+            All that the host logs is at least as important as --log-level, and a line each as --log-format has it: \
+            text, or json, an object with time, level, logger, message, metadata and source. With json the error that \
+            ends the host is such a line as well.
+
             SIGTERM or SIGINT: answers what is under way, closes everything, exits with 0; a second one ends it at \
             once, which loses nothing that was acknowledged. If the disk fails it ends at once with 5.
 
@@ -90,6 +94,9 @@ struct Serve: AsyncParsableCommand {
     @Option(help: ArgumentHelp("What to log on standard error, and what is more important.", valueName: "level"))
     var logLevel = LogLevel.notice
 
+    @Option(help: ArgumentHelp("How lines of the log look.", valueName: "format"))
+    var logFormat = LogFormat.text
+
     @OptionGroup var common: CommonOptions
 
     func validate() throws {
@@ -148,12 +155,18 @@ struct Serve: AsyncParsableCommand {
     private static let filesMax = 256
 
     func run() async throws {
-        let level = logLevel.level
-        LoggingSystem.bootstrap { label in
-            var handler = StreamLogHandler.standardError(label: label)
-            handler.logLevel = level
-            return handler
+        logFormat.bootstrap(logLevel)
+        let logger = Logger(label: "bifrost")
+        do {
+            try await serve(logger)
+        } catch {
+            let error = ToolError(error)
+            logFormat.say(error.message, logger: logger)
+            throw Outcome(error.status)
         }
+    }
+
+    private func serve(_ logger: Logger) async throws {
         let (stop, stopper) = AsyncStream.makeStream(of: UnixSignal.self)
         let phase = Phase()
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
@@ -181,7 +194,6 @@ struct Serve: AsyncParsableCommand {
         configuration.scrubBytesPerSecond = scrubRate << 20
         if let featureLevel { configuration.featureLevel = featureLevel }
         BifrostHost.Host.noteFaults()
-        let logger = Logger(label: "bifrost")
         let descriptors = configuration.limits.connectionsMax + Self.filesMax
         if let limit = DescriptorLimit.raise(), limit < descriptors {
             let remedy = "raise the hard limit: ulimit -Hn \(descriptors), or LimitNOFILE=\(descriptors) of systemd"
@@ -192,9 +204,10 @@ struct Serve: AsyncParsableCommand {
             if let metrics { try await MetricsListener.start(on: metrics.address) } else { nil as MetricsListener? }
         // They are taken when somebody asks.
         configuration.metricsPeriodMilliseconds = 0
-        let host = try await BifrostHost.Host.start(configuration, logger: logger) { error in
+        let host = try await BifrostHost.Host.start(configuration, logger: logger) { [logFormat] error in
             // Nothing in memory may be believed: no flush, no clean end.
-            Output.note("\(error.message); this host stops: look at the disk, then start it again")
+            logFormat.say(
+                "\(error.message); this host stops: look at the disk, then start it again", logger: logger)
             _exit(ExitStatus.diskFailed.rawValue)
         }
         metrics?.show(host)
