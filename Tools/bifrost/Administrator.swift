@@ -46,9 +46,14 @@ final class Administrator: Sendable {
     private static let lookPause = Duration.milliseconds(200)
 
     /// - Parameter timeout: for the command altogether.
-    init(_ options: ClientOptions, timeout: Duration) {
-        seeds = options.addresses
-        deadline = RPCClock.now() + UInt64(max(0, (options.timeout?.duration ?? timeout) / .nanoseconds(1)))
+    convenience init(_ options: ClientOptions, timeout: Duration) {
+        self.init(seeds: options.addresses, timeout: options.timeout?.duration ?? timeout)
+    }
+
+    /// - Parameter seeds: addresses of hosts of one cluster; one that answers is enough.
+    init(seeds: [String], timeout: Duration) {
+        self.seeds = seeds
+        deadline = RPCClock.now() + UInt64(max(0, timeout / .nanoseconds(1)))
     }
 
     func close() {

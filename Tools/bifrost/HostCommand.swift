@@ -94,7 +94,7 @@ struct HostAdd: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "add", abstract: "Makes a host that runs and belongs to no cluster a member.",
         discussion: """
-            Start it with 'bifrost serve' and an empty directory first. It gets an id and the cluster's map, and no \
+            Start it with 'bifrost serve' and an empty directory first ('serve --join' needs none of this). It gets an id and the cluster's map, and no \
             replicas: those come when others drain or when groups are given replicas there. If it stops half-way, run \
             it again: it goes on where it stopped, and does nothing if all is done.
 
@@ -121,7 +121,6 @@ struct HostAdd: AsyncParsableCommand {
     }
 
     private static let timeout = Duration.seconds(30)
-    private static let pause = Duration.milliseconds(50)
 
     func run() async throws {
         let administrator = Administrator(options, timeout: Self.timeout)
@@ -130,82 +129,10 @@ struct HostAdd: AsyncParsableCommand {
             RPCClock.now() + UInt64(max(0, (options.timeout?.duration ?? Self.timeout) / .nanoseconds(1)))
         let newcomer = try HostProbe(address.addresses[0])
         defer { newcomer.close() }
-        var map = try await administrator.map()
-        let ping = try await identify(newcomer, min(deadline, RPCClock.now() + 5_000_000_000))
-        guard ping.cluster == .none || ping.cluster == map.cluster else {
-            throw ToolError(
-                .usage,
-                "\(newcomer.address) belongs to cluster \(ping.cluster), expected a host that belongs to none: a host "
-                    + "changes its cluster only with a new, empty --directory")
-        }
-        if ping.cluster == map.cluster { return try reportMember(ping, map) }
-
-        let joined = try await administrator.join(
-            JoinRequest(
-                incarnation: ping.incarnation, featureLevel: ping.featureLevel, weight: weight ?? 100, name: ping.name,
-                address: ping.address, zone: ping.zone))
-        while map.version < joined.mapVersion || map.host(joined.host) == nil {
-            guard RPCClock.now() < deadline else {
-                throw ToolError(
-                    .unavailable,
-                    "\(newcomer.address) is registered as host \(joined.host), but no host had the map of version "
-                        + "\(joined.mapVersion) within the time: run this again to go on")
-            }
-            try await Task.sleep(for: Self.pause)
-            map = try await administrator.map()
-        }
-        try await initialise(newcomer, ping, joined.host, map, deadline)
-        try report(try await waitUntilMember(newcomer, map, deadline), map, changed: true)
-    }
-
-    private func identify(_ newcomer: HostProbe, _ deadline: Instant) async throws(ToolError) -> PingReply {
-        do throws(ToolError) { return try await newcomer.ping(deadline: deadline) } catch {
-            throw ToolError(
-                error.status,
-                "\(newcomer.address) does not answer: \(error.message); start it with 'bifrost serve' first; "
-                    + "nothing was changed")
-        }
-    }
-
-    private func initialise(
-        _ newcomer: HostProbe, _ ping: PingReply, _ host: HostID, _ map: ClusterMap, _ deadline: Instant
-    ) async throws(ToolError) {
-        let reply: InitialiseReply
-        do throws(ToolError) {
-            reply = try await newcomer.initialise(
-                InitialiseRequest(host: host, incarnation: ping.incarnation, map: map), deadline: deadline)
-        } catch {
-            throw ToolError(
-                .unavailable,
-                "\(newcomer.address) is registered as host \(host), but did not answer: \(error.message); run this "
-                    + "again to go on")
-        }
-        switch reply {
-        case .done: return
-        case .already(let cluster):
-            throw ToolError(
-                .usage,
-                "\(newcomer.address) became part of cluster \(cluster) in the meantime, and is registered here as host "
-                    + "\(host): remove it with 'bifrost host remove \(host)'")
-        case .refused(let text):
-            throw ToolError(
-                .unavailable,
-                "\(newcomer.address) is registered as host \(host), but refused: \(text); run this again to go on")
-        }
-    }
-
-    /// It has taken the map to heart when it says so itself.
-    private func waitUntilMember(
-        _ newcomer: HostProbe, _ map: ClusterMap, _ deadline: Instant
-    ) async throws -> PingReply {
-        while true {
-            let ping = try await newcomer.ping(deadline: deadline)
-            if ping.cluster == map.cluster, ping.mapVersion >= map.version { return ping }
-            guard RPCClock.now() < deadline else {
-                throw ToolError(.unavailable, "\(newcomer.address) is a member, but has no map yet: run this again")
-            }
-            try await Task.sleep(for: Self.pause)
-        }
+        let joined = try await HostJoin(administrator: administrator, newcomer: newcomer, deadline: deadline).run(
+            weight: weight ?? SelfJoin.weight)
+        guard joined.isChanged else { return try reportMember(joined.ping, joined.map) }
+        try report(joined.ping, joined.map, changed: true)
     }
 
     /// It belongs to this cluster, by what it says.

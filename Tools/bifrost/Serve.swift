@@ -20,7 +20,10 @@ struct Serve: AsyncParsableCommand {
             The second word is the address, with the port that was taken if 0 was asked for. With --metrics the line \
             ends with "metrics" and where those are: GET /metrics there is what Prometheus reads. With --json the line is \
             an object. Everything else goes to standard error. A new host waits until 'bifrost init' makes it part of \
-            a cluster.
+            a cluster, or with --join asks the cluster there to take it in, as 'bifrost host add' does from outside. It \
+            goes on asking while nobody there can be reached, and says so. A host that is a member already just starts, \
+            so the flag may stay. It ends with 73 if the directory belongs to another cluster than the hosts there or \
+            was removed from it, and with 4 if those belong to none.
 
             Raises its limit on open files and sockets as far as it may, and warns if it stays below what 1,024 \
             connections need. With none left, connections wait until some close.
@@ -36,10 +39,12 @@ struct Serve: AsyncParsableCommand {
               bifrost serve --directory /var/lib/bifrost
               bifrost serve --directory /tmp/b --listen 127.0.0.1:7002 --zone east
               bifrost serve --directory /data --listen 10.0.0.5:7001 --insecure-listen
+              bifrost serve --directory /tmp/d --listen 127.0.0.1:7004 --join 127.0.0.1:7001
             """)
 
     @Option(
-        help: ArgumentHelp("Where the data lives; made if it is missing. One process at a time.", valueName: "path"))
+        help: ArgumentHelp("Where the data lives; made if it is missing. One process at a time.", valueName: "path"),
+        completion: .directory)
     var directory: String
 
     @Option(
@@ -53,6 +58,13 @@ struct Serve: AsyncParsableCommand {
             "The address that others reach this host by, if not the one it listens on.", valueName: "host:port"),
         transform: SingleAddress.init(parsing:))
     var advertise: SingleAddress?
+
+    @Option(
+        help: ArgumentHelp(
+            "Hosts of a running cluster, one is enough: a host that belongs to none asks it to be taken in.",
+            valueName: "host:port,…"),
+        transform: AddressList.init(parsing:))
+    var join: AddressList?
 
     @Option(help: ArgumentHelp("What people call this host. (default: the machine's name)", valueName: "text"))
     var name: String?
@@ -214,9 +226,24 @@ struct Serve: AsyncParsableCommand {
         phase.serves()
         // A parent that does not want to know the address is no reason not to serve.
         try? announce(host, metrics: metrics?.address)
+        let joiner = join.map { join in
+            let own = SelfJoin(seeds: join.addresses, own: Self.reachable(host.address)) { words, isTrouble in
+                logger.log(level: isTrouble ? .warning : .notice, "\(words)")
+            }
+            return Task { () -> ToolError? in
+                do { try await own.run() } catch {
+                    guard !Task.isCancelled else { return nil }
+                    stopper.yield(.sigterm)
+                    return ToolError(error)
+                }
+                return nil
+            }
+        }
         for await _ in stop { break }
+        joiner?.cancel()
         await metrics?.stop()
         await host.stop(graceMilliseconds: Self.graceMilliseconds)
+        if let joiner, let refusal = await joiner.value { throw refusal }
     }
 
     private func announce(_ host: BifrostHost.Host, metrics: NetworkAddress?) throws {
@@ -241,6 +268,12 @@ struct Serve: AsyncParsableCommand {
             Announcement(
                 address: host.address.description, port: host.address.port, pid: getpid(), directory: directory,
                 cluster: cluster, host: host.host.rawValue, metrics: metrics?.description))
+    }
+
+    /// Where this machine itself reaches a host that listens there.
+    private static func reachable(_ address: NetworkAddress) -> String {
+        guard address.isAny else { return address.description }
+        return NetworkAddress(host: address.host == "::" ? "::1" : "127.0.0.1", port: address.port).description
     }
 
     private static var machineName: String {
