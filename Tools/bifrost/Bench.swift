@@ -34,7 +34,7 @@ struct Bench: AsyncParsableCommand {
 
     @Option(help: "Start this many hosts on loopback; without it, drive the cluster at --connect.")
     var local: Int?
-    @Option(help: "With --local: where the hosts' data is. (default: $TMPDIR or /var/tmp)")
+    @Option(help: "With --local: where the hosts' data is. (default: $TMPDIR or /var/tmp)", completion: .directory)
     var directory: String?
     @Option(help: "With --local: event loops of each host. (default: as 'serve' takes)")
     var loops: Int?

@@ -46,10 +46,13 @@ struct Chaos: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Make the hosts' directories below this one. (default: $TMPDIR or /var/tmp)", valueName: "path"))
+            "Make the hosts' directories below this one. (default: $TMPDIR or /var/tmp)", valueName: "path"),
+        completion: .directory)
     var directory: String?
 
-    @Option(help: ArgumentHelp("Where histories and pictures go. (default: the working directory)", valueName: "path"))
+    @Option(
+        help: ArgumentHelp("Where histories and pictures go. (default: the working directory)", valueName: "path"),
+        completion: .directory)
     var output = "."
 
     @Option(help: ArgumentHelp("A file with kinds that may be skipped: lines 'kind: reason'.", valueName: "file"))

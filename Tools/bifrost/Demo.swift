@@ -37,7 +37,7 @@ struct Demo: AsyncParsableCommand {
     @Option(
         help: ArgumentHelp(
             "What to import: KEY, a tab, VALUE on each line, or CODE;PROPERTIES, or JSON; - is standard input.",
-            valueName: "file"))
+            valueName: "file"), completion: .file())
     var input: String?
 
     @Option(help: "How records stand on lines. (default: by the first line)")
@@ -48,7 +48,8 @@ struct Demo: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Make the hosts' directory below this one. (default: $TMPDIR or /var/tmp)", valueName: "path"))
+            "Make the hosts' directory below this one. (default: $TMPDIR or /var/tmp)", valueName: "path"),
+        completion: .directory)
     var directory: String?
 
     @Flag(help: "Keep the hosts' data and logs, and say where they are.")

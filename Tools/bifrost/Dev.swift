@@ -25,7 +25,8 @@ struct Dev: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Where the data and the logs of the hosts live; made if it is missing.", valueName: "path"))
+            "Where the data and the logs of the hosts live; made if it is missing.", valueName: "path"),
+        completion: .directory)
     var directory = ".bifrost"
 
     @Option(help: ArgumentHelp("Hosts, 1 to 9. The same at each run.", valueName: "count"))

@@ -30,7 +30,7 @@ struct Export: AsyncParsableCommand {
               bifrost export --sorted --host 127.0.0.1:7002 - | cmp - expected.tsv
             """)
 
-    @Argument(help: ArgumentHelp("The file; - is standard output.", valueName: "file"))
+    @Argument(help: ArgumentHelp("The file; - is standard output.", valueName: "file"), completion: .file())
     var file: String
 
     @Option(help: "How records stand on lines.")

@@ -32,10 +32,12 @@ struct HistoryCheck: AsyncParsableCommand {
               bifrost history check --svg violation.svg --json - < history.jsonl
             """)
 
-    @Argument(help: ArgumentHelp("The file; - is standard input.", valueName: "file"))
+    @Argument(help: ArgumentHelp("The file; - is standard input.", valueName: "file"), completion: .file())
     var file: String
 
-    @Option(help: ArgumentHelp("Draw the first violation into this file; - is standard output.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Draw the first violation into this file; - is standard output.", valueName: "file"),
+        completion: .file())
     var svg: String?
 
     @Option(help: ArgumentHelp("How much the search may cost per key.", valueName: "count"))

@@ -47,7 +47,7 @@ struct Import: AsyncParsableCommand {
               bifrost import --format jsonl --skip-bad --resume users.note users.jsonl
             """)
 
-    @Argument(help: ArgumentHelp("The file; - is standard input.", valueName: "file"))
+    @Argument(help: ArgumentHelp("The file; - is standard input.", valueName: "file"), completion: .file())
     var file: String
 
     @Option(help: "How records stand on lines.")

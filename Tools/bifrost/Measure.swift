@@ -31,7 +31,8 @@ struct MeasureOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Make the hosts' directory below this one. (default: $TMPDIR or /var/tmp)", valueName: "path"))
+            "Make the hosts' directory below this one. (default: $TMPDIR or /var/tmp)", valueName: "path"),
+        completion: .directory)
     var directory: String?
 
     @Option(help: ArgumentHelp("Event loops of each host. (default: as 'serve' takes)", valueName: "count"))

@@ -11,7 +11,8 @@ struct CommonOptions: ParsableArguments {
     @Flag(help: "Print the result as one JSON object.")
     var json = false
 
-    @Option(help: ArgumentHelp("A JSON file with settings; see 'bifrost --help'.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("A JSON file with settings; see 'bifrost --help'.", valueName: "file"), completion: .file())
     var config: String?
 }
 

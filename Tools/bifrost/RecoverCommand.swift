@@ -29,7 +29,8 @@ struct RecoverCommand: AsyncParsableCommand {
 
 /// Where a stopped host's data is.
 struct StoppedOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("The data directory of a host that is stopped.", valueName: "path"))
+    @Option(
+        help: ArgumentHelp("The data directory of a host that is stopped.", valueName: "path"), completion: .directory)
     var directory: String
 }
 
@@ -45,7 +46,9 @@ struct RecoverReport: AsyncParsableCommand {
             """)
 
     @OptionGroup var stopped: StoppedOptions
-    @Option(name: [.customShort("o"), .long], help: ArgumentHelp("The file to make; - is standard output."))
+    @Option(
+        name: [.customShort("o"), .long], help: ArgumentHelp("The file to make; - is standard output."),
+        completion: .file())
     var output: String
     @OptionGroup var common: CommonOptions
 
@@ -74,9 +77,11 @@ struct RecoverPlan: AsyncParsableCommand {
               bifrost recover plan host-1.report -o plan --accept-empty 7 --accept-empty 9
             """)
 
-    @Argument(help: ArgumentHelp("Files of 'bifrost recover report'.", valueName: "report"))
+    @Argument(help: ArgumentHelp("Files of 'bifrost recover report'.", valueName: "report"), completion: .file())
     var reports: [String]
-    @Option(name: [.customShort("o"), .long], help: ArgumentHelp("The file to make; - is standard output."))
+    @Option(
+        name: [.customShort("o"), .long], help: ArgumentHelp("The file to make; - is standard output."),
+        completion: .file())
     var output: String
     @Option(
         help: ArgumentHelp(
@@ -121,7 +126,7 @@ struct RecoverApply: AsyncParsableCommand {
               bifrost recover apply plan --directory /var/lib/bifrost --yes --json
             """)
 
-    @Argument(help: ArgumentHelp("The file of 'bifrost recover plan'.", valueName: "plan"))
+    @Argument(help: ArgumentHelp("The file of 'bifrost recover plan'.", valueName: "plan"), completion: .file())
     var plan: String
     @OptionGroup var stopped: StoppedOptions
     @Flag(help: "Don't ask.")
@@ -174,7 +179,8 @@ struct RecoverShow: AsyncParsableCommand {
               bifrost recover show plan --json
             """)
 
-    @Argument(help: ArgumentHelp("A file of 'bifrost recover report' or 'plan'; - is standard input."))
+    @Argument(
+        help: ArgumentHelp("A file of 'bifrost recover report' or 'plan'; - is standard input."), completion: .file())
     var file: String
     @OptionGroup var common: CommonOptions
 

@@ -30,7 +30,9 @@ struct RingShow: AsyncParsableCommand {
     @Option(help: "Only the group of this key.")
     var key: KeyArgument?
 
-    @Option(help: ArgumentHelp("Draw the ring into this file; - is standard output.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Draw the ring into this file; - is standard output.", valueName: "file"),
+        completion: .file())
     var svg: String?
 
     @OptionGroup var options: ClientOptions

@@ -42,7 +42,7 @@ struct Simulate: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp("safety, liveness, rot or membership. (default: safety)", valueName: "name"),
-        transform: Self.profile)
+        completion: .list(SimulationProfile.allCases.map(\.rawValue)), transform: Self.profile)
     var profile = SimulationProfile.safety
 
     @Option(help: ArgumentHelp("Processes that run seeds at the same time.", valueName: "count"))

@@ -40,7 +40,8 @@ struct SnapshotSave: AsyncParsableCommand {
             """)
 
     @Argument(
-        help: ArgumentHelp("Where the files go: missing, empty, or with an unfinished save.", valueName: "directory"))
+        help: ArgumentHelp("Where the files go: missing, empty, or with an unfinished save.", valueName: "directory"),
+        completion: .directory)
     var directory: String
 
     @Option(help: ArgumentHelp("Only this group: its number, or meta.", valueName: "group"))
@@ -179,7 +180,7 @@ struct SnapshotInspect: AsyncParsableCommand {
               bifrost snapshot inspect --json backup/2026-11-27/group-3.state
             """)
 
-    @Argument(help: ArgumentHelp("The directory of a save, or a file of it.", valueName: "path"))
+    @Argument(help: ArgumentHelp("The directory of a save, or a file of it.", valueName: "path"), completion: .file())
     var path: String
 
     @OptionGroup var progress: ProgressOptions

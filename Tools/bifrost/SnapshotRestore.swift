@@ -32,7 +32,7 @@ struct SnapshotRestore: AsyncParsableCommand {
               bifrost snapshot restore --group 3 backup/2026-11-27 --host 127.0.0.1:7009=data/rescue
             """)
 
-    @Argument(help: ArgumentHelp("The directory of a whole save.", valueName: "directory"))
+    @Argument(help: ArgumentHelp("The directory of a whole save.", valueName: "directory"), completion: .directory)
     var directory: String
 
     @Option(

@@ -30,7 +30,7 @@ struct Transaction: AsyncParsableCommand {
                      "else": [{"op": "get", "key": "{a}x"}]}' | bifrost txn -
             """)
 
-    @Argument(help: "The file; - reads standard input.")
+    @Argument(help: "The file; - reads standard input.", completion: .file())
     var file: String
 
     @OptionGroup var options: ClientOptions
