@@ -16,18 +16,15 @@ public import Primitives
 public protocol JSONMessage: Message, Codable {}
 
 extension JSONMessage {
-    /// A value that can't be encoded, which `Codable` makes only of those with their own `encode(to:)` that throws, is a
-    /// programmer's error.
+    /// Of a value that can't be encoded, as those with an `encode(to:)` of their own that throws, there are no bytes: who
+    /// reads them finds that they are no JSON.
     public func encode(into writer: inout ByteWriter) {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         encoder.nonConformingFloatEncodingStrategy = .convertToString(
             positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
-        do {
-            writer.write(try encoder.encode(self).withUnsafeBytes { Bytes(copying: $0) })
-        } catch {
-            preconditionFailure("\(Self.self) can't be encoded: \(error)")
-        }
+        guard let data = try? encoder.encode(self) else { return }
+        writer.write(data.withUnsafeBytes { Bytes(copying: $0) })
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {

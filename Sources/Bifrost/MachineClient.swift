@@ -1,7 +1,7 @@
 // Users' state machines as programs use them: typed commands and queries, answered by typed answers.
 
 import ClientCore
-public import Messages
+import Messages
 public import Primitives
 import Ring
 public import StateMachines
@@ -75,17 +75,3 @@ public struct MachineClient<Machine: StateMachine>: Sendable {
             .machineFailed, "state machine \(Machine.number): \(failure); nothing was changed", cause: failure)
     }
 }
-
-// The words of users' machines.
-public typealias StateMachine = StateMachines.StateMachine
-public typealias StateMachineRegistry = StateMachines.StateMachineRegistry
-public typealias SubMachineNumber = Primitives.SubMachineNumber
-public typealias MachineCommand = StateMachines.MachineCommand
-public typealias MachineQuery = StateMachines.MachineQuery
-public typealias MachineContext = StateMachines.MachineContext
-public typealias MachineView = StateMachines.MachineView
-public typealias MachineFailure = StateMachines.MachineFailure
-public typealias Done = StateMachines.Done
-public typealias Message = Messages.Message
-public typealias LogTime = Primitives.LogTime
-public typealias SeededRandom = Primitives.SeededRandom

@@ -105,23 +105,30 @@ extension HostLoop {
         shell.queries.submit { [self] _ in
             var done: [(MachineRead, MachineReading.Result)] = []
             done.reserveCapacity(reads.count)
+            var bytes = 0
             for read in reads {
                 do {
-                    done.append((read, try read.result(from: store)))
+                    let result = try read.result(from: store)
+                    if case .done(let body) = result { bytes += body.count }
+                    done.append((read, result))
                 } catch {
                     done.append((read, .refused(.unavailable(unreadable(error, in: read.group)))))
                     tellDamage(error, in: read.group)
                 }
+                if bytes >= Self.coldReadBytes { break }
             }
+            let rest = reads.dropFirst(done.count)
             eventLoop.execute { [self, done] in
                 for (read, result) in done {
                     if let response = read.response(to: result) {
+                        core?.queryDone()
                         answer(read.call, response) { $0.body.count }
                     } else if case .more(let reading) = result, let core, !isStopping {
-                        core.queryAgain(reading, group: read.group, call: read.call)
-                        scheduleTurn()
+                        core.queryAgain(read, reading)
                     }
                 }
+                scheduleTurn()
+                if !rest.isEmpty { startMachineReads(rest) }
             }
         }
     }

@@ -261,13 +261,15 @@ extension SimulatedHost {
             do {
                 let result = try read.result(from: store)
                 if let response = read.response(to: result) {
+                    loop.core.queryDone()
                     answer(read.call, response) { $0.index }
                 } else if case .more(let reading) = result {
                     world.mark(.machineReadOn)
-                    loop.core.queryAgain(reading, group: read.group, call: read.call)
+                    loop.core.queryAgain(read, reading)
                     loop.scheduleTurn()
                 }
             } catch {
+                loop.core.queryDone()
                 answer(read.call, Response<DataResult>.refused(refusal(unread: error, "a query's records"))) {
                     $0.index
                 }

@@ -19,7 +19,8 @@ package enum ClusterWord: Hashable, Sendable {
 
     private static var mapBytesMax: Int { 15 << 20 }
     static let reportBytesMax = 4 << 10
-    private static var machinesBytesMax: Int { 5 + 4 * StateMachineRegistry.commandsMax }
+    /// More than this version sends.
+    private static var machinesBytesMax: Int { 256 << 10 }
 
     func encode(into writer: inout ByteWriter) {
         switch self {
@@ -65,7 +66,7 @@ package enum ClusterWord: Hashable, Sendable {
             for _ in 0..<count {
                 commands.append(MachineCommandNumber(machine: try bytes.read(), command: try bytes.read()))
             }
-            try bytes.expectEnd()
+            // What may stand behind it is a later version's.
             self = .machines(commands, asks: asks)
         default:
             _ = try reader.readBytesWithLength(limit: Self.mapBytesMax)

@@ -63,6 +63,7 @@ extension HostCore {
         switch (channel, isUp) {
         case (.consensus, true):
             peer.isConnected = true
+            peer.machines = nil
             peer.awaySinceTick = nil
             // Floors that were told while it was away are lost, and a quiet group would never tell them again.
             for replica in replicas where replica.leadingOn.contains(host) {

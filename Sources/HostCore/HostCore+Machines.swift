@@ -37,7 +37,10 @@ extension HostCore {
         else { return nil }
         let number = MachineCommandNumber(machine: machine, command: request.number)
         for member in replica.withCore({ $0.configuration.members }) {
-            guard let host = replica.host(of: member), let peer = peer(host), peer.isConnected else { continue }
+            // Nor is one that stands still, perhaps because it has come to what it does not know.
+            guard let host = replica.host(of: member), let peer = peer(host), peer.isConnected,
+                !peer.silent.names(member, of: replica.group)
+            else { continue }
             guard let machines = peer.machines else {
                 return .unavailable("host \(host) has not said yet which state machines it has")
             }
@@ -66,25 +69,39 @@ extension HostCore {
         repliedBytes += bytes
         effects.machineReads.append(
             MachineRead(
-                call: call, group: replica.group, index: replica.core.appliedIndex,
+                call: call, group: replica.group, replica: replica.id, index: replica.core.appliedIndex,
                 revision: replica.machine.revision, logTime: replica.machine.logTime, reading: reading,
                 recent: recent, view: replica.coldView))
     }
 
-    /// A query names more records: it is answered from what is here by now.
-    public func queryAgain(_ reading: MachineReading, group: GroupID, call: CallToken) {
-        guard let replica = replica(of: group) else { return refuse(call, .unknownGroup) }
-        if let stopped = replica.stopped ?? replica.impairment { return refuse(call, .unavailable(stopped)) }
-        // What is asked of a replica that begins anew meanwhile may be older than what was asked before.
-        serve(reading, call: call, from: replica)
+    /// A query names more records: it is answered from what is here by now, by the same replica, and from nothing older
+    /// than it was confirmed for.
+    public func queryAgain(_ read: MachineRead, _ reading: MachineReading) {
+        guard let replica = replica(of: read.group), replica.id == read.replica else {
+            return endQuery(read, .unknownGroup)
+        }
+        if let refusal = refusal(of: replica, slot: reading.slot, epoch: .zero) { return endQuery(read, refusal) }
+        guard replica.core.appliedIndex >= read.index else {
+            return endQuery(read, .unavailable("the replica has begun anew: ask again"))
+        }
+        serve(reading, call: read.call, from: replica)
     }
+
+    private func endQuery(_ read: MachineRead, _ refusal: Refusal) {
+        queryDone()
+        refuse(read.call, refusal)
+    }
+
+    /// A `MachineRead` was answered.
+    public func queryDone() { queriesOpen -= 1 }
 }
 
-/// A query of a user's machine: for a reader thread, which answers the call itself, or has it go on with
-/// `HostCore.queryAgain`.
+/// A query of a user's machine: for a reader thread, which answers the call itself, and says so with `queryDone`, or has
+/// it go on with `HostCore.queryAgain`.
 public struct MachineRead: Sendable {
     public var call: CallToken
     public var group: GroupID
+    package var replica: ReplicaID
     public var index: LogIndex
     public var revision: Revision
     package var logTime: LogTime

@@ -206,6 +206,9 @@ extension HostCore {
         if case .page = read.kind {
             guard pagesOpen < settings.pagesMax else { return refuse(read.call, overloaded) }
         }
+        if case .machine = read.kind {
+            guard queriesOpen < settings.queriesMax else { return refuse(read.call, overloaded) }
+        }
         switch consistency {
         case .local:
             guard repliedBytes < settings.replyBytesPerTurn else { return refuse(read.call, overloaded) }
@@ -232,12 +235,20 @@ extension HostCore {
     }
 
     private func open(_ read: WaitingRead) {
-        if case .page = read.kind { pagesOpen += 1 }
+        switch read.kind {
+        case .page: pagesOpen += 1
+        case .machine: queriesOpen += 1
+        case .key, .snapshot: break
+        }
     }
 
     /// A read ends without having been served.
     func close(_ read: WaitingRead) {
-        if case .page = read.kind { pagesOpen -= 1 }
+        switch read.kind {
+        case .page: pagesOpen -= 1
+        case .machine: queriesOpen -= 1
+        case .key, .snapshot: break
+        }
     }
 
     /// A `ColdPage` was answered.

@@ -200,6 +200,7 @@ extension HostCore {
         var budget = settings.applyBytesPerTurn
         var applied = from
         var awaited: (places: [RecordPosition], entries: ArraySlice<LogEntry>)?
+        var written = replica.machine.bytesBesideEntries
         while budget > 0, applied < replica.core.commit {
             if replica.isFull(settings) { break }
             let entries = replica.withCore { $0.committedEntries(after: applied, bytesMax: min(budget, 256 << 10)) }
@@ -208,7 +209,7 @@ extension HostCore {
                 let entry = entries[place]
                 let outcome = replica.machine.apply(entry, into: &records)
                 if case .unready(let places) = outcome {
-                    awaited = (places, entries[(place + 1)...])
+                    awaited = (places, entries[place...])
                     break
                 }
                 if case .unsupported(let what) = outcome {
@@ -224,6 +225,12 @@ extension HostCore {
                     counts.commands += 1
                 }
                 complete(replica, entry, outcome)
+                // A small entry may do much.
+                if replica.machine.bytesBesideEntries != written {
+                    budget -= replica.machine.bytesBesideEntries &- written
+                    written = replica.machine.bytesBesideEntries
+                    if budget <= 0 || replica.isFull(settings) { break }
+                }
             }
             if replica.stopped != nil || awaited != nil { break }
         }

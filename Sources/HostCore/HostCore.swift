@@ -207,6 +207,8 @@ public final class HostCore {
     var space = SpaceLevel.ample
     /// Pages asked for and not answered.
     var pagesOpen = 0
+    /// The same of queries of users' machines.
+    var queriesOpen = 0
     /// As the meta group's leader: when a group's report was proposed.
     var reportTicks: [GroupID: UInt64] = [:]
     /// Replicas that give or get snapshots, or need to.

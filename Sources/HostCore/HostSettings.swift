@@ -73,6 +73,8 @@ public struct HostSettings: Sendable {
     /// Pages that one loop's groups are asked for and have not answered, each of which may take as much memory as a page
     /// has; beyond it, `overloaded`.
     public var pagesMax = 64
+    /// Queries of users' state machines that one loop's groups are asked and have not answered; beyond it, `overloaded`.
+    public var queriesMax = 4_096
     /// Groups whose explicit heartbeats are started in one tick after a disagreement, so that many do not wake at once.
     public var wakesPerTick = 512
     /// Groups that a host stands for election in at start in one tick, where it is preferred as leader: the others follow

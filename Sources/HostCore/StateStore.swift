@@ -74,6 +74,9 @@ struct StateFetch {
     /// What earlier ones brought is kept as long as it is little, and for as long as the same entry waits.
     private static var bytesMax: Int { 16 << 20 }
 
+    /// It keeps as much as it should: no more is fetched ahead.
+    var isLarge: Bool { bytes > Self.bytesMax }
+
     mutating func begin(before index: LogIndex) {
         if bytes > Self.bytesMax, head != index { drop() }
         head = index
@@ -154,14 +157,14 @@ extension HostCore {
             hasRuns: !replica.view.manifest.runs.isEmpty, fetched: replica.fetch.found)
     }
 
-    /// Apply waits for these records, and has whatever the entries behind it read fetched as well. Only this group
-    /// waits.
+    /// Apply waits for these records of the first entry, and has whatever that and the entries behind it read fetched as
+    /// well. Only this group waits.
     func fetch(_ places: [RecordPosition], before entries: ArraySlice<LogEntry>, _ replica: Replica) {
         let records = records(of: replica)
         var keys = places
         var known = Set(places)
         for entry in entries {
-            guard keys.count < Self.fetchedKeysMax else { break }
+            guard keys.count < Self.fetchedKeysMax, !replica.fetch.isLarge else { break }
             for place in replica.machine.reads(of: entry)
             where records.find(place) == .elsewhere && known.insert(place).inserted {
                 keys.append(place)

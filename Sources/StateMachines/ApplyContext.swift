@@ -21,28 +21,35 @@ public struct ApplyContext {
     public var random: SeededRandom
     /// In the order in which they were made.
     private(set) var writes: [RecordWrite] = []
+    /// By key: the place of its last write.
+    private var lastWrites: [Bytes: Int] = [:]
 
     private let machine: SubMachineNumber
     private let store: any RecordStore
 
     init(
-        index: LogIndex, logTime: LogTime, revision: Revision, slot: Slot, machine: SubMachineNumber,
+        group: GroupID, _ entry: LogEntry, logTime: LogTime, revision: Revision, slot: Slot, machine: SubMachineNumber,
         store: any RecordStore
     ) {
-        self.index = index
+        index = entry.index
         self.logTime = logTime
         self.revision = revision
         self.slot = slot
         self.machine = machine
         self.store = store
-        random = SeededRandom(seed: mix(index.rawValue ^ UInt64(machine.rawValue) << 48))
+        // Other numbers in each group, and in a log that begins anew.
+        random = SeededRandom(
+            seed: mix(
+                mix(mix(UInt64(group.rawValue)) ^ entry.term.rawValue) ^ index.rawValue
+                    ^ UInt64(machine.rawValue) << 48))
     }
 
     /// The key's record, as the command has made it or found it; nil if there is none, or if its time is over.
     ///
     /// - Throws: it is not in memory. The command ends with this error, and is applied again later.
     public func get(_ key: Bytes) throws(Unready) -> StoredRecord? {
-        if let own = writes.last(where: { $0.key == key }) {
+        if let place = lastWrites[key] {
+            let own = writes[place]
             return own.value.map { StoredRecord(value: $0, revision: revision, expiry: own.expiry) }
         }
         switch store.find(place(of: key)) {
@@ -79,12 +86,17 @@ public struct ApplyContext {
     ///
     /// - Parameter expiry: in log time; 0: never.
     public mutating func put(_ key: Bytes, _ value: Bytes, expiry: LogTime = .zero) {
-        writes.append(RecordWrite(slot: slot, machine: machine, key: key, expiry: expiry, value: value))
+        append(RecordWrite(slot: slot, machine: machine, key: key, expiry: expiry, value: value))
     }
 
     /// Deletes the key's record, whether or not there is one.
     public mutating func delete(_ key: Bytes) {
-        writes.append(RecordWrite(slot: slot, machine: machine, key: key, expiry: .zero, value: nil))
+        append(RecordWrite(slot: slot, machine: machine, key: key, expiry: .zero, value: nil))
+    }
+
+    private mutating func append(_ write: RecordWrite) {
+        lastWrites[write.key] = writes.count
+        writes.append(write)
     }
 
     private func place(of key: Bytes) -> RecordPosition { RecordPosition(slot: slot, machine: machine, key: key) }

@@ -12,12 +12,56 @@ public struct MachineRecord: Hashable, Sendable {
     public var revision: Revision
 }
 
-/// What all that a machine does shares: its records are those with keys in one slot.
-private func problem(ofKey key: Bytes, in slot: Slot) -> MachineFailure? {
-    if let problem = KeyValue.problem(ofKeyOf: key.count) { return MachineFailure(rule: "\(problem)") }
-    guard Ring.slot(of: key) != slot else { return nil }
-    return MachineFailure(
-        rule: "a record's key has the same part in {…} as the request's own key, or it may lie elsewhere")
+/// What a request could not do: it ends like this whatever the machine makes of the error, also in a copy of its context.
+/// Belongs to one request, on one thread.
+final class MachineTrouble {
+    /// Records have to be fetched first.
+    private(set) var unready: Unready?
+    private(set) var broken: MachineFailure?
+    /// The disk's own word.
+    var failed: (any Error)?
+    private var reads = 0
+    private var readBytes = 0
+    private var writes = 0
+    private var writtenBytes = 0
+
+    /// Read, and as many more as the look-ups cost, about.
+    var bytesOfReads: Int { readBytes + 256 * reads }
+
+    func note(_ rule: MachineFailure.Rule) -> MachineFailure {
+        let failure = MachineFailure(rule)
+        broken = broken ?? failure
+        return failure
+    }
+
+    func note(_ error: Unready) -> Unready {
+        unready = unready ?? error
+        return error
+    }
+
+    /// A machine's records are those with keys in one slot.
+    func check(_ key: Bytes, in slot: Slot) throws(MachineFailure) {
+        guard !key.isEmpty, key.count <= Limits.keyBytesMax else { throw note(.badKey) }
+        guard Ring.slot(of: key) == slot else { throw note(.keyElsewhere) }
+    }
+
+    func willRead() throws(MachineFailure) {
+        reads += 1
+        guard reads <= MachineContext.Limits.readsMax else { throw note(.readsTooMuch) }
+    }
+
+    func hasRead(_ bytes: Int) throws(MachineFailure) {
+        readBytes += bytes
+        guard readBytes <= MachineContext.Limits.readBytesMax else { throw note(.readsTooMuch) }
+    }
+
+    func willWrite(_ bytes: Int) throws(MachineFailure) {
+        writes += 1
+        writtenBytes += bytes
+        guard writes <= MachineContext.Limits.writesMax, writtenBytes <= MachineContext.Limits.writtenBytesMax else {
+            throw note(.writesTooMuch)
+        }
+    }
 }
 
 /// What a command of a user's machine sees while it is applied: the machine's records in the slot of the command's key.
@@ -44,6 +88,8 @@ public struct MachineContext {
         public static let writesMax = 1_024
         /// Of all keys and values that it writes, in bytes.
         public static let writtenBytesMax = 4 << 20
+        /// Calls of `get`.
+        public static let readsMax = 4_096
         /// Of all values that it reads, in bytes.
         public static let readBytesMax = 16 << 20
         /// Of its answer, in bytes.
@@ -51,11 +97,7 @@ public struct MachineContext {
     }
 
     private(set) var context: ApplyContext
-    private var written = 0
-    private var read = 0
-    /// What it could not do: it ends like this whatever it makes of the error.
-    private(set) var unready: Unready?
-    private(set) var broken: MachineFailure?
+    let trouble = MachineTrouble()
 
     init(_ context: ApplyContext, session: SessionID) {
         self.context = context
@@ -67,16 +109,11 @@ public struct MachineContext {
     /// - Throws: if the record has to be fetched first, and if the key breaks a rule. Either ends the command, whether or
     ///   not it lets the error through.
     public mutating func get(_ key: Bytes) throws -> MachineRecord? {
-        if let problem = problem(ofKey: key, in: context.slot) { throw note(problem) }
+        try trouble.check(key, in: context.slot)
+        try trouble.willRead()
         let found: StoredRecord?
-        do throws(Unready) { found = try context.get(key) } catch {
-            unready = unready ?? error
-            throw error
-        }
-        read += found?.value.count ?? 0
-        guard read <= Limits.readBytesMax else {
-            throw note(MachineFailure(rule: "a command reads at most \(Limits.readBytesMax) bytes"))
-        }
+        do throws(Unready) { found = try context.get(key) } catch { throw trouble.note(error) }
+        try trouble.hasRead(found?.value.count ?? 0)
         return found.map { MachineRecord(value: $0.value, revision: $0.revision) }
     }
 
@@ -91,10 +128,9 @@ public struct MachineContext {
     ///
     /// - Throws: if it breaks a rule or a bound; that ends the command.
     public mutating func put(_ key: Bytes, _ value: Bytes) throws {
-        if let problem = KeyValue.problem(ofValueOf: value.count, timeToLiveMillis: 0) {
-            throw note(MachineFailure(rule: "\(problem)"))
-        }
-        try count(key, value.count)
+        try trouble.check(key, in: context.slot)
+        guard value.count <= valueBytesMax else { throw trouble.note(.valueTooLarge) }
+        try trouble.willWrite(key.count + value.count)
         context.put(key, value)
     }
 
@@ -107,25 +143,14 @@ public struct MachineContext {
     ///
     /// - Throws: as `put(_:_:)`.
     public mutating func delete(_ key: Bytes) throws {
-        try count(key, 0)
+        try trouble.check(key, in: context.slot)
+        try trouble.willWrite(key.count)
         context.delete(key)
     }
-
-    private mutating func count(_ key: Bytes, _ valueBytes: Int) throws(MachineFailure) {
-        if let problem = problem(ofKey: key, in: context.slot) { throw note(problem) }
-        written += key.count + valueBytes
-        guard context.writes.count < Limits.writesMax, written <= Limits.writtenBytesMax else {
-            throw note(
-                MachineFailure(
-                    rule: "a command writes at most \(Limits.writesMax) records and \(Limits.writtenBytesMax) bytes"))
-        }
-    }
-
-    private mutating func note(_ failure: MachineFailure) -> MachineFailure {
-        broken = broken ?? failure
-        return failure
-    }
 }
+
+/// `MachineContext.Limits` hides that of all requests.
+private var valueBytesMax: Int { Limits.valueBytesMax }
 
 /// What a query of a user's machine sees: the machine's records in the slot of the query's key, all as they stood at one
 /// moment.
@@ -138,20 +163,10 @@ public struct MachineView {
 
     /// So often a query begins anew for records that it had not named in `readKeys`.
     public static let roundsMax = 64
-    /// Of all values that a query reads, in bytes.
-    public static let readBytesMax = 16 << 20
-    /// Of a query's answer, in bytes.
-    public static let answerBytesMax = 1 << 20
-
     private let slot: Slot
     private let machine: SubMachineNumber
     private let lookUp: (RecordPosition) throws -> Finding
-    private var read = 0
-    /// As in `MachineContext`.
-    private(set) var unready: Unready?
-    private(set) var broken: MachineFailure?
-    /// The disk's own word.
-    private(set) var failed: (any Error)?
+    let trouble = MachineTrouble()
 
     /// - Parameter lookUp: what is there; `elsewhere` if that can't be told in this round.
     init(
@@ -171,26 +186,21 @@ public struct MachineView {
     /// - Throws: if the record has to be looked up first, if it can't be read, and if the key breaks a rule. Each ends the
     ///   query, whether or not it lets the error through.
     public mutating func get(_ key: Bytes) throws -> MachineRecord? {
-        if let problem = problem(ofKey: key, in: slot) { throw note(problem) }
+        try trouble.check(key, in: slot)
+        try trouble.willRead()
         let place = RecordPosition(slot: slot, machine: machine, key: key)
         let found: Finding
         do { found = try lookUp(place) } catch {
-            failed = failed ?? error
+            trouble.failed = trouble.failed ?? error
             throw error
         }
         switch found {
         case .absent: return nil
         case .found(let record):
             if record.expiry > .zero && record.expiry <= logTime { return nil }
-            read += record.value.count
-            guard read <= Self.readBytesMax else {
-                throw note(MachineFailure(rule: "a query reads at most \(Self.readBytesMax) bytes"))
-            }
+            try trouble.hasRead(record.value.count)
             return MachineRecord(value: record.value, revision: record.revision)
-        case .elsewhere:
-            let error = Unready([place])
-            unready = unready ?? error
-            throw error
+        case .elsewhere: throw trouble.note(Unready([place]))
         }
     }
 
@@ -199,10 +209,5 @@ public struct MachineView {
     /// - Throws: as `get(_:)`; and if the value is none of `Value`.
     public mutating func get<Value: Message>(_ key: Bytes, as _: Value.Type) throws -> Value? {
         try get(key).map { try Value(decoding: $0.value) }
-    }
-
-    private mutating func note(_ failure: MachineFailure) -> MachineFailure {
-        broken = broken ?? failure
-        return failure
     }
 }

@@ -27,6 +27,9 @@ public struct MasterStateMachine: Sendable {
     private var sessionsWritten: LogIndex
     /// The cluster's map; in the meta group only.
     public private(set) var meta = MetaMachine()
+    /// Bytes that commands have read and written which may be small themselves and do much: what a host counts beside
+    /// their entries.
+    public private(set) var bytesBesideEntries = 0
     /// Users' machines that this host has. Entries for others can't be applied; their records are kept as they are.
     public var machines = StateMachineRegistry()
 
@@ -115,12 +118,8 @@ public struct MasterStateMachine: Sendable {
         guard let request = try? MachineRequest(payload: entry.payload),
             let keys = try? machines.command(request.number, of: machine)?.readKeys(request)
         else { return [] }
-        let slot = Ring.slot(of: request.key)
-        return keys.prefix(Self.machineReadsMax).map { RecordPosition(slot: slot, machine: machine, key: $0) }
+        return RecordPosition.named(keys, machine: machine, slot: Ring.slot(of: request.key))
     }
-
-    /// Keys that are fetched ahead for one command of a user's machine.
-    private static var machineReadsMax: Int { 1_024 }
 
     /// What a key-value command writes: ranges of the entry's payload. Apart from `apply`, as the next, so that only the
     /// writing is compiled anew for each kind of store; and apart from the next because this is the path of most
@@ -187,6 +186,7 @@ public struct MasterStateMachine: Sendable {
             // What clients say of their sessions changes no data.
             if writes.contains(where: { $0.machine != .sessions }) { revision = revision.next }
             for write in writes {
+                bytesBesideEntries &+= write.key.count &+ (write.value?.count ?? 0)
                 write.key.withUnsafeBytes { key in
                     guard let value = write.value else { return fold(write, key, nil, changed: entry.index) }
                     value.withUnsafeBytes { fold(write, key, $0, changed: entry.index) }
@@ -329,7 +329,7 @@ public struct MasterStateMachine: Sendable {
         let slot = Ring.slot(of: key)
         session?.slot = slot
         var context = ApplyContext(
-            index: entry.index, logTime: max(logTime, entry.logTime), revision: revision.next,
+            group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next,
             slot: slot, machine: .keyValue, store: store)
         do throws(Unready) {
             switch try transaction.apply(in: &context) {
@@ -359,15 +359,16 @@ public struct MasterStateMachine: Sendable {
         session?.slot = slot
         var context = MachineContext(
             ApplyContext(
-                index: entry.index, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
+                group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
                 machine: machine, store: store), session: session?.header.session ?? .none)
         var outcome: MachineOutcome
         do throws(DecodingFailure) { outcome = try command.apply(request, &context) } catch {
             return .unsupported("entry \(entry.index), command \(request.number) of state machine \(machine): \(error)")
         }
+        bytesBesideEntries &+= context.trouble.bytesOfReads
         // Whatever it made of the error.
-        if let unready = context.unready { return .unready(unready.places) }
-        if let broken = context.broken { outcome = .failure(broken) }
+        if let unready = context.trouble.unready { return .unready(unready.places) }
+        if let broken = context.trouble.broken { outcome = .failure(broken) }
         let body = outcome.encoded()
         // Replicas whose machines answer otherwise must not agree in it.
         digest = mix(digest ^ body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) })

@@ -84,42 +84,80 @@ extension MachineQuery {
 /// Why a command was not done, or a query has no answer: the machine's own word. A command that failed has changed
 /// nothing.
 ///
-/// `code u32 | text: length u32, bytes`
+/// `code u32 | text: length u32, bytes | details: length u32, bytes`
 public struct MachineFailure: Error, Message, CustomStringConvertible {
-    /// The machine's own below 2^31.
+    /// The machine's own below 2^31; those above are the framework's, and go without text and details.
     public var code: UInt32
-    /// For people; at most `textBytesMax` bytes of UTF-8 are kept.
+    /// For people; `textBytesMax` bytes of UTF-8 of it are kept.
     public var text: String
+    /// For programs; `detailsBytesMax` bytes of it are kept.
+    public var details: Bytes
 
     public static let textBytesMax = 256
+    public static let detailsBytesMax = 1_024
 
-    public init(_ code: UInt32, _ text: String) {
+    public init(_ code: UInt32, _ text: String, details: Bytes = Bytes()) {
         self.code = code
-        self.text = text.cutToUTF8(Self.textBytesMax)
+        self.text = text
+        self.details = details
     }
 
-    /// It broke a rule of the framework; the text says which.
-    public static let brokenRule: UInt32 = 1 << 31
-    /// It threw an error that is no `MachineFailure`; the text is its description.
-    public static let otherError: UInt32 = 1 << 31 + 1
+    /// What a failure of the framework is about. Its code is replicated, and no words: these may be others in another
+    /// version.
+    public enum Rule: UInt32, Sendable, CaseIterable {
+        /// It threw an error that is no `MachineFailure`.
+        case otherError = 0x8000_0000
+        case keyElsewhere
+        case badKey
+        case valueTooLarge
+        case writesTooMuch
+        case readsTooMuch
+        case answerTooLarge
+    }
 
-    init(rule text: String) { self.init(Self.brokenRule, text) }
+    /// The framework's; nil: it is the machine's own word.
+    public var rule: Rule? { Rule(rawValue: code) }
+
+    init(_ rule: Rule) { self.init(rule.rawValue, "") }
 
     /// Whatever a machine threw.
     init(any error: any Error) {
-        self = error as? MachineFailure ?? MachineFailure(Self.otherError, "\(error)")
+        guard let failure = error as? MachineFailure, failure.code < Rule.otherError.rawValue else {
+            self.init(.otherError)
+            return
+        }
+        self = failure
     }
 
-    public var description: String { "\(text) (\(code))" }
+    public var description: String {
+        switch rule {
+        case nil: "\(text) (\(code))"
+        case .otherError?: "the machine threw an error that is no MachineFailure"
+        case .keyElsewhere?:
+            "a record's key has the same part in {…} as the request's own key, or it may lie elsewhere"
+        case .badKey?: "a key has 1 to \(Limits.keyBytesMax) bytes"
+        case .valueTooLarge?: "a value has at most \(Limits.valueBytesMax) bytes"
+        case .writesTooMuch?:
+            "a command writes at most \(MachineContext.Limits.writesMax) records and "
+                + "\(MachineContext.Limits.writtenBytesMax) bytes"
+        case .readsTooMuch?:
+            "a request reads at most \(MachineContext.Limits.readsMax) times and "
+                + "\(MachineContext.Limits.readBytesMax) bytes"
+        case .answerTooLarge?: "an answer has at most \(MachineContext.Limits.answerBytesMax) bytes"
+        }
+    }
 
     public func encode(into writer: inout ByteWriter) {
         writer.write(code)
-        writer.writeWithLength(text)
+        let isOwn = code < Rule.otherError.rawValue
+        writer.writeWithLength(isOwn ? text.cutToUTF8(Self.textBytesMax) : "")
+        writer.writeWithLength(isOwn ? details[0..<min(details.count, Self.detailsBytesMax)] : Bytes())
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         code = try reader.read()
         text = try reader.readStringWithLength(limit: Self.textBytesMax)
+        details = try reader.readBytesWithLength(limit: Self.detailsBytesMax)
     }
 }
 

@@ -90,9 +90,7 @@ public struct StateMachineRegistry: Sendable {
                 do {
                     let answer = try value.apply(in: &context).encoded()
                     guard answer.count <= MachineContext.Limits.answerBytesMax else {
-                        return .failure(
-                            MachineFailure(
-                                rule: "an answer has at most \(MachineContext.Limits.answerBytesMax) bytes"))
+                        return .failure(MachineFailure(.answerTooLarge))
                     }
                     return .answer(answer)
                 } catch {
@@ -114,9 +112,8 @@ public struct StateMachineRegistry: Sendable {
                 let value = try Type(decoding: request.body)
                 do {
                     let answer = try value.answer(in: &view).encoded()
-                    guard answer.count <= MachineView.answerBytesMax else {
-                        return .failure(
-                            MachineFailure(rule: "an answer has at most \(MachineView.answerBytesMax) bytes"))
+                    guard answer.count <= MachineContext.Limits.answerBytesMax else {
+                        return .failure(MachineFailure(.answerTooLarge))
                     }
                     return .answer(answer)
                 } catch {
@@ -195,16 +192,11 @@ public struct MachineReading: Sendable {
         self.machine = machine
         self.slot = slot
         do throws(DecodingFailure) {
-            places = try known.readKeys(request).prefix(Self.placesMax).map {
-                RecordPosition(slot: slot, machine: machine, key: $0)
-            }
+            places = RecordPosition.named(try known.readKeys(request), machine: machine, slot: slot)
         } catch {
             throw .invalid("query \(request.number) of machine \(machine): \(error)")
         }
     }
-
-    /// That a query names; more are looked up as it comes to them.
-    private static let placesMax = 1_024
 
     /// What became of a round.
     public enum Result: Sendable {
@@ -230,8 +222,8 @@ public struct MachineReading: Sendable {
         do throws(DecodingFailure) { outcome = try query.answer(request, &view) } catch {
             return .refused(.invalid("query \(request.number) of machine \(machine): \(error)"))
         }
-        if let failed = view.failed { throw failed }
-        if let unready = view.unready {
+        if let failed = view.trouble.failed { throw failed }
+        if let unready = view.trouble.unready {
             guard rounds < MachineView.roundsMax else {
                 return .refused(
                     .tooLarge("a query reads at most \(MachineView.roundsMax) records that it did not name before"))
@@ -241,6 +233,20 @@ public struct MachineReading: Sendable {
             next.places += unready.places
             return .more(next)
         }
-        return .done((view.broken.map { .failure($0) } ?? outcome).encoded())
+        return .done((view.trouble.broken.map { .failure($0) } ?? outcome).encoded())
     }
+}
+
+extension RecordPosition {
+    /// Of the records that a request names ahead, those that it may have. More are found out as it comes to them.
+    static func named(_ keys: [Bytes], machine: SubMachineNumber, slot: Slot) -> [RecordPosition] {
+        var places: [RecordPosition] = []
+        for key in keys.prefix(namedMax) where !key.isEmpty && key.count <= Limits.keyBytesMax {
+            guard Ring.slot(of: key) == slot else { continue }
+            places.append(RecordPosition(slot: slot, machine: machine, key: key))
+        }
+        return places
+    }
+
+    private static var namedMax: Int { 1_024 }
 }

@@ -163,8 +163,8 @@ import Testing
         }
         writer.append(.machines(commands, asks: true))
         #expect(try PeerBatchReader(writer.take()).words == [.machines(commands, asks: true)])
-        writer.append(
-            .machines(commands + [MachineCommandNumber(machine: .firstOfUsers, command: 9)], asks: false))
+        let many = Array(repeating: MachineCommandNumber(machine: .firstOfUsers, command: 9), count: 65_536)
+        writer.append(.machines(many, asks: false))
         let tooLong = writer.take()
         #expect(throws: DecodingFailure.self) { _ = try PeerBatchReader(tooLong) }
     }

@@ -146,9 +146,10 @@ final class TestHost {
         for read in work.machineReads {
             let result = try read.result(from: store)
             if let response = read.response(to: result) {
+                core.queryDone()
                 replies[read.call] = response
             } else if case .more(let reading) = result {
-                core.queryAgain(reading, group: read.group, call: read.call)
+                core.queryAgain(read, reading)
             }
         }
         heldStateReads += work.stateReads

@@ -2,6 +2,7 @@
 
 import BifrostTool
 import Foundation
+import Primitives
 import Testing
 
 extension IntegrationTests {
@@ -37,7 +38,7 @@ extension IntegrationTests {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 let save = try await cluster.bifrost("snapshot", "save", cluster.directory + "/save", "--json")
                 save.expect(0)
-                #expect(try save.json()["featureLevel"] as? Int == 6)
+                #expect(try save.json()["featureLevel"] as? Int == Int(FeatureLevel.current))
             }
         }
 

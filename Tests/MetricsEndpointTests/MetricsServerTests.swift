@@ -81,7 +81,13 @@ private func withServer(
         let registry = PrometheusRegistry()
         let asked = Counter(label: "asked_total", factory: registry)
         // The threads for tasks may be busy with other tests for long.
-        try await withServer(registry, { $0.refreshMilliseconds = 120_000 }) { server in
+        try await withServer(
+            registry,
+            {
+                $0.refreshMilliseconds = 120_000
+                $0.connectionMilliseconds = 120_000
+            }
+        ) { server in
             server.refresh { asked.increment() }
             for number in 1...3 {
                 let answer = try await ask(server, get)
