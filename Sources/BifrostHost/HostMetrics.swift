@@ -124,6 +124,7 @@ final class HostMetrics: Sendable {
     func stop() async {
         ticker.withLock { $0 }?.cancel()
         isStopped.store(true, ordering: .sequentiallyConsistent)
+        // It asks each event loop once, and these run until this has returned.
         while isRecording.load(ordering: .sequentiallyConsistent) { try? await Task.sleep(for: .milliseconds(1)) }
         state.withLock { destroy(&$0) }
     }

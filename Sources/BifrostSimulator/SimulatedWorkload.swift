@@ -12,7 +12,8 @@ public import StateMachines
 /// on one thread.
 ///
 ///     final class Shop: SimulatedWorkload {
-///         let machines = try! StateMachineRegistry([Inventory.self])
+///         let machines: StateMachineRegistry
+///         init(_ machines: StateMachineRegistry) { self.machines = machines }
 ///         func next(random: inout SeededRandom) -> SimulatedRequest {
 ///             SimulatedRequest(Reserve(sku: "7", count: 1)) { outcome in … }
 ///         }
@@ -192,7 +193,7 @@ extension SimulatedRequest {
 
 /// Runs seeds one after the other until a rule is broken: for tests of programs that use Bifrost.
 ///
-///     try simulate(seeds: 1...20) { Shop() }
+///     try simulate(seeds: 1...20) { Shop(machines) }
 ///
 /// - Parameter workload: makes the program anew for each seed.
 /// - Throws: the first broken rule, with its seed.

@@ -13,8 +13,8 @@
 // The number of loops shows neither on disk nor on the wire, and may be another at each start.
 
 public import Primitives
-import StateMachines
 import Ring
+import StateMachines
 
 /// Which of a host's event loops a core belongs to, and with it which groups.
 public struct LoopPlace: Hashable, Sendable {
