@@ -193,13 +193,13 @@ private func withServer(
             }
             var answer = try await ask(server, get)
             #expect(answer.body.contains("g 1\n"))
-            for _ in 0..<6_000 where calls.load(ordering: .relaxed) == 0 { await OwnExecutor.pause(milliseconds: 10) }
+            for _ in 0..<30_000 where calls.load(ordering: .relaxed) == 0 { await OwnExecutor.pause(milliseconds: 10) }
             // The first call is still under way: no second one begins.
             answer = try await ask(server, get)
             #expect(answer.body.contains("g 1\n"))
             #expect(calls.load(ordering: .relaxed) == 1)
             opener.finish()
-            for _ in 0..<6_000 where refreshed.withLock({ $0 }) == 0 { await OwnExecutor.pause(milliseconds: 10) }
+            for _ in 0..<30_000 where refreshed.withLock({ $0 }) == 0 { await OwnExecutor.pause(milliseconds: 10) }
             answer = try await ask(server, get)
             #expect(answer.body.contains("g 2\n"))
         }
