@@ -18,8 +18,10 @@ public enum FeatureLevel {
     public static let sessions: UInt32 = 6
     /// State machines of users.
     public static let machines: UInt32 = 7
+    /// Records and timers with deadlines: the times to live of keys, machines' timers. Comparing digests.
+    public static let deadlines: UInt32 = 8
     /// What this version knows.
-    public static let current = machines
+    public static let current = deadlines
 
     /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
     /// an earlier version can't join it.

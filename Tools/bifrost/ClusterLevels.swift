@@ -100,6 +100,7 @@ package struct ClusterLevels: Sendable, Equatable {
             "transactions, groups that are stopped and started, weights of hosts that change"
         case FeatureLevel.sessions: "sessions: commands that are done once, however often they are sent"
         case FeatureLevel.machines: "state machines of users"
+        case FeatureLevel.deadlines: "times to live of keys, timers and events of state machines, digests compared"
         default: "unknown to this program"
         }
     }
