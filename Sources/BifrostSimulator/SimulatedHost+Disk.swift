@@ -254,6 +254,21 @@ extension SimulatedHost {
         }
     }
 
+    func startDeadlineRead(_ read: DeadlineRead, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: deadlines come from disk") {
+            [unowned self, unowned loop] in
+            guard let store else { return }
+            do {
+                loop.core.deadlinesRead(try read.result(from: store))
+            } catch {
+                _ = refusal(unread: error, "deadlines")
+                loop.core.deadlinesUnread(read)
+                tellDamage(error, in: read.group, to: loop)
+            }
+            loop.scheduleTurn()
+        }
+    }
+
     func startMachineRead(_ read: MachineRead, of loop: SimulatedHostLoop) {
         loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a machine answers a query") {
             [unowned self, unowned loop] in

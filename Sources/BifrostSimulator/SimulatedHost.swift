@@ -434,6 +434,7 @@ final class SimulatedHost {
             for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
         }
         for read in work.stateReads { startStateRead(read, of: loop) }
+        for read in work.deadlineReads { startDeadlineRead(read, of: loop) }
         for read in work.machineReads { startMachineRead(read, of: loop) }
         if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read, of: loop) } }
         if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }

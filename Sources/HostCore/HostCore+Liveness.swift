@@ -25,6 +25,7 @@ extension HostCore {
         reconsiderDamages()
         retryFetches()
         expireSessions()
+        carryOutDeadlines()
         boundJournal()
         handOverForSpace()
         watchJournal()

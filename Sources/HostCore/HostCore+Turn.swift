@@ -11,7 +11,7 @@ extension HostCore {
     /// Whether another turn has something to do at once.
     public var hasWork: Bool {
         !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty || !loopQuestions.isEmpty
-            || !comparing.isEmpty || !effects.machineReads.isEmpty
+            || !comparing.isEmpty || !effects.machineReads.isEmpty || !effects.deadlineReads.isEmpty
     }
 
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.
@@ -240,6 +240,7 @@ extension HostCore {
         guard applied > from else { return }
         replica.core.applied(through: applied)
         noteSessions(of: replica)
+        noteDeadlines(of: replica)
         noteUnsaved(replica)
         let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)
         let isLarge = replica.withCore {

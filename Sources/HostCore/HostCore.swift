@@ -187,6 +187,8 @@ public final class HostCore {
     var mergeWaiters: Deque<Replica> = []
     /// Replicas of groups that have sessions.
     var withSessions: [Replica] = []
+    /// Leaders whose groups may have deadlines.
+    var withDeadlines: [Replica] = []
     /// Replicas whose apply waits for a read that failed, until the next tick.
     var fetchesToRetry: [Replica] = []
     /// Replicas with a `mergeTick`, and those with a `checkpointTick`.
@@ -309,6 +311,7 @@ public final class HostCore {
         stepped.removeAll { $0 === replica }
         fetchesToRetry.removeAll { $0 === replica }
         withSessions.removeAll { $0 === replica }
+        withDeadlines.removeAll { $0 === replica }
         replicaOfGroup[Int(replica.group.rawValue)] = nil
         isTrimDue = true
     }

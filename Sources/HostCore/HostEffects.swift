@@ -155,6 +155,7 @@ public struct HostEffects: Sendable {
     public var coldReads: [ColdRead] = []
     public var coldPages: [ColdPage] = []
     public var stateReads: [StateRead] = []
+    public var deadlineReads: [DeadlineRead] = []
     public var machineReads: [MachineRead] = []
     public var logReads: [JournalRead] = []
     public var snapshotReads: [SnapshotRead] = []
@@ -181,6 +182,7 @@ public struct HostEffects: Sendable {
         coldReads.clear()
         coldPages.clear()
         stateReads.clear()
+        deadlineReads.clear()
         machineReads.clear()
         logReads.clear()
         snapshotReads.clear()

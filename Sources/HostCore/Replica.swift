@@ -59,6 +59,7 @@ final class Replica {
     var expiryTick: UInt64 = 0
     /// Or when this entry is applied: what was proposed last.
     var expiryIndex = LogIndex.zero
+    var deadlines = DeadlineWatch()
     /// What commands read that is not in memory.
     var fetch = StateFetch()
     var isMerging = false

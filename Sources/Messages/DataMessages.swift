@@ -215,7 +215,7 @@ public struct RecordPosition: Hashable, Sendable {
         try reader.expectEnd()
     }
 
-    init(from reader: inout ByteReader) throws(DecodingFailure) {
+    package init(from reader: inout ByteReader) throws(DecodingFailure) {
         slot = try reader.read()
         machine = try reader.read()
         // One more than a key may have: a page may begin right behind the longest key.

@@ -44,7 +44,8 @@ public struct ApplyContext {
                     ^ UInt64(machine.rawValue) << 48))
     }
 
-    /// The key's record, as the command has made it or found it; nil if there is none, or if its time is over.
+    /// The key's record, as the command has made it or found it; nil if there is none. One whose time is over is there
+    /// until the group ends it.
     ///
     /// - Throws: it is not in memory. The command ends with this error, and is applied again later.
     public func get(_ key: Bytes) throws(Unready) -> StoredRecord? {
@@ -54,7 +55,7 @@ public struct ApplyContext {
         }
         switch store.find(place(of: key)) {
         case .absent: return nil
-        case .found(let record): return record.expiry > .zero && record.expiry <= logTime ? nil : record
+        case .found(let record): return record
         case .elsewhere: throw Unready([place(of: key)])
         }
     }
@@ -87,6 +88,15 @@ public struct ApplyContext {
     /// - Parameter expiry: in log time; 0: never.
     public mutating func put(_ key: Bytes, _ value: Bytes, expiry: LogTime = .zero) {
         append(RecordWrite(slot: slot, machine: machine, key: key, expiry: expiry, value: value))
+        guard expiry > .zero else { return }
+        let deadline = Deadline(time: expiry, index: index, number: UInt16(writes.count), place: place(of: key))
+        writes.append(
+            RecordWrite(slot: .group, machine: .deadlines, key: deadline.key, expiry: .zero, value: deadline.value))
+    }
+
+    /// When a record ends that lives for so long from now on; 0: never.
+    func expiry(afterMillis timeToLive: UInt64) -> LogTime {
+        timeToLive > 0 ? LogTime(logTime.rawValue + timeToLive) : .zero
     }
 
     /// Deletes the key's record, whether or not there is one.

@@ -7,8 +7,7 @@ import Ring
 /// Sub state machine 1. The command stands behind a command header.
 public enum KeyValueCommand: Hashable, Sendable {
     /// `1 u8 | version u8 = 1 | key length u16 | time to live u64 | key | value`. Milliseconds of log time; 0: for
-    /// ever.
-    /// This version carries the field and refuses anything but 0.
+    /// ever. Anything else needs feature level `FeatureLevel.deadlines`.
     case put(key: Bytes, value: Bytes, timeToLiveMillis: UInt64 = 0)
     /// `2 u8 | version u8 = 1 | key length u16 | key`. Takes effect, as a tombstone, whether or not the key is there.
     case delete(key: Bytes)
@@ -134,6 +133,9 @@ public enum KeyValueReading: Message {
 
 /// Rules of the key-value machine that both ends check.
 public enum KeyValue {
+    /// Some 35 years.
+    public static let timeToLiveMillisMax: UInt64 = 1 << 40
+
     public static func problem(ofKeyOf count: Int) -> Refusal? {
         if count == 0 { return .invalid("the key is empty") }
         guard count > Limits.keyBytesMax else { return nil }
@@ -144,7 +146,8 @@ public enum KeyValue {
         if count > Limits.valueBytesMax {
             return .tooLarge("a value has at most \(Limits.valueBytesMax) bytes, not \(count)")
         }
-        return timeToLiveMillis == 0 ? nil : .invalid("a time to live is not supported by this version")
+        guard timeToLiveMillis > timeToLiveMillisMax else { return nil }
+        return .invalid("a time to live has at most \(timeToLiveMillisMax) ms, not \(timeToLiveMillis)")
     }
 
     /// Reads and checks a query that came for a slot.
@@ -197,8 +200,8 @@ public enum KeyValue {
         }
     }
 
-    /// Within what this version's checks let through.
+    /// Within what this version's checks let through, but for its time to live.
     @inlinable var isWithinLimits: Bool {
-        !key.isEmpty && key.count <= Limits.keyBytesMax && value.count <= Limits.valueBytesMax && timeToLiveMillis == 0
+        !key.isEmpty && key.count <= Limits.keyBytesMax && value.count <= Limits.valueBytesMax
     }
 }

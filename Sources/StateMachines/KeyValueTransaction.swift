@@ -37,7 +37,7 @@ public struct KeyValueTransaction: Hashable, Sendable {
 
     /// `kind u8 | key: length u16, bytes | operand`: 1 put (time to live u64, value: length u32, bytes), 2 delete, 3 get.
     public enum Operation: Hashable, Sendable {
-        /// Milliseconds of log time; 0: for ever, and this version refuses anything else.
+        /// Milliseconds of log time; 0: for ever. Anything else needs feature level `FeatureLevel.deadlines`.
         case put(key: Bytes, value: Bytes, timeToLiveMillis: UInt64 = 0)
         case delete(key: Bytes)
         /// Sees what the operations before it did.
@@ -72,6 +72,11 @@ public struct KeyValueTransaction: Hashable, Sendable {
 
     /// Every key that it names, with repetitions.
     public var keys: [Bytes] { conditions.map(\.key) + then.map(\.key) + otherwise.map(\.key) }
+
+    /// It has a put with a time to live.
+    var setsDeadlines: Bool {
+        (then + otherwise).contains { if case .put(_, _, 1...) = $0 { true } else { false } }
+    }
 
     /// Whether it can make the state grow.
     var bringsDataIn: Bool {
@@ -250,7 +255,8 @@ public struct KeyValueTransaction: Hashable, Sendable {
         var bytes = 0
         for operation in holds ? then : otherwise {
             switch operation {
-            case .put(let key, let value, _): context.put(key, value)
+            case .put(let key, let value, let timeToLive):
+                context.put(key, value, expiry: context.expiry(afterMillis: timeToLive))
             case .delete(let key): context.delete(key)
             case .get(let key):
                 let found = try context.get(key)

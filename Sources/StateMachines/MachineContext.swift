@@ -197,7 +197,6 @@ public struct MachineView {
         switch found {
         case .absent: return nil
         case .found(let record):
-            if record.expiry > .zero && record.expiry <= logTime { return nil }
             try trouble.hasRead(record.value.count)
             return MachineRecord(value: record.value, revision: record.revision)
         case .elsewhere: throw trouble.note(Unready([place]))

@@ -30,6 +30,9 @@ public struct MasterStateMachine: Sendable {
     /// Bytes that commands have read and written which may be small themselves and do much: what a host counts beside
     /// their entries.
     public private(set) var bytesBesideEntries = 0
+    /// No deadline among the records is earlier, as far as the entries tell that were applied here; 0: nothing is known.
+    /// What a leader has seen to it takes (`takeEarliestDeadline`).
+    public private(set) var earliestDeadline = LogTime.zero
     /// Users' machines that this host has. Entries for others can't be applied; their records are kept as they are.
     public var machines = StateMachineRegistry()
 
@@ -80,6 +83,12 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
+    /// `earliestDeadline`, from which nothing is known of any deadline that was set before.
+    public mutating func takeEarliestDeadline() -> LogTime {
+        defer { earliestDeadline = LogTime(.max) }
+        return earliestDeadline
+    }
+
     /// Those whose time is over at `logTime`, and the index of their last sign of life: what a leader proposes to end. See
     /// `SessionTable.due`.
     public mutating func sessionsDue(at logTime: LogTime, countMax: Int) -> [SessionCommand.Expiry] {
@@ -106,6 +115,9 @@ public struct MasterStateMachine: Sendable {
             let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
         else { return [] }
         if machine >= .firstOfUsers { return reads(of: entry, machine) }
+        if machine == .deadlines {
+            return (try? DeadlineCommand(payload: entry.payload))?.due.map(\.place) ?? []
+        }
         guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
             let transaction = try? KeyValueTransaction(payload: entry.payload)
         else { return [] }
@@ -137,7 +149,8 @@ public struct MasterStateMachine: Sendable {
         guard entry.kind == .command, group != .meta else { return nil }
         return entry.payload.withUnsafeBytes { payload -> KeyValueWrite? in
             guard let header = CommandHeader(of: payload), header.machine == .keyValue,
-                let command = KeyValueCommandView(payload: payload), command.isWithinLimits
+                let command = KeyValueCommandView(payload: payload), command.isWithinLimits,
+                command.timeToLiveMillis == 0
             else { return nil }
             var session: Int?
             if header.session != .none {
@@ -183,9 +196,14 @@ public struct MasterStateMachine: Sendable {
         case .unsupported, .unready: return decision
         case .nothing, .refused, .repeated: break
         case .done(let writes, _):
-            // What clients say of their sessions changes no data.
-            if writes.contains(where: { $0.machine != .sessions }) { revision = revision.next }
+            // What clients say of their sessions changes no data, nor does a deadline that is met in vain.
+            if writes.contains(where: { $0.machine != .sessions && $0.machine != .deadlines }) {
+                revision = revision.next
+            }
             for write in writes {
+                if write.machine == .deadlines, write.value != nil {
+                    earliestDeadline = min(earliestDeadline, Deadline.time(ofKey: write.key))
+                }
                 bytesBesideEntries &+= write.key.count &+ (write.value?.count ?? 0)
                 write.key.withUnsafeBytes { key in
                     guard let value = write.value else { return fold(write, key, nil, changed: entry.index) }
@@ -270,7 +288,10 @@ public struct MasterStateMachine: Sendable {
         switch header.machine {
         case .sessions where group != .meta: return decideSession(entry)
         case .meta where group == .meta: return decideMeta(entry)
-        case .keyValue where group != .meta: return decideTransaction(entry, store, &session)
+        case .deadlines where group != .meta: return decideDeadlines(entry, store)
+        case .keyValue where group != .meta:
+            if let decision = decidePut(entry, store, &session) { return decision }
+            return decideTransaction(entry, store, &session)
         case .firstOfUsers... where group != .meta: return decideMachine(header.machine, entry, store, &session)
         default:
             return .unsupported(
@@ -309,6 +330,35 @@ public struct MasterStateMachine: Sendable {
         case .close(let id): return .done(sessions.close(id) ? ended([id]) : [], body: Bytes())
         case .expire(let expiries): return .done(ended(sessions.expire(expiries, logTime: time)), body: Bytes())
         }
+    }
+
+    private func decideDeadlines(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
+        let command: DeadlineCommand
+        do throws(DecodingFailure) { command = try DeadlineCommand(payload: entry.payload) } catch {
+            return .unsupported("entry \(entry.index): \(error)")
+        }
+        do throws(Unready) {
+            return .done(try command.writes(at: max(logTime, entry.logTime), store), body: Bytes())
+        } catch {
+            return .unready(error.places)
+        }
+    }
+
+    /// A put with a time to live; nil: it is another command.
+    private func decidePut(_ entry: LogEntry, _ store: any RecordStore, _ session: inout Call?) -> Decision? {
+        guard let command = entry.payload.withUnsafeBytes({ KeyValueCommandView(payload: $0) }),
+            command.isPut, command.isWithinLimits, command.timeToLiveMillis > 0,
+            command.timeToLiveMillis <= KeyValue.timeToLiveMillisMax
+        else { return nil }
+        let key = entry.payload[command.key]
+        let slot = Ring.slot(of: key)
+        session?.slot = slot
+        var context = ApplyContext(
+            group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
+            machine: .keyValue, store: store)
+        context.put(
+            key, entry.payload[command.value], expiry: context.expiry(afterMillis: command.timeToLiveMillis))
+        return .done(context.writes, body: Bytes())
     }
 
     private func decideTransaction(
@@ -448,6 +498,7 @@ extension MasterStateMachine {
             {
                 return problem
             }
+            if command.timeToLiveMillis > 0, let refusal = check(deadlinesAt: level) { return refusal }
             let found = Ring.slot(of: bytes.slice(command.key))
             return found == slot ? nil : .invalid("the key's slot is \(found), not \(slot)")
         }
@@ -498,6 +549,13 @@ extension MasterStateMachine {
         return machines.problem(ofCommand: request, of: machine)
     }
 
+    private static func check(deadlinesAt level: UInt32) -> Refusal? {
+        guard level < FeatureLevel.deadlines else { return nil }
+        return .unavailable(
+            "times to live need feature level \(FeatureLevel.deadlines), and this host knows the cluster to be at "
+                + "\(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
+    }
+
     private static func check(transaction payload: Bytes, slot: Slot, level: UInt32) -> Refusal? {
         guard level >= FeatureLevel.transactions else {
             return .invalid(
@@ -511,6 +569,7 @@ extension MasterStateMachine {
             return .invalid("\(error)")
         }
         if let problem = transaction.problem() { return problem }
+        if transaction.setsDeadlines, let refusal = check(deadlinesAt: level) { return refusal }
         let found = transaction.keys.first.map { Ring.slot(of: $0) }
         return found == slot ? nil : .invalid("the keys' slot is \(found ?? slot), not \(slot)")
     }

@@ -13,7 +13,9 @@ extension SubMachineNumber {
     public static let configuration = SubMachineNumber(4)
     /// Kept for slot ownership and migrations.
     public static let slotOwnership = SubMachineNumber(5)
-    // 6 to 15 are kept for the inside of Bifrost, 16 to 1,023 for its data types.
+    /// What is due at some log time; in all groups but the meta group.
+    public static let deadlines = SubMachineNumber(6)
+    // 7 to 15 are kept for the inside of Bifrost, 16 to 1,023 for its data types.
     /// The first number that users may give to their own machines.
     public static let firstOfUsers = SubMachineNumber(1_024)
 }
