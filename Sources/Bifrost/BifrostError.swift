@@ -35,6 +35,9 @@ public struct BifrostError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let machineFailed = Code(rawValue: "machineFailed")
         /// The request is wrong as it stands; nothing was changed.
         public static let invalid = Code(rawValue: "invalid")
+        /// Of a watch: changes behind its revision are not kept any more, or were lost; begin with a snapshot. The cause
+        /// is a `CompactedFailure`.
+        public static let compacted = Code(rawValue: "compacted")
         /// The task was cancelled before the operation was sent, or it was a read; nothing was changed.
         public static let cancelled = Code(rawValue: "cancelled")
         /// `Cluster.close` was called; nothing was changed.
@@ -91,6 +94,12 @@ public struct BifrostError: Error, Hashable, Sendable, CustomStringConvertible {
     public var description: String { "\(code): \(message)" }
 }
 
+/// Why a watch can't go on from where it was.
+public struct CompactedFailure: Error, Hashable, Sendable {
+    /// The group's leader has the changes behind this revision.
+    public var oldest: Revision
+}
+
 extension BifrostError {
     init(_ failure: OperationFailure) {
         let code: Code =
@@ -104,12 +113,14 @@ extension BifrostError {
             case .invalid: .invalid
             case .tooLarge: .tooLarge
             case .unavailable: .unavailable
+            case .compacted: .compacted
             case .cancelled: .cancelled
             case .closed: .closed
             }
         let milliseconds = failure.retryAfterMilliseconds
         self.init(
-            code, failure.message, cause: failure, place: Place(group: failure.group, host: failure.host),
+            code, failure.message, cause: failure.oldest.map { CompactedFailure(oldest: $0) } ?? failure,
+            place: Place(group: failure.group, host: failure.host),
             mayHaveHappened: failure.mayHaveHappened, retryAfter: milliseconds > 0 ? .milliseconds(milliseconds) : nil)
     }
 

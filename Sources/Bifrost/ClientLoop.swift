@@ -350,6 +350,14 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
                         consistency: send.consistency, bound: UInt64(send.bound), query: send.payload
                     ).encode(into: &writer)
                 }
+            case .watch:
+                try connection.call(
+                    service: ServiceNumber.data, method: DataMethod.watch, deadline: send.deadline, tag: tag
+                ) { writer in
+                    WatchRequest.encodeHeader(
+                        group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine, into: &writer)
+                    writer.write(send.payload)
+                }
             case .page:
                 try connection.call(
                     service: ServiceNumber.data, method: DataMethod.page, payload: send.payload,

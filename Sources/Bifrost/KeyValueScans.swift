@@ -55,6 +55,12 @@ extension KeyValueStore {
         let scan = KeyValueScan(
             from: from, end: to, recordsMax: UInt32(clamping: max(recordsMax, 1)),
             bytesMax: UInt32(clamping: max(pageBytesMax, 1)))
+        return try await page(slot: slot, scan, consistency, timeout: timeout)
+    }
+
+    func page(
+        slot: Slot, _ scan: KeyValueScan, _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
+    ) async throws(BifrostError) -> ScanPage {
         let query = KeyValueQuery.scan(scan)
         if let problem = query.problem() { throw BifrostError(problem) }
         let answer = try await cluster.perform(

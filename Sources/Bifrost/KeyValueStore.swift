@@ -15,9 +15,16 @@ public struct KeyValueStore: Sendable {
     let cluster: Cluster
 
     /// Sets the key's value, whatever it was. Returns the revision of its group at which that took effect.
+    ///
+    /// - Parameter timeToLive: the key is gone so long afterwards, no earlier, and a second or two later at most while its
+    ///   group has a leader; nil: it stays. Whole milliseconds of the group's elapsed time, which stands still while nobody
+    ///   can write. The next write to the key, with another time to live or none, takes its place. Needs feature level 8.
     @discardableResult
-    public func put(_ key: Bytes, _ value: Bytes, timeout: Duration? = nil) async throws(BifrostError) -> Revision {
-        try await execute(.put(key: key, value: value), timeout: timeout)
+    public func put(
+        _ key: Bytes, _ value: Bytes, timeToLive: Duration? = nil, timeout: Duration? = nil
+    ) async throws(BifrostError) -> Revision {
+        try await execute(
+            .put(key: key, value: value, timeToLiveMillis: try timeToLive?.timeToLiveMillis ?? 0), timeout: timeout)
     }
 
     /// Removes the key, whether or not it is there. Returns the revision at which it was gone.
@@ -55,6 +62,22 @@ public struct KeyValueStore: Sendable {
             return try DataResult(decoding: answer).revision
         } catch {
             throw BifrostError(malformed: error, mayHaveHappened: true)
+        }
+    }
+}
+
+extension Duration {
+    /// - Throws: `invalid` if it is below a millisecond or beyond what a key may live.
+    package var timeToLiveMillis: UInt64 {
+        get throws(BifrostError) {
+            let (seconds, attoseconds) = components
+            let millis = seconds.multipliedReportingOverflow(by: 1_000)
+            let whole = millis.partialValue + attoseconds / 1_000_000_000_000_000
+            guard !millis.overflow, whole >= 1, whole <= Int64(KeyValue.timeToLiveMillisMax) else {
+                throw BifrostError(
+                    .invalid, "a time to live has 1 to \(KeyValue.timeToLiveMillisMax) milliseconds, not \(self)")
+            }
+            return UInt64(whole)
         }
     }
 }

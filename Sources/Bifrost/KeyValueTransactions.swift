@@ -31,9 +31,12 @@ extension KeyValueStore {
     /// - Throws: `conditionFailed` if it does not hold; its cause is a `ConditionFailure`, with what is there.
     @discardableResult
     public func put(
-        _ key: Bytes, _ value: Bytes, if condition: KeyValueTransaction.Condition.Test, timeout: Duration? = nil
+        _ key: Bytes, _ value: Bytes, if condition: KeyValueTransaction.Condition.Test, timeToLive: Duration? = nil,
+        timeout: Duration? = nil
     ) async throws(BifrostError) -> Revision {
-        try await change(.put(key: key, value: value), if: condition, timeout: timeout)
+        try await change(
+            .put(key: key, value: value, timeToLiveMillis: try timeToLive?.timeToLiveMillis ?? 0), if: condition,
+            timeout: timeout)
     }
 
     /// Removes the key if the condition holds. Returns the revision at which it was gone.

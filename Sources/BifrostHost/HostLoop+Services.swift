@@ -13,6 +13,7 @@ enum DataRequest: Sendable {
     case query(QueryRequest)
     case page(PageRequest)
     case snapshot(SnapshotRequest)
+    case watch(WatchRequest)
 
     var group: GroupID {
         switch self {
@@ -20,6 +21,7 @@ enum DataRequest: Sendable {
         case .query(let request): request.group
         case .page(let request): request.group
         case .snapshot(let request): request.group
+        case .watch(let request): request.group
         }
     }
 }
@@ -77,6 +79,7 @@ extension HostLoop: RPCService {
             case DataMethod.query: request = .query(try QueryRequest(decoding: call.payload))
             case DataMethod.page: request = .page(try PageRequest(decoding: call.payload))
             case DataMethod.snapshot: request = .snapshot(try SnapshotRequest(decoding: call.payload))
+            case DataMethod.watch: request = .watch(try WatchRequest(decoding: call.payload))
             default: return call.reply.fail(.unknownMethod, "the data service has no method \(call.method)")
             }
             if place.owns(request.group) {
@@ -104,6 +107,7 @@ extension HostLoop: RPCService {
         case .query(let request): core.query(request, call: call)
         case .page(let request): core.page(request, call: call)
         case .snapshot(let request): core.snapshot(request, call: call)
+        case .watch(let request): core.watch(request, call: call)
         }
     }
 }

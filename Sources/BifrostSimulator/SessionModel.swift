@@ -8,6 +8,8 @@ import StateMachines
 enum CallMark: Equatable {
     case call(SessionID, sequence: UInt64, firstUnacknowledged: UInt64)
     case other(SessionCommand)
+    /// Of the group's own.
+    case own
 
     init?(_ payload: Bytes) {
         guard let header = payload.withUnsafeBytes({ CommandHeader(of: $0) }) else { return nil }
@@ -16,6 +18,8 @@ enum CallMark: Equatable {
                 header.session, sequence: header.sequence, firstUnacknowledged: header.firstUnacknowledged)
         } else if header.machine == .sessions, let command = try? SessionCommand(payload: payload) {
             self = .other(command)
+        } else if header.machine == .deadlines {
+            self = .own
         } else {
             return nil
         }
@@ -50,6 +54,7 @@ struct SessionModel {
         logTime = max(logTime, mark.logTime)
         switch mark.call {
         case nil: return mark.command == 0 ? .none(expired: 0) : .done
+        case .own: return .none(expired: 0)
         case .call(let id, let sequence, let firstUnacknowledged):
             guard var session = sessions[id] else { return .void }
             let first = max(session.firstUnacknowledged, firstUnacknowledged)

@@ -29,6 +29,12 @@ extension SimulatedCluster {
             let host = isPinned ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
             return submit(request, pinned: host, through: client, nanoseconds: time, ended)
         }
+        // Not drawn where there are none: earlier seeds mean the same as before.
+        if world.plan.leasePercent > 0, world.random.below(100) < world.plan.leasePercent,
+            map.featureLevel >= FeatureLevel.deadlines
+        {
+            return submitLease(through: client, nanoseconds: 150_000_000 + world.random.below(2_000_000_000), ended)
+        }
         guard let keyNumber = drawKey() else { return ended() }
         let key = keys[Int(keyNumber)]
         let number = operations.count
@@ -339,7 +345,7 @@ extension SimulatedCluster {
                 operations[first + offset].outcome = .found(
                     found[key]?.value, revision: found[key]?.revision.rawValue)
             }
-            if let stranger = found.keys.sorted().first(where: { !mine.contains($0) }) {
+            if let stranger = found.keys.sorted().first(where: { !mine.contains($0) && !Self.isLease($0) }) {
                 fail("only what was written", "group \(group) at host \(host) has the key \(stranger)")
             }
             ended()

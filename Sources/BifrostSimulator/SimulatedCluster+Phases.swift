@@ -52,6 +52,7 @@ extension SimulatedCluster {
                 Self.operationsNanosecondsMax,
                 until: { clients.allSatisfy { $0.openOperations == 0 && $0.burstsOpen == 0 } }),
             "operations end", "\(clients.map(\.openOperations)) are still open")
+        try awaitLeases()
         try awaitConvergence()
         try awaitBesideSnapshots("idle groups cost nothing") { isAtRest }
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }
@@ -64,6 +65,7 @@ extension SimulatedCluster {
         try awaitLeaders()
         try readBack()
         try readWorkloadBack()
+        try awaitLeases()
         judgeCommands()
         if let failure { throw failure }
         return finishedReport()

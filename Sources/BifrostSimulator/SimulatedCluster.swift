@@ -47,6 +47,8 @@ public final class SimulatedCluster {
     var nextSequence: UInt64 = 1
     /// By key: the value and the revision that some client saw last.
     var seen: [(value: Bytes?, revision: UInt64?)] = []
+    /// Keys with times to live.
+    var leases: [SimulatedLease] = []
 
     /// - Parameters:
     ///   - workload: of a user; nil: the seed says whether there is one.

@@ -46,6 +46,8 @@ package struct SimulatedPlan: Sendable {
     package var scanPercent: UInt64 = 0
     /// Operations that are a program's with its own state machines; 0: there is none.
     package var machinePercent: UInt64 = 0
+    /// Operations that are puts with a time to live.
+    package var leasePercent: UInt64 = 0
     static let machinePercentOfUsers: UInt64 = 50
 
     /// Virtual nanoseconds between two faults, at most.
@@ -187,6 +189,7 @@ package struct SimulatedPlan: Sendable {
         conditionalPercent = featureLevels.isEmpty ? conditional : 0
         scanPercent = later.below(3) == 0 ? 5 + later.below(40) : 0
         machinePercent = later.below(4) == 0 ? 5 + later.below(40) : 0
+        leasePercent = later.below(3) == 0 ? 1 + later.below(20) : 0
     }
 }
 

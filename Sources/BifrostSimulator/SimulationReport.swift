@@ -98,6 +98,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case machineUsed
     /// It said that it can't be done.
     case machineFailure
+    /// A key got a time to live; one was gone when it was looked at again.
+    case leaseSet, leaseEnded
     /// A query of one went on for records that it had not named.
     case machineReadOn
     /// A page of a scan was answered.

@@ -14,6 +14,8 @@ public enum RequestKind: UInt8, Sendable {
     case query
     /// Reads a page of a group's records. The payload is the whole encoded request, as its group never changes.
     case page
+    /// Waits for changes at a group's leader: sent again freely. The payload is an encoded `WatchRange`.
+    case watch
 }
 
 /// Whose records an operation is about.

@@ -66,6 +66,8 @@ extension ClientRouter {
         case .noQuorum: again(place, .noQuorum, hint: nil, now: now, into: &effects)
         case .unavailable(let text): unavailable(place, text, now: now, into: &effects)
         case .sessionExpired: sessionExpired(place, now: now, into: &effects)
+        case .compacted(let oldest):
+            end(place, .compacted, "\(refusal)", oldest: oldest, now: now, into: &effects)
         case .answerNotKept:
             let group = leave(place)
             failUnknown(place, "\(refusal)", into: &effects)
@@ -145,10 +147,11 @@ extension ClientRouter {
     }
 
     private mutating func end(
-        _ place: Int, _ code: FailureCode, _ text: String, now: Instant, into effects: inout ClientEffects
+        _ place: Int, _ code: FailureCode, _ text: String, oldest: Revision? = nil, now: Instant,
+        into effects: inout ClientEffects
     ) {
         let group = leave(place)
-        fail(place, code, text, into: &effects)
+        fail(place, code, text, oldest: oldest, into: &effects)
         if let group { pump(group, now: now, into: &effects) }
     }
 
@@ -251,7 +254,7 @@ extension ClientRouter {
     ) {
         let asked = min(max(UInt64(milliseconds), 1) * 1_000_000, settings.retryAfterMaxNanoseconds)
         let pause = asked + random.below(asked / 2 + 1)
-        let isPinned = table[place].pinned.rawValue != 0
+        let isPinned = table[place].pinned.rawValue != 0 || table[place].kind == .watch
         guard let group = leave(place), !isPinned else {
             backOff(place, .overloaded, atLeast: pause, now: now)
             return
@@ -265,7 +268,7 @@ extension ClientRouter {
 
     /// The connection takes no more for the moment: the group waits a little.
     private mutating func congested(_ place: Int, now: Instant, into effects: inout ClientEffects) {
-        let isPinned = table[place].pinned.rawValue != 0
+        let isPinned = table[place].pinned.rawValue != 0 || table[place].kind == .watch
         guard let group = leave(place), !isPinned else {
             backOff(place, .congested, now: now)
             return

@@ -22,6 +22,7 @@ extension ClientRouter {
             fetchMapIfWanted(now: now, into: &effects)
             return
         }
+        guard table[place].kind != .watch else { return sendWatch(place, now: now, into: &effects) }
         // The session ended in which it had its number, and nothing was done under that.
         if table[place].sequence > 0, !keepsNumber(place, of: group) { giveBackNumber(place) }
         let lane = self.lane(of: place, in: group)
@@ -100,6 +101,30 @@ extension ClientRouter {
         append(place, to: hosts[host].id, group: groups[group].id, now: now, into: &effects)
     }
 
+    /// To whoever leads, as far as that is known. What waits there says nothing of the leader, and holds up nobody: it is
+    /// not counted among what was asked.
+    private mutating func sendWatch(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        let group = Int(table[place].groupIndex)
+        guard !groups[group].replicas.isEmpty, hosts[candidateHost(group)].isUp else {
+            if !groups[group].replicas.isEmpty, !groups[group].isSettled, groups[group].probe < 0 {
+                setCandidate((groups[group].candidate + 1) % groups[group].replicas.count, of: group)
+            }
+            return backOff(place, .unreachable, now: now)
+        }
+        groups[group].inFlight += 1
+        table[place].candidacy = groups[group].candidacy &- 1
+        append(place, to: hosts[candidateHost(group)].id, group: groups[group].id, now: now, into: &effects)
+    }
+
+    /// A watch's host does not lead: unless somebody is just finding out, the next one is asked.
+    private mutating func followWatch(_ place: Int, _ reason: WaitReason, hint: HostID?, now: Instant) {
+        let group = Int(table[place].groupIndex)
+        guard group >= 0, !groups[group].replicas.isEmpty, groups[group].probe < 0,
+            hosts[candidateHost(group)].id == table[place].host
+        else { return }
+        advance(group, hint: hint, reason: reason, now: now)
+    }
+
     /// Another replica each time; of those that can be reached, if there are any.
     private mutating func takeTurn(_ place: Int, of group: Int) {
         let count = groups[group].replicas.count
@@ -124,7 +149,9 @@ extension ClientRouter {
         let attempt =
             isOwn
             ? ownAttemptNanoseconds(place)
-            : isCommand ? commandAttemptNanoseconds(place) : settings.queryAttemptNanoseconds
+            : isCommand
+                ? commandAttemptNanoseconds(place)
+                : table[place].kind == .watch ? settings.watchAttemptNanoseconds : settings.queryAttemptNanoseconds
         let isRepeated = !isCommand || isOwn || table[place].sequence > 0
         table.arm(place, at: isRepeated ? min(deadline, now + attempt) : deadline, now: now)
         let group = Int(table[place].groupIndex)
@@ -256,7 +283,7 @@ extension ClientRouter {
             return
         }
         effects.cancels.append(CallID(place: place, generation: table[place].callGeneration))
-        let isCurrent = isCurrentCandidate(place)
+        let isCurrent = isCurrentCandidate(place) && table[place].kind != .watch
         let group = leave(place)
         let host = table[place].host
         if table[place].kind == .command {
@@ -375,11 +402,13 @@ extension ClientRouter {
         _ place: Int, _ reason: WaitReason, isSlow: Bool = false, hint: HostID?, atLeast: UInt64 = 0, now: Instant,
         into effects: inout ClientEffects
     ) {
-        let isCurrent = !isSlow && isCurrentCandidate(place)
+        let isWatch = table[place].kind == .watch
+        if isWatch { followWatch(place, reason, hint: hint, now: now) }
+        let isCurrent = !isSlow && !isWatch && isCurrentCandidate(place)
         let group = leave(place)
         table[place].reason = reason
         if isCurrent, let group { advance(group, hint: hint, reason: reason, now: now) }
-        if table[place].pinned.rawValue != 0 {
+        if table[place].pinned.rawValue != 0 || isWatch {
             backOff(place, reason, atLeast: atLeast, now: now)
         } else {
             route(place, now: now, into: &effects)

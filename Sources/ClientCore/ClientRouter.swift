@@ -26,6 +26,8 @@ public struct ClientSettings: Sendable {
     public var retryAfterMaxNanoseconds: UInt64 = 5_000_000_000
     /// A query without an answer for this long is asked again elsewhere.
     public var queryAttemptNanoseconds: UInt64 = 2_000_000_000
+    /// A watch without an answer for this long is asked for again elsewhere: more than it waits there.
+    public var watchAttemptNanoseconds: UInt64 = 8_000_000_000
     /// A command of a session without an answer for this long is sent again, under the same number.
     public var commandAttemptNanoseconds: UInt64 = 5_000_000_000
     /// Of sessions: how long a group knows this client's commands when they come again, from its last
@@ -320,12 +322,12 @@ public struct ClientRouter: Sendable {
     /// Ends an operation that certainly did nothing.
     mutating func fail(
         _ place: Int, _ code: FailureCode, _ message: String, retryAfterMilliseconds: UInt32 = 0,
-        into effects: inout ClientEffects
+        oldest: Revision? = nil, into effects: inout ClientEffects
     ) {
         let failure = OperationFailure(
             code: code, mayHaveHappened: false, message: message, group: knownGroup(of: place),
             host: knownHost(of: place),
-            retryAfterMilliseconds: retryAfterMilliseconds)
+            retryAfterMilliseconds: retryAfterMilliseconds, oldest: oldest)
         complete(place, .failure(failure), into: &effects)
     }
 

@@ -22,6 +22,8 @@ public enum FailureCode: UInt8, Hashable, Sendable {
     case tooLarge
     /// The host can't serve this now (it stops, or its disk is damaged). Nothing happened.
     case unavailable
+    /// Of a watch: changes behind its revision are not kept any more.
+    case compacted
     /// The caller no longer wants it. Nothing happened.
     case cancelled
     /// The client was closed. Nothing happened.
@@ -41,10 +43,12 @@ public struct OperationFailure: Error, Hashable, Sendable, CustomStringConvertib
     public var host: HostID?
     /// After how many milliseconds a retry has a chance; 0 if nobody said.
     public var retryAfterMilliseconds: UInt32
+    /// Of `compacted`: changes behind this revision are kept.
+    public var oldest: Revision?
 
     public init(
         code: FailureCode, mayHaveHappened: Bool, message: String, group: GroupID? = nil, host: HostID? = nil,
-        retryAfterMilliseconds: UInt32 = 0
+        retryAfterMilliseconds: UInt32 = 0, oldest: Revision? = nil
     ) {
         self.code = code
         self.mayHaveHappened = mayHaveHappened
@@ -52,6 +56,7 @@ public struct OperationFailure: Error, Hashable, Sendable, CustomStringConvertib
         self.group = group
         self.host = host
         self.retryAfterMilliseconds = retryAfterMilliseconds
+        self.oldest = oldest
     }
 
     public var description: String { message }

@@ -26,6 +26,7 @@ extension HostCore {
         retryFetches()
         expireSessions()
         carryOutDeadlines()
+        endIdleWatches()
         boundJournal()
         handOverForSpace()
         watchJournal()

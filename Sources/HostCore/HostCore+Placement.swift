@@ -78,6 +78,8 @@ extension HostCore {
             replica.counted = ElectionsCounted(core)
             replica.machine = machine
             replica.memtable = memtable
+            historyBytes -= replica.history.bytes
+            replica.history.begin(at: machine.revision)
             replica.fetch.forget()
             return begin(replica, again: plan, on: view)
         }

@@ -75,7 +75,7 @@ extension HostCore {
                 && replica.core.memoryBytes >= settings.raft.uncommittedBytesMax
     }
 
-    private var overloaded: Refusal {
+    var overloaded: Refusal {
         overloads += 1
         return .overloaded(retryAfterMillis: 20)
     }

@@ -78,6 +78,7 @@ extension HostCore {
             apply(replica)
         } while replica.core.hasReady && rounds < 3
         serveReads(replica)
+        serveWatches(replica)
         considerCheckpoint(replica)
         if replica.core.hasReady || replica.canApply(settings) { markReady(replica) }
         if replica.core.role == .leader, !isPlanted("floor-untold") { stir(replica) }
@@ -120,6 +121,7 @@ extension HostCore {
             offerSnapshot(replica, to: follower)
         }
         if raftEffects.roleChanged || raftEffects.configurationChanged { updateLiveness(replica) }
+        if raftEffects.roleChanged, replica.core.role != .leader { endWatches(of: replica, notLeader(replica)) }
         if raftEffects.roleChanged || raftEffects.hardState != nil { countElections(of: replica) }
     }
 
@@ -197,6 +199,8 @@ extension HostCore {
             !replica.fetch.isAwaited
         else { return }
         var records = self.records(of: replica)
+        let historyBefore = replica.history.bytes
+        defer { historyBytes += replica.history.bytes - historyBefore }
         var budget = settings.applyBytesPerTurn
         var applied = from
         var awaited: (places: [RecordPosition], entries: ArraySlice<LogEntry>)?
@@ -241,6 +245,7 @@ extension HostCore {
         replica.core.applied(through: applied)
         noteSessions(of: replica)
         noteDeadlines(of: replica)
+        wakeWatches(of: replica)
         noteUnsaved(replica)
         let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)
         let isLarge = replica.withCore {
@@ -279,6 +284,7 @@ extension HostCore {
             close(read)
             effects.replies.append(HostReply(call: read.call, response: .refused(.unavailable(reason))))
         }
+        endWatches(of: replica, .unavailable(reason))
         replica.readBatches.removeAll()
         replica.gathered.removeAll()
         replica.gatheredByLease.removeAll()

@@ -189,6 +189,14 @@ public final class HostCore {
     var withSessions: [Replica] = []
     /// Leaders whose groups may have deadlines.
     var withDeadlines: [Replica] = []
+    /// Those at which watches wait.
+    var watched: [Replica] = []
+    /// Of all replicas' histories of changes, about.
+    var historyBytes = 0
+    /// Watches that wait, at all of them.
+    var watchesOpen = 0
+    /// The last answer to a watch, for others that ask for the same.
+    var watchAnswer: (request: WatchRequest, through: Revision, body: Bytes)?
     /// Replicas whose apply waits for a read that failed, until the next tick.
     var fetchesToRetry: [Replica] = []
     /// Replicas with a `mergeTick`, and those with a `checkpointTick`.
@@ -312,6 +320,9 @@ public final class HostCore {
         fetchesToRetry.removeAll { $0 === replica }
         withSessions.removeAll { $0 === replica }
         withDeadlines.removeAll { $0 === replica }
+        endWatches(of: replica, .unknownGroup)
+        watched.removeAll { $0 === replica }
+        historyBytes -= replica.history.bytes
         replicaOfGroup[Int(replica.group.rawValue)] = nil
         isTrimDue = true
     }

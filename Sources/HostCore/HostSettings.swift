@@ -73,6 +73,11 @@ public struct HostSettings: Sendable {
     /// Pages that one loop's groups are asked for and have not answered, each of which may take as much memory as a page
     /// has; beyond it, `overloaded`.
     public var pagesMax = 64
+    /// What changed last, for watches: of all groups of one loop, and of one group. 0: nothing is kept.
+    public var historyBytesMax = 64 << 20
+    public var historyBytesOfGroupMax = 1 << 20
+    /// Watches that wait at one loop's groups; beyond it, `overloaded`.
+    public var watchesMax = 65_536
     /// Queries of users' state machines that one loop's groups are asked and have not answered; beyond it, `overloaded`.
     public var queriesMax = 4_096
     /// Groups whose explicit heartbeats are started in one tick after a disagreement, so that many do not wake at once.

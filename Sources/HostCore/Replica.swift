@@ -60,6 +60,9 @@ final class Replica {
     /// Or when this entry is applied: what was proposed last.
     var expiryIndex = LogIndex.zero
     var deadlines = DeadlineWatch()
+    /// What changed last.
+    let history: ChangeHistory
+    var watches = WaitingWatches()
     /// What commands read that is not in memory.
     var fetch = StateFetch()
     var isMerging = false
@@ -176,6 +179,7 @@ final class Replica {
         self.machine = machine
         self.memtable = memtable
         self.view = view
+        history = ChangeHistory(floor: machine.revision)
     }
 
     /// Where the members of the group are, as maps have said: few, and looked through for each message.

@@ -19,6 +19,8 @@ struct ReplicaRecords: RecordStore {
     /// Whether anything lies below the frozen memtable.
     let hasRuns: Bool
     let fetched: [RecordPosition: Finding]
+    let history: ChangeHistory
+    let historyBytesMax: Int
 
     @inline(__always)
     mutating func put(
@@ -27,6 +29,18 @@ struct ReplicaRecords: RecordStore {
     ) {
         memtable.put(
             slot: slot, machine: machine, key: key, revision: revision, changed: changed, expiry: expiry, value: value)
+        guard machine == .keyValue else { return }
+        let kind: Change.Kind = value != nil ? .put : expiry > .zero ? .expired : .deleted
+        history.append(
+            kind, slot: slot, machine: machine, revision: revision, key: key, value: value, bytesMax: historyBytesMax)
+    }
+
+    mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {
+        event.key.withUnsafeBytes {
+            history.append(
+                .event, number: event.number, slot: slot, machine: machine, revision: revision, key: $0,
+                value: event.body, bytesMax: historyBytesMax)
+        }
     }
 
     func find(_ place: RecordPosition) -> Finding {
@@ -151,10 +165,18 @@ extension HostCore {
     /// Most keys that are fetched in one go, so that no group takes a reader's thread for long.
     static var fetchedKeysMax: Int { 1_024 }
 
+    /// Fewer have more, and those that are watched as much as there is.
+    private func historyBytesMax(of replica: Replica) -> Int {
+        let share = min(settings.historyBytesMax / max(replicas.count, 1), settings.historyBytesOfGroupMax)
+        let isWatched = replica.watches.count > 0 && historyBytes < settings.historyBytesMax
+        return isWatched ? settings.historyBytesOfGroupMax : share
+    }
+
     func records(of replica: Replica) -> ReplicaRecords {
         ReplicaRecords(
             memtable: replica.memtable, frozen: replica.checkpoint?.frozen,
-            hasRuns: !replica.view.manifest.runs.isEmpty, fetched: replica.fetch.found)
+            hasRuns: !replica.view.manifest.runs.isEmpty, fetched: replica.fetch.found, history: replica.history,
+            historyBytesMax: historyBytesMax(of: replica))
     }
 
     /// Apply waits for these records of the first entry, and has whatever that and the entries behind it read fetched as

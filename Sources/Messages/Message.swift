@@ -21,6 +21,8 @@ public enum DataMethod {
     public static let page: UInt16 = 3
     /// `SnapshotRequest` → `Response<DataResult>`, with a `SnapshotAnswer` in it
     public static let snapshot: UInt16 = 4
+    /// `WatchRequest` → `Response<DataResult>`, with a `WatchAnswer` in it
+    public static let watch: UInt16 = 5
 }
 
 /// Methods of the cluster service.

@@ -5,8 +5,8 @@ public import Primitives
 /// Why there is no result.
 ///
 /// Numbers on the wire: 1 notLeader, 2 moved, 3 overloaded, 4 noQuorum, 5 outcomeUnknown, 6 invalid, 7 tooLarge,
-/// 8 unknownGroup, 9 unavailable, 11 sessionExpired, 14 quotaExceeded, 16 answerNotKept. Kept for later: 10 notYet,
-/// 12 conditionFailed, 13 compacted, 15 unauthorized. A number that this version does not know fails to decode; the caller then takes
+/// 8 unknownGroup, 9 unavailable, 11 sessionExpired, 13 compacted, 14 quotaExceeded, 16 answerNotKept. Kept for later:
+/// 10 notYet, 12 conditionFailed, 15 unauthorized. A number that this version does not know fails to decode; the caller then takes
 /// a command's outcome for unknown.
 public enum Refusal: Error, Hashable, Sendable {
     /// Not proposed. `leader` is where to go, 0 if this host does not know; `term` tells older hints from newer ones.
@@ -29,6 +29,8 @@ public enum Refusal: Error, Hashable, Sendable {
     case unavailable(String)
     /// Not applied: there is no such session (any more).
     case sessionExpired
+    /// Of a watch: changes behind its revision are not kept any more here, or never were; those behind `oldest` are.
+    case compacted(oldest: Revision)
     /// Not applied: it would make more of something than there may be, as the text says.
     case quotaExceeded(String)
     /// Applied when it came first, in this entry and at this revision; its answer was too large to be kept.
@@ -46,7 +48,7 @@ public enum Refusal: Error, Hashable, Sendable {
     public var isRetrySafe: Bool {
         switch self {
         case .notLeader, .moved, .overloaded, .noQuorum, .unknownGroup, .unavailable: true
-        case .outcomeUnknown, .invalid, .tooLarge, .sessionExpired, .quotaExceeded, .answerNotKept: false
+        case .outcomeUnknown, .invalid, .tooLarge, .sessionExpired, .compacted, .quotaExceeded, .answerNotKept: false
         }
     }
 }
@@ -63,6 +65,7 @@ extension Refusal: CustomStringConvertible {
         case .noQuorum: "no majority of the group's replicas answers; nothing was written"
         case .outcomeUnknown: "the outcome is unknown: the command may or may not have been applied"
         case .sessionExpired: "the session is not there (any more)"
+        case .compacted(let oldest): "changes behind that revision are not kept any more: those behind \(oldest) are"
         case .quotaExceeded(let text): "over a quota: \(text)"
         case .answerNotKept(let index, let revision):
             "applied before, in entry \(index) at revision \(revision); its answer was too large to be kept"
@@ -125,6 +128,9 @@ extension Refusal: Message {
             writer.write(9 as UInt8)
             writer.write(text: text)
         case .sessionExpired: writer.write(11 as UInt8)
+        case .compacted(let oldest):
+            writer.write(13 as UInt8)
+            writer.write(oldest)
         case .quotaExceeded(let text):
             writer.write(14 as UInt8)
             writer.write(text: text)
@@ -151,6 +157,7 @@ extension Refusal: Message {
         case 8: self = .unknownGroup
         case 9: self = .unavailable(try reader.readText())
         case 11: self = .sessionExpired
+        case 13: self = .compacted(oldest: try reader.read())
         case 14: self = .quotaExceeded(try reader.readText())
         case 16: self = .answerNotKept(index: try reader.read(), revision: try reader.read())
         default: throw DecodingFailure(expected: "an outcome", found: "\(outcome)")

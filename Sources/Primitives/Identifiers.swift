@@ -70,6 +70,8 @@ public struct Revision: Identifier {
     @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
     @inlinable public static var zero: Revision { Revision(0) }
     @inlinable public var next: Revision { Revision(rawValue + 1) }
+    /// 0 before 0.
+    @inlinable public var previous: Revision { Revision(rawValue == 0 ? 0 : rawValue - 1) }
 }
 
 /// Version of the ring, raised by one with each change of ownership.

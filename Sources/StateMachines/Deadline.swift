@@ -147,8 +147,10 @@ public struct DeadlineCommand: Hashable, Sendable {
             case .absent: break
             case .found(let record):
                 guard record.expiry == deadline.time || isPlanted("expired-though-written-again") else { break }
+                // A deletion with an expiry is one because of it.
                 writes.append(
-                    RecordWrite(slot: place.slot, machine: place.machine, key: place.key, expiry: .zero, value: nil))
+                    RecordWrite(
+                        slot: place.slot, machine: place.machine, key: place.key, expiry: deadline.time, value: nil))
             }
             writes.append(
                 RecordWrite(slot: .group, machine: .deadlines, key: deadline.key, expiry: .zero, value: nil))

@@ -24,6 +24,8 @@ final class MachineTrouble {
     private var readBytes = 0
     private var writes = 0
     private var writtenBytes = 0
+    private var events = 0
+    private var eventBytes = 0
 
     /// Read, and as many more as the look-ups cost, about.
     var bytesOfReads: Int { readBytes + 256 * reads }
@@ -53,6 +55,14 @@ final class MachineTrouble {
     func hasRead(_ bytes: Int) throws(MachineFailure) {
         readBytes += bytes
         guard readBytes <= MachineContext.Limits.readBytesMax else { throw note(.readsTooMuch) }
+    }
+
+    func willEmit(_ bytes: Int) throws(MachineFailure) {
+        events += 1
+        eventBytes += bytes
+        guard events <= MachineContext.Limits.eventsMax, eventBytes <= MachineContext.Limits.eventBytesMax else {
+            throw note(.emitsTooMuch)
+        }
     }
 
     func willWrite(_ bytes: Int) throws(MachineFailure) {
@@ -92,11 +102,16 @@ public struct MachineContext {
         public static let readsMax = 4_096
         /// Of all values that it reads, in bytes.
         public static let readBytesMax = 16 << 20
+        /// Events that it emits.
+        public static let eventsMax = 256
+        /// Of their keys and bodies together, in bytes.
+        public static let eventBytesMax = 256 << 10
         /// Of its answer, in bytes.
         public static let answerBytesMax = 1 << 20
     }
 
     private(set) var context: ApplyContext
+    private(set) var events: [EmittedEvent] = []
     let trouble = MachineTrouble()
 
     init(_ context: ApplyContext, session: SessionID) {
@@ -146,6 +161,19 @@ public struct MachineContext {
         try trouble.check(key, in: context.slot)
         try trouble.willWrite(key.count)
         context.delete(key)
+    }
+}
+
+extension MachineContext {
+    /// Tells whoever watches the machine's events, once the command has taken effect. A command that fails emits nothing.
+    /// Events are not part of the state: each host keeps the last ones of each group for those that come late, in memory.
+    ///
+    /// - Throws: if its key breaks a rule, or a bound is reached; that ends the command.
+    public mutating func emit(_ event: some MachineEvent) throws {
+        let (key, body) = (event.key, event.encoded())
+        try trouble.check(key, in: context.slot)
+        try trouble.willEmit(key.count + body.count)
+        events.append(EmittedEvent(number: type(of: event).number, key: key, body: body))
     }
 }
 

@@ -67,7 +67,10 @@ public struct MasterStateMachine: Sendable {
         }
         switch decideOther(entry, store) {
         case .nothing: return .nothing
-        case .done(let writes, let body):
+        case .done(let writes, let body, let events):
+            for event in events.list {
+                store.emit(event, slot: events.slot, machine: events.machine, revision: revision)
+            }
             for write in writes {
                 write.key.withUnsafeBytes {
                     store.put(
@@ -172,10 +175,25 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
+    /// What a user's command tells whoever watches.
+    @usableFromInline struct Events {
+        @usableFromInline var slot = Slot.group
+        @usableFromInline var machine = SubMachineNumber(0)
+        @usableFromInline var list: [EmittedEvent] = []
+
+        @usableFromInline init(
+            slot: Slot = .group, machine: SubMachineNumber = SubMachineNumber(0), list: [EmittedEvent] = []
+        ) {
+            self.slot = slot
+            self.machine = machine
+            self.list = list
+        }
+    }
+
     /// What any other entry does.
     @usableFromInline enum Decision {
         case nothing
-        case done([RecordWrite], body: Bytes)
+        case done([RecordWrite], body: Bytes, events: Events = Events())
         case repeated(SessionAnswer)
         case refused(Refusal)
         case unsupported(String)
@@ -195,9 +213,9 @@ public struct MasterStateMachine: Sendable {
         switch decision {
         case .unsupported, .unready: return decision
         case .nothing, .refused, .repeated: break
-        case .done(let writes, _):
+        case .done(let writes, _, let events):
             // What clients say of their sessions changes no data, nor does a deadline that is met in vain.
-            if writes.contains(where: { $0.machine != .sessions && $0.machine != .deadlines }) {
+            if !events.list.isEmpty || writes.contains(where: { $0.machine != .sessions && $0.machine != .deadlines }) {
                 revision = revision.next
             }
             for write in writes {
@@ -216,7 +234,7 @@ public struct MasterStateMachine: Sendable {
         if let session {
             var outcome: SessionAnswer.Outcome?
             switch decision {
-            case .done(_, let body): outcome = .done(body)
+            case .done(_, let body, _): outcome = .done(body)
             case .refused(let refusal): outcome = .refused(refusal)
             case .nothing, .repeated, .unsupported, .unready: break
             }
@@ -423,7 +441,13 @@ public struct MasterStateMachine: Sendable {
         // Replicas whose machines answer otherwise must not agree in it.
         digest = mix(digest ^ body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) })
         if case .failure = outcome, !isPlanted("machine-half-done") { return .done([], body: body) }
-        return .done(context.context.writes, body: body)
+        // Whoever watches sees them: replicas agree in them.
+        for event in context.events {
+            let hash = event.key.withUnsafeBytes { hash64($0, seed: UInt64(event.number) &+ 1) }
+            digest = mix(digest ^ event.body.withUnsafeBytes { hash64($0, seed: hash) })
+        }
+        return .done(
+            context.context.writes, body: body, events: Events(slot: slot, machine: machine, list: context.events))
     }
 
     private mutating func decideMeta(_ entry: LogEntry) -> Decision {

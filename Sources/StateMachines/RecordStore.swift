@@ -13,8 +13,23 @@ public protocol RecordStore {
         slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
         expiry: LogTime, value: Bytes?)
 
+    /// A machine's command emitted an event: for whoever watches. It is no record, and not kept.
+    mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision)
+
     /// What is there, as far as that can be told without waiting for a disk.
     func find(_ place: RecordPosition) -> Finding
+}
+
+extension RecordStore {
+    public mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {}
+}
+
+/// What a user's machine tells whoever watches.
+public struct EmittedEvent: Hashable, Sendable {
+    /// Among its machine's events.
+    public var number: UInt16
+    public var key: Bytes
+    public var body: Bytes
 }
 
 /// What a store says of a place.

@@ -81,6 +81,16 @@ extension MachineQuery {
     public var readKeys: [Bytes] { [key] }
 }
 
+/// Something that a machine tells whoever watches: emitted by commands (`MachineContext.emit`), seen in the order of the
+/// group's revisions.
+public protocol MachineEvent<Machine>: Message {
+    associatedtype Machine: StateMachine
+    /// Among the machine's events; it stays what it is.
+    static var number: UInt16 { get }
+    /// Says what it is about, as for commands: who watches this key, or its tag, sees it.
+    var key: Bytes { get }
+}
+
 /// Why a command was not done, or a query has no answer: the machine's own word. A command that failed has changed
 /// nothing.
 ///
@@ -113,6 +123,7 @@ public struct MachineFailure: Error, Message, CustomStringConvertible {
         case writesTooMuch
         case readsTooMuch
         case answerTooLarge
+        case emitsTooMuch
     }
 
     /// The framework's; nil: it is the machine's own word.
@@ -143,6 +154,9 @@ public struct MachineFailure: Error, Message, CustomStringConvertible {
         case .readsTooMuch?:
             "a request reads at most \(MachineContext.Limits.readsMax) times and "
                 + "\(MachineContext.Limits.readBytesMax) bytes"
+        case .emitsTooMuch?:
+            "a command emits at most \(MachineContext.Limits.eventsMax) events of "
+                + "\(MachineContext.Limits.eventBytesMax) bytes together"
         case .answerTooLarge?: "an answer has at most \(MachineContext.Limits.answerBytesMax) bytes"
         }
     }

@@ -1,0 +1,73 @@
+// Watches as programs see them: what there is, then what changes, in the order of the group's revisions. Owns the way from
+// one answer to the next; what is asked is KeyValueWatch's and MachineEvents' affair.
+
+import ClientCore
+import Messages
+public import Primitives
+import RPC
+import Ring
+import StateMachines
+
+/// Where a watch begins.
+public enum WatchStart: Hashable, Sendable {
+    /// With all that is there, then what changes.
+    case snapshot
+    /// With what changes from now on: behind the moment at which the watch was ready.
+    case now
+    /// With what changed behind this revision of the group: `resume` of what was seen last. Throws `compacted` if some of
+    /// that is not kept any more.
+    case after(Revision)
+}
+
+/// Changes of one range of one sub state machine, answer by answer. Goes on where it was, whoever leads meanwhile.
+struct WatchFeed: Sendable {
+    let cluster: Cluster
+    let slot: Slot
+    let machine: SubMachineNumber
+    let from: Bytes
+    let end: Bytes?
+    /// How long it goes on while no host can be asked; nil: for ever.
+    let patience: Duration?
+    /// All up to here was given out.
+    var through: Revision
+
+    /// A host waits so long for something to tell, and then says up to where there is nothing.
+    private static let waitMillis: UInt32 = 5_000
+    /// For one attempt, with all that the client does to find the leader.
+    private static let timeout = Duration.seconds(20)
+    private static let pause = Duration.milliseconds(100)
+
+    /// The next changes; none, but another `through`, if nothing happened for some seconds.
+    mutating func next() async throws(BifrostError) -> [Change] {
+        let began = RPCClock.now()
+        while true {
+            let range = WatchRange(after: through, waitMillis: Self.waitMillis, from: from, end: end)
+            do throws(BifrostError) {
+                let bytes = try await cluster.perform(
+                    kind: .watch, target: .slot(slot), machine: machine, payload: range.encoded(), timeout: Self.timeout
+                )
+                do throws(DecodingFailure) {
+                    let result = try DataResult(decoding: bytes)
+                    let answer = try WatchAnswer(decoding: result.body)
+                    through = max(through, result.revision)
+                    return answer.changes
+                } catch {
+                    throw BifrostError(malformed: error)
+                }
+            } catch {
+                guard error.isRetrySafe, error.code != .cancelled, !Task.isCancelled else { throw error }
+                if let patience, RPCClock.now().since(began) >= patience.nanoseconds { throw error }
+                do { try await Task.sleep(for: Self.pause) } catch {
+                    throw BifrostError(.cancelled, "the task was cancelled", cause: error)
+                }
+            }
+        }
+    }
+}
+
+extension [Change] {
+    /// Whether the change here is the last of its revision: a command's changes come together.
+    func isLastOfRevision(_ place: Int) -> Bool {
+        place + 1 >= count || self[place + 1].revision != self[place].revision
+    }
+}

@@ -1,0 +1,258 @@
+// Watches: clients ask a group's leader for what changed behind a revision, and wait here until something did. A watch
+// that was answered is forgotten; the client asks again from where the answer ended. So nothing is kept for a client that
+// is slow, and one that goes on elsewhere says the same there.
+//
+//     asked ──► waiting, by key or by range ──► due ──► answered
+//        └───────── something is there ───────────▲
+
+import DequeModule
+public import Messages
+import Primitives
+import RaftCore
+import StateMachines
+
+/// The watches that wait at one replica.
+struct WaitingWatches {
+    fileprivate struct Watch {
+        var call: CallToken
+        var request: WatchRequest
+        /// Answered with nothing in this tick.
+        var endTick: UInt64
+        var isDue = false
+    }
+    /// nil: free.
+    fileprivate var watches: [Watch?] = []
+    private var free: [Int] = []
+    private(set) var count = 0
+    /// Of one key alone: places, in the order in which they came.
+    private var byKey: [Bytes: [Int]] = [:]
+    /// Of more than one.
+    private var ranges: [Int] = []
+    /// To be answered, in order.
+    fileprivate var due: Deque<Int> = []
+    /// Watches were woken for all changes up to here.
+    fileprivate var woken = Revision.zero
+    /// It is in the host's list of replicas with watches.
+    fileprivate var isListed = false
+
+    fileprivate mutating func add(_ watch: Watch) {
+        count += 1
+        let place: Int
+        if let last = free.popLast() {
+            place = last
+            watches[place] = watch
+        } else {
+            place = watches.count
+            watches.append(watch)
+        }
+        if watch.isDue {
+            due.append(place)
+        } else if watch.request.range.isOneKey {
+            byKey[watch.request.range.from, default: []].append(place)
+        } else {
+            ranges.append(place)
+        }
+    }
+
+    /// Something changed behind `after`, and nothing before that which anybody waits for: whom it concerns is to be
+    /// answered.
+    fileprivate mutating func wake(
+        after: Revision, slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer
+    ) {
+        guard !byKey.isEmpty || !ranges.isEmpty else { return }
+        let key = Bytes(copying: key)
+        if let places = byKey.removeValue(forKey: key) {
+            var others: [Int] = []
+            for place in places where !wake(place, after, slot, machine) { others.append(place) }
+            if !others.isEmpty { byKey[key] = others }
+        }
+        guard !ranges.isEmpty else { return }
+        var others: [Int] = []
+        for place in ranges {
+            guard watches[place]?.request.range.contains(key) == true, wake(place, after, slot, machine) else {
+                others.append(place)
+                continue
+            }
+        }
+        if others.count < ranges.count { ranges = others }
+    }
+
+    private mutating func wake(_ place: Int, _ after: Revision, _ slot: Slot, _ machine: SubMachineNumber) -> Bool {
+        guard let watch = watches[place], watch.request.slot == slot, watch.request.machine == machine else {
+            return false
+        }
+        becomeDue(place, after)
+        return true
+    }
+
+    /// So much changed at once that it is not known whom it concerns.
+    fileprivate mutating func wakeAll(after: Revision) {
+        for place in watches.indices where watches[place]?.isDue == false { becomeDue(place, after) }
+        byKey = [:]
+        ranges = []
+    }
+
+    private mutating func becomeDue(_ place: Int, _ after: Revision) {
+        guard var watch = watches[place] else { return }
+        watch.isDue = true
+        watch.request.range.after = max(watch.request.range.after, after)
+        watches[place] = watch
+        due.append(place)
+    }
+
+    fileprivate mutating func take(_ place: Int) -> Watch? {
+        guard let watch = watches[place] else { return nil }
+        watches[place] = nil
+        free.append(place)
+        count -= 1
+        return watch
+    }
+
+    /// Those that have waited long enough, in a fixed order.
+    fileprivate mutating func endIdle(at tick: UInt64) {
+        var ended: Set<Int> = []
+        for place in watches.indices {
+            guard let watch = watches[place], !watch.isDue, watch.endTick <= tick else { continue }
+            becomeDue(place, woken)
+            ended.insert(place)
+            guard watch.request.range.isOneKey else { continue }
+            let key = watch.request.range.from
+            byKey[key]?.removeAll { $0 == place }
+            if byKey[key]?.isEmpty == true { byKey[key] = nil }
+        }
+        if !ended.isEmpty { ranges.removeAll { ended.contains($0) } }
+    }
+
+    /// All of them, in a fixed order.
+    fileprivate mutating func takeAll() -> [CallToken] {
+        let calls = watches.compactMap { $0?.call }
+        watches = []
+        free = []
+        count = 0
+        byKey = [:]
+        ranges = []
+        due = []
+        return calls
+    }
+}
+
+extension HostCore {
+    /// Of one turn: others have theirs in between.
+    private static var watchesPerTurn: Int { 1_024 }
+
+    /// A client asks for changes. It is answered when there are some, or when the time is over.
+    public func watch(_ request: WatchRequest, call: CallToken) {
+        guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
+        if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
+        guard request.machine == .keyValue || request.machine >= .firstOfUsers, request.slot < .group else {
+            return refuse(call, .invalid("sub state machine \(request.machine) is not watched in this version"))
+        }
+        guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        guard watchesOpen < settings.watchesMax else { return refuse(call, overloaded) }
+        var request = request
+        request.range.bytesMax = min(request.range.bytesMax, UInt32(WatchRange.bytesMaxMax))
+        request.range.waitMillis = min(request.range.waitMillis, WatchRange.waitMillisMax)
+        watchesOpen += 1
+        let ticks = UInt64(request.range.waitMillis) * 1_000_000 / settings.tickNanoseconds
+        // What came since others were woken counts as there.
+        let isDue = request.range.after < replica.history.last || request.range.after < replica.history.floor
+        if replica.watches.count == 0 { replica.watches.woken = replica.history.last }
+        replica.watches.add(
+            WaitingWatches.Watch(
+                call: call, request: request, endTick: tickCount + ticks, isDue: isDue || ticks == 0))
+        if !replica.watches.isListed {
+            replica.watches.isListed = true
+            watched.append(replica)
+        }
+        markReady(replica)
+    }
+
+    /// What was applied may be what somebody waits for.
+    func wakeWatches(of replica: Replica) {
+        guard replica.watches.count > 0, replica.watches.woken < replica.history.last else { return }
+        let after = replica.watches.woken
+        replica.watches.woken = replica.history.last
+        guard replica.history.floor <= after else { return replica.watches.wakeAll(after: after) }
+        replica.history.forEach(after: after) { replica.watches.wake(after: after, slot: $0, machine: $1, key: $2) }
+    }
+
+    /// Answers those that are due, as many as a turn may.
+    func serveWatches(_ replica: Replica) {
+        var answered = 0
+        while let place = replica.watches.due.first {
+            guard answered < Self.watchesPerTurn, repliedBytes < settings.replyBytesPerTurn else {
+                return markReady(replica)
+            }
+            replica.watches.due.removeFirst()
+            guard let watch = replica.watches.take(place) else { continue }
+            answered += 1
+            serve(watch, from: replica)
+        }
+    }
+
+    private func serve(_ watch: WaitingWatches.Watch, from replica: Replica) {
+        let range = watch.request.range
+        // Nobody was ever told of a revision that an established leader has not come to, but in a log that was lost.
+        let isLost =
+            range.after > replica.machine.revision && replica.core.isEstablished
+            && replica.core.appliedIndex >= replica.core.commit
+        guard !isLost, range.after >= replica.history.floor else {
+            return end(watch, .refused(.compacted(oldest: min(replica.history.floor, replica.machine.revision))))
+        }
+        if let known = watchAnswer, known.request == watch.request, known.through == replica.history.last {
+            repliedBytes += known.body.count
+            return end(watch, .done(result(known.body, through: known.through, replica)))
+        }
+        guard
+            let (changes, through) = replica.history.changes(
+                after: range.after, slot: watch.request.slot, machine: watch.request.machine, in: range,
+                bytesMax: Int(range.bytesMax))
+        else { preconditionFailure("what is behind the floor is there") }
+        let isOver = tickCount >= watch.endTick
+        guard !changes.isEmpty || isOver || through < replica.history.last else {
+            // Changes that do not concern it: it goes on waiting, from here.
+            var again = watch
+            again.isDue = false
+            again.request.range.after = max(range.after, through)
+            return replica.watches.add(again)
+        }
+        let body = WatchAnswer(changes).encoded()
+        repliedBytes += body.count
+        // Behind the last change there may be entries that changed nothing here.
+        let upTo = max(range.after, through)
+        if through == replica.history.last { watchAnswer = (watch.request, through, body) }
+        end(watch, .done(result(body, through: upTo, replica)))
+    }
+
+    private func result(_ body: Bytes, through revision: Revision, _ replica: Replica) -> DataResult {
+        DataResult(index: replica.core.appliedIndex, revision: revision, body: body)
+    }
+
+    private func end(_ watch: WaitingWatches.Watch, _ response: Response<DataResult>) {
+        watchesOpen -= 1
+        effects.replies.append(HostReply(call: watch.call, response: response, isRead: true))
+    }
+
+    /// Others are asked, or nobody.
+    func endWatches(of replica: Replica, _ refusal: Refusal) {
+        guard replica.watches.count > 0 else { return }
+        let calls = replica.watches.takeAll()
+        watchesOpen -= calls.count
+        for call in calls { refuse(call, refusal) }
+    }
+
+    /// Once per second: those that have waited long enough are told up to where there is nothing.
+    func endIdleWatches() {
+        guard !watched.isEmpty, tickCount % secondTicks == 0 else { return }
+        watchAnswer = nil
+        for replica in watched {
+            replica.watches.endIdle(at: tickCount)
+            if !replica.watches.due.isEmpty { markReady(replica) }
+            replica.watches.isListed = replica.watches.count > 0
+        }
+        watched.removeAll { !$0.watches.isListed }
+    }
+
+    /// For metrics and tests.
+    package var watchCount: Int { watchesOpen }
+}
