@@ -11,6 +11,7 @@
 @_exported public import protocol StateMachines.MachineCommand
 @_exported public import struct StateMachines.MachineContext
 @_exported public import struct StateMachines.MachineFailure
+@_exported public import protocol StateMachines.MachineEvent
 @_exported public import protocol StateMachines.MachineQuery
 @_exported public import struct StateMachines.MachineView
 @_exported public import protocol StateMachines.StateMachine

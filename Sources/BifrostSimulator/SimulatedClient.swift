@@ -48,7 +48,7 @@ public struct SimulatedOperation: Sendable {
     }
 }
 
-enum ClientFrameKind: UInt8 { case execute = 1, query, page, map }
+enum ClientFrameKind: UInt8 { case execute = 1, query, page, map, watch }
 
 /// A client's connection to one host.
 final class SimulatedClientLink {
@@ -103,6 +103,7 @@ final class SimulatedClient {
         settings.silenceNanoseconds = 300_000_000 + world.random.below(1_200_000_000)
         settings.mapFetchNanoseconds = 500_000_000
         if world.random.below(3) == 0 { settings.groupWindowMax = 1 + Int(world.random.below(3)) }
+        settings.watchAttemptNanoseconds = 2_500_000_000
         settings.commandAttemptNanoseconds = 300_000_000 + world.random.below(2_000_000_000)
         // Some go without.
         settings.sessionTimeToLiveMilliseconds =
@@ -170,7 +171,7 @@ final class SimulatedClient {
         router.submit(
             ClientRequest(
                 tag: tag, kind: kind, target: target, pinned: pinned,
-                machine: kind == .query ? machine : SubMachineNumber(0),
+                machine: kind == .query || kind == .watch ? machine : SubMachineNumber(0),
                 consistency: consistency, bound: bound, payload: payload, deadline: now + nanoseconds),
             now: now, into: &effects)
         runTurn()
@@ -242,6 +243,12 @@ final class SimulatedClient {
                 consistency: send.consistency,
                 bound: UInt64(send.bound), query: send.payload)
             put(.query, send.call.rawValue, request.encoded(), on: link)
+        case .watch:
+            var writer = ByteWriter()
+            WatchRequest.encodeHeader(
+                group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine, into: &writer)
+            writer.write(send.payload)
+            put(.watch, send.call.rawValue, writer.take(), on: link)
         case .page: put(.page, send.call.rawValue, send.payload, on: link)
         }
     }

@@ -30,6 +30,7 @@ extension SimulatedCluster {
             schedule(after: world.random.below(100_000_000), "host %h starts", UInt64(host.place)) { host.start() }
         }
         for client in clients { client.start(workers: world.plan.workersPerClient) }
+        startWatches()
         let end = UInt64(settings.seconds) * 1_000_000_000
         switch settings.profile {
         case .safety, .rot, .membership:
@@ -53,6 +54,7 @@ extension SimulatedCluster {
                 until: { clients.allSatisfy { $0.openOperations == 0 && $0.burstsOpen == 0 } }),
             "operations end", "\(clients.map(\.openOperations)) are still open")
         try awaitLeases()
+        try finishWatches()
         try awaitConvergence()
         try awaitBesideSnapshots("idle groups cost nothing") { isAtRest }
         report.journalBytesAtRest = hosts.reduce(0) { max($0, $1.journal?.statistics.bytes ?? 0) }

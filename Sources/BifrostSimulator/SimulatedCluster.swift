@@ -49,6 +49,7 @@ public final class SimulatedCluster {
     var seen: [(value: Bytes?, revision: UInt64?)] = []
     /// Keys with times to live.
     var leases: [SimulatedLease] = []
+    var watches: [SimulatedWatch] = []
 
     /// - Parameters:
     ///   - workload: of a user; nil: the seed says whether there is one.

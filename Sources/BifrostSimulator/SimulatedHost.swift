@@ -531,6 +531,10 @@ final class SimulatedHost {
                 call.group = request.group
                 let token = add(call)
                 hand(to: request.group) { $0.query(request, call: token) }
+            case .watch:
+                let request = try WatchRequest(decoding: frame.payload)
+                let token = add(call)
+                hand(to: request.group) { $0.watch(request, call: token) }
             case .page:
                 let request = try PageRequest(decoding: frame.payload)
                 call.group = request.group

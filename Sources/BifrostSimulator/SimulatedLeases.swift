@@ -112,7 +112,8 @@ extension SimulatedCluster {
             isTransaction
             ? KeyValueTransaction(then: [.put(key: key, value: Bytes("\(number)"), timeToLiveMillis: timeToLive)])
                 .payload(header: header)
-            : KeyValueCommand.put(key: key, value: Bytes("\(number)"), timeToLiveMillis: timeToLive).payload(header: header)
+            : KeyValueCommand.put(key: key, value: Bytes("\(number)"), timeToLiveMillis: timeToLive).payload(
+                header: header)
         operations.append(SimulatedOperation(client: client.place, key: key, kind: .machine, called: now))
         client.submit(
             kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: nanoseconds, number: number

@@ -46,6 +46,8 @@ package struct SimulatedPlan: Sendable {
     package var scanPercent: UInt64 = 0
     /// Operations that are a program's with its own state machines; 0: there is none.
     package var machinePercent: UInt64 = 0
+    /// Clients that watch keys.
+    package var watches = 0
     /// Operations that are puts with a time to live.
     package var leasePercent: UInt64 = 0
     static let machinePercentOfUsers: UInt64 = 50
@@ -190,6 +192,9 @@ package struct SimulatedPlan: Sendable {
         scanPercent = later.below(3) == 0 ? 5 + later.below(40) : 0
         machinePercent = later.below(4) == 0 ? 5 + later.below(40) : 0
         leasePercent = later.below(3) == 0 ? 1 + later.below(20) : 0
+        watches = later.below(3) == 0 ? 1 + Int(later.below(8)) : 0
+        if later.below(2) == 0 { settings.historyBytesMax = Int(later.below(200_000)) }
+        if later.below(2) == 0 { settings.historyBytesOfGroupMax = 500 + Int(later.below(50_000)) }
     }
 }
 

@@ -27,6 +27,8 @@ public struct SimulationReport: Hashable, Codable, Sendable {
     public var coldReads = 0
     /// Reads from disk that commands waited for.
     public var stateReads = 0
+    /// Clients' changes that watches were told, as they had to be.
+    public var watchedChanges = 0
     public var logReads = 0
     public var bulkPayloads = 0
     /// How often each rare path was taken, by `SimulationMark.rawValue`.
@@ -61,6 +63,7 @@ public struct SimulationReport: Hashable, Codable, Sendable {
         trimmedValues += other.trimmedValues
         coldReads += other.coldReads
         stateReads += other.stateReads
+        watchedChanges += other.watchedChanges
         logReads += other.logReads
         bulkPayloads += other.bulkPayloads
         for place in marks.indices { marks[place] += other.marks[place] }
@@ -100,6 +103,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case machineFailure
     /// A key got a time to live; one was gone when it was looked at again.
     case leaseSet, leaseEnded
+    /// A watch was told of a change; one was told that what it asks for is not kept any more.
+    case watchTold, watchCompacted
     /// A query of one went on for records that it had not named.
     case machineReadOn
     /// A page of a scan was answered.

@@ -1,15 +1,15 @@
 // What changed last in a group: for watches, which ask for all changes behind a revision. Owns its memory and which of it
 // goes first; what is watched is the watches' affair. Not part of the state: each replica has what it applied itself.
 
-import Messages
-import Primitives
+package import Messages
+package import Primitives
 import StateMachines
 
 /// The last changes of one replica, in the order in which they were applied, in some kilobytes of memory.
 ///
 /// Cost of a change: a copy of key and value, and nothing else on most; chunks are taken as they fill, twice as large each
 /// time, and the oldest ones go when all together are above the bound.
-final class ChangeHistory {
+package final class ChangeHistory {
     /// Changes of some revisions in a row; no revision is in two of them.
     private struct Chunk {
         /// In `bytes`: where each begins.
@@ -31,15 +31,15 @@ final class ChangeHistory {
     /// Ascending.
     private var chunks: [Chunk] = []
     /// All changes at higher revisions are here.
-    private(set) var floor: Revision
+    package private(set) var floor: Revision
     /// Of the last change here, or `floor`.
-    private(set) var last: Revision
-    private(set) var bytes = 0
+    package private(set) var last: Revision
+    package private(set) var bytes = 0
 
     private static let chunkBytesMin = 1 << 10
     private static let chunkBytesMax = 64 << 10
 
-    init(floor: Revision) {
+    package init(floor: Revision) {
         self.floor = floor
         last = floor
     }
@@ -56,7 +56,7 @@ final class ChangeHistory {
     }
 
     /// - Parameter bytesMax: of all of it; the changes of the newest revision stay.
-    func append(
+    package func append(
         _ kind: Change.Kind, number: UInt16 = 0, slot: Slot, machine: SubMachineNumber, revision: Revision,
         key: UnsafeRawBufferPointer, value: Bytes?, bytesMax: Int
     ) {
@@ -127,7 +127,7 @@ final class ChangeHistory {
     /// revision together; and up to which revision these are all. Cost: one look at each change behind `after`.
     ///
     /// - Returns: nil if some behind `after` are not here any more.
-    func changes(
+    package func changes(
         after: Revision, slot: Slot, machine: SubMachineNumber, in range: WatchRange, bytesMax: Int
     ) -> (changes: [Change], through: Revision)? {
         guard after >= floor else { return nil }

@@ -219,7 +219,7 @@ import Testing
 }
 
 extension TestHost {
-    fileprivate func execute(_ payload: Bytes, _ slot: Slot, _ group: GroupID, token: UInt64) {
+    func execute(_ payload: Bytes, _ slot: Slot, _ group: GroupID, token: UInt64) {
         core(of: group).execute(
             ExecuteRequest(group: group, epoch: slot == .group ? .zero : Epoch(1), slot: slot, payload: payload),
             call: CallToken(rawValue: token))

@@ -152,6 +152,7 @@ final class TestHost {
                 core.queryAgain(read, reading)
             }
         }
+        for read in work.deadlineReads { core.deadlinesRead(try read.result(from: store)) }
         heldStateReads += work.stateReads
         fetches += work.stateReads.count
         let stateReads = holdsStateReads ? [] : heldStateReads
@@ -238,6 +239,12 @@ final class TestHost {
                 group: group, epoch: Epoch(1), slot: slot, machine: .keyValue, consistency: consistency,
                 bound: bound, query: KeyValueQuery.get(key: Bytes(key)).encoded()),
             call: CallToken(rawValue: token))
+    }
+
+    func put(_ key: String, _ value: String, timeToLiveMillis: UInt64, group: GroupID, token: UInt64) {
+        execute(
+            KeyValueCommand.put(key: Bytes(key), value: Bytes(value), timeToLiveMillis: timeToLiveMillis).payload(),
+            slot(of: Bytes(key)), group, token: token)
     }
 
     func delete(_ key: String, group: GroupID, token: UInt64) {

@@ -113,8 +113,18 @@ import Testing
         #expect(check(.put(key: "k", value: tooLarge)) == .tooLarge("a value has at most 1048576 bytes, not 1048577"))
         #expect(check(.delete(key: "")) == .invalid("the key is empty"))
         #expect(
-            check(.put(key: "k", value: "v", timeToLiveMillis: 1))
-                == .invalid("a time to live is not supported by this version"))
+            check(.put(key: "k", value: "v", timeToLiveMillis: KeyValue.timeToLiveMillisMax + 1))
+                == .invalid("a time to live has at most 1099511627776 ms, not 1099511627777"))
+        let short = KeyValueCommand.put(key: "k", value: "v", timeToLiveMillis: 1).payload()
+        #expect(check(.put(key: "k", value: "v", timeToLiveMillis: 1)) == nil)
+        guard
+            case .unavailable(let older) = MasterStateMachine.check(
+                short, slot: slot(of: "k" as Bytes), level: FeatureLevel.deadlines - 1)
+        else {
+            Issue.record("a time to live passes below its level")
+            return
+        }
+        #expect(older.contains("level 8"))
         #expect(
             check(.put(key: "k", value: "v"), header: CommandHeader(machine: .keyValue, session: SessionID(1))) != nil)
         #expect(check(.put(key: "k", value: "v"), header: CommandHeader(machine: .meta)) != nil)
@@ -149,7 +159,10 @@ import Testing
             if isFine {
                 passed += 1
                 if payload.withUnsafeBytes({ CommandHeader(of: $0)?.session }) == SessionID.none {
-                    #expect(applied == .done(revision: Revision(1), body: Bytes()) && store.writes == 1)
+                    // One with a time to live has a deadline as well.
+                    let isMortal = payload.array[32..<40].contains { $0 != 0 } && payload[28] == 1
+                    #expect(applied == .done(revision: Revision(1), body: Bytes()))
+                    #expect(store.writes == (isMortal ? 2 : 1))
                 } else {
                     #expect(applied == .refused(.sessionExpired) && store.writes == 0)
                 }

@@ -1,0 +1,220 @@
+// Watches under simulation: whether any misses a change, hears of one twice, or of one that was none. Owns what watches
+// were told; what is true of it is judged at the end, by what clients were told of their own changes.
+
+import ClientCore
+import Messages
+import Primitives
+import Ring
+import StateMachines
+
+/// A client that watches a key, or the keys of a tag.
+final class SimulatedWatch {
+    /// Told without a gap: all changes behind `after`, up to `through`.
+    struct Segment {
+        var after: Revision
+        var through: Revision
+        var changes: [Change] = []
+    }
+    let client: Int
+    let slot: Slot
+    let from: Bytes
+    let end: Bytes?
+    var segments: [Segment] = []
+    /// The last one goes on.
+    var isOpen = false
+
+    init(client: Int, slot: Slot, from: Bytes, end: Bytes?) {
+        self.client = client
+        self.slot = slot
+        self.from = from
+        self.end = end
+    }
+
+    func contains(_ key: Bytes) -> Bool { key >= from && end.map { key < $0 } ?? true }
+}
+
+extension SimulatedCluster {
+    func startWatches() {
+        for number in 0..<world.plan.watches {
+            let key = keys[Int(world.random.below(UInt64(keys.count)))]
+            let tag = Self.tags.first { key.count > $0.count && key[0..<$0.count] == $0 }
+            let isRange = tag != nil && world.random.below(2) == 0
+            let from = isRange ? tag ?? key : key
+            let end = isRange ? Bytes(from.array.dropLast() + [UInt8(ascii: "0")]) : Bytes(from.array + [0])
+            let watch = SimulatedWatch(client: number % clients.count, slot: slot(of: key), from: from, end: end)
+            watches.append(watch)
+            world.schedule(after: world.random.below(3_000_000_000), "watch %h begins", UInt64(number)) {
+                [unowned self] in goOn(watch)
+            }
+        }
+    }
+
+    private func goOn(_ watch: SimulatedWatch) {
+        guard isLoadOn else { return }
+        let isShort = world.random.below(3) == 0
+        let bytesMax = UInt32(1 + world.random.below(world.random.below(2) == 0 ? 300 : 100_000))
+        let wait = UInt32(world.random.below(2_000))
+        // Some take their time, so that what they have not seen is gone.
+        let pause = world.random.below(8) == 0 ? world.random.below(8_000_000_000) : world.random.below(20_000_000)
+        step(watch, waitMillis: wait, bytesMax: bytesMax, nanoseconds: isShort ? 400_000_000 : 10_000_000_000) {
+            [unowned self] in
+            world.schedule(after: pause + 1, "a watch of client %h goes on", UInt64(watch.client)) { [unowned self] in
+                goOn(watch)
+            }
+        }
+    }
+
+    /// Asks once, where it is; where it has nothing to go on from, for where to begin.
+    private func step(
+        _ watch: SimulatedWatch, waitMillis: UInt32, bytesMax: UInt32 = .max, nanoseconds: UInt64,
+        _ ended: @escaping () -> Void
+    ) {
+        guard watch.isOpen, let segment = watch.segments.last else {
+            let query = KeyValueQuery.scan(
+                KeyValueScan(from: watch.from, end: Bytes(watch.from.array + [0]), recordsMax: 1))
+            return clients[watch.client].submit(
+                kind: .query, target: .slot(watch.slot), payload: query.encoded(), nanoseconds: nanoseconds
+            ) { result in
+                if case .success(let bytes) = result, let result = try? DataResult(decoding: bytes) {
+                    watch.segments.append(.init(after: result.revision, through: result.revision))
+                    watch.isOpen = true
+                }
+                ended()
+            }
+        }
+        let range = WatchRange(
+            after: segment.through, waitMillis: waitMillis, bytesMax: bytesMax, from: watch.from, end: watch.end)
+        clients[watch.client].submit(
+            kind: .watch, target: .slot(watch.slot), machine: .keyValue, payload: range.encoded(),
+            nanoseconds: nanoseconds
+        ) { [unowned self] result in
+            take(result, watch)
+            ended()
+        }
+    }
+
+    private func take(_ result: Result<Bytes, OperationFailure>, _ watch: SimulatedWatch) {
+        let last = watch.segments.count - 1
+        switch result {
+        case .failure(let failure):
+            guard failure.code == .compacted else { return }
+            mark(.watchCompacted)
+            watch.isOpen = false
+        case .success(let bytes):
+            do throws(DecodingFailure) {
+                let result = try DataResult(decoding: bytes)
+                var before = watch.segments[last].through
+                for change in try WatchAnswer(decoding: result.body).changes {
+                    let isFirst = before == watch.segments[last].through
+                    if change.revision < before || isFirst && change.revision == before
+                        || change.revision > result.revision || !watch.contains(change.key)
+                    {
+                        fail("watches", "behind \(before), up to \(result.revision), of \(watch.from): \(change)")
+                    }
+                    before = change.revision
+                    watch.segments[last].changes.append(change)
+                    mark(.watchTold)
+                }
+                if result.revision < watch.segments[last].through {
+                    fail("watches", "the answer goes back from \(watch.segments[last].through) to \(result.revision)")
+                }
+                watch.segments[last].through = result.revision
+            } catch {
+                fail("wire", "an answer to a watch that can't be read: \(error)")
+            }
+        }
+    }
+
+    /// When nothing changes any more: what was told last of each key is what is there.
+    func finishWatches() throws(SimulationFailure) {
+        var open = 0
+        for watch in watches where watch.isOpen {
+            open += 1
+            let query = KeyValueQuery.scan(KeyValueScan(from: watch.from, end: watch.end))
+            clients[watch.client].submit(
+                kind: .query, target: .slot(watch.slot), payload: query.encoded(), nanoseconds: 25_000_000_000
+            ) { [unowned self] result in
+                guard case .success(let bytes) = result, let result = try? DataResult(decoding: bytes),
+                    let page = try? KeyValueScanPage(decoding: result.body)
+                else {
+                    open -= 1
+                    return
+                }
+                step(watch, waitMillis: 0, nanoseconds: 25_000_000_000) { [unowned self] in
+                    open -= 1
+                    compare(watch, page, at: result.revision)
+                }
+            }
+        }
+        try expect(
+            try pass(Self.operationsNanosecondsMax, until: { open == 0 }), "operations end",
+            "\(open) watches got no last answer")
+        judgeWatches()
+        if let failure { throw failure }
+    }
+
+    private func compare(_ watch: SimulatedWatch, _ page: KeyValueScanPage, at revision: Revision) {
+        guard watch.isOpen, let segment = watch.segments.last, page.next == nil else { return }
+        // Its answers may be of less bytes than all of it.
+        guard segment.through >= page.records.map(\.revision).max() ?? .zero else { return }
+        var told: [Bytes: Change] = [:]
+        for change in segment.changes { told[change.key] = change }
+        for record in page.records where record.revision > segment.after {
+            let change = told[record.key]
+            if change?.kind != .put || change?.revision != record.revision || change?.value != record.value {
+                fail(
+                    "watches",
+                    "\(record.key) has \(record), and the last that was told is \(String(describing: change))")
+            }
+        }
+        let there = Set(page.records.map(\.key))
+        for change in segment.changes where change.kind == .put && told[change.key] == change {
+            if !there.contains(change.key) { fail("watches", "\(change) was told last, and the key is gone") }
+        }
+    }
+
+    /// Every change that a client made is told once, with its revision; and all watches are told the same.
+    private func judgeWatches() {
+        struct Place: Hashable {
+            var group: GroupID
+            var revision: Revision
+            var key: Bytes
+        }
+        var known: [Place: Change] = [:]
+        var judged = 0
+        for watch in watches {
+            guard let group = map.owner(of: watch.slot) else { continue }
+            for segment in watch.segments {
+                var told: [Place: Change] = [:]
+                for change in segment.changes {
+                    let place = Place(group: group, revision: change.revision, key: change.key)
+                    // One transaction of these clients changes a key once.
+                    if told.updateValue(change, forKey: place) != nil { fail("watches", "\(change) was told twice") }
+                    if known.updateValue(change, forKey: place) ?? change != change {
+                        fail("watches", "two watches were told different things: \(change)")
+                    }
+                }
+                for operation in operations where watch.contains(operation.key) {
+                    guard case .done(let number?) = operation.outcome else { continue }
+                    let revision = Revision(number)
+                    guard revision > segment.after, revision <= segment.through else { continue }
+                    let value: Bytes?
+                    switch operation.kind {
+                    case .put(let new): value = new
+                    case .putIf(_, let new), .putIfRevision(_, _, let new): value = new
+                    default: continue
+                    }
+                    judged += 1
+                    let change = told[Place(group: group, revision: revision, key: operation.key)]
+                    if change?.kind != (value == nil ? .deleted : .put) || change?.value != value ?? Bytes() {
+                        fail(
+                            "watches",
+                            "a watch behind \(segment.after) was told \(String(describing: change)) of \(operation)")
+                        return
+                    }
+                }
+            }
+        }
+        report.watchedChanges += judged
+    }
+}
