@@ -1,8 +1,10 @@
 // What people and scripts do with a cluster on the command line.
 
+import Bifrost
 import BifrostTool
 import Foundation
 import Primitives
+import TestSupport
 import Testing
 
 extension IntegrationTests {
@@ -305,6 +307,39 @@ extension IntegrationTests {
             let rounds = try #require(restart["rounds"] as? [[String: Any]])
             #expect(try number(rounds.first?["journalBytes"]) > 1_000_000)
             #expect(try number(rounds.first?["answeredMillis"]) < number(rounds.first?["servedMillis"]))
+        }
+
+        @Test func sessionsAreListedWhileTheirClientsLive() async throws {
+            try await withCluster { cluster in
+                let none = try await cluster.bifrost("session", "list")
+                none.expect(0)
+                #expect(none.text == "0 sessions in 4 groups, at the leaders\n")
+                let client = try await Cluster.connect(to: cluster.hosts.map(\.address))
+                for number in 0..<40 { try await client.kv.put(Bytes("key \(number)"), "v") }
+                let all = try await cluster.bifrost("session", "list", "--json")
+                all.expect(0)
+                let groups = try #require(try all.json()["groups"] as? [[String: Any]])
+                #expect(groups.map { $0["group"] as? Int } == [1, 2, 3, 4])
+                for group in groups {
+                    let sessions = try #require(group["sessions"] as? [[String: Any]])
+                    let session = try #require(sessions.first)
+                    #expect(sessions.count == 1 && session["session"] is String)
+                    let (lives, left) = (session["timeToLiveMillis"] as? Int, session["leftMillis"] as? Int)
+                    #expect(try #require(lives) >= #require(left) && #require(lives) >= 1_000)
+                    #expect(try #require(session["answers"] as? Int) >= 1 && session["lastWordIndex"] is Int)
+                }
+                let text = try await cluster.bifrost("session", "list", "--group", "2", "--host", "3")
+                text.expect(0)
+                #expect(text.text.hasPrefix("1 session in 1 group, on host 3\nGROUP"), "\(text.text)")
+                try await cluster.bifrost("session", "list", "--group", "9").expect(64, saying: "no group 9")
+                try await cluster.bifrost("session", "list", "--group", "meta").expect(64, saying: "no sessions")
+                await client.close()
+                let end = ContinuousClock.now + .seconds(180)
+                while try await !cluster.bifrost("session", "list").text.hasPrefix("0 sessions") {
+                    try #require(ContinuousClock.now < end)
+                    await OwnExecutor.pause(milliseconds: 50)
+                }
+            }
         }
 
         @Test func settingsComeFromTheCommandLineThenTheEnvironmentThenTheFile() async throws {

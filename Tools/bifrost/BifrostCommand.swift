@@ -68,6 +68,7 @@ struct BifrostCommand: AsyncParsableCommand {
             GroupCommand.self,
             HostCommand.self,
             ClusterCommand.self,
+            SessionTool.self,
             RecoverCommand.self,
             SnapshotCommand.self,
             // Trials and measurements, from here on.
