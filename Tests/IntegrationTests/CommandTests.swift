@@ -342,6 +342,50 @@ extension IntegrationTests {
             }
         }
 
+        @Test func stateMachinesAreAskedByTheirNumbers() async throws {
+            try await withHosts(3) { cluster in
+                try cluster.local.startAll(arguments: ["--measured-machine", "--query-threads", "1"])
+                try await cluster.local.run(["init", "--hosts", cluster.local.addresses, "--groups", "4"])
+                // Place 3, seed 255, tag "a".
+                let body = "03000000 ff00000000000000 61"
+                let done = try await cluster.bifrost("machine", "call", "--hex", "65000", "1", "{a}", body)
+                done.expect(0)
+                #expect(done.text == "ff00000000000000\n")
+                let json = try await cluster.bifrost(
+                    "machine", "call", "--json", "--hex", "65000", "1", "{a}", "-", input: Array((body + "\n").utf8))
+                json.expect(0)
+                #expect(try json.json()["answerBase64"] as? String == "/wAAAAAAAAA=")
+                #expect(try json.json()["revision"] as? Int == 2)
+
+                let file = cluster.directory + "/question"
+                // Four blocks, one pass.
+                try Data([4, 0, 0, 0, 1, 0, 0, 0, 0x61]).write(to: URL(fileURLWithPath: file))
+                let asked = try await cluster.bifrost("machine", "query", "65000", "1", "{a}", "--file", file)
+                asked.expect(0)
+                #expect(asked.text.count == 17 && asked.text != String(repeating: "0", count: 16) + "\n")
+                let stale = try await cluster.bifrost(
+                    "machine", "query", "65000", "1", "{a}", "--file", "-", "--consistency", "stale", "--max-age", "1m",
+                    "--json", input: [4, 0, 0, 0, 1, 0, 0, 0, 0x61])
+                stale.expect(0)
+                #expect(try stale.json()["answer"] as? String == String(asked.text.dropLast()))
+
+                let refused = try await cluster.bifrost(
+                    "machine", "call", "--json", "--hex", "65000", "1", "{a}", "40000000 ff00000000000000 61")
+                refused.expect(1, saying: "a block's place is below 64, not 64 (1); nothing was changed")
+                let failure = try #require(try refused.json()["failure"] as? [String: Any])
+                #expect(failure["code"] as? Int == 1 && failure["details"] as? String == "64")
+                #expect(failure["text"] as? String == "a block's place is below 64, not 64")
+                try await cluster.bifrost("machine", "call", "65000", "1", "{b}", "--hex", body).expect(64)
+                try await cluster.bifrost("machine", "call", "65000", "9", "{a}", "--timeout", "1s")
+                    .expect(4, saying: "has no command or query 9")
+                try await cluster.bifrost("machine", "call", "1023", "1", "{a}").expect(64, saying: "from 1024 on")
+                try await cluster.bifrost("machine", "call", "65000", "1", "{a}", "--hex", "0")
+                    .expect(65, saying: "hexadecimal")
+                try await cluster.bifrost("machine", "query", "65000", "1", "{a}", "x", "--file", file)
+                    .expect(64, saying: "--file")
+            }
+        }
+
         @Test func settingsComeFromTheCommandLineThenTheEnvironmentThenTheFile() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 let file = cluster.directory + "/settings.json"

@@ -24,7 +24,7 @@ struct TestCluster: Sendable {
         limit: Duration = .seconds(60)
     ) async throws -> ChildProcess.Result {
         let count =
-            ["ring", "group", "host", "cluster", "snapshot", "session"].contains(words.first) ? 2 : 1
+            ["ring", "group", "host", "cluster", "snapshot", "session", "machine"].contains(words.first) ? 2 : 1
         let connect = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]
         return try await local.command(
             Array(words.prefix(count)) + connect + words.dropFirst(count), input: input, limit: limit)
