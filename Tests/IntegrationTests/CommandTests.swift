@@ -307,6 +307,20 @@ extension IntegrationTests {
             let rounds = try #require(restart["rounds"] as? [[String: Any]])
             #expect(try number(rounds.first?["journalBytes"]) > 1_000_000)
             #expect(try number(rounds.first?["answeredMillis"]) < number(rounds.first?["servedMillis"]))
+
+            let queries = try await measure("queries", "--threads", "2,1", "--rounds", "1", "--seconds", "0.5")
+            let rows = try #require(queries["rows"] as? [[String: Any]])
+            #expect(rows.map { $0["queryThreads"] as? Int } == [2, 1])
+            for row in rows {
+                let run = try #require((row["runs"] as? [[String: Any]])?.first)
+                func rate(_ load: String, _ what: String) throws -> Double {
+                    try number((run[load] as? [String: Any])?[what + "PerSecond"])
+                }
+                #expect(try rate("queries", "queries") > 0 && rate("queries", "commands") == 0)
+                #expect(try rate("commands", "queries") == 0 && rate("commands", "commands") > 0)
+                #expect(try rate("both", "queries") > 0 && rate("both", "commands") > 0)
+                #expect(try number(run["cpuMicrosPerQuery"]) > number(queries["computingMicros"]) / 2)
+            }
         }
 
         @Test func sessionsAreListedWhileTheirClientsLive() async throws {
