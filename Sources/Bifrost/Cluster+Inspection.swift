@@ -6,6 +6,7 @@ import NIOCore
 public import Primitives
 import RPC
 public import Ring
+public import StateMachines
 
 /// One host's answer to a question that was put to all.
 public struct HostReport: Sendable {
@@ -80,6 +81,25 @@ extension Cluster {
         RecordPages(
             cluster: self, group: group, consistency: consistency,
             bytesMax: UInt32(min(max(bytesMax, 1), Limits.pageBytesMax)), timeout: timeout)
+    }
+
+    /// Some of a group's sessions, ascending by id, with how much time each of them has left and what is kept for it; at
+    /// most `SessionQuery.pageSessionsMax`. Each page is a read of its own.
+    ///
+    /// - Parameter first: where the page begins: `next` of the page before.
+    /// - Throws: `invalid` if the host is of a version that does not say.
+    public func sessions(
+        of group: GroupID, from first: SessionID = .none, _ consistency: ReadConsistency = .linearizable,
+        timeout: Duration? = nil
+    ) async throws(BifrostError) -> SessionPage {
+        let answer = try await perform(
+            kind: .query, target: .group(group), reading: consistency, machine: .sessions,
+            payload: SessionQuery(from: first).encoded(), timeout: timeout)
+        do throws(DecodingFailure) {
+            return try SessionPage(decoding: try DataResult(decoding: answer).body)
+        } catch {
+            throw BifrostError(malformed: error, place: BifrostError.Place(group: group))
+        }
     }
 
     private func knownMap(deadline: Instant) async throws(BifrostError) -> ClusterMap {

@@ -34,13 +34,9 @@ public struct MachineClient<Machine: StateMachine>: Sendable {
     public func submitted<Command: MachineCommand<Machine>>(
         _ command: Command, timeout: Duration? = nil
     ) async throws(BifrostError) -> (answer: Command.Answer, revision: Revision) {
-        let request = MachineRequest(command)
-        if let problem = request.problem() { throw BifrostError(problem) }
-        let bytes = try await cluster.perform(
-            kind: .command, target: .slot(Ring.slot(of: request.key)),
-            payload: request.payload(machine: Machine.number),
-            timeout: timeout)
-        return try Self.answer(bytes, isCommand: true)
+        let (outcome, revision) = try await cluster.submit(
+            MachineRequest(command), to: Machine.number, timeout: timeout)
+        return (try Self.answer(outcome, isCommand: true), revision)
     }
 
     /// The query's answer, as all records that it reads stood at one moment.
@@ -49,29 +45,57 @@ public struct MachineClient<Machine: StateMachine>: Sendable {
     public func query<Query: MachineQuery<Machine>>(
         _ query: Query, _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
     ) async throws(BifrostError) -> Query.Answer {
-        let request = MachineRequest(query)
-        if let problem = request.problem() { throw BifrostError(problem) }
-        let bytes = try await cluster.perform(
-            kind: .query, target: .slot(Ring.slot(of: request.key)), reading: consistency, machine: Machine.number,
-            payload: request.encoded(), timeout: timeout)
-        let (answer, _): (Query.Answer, Revision) = try Self.answer(bytes, isCommand: false)
-        return answer
+        let (outcome, _) = try await cluster.query(
+            MachineRequest(query), of: Machine.number, consistency, timeout: timeout)
+        return try Self.answer(outcome, isCommand: false)
     }
 
     private static func answer<Answer: Message>(
+        _ outcome: MachineOutcome, isCommand: Bool
+    ) throws(BifrostError) -> Answer {
+        switch outcome {
+        case .answer(let body):
+            do throws(DecodingFailure) { return try Answer(decoding: body) } catch {
+                throw BifrostError(malformed: error, mayHaveHappened: isCommand)
+            }
+        case .failure(let failure):
+            throw BifrostError(
+                .machineFailed, "state machine \(Machine.number): \(failure); nothing was changed", cause: failure)
+        }
+    }
+}
+
+/// The same for who knows a machine by its numbers alone, and its commands and answers as bytes.
+extension Cluster {
+    package func submit(
+        _ request: MachineRequest, to machine: SubMachineNumber, timeout: Duration? = nil
+    ) async throws(BifrostError) -> (outcome: MachineOutcome, revision: Revision) {
+        if let problem = request.problem() { throw BifrostError(problem) }
+        let bytes = try await perform(
+            kind: .command, target: .slot(Ring.slot(of: request.key)), payload: request.payload(machine: machine),
+            timeout: timeout)
+        return try Self.outcome(bytes, isCommand: true)
+    }
+
+    package func query(
+        _ request: MachineRequest, of machine: SubMachineNumber, _ consistency: ReadConsistency = .linearizable,
+        timeout: Duration? = nil
+    ) async throws(BifrostError) -> (outcome: MachineOutcome, revision: Revision) {
+        if let problem = request.problem() { throw BifrostError(problem) }
+        let bytes = try await perform(
+            kind: .query, target: .slot(Ring.slot(of: request.key)), reading: consistency, machine: machine,
+            payload: request.encoded(), timeout: timeout)
+        return try Self.outcome(bytes, isCommand: false)
+    }
+
+    private static func outcome(
         _ bytes: Bytes, isCommand: Bool
-    ) throws(BifrostError) -> (answer: Answer, revision: Revision) {
-        let result: DataResult
-        let outcome: MachineOutcome
+    ) throws(BifrostError) -> (outcome: MachineOutcome, revision: Revision) {
         do throws(DecodingFailure) {
-            result = try DataResult(decoding: bytes)
-            outcome = try MachineOutcome(decoding: result.body)
-            if case .answer(let body) = outcome { return (try Answer(decoding: body), result.revision) }
+            let result = try DataResult(decoding: bytes)
+            return (try MachineOutcome(decoding: result.body), result.revision)
         } catch {
             throw BifrostError(malformed: error, mayHaveHappened: isCommand)
         }
-        guard case .failure(let failure) = outcome else { preconditionFailure("an answer was returned above") }
-        throw BifrostError(
-            .machineFailed, "state machine \(Machine.number): \(failure); nothing was changed", cause: failure)
     }
 }

@@ -72,10 +72,13 @@ public final class Host: Sendable {
         precondition(
             (1...HostConfiguration.eventLoopsMax).contains(configuration.eventLoops),
             "a host has 1 to \(HostConfiguration.eventLoopsMax) event loops")
+        precondition(
+            (1...HostConfiguration.queryThreadsMax).contains(configuration.queryThreads),
+            "a host has 1 to \(HostConfiguration.queryThreadsMax) threads for queries")
         let group = MultiThreadedEventLoopGroup(numberOfThreads: configuration.eventLoops)
         let readers = NIOThreadPool(numberOfThreads: configuration.readerThreads)
         readers.start()
-        let queries = NIOThreadPool(numberOfThreads: configuration.readerThreads)
+        let queries = NIOThreadPool(numberOfThreads: configuration.queryThreads)
         queries.start()
         let shell = HostShell(
             eventLoops: Array(group.makeIterator()), configuration: configuration, directory: directory,

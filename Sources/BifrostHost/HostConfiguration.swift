@@ -22,6 +22,9 @@ public struct HostConfiguration: Sendable {
     public var eventLoops = Self.eventLoopsDefault
     /// Threads for reads that may touch the disk.
     public var readerThreads = 2
+    /// Threads for queries of users' state machines, 1 to `queryThreadsMax`: so many are answered at the same time, of all
+    /// groups together.
+    public var queryThreads = Self.queryThreadsDefault
     /// Bytes of the store's index and filter chunks kept in memory.
     public var indexCacheBytes = 64 << 20
     /// Bytes of freed memtable memory kept for the next.
@@ -64,6 +67,10 @@ public struct HostConfiguration: Sendable {
     public static let eventLoopsMax = 64
     /// Half of the cores, as disks and clients want theirs, and at most four.
     public static var eventLoopsDefault: Int { max(1, min(4, System.coreCount / 2)) }
+
+    public static let queryThreadsMax = 256
+    /// Half of the cores, and at least two, so that one long query does not keep all others waiting.
+    public static var queryThreadsDefault: Int { max(2, min(queryThreadsMax, System.coreCount / 2)) }
 
     public init(directory: String, listen: NetworkAddress, name: String = "", zone: String = "") {
         self.directory = directory

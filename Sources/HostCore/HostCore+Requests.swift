@@ -144,6 +144,7 @@ extension HostCore {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
         if request.machine >= .firstOfUsers { return queryMachine(request, replica, call) }
+        if request.machine == .sessions { return querySessions(request, replica, call) }
         guard request.machine == .keyValue else {
             return refuse(call, .invalid("sub state machine \(request.machine) answers no queries in this version"))
         }
@@ -238,7 +239,7 @@ extension HostCore {
         switch read.kind {
         case .page: pagesOpen += 1
         case .machine: queriesOpen += 1
-        case .key, .snapshot: break
+        case .key, .sessions, .snapshot: break
         }
     }
 
@@ -247,7 +248,7 @@ extension HostCore {
         switch read.kind {
         case .page: pagesOpen -= 1
         case .machine: queriesOpen -= 1
-        case .key, .snapshot: break
+        case .key, .sessions, .snapshot: break
         }
     }
 
@@ -379,6 +380,7 @@ extension HostCore {
                     revision: replica.machine.revision, from: range.from, end: range.end, recordsMax: range.recordsMax,
                     bytesMax: range.bytesMax, live: live, isScan: range.isScan, view: replica.coldView))
         case .machine(let reading): serve(reading, call: read.call, from: replica)
+        case .sessions(let query): serve(query, call: read.call, from: replica)
         case .snapshot(let number): pin(replica, number, call: read.call)
         }
     }

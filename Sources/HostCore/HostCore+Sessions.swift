@@ -1,6 +1,7 @@
 // Ending sessions whose time is over: each group's leader proposes it, and the state machine decides when the entry comes
-// whether it is still so. What sessions are is the state machine's affair.
+// whether it is still so. Showing them. What sessions are is the state machine's affair.
 
+import Messages
 package import Primitives
 import RaftCore
 import StateMachines
@@ -54,6 +55,36 @@ extension HostCore {
 }
 
 extension HostCore {
+    /// A page of the group's sessions: of its leader's, or of this replica's, as the consistency says.
+    func querySessions(_ request: QueryRequest, _ replica: Replica, _ call: CallToken) {
+        guard replica.group != .meta else { return refuse(call, .invalid("group \(GroupID.meta) has no sessions")) }
+        guard request.slot == .group else {
+            return refuse(call, .invalid("sessions belong to the group as a whole: ask in slot \(Slot.group)"))
+        }
+        do throws(DecodingFailure) {
+            wait(
+                WaitingRead(call: call, kind: .sessions(try SessionQuery(decoding: request.query))), in: replica,
+                consistency: request.consistency, boundMilliseconds: request.bound)
+        } catch {
+            refuse(call, .invalid("\(error)"))
+        }
+    }
+
+    func serve(_ query: SessionQuery, call: CallToken, from replica: Replica) {
+        var logTime = replica.machine.logTime
+        if replica.role == .leader {
+            passLogTime(replica)
+            logTime = max(logTime, replica.logTime.current)
+        }
+        let body = replica.machine.sessions.page(query, logTime: logTime).encoded()
+        // All of them are looked at, however few are shown: no more of that in a turn than of bytes.
+        repliedBytes += max(body.count, replica.machine.sessions.count * Self.bytesOfLookingAtASession)
+        let result = DataResult(index: replica.core.appliedIndex, revision: replica.machine.revision, body: body)
+        effects.replies.append(HostReply(call: call, response: .done(result), isRead: true))
+    }
+
+    private static var bytesOfLookingAtASession: Int { 64 }
+
     /// For tests and status: nil if there is no replica of the group here.
     package func sessionCount(of group: GroupID) -> Int? { replica(of: group)?.machine.sessions.count }
 }

@@ -264,6 +264,7 @@ struct WaitingRead {
         case key(RecordKey)
         case page(PageRange)
         case machine(MachineReading)
+        case sessions(SessionQuery)
         /// A client's copy of the state begins: the number that it chose.
         case snapshot(UInt64)
     }

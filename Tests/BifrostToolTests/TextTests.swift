@@ -17,6 +17,10 @@ import Testing
         #expect(
             HumanText.duration(milliseconds: 850) == "850 ms" && HumanText.duration(milliseconds: 200_000) == "3 m 20 s"
         )
+        #expect(HumanText.hexadecimal(Bytes([0, 0x1f, 0xff])) == "001fff")
+        #expect(HumanText.bytes(ofHexadecimal: " 00 1F\nff\r\n") == Bytes([0, 0x1f, 0xff]))
+        #expect(HumanText.bytes(ofHexadecimal: "") == Bytes())
+        for text: Bytes in ["0", "0g", "001", "0x00"] { #expect(HumanText.bytes(ofHexadecimal: text) == nil) }
         #expect(HumanText.clock(seconds: 7) == "0:07" && HumanText.clock(seconds: 3_723) == "1:02:03")
         #expect(HumanText.fixed(1.005, 1) == "1.0" && HumanText.fixed(2, 0) == "2" && HumanText.fixed(.nan, 1) == "?")
         #expect(HumanText.quoted("a\nb") == "'a\\u{a}b'")

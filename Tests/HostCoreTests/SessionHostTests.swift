@@ -206,6 +206,49 @@ import Testing
         #expect(host.inspection(of: group)?.last == last)
     }
 
+    /// The time that is left is the leader's to say: the group is at rest, and its log does not go on.
+    @Test func whoAsksIsShownTheSessionsByTheLeaderAndByEachReplica() throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        let session = try open(trio, leader, timeToLive: 60_000, token: 1)
+        trio.hosts[leader].execute(put("k", "1", session, 1), slot(of: "k" as Bytes), group, token: 2)
+        try trio.tick(2)
+        let word = try #require(trio.hosts[leader].result(2)).index
+        // Ten seconds.
+        try trio.tick(200)
+        for (place, host) in trio.hosts.enumerated() {
+            host.sessions(group, .local, token: 3)
+            host.sessions(group, .linearizable, token: 4)
+            try trio.tick(2)
+            let page = try SessionPage(decoding: try #require(host.result(3)).body)
+            let shown = try #require(page.sessions.first)
+            #expect(page.count == 1 && page.next == nil && shown.id == session && shown.timeToLive == 60_000)
+            #expect(shown.calls == 1 && shown.answers == 1 && shown.activeIndex == word)
+            let left = shown.left(at: page.logTime)
+            if place == leader {
+                #expect(left > 48_000 && left < 51_000, "\(left) ms")
+                #expect(try #require(host.result(4)).index >= word)
+            } else {
+                #expect(left > 58_000, "\(left) ms")
+                guard case .notLeader? = host.refusal(4) else {
+                    Issue.record("\(String(describing: host.answer(4)))")
+                    continue
+                }
+            }
+        }
+        let host = trio.hosts[leader]
+        host.sessions(.meta, .local, token: 5)
+        host.sessions(group, .local, in: slot(of: "k" as Bytes), token: 6)
+        host.sessions(group, .local, query: "\u{2}", token: 7)
+        try trio.tick(2)
+        for (token, text) in [(5 as UInt64, "group 0 has no sessions"), (6, "as a whole"), (7, "of kind 1")] {
+            guard case .invalid(let found)? = host.refusal(token), found.contains(text) else {
+                Issue.record("\(text): \(String(describing: host.answer(token)))")
+                continue
+            }
+        }
+    }
+
     @Test func withoutAQuorumNobodyEnds() throws {
         let trio = try Trio()
         let leader = try trio.leader()
@@ -219,6 +262,17 @@ import Testing
 }
 
 extension TestHost {
+    fileprivate func sessions(
+        _ group: GroupID, _ consistency: Consistency, in slot: Slot = .group,
+        query: Bytes = SessionQuery().encoded(), token: UInt64
+    ) {
+        core(of: group).query(
+            QueryRequest(
+                group: group, epoch: slot == .group ? .zero : Epoch(1), slot: slot, machine: .sessions,
+                consistency: consistency, query: query),
+            call: CallToken(rawValue: token))
+    }
+
     func execute(_ payload: Bytes, _ slot: Slot, _ group: GroupID, token: UInt64) {
         core(of: group).execute(
             ExecuteRequest(group: group, epoch: slot == .group ? .zero : Epoch(1), slot: slot, payload: payload),

@@ -1,8 +1,10 @@
 // What people and scripts do with a cluster on the command line.
 
+import Bifrost
 import BifrostTool
 import Foundation
 import Primitives
+import TestSupport
 import Testing
 
 extension IntegrationTests {
@@ -305,6 +307,97 @@ extension IntegrationTests {
             let rounds = try #require(restart["rounds"] as? [[String: Any]])
             #expect(try number(rounds.first?["journalBytes"]) > 1_000_000)
             #expect(try number(rounds.first?["answeredMillis"]) < number(rounds.first?["servedMillis"]))
+
+            let queries = try await measure("queries", "--threads", "2,1", "--rounds", "1", "--seconds", "0.5")
+            let rows = try #require(queries["rows"] as? [[String: Any]])
+            #expect(rows.map { $0["queryThreads"] as? Int } == [2, 1])
+            for row in rows {
+                let run = try #require((row["runs"] as? [[String: Any]])?.first)
+                func rate(_ load: String, _ what: String) throws -> Double {
+                    try number((run[load] as? [String: Any])?[what + "PerSecond"])
+                }
+                #expect(try rate("queries", "queries") > 0 && rate("queries", "commands") == 0)
+                #expect(try rate("commands", "queries") == 0 && rate("commands", "commands") > 0)
+                #expect(try rate("both", "queries") > 0 && rate("both", "commands") > 0)
+                #expect(try number(run["cpuMicrosPerQuery"]) > number(queries["computingMicros"]) / 2)
+            }
+        }
+
+        @Test func sessionsAreListedWhileTheirClientsLive() async throws {
+            try await withCluster { cluster in
+                let none = try await cluster.bifrost("session", "list")
+                none.expect(0)
+                #expect(none.text == "0 sessions in 4 groups, at the leaders\n")
+                let client = try await Cluster.connect(to: cluster.hosts.map(\.address))
+                for number in 0..<40 { try await client.kv.put(Bytes("key \(number)"), "v") }
+                let all = try await cluster.bifrost("session", "list", "--json")
+                all.expect(0)
+                let groups = try #require(try all.json()["groups"] as? [[String: Any]])
+                #expect(groups.map { $0["group"] as? Int } == [1, 2, 3, 4])
+                for group in groups {
+                    let sessions = try #require(group["sessions"] as? [[String: Any]])
+                    let session = try #require(sessions.first)
+                    #expect(sessions.count == 1 && session["session"] is String)
+                    let (lives, left) = (session["timeToLiveMillis"] as? Int, session["leftMillis"] as? Int)
+                    #expect(try #require(lives) >= #require(left) && #require(lives) >= 1_000)
+                    #expect(try #require(session["answers"] as? Int) >= 1 && session["lastWordIndex"] is Int)
+                }
+                let text = try await cluster.bifrost("session", "list", "--group", "2", "--host", "3")
+                text.expect(0)
+                #expect(text.text.hasPrefix("1 session in 1 group, on host 3\nGROUP"), "\(text.text)")
+                try await cluster.bifrost("session", "list", "--group", "9").expect(64, saying: "no group 9")
+                try await cluster.bifrost("session", "list", "--group", "meta").expect(64, saying: "no sessions")
+                await client.close()
+                let end = ContinuousClock.now + .seconds(180)
+                while try await !cluster.bifrost("session", "list").text.hasPrefix("0 sessions") {
+                    try #require(ContinuousClock.now < end)
+                    await OwnExecutor.pause(milliseconds: 50)
+                }
+            }
+        }
+
+        @Test func stateMachinesAreAskedByTheirNumbers() async throws {
+            try await withHosts(3) { cluster in
+                try cluster.local.startAll(arguments: ["--measured-machine", "--query-threads", "1"])
+                try await cluster.local.run(["init", "--hosts", cluster.local.addresses, "--groups", "4"])
+                // Place 3, seed 255, tag "a".
+                let body = "03000000 ff00000000000000 61"
+                let done = try await cluster.bifrost("machine", "call", "--hex", "65000", "1", "{a}", body)
+                done.expect(0)
+                #expect(done.text == "ff00000000000000\n")
+                let json = try await cluster.bifrost(
+                    "machine", "call", "--json", "--hex", "65000", "1", "{a}", "-", input: Array((body + "\n").utf8))
+                json.expect(0)
+                #expect(try json.json()["answerBase64"] as? String == "/wAAAAAAAAA=")
+                #expect(try json.json()["revision"] as? Int == 2)
+
+                let file = cluster.directory + "/question"
+                // Four blocks, one pass.
+                try Data([4, 0, 0, 0, 1, 0, 0, 0, 0x61]).write(to: URL(fileURLWithPath: file))
+                let asked = try await cluster.bifrost("machine", "query", "65000", "1", "{a}", "--file", file)
+                asked.expect(0)
+                #expect(asked.text.count == 17 && asked.text != String(repeating: "0", count: 16) + "\n")
+                let stale = try await cluster.bifrost(
+                    "machine", "query", "65000", "1", "{a}", "--file", "-", "--consistency", "stale", "--max-age", "1m",
+                    "--json", input: [4, 0, 0, 0, 1, 0, 0, 0, 0x61])
+                stale.expect(0)
+                #expect(try stale.json()["answer"] as? String == String(asked.text.dropLast()))
+
+                let refused = try await cluster.bifrost(
+                    "machine", "call", "--json", "--hex", "65000", "1", "{a}", "40000000 ff00000000000000 61")
+                refused.expect(1, saying: "a block's place is below 64, not 64 (1); nothing was changed")
+                let failure = try #require(try refused.json()["failure"] as? [String: Any])
+                #expect(failure["code"] as? Int == 1 && failure["details"] as? String == "64")
+                #expect(failure["text"] as? String == "a block's place is below 64, not 64")
+                try await cluster.bifrost("machine", "call", "65000", "1", "{b}", "--hex", body).expect(64)
+                try await cluster.bifrost("machine", "call", "65000", "9", "{a}", "--timeout", "1s")
+                    .expect(4, saying: "has no command or query 9")
+                try await cluster.bifrost("machine", "call", "1023", "1", "{a}").expect(64, saying: "from 1024 on")
+                try await cluster.bifrost("machine", "call", "65000", "1", "{a}", "--hex", "0")
+                    .expect(65, saying: "hexadecimal")
+                try await cluster.bifrost("machine", "query", "65000", "1", "{a}", "x", "--file", file)
+                    .expect(64, saying: "--file")
+            }
         }
 
         @Test func settingsComeFromTheCommandLineThenTheEnvironmentThenTheFile() async throws {

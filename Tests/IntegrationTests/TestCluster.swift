@@ -23,7 +23,8 @@ struct TestCluster: Sendable {
         _ words: String..., input: [UInt8]? = nil, at hosts: [LocalCluster.HostProcess]? = nil,
         limit: Duration = .seconds(60)
     ) async throws -> ChildProcess.Result {
-        let count = ["ring", "group", "host", "cluster", "snapshot"].contains(words.first) ? 2 : 1
+        let count =
+            ["ring", "group", "host", "cluster", "snapshot", "session", "machine"].contains(words.first) ? 2 : 1
         let connect = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]
         return try await local.command(
             Array(words.prefix(count)) + connect + words.dropFirst(count), input: input, limit: limit)

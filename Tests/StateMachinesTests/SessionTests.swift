@@ -411,6 +411,53 @@ import Testing
         #expect(sound != forgotten)
     }
 
+    @Test func pagesShowEachSessionOnceAndWhatIsKeptForIt() throws {
+        var group = try Group()
+        var ids: [SessionID] = []
+        for number in 0..<40 {
+            group.logTime = UInt64(number) * 10
+            ids.append(try group.open())
+        }
+        ids.sort()
+        let (busy, gone) = (ids[17], ids[3])
+        group.logTime = 9_000
+        _ = group.put("a", "1", busy, 1)
+        let reading = KeyValueTransaction(if: [], then: [.get(key: "a")]).payload(
+            header: CommandHeader(machine: .keyValue, session: busy, sequence: 3, firstUnacknowledged: 2))
+        guard case .done(_, let body) = group.apply(reading) else {
+            Issue.record("not done")
+            return
+        }
+        _ = group.put("a", "1", busy, 6)
+        _ = group.apply(SessionCommand.close(gone).payload())
+        ids.removeAll { $0 == gone }
+        let now = LogTime(12_000)
+        var shown: [SessionStanding] = []
+        var pages: [Int] = []
+        var next: SessionID? = SessionID.none
+        while let from = next {
+            let page = group.machine.sessions.page(SessionQuery(from: from, sessionsMax: 13), logTime: now)
+            #expect(try SessionPage(decoding: page.encoded()) == page)
+            #expect(page.logTime == now && page.count == 39)
+            shown += page.sessions
+            pages.append(page.sessions.count)
+            next = page.next
+        }
+        #expect(shown.map(\.id) == ids && pages == [13, 13, 13])
+        let standing = try #require(shown.first { $0.id == busy })
+        #expect(standing.firstUnacknowledged == 2 && standing.calls == 5 && standing.answers == 2)
+        #expect(standing.bytes == UInt32(body.count) && standing.activeIndex == LogIndex(43))
+        #expect(standing.left(at: now) == 7_000 && standing.left(at: LogTime(90_000)) == 0)
+        let first = group.machine.sessions.page(SessionQuery(sessionsMax: 0), logTime: now)
+        #expect(first.sessions.count == 1 && first.next == ids[1])
+        #expect(group.machine.sessions.page(SessionQuery(from: SessionID(.max)), logTime: now).sessions.isEmpty)
+        mutate(first.encoded(), seed: 1) { bytes in
+            guard let page = try? SessionPage(decoding: bytes) else { return }
+            #expect(page.sessions.count * 52 <= bytes.count)
+        }
+        mutate(SessionQuery().encoded(), seed: 2) { _ = try? SessionQuery(decoding: $0) }
+    }
+
     /// As they stand in logs and stores: they never change.
     @Test func bytesAreFrozen() throws {
         func hex(_ bytes: Bytes) -> String {
@@ -431,6 +478,17 @@ import Testing
             SessionTable.id(term: Term($0.0), index: LogIndex($0.1), nonce: $0.2)
         }
         #expect(Set(ids).count == 5 && ids[0] == SessionID(0x9237_77e3_72c5_383f))
+
+        #expect(
+            hex(SessionQuery(from: SessionID(9), sessionsMax: 3).encoded()) == "01" + "0900000000000000" + "03000000")
+        let standing = SessionStanding(
+            id: SessionID(1), timeToLive: 2, activeAt: LogTime(3), activeIndex: LogIndex(4), firstUnacknowledged: 5,
+            calls: 6, answers: 7, bytes: 8)
+        #expect(
+            hex(SessionPage(logTime: LogTime(1), count: 2, sessions: [standing], next: SessionID(3)).encoded())
+                == "0100000000000000" + "02000000" + "01" + "0300000000000000" + "01000000" + "0100000000000000"
+                + "0200000000000000" + "0300000000000000" + "0400000000000000" + "0500000000000000" + "06000000"
+                + "07000000" + "08000000")
 
         var group = try Group()
         group.logTime = 7

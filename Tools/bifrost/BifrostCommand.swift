@@ -29,7 +29,8 @@ struct BifrostCommand: AsyncParsableCommand {
 
             EXIT CODES:
               0   done; of status: healthy
-              1   the answer is no: get found no value, history check a violation; the
+              1   the answer is no: get found no value, history check a violation; a
+                  state machine says that it can't be done; the
                   cluster refused what group or host asked for, and nothing was changed;
                   recover: refused, or not confirmed
               2   the outcome of a write is unknown: read before you repeat it;
@@ -61,6 +62,7 @@ struct BifrostCommand: AsyncParsableCommand {
             Scan.self,
             Delete.self,
             Transaction.self,
+            MachineCommands.self,
             Import.self,
             Export.self,
             Status.self,
@@ -68,6 +70,7 @@ struct BifrostCommand: AsyncParsableCommand {
             GroupCommand.self,
             HostCommand.self,
             ClusterCommand.self,
+            SessionTool.self,
             RecoverCommand.self,
             SnapshotCommand.self,
             // Trials and measurements, from here on.

@@ -69,6 +69,37 @@ package enum HumanText {
         return bytes.count > shown.count ? "'\(text)…' (\(bytes.count) bytes)" : "'\(text)'"
     }
 
+    /// Two digits for each byte.
+    package static func hexadecimal(_ bytes: Bytes) -> String {
+        let digits = Array("0123456789abcdef".utf8)
+        return bytes.withUnsafeBytes { bytes in
+            String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
+        }
+    }
+
+    /// The bytes that such a text stands for, with blanks and line breaks between digits; nil if it stands for none.
+    package static func bytes(ofHexadecimal text: Bytes) -> Bytes? {
+        var plain: [UInt8] = []
+        var high: UInt8?
+        for byte in text.array {
+            let digit: UInt8
+            switch byte {
+            case UInt8(ascii: " "), UInt8(ascii: "\t"), UInt8(ascii: "\n"), UInt8(ascii: "\r"): continue
+            case UInt8(ascii: "0")...UInt8(ascii: "9"): digit = byte - UInt8(ascii: "0")
+            case UInt8(ascii: "a")...UInt8(ascii: "f"): digit = byte - UInt8(ascii: "a") + 10
+            case UInt8(ascii: "A")...UInt8(ascii: "F"): digit = byte - UInt8(ascii: "A") + 10
+            default: return nil
+            }
+            if let first = high {
+                plain.append(first << 4 | digit)
+                high = nil
+            } else {
+                high = digit
+            }
+        }
+        return high == nil ? Bytes(plain) : nil
+    }
+
     /// "1 host", "3 hosts"
     package static func count(_ number: Int, _ noun: String) -> String {
         "\(grouped(UInt64(max(number, 0)))) \(noun)\(number == 1 ? "" : "s")"

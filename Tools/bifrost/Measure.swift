@@ -1,5 +1,5 @@
-// `bifrost measure`: what a cluster of many groups costs, how fast it is there again, and how fast it is saved. Owns what its subcommands share;
-// each of them has a file of its own.
+// `bifrost measure`: what a cluster of many groups costs, how fast it is there again, and how fast it is saved; how
+// queries of state machines scale. Owns what its subcommands share; each of them has a file of its own.
 
 import ArgumentParser
 import Bifrost
@@ -13,13 +13,16 @@ import Ring
 
 struct Measure: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "measure", abstract: "Measures failover, idle groups, restarts and saves, on hosts of its own.",
+        commandName: "measure",
+        abstract: "Measures failover, idle groups, restarts, saves and queries, on hosts of its own.",
         discussion: """
             Each starts host processes on loopback in a new directory below --directory, which has to be on a real disk, \
             makes a cluster of --groups groups and writes a record to each of them before anything is measured. The hosts \
             and their directory are removed at the end. For throughput and latency see 'bifrost bench'.
             """,
-        subcommands: [MeasureFailover.self, MeasureIdle.self, MeasureRestart.self, MeasureSnapshots.self])
+        subcommands: [
+            MeasureFailover.self, MeasureIdle.self, MeasureRestart.self, MeasureSnapshots.self, MeasureQueries.self,
+        ])
 }
 
 struct MeasureOptions: ParsableArguments {
@@ -108,6 +111,8 @@ final class MeasuredCluster {
     private(set) var ends: [String] = []
     /// Of each host before it belonged to a cluster.
     private(set) var empty: [ProcessFigures] = []
+    /// Of `serve`, beside those of the options.
+    var hostArguments: [String] = []
 
     init(local: LocalCluster, options: MeasureOptions, name: String) {
         self.local = local
@@ -123,8 +128,7 @@ final class MeasuredCluster {
     /// Starts the hosts, makes the cluster and writes a record to each group.
     /// - Returns: nanoseconds until all groups had a leader, and until all had a record from then on.
     func begin() async throws -> (made: UInt64, written: UInt64) {
-        let arguments = options.loops.map { ["--loops", "\($0)"] } ?? []
-        try local.startAll(arguments: arguments)
+        for host in local.hosts { try start(host) }
         for host in local.hosts { try await waitUntilThere(host) }
         empty = try figures()
         say(
@@ -158,7 +162,7 @@ final class MeasuredCluster {
     }
 
     func start(_ host: LocalCluster.HostProcess) throws {
-        try local.start(host, arguments: options.loops.map { ["--loops", "\($0)"] } ?? [])
+        try local.start(host, arguments: (options.loops.map { ["--loops", "\($0)"] } ?? []) + hostArguments)
     }
 
     /// The present client, or one that begins to look for the cluster.

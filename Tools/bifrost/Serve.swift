@@ -6,6 +6,7 @@ import Foundation
 import Logging
 import Primitives
 import RPC
+import StateMachines
 import Synchronization
 import UnixSignals
 
@@ -97,6 +98,15 @@ struct Serve: AsyncParsableCommand {
                 + "back to a lower one.", valueName: "level", visibility: .hidden))
     var featureLevel: UInt32?
 
+    @Option(
+        help: ArgumentHelp(
+            "Threads for queries of state machines, which 'serve' has only with --measured-machine.",
+            valueName: "count", visibility: .hidden))
+    var queryThreads: Int?
+
+    @Flag(help: ArgumentHelp("Have the state machine that 'bifrost measure queries' asks.", visibility: .hidden))
+    var measuredMachine = false
+
     @Flag(help: "Listen on an address that is not loopback, though nothing is encrypted or authenticated yet.")
     var insecureListen = false
 
@@ -141,6 +151,10 @@ struct Serve: AsyncParsableCommand {
                 "--advertise needs an address and a port that others can connect to, not \(advertise.address)")
         }
         try Self.check(loops: loops)
+        if let queryThreads, !(1...HostConfiguration.queryThreadsMax).contains(queryThreads) {
+            throw ValidationError(
+                "--query-threads is 1 to \(HostConfiguration.queryThreadsMax), not \(queryThreads)")
+        }
         guard (0...Self.scrubRateMax).contains(scrubRate) else {
             throw ValidationError("--scrub-rate is 0 to \(Self.scrubRateMax) MiB in a second, not \(scrubRate)")
         }
@@ -203,6 +217,8 @@ struct Serve: AsyncParsableCommand {
         configuration.advertise = advertise?.address.description
         configuration.version = programVersion
         if let loops { configuration.eventLoops = loops }
+        if let queryThreads { configuration.queryThreads = queryThreads }
+        if measuredMachine { configuration.machines = try StateMachineRegistry([QueryLoad.self]) }
         configuration.scrubBytesPerSecond = scrubRate << 20
         if let featureLevel { configuration.featureLevel = featureLevel }
         BifrostHost.Host.noteFaults()
