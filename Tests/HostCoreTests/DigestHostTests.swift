@@ -201,6 +201,55 @@ private struct OddTransfer: MachineCommand {
             trio.hosts[leader].notices.contains { $0.contains("a majority of the voters has the state of replica") })
     }
 
+    /// Nothing is written any more when it comes back, and what the others said was said without it.
+    @Test func whoWasAwayIsToldWhatItMissed() throws {
+        let trio = try trio()
+        let leader = try trio.leader(of: group)
+        let odd = followers(trio, leader)[0]
+        misread(trio, at: [odd])
+        try put(trio, 0, "sound", at: leader)
+        trio.cut(odd)
+        for key in 1..<300 { try put(trio, key, at: leader) }
+        #expect(stopped(trio).isEmpty)
+        trio.join(odd)
+        try trio.tick(60)
+        #expect(stopped(trio) == [odd])
+    }
+
+    /// What came meanwhile would stand on a state that is wrong, and hide it.
+    @Test func whoIsStoppedTakesNoSnapshotThatIsUnderWay() throws {
+        let trio = try Trio {
+            $0.digestInterval = Self.interval
+            $0.journalBytesForLaggards = 1
+            $0.memtableBytesTrigger = 2_000
+            $0.snapshotPieceBytes = 700
+            $0.raft.appendBytesMax = 500
+        }
+        let leader = try trio.leader(of: group)
+        let others = followers(trio, leader)
+        let away = trio.hosts[others[0]]
+        for key in 0..<20 { try put(trio, key, at: leader) }
+        trio.cut(others[0])
+        for key in 100..<160 {
+            trio.hosts[leader].core.journalBytes = 2
+            try put(trio, key, String(repeating: "new", count: 40), at: leader)
+        }
+        try trio.tick(100)
+        away.holdsStore = true
+        trio.join(others[0])
+        try trio.tick(100)
+        #expect(away.jobs.contains { if case .takeSnapshot = $0 { true } else { false } })
+        for place in [leader, others[1]] {
+            let id = try #require(trio.map.group(group)?.replica(on: trio.hosts[place].id))
+            try say(trio, word(of: id, at: 16, 5), from: place, to: others[0])
+        }
+        #expect(stopped(trio) == [others[0]])
+        away.holdsStore = false
+        try trio.tick(400)
+        #expect(stopped(trio) == [others[0]])
+        #expect(!away.notices.contains { $0.contains("goes on from a snapshot") })
+    }
+
     /// As after a restart: how the state became wrong is not known any more, and it is found all the same.
     @Test func aStateThatWasWrongBeforeTheReplicaBeganIsFound() throws {
         let trio = try trio()
