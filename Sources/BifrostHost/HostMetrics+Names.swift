@@ -41,6 +41,10 @@ extension HostMetrics {
         Figure("bifrost_snapshots_installed_total", "Replicas that began anew on another member's state.") {
             $0.figures.counts.snapshotsInstalled
         },
+        Figure(
+            "bifrost_digests_agreed_total",
+            "Points of a log at which a majority of the voters had the same state as a replica here."
+        ) { $0.figures.counts.digestsAgreed },
         Figure("bifrost_damages_total", "Replicas found damaged, by whatever read them.") { $0.damages },
         Figure("bifrost_scrubbed_bytes_total", "Bytes of cold data that the scrubber verified.") { $0.scrub.bytes },
         Figure("bifrost_scrub_rounds_total", "Rounds of the scrubber through all that is on the disks.") {
@@ -83,6 +87,10 @@ extension HostMetrics {
         Figure("bifrost_replicas_impaired", "Replicas whose state is damaged or behind their log.") {
             Double($0.figures.impaired)
         },
+        Figure(
+            "bifrost_replicas_doubted",
+            "Replicas whose state is not another voter's, while no majority agrees on one; status says more."
+        ) { Double($0.figures.doubted) },
         Figure("bifrost_apply_lag_entries", "Entries that are committed and not applied, of all replicas here.") {
             Double($0.figures.applyLag.sum)
         },

@@ -88,6 +88,8 @@ package struct SimulatedPlan: Sendable {
         keys = draw(16...64)
         openOperationsPerKeyMax = draw(2...7)
 
+        // States are compared all the time.
+        settings.digestInterval = 16
         settings.memtableBytesTrigger = draw(500...6_000)
         settings.memtableBytesMax = settings.memtableBytesTrigger * draw(1...4)
         settings.journalBytesTrigger = draw(1_000...12_000)

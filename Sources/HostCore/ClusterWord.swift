@@ -1,5 +1,5 @@
 // What hosts say to each other about the cluster as a whole: newer maps, and what has come about in a group that the meta
-// group should know. In peer batches of version 2; loop 0 hears it.
+// group should know. In peer batches of version 2; loop 0 hears it, but for what is of one group.
 
 package import Primitives
 package import Ring
@@ -15,6 +15,8 @@ package enum ClusterWord: Hashable, Sendable {
     /// 3: the commands of users' state machines that the sender can apply, and whether it wants to know the receiver's:
     /// `asks u8 | count u32 | machine u16, command u16 each`, ascending.
     case machines([MachineCommandNumber], asks: Bool)
+    /// 4: what a replica had at a point of comparison.
+    case digest(DigestWord)
     case unknown(UInt8)
 
     private static var mapBytesMax: Int { 15 << 20 }
@@ -42,6 +44,11 @@ package enum ClusterWord: Hashable, Sendable {
             }
             writer.write(3 as UInt8)
             writer.writeWithLength(bytes.take())
+        case .digest(let word):
+            var bytes = ByteWriter(capacity: word.encodedBytes)
+            word.encode(into: &bytes)
+            writer.write(4 as UInt8)
+            writer.writeWithLength(bytes.take())
         case .unknown(let kind):
             writer.write(kind)
             writer.writeWithLength(Bytes())
@@ -68,6 +75,10 @@ package enum ClusterWord: Hashable, Sendable {
             }
             // What may stand behind it is a later version's.
             self = .machines(commands, asks: asks)
+        case 4:
+            var bytes = ByteReader(try reader.readBytesWithLength(limit: DigestWord.encodedBytesMax))
+            // The same.
+            self = .digest(try DigestWord(from: &bytes))
         default:
             _ = try reader.readBytesWithLength(limit: Self.mapBytesMax)
             self = .unknown(kind)

@@ -22,6 +22,8 @@ package struct HostCounts: Sendable {
     package var snapshotBytesGiven: UInt64 = 0
     package var snapshotBytesTaken: UInt64 = 0
     package var snapshotsInstalled: UInt64 = 0
+    /// Points at which a majority of the voters had the state of a replica here, as it learned.
+    package var digestsAgreed: UInt64 = 0
     /// As `HostCore` has them.
     package var overloads: UInt64 = 0
     package var leaseReads: UInt64 = 0
@@ -41,6 +43,7 @@ package struct HostCounts: Sendable {
         snapshotBytesGiven += other.snapshotBytesGiven
         snapshotBytesTaken += other.snapshotBytesTaken
         snapshotsInstalled += other.snapshotsInstalled
+        digestsAgreed += other.digestsAgreed
         overloads += other.overloads
         leaseReads += other.leaseReads
         staleReads += other.staleReads
@@ -82,6 +85,8 @@ package struct HostFigures: Sendable {
     package var active = 0
     package var stopped = 0
     package var impaired = 0
+    /// Whose state is not another's, where no majority says which is right.
+    package var doubted = 0
     /// Entries that are committed and not applied; entries, and their bytes, that were applied behind the last checkpoint.
     package var applyLag = SumAndLargest()
     package var checkpointLag = SumAndLargest()
@@ -114,6 +119,7 @@ package struct HostFigures: Sendable {
         active += other.active
         stopped += other.stopped
         impaired += other.impaired
+        doubted += other.doubted
         applyLag.add(other.applyLag)
         checkpointLag.add(other.checkpointLag)
         checkpointLagBytes.add(other.checkpointLagBytes)
@@ -172,6 +178,7 @@ extension HostCore {
         if leader == .none { figures.leaderless += 1 }
         if replica.stopped != nil { figures.stopped += 1 }
         if replica.impairment != nil || replica.damage != nil { figures.impaired += 1 }
+        if replica.digests.doubt?.text != nil { figures.doubted += 1 }
         let applyLag = commit > applied ? commit.rawValue - applied.rawValue : 0
         let manifest = replica.manifestIndex
         let checkpointLag = applied > manifest ? applied.rawValue - manifest.rawValue : 0

@@ -23,6 +23,7 @@ extension HostCore {
         relieveJournal()
         resumeStoreWork()
         reconsiderDamages()
+        reconsiderDoubts()
         retryFetches()
         expireSessions()
         carryOutDeadlines()

@@ -138,7 +138,8 @@ extension HostCore {
         let isUnused = replica.core.lastIndex == .zero && replica.core.term == .zero
         guard
             group == nil || group?.replica(on: host) != nil || replica.core.removedAt != nil || replica.isMute
-                || replica.isLogDamaged || isUnused || replica.core.statistics.unprovenRemovals > 0
+                || replica.isLogDamaged || replica.digests.isOutvoted || isUnused
+                || replica.core.statistics.unprovenRemovals > 0
         else { return }
         replica.removal = .stopping
         if replica.stopped != Self.installing { stopForGood(replica) }

@@ -53,6 +53,7 @@ extension HostCore {
             machinesTold(commands, by: host)
             tell(.machines(commands, of: host))
             if asks, let peer = peer(host) { tellMachines(to: peer, asks: false) }
+        case .digest(let word): receive(word, from: host)
         case .unknown: strayMessages += 1
         }
     }

@@ -99,7 +99,8 @@ extension HostCore {
 
     /// One that met damage asks for a whole state, some seconds later and when it follows. What it has is no base any more.
     private func isStateOfUse(_ replica: Replica) -> Bool {
-        replica.isStateDamaged ? replica.role != .leader : replica.damage == nil
+        if replica.digests.isOutvoted { return false }
+        return replica.isStateDamaged ? replica.role != .leader : replica.damage == nil
     }
 
     /// What was found to be damaged meanwhile is no base, who leads has all, and an index that was applied is no news.
@@ -249,6 +250,7 @@ extension HostCore {
         replica.damage = nil
         replica.checkpoint = nil
         replica.freshAt = nil
+        replica.digests.beginAgain()
         replica.impairment = Self.impairment(plan, replica.core) ?? (replica.isLogDamaged ? Self.logDamaged : nil)
         replica.isMute = plan.isMute || replica.isLogDamaged
         replica.view = view

@@ -57,7 +57,7 @@ extension HostCore {
         status.logBytes = UInt64(replica.core.memoryBytes)
         status.commands = replica.appliedCommands
         status.problem =
-            replica.stopped ?? replica.impairment
+            replica.stopped ?? replica.impairment ?? replica.digests.doubt?.text
             ?? replica.damage.map {
                 "its state on disk is damaged, and it goes on until it has another member's: \($0)"
             } ?? ""

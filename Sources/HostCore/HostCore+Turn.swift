@@ -205,6 +205,7 @@ extension HostCore {
         var applied = from
         var awaited: (places: [RecordPosition], entries: ArraySlice<LogEntry>)?
         var written = replica.machine.bytesBesideEntries
+        let intervalMask = settings.digestInterval &- 1
         while budget > 0, applied < replica.core.commit {
             if replica.isFull(settings) { break }
             let entries = replica.withCore { $0.committedEntries(after: applied, bytesMax: min(budget, 256 << 10)) }
@@ -224,6 +225,7 @@ extension HostCore {
                 budget -= bytes
                 replica.appliedBytesSinceCheckpoint += bytes
                 applied = entry.index
+                if applied.rawValue & intervalMask == 0 { reachDigestPoint(replica) }
                 if case .done = outcome {
                     replica.appliedCommands += 1
                     counts.commands += 1
@@ -253,6 +255,7 @@ extension HostCore {
         }
         replica.core.evict(through: isLarge ? applied : min(replica.everywhereStable, applied))
         if replica.group == .meta { adoptMetaMap(replica) }
+        if !replica.digests.fresh.isEmpty { compareFreshDigests(replica) }
     }
 
     /// Answers the calls whose entries have been applied, or replaced by another leader's.

@@ -41,6 +41,7 @@ public final class HostCore {
         var knowsPromises: Bool { featureLevel >= FeatureLevel.membership }
         var knowsSilence: Bool { featureLevel >= FeatureLevel.silence }
         var knowsMachines: Bool { featureLevel >= FeatureLevel.machines }
+        var knowsDigests: Bool { featureLevel >= FeatureLevel.deadlines }
         /// Users' commands that its program can apply; nil: it has not said so on this connection. Looked up only.
         var machines: Set<MachineCommandNumber>?
         /// Its replicas of this loop's groups that say nothing, as it said last; ascending by group. And the sum over them.
@@ -201,6 +202,8 @@ public final class HostCore {
     var fetchesToRetry: [Replica] = []
     /// Replicas with a `mergeTick`, and those with a `checkpointTick`.
     var jobsPutOff = 0
+    /// Replicas with a `digests.doubt`; others leave the list later.
+    var doubted: [Replica] = []
     /// Replicas with a `damage`, when they were last counted.
     var damagesMet = 0
     /// Some replica needs less of the journal than it did.
@@ -252,6 +255,7 @@ public final class HostCore {
         host: HostID, journal: UInt64, settings: HostSettings, seed: UInt64, now: Instant, journalSequence: UInt64,
         loop: LoopPlace = .only
     ) {
+        precondition(settings.digestInterval.nonzeroBitCount == 1, "the interval of digests is a power of two")
         self.host = host
         self.journal = journal
         self.settings = settings.share(of: loop)
@@ -323,6 +327,7 @@ public final class HostCore {
         endWatches(of: replica, .unknownGroup)
         watched.removeAll { $0 === replica }
         historyBytes -= replica.history.bytes
+        doubted.removeAll { $0 === replica }
         replicaOfGroup[Int(replica.group.rawValue)] = nil
         isTrimDue = true
     }

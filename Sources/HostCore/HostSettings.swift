@@ -22,6 +22,9 @@ public struct HostSettings: Sendable {
     /// By how many thousandths any host's clock may run fast or slow, at most: leases of hosts whose clocks do worse are
     /// not safe. At most 999.
     public var clockDriftPerMille: UInt64 = 50
+    /// Entries of a group's log after which its replicas compare their states: a power of two, and the same on all hosts,
+    /// or nothing is compared. For tests; a host has this one.
+    package var digestInterval: UInt64 = 4_096
     /// Users' state machines of this host's program.
     public var machines = StateMachineRegistry()
     /// Each group's consensus; its time-outs are in the same ticks.

@@ -250,7 +250,7 @@ public struct PeerBatchPart: Sendable {
     package private(set) var messages: [(group: GroupID, message: RaftMessage)] = []
     package private(set) var floors: [LogFloor] = []
     package private(set) var snapshots: [SnapshotMessage] = []
-    /// Loop 0's.
+    /// Loop 0's, but for those on one group's digests.
     package private(set) var words: [ClusterWord] = []
     package private(set) var heartbeat: HostHeartbeat?
     package private(set) var reply: HostHeartbeatReply?
@@ -277,7 +277,11 @@ public struct PeerBatchPart: Sendable {
             parts[LoopPlace.owner(of: snapshot.group, loops: loops), default: PeerBatchPart()].snapshots.append(
                 snapshot)
         }
-        if !batch.words.isEmpty { parts[0, default: PeerBatchPart()].words = batch.words }
+        for word in batch.words {
+            var loop = 0
+            if case .digest(let digest) = word { loop = LoopPlace.owner(of: digest.group, loops: loops) }
+            parts[loop, default: PeerBatchPart()].words.append(word)
+        }
         if let silent = batch.silent {
             for loop in 0..<loops { parts[loop, default: PeerBatchPart()].silent = [] }
             for replica in silent {

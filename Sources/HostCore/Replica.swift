@@ -145,6 +145,8 @@ final class Replica {
     var handOverSeconds = 0
     var handOverPauseSeconds = 0
     var snapshotsInstalled: UInt64 = 0
+    /// Of its state, and of other members', where they are compared.
+    var digests = ReplicaDigests()
     /// It is being deleted from here.
     var removal: ReplicaRemoval?
     /// It is in the host's list of those whose place in the map is looked at.

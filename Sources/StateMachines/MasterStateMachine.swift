@@ -20,7 +20,9 @@ public struct MasterStateMachine: Sendable {
     /// Elapsed time as the entries carry it; never falls.
     public private(set) var logTime: LogTime
     /// Over all records written since the group began, in their order: replicas agree at equal index.
-    public private(set) var digest: UInt64
+    public internal(set) var digest: UInt64
+    /// What the sub machines did since digests were last compared.
+    var interval: MachineDigests
     /// Who may ask for what he asked before.
     public private(set) var sessions = SessionTable()
     /// Sessions that nothing changed behind this entry are among the records already.
@@ -48,6 +50,7 @@ public struct MasterStateMachine: Sendable {
         self.revision = revision
         self.logTime = logTime
         self.digest = digest
+        interval = MachineDigests(after: applied, digest: digest, revision: revision)
         meta = try MetaMachine(restoring: metaRecords)
         sessions = try SessionTable(restoring: sessionRecords)
         sessionsWritten = applied
@@ -215,8 +218,10 @@ public struct MasterStateMachine: Sendable {
         case .nothing, .refused, .repeated: break
         case .done(let writes, _, let events):
             // What clients say of their sessions changes no data, nor does a deadline that is met in vain.
-            if !events.list.isEmpty || writes.contains(where: { $0.machine != .sessions && $0.machine != .deadlines }) {
+            let machine = writes.first { $0.machine != .sessions && $0.machine != .deadlines }?.machine
+            if let machine = machine ?? (events.list.isEmpty ? nil : events.machine) {
                 revision = revision.next
+                interval.addChange(of: machine)
             }
             for write in writes {
                 if write.machine == .deadlines, write.value != nil {
@@ -255,18 +260,18 @@ public struct MasterStateMachine: Sendable {
         let kept = sessions.keep(
             SessionAnswer(index: entry.index, slot: slot, revision: revision, outcome: outcome), header, at: place,
             logTime: logTime)
-        fold(header, kept.mark)
+        fold(header, kept.mark, of: header.machine)
         return kept.outcome
     }
 
     /// Takes into the digest what a call came to: replicas that decide by different windows must not agree in it.
-    private mutating func fold(_ header: CommandHeader, _ mark: UInt64) {
+    private mutating func fold(_ header: CommandHeader, _ mark: UInt64, of machine: SubMachineNumber) {
         let call = header.session.rawValue &+ header.sequence &* 0x9e37_79b9_7f4a_7c15
-        digest = mix(digest ^ mix(call ^ header.firstUnacknowledged << 20 ^ mark))
+        take(mix(call ^ header.firstUnacknowledged << 20 ^ mark), of: machine)
     }
 
     private mutating func fold(_ header: CommandHeader, _ refusal: Refusal) {
-        fold(header, refusal.encoded().withUnsafeBytes { hash64($0, seed: 1) })
+        fold(header, refusal.encoded().withUnsafeBytes { hash64($0, seed: 1) }, of: .sessions)
     }
 
     /// A call whose answer is to be kept.
@@ -298,7 +303,7 @@ public struct MasterStateMachine: Sendable {
                 sessions.noteRefused(header, at: place, index: entry.index, revision, max(logTime, entry.logTime))
                 return .refused(refusal)
             case .answered(let answer):
-                fold(header, answer.mark << 2 | 3)
+                fold(header, answer.mark << 2 | 3, of: header.machine)
                 sessions.noteRepeated(header, at: entry.index, revision, max(logTime, entry.logTime))
                 return .repeated(answer)
             }
@@ -337,13 +342,14 @@ public struct MasterStateMachine: Sendable {
             if let refusal = sessions.open(id, timeToLive: timeToLive, at: entry.index, revision, time) {
                 return .refused(refusal)
             }
-            digest = mix(digest ^ mix(id.rawValue))
+            take(mix(id.rawValue), of: .sessions)
             return .done([], body: Session.body(of: [id]))
         case .keepAlive(let words):
             if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
             let missing = sessions.keepAlive(words, at: entry.index, revision, time)
-            digest = mix(
-                digest ^ entry.payload.withUnsafeBytes { hash64($0, seed: UInt64(truncatingIfNeeded: missing.count)) })
+            take(
+                entry.payload.withUnsafeBytes { hash64($0, seed: UInt64(truncatingIfNeeded: missing.count)) },
+                of: .sessions)
             return .done([], body: Session.body(of: missing))
         case .close(let id): return .done(sessions.close(id) ? ended([id]) : [], body: Bytes())
         case .expire(let expiries): return .done(ended(sessions.expire(expiries, logTime: time)), body: Bytes())
@@ -439,12 +445,12 @@ public struct MasterStateMachine: Sendable {
         if let broken = context.trouble.broken { outcome = .failure(broken) }
         let body = outcome.encoded()
         // Replicas whose machines answer otherwise must not agree in it.
-        digest = mix(digest ^ body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) })
+        take(body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) }, of: machine)
         if case .failure = outcome, !isPlanted("machine-half-done") { return .done([], body: body) }
         // Whoever watches sees them: replicas agree in them.
         for event in context.events {
             let hash = event.key.withUnsafeBytes { hash64($0, seed: UInt64(event.number) &+ 1) }
-            digest = mix(digest ^ event.body.withUnsafeBytes { hash64($0, seed: hash) })
+            take(event.body.withUnsafeBytes { hash64($0, seed: hash) }, of: machine)
         }
         return .done(
             context.context.writes, body: body, events: Events(slot: slot, machine: machine, list: context.events))
@@ -483,7 +489,7 @@ public struct MasterStateMachine: Sendable {
         let seed = (place ^ mix(revision.rawValue) ^ mix(~changed.rawValue)) &+ expiry.rawValue &* 0x9e37_79b9_7f4a_7c15
         var hash = hash64(key, seed: seed)
         if let value { hash = hash64(value, seed: hash) }
-        digest = mix(digest ^ hash)
+        take(hash, of: machine)
     }
 }
 

@@ -52,6 +52,28 @@ private struct Balance: MachineQuery, JSONMessage {
     }
 }
 
+/// The same, in a program that counts otherwise.
+private enum OddTill: StateMachine {
+    static let number = Till.number
+    static let commands: [any MachineCommand<OddTill>.Type] = [OddPay.self]
+    static let queries: [any MachineQuery<OddTill>.Type] = []
+}
+
+private struct OddPay: MachineCommand, JSONMessage {
+    typealias Machine = OddTill
+    static let number = Pay.number
+    var till: String
+    var cents: Int
+    var key: Bytes { Bytes("{\(till)}") }
+
+    func apply(in context: inout MachineContext) throws -> Till.Account {
+        var account = try context.get(key, as: Till.Account.self) ?? Till.Account()
+        account.cents += cents + 1
+        try context.put(key, account)
+        return account
+    }
+}
+
 @Suite(.ownExecutor) struct MachineTests {
     private func withTills(
         loops: [Int] = [1, 2, 1], level: UInt32 = FeatureLevel.current, _ body: (TestHosts) async throws -> Void
@@ -83,6 +105,37 @@ private struct Balance: MachineQuery, JSONMessage {
             for (number, loops) in [2, 1, 1].enumerated() { try await hosts.start(number, loops: loops) }
             #expect(try await till.submit(Pay(till: "1", cents: -400)).cents == 0)
             #expect(try await till.query(Balance(tills: ["1"])).cents == [0])
+            await cluster.close()
+        }
+    }
+
+    /// It may lead: then the others go on.
+    @Test func aHostWhoseProgramDoesAnotherThingStopsAndNamesTheMachine() async throws {
+        let (sound, odd) = (try StateMachineRegistry([Till.self]), try StateMachineRegistry([OddTill.self]))
+        var starts = 0
+        func adapt(_ settings: inout HostSettings) {
+            starts += 1
+            settings.machines = starts == 3 ? odd : sound
+            settings.digestInterval = 16
+        }
+        try await withHosts(loops: [1, 2, 1], groups: 1, featureLevel: FeatureLevel.current, adapt) { hosts in
+            let cluster = try await hosts.client()
+            let till = cluster.machine(Till.self)
+            func replica(_ place: Int) async throws -> ReplicaStatus? {
+                try await hosts.status(place).replicas.first { $0.group == GroupID(1) }
+            }
+            try await wait(seconds: 180, for: "the odd one to stop") {
+                _ = try? await till.submit(Pay(till: "1", cents: 100))
+                return try await replica(2)?.role == .stopped
+            }
+            let problem = try await replica(2)?.problem ?? ""
+            #expect(problem.contains("in what is OddTill (sub machine 5000)'s; replace it"), "\(problem)")
+            // Nobody else, however long it goes on.
+            for _ in 0..<40 { _ = try await till.submit(Pay(till: "1", cents: 100)) }
+            for place in 0..<2 {
+                let other = try await replica(place)
+                #expect(other?.role != .stopped && other?.problem == "", "\(other?.problem ?? "none")")
+            }
             await cluster.close()
         }
     }

@@ -311,18 +311,20 @@ final class Trio {
     var isBulkLost = false
     /// Called with each payload that is sent.
     var look: ((_ from: Int, _ to: Int, _ channel: PeerChannel, _ payload: Bytes) -> Void)?
+    /// What arrives of it, where memory on the way turns bits over.
+    var tamper: ((_ from: Int, _ to: Int, _ payload: Bytes) -> Bytes)?
 
     /// - Parameters:
     ///   - loops: event loops of each host.
     ///   - featureLevels: of each host's version. What one does not know itself it says to nobody, whatever they know.
     ///   - registered: the levels that the first map has of the hosts; nil: the same.
-    ///   - machines: of users, that all hosts have but those at the places `unaware`.
+    ///   - machines: of users, that all hosts have but those at the places `unaware`, and the one at 2 if it has `odd` ones.
     ///   - prepare: what a host's journal has before it starts.
     ///   - mapLevel: below `FeatureLevel.membership` members stay as they are, and nobody is replaced.
     init(
         groups: Int = 1, hosts count: Int = 3, loops: [Int]? = nil, featureLevels: [UInt32]? = nil,
         registered: [UInt32]? = nil, mapLevel: UInt32? = nil, machines: StateMachineRegistry = StateMachineRegistry(),
-        unaware: Set<Int> = [], adjust: (inout HostSettings) -> Void = { _ in },
+        unaware: Set<Int> = [], odd: StateMachineRegistry? = nil, adjust: (inout HostSettings) -> Void = { _ in },
         prepare: (HostID, ClusterMap, Journal<SimulatedDisk>) throws -> Void = { _, _, _ in }
     ) throws {
         var settings = HostSettings()
@@ -342,6 +344,7 @@ final class Trio {
             var settings = settings
             settings.featureLevel = levels[place]
             settings.machines = unaware.contains(place) ? StateMachineRegistry() : machines
+            if place == 2, let odd { settings.machines = odd }
             hosts.append(
                 try TestHost(record.id, map: map, settings: settings, loops: loops?[place] ?? 1) { [map] in
                     try prepare(record.id, map, $0)
@@ -381,7 +384,7 @@ final class Trio {
                     bulkBytes += payload.count
                     if isBulkLost { continue }
                 }
-                try hosts[to].receive(payload, from: host.id)
+                try hosts[to].receive(tamper?(place, to, payload) ?? payload, from: host.id)
             }
             if host.hasWork { moved = true }
         }
