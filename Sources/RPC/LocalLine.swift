@@ -175,7 +175,8 @@ final class LocalLine: @unchecked Sendable {
 
         mutating func cutChunk(above bytesMax: Int = chunkBytes) {
             guard writer.count > bytesMax else { return }
-            var full = ByteWriter(capacity: 4_096)
+            // The next is likely to become as long.
+            var full = ByteWriter(capacity: max(1_024, min(writer.count, Self.chunkBytes)))
             swap(&full, &writer)
             chunks.append(full.take())
         }
