@@ -83,10 +83,15 @@ let parts: [Part] = [
         name: "Bifrost", needs: ["Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "RPC"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(
+        name: "BifrostEmbedded",
+        needs: ["Primitives", "Ring", "Messages", "StateMachines", "RPC", "BifrostHost", "Bifrost"],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
+    Part(
         name: "BifrostTool", kind: .executable,
         needs: [
             "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "BifrostSimulator",
             "Storage", "SnapshotFiles", "Recovery", "RPC", "BifrostHost", "MetricsEndpoint", "Bifrost",
+            "BifrostEmbedded",
         ],
         products: [
             "swift-argument-parser/ArgumentParser", "swift-log/Logging", "swift-metrics/CoreMetrics",
@@ -157,6 +162,17 @@ let parts: [Part] = [
             "swift-metrics/MetricsTestKit",
         ], resources: ["Samples"]),
     Part(
+        name: "EmbeddedKillHelper", kind: .executable, needs: ["BifrostEmbedded", "BifrostHost", "Bifrost", "Primitives"],
+        path: "Tests/EmbeddedKillHelper"),
+    Part(
+        name: "BifrostEmbeddedTests", kind: .test,
+        needs: [
+            "TestSupport", "BifrostEmbedded", "BifrostHost", "Bifrost", "ClientCore", "StateMachines", "Messages",
+            "Ring",
+            "RPC", "Primitives", "EmbeddedKillHelper",
+        ],
+        products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
+    Part(
         name: "MetricsEndpointTests", kind: .test, needs: ["TestSupport", "MetricsEndpoint"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-metrics/CoreMetrics"]),
     Part(
@@ -209,14 +225,15 @@ func dependencies(of part: Part) -> [Target.Dependency] {
         }
 }
 
+/// The libraries that other packages may use.
+let libraries = ["Bifrost", "BifrostHost", "BifrostEmbedded", "BifrostSimulator", "Linearizability"].filter(isBuilt)
+var products: [Product] = libraries.map { .library(name: $0, targets: [$0]) }
+if isBuilt("BifrostTool") { products.append(.executable(name: "bifrost", targets: ["BifrostTool"])) }
+products += preloaded.filter(isBuilt).map { .library(name: $0, type: .dynamic, targets: [$0]) }
+
 let package = Package(
     name: "bifrost",
-    products: (isBuilt("Bifrost") ? [.library(name: "Bifrost", targets: ["Bifrost"])] : [])
-        + (isBuilt("BifrostHost") ? [.library(name: "BifrostHost", targets: ["BifrostHost"])] : [])
-        + (isBuilt("BifrostSimulator") ? [.library(name: "BifrostSimulator", targets: ["BifrostSimulator"])] : [])
-        + (isBuilt("Linearizability") ? [.library(name: "Linearizability", targets: ["Linearizability"])] : [])
-        + (isBuilt("BifrostTool") ? [.executable(name: "bifrost", targets: ["BifrostTool"])] : [])
-        + preloaded.filter(isBuilt).map { .library(name: $0, type: .dynamic, targets: [$0]) },
+    products: products,
     dependencies: Set(built.flatMap(\.products).map { String($0.split(separator: "/")[0]) }).sorted().map {
         packages[$0]!
     },

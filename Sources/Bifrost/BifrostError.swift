@@ -42,6 +42,9 @@ public struct BifrostError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let cancelled = Code(rawValue: "cancelled")
         /// `Cluster.close` was called; nothing was changed.
         public static let closed = Code(rawValue: "closed")
+        /// A directory can't be opened: another has it open, it is of a host of another cluster, damaged or newer. The cause
+        /// says so, too (a `HostError`).
+        public static let directory = Code(rawValue: "directory")
         /// A host answered what this version can't read.
         public static let malformedAnswer = Code(rawValue: "malformedAnswer")
     }

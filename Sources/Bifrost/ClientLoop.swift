@@ -31,6 +31,8 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     package let eventLoop: any EventLoop
     private let options: ClusterOptions
+    /// The way to the host in this process, if one was named.
+    private let local: LocalServer?
     private var router: ClientRouter
     private var effects = ClientEffects()
     /// The effects that are being carried out.
@@ -88,6 +90,9 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     init(eventLoop: any EventLoop, seedCount: Int, options: ClusterOptions) {
         self.eventLoop = eventLoop
+        local = options.host?.localServer
+        var options = options
+        options.host = nil
         self.options = options
         random = SeededRandom(seed: options.seed ?? UInt64.random(in: 0...UInt64.max))
         var settings = ClientSettings()
@@ -97,12 +102,15 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     }
 
     /// Connects to the seeds, in order.
-    package func start(seeds addresses: [NetworkAddress]) {
+    ///
+    /// - Parameter isThrough: the one seed is the address of the host in this process.
+    package func start(seeds addresses: [NetworkAddress], isThrough: Bool = false) {
         eventLoop.preconditionInEventLoop()
         seedAccounts = SeedAccounts(addresses)
         began = RPCClock.now()
         for (number, address) in addresses.enumerated() {
-            let connection = makeConnection(to: address, cluster: .none, target: HostID(0))
+            let connection = makeConnection(
+                to: address, through: isThrough ? local : nil, cluster: .none, target: HostID(0))
             sources[ObjectIdentifier(connection)] = .seed(number)
             seeds.append(connection)
             connection.connect()
@@ -472,10 +480,13 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     // MARK: connections
 
-    private func makeConnection(to address: NetworkAddress, cluster: ClusterID, target: HostID) -> RPCConnection {
+    private func makeConnection(
+        to address: NetworkAddress, through local: LocalServer?, cluster: ClusterID, target: HostID
+    ) -> RPCConnection {
         let identity = PeerIdentity(cluster: cluster, featureLevel: FeatureLevel.current, name: options.name)
         return RPCConnection(
-            to: address, hello: Hello(role: .client, identity: identity, target: target), eventLoop: eventLoop,
+            to: address, through: local, hello: Hello(role: .client, identity: identity, target: target),
+            eventLoop: eventLoop,
             seed: random.next(), delegate: self, logger: options.logger)
     }
 
@@ -493,9 +504,11 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
             }
         }
         for record in map.hosts where !kept.contains(where: { $0.id == record.id }) {
+            let isLocal = local?.serves(record.id, of: map.cluster) ?? false
             do throws(RPCError) {
                 let connection = makeConnection(
-                    to: try NetworkAddress(record.address), cluster: map.cluster, target: record.id)
+                    to: try NetworkAddress(record.address), through: isLocal ? local : nil, cluster: map.cluster,
+                    target: record.id)
                 sources[ObjectIdentifier(connection)] = .host(record.id)
                 kept.append(Link(id: record.id, address: record.address, connection: connection))
                 connection.connect()

@@ -6,7 +6,7 @@ import Messages
 import NIOCore
 import NIOPosix
 import Primitives
-import RPC
+public import RPC
 import Ring
 import Synchronization
 
@@ -22,11 +22,17 @@ import Synchronization
 public final class Cluster: Sendable {
     package let loop: ClientLoop
     let options: ClusterOptions
+    /// What ends with the cluster: a host that is its own.
+    private let closing: (@Sendable () async -> Void)?
     private let inbox = Mutex<[AsyncOperation]>([])
 
-    private init(loop: ClientLoop, options: ClusterOptions) {
+    private init(loop: ClientLoop, options: ClusterOptions, closing: (@Sendable () async -> Void)?) {
+        var options = options
+        // Whoever forgets a cluster that was closed keeps no host's directory.
+        options.host = nil
         self.loop = loop
         self.options = options
+        self.closing = closing
     }
 
     /// Connects to the first of `addresses` ("address:port") that answers, and learns the cluster's map from it. Throws
@@ -46,15 +52,34 @@ public final class Cluster: Sendable {
                 throw BifrostError(.invalid, error.message, cause: error)
             }
         }
+        return try await connect(toSeeds: seeds, options: options)
+    }
+
+    /// The same by a host of the cluster in this process (a `BifrostHost.Host`), which names the other hosts. What is for
+    /// it goes to its event loops at once, as with `options.host`.
+    public static func connect(
+        through host: any InProcessHost, options: ClusterOptions = ClusterOptions()
+    ) async throws(BifrostError) -> Cluster {
+        var options = options
+        options.host = host
+        return try await connect(toSeeds: [host.address], isThrough: true, options: options)
+    }
+
+    /// - Parameters:
+    ///   - isThrough: the one seed is the address of `options.host`.
+    ///   - closing: done at the end of each `close`, and if this throws.
+    package static func connect(
+        toSeeds seeds: [NetworkAddress], isThrough: Bool = false, options: ClusterOptions,
+        closing: (@Sendable () async -> Void)? = nil
+    ) async throws(BifrostError) -> Cluster {
         let group = options.eventLoopGroup ?? MultiThreadedEventLoopGroup.singleton
         let loop = ClientLoop(eventLoop: group.next(), seedCount: seeds.count, options: options)
-        let cluster = Cluster(loop: loop, options: options)
+        let cluster = Cluster(loop: loop, options: options, closing: closing)
         let deadline = RPCClock.now() + options.connectTimeout.nanoseconds
-        let addressList = seeds
         let result = await withCheckedContinuation {
             (continuation: CheckedContinuation<Result<ClusterMap, BifrostError>, Never>) in
             loop.eventLoop.execute {
-                loop.start(seeds: addressList)
+                loop.start(seeds: seeds, isThrough: isThrough)
                 loop.whenMapIsKnown(deadline: deadline) { continuation.resume(returning: $0) }
             }
         }
@@ -66,13 +91,15 @@ public final class Cluster: Sendable {
     }
 
     /// Ends all operations, those under way with `closed` or `outcomeUnknown`, and all connections. Tells the hosts
-    /// that this client's sessions are over, and waits for their answers for 100 ms at the longest.
+    /// that this client's sessions are over, and waits for their answers for 100 ms at the longest. A host that was
+    /// opened with the cluster is stopped, and its directory free, when this returns.
     public func close() async {
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             loop.eventLoop.execute { [loop] in
                 loop.close { continuation.resume() }
             }
         }
+        await closing?()
     }
 
     /// Keys and values.

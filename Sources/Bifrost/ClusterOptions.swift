@@ -4,6 +4,7 @@ public import Logging
 public import Messages
 public import NIOCore
 public import Primitives
+public import RPC
 public import Ring
 
 public typealias Bytes = Primitives.Bytes
@@ -29,6 +30,9 @@ public struct ClusterOptions: Sendable {
     /// How hosts name this client in their logs.
     public var name = "client"
     public var logger: Logger
+    /// A host of the cluster in this process (a `BifrostHost.Host`): what is for it goes to its event loops at once, and
+    /// not through a socket. Bounds, errors and guarantees are the same. When it has stopped, its address is tried.
+    public var host: (any InProcessHost)?
     /// Decides the jitter of back-offs; nil: drawn at random.
     public var seed: UInt64?
 

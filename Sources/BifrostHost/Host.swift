@@ -12,23 +12,30 @@ import Ring
 import Storage
 
 /// One running host: its data directory, its replicas, its listener.
-public final class Host: Sendable {
+public final class Host: InProcessHost {
     private let shell: HostShell
-    private let server: RPCServer
+    /// Nil: it listens nowhere.
+    private let server: RPCServer?
     private let group: MultiThreadedEventLoopGroup
     private let metrics: HostMetrics?
 
-    /// Where it listens; tells the port when 0 was asked for.
+    /// Where it listens; tells the port when 0 was asked for. `embeddedAddress` if it listens nowhere.
     public let address: NetworkAddress
+    /// The way of clients in this process: `ClusterOptions.host`.
+    public var localServer: LocalServer { shell.localServer }
+
+    /// In the maps of clusters of one host that listens nowhere. Nobody can connect to port 0.
+    public static let embeddedAddress = NetworkAddress(host: "embedded", port: 0)
+
     /// `.none` before `bifrost init`.
     public var cluster: ClusterID { shell.journal.identity.cluster }
     public var host: HostID { shell.journal.identity.host }
 
-    private init(shell: HostShell, server: RPCServer, group: MultiThreadedEventLoopGroup) {
+    private init(shell: HostShell, server: RPCServer?, group: MultiThreadedEventLoopGroup) {
         self.shell = shell
         self.server = server
         self.group = group
-        address = server.address
+        address = server?.address ?? Self.embeddedAddress
         metrics = HostMetrics(of: shell)
     }
 
@@ -41,10 +48,10 @@ public final class Host: Sendable {
     public static func start(
         _ configuration: HostConfiguration, logger: Logger, failed: @escaping @Sendable (HostError) -> Void
     ) async throws -> Host {
-        if configuration.listen.port != 0, DataDirectory.isNew(configuration.directory) {
+        if let listen = configuration.listen, listen.port != 0, DataDirectory.isNew(configuration.directory) {
             // One that can't listen anyway leaves nothing behind.
             do throws(RPCError) {
-                try await RPCServer.check(configuration.listen, group: MultiThreadedEventLoopGroup.singleton)
+                try await RPCServer.check(listen, group: MultiThreadedEventLoopGroup.singleton)
             } catch {
                 throw HostError(listening: error)
             }
@@ -69,6 +76,10 @@ public final class Host: Sendable {
             )
         }
 
+        if let map, journal.identity.cluster != .none {
+            try refuseOtherUse(of: directory, map, journal.identity.host, isEmbedded: configuration.listen == nil)
+        }
+
         precondition(
             (1...HostConfiguration.eventLoopsMax).contains(configuration.eventLoops),
             "a host has 1 to \(HostConfiguration.eventLoopsMax) event loops")
@@ -86,23 +97,14 @@ public final class Host: Sendable {
             queries: queries, logger: logger, failed: failed)
         var listening: RPCServer?
         do {
-            let server: RPCServer
-            do throws(RPCError) {
-                server = try await RPCServer.start(
-                    on: configuration.listen, group: group,
-                    servicesOn: { eventLoop in
-                        guard let loop = shell.loops.first(where: { $0.eventLoop === eventLoop }) else {
-                            preconditionFailure("every event loop of the group is one of the host's")
-                        }
-                        return [ServiceNumber.consensus, ServiceNumber.data, ServiceNumber.cluster].map { ($0, loop) }
-                    },
-                    policy: shell.door, limits: configuration.limits, logger: logger)
-            } catch {
-                throw HostError(listening: error)
+            if let address = configuration.listen {
+                do throws(RPCError) { listening = try await listen(address, shell, group, logger) } catch {
+                    throw HostError(listening: error)
+                }
             }
-            listening = server
+            let server = listening
             try await shell.main.eventLoop.submit {
-                shell.boundAddress = server.address
+                shell.boundAddress = server?.address
                 shell.server = server
                 // An `init` may have come first: then it has begun, or is about to.
                 guard !shell.hasBegun, !shell.isInitialising, shell.journal.identity.cluster != .none else { return }
@@ -126,6 +128,41 @@ public final class Host: Sendable {
             await end(shell, group)
             if let error = error as? DiskError { throw HostError(error, of: directory) }
             throw error
+        }
+    }
+
+    private static func listen(
+        _ address: NetworkAddress, _ shell: HostShell, _ group: MultiThreadedEventLoopGroup, _ logger: Logger
+    ) async throws(RPCError) -> RPCServer {
+        try await RPCServer.start(
+            on: address, group: group,
+            servicesOn: { eventLoop in
+                guard let loop = shell.loops.first(where: { $0.eventLoop === eventLoop }) else {
+                    preconditionFailure("every event loop of the group is one of the host's")
+                }
+                return [ServiceNumber.consensus, ServiceNumber.data, ServiceNumber.cluster].map { ($0, loop) }
+            },
+            policy: shell.door, limits: shell.configuration.limits, logger: logger)
+    }
+
+    /// A directory is one kind's for good: what the map says of the host's address is where others look for it. One that
+    /// listens although its map has no address for it would be found by nobody, and one that does not would be missing in
+    /// its cluster.
+    private static func refuseOtherUse(
+        of directory: DataDirectory, _ map: ClusterMap, _ host: HostID, isEmbedded: Bool
+    ) throws {
+        let address = map.host(host)?.address ?? "an address that its map has no more"
+        if isEmbedded, address != embeddedAddress.description {
+            throw HostError(
+                .directory,
+                "\(directory.path) belongs to host \(host) of cluster \(map.cluster), which others reach at \(address): "
+                    + "serve it with `bifrost serve`, or name another directory")
+        }
+        if !isEmbedded, address == embeddedAddress.description {
+            throw HostError(
+                .directory,
+                "\(directory.path) belongs to a program that has its cluster embedded (`Cluster.open`): such a directory "
+                    + "is opened by programs and not served. Name another one")
         }
     }
 
@@ -201,9 +238,14 @@ public final class Host: Sendable {
     /// Stops listening, answers what is in flight within the grace time, and ends all threads.
     public func stop(graceMilliseconds: Int64 = 1_000) async {
         await metrics?.stop()
-        await server.stop(graceMilliseconds: graceMilliseconds)
+        async let local: Void = localServer.stop(graceMilliseconds: graceMilliseconds)
+        await server?.stop(graceMilliseconds: graceMilliseconds)
+        await local
         await Self.end(shell, group)
     }
+
+    /// Ends the ways of clients in this process at once: nothing is answered any more.
+    package func refuse() async { await localServer.stop(graceMilliseconds: 0) }
 
     /// Brings the metrics up to now. Takes a look at each replica on its event loop, some hundred nanoseconds for each;
     /// while another call does that it returns at once. Does nothing without a backend.
@@ -211,6 +253,11 @@ public final class Host: Sendable {
 
     /// What was sent and received over the bulk connections, in payloads: shows which way catching up took.
     package var bulkPayloads: (sent: Int, received: Int) { shell.links.bulkPayloads }
+
+    /// This process has the directory open. True for some moments after `stop`, until all of the host is let go.
+    package static func holds(_ directory: String) -> Bool {
+        LMDBDisk.isOpen(directory: directory + "/journal") || LMDBDisk.isOpen(directory: directory + "/store")
+    }
 
     /// What was verified of its cold data since it started.
     package func scrubbed() async throws -> ScrubStatistics {

@@ -10,8 +10,9 @@ public import StateMachines
 public struct HostConfiguration: Sendable {
     /// The data directory; made if it is missing.
     public var directory: String
-    /// Where to listen. Port 0 takes a free one.
-    public var listen: NetworkAddress
+    /// Where to listen. Port 0 takes a free one. Nil: nowhere, for a host that is all of its cluster and serves only
+    /// clients in its own process (`Cluster.open`).
+    public var listen: NetworkAddress?
     /// The address that others reach this host by; nil: the one that it listens on.
     public var advertise: String?
     /// What people call it, for messages.
@@ -72,7 +73,7 @@ public struct HostConfiguration: Sendable {
     /// Half of the cores, and at least two, so that one long query does not keep all others waiting.
     public static var queryThreadsDefault: Int { max(2, min(queryThreadsMax, System.coreCount / 2)) }
 
-    public init(directory: String, listen: NetworkAddress, name: String = "", zone: String = "") {
+    public init(directory: String, listen: NetworkAddress?, name: String = "", zone: String = "") {
         self.directory = directory
         self.listen = listen
         self.name = name

@@ -43,6 +43,13 @@ extension HostLoop: RPCService {
         acceptedLinks[oneway.connection.id]?.receive(oneway.payload)
     }
 
+    /// Calls of clients in this process, for groups of this loop.
+    func receive(_ calls: [InboundCall]) {
+        eventLoop.preconditionInEventLoop()
+        for call in calls { receive(call) }
+        readComplete()
+    }
+
     func connectionOpened(_ connection: InboundConnection) {
         let channel: PeerChannel
         switch connection.hello.role {
@@ -109,5 +116,31 @@ extension HostLoop: RPCService {
         case .snapshot(let request): core.snapshot(request, call: call)
         case .watch(let request): core.watch(request, call: call)
         }
+    }
+}
+
+/// Hands calls of clients in this process to the loops that own their groups, one task for each loop and turn of the
+/// client. How much may be under way is bounded by the clients' lines.
+final class LocalCalls: LocalService {
+    private let loops: [HostLoop]
+
+    init(loops: [HostLoop]) { self.loops = loops }
+
+    func receive(_ calls: [InboundCall]) {
+        guard loops.count > 1 else { return loops[0].eventLoop.execute { [loops] in loops[0].receive(calls) } }
+        var parts = [[InboundCall]](repeating: [], count: loops.count)
+        for call in calls { parts[owner(of: call)].append(call) }
+        // Loop 0 last, as of what comes from a socket.
+        for (loop, part) in zip(loops, parts).reversed() where !part.isEmpty {
+            loop.eventLoop.execute { loop.receive(part) }
+        }
+    }
+
+    /// The group is the first that a request of the data service says. What is too short to say it is refused by
+    /// whoever reads it, and the cluster service is loop 0's.
+    private func owner(of call: InboundCall) -> Int {
+        guard call.service == ServiceNumber.data, call.payload.count >= 4 else { return 0 }
+        let group = call.payload.withUnsafeBytes { UInt32(littleEndian: $0.loadUnaligned(as: UInt32.self)) }
+        return LoopPlace.owner(of: GroupID(group), loops: loops.count)
     }
 }

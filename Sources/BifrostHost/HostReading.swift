@@ -38,7 +38,7 @@ extension HostShell {
         }
         let own = main.eventLoop.submit { [self] in
             (
-                links.connectedCount, scrubbed.statistics, self.server?.counters, faults(),
+                links.connectedCount, scrubbed.statistics, self.server?.counters, self.localServer.counters, faults(),
                 main.core?.map?.version ?? 0
             )
         }
@@ -47,12 +47,12 @@ extension HostShell {
             reading.isMember = true
             reading.figures.add(figures, groupsMax: groupsMax)
         }
-        let (peers, scrub, counters, faultCount, mapVersion) = try await own.get()
+        let (peers, scrub, counters, local, faultCount, mapVersion) = try await own.get()
         reading.peersConnected = peers
         reading.scrub = scrub
-        reading.connectionsOpen = counters?.connectionsOpen ?? 0
-        reading.connectionsAccepted = counters?.connectionsAccepted ?? 0
-        reading.requests = counters?.requests ?? 0
+        reading.connectionsOpen = (counters?.connectionsOpen ?? 0) + local.connectionsOpen
+        reading.connectionsAccepted = (counters?.connectionsAccepted ?? 0) + local.connectionsAccepted
+        reading.requests = (counters?.requests ?? 0) + local.requests
         reading.connectionFaults = faultCount
         reading.mapVersion = mapVersion
         reading.journal = journal.statistics

@@ -58,7 +58,10 @@ extension HostShell {
     }
 
     /// Where others reach this host.
-    var advertised: String { configuration.advertise ?? boundAddress?.description ?? configuration.listen.description }
+    var advertised: String {
+        let own = boundAddress ?? configuration.listen ?? Host.embeddedAddress
+        return configuration.advertise ?? own.description
+    }
 
     private func initialise(_ request: InitialiseRequest, _ reply: CallReply) {
         @Sendable func answer(_ answer: InitialiseReply) { reply.respond { answer.encode(into: &$0) } }

@@ -68,6 +68,8 @@ final class HostShell: @unchecked Sendable {
     /// Where the listener is, once it is.
     var boundAddress: NetworkAddress?
     var server: RPCServer?
+    /// For clients in this process. Set in `init`.
+    private(set) var localServer: LocalServer!
 
     init(
         eventLoops: [any EventLoop], configuration: HostConfiguration, directory: DataDirectory,
@@ -104,6 +106,7 @@ final class HostShell: @unchecked Sendable {
             HostLoop(place: LoopPlace(number: number, count: eventLoops.count), eventLoop: eventLoop, shell: self)
         }
         links = PeerLinks(shell: self)
+        localServer = LocalServer(service: LocalCalls(loops: loops), policy: door, limits: configuration.limits)
         space = SpaceWatch(journal: journalDisk, store: storeDisk, logger: logger) { [unowned self] in
             for loop in loops { loop.run { [self] in loop.spaceChanged(space.level) } }
         }
@@ -169,7 +172,7 @@ final class HostShell: @unchecked Sendable {
     /// Nobody finds a host at another address than the map's: hosts with lower ids dial it there, and so do clients.
     private func warnIfElsewhere(_ map: ClusterMap) {
         guard let record = map.host(journal.identity.host), record.address != advertised else { return }
-        let listening = boundAddress?.description ?? configuration.listen.description
+        let listening = boundAddress?.description ?? configuration.listen?.description ?? "no address"
         logger.warning(
             """
             the cluster's map has host \(record.id) at \(record.address), but it listens on \(listening) and would be \

@@ -41,6 +41,14 @@ struct DirectoryLock: ~Copyable {
         self.identity = identity
     }
 
+    /// This process has the directory open.
+    static func isHeld(path: String) -> Bool {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return false }
+        let identity = DirectoryIdentity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
+        return openDirectories.withLock { $0.contains(identity) }
+    }
+
     deinit {
         // Unlocked by name, not by closing alone: a child between its fork and its exec still holds the descriptor.
         // The file stays: deleting it would let two processes lock two files of one name.

@@ -37,6 +37,9 @@ public final class Environment: @unchecked Sendable {
     private var isGrowing = false
     private var zeroedThrough = 0
 
+    /// This process has the environment in this directory open.
+    package static func isOpen(path: String) -> Bool { DirectoryLock.isHeld(path: path) }
+
     /// Opens, or makes, the environment in the directory `path`, which must exist. A new one is durable, its directory
     /// entry too, when this returns. The map has at least `mapBytes`, or as many as the file already needs.
     public init(path: String, mapBytes: Int = 256 << 20, mapBytesMax: Int = 1 << 40) throws(LMDBError) {

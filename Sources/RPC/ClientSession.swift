@@ -118,14 +118,28 @@ package struct ClientSession<Pending> {
         case .pong:
             return .ponged(header.call)
         case .goaway:
-            guard phase == .up else { return .drop }
-            phase = .draining
-            return .goaway(RPCError(.unavailable, "the host is stopping"))
+            guard let why = drain() else { return .drop }
+            return .goaway(why)
         case .oneway where hello.role != .client:
             return .deliverOneway
         case .request, .oneway, .cancel, .hello, .helloReply:
             return .close(ConnectionFault(.unexpectedKind, "a frame of kind \(header.kind) from a server"))
         }
+    }
+
+    /// The host takes no new calls; nil: that is known.
+    package mutating func drain() -> RPCError? {
+        guard phase == .up else { return nil }
+        phase = .draining
+        return RPCError(.unavailable, "the host is stopping")
+    }
+
+    /// The host accepted. Returns why it is not the one that was meant; nil: calls may be sent.
+    package mutating func accept(_ welcome: Welcome) -> RPCError? {
+        if let refusal = check(welcome) { return refusal }
+        callsInFlightMax = max(1, min(limits.callsInFlightMax, Int(welcome.callsInFlightMax)))
+        phase = .up
+        return nil
     }
 
     /// Takes out the calls whose deadlines have passed. Cost: nothing before the earliest deadline, else the table's
@@ -172,9 +186,7 @@ package struct ClientSession<Pending> {
             case .refused(let error):
                 return .refused(error)
             case .accepted(let welcome):
-                if let refusal = check(welcome) { return .refused(refusal) }
-                callsInFlightMax = max(1, min(limits.callsInFlightMax, Int(welcome.callsInFlightMax)))
-                phase = .up
+                if let refusal = accept(welcome) { return .refused(refusal) }
                 return .up(welcome)
             }
         } catch {

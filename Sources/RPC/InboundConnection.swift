@@ -165,14 +165,14 @@ public final class InboundConnection: @unchecked Sendable {
         answered(on: wire)
     }
 
-    private static func tooLong(_ count: Int) -> RPCError {
+    static func tooLong(_ count: Int) -> RPCError {
         RPCError(
             .answerDropped,
             "an answer of \(count) bytes or more: at most \(FrameHeader.payloadBytesMax) fit into a frame",
             mayHaveBeenSent: true)
     }
 
-    private static var overfull: RPCError {
+    static var overfull: RPCError {
         RPCError(
             .answerDropped, "the answer was dropped: this connection does not read what waits for it already",
             mayHaveBeenSent: true)

@@ -17,6 +17,8 @@ public final class RPCConnection: @unchecked Sendable {
     public let limits: ClientLimits
     private let logger: Logger?
     private var delegate: (any RPCConnectionDelegate)?
+    /// The host at the address, while it is in this process: the connection is a line to it then, and no socket.
+    private let local: LocalServer?
 
     /// What this side says of itself at the next connect. On the event loop only.
     public var hello: Hello {
@@ -51,7 +53,9 @@ public final class RPCConnection: @unchecked Sendable {
     private var nextHello: Hello
     private var state = State.idle
     private var session: ClientSession<Pending>
+    /// One of these two while there is a connection.
     private var wire: Wire<RPCConnection>?
+    private var line: LocalLine?
     /// Of the present connection, or of the last one.
     private var lastWelcome: Welcome?
     private var isUp = false
@@ -74,8 +78,12 @@ public final class RPCConnection: @unchecked Sendable {
     private static var steadyNanoseconds: UInt64 { 1_000_000_000 }
 
     /// Does nothing before `connect`. `seed` decides the jitter.
+    ///
+    /// - Parameter local: of the host at the address, if it is in this process: as long as it takes calls, they take the
+    ///   short way to it.
     public init(
-        to address: NetworkAddress, hello: Hello, eventLoop: any EventLoop, seed: UInt64,
+        to address: NetworkAddress, through local: LocalServer? = nil, hello: Hello, eventLoop: any EventLoop,
+        seed: UInt64,
         delegate: (any RPCConnectionDelegate)? = nil, limits: ClientLimits = ClientLimits(),
         backoff: Backoff = Backoff(), logger: Logger? = nil
     ) {
@@ -84,6 +92,7 @@ public final class RPCConnection: @unchecked Sendable {
         self.limits = limits
         self.logger = logger
         self.delegate = delegate
+        self.local = local
         self.backoff = backoff
         nextHello = hello
         random = SeededRandom(seed: seed)
@@ -108,6 +117,8 @@ public final class RPCConnection: @unchecked Sendable {
         reconnectTask?.cancel()
         if wasLinked, let wire {
             wire.close()  // goes on in `wireEnded`
+        } else if wasLinked, let line {
+            line.close()  // goes on in `lineEnded`
         } else {
             finish()
         }
@@ -133,7 +144,7 @@ public final class RPCConnection: @unchecked Sendable {
     /// Bytes that the socket has not taken. On the event loop only.
     public var unsentBytes: Int {
         eventLoop.preconditionInEventLoop()
-        return wire?.outbound.count ?? 0
+        return wire?.outbound.count ?? line?.unsentBytes ?? 0
     }
 
     // MARK: Calls, on the event loop
@@ -155,6 +166,13 @@ public final class RPCConnection: @unchecked Sendable {
     public func call(
         service: UInt16, method: UInt16, deadline: Instant? = nil, tag: UInt64, writing body: (inout ByteWriter) -> Void
     ) throws(RPCError) -> UInt64 {
+        if let line {
+            // Before anything is written: what would be refused costs nothing.
+            try refuseWithoutRoom(on: line)
+            var writer = ByteWriter()
+            body(&writer)
+            return try send(service, method, writer.take(), deadline, .tagged(tag), on: line)
+        }
         let wire = try wireWithRoom()
         let call = try session.begin(.tagged(tag), deadline: deadline, frameStart: wire.position)
         let header = FrameHeader(
@@ -207,6 +225,7 @@ public final class RPCConnection: @unchecked Sendable {
     public func flush() {
         eventLoop.preconditionInEventLoop()
         wire?.flush()
+        line?.flush()
     }
 
     // MARK: Calls, from anywhere
@@ -330,6 +349,7 @@ public final class RPCConnection: @unchecked Sendable {
         guard payload.count <= FrameHeader.payloadBytesMax else {
             throw RPCError(.tooLarge, "a request of \(payload.count) bytes, at most \(FrameHeader.payloadBytesMax) fit")
         }
+        if let line { return try send(service, method, payload, deadline, pending, on: line) }
         let wire = try wireWithRoom()
         let call = try session.begin(pending, deadline: deadline, frameStart: wire.position)
         let header = FrameHeader(
@@ -340,12 +360,36 @@ public final class RPCConnection: @unchecked Sendable {
         return call
     }
 
+    private func send(
+        _ service: UInt16, _ method: UInt16, _ payload: Bytes, _ deadline: Instant?, _ pending: consuming Pending,
+        on line: LocalLine
+    ) throws(RPCError) -> UInt64 {
+        guard payload.count <= FrameHeader.payloadBytesMax else {
+            throw RPCError(.tooLarge, "a request of \(payload.count) bytes, at most \(FrameHeader.payloadBytesMax) fit")
+        }
+        try refuseWithoutRoom(on: line)
+        let call = try session.begin(pending, deadline: deadline, frameStart: line.position)
+        if let deadline { scheduleDeadline(deadline) }
+        line.send(service, method, call, deadline, payload)
+        return call
+    }
+
+    private func refuseWithoutRoom(on line: LocalLine) throws(RPCError) {
+        eventLoop.preconditionInEventLoop()
+        guard isUp else { throw notConnected }
+        guard line.hasRoom else {
+            throw RPCError(.overloaded, "\(line.unsentBytes) bytes wait to be taken by \(address)")
+        }
+    }
+
+    private var notConnected: RPCError {
+        RPCError(.notConnected, "not connected to \(address)\(reason.map { ": \($0.message)" } ?? "")")
+    }
+
     @inline(__always)
     private func wireWithRoom() throws(RPCError) -> Wire<RPCConnection> {
         eventLoop.preconditionInEventLoop()
-        guard isUp, let wire else {
-            throw RPCError(.notConnected, "not connected to \(address)\(reason.map { ": \($0.message)" } ?? "")")
-        }
+        guard isUp, let wire else { throw notConnected }
         guard wire.outbound.count <= limits.outboundBytesMax else {
             refusedForRoom = true
             throw RPCError(.overloaded, "\(wire.outbound.count) bytes wait to be sent to \(address)")
@@ -376,7 +420,9 @@ public final class RPCConnection: @unchecked Sendable {
     }
 
     private func closeIfDrained() {
-        if session.phase == .draining, session.callsInFlight == 0 { wire?.close() }
+        guard session.phase == .draining, session.callsInFlight == 0 else { return }
+        wire?.close()
+        line?.close()
     }
 
     /// One task per connection, at the earliest deadline known or up to a step later.
@@ -400,7 +446,7 @@ public final class RPCConnection: @unchecked Sendable {
     private func deadlinesPassed() {
         deadlineTask = nil
         let now = RPCClock.now()
-        let handedOver = wire?.handedOver ?? 0
+        let handedOver = wire?.handedOver ?? line?.handedOver ?? 0
         for late in session.expire(now: now) {
             sendCancel(late.call)
             let mayHaveBeenSent = late.frameStart < handedOver
@@ -427,6 +473,11 @@ public final class RPCConnection: @unchecked Sendable {
     private func attempt() {
         state = .connecting
         reconnectTask = nil
+        if let local, local.isOpen { return attempt(local) }
+        guard address.port != 0 else {
+            return attemptFailed(
+                as: RPCError(.connectRefused, "\(address) has no port: its host takes calls of its own process only"))
+        }
         let bootstrap = ClientBootstrap(group: eventLoop)
             .connectTimeout(.milliseconds(limits.connectMilliseconds))
             .channelOption(.tcpOption(.tcp_nodelay), value: 1)
@@ -480,13 +531,41 @@ public final class RPCConnection: @unchecked Sendable {
     }
 
     private func attemptFailed(_ error: any Error) {
+        attemptFailed(
+            as: RPCError(
+                isRefusal(error) ? .connectRefused : .connectFailed, "cannot connect to \(address): \(text(of: error))")
+        )
+    }
+
+    private func attemptFailed(as failure: RPCError) {
         guard state == .connecting else { return }
-        let failure = RPCError(
-            isRefusal(error) ? .connectRefused : .connectFailed, "cannot connect to \(address): \(text(of: error))")
         reason = failure
         reconnectLater()
         delegate?.connectionDown(self, reason: failure)
         endImpatientWaits(failure)
+    }
+
+    /// The handshake with a host in this process. Later, as its result comes from a socket, too.
+    private func attempt(_ local: LocalServer) {
+        eventLoop.execute { [self] in
+            guard state == .connecting else { return }
+            let line = LocalLine(caller: self, server: local, limits: limits, seed: random.next())
+            session = ClientSession(hello: nextHello, limits: limits, seed: random.next())
+            switch local.open(line, nextHello) {
+            case .refused(let error):
+                backoff.lengthen()
+                attemptFailed(as: located(error))
+            case .accepted(let welcome):
+                state = .linked
+                self.line = line
+                reason = nil
+                if let refusal = session.accept(welcome) {
+                    backoff.lengthen()
+                    return end(located(refusal))
+                }
+                up(welcome)
+            }
+        }
     }
 
     /// Whoever does not wait for later attempts hears why this one came to nothing.
@@ -517,6 +596,7 @@ public final class RPCConnection: @unchecked Sendable {
     private func end(_ why: RPCError) {
         if reason == nil { reason = why }
         wire?.close()
+        line?.close()
     }
 
     /// Nothing will come any more.
@@ -595,8 +675,12 @@ extension RPCConnection: WireOwner {
         upSince = RPCClock.now()
         pings = PingMonitor()
         wire?.agreed(on: welcome.version)
-        let period = TimeAmount.milliseconds(max(1, limits.pingMilliseconds / 2))
-        pinger = eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { [weak self] _ in self?.tick() }
+        if wire != nil {
+            let period = TimeAmount.milliseconds(max(1, limits.pingMilliseconds / 2))
+            pinger = eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { [weak self] _ in
+                self?.tick()
+            }
+        }
         delegate?.connectionUp(self, welcome: welcome)
         let left = waiting.sorted { $0.key < $1.key }
         waiting = [:]
@@ -624,24 +708,57 @@ extension RPCConnection: WireOwner {
         // A socket that never got as far as `linked` is told of by its connect.
         guard let wire, state == .linked || state == .closed else { return }
         self.wire = nil
+        ended(
+            RPCError(.connectionLost, "the connection to \(address) ended\(cause.map { ": \(text(of: $0))" } ?? "")"),
+            handedOver: wire.handedOver)
+    }
+
+    /// The present connection is gone, for the reason that is known, or for this one.
+    private func ended(_ cause: @autoclosure () -> RPCError, handedOver: UInt64) {
         isUp = false
         handshakeTask?.cancel()
         pinger?.cancel()
         pinger = nil
         refusedForRoom = false
-        let why =
-            reason
-            ?? RPCError(.connectionLost, "the connection to \(address) ended\(cause.map { ": \(text(of: $0))" } ?? "")")
+        let why = reason ?? cause()
         reason = why
         if upSince != .zero, RPCClock.now().since(upSince) >= Self.steadyNanoseconds { backoff.reset() }
         upSince = .zero
         let code = state == .closed ? RPCError.Code.closed : .connectionLost
-        for lost in session.close(handedOver: wire.handedOver) {
+        for lost in session.close(handedOver: handedOver) {
             complete(lost.pending, .failure(RPCError(code, why.message, mayHaveBeenSent: lost.mayHaveBeenSent)))
         }
         if state == .closed { return finish() }
         reconnectLater()
         delegate?.connectionDown(self, reason: why)
         endImpatientWaits(why)
+    }
+}
+
+// What a line to a host in this process tells. All calls come on the event loop.
+extension RPCConnection {
+    func lineAnswered(_ call: UInt64, _ result: Result<Bytes, RPCError>) {
+        // Nil: it was taken back, or its time is over.
+        guard let pending = session.forget(call) else { return }
+        complete(pending, result)
+        closeIfDrained()
+    }
+
+    func lineBatchEnded() { delegate?.readComplete(self) }
+
+    func lineWritable() { delegate?.connectionWritable(self) }
+
+    func lineDrained() {
+        guard let why = session.drain() else { return }
+        isUp = false
+        reason = why
+        closeIfDrained()
+    }
+
+    func lineEnded(byHost: Bool) {
+        guard let line else { return }
+        self.line = nil
+        if byHost { reason = RPCError(.connectionLost, "the host at \(address) has ended") }
+        ended(RPCError(.connectionLost, "the host at \(address) has ended"), handedOver: line.handedOver)
     }
 }

@@ -49,7 +49,8 @@ public struct InboundCall: Sendable {
     /// A slice of the bytes of one read: keeps them alive. What lives long is copied out.
     public let payload: Bytes
 
-    public var connection: InboundConnection { reply.connection }
+    /// Nil: the caller is in this process.
+    public var connection: InboundConnection? { reply.connection }
 }
 
 /// A message without an answer on its way to its service.
@@ -65,24 +66,64 @@ public struct InboundOneway: Sendable {
 /// and
 /// so is a second answer.
 public struct CallReply: Sendable {
-    public let connection: InboundConnection
-    /// The call's number, unique among the connection's calls in flight.
+    private enum Way: Sendable {
+        case connection(InboundConnection)
+        case line(LocalLine)
+    }
+    private let way: Way
+    /// The call's number, unique among the caller's calls in flight.
     public let call: UInt64
 
+    init(connection: InboundConnection, call: UInt64) {
+        way = .connection(connection)
+        self.call = call
+    }
+
+    init(line: LocalLine, call: UInt64) {
+        way = .line(line)
+        self.call = call
+    }
+
+    /// Nil: the caller is in this process.
+    public var connection: InboundConnection? {
+        guard case .connection(let connection) = way else { return nil }
+        return connection
+    }
+
     /// Answers with a payload of at most `FrameHeader.payloadBytesMax`; a longer one becomes `answerDropped`.
-    public func respond(_ payload: Bytes) { connection.respond(call, payload) }
+    public func respond(_ payload: Bytes) {
+        switch way {
+        case .connection(let connection): connection.respond(call, payload)
+        case .line(let line): line.respond(call, payload)
+        }
+    }
 
     /// Answers with what `body` appends to the writer, straight in the connection's outbound buffer. `body` must use
     /// nothing else of this connection.
-    public func respond(writing body: (inout ByteWriter) -> Void) { connection.respond(call, writing: body) }
+    public func respond(writing body: (inout ByteWriter) -> Void) {
+        switch way {
+        case .connection(let connection): connection.respond(call, writing: body)
+        case .line(let line): line.respond(call, writing: body)
+        }
+    }
 
-    /// Whether an answer of so many bytes may join those that wait for the socket. False: the caller asks for more than
+    /// Whether an answer of so many bytes may join those that wait for the caller. False: the caller asks for more than
     /// it reads; refuse, so that it asks again later. From any thread; costs a lock there, so ask for large ones only.
-    public func hasRoom(for bytes: Int) -> Bool { connection.hasRoom(for: bytes) }
+    public func hasRoom(for bytes: Int) -> Bool {
+        switch way {
+        case .connection(let connection): connection.hasRoom(for: bytes)
+        case .line(let line): line.hasRoom(for: bytes)
+        }
+    }
 
-    public func fail(_ error: RPCError) { connection.fail(call, error) }
+    public func fail(_ error: RPCError) {
+        switch way {
+        case .connection(let connection): connection.fail(call, error)
+        case .line(let line): line.fail(call, error)
+        }
+    }
 
-    public func fail(_ code: RPCError.Code, _ message: String) { connection.fail(call, RPCError(code, message)) }
+    public func fail(_ code: RPCError.Code, _ message: String) { fail(RPCError(code, message)) }
 }
 
 /// The clock of all deadlines and leases: nanoseconds since the machine started, those in which it slept included. A

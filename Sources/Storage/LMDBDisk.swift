@@ -41,6 +41,9 @@ public final class LMDBDisk: Disk {
     private let hasFailed = Atomic<Bool>(false)
     private let failure = Mutex<DiskError?>(nil)
 
+    /// This process has the environment in this directory open.
+    package static func isOpen(directory: String) -> Bool { Environment.isOpen(path: directory) }
+
     /// Opens, or makes, the environment in an existing directory (mode 0700 is the caller's care).
     public init(directory: String, settings: Settings = Settings()) throws {
         self.settings = settings

@@ -49,7 +49,7 @@ private final class PretendedHost: RPCService {
         guard call.method == DataMethod.snapshot, let request = try? SnapshotRequest(decoding: call.payload) else {
             return call.reply.fail(.unknownMethod, "no such method")
         }
-        let hello = call.connection.hello
+        guard let hello = call.connection?.hello else { return }
         let answer = state.withLock { state -> Reply in
             state.hellos.append(hello)
             if request.kind == .release {

@@ -359,7 +359,7 @@ final class Recorder: RPCConnectionDelegate {
                     call.reply.respond(block)
                     return true
                 }
-                let loop = call.connection.eventLoop
+                let loop = call.connection!.eventLoop
                 let isAnswered = onItsLoop ? try await loop.submit(answer).get() : answer()
                 if !isAnswered { refused += 1 }
                 // What was answered is with the connection before the next is asked.
@@ -449,7 +449,7 @@ final class Recorder: RPCConnectionDelegate {
                 }.get()
             }
             #expect(await eventually { loopback.echo.state.withLock { $0.kept.count } == 1 })
-            loopback.echo.state.withLock { $0.kept[0] }.connection.close()
+            loopback.echo.state.withLock { $0.kept[0] }.connection?.close()
             #expect(await eventually { recorder.state.withLock { $0.results.count } == 40 })
             let marks = recorder.state.withLock { state in
                 (0..<40 as Range<UInt64>).map { tag -> Bool? in

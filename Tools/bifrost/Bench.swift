@@ -24,7 +24,7 @@ struct Bench: AsyncParsableCommand {
             these names, and stay there afterwards.
 
             With --local the hosts are processes of their own in a new directory below --directory, which has to be on a real \
-            disk; they and the directory are removed at the end.
+            disk; they and the directory are removed at the end. With --embedded the one host is in this process, and calls             reach it without a socket; the CPU is that of this process.
 
             EXAMPLES
               bifrost bench --local 3 --groups 16 --payload 128 --window 512
@@ -34,11 +34,17 @@ struct Bench: AsyncParsableCommand {
 
     @Option(help: "Start this many hosts on loopback; without it, drive the cluster at --connect.")
     var local: Int?
-    @Option(help: "With --local: where the hosts' data is. (default: $TMPDIR or /var/tmp)", completion: .directory)
+    @Flag(help: "Open a cluster of one host in this process, without sockets, and drive that.")
+    var embedded = false
+    @Flag(help: ArgumentHelp("With --embedded: reach the host through a socket all the same.", visibility: .hidden))
+    var sockets = false
+    @Option(
+        help: "With --local or --embedded: where the hosts' data is. (default: $TMPDIR or /var/tmp)",
+        completion: .directory)
     var directory: String?
-    @Option(help: "With --local: event loops of each host. (default: as 'serve' takes)")
+    @Option(help: "With --local or --embedded: event loops of each host. (default: as 'serve' takes)")
     var loops: Int?
-    @Option(help: "With --local: groups of the cluster. (default: 16)")
+    @Option(help: "With --local or --embedded: groups of the cluster. (default: 16)")
     var groups: Int?
     @Option(help: "Bytes of each value.")
     var payload = 128
@@ -65,13 +71,18 @@ struct Bench: AsyncParsableCommand {
     /// that do not go with the kind that is asked for are none.
     static func settle(_ settings: inout Settings) {
         if settings.isOnCommandLine("connect") { settings.dropGiven(["local"]) }
-        let isLocal = settings.isOnCommandLine("local") || settings.isGiven("local")
+        let isLocal = ["local", "embedded"].contains { settings.isOnCommandLine($0) || settings.isGiven($0) }
         settings.dropGiven(isLocal ? ["connect"] : localFlags)
     }
 
     func validate() throws {
         if let local, !(1...15).contains(local) { throw ValidationError("--local takes 1 to 15 hosts, not \(local)") }
-        if local == nil {
+        guard local == nil || !embedded else {
+            throw ValidationError(
+                "--local starts hosts in processes of their own, --embedded has one here: leave one out")
+        }
+        guard embedded || !sockets else { throw ValidationError("--sockets is for --embedded") }
+        if local == nil, !embedded {
             let used = zip(Self.localFlags, [directory != nil, loops != nil, groups != nil, keep]).first { $0.1 }?.0
             if let used {
                 throw ValidationError(
@@ -80,7 +91,8 @@ struct Bench: AsyncParsableCommand {
             }
         } else if client.connect != nil {
             throw ValidationError(
-                "--local measures hosts that it starts itself, --connect a cluster that runs: leave one of them out")
+                "--local and --embedded measure hosts that they start themselves, --connect a cluster that runs: leave one of them out"
+            )
         }
         try Serve.check(loops: loops)
         if let groups, !(1...65_535).contains(groups) {
@@ -100,6 +112,7 @@ struct Bench: AsyncParsableCommand {
     }
 
     func run() async throws {
+        if embedded { return try await runEmbedded() }
         guard let local else {
             return try finish(try await measure(addresses: client.addresses, machine: Machine(directory: nil)))
         }
@@ -140,7 +153,7 @@ struct Bench: AsyncParsableCommand {
         return try await measure(addresses: cluster.hosts.map(\.address), machine: machine)
     }
 
-    private func finish(_ report: BenchReport, _ ends: [String] = []) throws {
+    func finish(_ report: BenchReport, _ ends: [String] = []) throws {
         if client.common.json { try Output.json(report) } else { try Output.line(report.table) }
         let problems = report.problems + ends
         guard problems.isEmpty else {
@@ -149,7 +162,7 @@ struct Bench: AsyncParsableCommand {
     }
 
     /// What fails says in which phase.
-    private func phase<Result>(_ name: String, _ body: () async throws -> Result) async throws -> Result {
+    func phase<Result>(_ name: String, _ body: () async throws -> Result) async throws -> Result {
         do {
             return try await body()
         } catch {
@@ -170,6 +183,14 @@ struct Bench: AsyncParsableCommand {
     private static let accountTimeout = Duration.seconds(2)
 
     private func measure(addresses: [String], machine: Machine) async throws -> BenchReport {
+        try await measure(machine: machine) { options in
+            try await Cluster.connect(to: addresses, options: options)
+        }
+    }
+
+    func measure(
+        machine: Machine, _ connect: (ClusterOptions) async throws -> Cluster
+    ) async throws -> BenchReport {
         let timeout = client.timeout?.duration ?? Self.operationTimeout
         var options = client.options(timeout: timeout)
         // A key has one operation under way, and 10,000 are read back at once.
@@ -179,7 +200,7 @@ struct Bench: AsyncParsableCommand {
         let loopGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         options.eventLoopGroup = loopGroup
         let cluster = try await phase("finding the cluster") {
-            try await Cluster.connect(to: addresses, options: options)
+            try await connect(options)
         }
         let result: Result<BenchReport, any Error>
         do {
@@ -239,7 +260,8 @@ struct Bench: AsyncParsableCommand {
         }
         let (counts, latencies) = try await loop.eventLoop.submit { (generator.current, generator.latencies) }.get()
         let time = elapsed()
-        let cpu = OwnUsage.cpuMicros - cpuBefore
+        // What an embedded host says of its process is of this one.
+        let cpu = embedded ? 0 : OwnUsage.cpuMicros - cpuBefore
         for line in hosts.take(try await cluster.accounts(timeout: Self.accountTimeout), at: time) { say(line) }
 
         say("reading back 10,000 keys")

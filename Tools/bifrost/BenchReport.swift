@@ -137,7 +137,7 @@ extension BenchReport {
             "",
             "operations   \(HumanText.grouped(UInt64(operations))) in \(HumanText.fixed(seconds, 1)) s, \(reads) % reads",
             "latency      p50 \(micros(p50Micros))   p99 \(micros(p99Micros))   p99.9 \(micros(p999Micros))",
-            "CPU          \(HumanText.fixed(cpuMicrosPerOperation, 2)) µs per operation: \(hosts) hosts and the generator",
+            "CPU          \(HumanText.fixed(cpuMicrosPerOperation, 2)) µs per operation: \(HumanText.count(hosts, "host")) and the generator",
         ]
         lines += hostsWithGaps.map { "host \($0.host)       \($0.problem)" }
         lines += [
