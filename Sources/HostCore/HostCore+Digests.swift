@@ -144,6 +144,7 @@ extension HostCore {
             case .keyValue: "key-value"
             case .meta: "meta"
             case .sessions: "sessions"
+            case .deadlines: "deadlines"
             default: settings.machines.machines.first { $0.number == machine }?.name
             }
         return name.map { "\($0) (sub machine \(machine))" } ?? "sub machine \(machine)"
