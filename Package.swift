@@ -162,7 +162,8 @@ let parts: [Part] = [
             "swift-metrics/MetricsTestKit",
         ], resources: ["Samples"]),
     Part(
-        name: "EmbeddedKillHelper", kind: .executable, needs: ["BifrostEmbedded", "BifrostHost", "Bifrost", "Primitives"],
+        name: "EmbeddedKillHelper", kind: .executable,
+        needs: ["BifrostEmbedded", "BifrostHost", "Bifrost", "Primitives"],
         path: "Tests/EmbeddedKillHelper"),
     Part(
         name: "BifrostEmbeddedTests", kind: .test,

@@ -6,8 +6,17 @@ import BifrostHost
 import Foundation
 import Logging
 import Primitives
+import Synchronization
 import TestSupport
 import Testing
+
+/// What the tasks of a test tell each other.
+final class Tally: Sendable {
+    /// By lane: the last put that was acknowledged.
+    let acknowledged = Mutex<[Int: Int]>([:])
+    let unknown = Mutex(0)
+    let isOver = Mutex(false)
+}
 
 struct Timeout: Error, CustomStringConvertible {
     var description: String
@@ -55,15 +64,14 @@ func open(
 }
 
 /// Whatever comes of it, the cluster is closed at the end.
-func withCluster<Result>(
+func withCluster(
     _ directory: String, machines: [any StateMachine.Type] = [], groups: Int? = nil, loops: Int = 1,
-    _ body: (Cluster) async throws -> Result
-) async throws -> Result {
+    _ body: (Cluster) async throws -> Void
+) async throws {
     let cluster = try await open(directory, machines: machines, groups: groups, loops: loops)
     do {
-        let result = try await body(cluster)
+        try await body(cluster)
         await cluster.close()
-        return result
     } catch {
         await cluster.close()
         throw error

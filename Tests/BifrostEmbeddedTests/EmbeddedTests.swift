@@ -7,6 +7,7 @@ import Foundation
 import Messages
 import NIOPosix
 import Primitives
+import RPC
 import Ring
 import StateMachines
 import Synchronization
@@ -49,7 +50,7 @@ private struct Total: MachineQuery, JSONMessage {
 @Suite(.ownExecutor) struct EmbeddedTests {
     @Test(arguments: [1, 3]) func whatWasPutIsThereAtTheNextOpen(loops: Int) async throws {
         let directory = TestDirectory()
-        try await withCluster(directory.path, groups: 5, loops: loops) { cluster in
+        try await withCluster(directory.path, groups: 5, loops: loops) { cluster async throws in
             let map = try await cluster.map()
             #expect(map.dataGroups.count == 5 && map.hosts.map(\.address) == ["embedded:0"])
             for number in 0..<100 { try await cluster.kv.put(Bytes("key \(number)"), Bytes("\(number)")) }
@@ -61,7 +62,7 @@ private struct Total: MachineQuery, JSONMessage {
         }
         // At once, with another number of loops, and as many groups as there are.
         for _ in 0..<3 {
-            try await withCluster(directory.path, loops: 4 - loops) { cluster in
+            try await withCluster(directory.path, loops: 4 - loops) { cluster async throws in
                 for consistency in [
                     ReadConsistency.linearizable, .lease, .stale(max: .seconds(1)), .localAt(HostID(1)),
                 ] {
@@ -79,17 +80,17 @@ private struct Total: MachineQuery, JSONMessage {
 
     @Test func usersMachinesRunInIt() async throws {
         let directory = TestDirectory()
-        try await withCluster(directory.path, machines: [Counter.self]) { cluster in
+        try await withCluster(directory.path, machines: [Counter.self]) { cluster async throws in
             for amount in 1...10 { try await cluster.machine(Counter.self).submit(Add(name: "x", amount: amount)) }
         }
-        try await withCluster(directory.path, machines: [Counter.self]) { cluster in
+        try await withCluster(directory.path, machines: [Counter.self]) { cluster async throws in
             #expect(try await cluster.machine(Counter.self).query(Total(name: "x")).sum == 55)
         }
     }
 
     @Test func manyTasksAtOnceAndLargeValues() async throws {
         let directory = TestDirectory()
-        try await withCluster(directory.path, loops: 2) { cluster in
+        try await withCluster(directory.path, loops: 2) { cluster async throws in
             try await withThrowingTaskGroup(of: Void.self) { group in
                 for lane in 0..<64 {
                     group.addTask {
@@ -120,7 +121,9 @@ private struct Total: MachineQuery, JSONMessage {
         let closed = await #expect(throws: BifrostError.self) { try await first.kv.put("a", "2") }
         #expect(closed?.code == .closed && closed?.mayHaveHappened == false)
         // The name of the closed one is still there.
-        try await withCluster(directory.path) { #expect(try await $0.kv.get("a")?.value == "1") }
+        try await withCluster(directory.path) { cluster async throws in
+            #expect(try await cluster.kv.get("a")?.value == "1")
+        }
     }
 
     @Test func settingsThatDoNotFitAreRefused() async throws {
@@ -159,35 +162,36 @@ private struct Total: MachineQuery, JSONMessage {
         let embedded = await #expect(throws: BifrostError.self) { try await open(path) }
         #expect(embedded?.code == .directory)
         #expect(embedded?.message.contains("bifrost serve") == true, "\(String(describing: embedded))")
-        try await withCluster(directory.path) { #expect(try await $0.kv.get("a")?.value == "1") }
+        try await withCluster(directory.path) { cluster async throws in
+            #expect(try await cluster.kv.get("a")?.value == "1")
+        }
     }
 
     @Test func closingEndsWhatIsUnderWayAndSaysWhatMayHaveHappened() async throws {
         let directory = TestDirectory()
         let cluster = try await open(directory.path)
         try await cluster.kv.put("warm", "up")
-        let acknowledged = Mutex<[Int: Int]>([:])
-        let unknown = Mutex(0)
+        let tally = Tally()
         let tasks = (0..<32).map { lane in
             Task(executorPreference: OwnExecutor.current) {
                 for number in 1... {
                     do throws(BifrostError) {
                         try await cluster.kv.put(Bytes("lane \(lane)"), Bytes("\(number)"))
-                        acknowledged.withLock { $0[lane] = number }
+                        tally.acknowledged.withLock { $0[lane] = number }
                     } catch {
                         #expect(error.code == (error.mayHaveHappened ? .outcomeUnknown : .closed))
-                        if error.mayHaveHappened { unknown.withLock { $0 += 1 } }
+                        if error.mayHaveHappened { tally.unknown.withLock { $0 += 1 } }
                         return
                     }
                 }
             }
         }
-        try await wait(for: "puts of all lanes") { acknowledged.withLock { $0.values.count { $0 > 2 } } == 32 }
+        try await wait(for: "puts of all lanes") { tally.acknowledged.withLock { $0.values.count { $0 > 2 } } == 32 }
         await cluster.close()
         for task in tasks { await task.value }
-        #expect(unknown.withLock { $0 } > 0)
-        try await withCluster(directory.path) { cluster in
-            for (lane, number) in acknowledged.withLock({ $0 }) {
+        #expect(tally.unknown.withLock { $0 } > 0)
+        try await withCluster(directory.path) { cluster async throws in
+            for (lane, number) in tally.acknowledged.withLock({ $0 }) {
                 let found = try await cluster.kv.get(Bytes("lane \(lane)")).flatMap { Int($0.value.string) } ?? 0
                 #expect(found == number || found == number + 1)
             }
@@ -196,7 +200,7 @@ private struct Total: MachineQuery, JSONMessage {
 
     @Test func cancellingATaskIsAsOverAConnection() async throws {
         let directory = TestDirectory()
-        try await withCluster(directory.path) { cluster in
+        try await withCluster(directory.path) { cluster async throws in
             try await cluster.kv.put("warm", "up")
             var codes: Set<BifrostError.Code> = []
             for number in 0..<50 {
@@ -224,7 +228,7 @@ private struct Total: MachineQuery, JSONMessage {
                 let words = line.split(separator: " ").compactMap { Int($0) }
                 acknowledged[words[0]] = max(acknowledged[words[0]] ?? 0, words[1])
             }
-            try await withCluster(directory.path) { cluster in
+            try await withCluster(directory.path) { cluster async throws in
                 for (lane, number) in acknowledged {
                     let found = try await cluster.kv.get(Bytes("lane \(lane)")).flatMap { Int($0.value.string) } ?? 0
                     #expect(found >= number, "lane \(lane) after \(round) kills")
@@ -256,9 +260,9 @@ private struct Total: MachineQuery, JSONMessage {
             "EmbeddedKillHelper")
         helper.arguments = [directory]
         let file = directory + ".said"
-        FileManager.default.createFile(atPath: file, contents: nil)
+        try #require(FileManager.default.createFile(atPath: file, contents: nil))
         defer { try? FileManager.default.removeItem(atPath: file) }
-        helper.standardOutput = try #require(FileHandle(forWritingAtPath: file))
+        helper.standardOutput = FileHandle(forWritingAtPath: file)
         try helper.run()
         func lines() -> [Substring] {
             let text = (try? String(contentsOfFile: file, encoding: .utf8)) ?? ""

@@ -38,7 +38,8 @@ func withServedHosts(
                 directory: "\(directory.path)/\(number)", listen: NetworkAddress(host: "127.0.0.1", port: 0))
             small(&configuration)
             configuration.eventLoops = 1 + number % 2
-            served.hosts.append(try await BifrostHost.Host.start(configuration, logger: quiet) { Issue.record("disk: \($0)") })
+            served.hosts.append(
+                try await BifrostHost.Host.start(configuration, logger: quiet) { Issue.record("disk: \($0)") })
         }
         let connections = served.hosts.map { host in
             RPCConnection(
@@ -92,7 +93,7 @@ func withServedHosts(
     private func short(_ hosts: [BifrostHost.Host]) -> [Int] { hosts.map { $0.localServer.counters.requests } }
 
     @Test func whatIsForTheHostBesideItTakesTheShortWayAndWhatIsForOthersTheirSockets() async throws {
-        try await withServedHosts(3) { served in
+        try await withServedHosts(3) { served async throws in
             let hosts = served.hosts
             let clusters = [
                 try await Cluster.connect(to: hosts.map { "\($0.address)" }, options: options(hosts[1])),
@@ -121,16 +122,15 @@ func withServedHosts(
     }
 
     @Test func whenTheHostBesideItEndsTheOthersGoOnAndNothingIsDoneTwice() async throws {
-        try await withServedHosts(3) { served in
+        try await withServedHosts(3) { served async throws in
             let cluster = try await Cluster.connect(through: served.hosts[0], options: options())
             try await cluster.kv.put("warm", "up")
-            let isOver = Mutex(false)
-            let counts = Mutex([Int: Int]())
+            let tally = Tally()
             let tasks = (0..<16).map { lane in
                 Task(executorPreference: OwnExecutor.current) {
                     var last: Revision?
                     for number in 1... {
-                        if isOver.withLock({ $0 }) { return }
+                        if tally.isOver.withLock({ $0 }) { return }
                         let key = Bytes("lane \(lane)")
                         do throws(BifrostError) {
                             // Its own last revision: a put that was done twice would be found out.
@@ -141,19 +141,21 @@ func withServedHosts(
                             Issue.record("lane \(lane), put \(number): \(error)")
                             return
                         }
-                        counts.withLock { $0[lane] = number }
+                        tally.acknowledged.withLock { $0[lane] = number }
                     }
                 }
             }
-            try await wait(for: "puts of all lanes") { counts.withLock { $0.values.count { $0 > 5 } } == 16 }
-            await served.stop(0)
-            let before = counts.withLock { $0 }
-            try await wait(for: "more puts of all lanes") {
-                counts.withLock { now in (0..<16).allSatisfy { (now[$0] ?? 0) > (before[$0] ?? 0) + 5 } }
+            try await wait(for: "puts of all lanes") {
+                tally.acknowledged.withLock { $0.values.count { $0 > 5 } } == 16
             }
-            isOver.withLock { $0 = true }
+            await served.stop(0)
+            let before = tally.acknowledged.withLock { $0 }
+            try await wait(for: "more puts of all lanes") {
+                tally.acknowledged.withLock { now in (0..<16).allSatisfy { (now[$0] ?? 0) > (before[$0] ?? 0) + 5 } }
+            }
+            tally.isOver.withLock { $0 = true }
             for task in tasks { await task.value }
-            for (lane, number) in counts.withLock({ $0 }) {
+            for (lane, number) in tally.acknowledged.withLock({ $0 }) {
                 #expect(try await cluster.kv.get(Bytes("lane \(lane)"))?.value.string == "\(number)")
             }
             await cluster.close()
