@@ -201,6 +201,53 @@ private struct OddTransfer: MachineCommand {
             trio.hosts[leader].notices.contains { $0.contains("a majority of the voters has the state of replica") })
     }
 
+    /// What the third said was lost on the way.
+    @Test func whoIsInDoubtAsksAgain() throws {
+        let trio = try trio()
+        let leader = try trio.leader(of: group)
+        let (odd, third) = (followers(trio, leader)[0], followers(trio, leader)[1])
+        misread(trio, at: [odd])
+        let misread = trio.tamper
+        var isLost = true
+        trio.tamper = { from, to, payload in
+            let words = (try? PeerBatchReader(payload).words) ?? []
+            if isLost, from == third, words.contains(where: { if case .digest = $0 { true } else { false } }) {
+                var nothing = PeerBatchWriter()
+                return nothing.take()
+            }
+            return misread?(from, to, payload) ?? payload
+        }
+        try put(trio, 0, "sound", at: leader)
+        for key in 1..<20 { try put(trio, key, at: leader) }
+        try trio.tick(60)
+        #expect(stopped(trio).isEmpty)
+        isLost = false
+        try trio.tick(40)
+        #expect(stopped(trio) == [odd])
+        #expect(problem(trio, leader) == "")
+    }
+
+    @Test func theNewestPointsAreKnownAndSomeOlderOnes() throws {
+        let trio = try trio()
+        let leader = try trio.leader(of: group)
+        let other = followers(trio, leader)[0]
+        for key in 0..<700 { try put(trio, key, at: leader) }
+        let id = try #require(trio.map.group(group)?.replica(on: trio.hosts[other].id))
+        var answered: [UInt64] = []
+        trio.look = { from, to, _, payload in
+            guard from == leader, to == other else { return }
+            for case .digest(let word) in (try? PeerBatchReader(payload).words) ?? [] {
+                answered.append(word.point.index.rawValue)
+            }
+        }
+        let newest = index(trio, leader) / Self.interval * Self.interval
+        for index in [256, 272, 512, newest - 96, newest - 80, newest] {
+            try say(trio, word(of: id, at: index, 5), from: other, to: leader)
+        }
+        try trio.tick()
+        #expect(answered == [256, 512, newest - 80, newest])
+    }
+
     /// Nothing is written any more when it comes back, and what the others said was said without it.
     @Test func whoWasAwayIsToldWhatItMissed() throws {
         let trio = try trio()
@@ -373,7 +420,8 @@ private struct OddTransfer: MachineCommand {
         for count in 0..<payload.count {
             #expect(throws: DecodingFailure.self) { _ = try PeerBatchReader(payload[0..<count]) }
         }
-        for machines in [most + most, most + [most[0]], [most[0], most[0]], [most[1], most[0]]] {
+        let oneMore = MachineDigest(machine: SubMachineNumber(9_999), changes: 0, sum: 0)
+        for machines in [most + [oneMore], most + [most[0]], [most[0], most[0]], [most[1], most[0]]] {
             let point = DigestPoint(
                 index: LogIndex(4_096), digest: 7, interval: IntervalDigests(before: 0, machines: machines))
             writer.append(.digest(DigestWord(group: group, replica: ReplicaID(9), asks: false, point: point)))
