@@ -118,7 +118,8 @@ public struct MachineEventRecords: AsyncSequence, Sendable {
             if let problem = KeyValue.problem(ofKeyOf: events.key.count) { throw BifrostError(problem) }
             switch events.start {
             case .snapshot:
-                throw BifrostError(.invalid, "there is no snapshot of events: watch them from now on, or behind a revision")
+                throw BifrostError(
+                    .invalid, "there is no snapshot of events: watch them from now on, or behind a revision")
             case .after(let revision): feed.through = revision
             case .now:
                 feed.through = try await KeyValueStore(cluster: events.cluster).page(

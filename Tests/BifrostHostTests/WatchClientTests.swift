@@ -132,7 +132,9 @@ private struct Ring: MachineCommand, JSONMessage {
             var events = bell.events(Rung.self, of: "{big}").makeAsyncIterator()
             try await events.begin()
             try await bell.submit(Ring(bell: "small", strokes: 1))
-            await #expect(throws: BifrostError.self) { try await bell.submit(Ring(bell: "big", strokes: 2, fails: true)) }
+            await #expect(throws: BifrostError.self) {
+                try await bell.submit(Ring(bell: "big", strokes: 2, fails: true))
+            }
             try await bell.submit(Ring(bell: "big", strokes: 3))
             await #expect(throws: BifrostError.self) { try await bell.submit(Ring(bell: "big", strokes: 257)) }
             var told: [MachineEvents<Rung>.Element] = []
