@@ -533,6 +533,7 @@ final class SimulatedHost {
                 hand(to: request.group) { $0.query(request, call: token) }
             case .watch:
                 let request = try WatchRequest(decoding: frame.payload)
+                call.group = request.group
                 let token = add(call)
                 hand(to: request.group) { $0.watch(request, call: token) }
             case .page:

@@ -60,6 +60,7 @@ struct BifrostCommand: AsyncParsableCommand {
             Put.self,
             Get.self,
             Scan.self,
+            Watch.self,
             Delete.self,
             Transaction.self,
             MachineCommands.self,

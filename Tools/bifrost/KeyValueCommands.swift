@@ -103,6 +103,7 @@ struct Put: AsyncParsableCommand {
               bifrost put '{user:7}/photo' - < photo.jpg
               bifrost put --json greeting hello
               bifrost put --if-absent greeting hello
+              bifrost put --ttl 90s greeting hello
               bifrost put --if-revision 7 greeting 'good evening'
               bifrost put -- -key-with-a-dash value
               bifrost put key-of-a-dash -- -
@@ -113,6 +114,13 @@ struct Put: AsyncParsableCommand {
 
     @Argument(help: "The value; - reads it from standard input, as it is, unless it stands behind --.")
     var value: String
+
+    @Option(
+        help: ArgumentHelp(
+            "The key is gone so long afterwards, as its group counts time, and no earlier. The next write to it takes that back, or says another time. (default: it stays)",
+            valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var ttl: TimeSpan?
 
     @OptionGroup var condition: ConditionOptions
 
@@ -130,9 +138,9 @@ struct Put: AsyncParsableCommand {
         let cluster = try await options.cluster()
         let revision =
             if let test = condition.test {
-                try await cluster.kv.put(key.bytes, bytes, if: test)
+                try await cluster.kv.put(key.bytes, bytes, if: test, timeToLive: ttl?.duration)
             } else {
-                try await cluster.kv.put(key.bytes, bytes)
+                try await cluster.kv.put(key.bytes, bytes, timeToLive: ttl?.duration)
             }
         try WriteReport(key.bytes, revision, try await cluster.map()).print(options.common, "the value is written")
         await cluster.close()

@@ -13,7 +13,7 @@ struct MachineCommands: AsyncParsableCommand {
         discussion: """
             For clusters whose hosts have state machines of their own: Documentation/StateMachines.md tells how they \
             are made. 'bifrost serve' has none.
-            """, subcommands: [MachineCall.self, MachineAsk.self])
+            """, subcommands: [MachineCall.self, MachineAsk.self, MachineWatch.self])
 }
 
 /// What a command or a query is made of.
