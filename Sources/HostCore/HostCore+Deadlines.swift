@@ -129,7 +129,7 @@ extension HostCore {
             return
         }
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
-        guard earliestDeadline(of: replica) <= replica.logTime.current else { return }
+        guard earliestDeadline(of: replica) <= replica.logTime.certain else { return }
         search(replica)
     }
 
@@ -159,7 +159,7 @@ extension HostCore {
         guard let replica = searching(result.read) else { return }
         replica.deadlines.isReading = false
         guard replica.role == .leader, replica.core.isEstablished else { return replica.deadlines.forget() }
-        let now = replica.logTime.current
+        let now = replica.logTime.certain
         var due: [Deadline] = []
         var keyBytes = 0
         for record in result.records {
@@ -194,7 +194,7 @@ extension HostCore {
         guard !turnsSessionsDown(replica) else { return }
         replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
         let proposed = replica.core.propose(
-            kind: .command, payload: DeadlineCommand(due).payload(), logTime: now)
+            kind: .command, payload: DeadlineCommand(due).payload(), logTime: replica.logTime.current)
         if case .accepted(let index, let term) = proposed {
             replica.deadlines.proposed = (index, term, last.time)
         }

@@ -43,7 +43,7 @@ extension HostCore {
             tickCount >= replica.expiryTick || replica.core.appliedIndex >= replica.expiryIndex
         else { return }
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
-        let due = replica.machine.sessionsDue(at: replica.logTime.current, countMax: Self.expiriesMax)
+        let due = replica.machine.sessionsDue(at: replica.logTime.certain, countMax: Self.expiriesMax)
         guard !due.isEmpty else { return }
         // What is proposed and not applied yet would be proposed again.
         replica.expiryTick = tickCount + Self.expirySeconds * secondTicks

@@ -288,6 +288,12 @@ struct LogTimeClock {
 
     private(set) var current = LogTime.zero
 
+    /// What was stamped with a time has seen all of the time until this one: clocks are read once per tick, so that an
+    /// entry's time may be as far behind as a tick adds.
+    var certain: LogTime {
+        LogTime(current.rawValue - min(current.rawValue, Self.millisecondsPerTickMax + 1))
+    }
+
     /// The replica begins to lead; the last entry in the log has this time.
     mutating func begin(at lastLogTime: LogTime) { current = lastLogTime }
 
