@@ -18,7 +18,7 @@ extension SimulatedCluster {
     /// take: one packet may be under way for more than a second, and workers wait for all of a burst.
     private static let calmOperationsMin = 50
     private static let calmNanosecondsMax: UInt64 = 5_000_000_000
-    private static let leadersSpellsMax = 12
+    private static let leadersSpellsMax = 30
     private static let pauseNanosecondsMax: UInt64 = 60_000_000_000
     private static let hangBeginsNanoseconds: UInt64 = 1_000_000_000
 

@@ -107,7 +107,8 @@ extension SimulatedCluster {
         let number = operations.count
         let header = CommandHeader(machine: .keyValue, sequence: nextSequence)
         nextSequence += 1
-        let isTransaction = world.random.below(3) == 0
+        // Older hosts take one for a mistake.
+        let isTransaction = world.random.below(3) == 0 && world.plan.featureLevels.isEmpty
         let payload =
             isTransaction
             ? KeyValueTransaction(then: [.put(key: key, value: Bytes("\(number)"), timeToLiveMillis: timeToLive)])

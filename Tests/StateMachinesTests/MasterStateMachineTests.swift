@@ -81,7 +81,7 @@ import Testing
             (.command(1, changed(28, 4), logTime: 9), "does not know"),
             (.command(1, changed(28, 3), logTime: 9), "expected"),
             (.command(1, changed(29, 2), logTime: 9), "does not know"),
-            (.command(1, changed(32, 1), logTime: 9), "does not know"), (.command(1, Bytes(), logTime: 9), "header"),
+            (.command(1, changed(39, 1), logTime: 9), "does not know"), (.command(1, Bytes(), logTime: 9), "header"),
             (.command(1, put.payload()[0..<30], logTime: 9), "does not know"),
         ]
         for (entry, text) in entries {
