@@ -35,6 +35,14 @@ public final class Cluster: Sendable {
         self.closing = closing
     }
 
+    /// One with a host of its own that nobody closed: the host would go on without those it belongs to.
+    deinit {
+        guard let closing else { return }
+        let loop = loop
+        loop.eventLoop.execute { loop.close() }
+        Task { await closing() }
+    }
+
     /// Connects to the first of `addresses` ("address:port") that answers, and learns the cluster's map from it. Throws
     /// `invalid` for what is no address and if hosts of different clusters answer, `unreachable` if no host answers
     /// within the time, `notInitialised` if hosts do but belong to no cluster.

@@ -149,11 +149,17 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
                     KeyValueChange(
                         kind: .present, key: record.key, value: record.value, revision: record.revision, resume: nil))
             }
-            guard page.next == nil else { return }
             // What each page misses is behind its own moment, and so behind the first one's.
-            feed.through = pages[0].revision
-            phase = .catchingUp
-            beReady()
+            if pages.count == 1 { feed.through = page.revision }
+            guard page.next != nil else {
+                phase = .catchingUp
+                return beReady()
+            }
+            // Hosts don't keep for long what changes meanwhile. What is not read yet will be as it is then.
+            for change in try await feed.next(waits: false) {
+                guard let known = pageOf(change.key), change.revision > known.revision else { continue }
+                tell(change, resume: nil)
+            }
         }
 
         /// The snapshot is that of its last page's moment once all changes up to there are told.
@@ -162,12 +168,15 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
             let changes = try await feed.next()
             for (place, change) in changes.enumerated() {
                 if change.revision > last { beReady(at: last) }
-                let page = pages.first { $0.end.map { change.key < $0 } ?? true }
-                guard change.revision > page?.revision ?? .zero else { continue }
+                guard change.revision > pageOf(change.key)?.revision ?? .zero else { continue }
                 let resume = changes.isLastOfRevision(place) ? change.revision : change.revision.previous
                 tell(change, resume: phase == .live ? resume : nil)
             }
             beReady()
+        }
+
+        private func pageOf(_ key: Bytes) -> (end: Bytes?, revision: Revision)? {
+            pages.first { $0.end.map { key < $0 } ?? true }
         }
 
         private mutating func beReady() {

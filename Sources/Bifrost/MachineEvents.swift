@@ -97,6 +97,7 @@ public struct MachineEventRecords: AsyncSequence, Sendable {
             try await begin()
             while place >= told.count {
                 place = 0
+                told = []
                 let changes = try await feed.next().filter { change in
                     change.kind == .event && tag(of: change.key) == tag(of: events.key)
                         && events.number.map { $0 == change.number } ?? true

@@ -30,18 +30,37 @@ struct WatchFeed: Sendable {
     let patience: Duration?
     /// All up to here was given out.
     var through: Revision
+    /// Whose revision that is; `.meta`: not known.
+    private var group = GroupID.meta
+    private var hasBeenAnswered = false
 
     /// A host waits so long for something to tell, and then says up to where there is nothing.
     private static let waitMillis: UInt32 = 5_000
+    init(
+        cluster: Cluster, slot: Slot, machine: SubMachineNumber, from: Bytes, end: Bytes?, patience: Duration?,
+        through: Revision
+    ) {
+        self.cluster = cluster
+        self.slot = slot
+        self.machine = machine
+        self.from = from
+        self.end = end
+        self.patience = patience
+        self.through = through
+    }
+
     /// For one attempt, with all that the client does to find the leader.
     private static let timeout = Duration.seconds(20)
     private static let pause = Duration.milliseconds(100)
 
     /// The next changes; none, but another `through`, if nothing happened for some seconds.
-    mutating func next() async throws(BifrostError) -> [Change] {
+    ///
+    /// - Parameter waits: false: what is there now.
+    mutating func next(waits: Bool = true) async throws(BifrostError) -> [Change] {
         let began = RPCClock.now()
         while true {
-            let range = WatchRange(after: through, waitMillis: Self.waitMillis, from: from, end: end)
+            let range = WatchRange(
+                after: through, of: group, waitMillis: waits ? Self.waitMillis : 0, from: from, end: end)
             do throws(BifrostError) {
                 let bytes = try await cluster.perform(
                     kind: .watch, target: .slot(slot), machine: machine, payload: range.encoded(), timeout: Self.timeout
@@ -50,12 +69,16 @@ struct WatchFeed: Sendable {
                     let result = try DataResult(decoding: bytes)
                     let answer = try WatchAnswer(decoding: result.body)
                     through = max(through, result.revision)
+                    group = answer.group
+                    hasBeenAnswered = true
                     return answer.changes
                 } catch {
                     throw BifrostError(malformed: error)
                 }
             } catch {
-                guard error.isRetrySafe, error.code != .cancelled, !Task.isCancelled else { throw error }
+                // Another leader may be of a version that knows no watches, for as long as hosts are upgraded.
+                let isOlder = error.code == .invalid && hasBeenAnswered
+                guard isOlder || error.isRetrySafe, error.code != .cancelled, !Task.isCancelled else { throw error }
                 if let patience, RPCClock.now().since(began) >= patience.nanoseconds { throw error }
                 do { try await Task.sleep(for: Self.pause) } catch {
                     throw BifrostError(.cancelled, "the task was cancelled", cause: error)

@@ -51,6 +51,7 @@ extension Cluster {
         configure(&configuration)
         configuration.listen = nil
         configuration.advertise = nil
+        configuration.directory = directory
 
         let embedded = EmbeddedHost(directory: directory)
         let host = try await embedded.start(configuration, logger: logger ?? options.logger, diskFailed: diskFailed)

@@ -9,6 +9,7 @@ final class EmbeddedHost: Sendable {
     private struct State {
         var host: Host?
         var ending: Task<Void, Never>?
+        var hasFailed = false
     }
 
     private let directory: String
@@ -22,11 +23,24 @@ final class EmbeddedHost: Sendable {
         do {
             let host = try await Host.start(configuration, logger: logger) { [weak self] error in
                 // No call is answered from what may not be believed.
-                if let host = self?.state.withLock({ $0.host }) { Task { await host.refuse() } }
+                let running = self?.state.withLock { state in
+                    state.hasFailed = true
+                    return state.host
+                }
+                if let running { Task { await running.refuse() } }
                 diskFailed(error)
             }
-            state.withLock { $0.host = host }
+            let hasFailed = state.withLock { state in
+                state.host = host
+                return state.hasFailed
+            }
+            guard !hasFailed else {
+                await stop()
+                throw BifrostError(.unavailable, "the disk of \(configuration.directory) failed while it was opened")
+            }
             return host
+        } catch let error as BifrostError {
+            throw error
         } catch let error as HostError {
             throw BifrostError(error)
         } catch {

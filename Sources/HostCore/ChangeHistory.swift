@@ -16,6 +16,11 @@ package final class ChangeHistory {
         var places: [Place] = []
         var bytes: UnsafeMutableRawBufferPointer
         var used = 0
+
+        /// As many places at most as would fill it: they count as much as it does.
+        func hasRoom(for size: Int) -> Bool {
+            bytes.count - used >= size && (places.count + 1) * MemoryLayout<Place>.stride <= max(bytes.count, 64)
+        }
     }
     private struct Place {
         var revision: Revision
@@ -26,6 +31,7 @@ package final class ChangeHistory {
         var slot: Slot
         var machine: SubMachineNumber
         var kind: Change.Kind
+        var expiry: LogTime
     }
 
     /// Ascending.
@@ -58,11 +64,11 @@ package final class ChangeHistory {
     /// - Parameter bytesMax: of all of it; the changes of the newest revision stay.
     package func append(
         _ kind: Change.Kind, number: UInt16 = 0, slot: Slot, machine: SubMachineNumber, revision: Revision,
-        key: UnsafeRawBufferPointer, value: Bytes?, bytesMax: Int
+        expiry: LogTime = .zero, key: UnsafeRawBufferPointer, value: Bytes?, bytesMax: Int
     ) {
         guard bytesMax > 0 else { return begin(at: revision) }
         let size = key.count + (value?.count ?? 0)
-        if chunks.isEmpty || chunks[chunks.count - 1].bytes.count - chunks[chunks.count - 1].used < size {
+        if chunks.isEmpty || !chunks[chunks.count - 1].hasRoom(for: size) {
             addChunk(size, for: revision, bytesMax: bytesMax)
         }
         let place = chunks.count - 1
@@ -70,7 +76,8 @@ package final class ChangeHistory {
         chunks[place].places.append(
             Place(
                 revision: revision, offset: UInt32(offset), keyBytes: UInt32(key.count),
-                valueBytes: UInt32(value?.count ?? 0), number: number, slot: slot, machine: machine, kind: kind))
+                valueBytes: UInt32(value?.count ?? 0), number: number, slot: slot, machine: machine, kind: kind,
+                expiry: expiry))
         let target = UnsafeMutableRawBufferPointer(rebasing: chunks[place].bytes[offset...])
         target.copyMemory(from: key)
         if let value, value.count > 0 {
@@ -109,16 +116,16 @@ package final class ChangeHistory {
             chunks[chunks.count - 1].used = start
             chunks[chunks.count - 1].places.removeSubrange(moved.indices)
             if chunks[chunks.count - 1].places.isEmpty {
-                bytes -= old.bytes.count
+                bytes -= 2 * old.bytes.count
                 chunks.removeLast().bytes.deallocate()
             }
         }
-        bytes += wanted
+        bytes += 2 * wanted
         chunks.append(new)
         while chunks.count > 1, bytes > bytesMax {
             let oldest = chunks.removeFirst()
             if let last = oldest.places.last { floor = last.revision }
-            bytes -= oldest.bytes.count
+            bytes -= 2 * oldest.bytes.count
             oldest.bytes.deallocate()
         }
     }
@@ -146,7 +153,8 @@ package final class ChangeHistory {
                 let key = UnsafeRawBufferPointer(rebasing: raw[..<Int(place.keyBytes)])
                 guard range.contains(key) else { continue }
                 let change = Change(
-                    place.kind, number: place.number, revision: place.revision, key: Bytes(copying: key),
+                    place.kind, number: place.number, revision: place.revision, expiry: place.expiry,
+                    key: Bytes(copying: key),
                     value: Bytes(copying: UnsafeRawBufferPointer(rebasing: raw[Int(place.keyBytes)...])))
                 bytes += change.encodedBytes
                 found.append(change)

@@ -23,7 +23,7 @@ struct DeadlineWatch {
     fileprivate var number: UInt64 = 0
     /// What was proposed last: when it is applied, all before `proposedThrough` is done.
     fileprivate var proposed: (index: LogIndex, term: Term, through: LogTime)?
-    /// What failed, or was proposed and is not applied, is tried again in this tick.
+    /// What failed is tried again in this tick.
     fileprivate var tick: UInt64 = 0
 
     /// Nothing is known of what is there.
@@ -56,7 +56,9 @@ public struct DeadlineRead: Sendable {
     }
 
     /// One more than go into one command, so that the next one's time is known.
-    package static var recordsMax: Int { DeadlineCommand.countMax + 1 }
+    package static var recordsMax: Int { dueMax + 1 }
+    /// In one command: the records are fetched for it, values and all.
+    package static var dueMax: Int { 64 }
     package static var bytesMax: Int { 128 << 10 }
     /// Behind all deadlines.
     package static var end: RecordKey {
@@ -77,9 +79,7 @@ extension HostCore {
     /// The replica may have deadlines: it leads, or has just been told of one.
     func noteDeadlines(of replica: Replica) {
         guard replica.core.role == .leader, replica.group != .meta else { return }
-        if !replica.deadlines.isListed, earliestDeadline(of: replica) < LogTime(.max),
-            map?.featureLevel ?? FeatureLevel.first >= FeatureLevel.deadlines
-        {
+        if !replica.deadlines.isListed, earliestDeadline(of: replica) < LogTime(.max) {
             replica.deadlines.isListed = true
             withDeadlines.append(replica)
         }
@@ -121,7 +121,8 @@ extension HostCore {
         if let proposed = replica.deadlines.proposed {
             if replica.core.term == proposed.term, replica.core.appliedIndex >= proposed.index {
                 replica.deadlines.from = max(replica.deadlines.from, proposed.through)
-            } else if replica.core.term == proposed.term, tickCount < replica.deadlines.tick {
+            } else if replica.core.term == proposed.term {
+                // What this leader proposed is applied some time, or it leads no more.
                 return
             }
             replica.deadlines.proposed = nil
@@ -129,16 +130,33 @@ extension HostCore {
             return
         }
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
-        guard earliestDeadline(of: replica) <= replica.logTime.certain else { return }
-        search(replica)
+        let earliest = earliestDeadline(of: replica)
+        guard earliest > replica.logTime.certain else { return search(replica) }
+        noteTime(replica, before: earliest)
     }
+
+    /// Another leader goes on from the last entry's time: now and then there is one, so that what a group at rest has
+    /// waited is not forgotten with each change of leaders.
+    private func noteTime(_ replica: Replica, before earliest: LogTime) {
+        let now = replica.logTime.current
+        let last = replica.withCore { $0.lastLogTime }
+        let left = earliest.rawValue - min(now.rawValue, earliest.rawValue)
+        guard now.rawValue - min(last.rawValue, now.rawValue) >= max(Self.timeUnsavedMillis, left / 16) else { return }
+        _ = replica.core.propose(kind: .command, payload: DeadlineCommand([]).payload(), logTime: now)
+        markReady(replica)
+    }
+
+    private static var timeUnsavedMillis: UInt64 { 60_000 }
 
     private func search(_ replica: Replica) {
         // What is set from now on is told of again.
         let told = replica.machine.takeEarliestDeadline()
-        if told < replica.deadlines.from {
+        // What is before `next` was looked at; what was told of since was not there then.
+        if let next = replica.deadlines.next, told <= Deadline.time(ofKey: next.key) {
             replica.deadlines.from = told
             replica.deadlines.next = nil
+        } else if told < replica.deadlines.from {
+            replica.deadlines.from = told
         }
         replica.deadlines.earliest = .zero
         replica.deadlines.number += 1
@@ -167,7 +185,7 @@ extension HostCore {
                 let deadline = try? Deadline(key: record.key.key, value: record.value ?? Bytes())
             else { continue }
             keyBytes += deadline.place.key.count
-            guard due.isEmpty || due.count < DeadlineCommand.countMax && keyBytes <= DeadlineCommand.keyBytesMax
+            guard due.isEmpty || due.count < DeadlineRead.dueMax && keyBytes <= DeadlineCommand.keyBytesMax
             else { break }
             guard deadline.time <= now else {
                 if due.isEmpty {
@@ -192,7 +210,6 @@ extension HostCore {
             return
         }
         guard !turnsSessionsDown(replica) else { return }
-        replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
         let proposed = replica.core.propose(
             kind: .command, payload: DeadlineCommand(due).payload(), logTime: replica.logTime.current)
         if case .accepted(let index, let term) = proposed {

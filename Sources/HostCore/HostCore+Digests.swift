@@ -115,7 +115,8 @@ extension HostCore {
         stop(
             replica,
             because: "its state is not the one that a majority of the group's voters has at index \(own.index): "
-                + "\(difference(own, other)); replace it: bifrost group replace-replica \(replica.group) --host \(host)"
+                + "\(difference(own, other)); replace it before this host is started again: "
+                + "bifrost group replace-replica \(replica.group) --host \(host)"
         )
         // Its state is for nobody, and it gets none on top: what changed since a base would hide that the base is wrong.
         endSnapshots(of: replica)

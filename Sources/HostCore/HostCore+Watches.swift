@@ -34,6 +34,8 @@ struct WaitingWatches {
     fileprivate var woken = Revision.zero
     /// It is in the host's list of replicas with watches.
     fileprivate var isListed = false
+    /// Until then somebody is likely to ask for what changes now.
+    fileprivate(set) var wantedUntilTick: UInt64 = 0
 
     fileprivate mutating func add(_ watch: Watch) {
         count += 1
@@ -111,16 +113,19 @@ struct WaitingWatches {
     /// Those that have waited long enough, in a fixed order.
     fileprivate mutating func endIdle(at tick: UInt64) {
         var ended: Set<Int> = []
+        var keys: Set<Bytes> = []
         for place in watches.indices {
             guard let watch = watches[place], !watch.isDue, watch.endTick <= tick else { continue }
             becomeDue(place, woken)
             ended.insert(place)
-            guard watch.request.range.isOneKey else { continue }
-            let key = watch.request.range.from
-            byKey[key]?.removeAll { $0 == place }
-            if byKey[key]?.isEmpty == true { byKey[key] = nil }
+            if watch.request.range.isOneKey { keys.insert(watch.request.range.from) }
         }
-        if !ended.isEmpty { ranges.removeAll { ended.contains($0) } }
+        guard !ended.isEmpty else { return }
+        ranges.removeAll { ended.contains($0) }
+        for key in keys {
+            let left = byKey[key]?.filter { !ended.contains($0) } ?? []
+            byKey[key] = left.isEmpty ? nil : left
+        }
     }
 
     /// All of them, in a fixed order.
@@ -139,6 +144,10 @@ struct WaitingWatches {
 extension HostCore {
     /// Of one turn: others have theirs in between.
     private static var watchesPerTurn: Int { 1_024 }
+    /// How long more of a group's changes are kept behind the last watch.
+    private static var wantedSeconds: UInt64 { 60 }
+    /// Who leads no more and does not know it has found out by then.
+    private static var lostMillisMin: UInt32 { 3_000 }
 
     /// A client asks for changes. It is answered when there are some, or when the time is over.
     public func watch(_ request: WatchRequest, call: CallToken) {
@@ -150,9 +159,10 @@ extension HostCore {
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
         guard watchesOpen < settings.watchesMax else { return refuse(call, overloaded) }
         var request = request
-        request.range.bytesMax = min(request.range.bytesMax, UInt32(WatchRange.bytesMaxMax))
+        request.range.bytesMax = min(max(request.range.bytesMax, 1), UInt32(WatchRange.bytesMaxMax))
         request.range.waitMillis = min(request.range.waitMillis, WatchRange.waitMillisMax)
         watchesOpen += 1
+        replica.watches.wantedUntilTick = tickCount + Self.wantedSeconds * secondTicks
         let ticks = UInt64(request.range.waitMillis) * 1_000_000 / settings.tickNanoseconds
         // What came since others were woken counts as there.
         let isDue = request.range.after < replica.history.last || request.range.after < replica.history.floor
@@ -192,11 +202,15 @@ extension HostCore {
 
     private func serve(_ watch: WaitingWatches.Watch, from replica: Replica) {
         let range = watch.request.range
+        let isOver = tickCount >= watch.endTick
         // Nobody was ever told of a revision that an established leader has not come to, but in a log that was lost.
         let isLost =
             range.after > replica.machine.revision && replica.core.isEstablished
-            && replica.core.appliedIndex >= replica.core.commit
-        guard !isLost, range.after >= replica.history.floor else {
+            && replica.core.appliedIndex >= replica.core.commit && isOver
+            && range.waitMillis >= Self.lostMillisMin
+        // A revision of another group says nothing of this one.
+        let isForeign = range.group != .meta && range.group != replica.group
+        guard !isLost, !isForeign, range.after >= replica.history.floor else {
             return end(watch, .refused(.compacted(oldest: min(replica.history.floor, replica.machine.revision))))
         }
         if let known = watchAnswer, known.request == watch.request, known.through == replica.history.last {
@@ -208,7 +222,6 @@ extension HostCore {
                 after: range.after, slot: watch.request.slot, machine: watch.request.machine, in: range,
                 bytesMax: Int(range.bytesMax))
         else { preconditionFailure("what is behind the floor is there") }
-        let isOver = tickCount >= watch.endTick
         guard !changes.isEmpty || isOver || through < replica.history.last else {
             // Changes that do not concern it: it goes on waiting, from here.
             var again = watch
@@ -216,7 +229,7 @@ extension HostCore {
             again.request.range.after = max(range.after, through)
             return replica.watches.add(again)
         }
-        let body = WatchAnswer(changes).encoded()
+        let body = WatchAnswer(changes, group: replica.group).encoded()
         repliedBytes += body.count
         // Behind the last change there may be entries that changed nothing here.
         let upTo = max(range.after, through)

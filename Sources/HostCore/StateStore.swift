@@ -32,7 +32,8 @@ struct ReplicaRecords: RecordStore {
         guard machine == .keyValue else { return }
         let kind: Change.Kind = value != nil ? .put : expiry > .zero ? .expired : .deleted
         history.append(
-            kind, slot: slot, machine: machine, revision: revision, key: key, value: value, bytesMax: historyBytesMax)
+            kind, slot: slot, machine: machine, revision: revision, expiry: value == nil ? .zero : expiry, key: key,
+            value: value, bytesMax: historyBytesMax)
     }
 
     mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {
@@ -168,7 +169,7 @@ extension HostCore {
     /// Fewer have more, and those that are watched as much as there is.
     private func historyBytesMax(of replica: Replica) -> Int {
         let share = min(settings.historyBytesMax / max(replicas.count, 1), settings.historyBytesOfGroupMax)
-        let isWatched = replica.watches.count > 0 && historyBytes < settings.historyBytesMax
+        let isWatched = tickCount < replica.watches.wantedUntilTick && historyBytes < settings.historyBytesMax
         return isWatched ? settings.historyBytesOfGroupMax : share
     }
 

@@ -5,7 +5,7 @@ public import Primitives
 
 /// What became of a key, or was said by a machine, at one revision of its group.
 ///
-/// `kind u8 | number u16 | revision u64 | key: length u32, bytes | value: length u32, bytes`
+/// `kind u8 | number u16 | revision u64 | expiry u64 | key: length u32, bytes | value: length u32, bytes`
 public struct Change: Hashable, Sendable {
     public enum Kind: UInt8, Hashable, Sendable {
         /// The key got this value.
@@ -21,46 +21,53 @@ public struct Change: Hashable, Sendable {
     /// Of an event, among its machine's; 0 otherwise.
     public var number: UInt16
     public var revision: Revision
+    /// Of `put`: when the key ends, in log time; 0: never.
+    public var expiry: LogTime
     public var key: Bytes
     public var value: Bytes
 
-    public init(_ kind: Kind, number: UInt16 = 0, revision: Revision, key: Bytes, value: Bytes = Bytes()) {
+    public init(
+        _ kind: Kind, number: UInt16 = 0, revision: Revision, expiry: LogTime = .zero, key: Bytes,
+        value: Bytes = Bytes()
+    ) {
         self.kind = kind
         self.number = number
         self.revision = revision
+        self.expiry = expiry
         self.key = key
         self.value = value
     }
 
-    package static let encodedBytesMin = 19
+    package static let encodedBytesMin = 27
     package var encodedBytes: Int { Self.encodedBytesMin + key.count + value.count }
 
     package func encode(into writer: inout ByteWriter) {
         writer.write(kind.rawValue)
         writer.write(number)
         writer.write(revision)
+        writer.write(expiry)
         writer.writeWithLength(key)
         writer.writeWithLength(value)
     }
 
-    init(from reader: inout ByteReader) throws(DecodingFailure) {
-        let number = try reader.read(UInt8.self)
-        guard let kind = Kind(rawValue: number) else {
-            throw DecodingFailure(expected: "a change of kind 1 to 4", found: "\(number)")
-        }
-        self.kind = kind
-        self.number = try reader.read()
+    /// Nil: one of a kind that this version does not know, which is passed over.
+    init?(from reader: inout ByteReader) throws(DecodingFailure) {
+        let kind = Kind(rawValue: try reader.read())
+        number = try reader.read()
         revision = try reader.read()
+        expiry = try reader.read()
         key = try reader.readBytesWithLength(limit: Limits.keyBytesMax)
         value = try reader.readBytesWithLength(limit: Limits.valueBytesMax)
+        guard let kind else { return nil }
+        self.kind = kind
     }
 }
 
 /// Asks a group's leader for the changes behind a revision, of one sub state machine's keys in one slot. Answered as soon as
 /// there are some, or with none when the time is over.
 ///
-/// `group u32 | epoch u64 | slot u16 | machine u16 | after u64 | wait u32 | bytes u32 | has end u8 | from: length u32, bytes
-/// | end: length u32, bytes, if there is one`
+/// `group u32 | epoch u64 | slot u16 | machine u16 | after's group u32 | after u64 | wait u32 | bytes u32 | has end u8 |
+/// from: length u32, bytes | end: length u32, bytes, if there is one`
 public struct WatchRequest: Message {
     public var group: GroupID
     /// The slot's epoch as the client knows it.
@@ -103,6 +110,8 @@ public struct WatchRequest: Message {
 
 /// What a watch is about: which keys, and behind which revision.
 public struct WatchRange: Message, Hashable {
+    /// Whose revision `after` is, as an answer said; `.meta`, which nobody watches: not known.
+    public var group: GroupID
     /// Changes at higher revisions are asked for.
     public var after: Revision
     /// How long to wait for some; the host has its own bound.
@@ -117,7 +126,11 @@ public struct WatchRange: Message, Hashable {
     public static let waitMillisMax: UInt32 = 30_000
     public static let bytesMaxMax = 1 << 20
 
-    public init(after: Revision, waitMillis: UInt32, bytesMax: UInt32 = .max, from: Bytes, end: Bytes?) {
+    public init(
+        after: Revision, of group: GroupID = .meta, waitMillis: UInt32, bytesMax: UInt32 = .max, from: Bytes,
+        end: Bytes?
+    ) {
+        self.group = group
         self.after = after
         self.waitMillis = waitMillis
         self.bytesMax = bytesMax
@@ -141,6 +154,7 @@ public struct WatchRange: Message, Hashable {
     public func contains(_ key: Bytes) -> Bool { key >= from && end.map { key < $0 } ?? true }
 
     public func encode(into writer: inout ByteWriter) {
+        writer.write(group)
         writer.write(after)
         writer.write(waitMillis)
         writer.write(bytesMax)
@@ -150,6 +164,7 @@ public struct WatchRange: Message, Hashable {
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        group = try reader.read()
         after = try reader.read()
         waitMillis = try reader.read()
         bytesMax = try reader.read()
@@ -162,22 +177,31 @@ public struct WatchRange: Message, Hashable {
 /// The answer to a watch, in a `DataResult`: its revision is the one up to which all changes that were asked for are in
 /// here, in the order of revisions, and in that of the command within one.
 ///
-/// `changes u32 | each`
+/// `group u32 | changes u32 | each`
 public struct WatchAnswer: Message {
+    /// Whose revisions these are.
+    public var group: GroupID
     public var changes: [Change]
 
-    public init(_ changes: [Change] = []) { self.changes = changes }
+    public init(_ changes: [Change] = [], group: GroupID) {
+        self.group = group
+        self.changes = changes
+    }
 
     public func encode(into writer: inout ByteWriter) {
+        writer.write(group)
         writer.write(UInt32(changes.count))
         for change in changes { change.encode(into: &writer) }
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        group = try reader.read()
         let count = Int(try reader.read(UInt32.self))
         try reader.check(count: count, ofSize: Change.encodedBytesMin)
         changes = []
         changes.reserveCapacity(count)
-        for _ in 0..<count { changes.append(try Change(from: &reader)) }
+        for _ in 0..<count {
+            if let change = try Change(from: &reader) { changes.append(change) }
+        }
     }
 }

@@ -267,7 +267,8 @@ final class LocalLine: @unchecked Sendable {
             if let error = letter.error {
                 caller.lineAnswered(letter.call, .failure(error))
             } else {
-                let payload = letter.chunk < 0 ? letter.payload : chunks[letter.chunk][letter.start..<letter.end]
+                let isApart = letter.chunk < 0 || letter.start == letter.end
+                let payload = isApart ? letter.payload : chunks[letter.chunk][letter.start..<letter.end]
                 caller.lineAnswered(letter.call, .success(payload))
             }
         }

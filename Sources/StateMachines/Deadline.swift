@@ -70,8 +70,8 @@ public struct Deadline: Hashable, Sendable {
     }
 
     /// The time in a deadline record's key.
-    static func time(ofKey key: Bytes) -> LogTime {
-        key.withUnsafeBytes { LogTime(UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self))) }
+    public static func time(ofKey key: Bytes) -> LogTime {
+        key.withUnsafeBytes { $0.count < 8 ? .zero : LogTime(UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self))) }
     }
 }
 
@@ -140,13 +140,17 @@ public struct DeadlineCommand: Hashable, Sendable {
     func writes(at logTime: LogTime, _ store: any RecordStore) throws(Unready) -> [RecordWrite] {
         var writes: [RecordWrite] = []
         var missing: [RecordPosition] = []
+        // Of two deadlines of one record with one time, the first ends it.
+        var ended: Set<RecordPosition> = []
         for deadline in due where deadline.time <= logTime || isPlanted("expired-too-soon") {
             let place = deadline.place
             switch store.find(place) {
             case .elsewhere: missing.append(place)
             case .absent: break
             case .found(let record):
-                guard record.expiry == deadline.time || isPlanted("expired-though-written-again") else { break }
+                guard record.expiry == deadline.time || isPlanted("expired-though-written-again"),
+                    ended.insert(place).inserted
+                else { break }
                 // A deletion with an expiry is one because of it.
                 writes.append(
                     RecordWrite(

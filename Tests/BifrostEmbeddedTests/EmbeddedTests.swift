@@ -108,6 +108,23 @@ private struct Total: MachineQuery, JSONMessage {
         }
     }
 
+    @Test func oneThatNobodyClosedEndsWithItsLastOwner() async throws {
+        let directory = TestDirectory()
+        func forget() async throws { try await open(directory.path).kv.put("a", "1") }
+        try await forget()
+        try await wait(for: "a directory that nobody holds") {
+            do throws(BifrostError) {
+                let again = try await Cluster.open(directory: directory.path, logger: quiet, configure: small)
+                #expect(try await again.kv.get("a")?.value == "1")
+                await again.close()
+                return true
+            } catch {
+                #expect(error.code == .directory)
+                return false
+            }
+        }
+    }
+
     @Test func aDirectoryIsOpenOnce() async throws {
         let directory = TestDirectory()
         let first = try await open(directory.path)

@@ -45,6 +45,7 @@ import Testing
         try trio.tick(1)
         let second = try told(host, 6)
         #expect(second.changes.map(\.kind) == [.deleted, .put, .expired])
+        #expect(second.changes.map { $0.expiry > .zero } == [false, true, false])
         #expect(second.changes.map(\.revision) == [Revision(3), Revision(4), Revision(5)])
         #expect(second.through == Revision(5))
     }
@@ -118,8 +119,8 @@ import Testing
         watch(host, WatchRange(after: answer.through, waitMillis: 0, key: "quiet"), token: 2)
         watch(host, WatchRange(after: Revision(3), waitMillis: 0, key: "quiet"), token: 3)
         // Nobody can have seen that.
-        watch(host, WatchRange(after: Revision(9_999), waitMillis: 0, key: "quiet"), token: 4)
-        try trio.tick(1)
+        watch(host, WatchRange(after: Revision(9_999), waitMillis: 3_000, key: "quiet"), token: 4)
+        try trio.tick(100)
         #expect(try told(host, 2).changes.isEmpty)
         guard case .compacted(let oldest)? = host.refusal(3), case .compacted? = host.refusal(4) else {
             Issue.record("\(String(describing: host.answer(3))), \(String(describing: host.answer(4)))")
