@@ -185,6 +185,12 @@ private struct Total: MachineQuery, JSONMessage {
     }
 
     @Test func closingEndsWhatIsUnderWayAndSaysWhatMayHaveHappened() async throws {
+        // Whether something is under way at that moment is chance.
+        for _ in 0..<50 where try await unknownAfterClosing() > 0 { return }
+        Issue.record("nothing was ever under way")
+    }
+
+    private func unknownAfterClosing() async throws -> Int {
         let directory = TestDirectory()
         let cluster = try await open(directory.path)
         try await cluster.kv.put("warm", "up")
@@ -206,13 +212,13 @@ private struct Total: MachineQuery, JSONMessage {
         try await wait(for: "puts of all lanes") { tally.acknowledged.withLock { $0.values.count { $0 > 2 } } == 32 }
         await cluster.close()
         for task in tasks { await task.value }
-        #expect(tally.unknown.withLock { $0 } > 0)
         try await withCluster(directory.path) { cluster async throws in
             for (lane, number) in tally.acknowledged.withLock({ $0 }) {
                 let found = try await cluster.kv.get(Bytes("lane \(lane)")).flatMap { Int($0.value.string) } ?? 0
                 #expect(found == number || found == number + 1)
             }
         }
+        return tally.unknown.withLock { $0 }
     }
 
     @Test func cancellingATaskIsAsOverAConnection() async throws {

@@ -103,7 +103,7 @@ private struct OddTransfer: MachineCommand {
         let text =
             "group 1: replica \(trio.map.group(group)?.replica(on: trio.hosts[odd].id)?.rawValue ?? 0) stopped: "
             + "its state is not the one that a majority of the group's voters has at index \(first + 16): it differs "
-            + "since an entry of \(first + 1) to \(first + 16), in what is key-value (sub machine 1)'s; replace it: "
+            + "since an entry of \(first + 1) to \(first + 16), in what is key-value (sub machine 1)'s; replace it before this host is started again: "
             + "bifrost group replace-replica 1 --host \(odd + 1)"
         #expect(said == [text])
         #expect(problem(trio, odd).map { text.hasSuffix($0) && !$0.isEmpty } == true)

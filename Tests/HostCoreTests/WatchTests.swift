@@ -103,7 +103,7 @@ import Testing
 
     @Test func aWatchWithNothingToTellMovesOnAllTheSame() throws {
         let trio = try Trio(adjust: {
-            $0.historyBytesMax = 6_000
+            $0.historyBytesMax = 40_000
             $0.historyBytesOfGroupMax = 6_000
         })
         let host = trio.hosts[try trio.leader()]
