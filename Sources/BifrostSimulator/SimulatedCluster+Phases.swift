@@ -14,6 +14,9 @@ extension SimulatedCluster {
     private static let membersNanosecondsMax: UInt64 = 120_000_000_000
     /// Entries that replicas come nearer to the ends of their logs in that time, at least, until all are there.
     private static let catchUpEntriesMin = 500
+    /// Pieces of states in that time, of all members together, and how often that is enough.
+    private static let catchUpPiecesMin = 100
+    private static let membersSpellsMax = 10
     /// Acknowledged operations at the end of a calm spell, all groups together, at least, and the time that they may
     /// take: one packet may be under way for more than a second, and workers wait for all of a burst.
     private static let calmOperationsMin = 50
@@ -155,11 +158,14 @@ extension SimulatedCluster {
         isLoadOn = false
         // Without it they get on, or something is wrong. One whose seed draws windows of one small message may have many
         // thousand entries to fetch.
-        var behind = entriesBehind
+        var (behind, pieces, spells) = (entriesBehind, snapshotPiecesTaken, 1)
         while !(try pass(Self.membersNanosecondsMax, until: isDone)) {
             let left = entriesBehind
-            try expect(left + Self.catchUpEntriesMin <= behind, "members settle", describeReplicas())
-            behind = left
+            // Or a host that lost its disks gets the states of all its groups, in small pieces.
+            let isFetching = snapshotPiecesTaken >= pieces + Self.catchUpPiecesMin && spells < Self.membersSpellsMax
+            try expect(
+                isFetching || left + Self.catchUpEntriesMin <= behind, "members settle", describeReplicas())
+            (behind, pieces, spells) = (left, snapshotPiecesTaken, spells + 1)
         }
     }
 
