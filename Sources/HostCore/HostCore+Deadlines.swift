@@ -187,7 +187,7 @@ extension HostCore {
             keyBytes += deadline.place.key.count
             guard due.isEmpty || due.count < DeadlineRead.dueMax && keyBytes <= DeadlineCommand.keyBytesMax
             else { break }
-            guard deadline.time <= now else {
+            guard deadline.time <= now || isPlanted("expired-too-soon") else {
                 if due.isEmpty {
                     replica.deadlines.earliest = deadline.time
                     replica.deadlines.from = deadline.time
