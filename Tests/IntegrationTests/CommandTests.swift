@@ -342,9 +342,15 @@ extension IntegrationTests {
                     #expect(try #require(lives) >= #require(left) && #require(lives) >= 1_000)
                     #expect(try #require(session["answers"] as? Int) >= 1 && session["lastWordIndex"] is Int)
                 }
-                let text = try await cluster.bifrost("session", "list", "--group", "2", "--host", "3")
-                text.expect(0)
-                #expect(text.text.hasPrefix("1 session in 1 group, on host 3\nGROUP"), "\(text.text)")
+                // A replica shows what it has applied, which may come a moment later.
+                let shown = ContinuousClock.now + .seconds(180)
+                while true {
+                    let text = try await cluster.bifrost("session", "list", "--group", "2", "--host", "3")
+                    text.expect(0)
+                    if text.text.hasPrefix("1 session in 1 group, on host 3\nGROUP") { break }
+                    try #require(ContinuousClock.now < shown, "\(text.text)")
+                    await OwnExecutor.pause(milliseconds: 50)
+                }
                 try await cluster.bifrost("session", "list", "--group", "9").expect(64, saying: "no group 9")
                 try await cluster.bifrost("session", "list", "--group", "meta").expect(64, saying: "no sessions")
                 await client.close()
