@@ -23,7 +23,7 @@ struct Timeout: Error, CustomStringConvertible {
 
 /// Asks until it is so. Nothing in these tests is decided by how long that takes.
 func wait(
-    seconds: Double = 30, for what: @autoclosure () -> String, until isSo: () async throws -> Bool
+    seconds: Double = 180, for what: @autoclosure () -> String, until isSo: () async throws -> Bool
 ) async throws {
     let end = ContinuousClock.now + .seconds(seconds)
     while try await !isSo() {

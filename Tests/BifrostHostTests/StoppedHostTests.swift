@@ -84,7 +84,10 @@ import Testing
     @Test func aReplicaThatAStartMakesSoundIsReportedSo() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 1) { hosts in
             try await put(0..<20, on: hosts)
-            // Each has something of each group.
+            // The meta group's log begins with an entry of its leader, and then the map.
+            try await wait(for: "the map in the meta group's log") {
+                try await hosts.status(1).replicas.contains { $0.group == .meta && $0.appliedIndex >= LogIndex(2) }
+            }
             try await hosts.waitForEqualStates()
             await hosts.stop(1)
             try await put(20..<60, on: hosts)

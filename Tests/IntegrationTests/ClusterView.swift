@@ -64,7 +64,7 @@ extension Cluster {
 
 /// Waits until `isTrue`; a test's issue if that takes longer.
 func wait(
-    _ what: String, seconds: Double = 20, sourceLocation: SourceLocation = #_sourceLocation,
+    _ what: String, seconds: Double = 60, sourceLocation: SourceLocation = #_sourceLocation,
     until isTrue: () async throws -> Bool
 ) async throws {
     let end = ContinuousClock.now + .seconds(seconds)

@@ -2,6 +2,7 @@
 
 import BifrostTool
 import Foundation
+import Synchronization
 import TestSupport
 import Testing
 
@@ -32,7 +33,7 @@ struct TestCluster: Sendable {
 
     /// Runs `bifrost status` until it ends with this code, and not only because followers have not yet noticed that
     /// their leader is gone: an election is still to come then, and `unavailable` for its time.
-    func waitForStatus(_ code: Int32, seconds: Double = 20) async throws -> ChildProcess.Result {
+    func waitForStatus(_ code: Int32, seconds: Double = 60) async throws -> ChildProcess.Result {
         let end = ContinuousClock.now + .seconds(seconds)
         while true {
             // The last look begins after the end, however long the one before took.
@@ -66,6 +67,46 @@ struct TestCluster: Sendable {
 
     func log(_ host: LocalCluster.HostProcess) -> String {
         (try? String(contentsOfFile: host.log, encoding: .utf8)) ?? ""
+    }
+}
+
+/// A command that goes on, whose lines are looked at while it does.
+final class Following: Sendable {
+    private let child: ChildProcess
+    private let lines: Lines
+
+    private final class Lines: Sendable {
+        let bytes = Mutex<[UInt8]>([])
+    }
+
+    init(_ cluster: TestCluster, _ words: String...) throws {
+        let lines = Lines()
+        self.lines = lines
+        child = try ChildProcess(
+            cluster.local.executable, words + ["--connect", cluster.local.addresses],
+            output: .streamed { read in lines.bytes.withLock { $0 += read } })
+    }
+
+    var text: String { String(decoding: lines.bytes.withLock { $0 }, as: UTF8.self) }
+
+    func wait(for part: String, seconds: Double = 180) async throws {
+        let end = ContinuousClock.now + .seconds(seconds)
+        while !text.contains(part) {
+            guard ContinuousClock.now < end, child.isRunning else {
+                child.send(SIGKILL)
+                let result = await child.end()
+                throw Missing(description: "\(part) did not come in \(seconds) s, but: \(text)\(result.errorText)")
+            }
+            await OwnExecutor.pause(milliseconds: 20)
+        }
+    }
+
+    func end(seconds: Double = 180) async -> ChildProcess.Ending {
+        await child.end(killAfter: .seconds(seconds)).ending
+    }
+
+    struct Missing: Error, CustomStringConvertible {
+        var description: String
     }
 }
 
