@@ -1,5 +1,5 @@
-// The program with a state machine of its own that every simulation may have: banks whose money only moves. What is put
-// in at their opening is there at any moment that anybody can see.
+// The state machine of its own that every simulated program may have: banks whose money only moves. What is put in at
+// their opening is there at any moment that anybody can see.
 
 import Messages
 package import Primitives
@@ -7,7 +7,9 @@ package import StateMachines
 
 package enum Bank: StateMachine {
     package static let number = SubMachineNumber(1_024)
-    package static let commands: [any MachineCommand<Bank>.Type] = [OpenBank.self, Transfer.self]
+    package static let commands: [any MachineCommand<Bank>.Type] = [
+        OpenBank.self, Transfer.self, PostDate.self, Settle.self, CallOff.self,
+    ]
     package static let queries: [any MachineQuery<Bank>.Type] = [Holdings.self]
 
     package static let accounts: UInt64 = 6
@@ -15,10 +17,15 @@ package enum Bank: StateMachine {
     package static let alreadyOpen: UInt32 = 1
     package static let tooLittle: UInt32 = 2
     package static let notOpen: UInt32 = 3
+    package static let alreadyPosted: UInt32 = 4
+    package static let notPosted: UInt32 = 5
 
     package static func account(_ number: UInt64, of bank: UInt64) -> Bytes { Bytes("{bank \(bank)}\(number)") }
     /// How many transfers there were, and a mark of all that the context said in them.
     package static func book(of bank: UInt64) -> Bytes { Bytes("{bank \(bank)}book") }
+    /// What was taken from accounts and is not in others yet.
+    package static func float(of bank: UInt64) -> Bytes { Bytes("{bank \(bank)}float") }
+    package static func post(_ number: UInt64, of bank: UInt64) -> Bytes { Bytes("{bank \(bank)}post \(number)") }
 }
 
 /// `bank u64`
@@ -33,7 +40,7 @@ package struct OpenBank: MachineCommand {
         for number in 0..<Bank.accounts {
             try context.put(Bank.account(number, of: bank), Amount(Bank.opening))
         }
-        try context.put(key, Book(transfers: 0, mark: 0))
+        try context.put(key, Book())
         return Done()
     }
 
@@ -89,7 +96,140 @@ package struct Transfer: MachineCommand {
     }
 }
 
-/// How much there is in all accounts, and how many transfers there were. `bank u64`
+/// Takes money from an account now, and puts it into another one later. `bank u64 | number u64 | from u64 | to u64 |
+/// amount u64 | milliseconds u64`
+package struct PostDate: MachineCommand {
+    package typealias Machine = Bank
+    package static let number: UInt16 = 3
+    package var bank: UInt64
+    /// No other one's.
+    package var number: UInt64
+    package var from: UInt64
+    package var to: UInt64
+    package var amount: UInt64
+    package var milliseconds: UInt64
+    package var key: Bytes { Bank.book(of: bank) }
+    package var readKeys: [Bytes] { [key, Bank.account(from, of: bank), Bank.float(of: bank)] }
+
+    package func apply(in context: inout MachineContext) throws -> Done {
+        guard var book = try context.get(key, as: Book.self) else {
+            throw MachineFailure(Bank.notOpen, "bank \(bank) is not open")
+        }
+        let place = Bank.post(number, of: bank)
+        guard try context.get(place) == nil else { throw MachineFailure(Bank.alreadyPosted, "\(number) is there") }
+        // What is scheduled before it fails must not come.
+        let settle = try context.schedule(
+            Settle(bank: bank, number: number), after: .milliseconds(Int64(milliseconds)))
+        try context.move(Int64(amount), from: Bank.account(from, of: bank), to: Bank.float(of: bank))
+        // Now and then it comes back some times before it is done.
+        try context.put(
+            place, Post(from: from, to: to, amount: amount, delays: number % 4 == 0 ? 2 : 0, settle: settle))
+        book.posts += 1
+        try context.put(key, book)
+        return Done()
+    }
+
+    package init(bank: UInt64, number: UInt64, from: UInt64, to: UInt64, amount: UInt64, milliseconds: UInt64) {
+        (self.bank, self.number, self.from, self.to) = (bank, number, from, to)
+        (self.amount, self.milliseconds) = (amount, milliseconds)
+    }
+    package func encode(into writer: inout ByteWriter) {
+        for number in [bank, number, from, to, amount, milliseconds] { writer.write(number) }
+    }
+    package init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (bank, number) = (try reader.read(), try reader.read())
+        (from, to) = (try reader.read(), try reader.read())
+        (amount, milliseconds) = (try reader.read(), try reader.read())
+    }
+}
+
+/// Comes when a post-dated transfer is due. `bank u64 | number u64`
+package struct Settle: MachineCommand {
+    package typealias Machine = Bank
+    package static let number: UInt16 = 4
+    package var bank: UInt64
+    package var number: UInt64
+    package var key: Bytes { Bank.book(of: bank) }
+    package var readKeys: [Bytes] { [key, Bank.post(number, of: bank)] }
+    package static var bringsDataIn: Bool { false }
+
+    package func apply(in context: inout MachineContext) throws -> Done {
+        let place = Bank.post(number, of: bank)
+        var book = try context.get(key, as: Book.self) ?? Book()
+        // It comes once, unless it was called off, and not before its time.
+        if var post = try context.get(place, as: Post.self), context.logTime >= post.settle.time,
+            try !context.cancel(post.settle)
+        {
+            if post.delays > 0 {
+                post.delays -= 1
+                post.settle = try context.schedule(self, after: .milliseconds(300))
+                try context.put(place, post)
+                return Done()
+            }
+            try context.move(
+                Int64(post.amount), from: Bank.float(of: bank), to: Bank.account(post.to, of: bank))
+            try context.delete(place)
+            book.posts -= 1
+            book.settled += 1
+        } else {
+            book.wrong += 1
+        }
+        try context.put(key, book)
+        return Done()
+    }
+
+    package init(bank: UInt64, number: UInt64) { (self.bank, self.number) = (bank, number) }
+    package func encode(into writer: inout ByteWriter) {
+        writer.write(bank)
+        writer.write(number)
+    }
+    package init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (bank, number) = (try reader.read(), try reader.read())
+    }
+}
+
+/// Has a post-dated transfer not come. `bank u64 | number u64`
+package struct CallOff: MachineCommand {
+    package typealias Machine = Bank
+    package static let number: UInt16 = 5
+    package var bank: UInt64
+    package var number: UInt64
+    package var key: Bytes { Bank.book(of: bank) }
+    package static var bringsDataIn: Bool { false }
+
+    package func apply(in context: inout MachineContext) throws -> Done {
+        let place = Bank.post(number, of: bank)
+        guard var book = try context.get(key, as: Book.self), let post = try context.get(place, as: Post.self) else {
+            throw MachineFailure(Bank.notPosted, "\(number) is not there")
+        }
+        try context.move(Int64(post.amount), from: Bank.float(of: bank), to: Bank.account(post.from, of: bank))
+        try context.delete(place)
+        book.posts -= 1
+        if try !context.cancel(post.settle) { book.wrong += 1 }
+        try context.put(key, book)
+        return Done()
+    }
+
+    package init(bank: UInt64, number: UInt64) { (self.bank, self.number) = (bank, number) }
+    package func encode(into writer: inout ByteWriter) {
+        writer.write(bank)
+        writer.write(number)
+    }
+    package init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (bank, number) = (try reader.read(), try reader.read())
+    }
+}
+
+extension MachineContext {
+    fileprivate mutating func move(_ amount: Int64, from source: Bytes, to target: Bytes) throws {
+        let left = (try get(source, as: Amount.self)?.value ?? 0) - amount
+        guard left >= 0 else { throw MachineFailure(Bank.tooLittle, "\(source) has too little") }
+        try put(source, Amount(left))
+        try put(target, Amount((try get(target, as: Amount.self)?.value ?? 0) + amount))
+    }
+}
+
+/// How much there is in all accounts, and what there was of transfers. `bank u64`
 package struct Holdings: MachineQuery {
     package typealias Machine = Bank
     package static let number: UInt16 = 1
@@ -98,28 +238,29 @@ package struct Holdings: MachineQuery {
     /// Half of what it reads is left to be found out.
     package var readKeys: [Bytes] { [key] + (0..<Bank.accounts / 2).map { Bank.account($0, of: bank) } }
 
+    /// `total i64 | 0 u8, or 1 u8 and a Book`
     package struct Answer: Message {
         package var total: Int64
         /// Nil: the bank is not open.
-        package var transfers: UInt64?
+        package var book: Book?
         package func encode(into writer: inout ByteWriter) {
             writer.write(UInt64(bitPattern: total))
-            writer.write(transfers ?? .max)
+            writer.write(UInt8(book == nil ? 0 : 1))
+            book?.encode(into: &writer)
         }
-        package init(total: Int64, transfers: UInt64?) { (self.total, self.transfers) = (total, transfers) }
+        package init(total: Int64, book: Book?) { (self.total, self.book) = (total, book) }
         package init(from reader: inout ByteReader) throws(DecodingFailure) {
             total = Int64(bitPattern: try reader.read())
-            let transfers = try reader.read(UInt64.self)
-            self.transfers = transfers == .max ? nil : transfers
+            book = try reader.read(UInt8.self) == 0 ? nil : try Book(from: &reader)
         }
     }
 
     package func answer(in view: inout MachineView) throws -> Answer {
         var total: Int64 = 0
-        for number in 0..<Bank.accounts {
-            total += try view.get(Bank.account(number, of: bank), as: Amount.self)?.value ?? 0
+        for place in (0..<Bank.accounts).map({ Bank.account($0, of: bank) }) + [Bank.float(of: bank)] {
+            total += try view.get(place, as: Amount.self)?.value ?? 0
         }
-        return Answer(total: total, transfers: try view.get(key, as: Book.self)?.transfers)
+        return Answer(total: total, book: try view.get(key, as: Book.self))
     }
 
     package init(bank: UInt64) { self.bank = bank }
@@ -135,108 +276,42 @@ package struct Amount: Message {
 }
 
 package struct Book: Message {
-    package var transfers: UInt64
-    package var mark: UInt64
-    package init(transfers: UInt64, mark: UInt64) { (self.transfers, self.mark) = (transfers, mark) }
+    package var transfers: UInt64 = 0
+    package var mark: UInt64 = 0
+    /// Post-dated transfers that are to come, and those that came.
+    package var posts: UInt64 = 0
+    package var settled: UInt64 = 0
+    /// Commands that came again, too soon, or though they were called off.
+    package var wrong: UInt64 = 0
+
+    package init() {}
     package func encode(into writer: inout ByteWriter) {
-        writer.write(transfers)
-        writer.write(mark)
+        for number in [transfers, mark, posts, settled, wrong] { writer.write(number) }
     }
     package init(from reader: inout ByteReader) throws(DecodingFailure) {
-        transfers = try reader.read()
-        mark = try reader.read()
+        (transfers, mark) = (try reader.read(), try reader.read())
+        (posts, settled, wrong) = (try reader.read(), try reader.read(), try reader.read())
     }
 }
 
-/// Opens banks, moves money, and counts.
-final class BankWorkload: SimulatedWorkload {
-    let machines: StateMachineRegistry
-    private static let banks = 3
-    /// By bank: transfers that were sent, and those that were acknowledged.
-    private var begun: [UInt64] = Array(repeating: 0, count: banks)
-    private var done: [UInt64] = Array(repeating: 0, count: banks)
-    /// Somebody opened it, and somebody knows that it is open.
-    private var isOpened = Array(repeating: false, count: banks)
-    private var isOpen = Array(repeating: false, count: banks)
+/// A post-dated transfer.
+package struct Post: Message {
+    package var from: UInt64
+    package var to: UInt64
+    package var amount: UInt64
+    /// So often it is put off.
+    package var delays: UInt64
+    package var settle: ScheduledCommand
 
-    init() {
-        do throws(RegistrationFailure) { machines = try StateMachineRegistry([Bank.self]) } catch {
-            preconditionFailure("\(error)")
-        }
+    package init(from: UInt64, to: UInt64, amount: UInt64, delays: UInt64, settle: ScheduledCommand) {
+        (self.from, self.to, self.amount, self.delays, self.settle) = (from, to, amount, delays, settle)
     }
-
-    func next(random: inout SeededRandom) -> SimulatedRequest {
-        let bank = Int(random.below(UInt64(Self.banks)))
-        let dice = random.below(100)
-        if !isOpen[bank] || dice < 2 { return open(bank) }
-        guard dice < 70 else {
-            switch random.below(4) {
-            case 0: return holdings(bank, .linearizableAnywhere)
-            case 1: return holdings(bank, .lease)
-            case 2: return holdings(bank, .stale, bound: UInt32(random.below(2_000)))
-            default: return holdings(bank, .linearizable)
-            }
-        }
-        return transfer(
-            bank, from: random.below(Bank.accounts), to: random.below(Bank.accounts),
-            amount: random.below(4) == 0 ? random.below(1_000) : random.below(40))
+    package func encode(into writer: inout ByteWriter) {
+        for number in [from, to, amount, delays] { writer.write(number) }
+        settle.encode(into: &writer)
     }
-
-    func finalRequests() -> [SimulatedRequest] { (0..<Self.banks).map { holdings($0, .linearizable) } }
-
-    private func open(_ bank: Int) -> SimulatedRequest {
-        SimulatedRequest(OpenBank(bank: UInt64(bank))) { [unowned self] outcome in
-            switch outcome {
-            case .answer:
-                if isOpened[bank] { return "it was opened before" }
-                isOpened[bank] = true
-                isOpen[bank] = true
-            case .failure(let failure):
-                guard failure.code == Bank.alreadyOpen else { return "\(failure)" }
-                isOpen[bank] = true
-            case .notDone, .unknown: break
-            }
-            return nil
-        }
-    }
-
-    private func transfer(_ bank: Int, from: UInt64, to: UInt64, amount: UInt64) -> SimulatedRequest {
-        begun[bank] += 1
-        let doneBefore = done[bank]
-        return SimulatedRequest(
-            Transfer(bank: UInt64(bank), from: from, to: to, amount: amount)
-        ) { [unowned self] outcome in
-            switch outcome {
-            case .answer(let number):
-                done[bank] += 1
-                guard number.value > Int64(doneBefore), number.value <= Int64(begun[bank]) else {
-                    return "transfer \(number.value), \(doneBefore) were done before it began, and \(begun[bank]) begun"
-                }
-            case .failure(let failure):
-                if failure.code != Bank.tooLittle { return "\(failure)" }
-            case .notDone, .unknown: break
-            }
-            return nil
-        }
-    }
-
-    private func holdings(_ bank: Int, _ consistency: Consistency, bound: UInt32 = 0) -> SimulatedRequest {
-        let (doneBefore, wasOpen) = (done[bank], isOpen[bank])
-        let isNew = consistency != .stale
-        return SimulatedRequest(Holdings(bank: UInt64(bank)), consistency, bound: bound) { [unowned self] outcome in
-            guard case .answer(let found) = outcome else {
-                if case .failure(let failure) = outcome { return "\(failure)" }
-                return nil
-            }
-            guard let transfers = found.transfers else {
-                if found.total != 0 { return "\(found.total) in a bank that is not open" }
-                return wasOpen && isNew ? "it was open before" : nil
-            }
-            guard found.total == Int64(Bank.accounts) * Bank.opening else { return "\(found.total) in all accounts" }
-            guard transfers <= begun[bank], !isNew || transfers >= doneBefore else {
-                return "\(transfers) transfers; \(doneBefore) were done before, and \(begun[bank]) begun"
-            }
-            return nil
-        }
+    package init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (from, to, amount) = (try reader.read(), try reader.read(), try reader.read())
+        (delays, settle) = (try reader.read(), try ScheduledCommand(from: &reader))
     }
 }

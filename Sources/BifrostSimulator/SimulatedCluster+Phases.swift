@@ -57,6 +57,7 @@ extension SimulatedCluster {
                 until: { clients.allSatisfy { $0.openOperations == 0 && $0.burstsOpen == 0 } }),
             "operations end", "\(clients.map(\.openOperations)) are still open")
         try awaitLeases()
+        try awaitWorkload()
         try finishWatches()
         try awaitConvergence()
         try awaitBesideSnapshots("idle groups cost nothing") { isAtRest }

@@ -63,7 +63,8 @@ public final class SimulatedCluster {
         var plan = SimulatedPlan(settings, random: &random)
         if workload != nil { plan.machinePercent = SimulatedPlan.machinePercentOfUsers }
         adjust(&plan)
-        self.workload = workload ?? (plan.machinePercent > 0 ? BankWorkload() : nil)
+        self.workload =
+            workload ?? (plan.machinePercent > 0 ? BankWorkload(postDates: plan.featureLevels.isEmpty) : nil)
         if let machines = self.workload?.machines { plan.settings.machines = machines }
         world = SimulatedWorld(seed: seed, plan: plan, random: random)
         let members = plan.hosts - plan.joiners

@@ -27,9 +27,17 @@ public protocol SimulatedWorkload: AnyObject {
     /// What a client does next.
     func next(random: inout SeededRandom) -> SimulatedRequest
 
+    /// What is asked at the end, when nothing fails any more, round by round until this is empty: for what a program
+    /// scheduled, and waits for. After two minutes it must be.
+    func unsettledRequests() -> [SimulatedRequest]
+
     /// What is asked at the end, when nothing fails any more and all that was under way has ended: each once of every host
     /// of the group concerned.
     func finalRequests() -> [SimulatedRequest]
+}
+
+extension SimulatedWorkload {
+    public func unsettledRequests() -> [SimulatedRequest] { [] }
 }
 
 /// What came of a request.
@@ -149,6 +157,27 @@ extension SimulatedCluster {
         }
     }
 
+    private static let settledNanosecondsMax: UInt64 = 120_000_000_000
+
+    /// What the program scheduled comes.
+    func awaitWorkload() throws(SimulationFailure) {
+        let end = now + Self.settledNanosecondsMax
+        while let requests = workload?.unsettledRequests(), !requests.isEmpty {
+            var open = requests.count
+            for (number, request) in requests.enumerated() {
+                submit(request, through: clients[number % clients.count], nanoseconds: 25_000_000_000) { open -= 1 }
+            }
+            try expect(
+                try pass(Self.operationsNanosecondsMax, until: { open == 0 }), "operations end",
+                "\(open) of the program's requests got no answer")
+            if let failure { throw failure }
+            try expect(
+                now < end, "what is scheduled comes",
+                "after two minutes the program waits: \(requests.map { "\($0.request.key)" })")
+            try pass(1_000_000_000)
+        }
+    }
+
     /// The program's own look at the end, at each host that has a replica.
     func readWorkloadBack() throws(SimulationFailure) {
         var open = 0
@@ -167,6 +196,7 @@ extension SimulatedCluster {
         try expect(
             try pass(Self.operationsNanosecondsMax, until: { open == 0 }), "operations end",
             "\(open) of the program's last requests got no answer")
+        if let bank = workload as? BankWorkload, bank.settled > 0 { mark(.scheduledCommand) }
     }
 }
 

@@ -101,6 +101,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case machineUsed
     /// It said that it can't be done.
     case machineFailure
+    /// A command that it had scheduled came.
+    case scheduledCommand
     /// A key got a time to live; one was gone when it was looked at again.
     case leaseSet, leaseEnded
     /// A watch was told of a change; one was told that what it asks for is not kept any more.

@@ -25,6 +25,9 @@ struct DeadlineWatch {
     fileprivate var proposed: (index: LogIndex, term: Term, through: LogTime)?
     /// What failed is tried again in this tick.
     fileprivate var tick: UInt64 = 0
+    /// A scheduled command is due that can't be proposed: it was passed over, and the search comes back to it in `tick`.
+    fileprivate var heldBack: (time: LogTime, tick: UInt64)?
+    fileprivate var hasToldOfHolding = false
 
     /// Nothing is known of what is there.
     fileprivate mutating func forget() {
@@ -34,7 +37,21 @@ struct DeadlineWatch {
         isReading = false
         proposed = nil
         tick = 0
+        heldBack = nil
+        hasToldOfHolding = false
         number += 1
+    }
+
+    fileprivate mutating func holdBack(_ time: LogTime, until tick: UInt64) {
+        heldBack = (min(time, heldBack?.time ?? time), heldBack?.tick ?? tick)
+    }
+
+    /// It is time to look again for what was passed over: never before all else was looked at.
+    fileprivate mutating func comeBack(at tick: UInt64) {
+        guard let held = heldBack, tick >= held.tick, next == nil else { return }
+        heldBack = nil
+        earliest = min(earliest, held.time)
+        from = min(from, held.time)
     }
 }
 
@@ -63,6 +80,36 @@ public struct DeadlineRead: Sendable {
     /// Behind all deadlines.
     package static var end: RecordKey {
         RecordKey(slot: .group, machine: SubMachineNumber(SubMachineNumber.deadlines.rawValue + 1), key: Bytes())
+    }
+}
+
+/// Those that go into the log together, in the order of their times.
+private struct DueDeadlines {
+    /// With the time of the last deadline in each.
+    private(set) var commands: [(command: DeadlineCommand, through: LogTime)] = []
+    private var count = 0
+    private var keyBytes = 0
+
+    var isEmpty: Bool { count == 0 }
+
+    /// False: there is no room for it.
+    mutating func take(_ deadline: Deadline) -> Bool {
+        guard count < DeadlineRead.dueMax else { return false }
+        switch deadline.purpose {
+        case .record(let place):
+            guard count == 0 || keyBytes + place.key.count <= DeadlineCommand.keyBytesMax else { return false }
+            keyBytes += place.key.count
+            if case .end(let endings)? = commands.last?.command {
+                commands[commands.count - 1] = (
+                    .end(endings + [DeadlineCommand.Ending(deadline.key, place)]), deadline.key.time
+                )
+            } else {
+                commands.append((.end([DeadlineCommand.Ending(deadline.key, place)]), deadline.key.time))
+            }
+        case .command: commands.append((.fire(deadline.key), deadline.key.time))
+        }
+        count += 1
+        return true
     }
 }
 
@@ -100,7 +147,7 @@ extension HostCore {
         for place in withDeadlines.indices {
             let replica = withDeadlines[place]
             guard replica.core.role == .leader, replica.stopped == nil,
-                earliestDeadline(of: replica) < LogTime(.max)
+                earliestDeadline(of: replica) < LogTime(.max) || replica.deadlines.heldBack != nil
             else {
                 replica.deadlines.isListed = false
                 // Another leader may set some and carry them out: all is looked for anew.
@@ -129,6 +176,7 @@ extension HostCore {
         } else if tickCount < replica.deadlines.tick {
             return
         }
+        replica.deadlines.comeBack(at: tickCount)
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
         let earliest = earliestDeadline(of: replica)
         guard earliest > replica.logTime.certain else { return search(replica) }
@@ -142,7 +190,7 @@ extension HostCore {
         let last = replica.withCore { $0.lastLogTime }
         let left = earliest.rawValue - min(now.rawValue, earliest.rawValue)
         guard now.rawValue - min(last.rawValue, now.rawValue) >= max(Self.timeUnsavedMillis, left / 16) else { return }
-        _ = replica.core.propose(kind: .command, payload: DeadlineCommand([]).payload(), logTime: now)
+        _ = replica.core.propose(kind: .command, payload: DeadlineCommand.end([]).payload(), logTime: now)
         markReady(replica)
     }
 
@@ -177,28 +225,32 @@ extension HostCore {
         guard let replica = searching(result.read) else { return }
         replica.deadlines.isReading = false
         guard replica.role == .leader, replica.core.isEstablished else { return replica.deadlines.forget() }
-        let now = replica.logTime.certain
-        var due: [Deadline] = []
-        var keyBytes = 0
+        var due = DueDeadlines()
         for record in result.records {
             guard record.key.machine == .deadlines,
                 let deadline = try? Deadline(key: record.key.key, value: record.value ?? Bytes())
             else { continue }
-            keyBytes += deadline.place.key.count
-            guard due.isEmpty || due.count < DeadlineRead.dueMax && keyBytes <= DeadlineCommand.keyBytesMax
-            else { break }
-            guard deadline.time <= now || isPlanted("expired-too-soon") else {
+            guard
+                deadline.key.time <= replica.logTime.certain || isPlanted("expired-too-soon")
+                    || isPlanted("timer-too-soon")
+            else {
                 if due.isEmpty {
-                    replica.deadlines.earliest = deadline.time
-                    replica.deadlines.from = deadline.time
+                    replica.deadlines.earliest = deadline.key.time
+                    replica.deadlines.from = deadline.key.time
                     replica.deadlines.next = nil
                     return
                 }
                 break
             }
-            due.append(deadline)
+            if case .command(let machine, let request) = deadline.purpose,
+                let reason = refusalToFire(request, of: machine, replica)
+            {
+                holdBack(deadline.key.time, of: replica, reason)
+                continue
+            }
+            guard due.take(deadline) else { break }
         }
-        guard let last = due.last else {
+        guard !due.isEmpty else {
             replica.deadlines.next = result.next
             if result.next == nil {
                 replica.deadlines.earliest = LogTime(.max)
@@ -210,12 +262,37 @@ extension HostCore {
             return
         }
         guard !turnsSessionsDown(replica) else { return }
-        let proposed = replica.core.propose(
-            kind: .command, payload: DeadlineCommand(due).payload(), logTime: replica.logTime.current)
-        if case .accepted(let index, let term) = proposed {
-            replica.deadlines.proposed = (index, term, last.time)
+        for (command, through) in due.commands {
+            let proposed = replica.core.propose(
+                kind: .command, payload: command.payload(), logTime: replica.logTime.current)
+            guard case .accepted(let index, let term) = proposed else { break }
+            replica.deadlines.proposed = (index, term, through)
         }
         markReady(replica)
+    }
+
+    /// Why a scheduled command does not go into the log now; nil: it does. As for one that a client sends.
+    private func refusalToFire(_ request: MachineRequest, of machine: SubMachineNumber, _ replica: Replica) -> Refusal?
+    {
+        let level = map?.featureLevel ?? 0
+        guard level >= FeatureLevel.deadlines else {
+            return .unavailable(
+                "scheduled commands need feature level \(FeatureLevel.deadlines), and the cluster is at \(level): upgrade "
+                    + "its hosts, then run 'bifrost cluster upgrade'")
+        }
+        let number = MachineCommandNumber(machine: machine, command: request.number)
+        if let refusal = settings.machines.problem(ofCommand: request, of: machine) { return refusal }
+        if let refusal = refusalByMembers(of: number, replica) { return refusal }
+        return space > .ample && settings.machines.bringsDataIn(number) ? .unavailable(spaceRefusal) : nil
+    }
+
+    private func holdBack(_ time: LogTime, of replica: Replica, _ reason: Refusal) {
+        guard !isPlanted("timer-passed-over") else { return }
+        if !replica.deadlines.hasToldOfHolding {
+            replica.deadlines.hasToldOfHolding = true
+            effects.notices.append("group \(replica.group): a scheduled command that is due waits: \(reason)")
+        }
+        replica.deadlines.holdBack(time, until: tickCount + Self.retrySeconds * secondTicks)
     }
 
     /// The records could not be read: they are looked for again.

@@ -35,7 +35,11 @@ extension HostCore {
         guard let machine = payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine }), machine >= .firstOfUsers,
             let request = try? MachineRequest(payload: payload)
         else { return nil }
-        let number = MachineCommandNumber(machine: machine, command: request.number)
+        return refusalByMembers(of: MachineCommandNumber(machine: machine, command: request.number), replica)
+    }
+
+    /// The same for a command that another one scheduled.
+    func refusalByMembers(of number: MachineCommandNumber, _ replica: Replica) -> Refusal? {
         for member in replica.withCore({ $0.configuration.members }) {
             // Nor is one that stands still, perhaps because it has come to what it does not know.
             guard let host = replica.host(of: member), let peer = peer(host), peer.isConnected,
@@ -46,7 +50,7 @@ extension HostCore {
             }
             guard machines.contains(number) else {
                 return .unavailable(
-                    "host \(host) does not have command \(number.command) of state machine \(machine): start it with a "
+                    "host \(host) does not have command \(number.command) of state machine \(number.machine): start it with a "
                         + "program that has it")
             }
         }

@@ -3,6 +3,7 @@
 
 import Messages
 public import Primitives
+import Ring
 
 /// One command's view of its group: the entry that it came in, and the records of its machine in its slot.
 ///
@@ -24,7 +25,7 @@ public struct ApplyContext {
     /// By key: the place of its last write.
     private var lastWrites: [Bytes: Int] = [:]
 
-    private let machine: SubMachineNumber
+    let machine: SubMachineNumber
     private let store: any RecordStore
 
     init(
@@ -89,10 +90,39 @@ public struct ApplyContext {
     public mutating func put(_ key: Bytes, _ value: Bytes, expiry: LogTime = .zero) {
         append(RecordWrite(slot: slot, machine: machine, key: key, expiry: expiry, value: value))
         guard expiry > .zero else { return }
-        let deadline = Deadline(time: expiry, index: index, number: UInt16(writes.count), place: place(of: key))
-        writes.append(
-            RecordWrite(slot: .group, machine: .deadlines, key: deadline.key, expiry: .zero, value: deadline.value))
+        _ = set(expiry, .record(place(of: key)))
     }
+
+    /// Sees to it that something is done when log time has come to `time`.
+    mutating func set(_ time: LogTime, _ purpose: Deadline.Purpose) -> DeadlineKey {
+        let key = DeadlineKey(time: time, index: index, number: UInt16(writes.count))
+        writes.append(Deadline(key, purpose).write)
+        return key
+    }
+
+    /// What is to be done then, if it is a command of this machine in this slot that nobody called off.
+    ///
+    /// - Throws: it is not in memory.
+    func scheduled(_ key: DeadlineKey) throws(Unready) -> MachineRequest? {
+        let value: Bytes?
+        // Few commands set or call off any, and these few.
+        if let own = writes.last(where: { $0.machine == .deadlines && $0.key == key.key }) {
+            value = own.value
+        } else {
+            switch store.find(key.place) {
+            case .absent: value = nil
+            case .found(let record): value = record.value
+            case .elsewhere: throw Unready([key.place])
+            }
+        }
+        guard let value, case .command(machine, let request)? = (try? Deadline(key: key.key, value: value))?.purpose,
+            Ring.slot(of: request.key) == slot
+        else { return nil }
+        return request
+    }
+
+    /// It is done, or called off.
+    mutating func remove(_ key: DeadlineKey) { writes.append(key.removal) }
 
     /// When a record ends that lives for so long from now on; 0: never.
     func expiry(afterMillis timeToLive: UInt64) -> LogTime {

@@ -1,72 +1,123 @@
-// What is due at some log time: how deadlines stand among a group's records, in the order of their times, and the command
-// that carries them out. Owns the bytes of both; when to look is the leader's affair, whether it is time is decided when
+// What is due at some log time: how deadlines stand among a group's records, in the order of their times, and the commands
+// that carry them out. Owns the bytes of both; when to look is the leader's affair, whether it is time is decided when
 // the command is applied.
 
 public import Messages
 public import Primitives
 
-/// Something that is to be done when the group's log time has come to `time`: sub state machine 6's records, in
-/// `Slot.group`, so that all of a group stand in the order of their times.
+/// When something is to be done, and which of all that a group has to do: the key of its record, in the order of times.
 ///
-/// Key: `time u64 | index u64 | number u16`, big-endian, 18 bytes. Value: `kind u8 = 1 | slot u16 | machine u16 | key:
-/// length u32, bytes`: the record ends that has exactly this expiry. One that was written again meanwhile has another, and
-/// is left: so nobody has to read a record in order to write it.
-public struct Deadline: Hashable, Sendable {
+/// `time u64 | index u64 | number u16`, big-endian, 18 bytes.
+public struct DeadlineKey: Hashable, Sendable {
     /// In log time.
     public var time: LogTime
     /// Of the entry that set it, and which of that entry's: no two deadlines of a group have all three in common.
     public var index: LogIndex
     public var number: UInt16
-    /// The record that ends.
-    public var place: RecordPosition
 
-    public init(time: LogTime, index: LogIndex, number: UInt16, place: RecordPosition) {
+    public init(time: LogTime, index: LogIndex, number: UInt16) {
         self.time = time
         self.index = index
         self.number = number
-        self.place = place
     }
 
-    static let keyBytes = 18
-    private static let recordKind: UInt8 = 1
+    static let bytes = 18
 
     /// Of its record.
     public var key: Bytes {
-        var writer = ByteWriter(capacity: Self.keyBytes)
+        var writer = ByteWriter(capacity: Self.bytes)
         writer.write(time.rawValue.bigEndian)
         writer.write(index.rawValue.bigEndian)
         writer.write(number.bigEndian)
         return writer.take()
     }
 
-    /// The first key that a deadline of this time may have.
-    public static func firstKey(at time: LogTime) -> Bytes {
-        Deadline(
-            time: time, index: .zero, number: 0, place: RecordPosition(slot: .group, machine: .deadlines, key: Bytes())
-        ).key
-    }
+    /// Where its record is.
+    var place: RecordPosition { RecordPosition(slot: .group, machine: .deadlines, key: key) }
 
-    /// Of its record.
-    var value: Bytes {
-        var writer = ByteWriter(capacity: 16 + place.key.count)
-        writer.write(Self.recordKind)
-        writer.write(place.encoded())
-        return writer.take()
-    }
-
-    /// From its record.
-    public init(key: Bytes, value: Bytes) throws(DecodingFailure) {
-        guard key.count == Self.keyBytes else {
-            throw DecodingFailure(expected: "a deadline's key of \(Self.keyBytes) bytes", found: "\(key.count)")
+    public init(key: Bytes) throws(DecodingFailure) {
+        guard key.count == Self.bytes else {
+            throw DecodingFailure(expected: "a deadline's key of \(Self.bytes) bytes", found: "\(key.count)")
         }
         var reader = ByteReader(key)
         time = LogTime(UInt64(bigEndian: try reader.read()))
         index = LogIndex(UInt64(bigEndian: try reader.read()))
         number = UInt16(bigEndian: try reader.read())
-        guard value.count > 0, value[0] == Self.recordKind else {
-            throw DecodingFailure(expected: "a deadline of kind 1", found: value.count > 0 ? "\(value[0])" : "nothing")
+    }
+
+    /// In commands: `time u64 | index u64 | number u16`, little-endian as all integers there.
+    func encode(into writer: inout ByteWriter) {
+        writer.write(time)
+        writer.write(index)
+        writer.write(number)
+    }
+
+    init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (time, index, number) = (try reader.read(), try reader.read(), try reader.read())
+    }
+
+    /// It is done, or called off.
+    var removal: RecordWrite {
+        RecordWrite(slot: .group, machine: .deadlines, key: key, expiry: .zero, value: nil)
+    }
+}
+
+/// Something that is to be done when the group's log time has come to a time: sub state machine 6's records, in
+/// `Slot.group`, so that all of a group stand in the order of their times.
+///
+/// Key: a `DeadlineKey`. Value, `kind u8` first:
+///
+/// * `1 | slot u16 | machine u16 | key: length u32, bytes`: the record ends that has exactly this expiry. One that was
+///   written again meanwhile has another, and is left: so nobody has to read a record in order to write it.
+/// * `2 | machine u16 | a MachineRequest`: the command of the user's machine is applied.
+public struct Deadline: Hashable, Sendable {
+    public enum Purpose: Hashable, Sendable {
+        case record(RecordPosition)
+        case command(SubMachineNumber, MachineRequest)
+    }
+
+    public var key: DeadlineKey
+    public var purpose: Purpose
+
+    public init(_ key: DeadlineKey, _ purpose: Purpose) {
+        self.key = key
+        self.purpose = purpose
+    }
+
+    private enum Kind {
+        static let record: UInt8 = 1
+        static let command: UInt8 = 2
+    }
+
+    /// The first key that a deadline of this time may have.
+    public static func firstKey(at time: LogTime) -> Bytes { DeadlineKey(time: time, index: .zero, number: 0).key }
+
+    /// What sets it.
+    var write: RecordWrite {
+        var writer = ByteWriter(capacity: 64)
+        switch purpose {
+        case .record(let place):
+            writer.write(Kind.record)
+            writer.write(place.encoded())
+        case .command(let machine, let request):
+            writer.write(Kind.command)
+            writer.write(machine)
+            request.encode(into: &writer)
         }
-        place = try RecordPosition(decoding: value[1..<value.count])
+        return RecordWrite(slot: .group, machine: .deadlines, key: key.key, expiry: .zero, value: writer.take())
+    }
+
+    /// From its record.
+    public init(key: Bytes, value: Bytes) throws(DecodingFailure) {
+        self.key = try DeadlineKey(key: key)
+        var reader = ByteReader(value)
+        switch try reader.read(UInt8.self) {
+        case Kind.record: purpose = .record(try RecordPosition(decoding: reader.readRest()))
+        case Kind.command:
+            let machine = try reader.read(SubMachineNumber.self)
+            purpose = .command(machine, try MachineRequest(decoding: reader.readRest()))
+        case let kind: throw DecodingFailure(expected: "a deadline of kind 1 or 2", found: "\(kind)")
+        }
     }
 
     /// The time in a deadline record's key.
@@ -75,19 +126,32 @@ public struct Deadline: Hashable, Sendable {
     }
 }
 
-/// Sub state machine 6's command, a leader's alone. Needs feature level `FeatureLevel.deadlines`.
+/// Sub state machine 6's commands, a leader's alone. They need feature level `FeatureLevel.deadlines`. Of what they name,
+/// that is done whose time has come by the entry's log time, and its deadline goes; the rest stays.
 ///
-/// `1 u8 | version u8 = 1 | count u16 | each: time u64 | index u64 | number u16 | slot u16 | machine u16 | key: length u32,
-/// bytes`
-///
-/// Of each whose time has come by the entry's log time, the record ends if its expiry is that time, and the deadline goes.
-/// The others stay.
-public struct DeadlineCommand: Hashable, Sendable {
-    public var due: [Deadline]
+/// * `1 u8 | version u8 = 1 | count u16 | each: deadline (time u64, index u64, number u16), slot u16, machine u16, key:
+///   length u32, bytes`: each record ends if its expiry is that time.
+/// * `2 u8 | version u8 = 1 | deadline`: the command that stands there is applied, if the deadline is still there.
+public enum DeadlineCommand: Hashable, Sendable {
+    public struct Ending: Hashable, Sendable {
+        public var deadline: DeadlineKey
+        /// The record that ends.
+        public var place: RecordPosition
 
-    public init(_ due: [Deadline]) { self.due = due }
+        public init(_ deadline: DeadlineKey, _ place: RecordPosition) {
+            self.deadline = deadline
+            self.place = place
+        }
+    }
 
-    private static let number: UInt8 = 1
+    /// None: it notes how far log time is.
+    case end([Ending])
+    case fire(DeadlineKey)
+
+    private enum Number {
+        static let end: UInt8 = 1
+        static let fire: UInt8 = 2
+    }
     private static let formatVersion: UInt8 = 1
     /// Deadlines in one command.
     public static let countMax = 256
@@ -96,16 +160,21 @@ public struct DeadlineCommand: Hashable, Sendable {
 
     /// A whole payload.
     public func payload() -> Bytes {
-        var writer = ByteWriter(capacity: 64 * due.count + 64)
+        var writer = ByteWriter(capacity: 128)
         CommandHeader(machine: .deadlines).encode(into: &writer)
-        writer.write(Self.number)
-        writer.write(Self.formatVersion)
-        writer.write(UInt16(due.count))
-        for deadline in due {
-            writer.write(deadline.time)
-            writer.write(deadline.index)
-            writer.write(deadline.number)
-            writer.write(deadline.place.encoded())
+        switch self {
+        case .end(let endings):
+            writer.write(Number.end)
+            writer.write(Self.formatVersion)
+            writer.write(UInt16(endings.count))
+            for ending in endings {
+                ending.deadline.encode(into: &writer)
+                writer.write(ending.place.encoded())
+            }
+        case .fire(let deadline):
+            writer.write(Number.fire)
+            writer.write(Self.formatVersion)
+            deadline.encode(into: &writer)
         }
         return writer.take()
     }
@@ -115,26 +184,37 @@ public struct DeadlineCommand: Hashable, Sendable {
         var reader = ByteReader(payload)
         _ = try reader.readBytes(count: CommandHeader.encodedBytes)
         let (number, version) = (try reader.read(UInt8.self), try reader.read(UInt8.self))
-        guard number == Self.number, version == Self.formatVersion else {
+        switch (number, version) {
+        case (Number.end, Self.formatVersion):
+            let count = Int(try reader.read(UInt16.self))
+            guard count <= Self.countMax else {
+                throw DecodingFailure(expected: "at most \(Self.countMax) deadlines", found: "\(count)")
+            }
+            var endings: [Ending] = []
+            endings.reserveCapacity(count)
+            for _ in 0..<count {
+                endings.append(Ending(try DeadlineKey(from: &reader), try RecordPosition(from: &reader)))
+            }
+            self = .end(endings)
+        case (Number.fire, Self.formatVersion): self = .fire(try DeadlineKey(from: &reader))
+        default:
             throw DecodingFailure(
-                expected: "a command about deadlines, 1 of version 1", found: "\(number) of version \(version)")
-        }
-        let count = Int(try reader.read(UInt16.self))
-        guard count <= Self.countMax else {
-            throw DecodingFailure(expected: "at most \(Self.countMax) deadlines", found: "\(count)")
-        }
-        due = []
-        due.reserveCapacity(count)
-        for _ in 0..<count {
-            due.append(
-                Deadline(
-                    time: try reader.read(), index: try reader.read(), number: try reader.read(),
-                    place: try RecordPosition(from: &reader)))
+                expected: "a command about deadlines, 1 or 2 of version 1", found: "\(number) of version \(version)")
         }
         try reader.expectEnd()
     }
 
-    /// What it does to records.
+    /// What it reads, as far as it says itself.
+    var reads: [RecordPosition] {
+        switch self {
+        case .end(let endings): endings.map(\.place)
+        case .fire(let deadline): [deadline.place]
+        }
+    }
+}
+
+extension [DeadlineCommand.Ending] {
+    /// What they do to records.
     ///
     /// - Throws: some are not in memory.
     func writes(at logTime: LogTime, _ store: any RecordStore) throws(Unready) -> [RecordWrite] {
@@ -142,8 +222,8 @@ public struct DeadlineCommand: Hashable, Sendable {
         var missing: [RecordPosition] = []
         // Of two deadlines of one record with one time, the first ends it.
         var ended: Set<RecordPosition> = []
-        for deadline in due where deadline.time <= logTime || isPlanted("expired-too-soon") {
-            let place = deadline.place
+        for ending in self where ending.deadline.time <= logTime || isPlanted("expired-too-soon") {
+            let (deadline, place) = (ending.deadline, ending.place)
             switch store.find(place) {
             case .elsewhere: missing.append(place)
             case .absent: break
@@ -156,8 +236,7 @@ public struct DeadlineCommand: Hashable, Sendable {
                     RecordWrite(
                         slot: place.slot, machine: place.machine, key: place.key, expiry: deadline.time, value: nil))
             }
-            writes.append(
-                RecordWrite(slot: .group, machine: .deadlines, key: deadline.key, expiry: .zero, value: nil))
+            writes.append(deadline.removal)
         }
         guard missing.isEmpty else { throw Unready(missing) }
         return writes

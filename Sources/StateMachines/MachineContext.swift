@@ -102,6 +102,10 @@ public struct MachineContext {
         public static let readsMax = 4_096
         /// Of all values that it reads, in bytes.
         public static let readBytesMax = 16 << 20
+        /// Of the body of a command that it schedules, in bytes.
+        public static let scheduledBytesMax = 64 << 10
+        /// From now until a command that it schedules, in milliseconds: some 34 years.
+        public static let delayMillisMax: UInt64 = 1 << 40
         /// Events that it emits.
         public static let eventsMax = 256
         /// Of their keys and bodies together, in bytes.
@@ -174,6 +178,85 @@ extension MachineContext {
         try trouble.check(key, in: context.slot)
         try trouble.willEmit(key.count + body.count)
         events.append(EmittedEvent(number: type(of: event).number, key: key, body: body))
+    }
+}
+
+/// A command that is to be applied later: what `MachineContext.schedule` gives, for who may want to call it off. A machine
+/// keeps it in a record of its own. It means something in its group only.
+///
+/// `time u64 | index u64 | number u16`, 18 bytes.
+public struct ScheduledCommand: Message {
+    fileprivate let deadline: DeadlineKey
+    /// When it is due, in log time.
+    public var time: LogTime { deadline.time }
+
+    fileprivate init(_ deadline: DeadlineKey) { self.deadline = deadline }
+
+    public func encode(into writer: inout ByteWriter) { deadline.encode(into: &writer) }
+    public init(from reader: inout ByteReader) throws(DecodingFailure) { deadline = try DeadlineKey(from: &reader) }
+}
+
+extension MachineContext {
+    /// Has a command of this machine applied later: once, on all replicas, whoever leads by then, however often hosts
+    /// end; a command that fails schedules nothing. It is in the state and in snapshots like a record, and counts as one
+    /// of this command's writes.
+    ///
+    /// It comes when the group's log time has gone on by `delay`, or as much later as the group takes to notice: a second
+    /// and more, and longer while it can't commit or a member's program does not have the command. Log time stands still
+    /// while nobody can commit. In between other commands come: so it looks whether there is still something to do. It
+    /// has no session, and nobody gets its answer; if it fails, that is the end of it. It may schedule itself again.
+    ///
+    /// - Parameters:
+    ///   - command: one of this machine, its key with the same part in `{…}`, `Limits.scheduledBytesMax` bytes at most.
+    ///   - delay: above 0, in whole milliseconds, rounded up; up to `Limits.delayMillisMax`.
+    /// - Throws: if it breaks a rule or a bound; that ends the command.
+    @discardableResult
+    public mutating func schedule(
+        _ command: some MachineCommand, after delay: Duration
+    ) throws -> ScheduledCommand {
+        let request = MachineRequest(command)
+        try trouble.check(request.key, in: context.slot)
+        guard type(of: command).machineNumber == context.machine else { throw trouble.note(.commandElsewhere) }
+        guard request.body.count <= Limits.scheduledBytesMax else { throw trouble.note(.scheduledTooLarge) }
+        guard let millis = delay.millisRoundedUp, (1...Limits.delayMillisMax).contains(millis) else {
+            throw trouble.note(.badDelay)
+        }
+        try trouble.willWrite(request.key.count + request.body.count)
+        return ScheduledCommand(
+            context.set(LogTime(context.logTime.rawValue + millis), .command(context.machine, request)))
+    }
+
+    /// Calls a command off.
+    ///
+    /// - Returns: false: it was applied, or called off, before; or is another machine's or slot's.
+    /// - Throws: if that has to be fetched first, or a bound is reached. Either ends the command.
+    @discardableResult
+    public mutating func cancel(_ scheduled: ScheduledCommand) throws -> Bool {
+        try trouble.willRead()
+        try trouble.willWrite(0)
+        let found: MachineRequest?
+        do throws(Unready) { found = try context.scheduled(scheduled.deadline) } catch { throw trouble.note(error) }
+        guard let found else { return false }
+        try trouble.hasRead(found.body.count)
+        context.remove(scheduled.deadline)
+        return true
+    }
+
+    /// The command that is applied has been taken off the list: its own number is not there for it any more.
+    mutating func begin(_ deadline: DeadlineKey) { context.remove(deadline) }
+}
+
+extension MachineCommand {
+    fileprivate static var machineNumber: SubMachineNumber { Machine.number }
+}
+
+extension Duration {
+    /// nil: below 0, or too long to say.
+    fileprivate var millisRoundedUp: UInt64? {
+        let (seconds, attoseconds) = components
+        guard seconds >= 0, attoseconds >= 0, seconds < Int64.max / 1_000 - 1 else { return nil }
+        let perMilli: Int64 = 1_000_000_000_000_000
+        return UInt64(seconds) * 1_000 + UInt64(attoseconds / perMilli) + (attoseconds % perMilli == 0 ? 0 : 1)
     }
 }
 

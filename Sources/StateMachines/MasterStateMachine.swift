@@ -122,7 +122,7 @@ public struct MasterStateMachine: Sendable {
         else { return [] }
         if machine >= .firstOfUsers { return reads(of: entry, machine) }
         if machine == .deadlines {
-            return (try? DeadlineCommand(payload: entry.payload))?.due.map(\.place) ?? []
+            return (try? DeadlineCommand(payload: entry.payload))?.reads ?? []
         }
         guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
             let transaction = try? KeyValueTransaction(payload: entry.payload)
@@ -356,16 +356,44 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
-    private func decideDeadlines(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
+    private mutating func decideDeadlines(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
         let command: DeadlineCommand
         do throws(DecodingFailure) { command = try DeadlineCommand(payload: entry.payload) } catch {
             return .unsupported("entry \(entry.index): \(error)")
         }
         do throws(Unready) {
-            return .done(try command.writes(at: max(logTime, entry.logTime), store), body: Bytes())
+            switch command {
+            case .end(let endings):
+                return .done(try endings.writes(at: max(logTime, entry.logTime), store), body: Bytes())
+            case .fire(let deadline): return try decideTimer(deadline, entry, store)
+            }
         } catch {
             return .unready(error.places)
         }
+    }
+
+    /// A command that another one scheduled.
+    private mutating func decideTimer(
+        _ key: DeadlineKey, _ entry: LogEntry, _ store: any RecordStore
+    ) throws(Unready) -> Decision {
+        guard key.time <= max(logTime, entry.logTime) || isPlanted("timer-too-soon") else {
+            return .done([], body: Bytes())
+        }
+        let record: StoredRecord
+        switch store.find(key.place) {
+        case .elsewhere: throw Unready([key.place])
+        // It was called off, or an entry before has done it.
+        case .absent: return .done([], body: Bytes())
+        case .found(let found): record = found
+        }
+        let deadline: Deadline
+        do throws(DecodingFailure) { deadline = try Deadline(key: key.key, value: record.value) } catch {
+            return .unsupported("entry \(entry.index): \(error)")
+        }
+        guard case .command(let machine, let request) = deadline.purpose else {
+            return .unsupported("entry \(entry.index) is to apply a deadline that is no command's")
+        }
+        return decide(request, of: machine, entry, store, timer: key)
     }
 
     /// A put with a time to live; nil: it is another command.
@@ -424,17 +452,29 @@ public struct MasterStateMachine: Sendable {
         } catch {
             return .unsupported("entry \(entry.index): \(error)")
         }
+        session?.slot = Ring.slot(of: request.key)
+        return decide(request, of: machine, entry, store, session: session?.header.session ?? .none)
+    }
+
+    /// - Parameter timer: the command was scheduled, and this goes with it, whatever it comes to.
+    private mutating func decide(
+        _ request: MachineRequest, of machine: SubMachineNumber, _ entry: LogEntry, _ store: any RecordStore,
+        session: SessionID = .none, timer: DeadlineKey? = nil
+    ) -> Decision {
         guard request.problem() == nil, let command = machines.command(request.number, of: machine) else {
             return .unsupported(
                 "entry \(entry.index) holds command \(request.number) of state machine \(machine), which this host does "
                     + "not have: start it with a program that has it")
         }
         let slot = Ring.slot(of: request.key)
-        session?.slot = slot
         var context = MachineContext(
             ApplyContext(
                 group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
-                machine: machine, store: store), session: session?.header.session ?? .none)
+                machine: machine, store: store), session: session)
+        if let timer {
+            if let missing = Self.missing(command, request, machine, slot, store) { return .unready(missing) }
+            if !isPlanted("timer-again") { context.begin(timer) }
+        }
         var outcome: MachineOutcome
         do throws(DecodingFailure) { outcome = try command.apply(request, &context) } catch {
             return .unsupported("entry \(entry.index), command \(request.number) of state machine \(machine): \(error)")
@@ -446,7 +486,9 @@ public struct MasterStateMachine: Sendable {
         let body = outcome.encoded()
         // Replicas whose machines answer otherwise must not agree in it.
         take(body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) }, of: machine)
-        if case .failure = outcome, !isPlanted("machine-half-done") { return .done([], body: body) }
+        if case .failure = outcome, !isPlanted("machine-half-done") {
+            return .done(timer.map { [$0.removal] } ?? [], body: body)
+        }
         // Whoever watches sees them: replicas agree in them.
         for event in context.events {
             let hash = event.key.withUnsafeBytes { hash64($0, seed: UInt64(event.number) &+ 1) }
@@ -454,6 +496,16 @@ public struct MasterStateMachine: Sendable {
         }
         return .done(
             context.context.writes, body: body, events: Events(slot: slot, machine: machine, list: context.events))
+    }
+
+    /// What a scheduled command names to be read and is not in memory: its entry could not tell before.
+    private static func missing(
+        _ command: StateMachineRegistry.Command, _ request: MachineRequest, _ machine: SubMachineNumber, _ slot: Slot,
+        _ store: any RecordStore
+    ) -> [RecordPosition]? {
+        let named = RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot)
+        let missing = named.filter { store.find($0) == .elsewhere }
+        return missing.isEmpty ? nil : missing
     }
 
     private mutating func decideMeta(_ entry: LogEntry) -> Decision {

@@ -124,6 +124,9 @@ public struct MachineFailure: Error, Message, CustomStringConvertible {
         case readsTooMuch
         case answerTooLarge
         case emitsTooMuch
+        case commandElsewhere
+        case scheduledTooLarge
+        case badDelay
     }
 
     /// The framework's; nil: it is the machine's own word.
@@ -157,6 +160,11 @@ public struct MachineFailure: Error, Message, CustomStringConvertible {
         case .emitsTooMuch?:
             "a command emits at most \(MachineContext.Limits.eventsMax) events of "
                 + "\(MachineContext.Limits.eventBytesMax) bytes together"
+        case .commandElsewhere?: "a machine schedules commands of its own only"
+        case .scheduledTooLarge?:
+            "a scheduled command has at most \(MachineContext.Limits.scheduledBytesMax) bytes"
+        case .badDelay?:
+            "a command is scheduled 1 to \(MachineContext.Limits.delayMillisMax) milliseconds ahead"
         case .answerTooLarge?: "an answer has at most \(MachineContext.Limits.answerBytesMax) bytes"
         }
     }

@@ -135,8 +135,11 @@ public struct StateMachineRegistry: Sendable {
         queries[MachineCommandNumber(machine: machine, command: number)]
     }
 
+    /// As the command says; one that is not here might.
+    public func bringsDataIn(_ number: MachineCommandNumber) -> Bool { commands[number]?.bringsDataIn ?? true }
+
     /// Why a command can't be applied by a host with these machines, or can't be proposed at all; nil if it can.
-    func problem(ofCommand request: MachineRequest, of machine: SubMachineNumber) -> Refusal? {
+    public func problem(ofCommand request: MachineRequest, of machine: SubMachineNumber) -> Refusal? {
         guard let command = command(request.number, of: machine) else { return missing(request.number, of: machine) }
         do throws(DecodingFailure) {
             try command.check(request)

@@ -1,5 +1,6 @@
 // Keys with times to live, on three hosts: no key ends too soon, all end, whoever leads, and none that was written again.
 
+import BifrostSimulator
 import HostCore
 import Messages
 import Primitives
@@ -91,5 +92,90 @@ import Testing
         trio.join(leader)
         try trio.tick(100)
         expectEqualStates(trio)
+    }
+
+    // MARK: Scheduled commands
+
+    private func banks(mapLevel: UInt32? = nil) throws -> Trio {
+        try Trio(mapLevel: mapLevel, machines: try StateMachineRegistry([Bank.self]))
+    }
+
+    private func submit(_ command: some MachineCommand, _ trio: Trio, at place: Int, token: UInt64) {
+        let request = MachineRequest(command)
+        trio.hosts[place].core.execute(
+            ExecuteRequest(
+                group: group, epoch: Epoch(1), slot: slot(of: request.key),
+                payload: request.payload(machine: Bank.number)), call: CallToken(rawValue: token))
+    }
+
+    private func book(_ trio: Trio, at place: Int, token: UInt64) throws -> Book {
+        let request = MachineRequest(Holdings(bank: 1))
+        trio.hosts[place].core.query(
+            QueryRequest(
+                group: group, epoch: Epoch(1), slot: slot(of: request.key), machine: Bank.number,
+                consistency: .linearizable, query: request.encoded()), call: CallToken(rawValue: token))
+        try trio.tick(3)
+        guard
+            case .answer(let bytes) = try MachineOutcome(
+                decoding: try #require(trio.hosts[place].result(token)).body)
+        else { throw Refusal.invalid("a failure") }
+        let found = try Holdings.Answer(decoding: bytes)
+        #expect(found.total == Int64(Bank.accounts) * Bank.opening)
+        return try #require(found.book)
+    }
+
+    private func open(_ trio: Trio) throws -> Int {
+        let leader = try trio.leader()
+        try trio.tick(3)
+        submit(OpenBank(bank: 1), trio, at: leader, token: 1_000)
+        try trio.tick(2)
+        #expect(trio.hosts[leader].isDone(1_000))
+        return leader
+    }
+
+    @Test func scheduledCommandsComeOnceUnderWhoeverLeads() throws {
+        let trio = try banks()
+        let leader = try open(trio)
+        for number in 0..<200 as Range<UInt64> {
+            submit(
+                PostDate(bank: 1, number: number, from: number % 6, to: 0, amount: 1, milliseconds: 3_000), trio,
+                at: leader, token: number)
+        }
+        submit(CallOff(bank: 1, number: 7), trio, at: leader, token: 500)
+        try trio.tick(2)
+        #expect(trio.hosts[leader].isDone(500))
+        #expect(try book(trio, at: leader, token: 501).posts == 199)
+        // On disk alone.
+        for host in trio.hosts { host.core.checkpointAll() }
+        try trio.tick(3 * Self.ticksPerSecond - 20)
+        #expect(try book(trio, at: leader, token: 502).settled == 0)
+        trio.cut(leader)
+        try trio.tick(30 * Self.ticksPerSecond)
+        let next = try #require(
+            trio.hosts.indices.first { $0 != leader && trio.hosts[$0].inspection(of: group)?.role == .leader })
+        let after = try book(trio, at: next, token: 503)
+        #expect(after.posts == 0 && after.settled == 199 && after.wrong == 0)
+        trio.join(leader)
+        try trio.tick(100)
+        expectEqualStates(trio)
+    }
+
+    @Test func aScheduledCommandThatCantBeProposedWaitsUntilItCan() throws {
+        let trio = try banks(mapLevel: FeatureLevel.machines)
+        let leader = try open(trio)
+        submit(
+            PostDate(bank: 1, number: 1, from: 1, to: 2, amount: 1, milliseconds: 1_000), trio, at: leader, token: 1)
+        try trio.tick(5 * Self.ticksPerSecond)
+        #expect(try book(trio, at: leader, token: 2).posts == 1)
+        let told = trio.hosts[leader].notices.filter { $0.contains("a scheduled command that is due waits") }
+        #expect(told.count == 1 && told.first?.contains("feature level 8") == true)
+
+        var map = trio.map
+        map.featureLevel = FeatureLevel.deadlines
+        map.version += 1
+        for host in trio.hosts { host.core.adopt(map) }
+        try trio.tick(5 * Self.ticksPerSecond)
+        let after = try book(trio, at: leader, token: 3)
+        #expect(after.posts == 0 && after.settled == 1 && after.wrong == 0)
     }
 }

@@ -81,7 +81,7 @@ import Testing
                 query(1, at: host, in: group, .linearizableAnywhere, token: token)
                 try trio.tick(2)
                 let found = try holdings(host, token)
-                #expect(found.total == 600 && found.transfers == number + 1)
+                #expect(found.total == 600 && found.book?.transfers == number + 1)
             }
         }
         submit(Transfer(bank: 1, from: 0, to: 1, amount: 601), at: leader, in: group, token: 20)
