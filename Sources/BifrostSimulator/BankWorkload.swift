@@ -57,7 +57,7 @@ final class BankWorkload: SimulatedWorkload {
     func finalRequests() -> [SimulatedRequest] { (0..<Self.banks).map { holdings($0, .linearizable) } }
 
     func unsettledRequests() -> [SimulatedRequest] {
-        (0..<Self.banks).filter { !isSettled[$0] }.map { holdings($0, .linearizable) }
+        (0..<Self.banks).filter { !isSettled[$0] }.map { holdings($0, .linearizable, settles: true) }
     }
 
     private func postDate(_ bank: Int, _ random: inout SeededRandom) -> SimulatedRequest {
@@ -121,7 +121,10 @@ final class BankWorkload: SimulatedWorkload {
         }
     }
 
-    private func holdings(_ bank: Int, _ consistency: Consistency, bound: UInt32 = 0) -> SimulatedRequest {
+    /// - Parameter settles: nothing else is under way any more.
+    private func holdings(
+        _ bank: Int, _ consistency: Consistency, bound: UInt32 = 0, settles: Bool = false
+    ) -> SimulatedRequest {
         let (doneBefore, wasOpen) = (done[bank], isOpen[bank])
         let isNew = consistency != .stale
         return SimulatedRequest(Holdings(bank: UInt64(bank)), consistency, bound: bound) { [unowned self] outcome in
@@ -129,13 +132,12 @@ final class BankWorkload: SimulatedWorkload {
                 if case .failure(let failure) = outcome { return "\(failure)" }
                 return nil
             }
+            if settles { isSettled[bank] = found.book?.posts ?? 0 == 0 }
             guard let book = found.book else {
-                isSettled[bank] = true
                 if found.total != 0 { return "\(found.total) in a bank that is not open" }
                 return wasOpen && isNew ? "it was open before" : nil
             }
             guard book.wrong == 0 else { return "\(book.wrong) scheduled commands came that should not have come" }
-            isSettled[bank] = book.posts == 0
             settled = max(settled, book.settled)
             let transfers = book.transfers
             guard found.total == Int64(Bank.accounts) * Bank.opening else { return "\(found.total) in all accounts" }

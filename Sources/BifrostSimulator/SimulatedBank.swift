@@ -123,7 +123,10 @@ package struct PostDate: MachineCommand {
         try context.move(Int64(amount), from: Bank.account(from, of: bank), to: Bank.float(of: bank))
         // Now and then it comes back some times before it is done.
         try context.put(
-            place, Post(from: from, to: to, amount: amount, delays: number % 4 == 0 ? 2 : 0, settle: settle))
+            place,
+            Post(
+                from: from, to: to, amount: amount, delays: number % 4 == 0 ? 2 : 0,
+                due: context.logTime.rawValue + milliseconds, settle: settle))
         book.posts += 1
         try context.put(key, book)
         return Done()
@@ -157,11 +160,12 @@ package struct Settle: MachineCommand {
         let place = Bank.post(number, of: bank)
         var book = try context.get(key, as: Book.self) ?? Book()
         // It comes once, unless it was called off, and not before its time.
-        if var post = try context.get(place, as: Post.self), context.logTime >= post.settle.time,
+        if var post = try context.get(place, as: Post.self), context.logTime.rawValue >= post.due,
             try !context.cancel(post.settle)
         {
             if post.delays > 0 {
                 post.delays -= 1
+                post.due = context.logTime.rawValue + 300
                 post.settle = try context.schedule(self, after: .milliseconds(300))
                 try context.put(place, post)
                 return Done()
@@ -301,17 +305,23 @@ package struct Post: Message {
     package var amount: UInt64
     /// So often it is put off.
     package var delays: UInt64
+    /// In log time.
+    package var due: UInt64
     package var settle: ScheduledCommand
 
-    package init(from: UInt64, to: UInt64, amount: UInt64, delays: UInt64, settle: ScheduledCommand) {
-        (self.from, self.to, self.amount, self.delays, self.settle) = (from, to, amount, delays, settle)
+    package init(
+        from: UInt64, to: UInt64, amount: UInt64, delays: UInt64, due: UInt64, settle: ScheduledCommand
+    ) {
+        (self.from, self.to, self.amount, self.delays) = (from, to, amount, delays)
+        (self.due, self.settle) = (due, settle)
     }
     package func encode(into writer: inout ByteWriter) {
-        for number in [from, to, amount, delays] { writer.write(number) }
+        for number in [from, to, amount, delays, due] { writer.write(number) }
         settle.encode(into: &writer)
     }
     package init(from reader: inout ByteReader) throws(DecodingFailure) {
         (from, to, amount) = (try reader.read(), try reader.read(), try reader.read())
-        (delays, settle) = (try reader.read(), try ScheduledCommand(from: &reader))
+        (delays, due) = (try reader.read(), try reader.read())
+        settle = try ScheduledCommand(from: &reader)
     }
 }

@@ -2,126 +2,16 @@
 // proposes to carry them out; the state machine decides when the entry comes whether it is still so.
 
 import Messages
-public import Primitives
+import Primitives
 import RaftCore
 import Ring
 import StateMachines
-public import Storage
-
-/// A leader's search for deadlines that are due.
-struct DeadlineWatch {
-    /// It is in the host's list of replicas that may have deadlines.
-    var isListed = false
-    /// No deadline is earlier that was there when the last search began.
-    fileprivate(set) var earliest = LogTime.zero
-    /// A search begins here: what is earlier is done.
-    fileprivate var from = LogTime.zero
-    /// It found nothing before this key, and goes on.
-    fileprivate var next: RecordKey?
-    fileprivate var isReading = false
-    /// Which search it is: what an earlier one brings is not taken.
-    fileprivate var number: UInt64 = 0
-    /// What was proposed last: when it is applied, all before `proposedThrough` is done.
-    fileprivate var proposed: (index: LogIndex, term: Term, through: LogTime)?
-    /// What failed is tried again in this tick.
-    fileprivate var tick: UInt64 = 0
-    /// A scheduled command is due that can't be proposed: it was passed over, and the search comes back to it in `tick`.
-    fileprivate var heldBack: (time: LogTime, tick: UInt64)?
-    fileprivate var hasToldOfHolding = false
-
-    /// Nothing is known of what is there.
-    fileprivate mutating func forget() {
-        earliest = .zero
-        from = .zero
-        next = nil
-        isReading = false
-        proposed = nil
-        tick = 0
-        heldBack = nil
-        hasToldOfHolding = false
-        number += 1
-    }
-
-    fileprivate mutating func holdBack(_ time: LogTime, until tick: UInt64) {
-        heldBack = (min(time, heldBack?.time ?? time), heldBack?.tick ?? tick)
-    }
-
-    /// It is time to look again for what was passed over: never before all else was looked at.
-    fileprivate mutating func comeBack(at tick: UInt64) {
-        guard let held = heldBack, tick >= held.tick, next == nil else { return }
-        heldBack = nil
-        earliest = min(earliest, held.time)
-        from = min(from, held.time)
-    }
-}
-
-/// The first deadlines of a group, for a reader thread; answered by `HostCore.deadlinesRead`.
-public struct DeadlineRead: Sendable {
-    public var group: GroupID
-    package var replica: ReplicaID
-    package var number: UInt64
-    package var from: RecordKey
-    package var live: RecordPage
-    package var view: StoreView
-
-    /// Reads them. Any thread.
-    public func result<D: Disk>(from store: Store<D>) throws -> DeadlineReadResult {
-        let cold = try store.page(
-            in: view, from: from, end: Self.end, recordsMax: Self.recordsMax, bytesMax: Self.bytesMax, tombstones: true)
-        let page = RecordPage.overlaid(newer: live, older: cold)
-        return DeadlineReadResult(read: self, records: page.records, next: page.next)
-    }
-
-    /// One more than go into one command, so that the next one's time is known.
-    package static var recordsMax: Int { dueMax + 1 }
-    /// In one command: the records are fetched for it, values and all.
-    package static var dueMax: Int { 64 }
-    package static var bytesMax: Int { 128 << 10 }
-    /// Behind all deadlines.
-    package static var end: RecordKey {
-        RecordKey(slot: .group, machine: SubMachineNumber(SubMachineNumber.deadlines.rawValue + 1), key: Bytes())
-    }
-}
-
-/// Those that go into the log together, in the order of their times.
-private struct DueDeadlines {
-    /// With the time of the last deadline in each.
-    private(set) var commands: [(command: DeadlineCommand, through: LogTime)] = []
-    private var count = 0
-    private var keyBytes = 0
-
-    var isEmpty: Bool { count == 0 }
-
-    /// False: there is no room for it.
-    mutating func take(_ deadline: Deadline) -> Bool {
-        guard count < DeadlineRead.dueMax else { return false }
-        switch deadline.purpose {
-        case .record(let place):
-            guard count == 0 || keyBytes + place.key.count <= DeadlineCommand.keyBytesMax else { return false }
-            keyBytes += place.key.count
-            if case .end(let endings)? = commands.last?.command {
-                commands[commands.count - 1] = (
-                    .end(endings + [DeadlineCommand.Ending(deadline.key, place)]), deadline.key.time
-                )
-            } else {
-                commands.append((.end([DeadlineCommand.Ending(deadline.key, place)]), deadline.key.time))
-            }
-        case .command: commands.append((.fire(deadline.key), deadline.key.time))
-        }
-        count += 1
-        return true
-    }
-}
-
-/// What a `DeadlineRead` found.
-public struct DeadlineReadResult: Sendable {
-    package var read: DeadlineRead
-    package var records: [Record]
-    package var next: RecordKey?
-}
+import Storage
 
 extension HostCore {
     private static var retrySeconds: UInt64 { 3 }
+    /// Of a look at what is held back, in one second.
+    private static var heldPagesPerSecond: Int { 32 }
 
     /// The replica may have deadlines: it leads, or has just been told of one.
     func noteDeadlines(of replica: Replica) {
@@ -137,7 +27,7 @@ extension HostCore {
     }
 
     private func earliestDeadline(of replica: Replica) -> LogTime {
-        min(replica.deadlines.earliest, replica.machine.earliestDeadline)
+        min(replica.deadlines.earliest, replica.machine.earliestDeadline, replica.deadlines.back ?? LogTime(.max))
     }
 
     /// Once per second. A group at rest is looked at too: its log time goes on while its members are heard.
@@ -147,7 +37,7 @@ extension HostCore {
         for place in withDeadlines.indices {
             let replica = withDeadlines[place]
             guard replica.core.role == .leader, replica.stopped == nil,
-                earliestDeadline(of: replica) < LogTime(.max) || replica.deadlines.heldBack != nil
+                earliestDeadline(of: replica) < LogTime(.max) || replica.deadlines.held.first != nil
             else {
                 replica.deadlines.isListed = false
                 // Another leader may set some and carry them out: all is looked for anew.
@@ -157,6 +47,8 @@ extension HostCore {
             withDeadlines[kept] = replica
             kept += 1
             carryOutDeadlines(of: replica)
+            replica.deadlines.held.pagesLeft = Self.heldPagesPerSecond
+            lookAtHeld(of: replica)
         }
         withDeadlines.removeSubrange(kept...)
     }
@@ -164,10 +56,11 @@ extension HostCore {
     private func carryOutDeadlines(of replica: Replica) {
         guard replica.role == .leader, replica.impairment == nil else { return }
         passLogTime(replica)
-        guard !turnsSessionsDown(replica), replica.core.isEstablished, !replica.deadlines.isReading else { return }
+        guard mayCarryOut(replica), !replica.deadlines.isReading else { return }
         if let proposed = replica.deadlines.proposed {
             if replica.core.term == proposed.term, replica.core.appliedIndex >= proposed.index {
-                replica.deadlines.from = max(replica.deadlines.from, proposed.through)
+                replica.deadlines.from = max(replica.deadlines.from, proposed.last.time)
+                replica.deadlines.next = RecordKey(slot: .group, machine: .deadlines, key: proposed.last.key)
             } else if replica.core.term == proposed.term {
                 // What this leader proposed is applied some time, or it leads no more.
                 return
@@ -176,11 +69,16 @@ extension HostCore {
         } else if tickCount < replica.deadlines.tick {
             return
         }
-        replica.deadlines.comeBack(at: tickCount)
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
         let earliest = earliestDeadline(of: replica)
         guard earliest > replica.logTime.certain else { return search(replica) }
         noteTime(replica, before: earliest)
+    }
+
+    /// Members with an older program don't know these commands. What machines schedule waits until the cluster is upgraded.
+    private func mayCarryOut(_ replica: Replica) -> Bool {
+        !turnsSessionsDown(replica) && replica.core.isEstablished
+            && (map?.featureLevel ?? 0) >= FeatureLevel.deadlines
     }
 
     /// Another leader goes on from the last entry's time: now and then there is one, so that what a group at rest has
@@ -198,7 +96,8 @@ extension HostCore {
 
     private func search(_ replica: Replica) {
         // What is set from now on is told of again.
-        let told = replica.machine.takeEarliestDeadline()
+        let told = min(replica.machine.takeEarliestDeadline(), replica.deadlines.back ?? LogTime(.max))
+        replica.deadlines.back = nil
         // What is before `next` was looked at; what was told of since was not there then.
         if let next = replica.deadlines.next, told <= Deadline.time(ofKey: next.key) {
             replica.deadlines.from = told
@@ -212,17 +111,23 @@ extension HostCore {
         let from =
             replica.deadlines.next
             ?? RecordKey(slot: .group, machine: .deadlines, key: Deadline.firstKey(at: replica.deadlines.from))
+        read(replica, from: from, ofHeld: false)
+    }
+
+    private func read(_ replica: Replica, from: RecordKey, ofHeld isOfHeld: Bool) {
+        let number = isOfHeld ? replica.deadlines.heldNumber : replica.deadlines.number
         let live = replica.memtable.page(
             from: from, end: DeadlineRead.end, recordsMax: DeadlineRead.recordsMax, bytesMax: DeadlineRead.bytesMax)
         effects.deadlineReads.append(
             DeadlineRead(
-                group: replica.group, replica: replica.id, number: replica.deadlines.number, from: from, live: live,
+                group: replica.group, replica: replica.id, number: number, isOfHeld: isOfHeld, from: from, live: live,
                 view: replica.coldView))
     }
 
     /// What a search found.
     public func deadlinesRead(_ result: DeadlineReadResult) {
         guard let replica = searching(result.read) else { return }
+        guard !result.read.isOfHeld else { return heldRead(result, replica) }
         replica.deadlines.isReading = false
         guard replica.role == .leader, replica.core.isEstablished else { return replica.deadlines.forget() }
         var due = DueDeadlines()
@@ -232,7 +137,7 @@ extension HostCore {
             else { continue }
             guard
                 deadline.key.time <= replica.logTime.certain || isPlanted("expired-too-soon")
-                    || isPlanted("timer-too-soon")
+                    || deadline.isCommand && isPlanted("timer-too-soon")
             else {
                 if due.isEmpty {
                     replica.deadlines.earliest = deadline.key.time
@@ -245,7 +150,7 @@ extension HostCore {
             if case .command(let machine, let request) = deadline.purpose,
                 let reason = refusalToFire(request, of: machine, replica)
             {
-                holdBack(deadline.key.time, of: replica, reason)
+                holdBack(record.key, of: replica, reason)
                 continue
             }
             guard due.take(deadline) else { break }
@@ -261,12 +166,12 @@ extension HostCore {
             }
             return
         }
-        guard !turnsSessionsDown(replica) else { return }
-        for (command, through) in due.commands {
+        guard mayCarryOut(replica) else { return }
+        for (command, last) in due.commands {
             let proposed = replica.core.propose(
                 kind: .command, payload: command.payload(), logTime: replica.logTime.current)
             guard case .accepted(let index, let term) = proposed else { break }
-            replica.deadlines.proposed = (index, term, through)
+            replica.deadlines.proposed = (index, term, last)
         }
         markReady(replica)
     }
@@ -274,37 +179,81 @@ extension HostCore {
     /// Why a scheduled command does not go into the log now; nil: it does. As for one that a client sends.
     private func refusalToFire(_ request: MachineRequest, of machine: SubMachineNumber, _ replica: Replica) -> Refusal?
     {
-        let level = map?.featureLevel ?? 0
-        guard level >= FeatureLevel.deadlines else {
-            return .unavailable(
-                "scheduled commands need feature level \(FeatureLevel.deadlines), and the cluster is at \(level): upgrade "
-                    + "its hosts, then run 'bifrost cluster upgrade'")
-        }
         let number = MachineCommandNumber(machine: machine, command: request.number)
         if let refusal = settings.machines.problem(ofCommand: request, of: machine) { return refusal }
         if let refusal = refusalByMembers(of: number, replica) { return refusal }
         return space > .ample && settings.machines.bringsDataIn(number) ? .unavailable(spaceRefusal) : nil
     }
 
-    private func holdBack(_ time: LogTime, of replica: Replica, _ reason: Refusal) {
+    private func holdBack(_ key: RecordKey, of replica: Replica, _ reason: Refusal) {
         guard !isPlanted("timer-passed-over") else { return }
-        if !replica.deadlines.hasToldOfHolding {
-            replica.deadlines.hasToldOfHolding = true
+        if !replica.deadlines.held.isTold {
+            replica.deadlines.held.isTold = true
             effects.notices.append("group \(replica.group): a scheduled command that is due waits: \(reason)")
         }
-        replica.deadlines.holdBack(time, until: tickCount + Self.retrySeconds * secondTicks)
+        if replica.deadlines.held.first == nil {
+            replica.deadlines.held.tick = tickCount + Self.retrySeconds * secondTicks
+        }
+        replica.deadlines.held.add(key)
+    }
+
+    /// Some pages in each second: there may be many that nobody can carry out any more.
+    private func lookAtHeld(of replica: Replica) {
+        let held = replica.deadlines.held
+        guard let first = held.first, !held.isReading, held.pagesLeft > 0, tickCount >= held.tick,
+            replica.role == .leader, replica.impairment == nil, mayCarryOut(replica)
+        else { return }
+        replica.deadlines.heldNumber += 1
+        replica.deadlines.held.isReading = true
+        replica.deadlines.held.pagesLeft -= 1
+        if held.next == nil { replica.deadlines.held.found = nil }
+        read(replica, from: held.next ?? first, ofHeld: true)
+    }
+
+    private func heldRead(_ result: DeadlineReadResult, _ replica: Replica) {
+        replica.deadlines.held.isReading = false
+        guard replica.role == .leader, replica.core.isEstablished else { return replica.deadlines.forget() }
+        replica.deadlines.held.next = result.next
+        for record in result.records {
+            guard record.key.machine == .deadlines,
+                let deadline = try? Deadline(key: record.key.key, value: record.value ?? Bytes()),
+                case .command(let machine, let request) = deadline.purpose
+            else { continue }
+            guard deadline.key.time <= replica.logTime.certain else {
+                replica.deadlines.held.next = nil
+                break
+            }
+            if refusalToFire(request, of: machine, replica) == nil {
+                replica.deadlines.back = min(replica.deadlines.back ?? deadline.key.time, deadline.key.time)
+            } else if replica.deadlines.held.found.map({ record.key < $0 }) ?? true {
+                replica.deadlines.held.found = record.key
+            }
+        }
+        guard replica.deadlines.held.next == nil else {
+            lookAtHeld(of: replica)
+            return markReady(replica)
+        }
+        replica.deadlines.held.first = replica.deadlines.held.found
+        replica.deadlines.held.isTold = replica.deadlines.held.found != nil
+        replica.deadlines.held.tick = tickCount + Self.retrySeconds * secondTicks
     }
 
     /// The records could not be read: they are looked for again.
     public func deadlinesUnread(_ read: DeadlineRead) {
         guard let replica = searching(read) else { return }
+        guard !read.isOfHeld else {
+            replica.deadlines.held.isReading = false
+            return
+        }
         replica.deadlines.isReading = false
         replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
     }
 
     private func searching(_ read: DeadlineRead) -> Replica? {
-        guard let replica = replica(of: read.group), replica.id == read.replica, replica.deadlines.isReading,
-            replica.deadlines.number == read.number
+        guard let replica = replica(of: read.group), replica.id == read.replica,
+            read.isOfHeld
+                ? replica.deadlines.held.isReading && replica.deadlines.heldNumber == read.number
+                : replica.deadlines.isReading && replica.deadlines.number == read.number
         else { return nil }
         return replica
     }

@@ -188,7 +188,7 @@ extension HostCore {
         var known = Set(places)
         for entry in entries {
             guard keys.count < Self.fetchedKeysMax, !replica.fetch.isLarge else { break }
-            for place in replica.machine.reads(of: entry)
+            for place in replica.machine.reads(of: entry, records)
             where records.find(place) == .elsewhere && known.insert(place).inserted {
                 keys.append(place)
             }

@@ -25,6 +25,7 @@ public struct ApplyContext {
     /// By key: the place of its last write.
     private var lastWrites: [Bytes: Int] = [:]
 
+    let group: GroupID
     let machine: SubMachineNumber
     private let store: any RecordStore
 
@@ -32,6 +33,7 @@ public struct ApplyContext {
         group: GroupID, _ entry: LogEntry, logTime: LogTime, revision: Revision, slot: Slot, machine: SubMachineNumber,
         store: any RecordStore
     ) {
+        self.group = group
         index = entry.index
         self.logTime = logTime
         self.revision = revision
@@ -105,14 +107,15 @@ public struct ApplyContext {
     /// - Throws: it is not in memory.
     func scheduled(_ key: DeadlineKey) throws(Unready) -> MachineRequest? {
         let value: Bytes?
+        let place = key.place
         // Few commands set or call off any, and these few.
-        if let own = writes.last(where: { $0.machine == .deadlines && $0.key == key.key }) {
+        if let own = writes.last(where: { $0.machine == .deadlines && $0.key == place.key }) {
             value = own.value
         } else {
-            switch store.find(key.place) {
+            switch store.find(place) {
             case .absent: value = nil
             case .found(let record): value = record.value
-            case .elsewhere: throw Unready([key.place])
+            case .elsewhere: throw Unready([place])
             }
         }
         guard let value, case .command(machine, let request)? = (try? Deadline(key: key.key, value: value))?.purpose,

@@ -84,6 +84,8 @@ public struct Deadline: Hashable, Sendable {
         self.purpose = purpose
     }
 
+    public var isCommand: Bool { if case .command = purpose { true } else { false } }
+
     private enum Kind {
         static let record: UInt8 = 1
         static let command: UInt8 = 2
@@ -202,14 +204,6 @@ public enum DeadlineCommand: Hashable, Sendable {
                 expected: "a command about deadlines, 1 or 2 of version 1", found: "\(number) of version \(version)")
         }
         try reader.expectEnd()
-    }
-
-    /// What it reads, as far as it says itself.
-    var reads: [RecordPosition] {
-        switch self {
-        case .end(let endings): endings.map(\.place)
-        case .fire(let deadline): [deadline.place]
-        }
     }
 }
 

@@ -182,18 +182,22 @@ extension MachineContext {
 }
 
 /// A command that is to be applied later: what `MachineContext.schedule` gives, for who may want to call it off. A machine
-/// keeps it in a record of its own. It means something in its group only.
+/// keeps it in a record of its own.
 ///
-/// `time u64 | index u64 | number u16`, 18 bytes.
+/// `group u32 | time u64 | index u64 | number u16`, 22 bytes: the group that it was scheduled in, and its deadline there.
 public struct ScheduledCommand: Message {
+    fileprivate let group: GroupID
     fileprivate let deadline: DeadlineKey
-    /// When it is due, in log time.
-    public var time: LogTime { deadline.time }
 
-    fileprivate init(_ deadline: DeadlineKey) { self.deadline = deadline }
+    fileprivate init(_ group: GroupID, _ deadline: DeadlineKey) { (self.group, self.deadline) = (group, deadline) }
 
-    public func encode(into writer: inout ByteWriter) { deadline.encode(into: &writer) }
-    public init(from reader: inout ByteReader) throws(DecodingFailure) { deadline = try DeadlineKey(from: &reader) }
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(group)
+        deadline.encode(into: &writer)
+    }
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (group, deadline) = (try reader.read(), try DeadlineKey(from: &reader))
+    }
 }
 
 extension MachineContext {
@@ -207,7 +211,7 @@ extension MachineContext {
     /// has no session, and nobody gets its answer; if it fails, that is the end of it. It may schedule itself again.
     ///
     /// - Parameters:
-    ///   - command: one of this machine, its key with the same part in `{…}`, `Limits.scheduledBytesMax` bytes at most.
+    ///   - command: one of this machine's `commands` (nobody looks: one that is none waits for ever), its key with the same part in `{…}`, `Limits.scheduledBytesMax` bytes at most.
     ///   - delay: above 0, in whole milliseconds, rounded up; up to `Limits.delayMillisMax`.
     /// - Throws: if it breaks a rule or a bound; that ends the command.
     @discardableResult
@@ -223,7 +227,7 @@ extension MachineContext {
         }
         try trouble.willWrite(request.key.count + request.body.count)
         return ScheduledCommand(
-            context.set(LogTime(context.logTime.rawValue + millis), .command(context.machine, request)))
+            context.group, context.set(LogTime(context.logTime.rawValue + millis), .command(context.machine, request)))
     }
 
     /// Calls a command off.
@@ -234,6 +238,7 @@ extension MachineContext {
     public mutating func cancel(_ scheduled: ScheduledCommand) throws -> Bool {
         try trouble.willRead()
         try trouble.willWrite(0)
+        guard scheduled.group == context.group else { return false }
         let found: MachineRequest?
         do throws(Unready) { found = try context.scheduled(scheduled.deadline) } catch { throw trouble.note(error) }
         guard let found else { return false }

@@ -116,19 +116,32 @@ public struct MasterStateMachine: Sendable {
 
     /// What has to be in memory before the entry can be applied, as far as that can be told from the entry alone: what
     /// is best fetched for many entries in one go.
-    public func reads(of entry: LogEntry) -> [RecordPosition] {
+    ///
+    /// - Parameter store: what is in memory already, for entries that name commands which stand there.
+    public func reads(of entry: LogEntry, _ store: any RecordStore) -> [RecordPosition] {
         guard entry.kind == .command, group != .meta,
             let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
         else { return [] }
         if machine >= .firstOfUsers { return reads(of: entry, machine) }
-        if machine == .deadlines {
-            return (try? DeadlineCommand(payload: entry.payload))?.reads ?? []
-        }
+        if machine == .deadlines { return reads(ofDeadlines: entry, store) }
         guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
             let transaction = try? KeyValueTransaction(payload: entry.payload)
         else { return [] }
         return transaction.readKeys.map {
             RecordPosition(slot: Ring.slot(of: $0), machine: .keyValue, key: $0)
+        }
+    }
+
+    private func reads(ofDeadlines entry: LogEntry, _ store: any RecordStore) -> [RecordPosition] {
+        switch try? DeadlineCommand(payload: entry.payload) {
+        case nil: return []
+        case .end(let endings)?: return endings.map(\.place)
+        case .fire(let key)?:
+            guard case .found(let record) = store.find(key.place),
+                case .command(let machine, let request)? = (try? Deadline(key: key.key, value: record.value))?.purpose,
+                let keys = try? machines.command(request.number, of: machine)?.readKeys(request)
+            else { return [key.place] }
+            return RecordPosition.named(keys, machine: machine, slot: Ring.slot(of: request.key))
         }
     }
 
@@ -471,17 +484,17 @@ public struct MasterStateMachine: Sendable {
             ApplyContext(
                 group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
                 machine: machine, store: store), session: session)
-        if let timer {
-            if let missing = Self.missing(command, request, machine, slot, store) { return .unready(missing) }
-            if !isPlanted("timer-again") { context.begin(timer) }
-        }
+        if let timer, !isPlanted("timer-again") { context.begin(timer) }
         var outcome: MachineOutcome
         do throws(DecodingFailure) { outcome = try command.apply(request, &context) } catch {
             return .unsupported("entry \(entry.index), command \(request.number) of state machine \(machine): \(error)")
         }
         bytesBesideEntries &+= context.trouble.bytesOfReads
         // Whatever it made of the error.
-        if let unready = context.trouble.unready { return .unready(unready.places) }
+        if let unready = context.trouble.unready {
+            guard timer != nil else { return .unready(unready.places) }
+            return .unready(unready.places + Self.hints(command, request, machine, slot, store, beside: unready.places))
+        }
         if let broken = context.trouble.broken { outcome = .failure(broken) }
         let body = outcome.encoded()
         // Replicas whose machines answer otherwise must not agree in it.
@@ -498,15 +511,16 @@ public struct MasterStateMachine: Sendable {
             context.context.writes, body: body, events: Events(slot: slot, machine: machine, list: context.events))
     }
 
-    /// What a scheduled command names to be read and is not in memory: its entry could not tell before.
-    private static func missing(
+    /// What a scheduled command names to be read and is not in memory, some of it: its entry could not tell before.
+    private static func hints(
         _ command: StateMachineRegistry.Command, _ request: MachineRequest, _ machine: SubMachineNumber, _ slot: Slot,
-        _ store: any RecordStore
-    ) -> [RecordPosition]? {
-        let named = RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot)
-        let missing = named.filter { store.find($0) == .elsewhere }
-        return missing.isEmpty ? nil : missing
+        _ store: any RecordStore, beside places: [RecordPosition]
+    ) -> [RecordPosition] {
+        RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot)
+            .prefix(hintsMax).filter { !places.contains($0) && store.find($0) == .elsewhere }
     }
+
+    private static var hintsMax: Int { 16 }
 
     private mutating func decideMeta(_ entry: LogEntry) -> Decision {
         let command: MetaCommand

@@ -160,15 +160,20 @@ import Testing
         expectEqualStates(trio)
     }
 
-    @Test func aScheduledCommandThatCantBeProposedWaitsUntilItCan() throws {
+    /// Members with an older program don't know what carries it out.
+    @Test func belowTheirFeatureLevelScheduledCommandsWait() throws {
         let trio = try banks(mapLevel: FeatureLevel.machines)
         let leader = try open(trio)
-        submit(
-            PostDate(bank: 1, number: 1, from: 1, to: 2, amount: 1, milliseconds: 1_000), trio, at: leader, token: 1)
-        try trio.tick(5 * Self.ticksPerSecond)
-        #expect(try book(trio, at: leader, token: 2).posts == 1)
-        let told = trio.hosts[leader].notices.filter { $0.contains("a scheduled command that is due waits") }
-        #expect(told.count == 1 && told.first?.contains("feature level 8") == true)
+        for (number, seconds) in [(1, 1), (2, 1_000)] as [(UInt64, UInt64)] {
+            submit(
+                PostDate(bank: 1, number: number, from: 1, to: 2, amount: 1, milliseconds: seconds * 1_000), trio,
+                at: leader, token: number)
+        }
+        try trio.tick(5)
+        let last = trio.hosts[leader].inspection(of: group)?.last
+        // Longer than an idle leader goes without noting how late it is.
+        try trio.tick(150 * Self.ticksPerSecond)
+        #expect(trio.hosts[leader].inspection(of: group)?.last == last)
 
         var map = trio.map
         map.featureLevel = FeatureLevel.deadlines
@@ -176,6 +181,44 @@ import Testing
         for host in trio.hosts { host.core.adopt(map) }
         try trio.tick(5 * Self.ticksPerSecond)
         let after = try book(trio, at: leader, token: 3)
-        #expect(after.posts == 0 && after.settled == 1 && after.wrong == 0)
+        #expect(after.posts == 1 && after.settled == 1 && after.wrong == 0)
+    }
+
+    /// As if a member had been started with an older program, and then again with the newer one.
+    @Test func whatAMemberDoesNotHaveWaitsAndHoldsUpNothingElse() throws {
+        let trio = try banks()
+        let leader = try open(trio)
+        let other = trio.hosts[(leader + 1) % 3].id
+        let all = try StateMachineRegistry([Bank.self]).commandNumbers
+        func tell(_ commands: [MachineCommandNumber]) throws {
+            var writer = PeerBatchWriter()
+            writer.append(.machines(commands, asks: false))
+            try trio.hosts[leader].receive(writer.take(), from: other)
+        }
+        for number in 0..<300 as Range<UInt64> {
+            submit(
+                PostDate(bank: 1, number: number, from: number % 6, to: 0, amount: 1, milliseconds: 1_000 + number),
+                trio, at: leader, token: number)
+        }
+        trio.hosts[leader].put("{bank 1}k", "v", timeToLiveMillis: 3_000, group: group, token: 400)
+        try trio.tick(2)
+        try tell(all.filter { $0.command != Settle.number })
+        try trio.tick(8 * Self.ticksPerSecond)
+        #expect(try value("{bank 1}k", trio, token: 401) == nil)
+        let before = try book(trio, at: leader, token: 402)
+        #expect(before.posts == 300 && before.settled == 0)
+        let told = trio.hosts[leader].notices.filter { $0.contains("a scheduled command that is due waits") }
+        #expect(told.count == 1 && told.first?.contains("command 4 of state machine 1024") == true, "\(told)")
+
+        try tell(all)
+        try trio.tick(12 * Self.ticksPerSecond)
+        let after = try book(trio, at: leader, token: 403)
+        #expect(after.posts == 0 && after.settled == 300 && after.wrong == 0)
+        // It goes on with those that come later.
+        submit(
+            PostDate(bank: 1, number: 999, from: 1, to: 0, amount: 1, milliseconds: 1_000), trio, at: leader,
+            token: 404)
+        try trio.tick(4 * Self.ticksPerSecond)
+        #expect(try book(trio, at: leader, token: 405).settled == 301)
     }
 }

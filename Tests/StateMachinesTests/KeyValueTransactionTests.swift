@@ -141,8 +141,9 @@ import Testing
         #expect(group.store == before.store && group.machine.applied == before.machine.applied)
         #expect(group.machine.digest == before.machine.digest && group.machine.revision == before.machine.revision)
         let entry = LogEntry.command(3, transaction.payload())
-        #expect(group.machine.reads(of: entry) == places)
-        #expect(group.machine.reads(of: .command(3, KeyValueCommand.delete(key: "{t}a").payload())).isEmpty)
+        #expect(group.machine.reads(of: entry, group.store) == places)
+        #expect(
+            group.machine.reads(of: .command(3, KeyValueCommand.delete(key: "{t}a").payload()), group.store).isEmpty)
         group.store.elsewhere = [places[1]]
         #expect(group.apply(transaction.payload()) == .unready([places[1]]))
         group.store.elsewhere = []

@@ -189,7 +189,7 @@ private enum Alarms: StateMachine {
     @Test func itComesOnceAndNotBeforeItsTime() throws {
         var group = try Group()
         let handle = try #require(try group.apply(Alarms.Wind()).get().list.first)
-        #expect(handle.time == LogTime(3_000) && group.machine.earliestDeadline == .zero)
+        #expect(group.machine.earliestDeadline == .zero)
         let key = try #require(try group.deadlines.first).key
         #expect(key.time == LogTime(3_000))
         let revision = group.machine.revision
@@ -221,10 +221,19 @@ private enum Alarms: StateMachine {
         #expect(left.count == 1)
         group.fire(try #require(left.first).key, at: 20_000)
         #expect(try group.rung() == 1)
+        // One of another group.
+        var foreign = both[1].encoded().array
+        foreign[0] = 2
+        try group.apply(Alarms.Wind())
+        let kept = try group.deadlines
+        #expect(try group.apply(Alarms.Stop(try ScheduledCommand(decoding: Bytes(foreign)))) == .success(Count(0)))
+        #expect(try group.deadlines == kept)
+        group.fire(try #require(kept.first).key, at: 25_000)
         // A deadline of a record is nobody's command.
-        _ = group.apply(KeyValueCommand.put(key: "{a}k", value: "v", timeToLiveMillis: 5).payload(), at: 20_000)
+        _ = group.apply(KeyValueCommand.put(key: "{a}k", value: "v", timeToLiveMillis: 5).payload(), at: 25_000)
         let record = try #require(try group.deadlines.first)
         var bytes = ByteWriter()
+        bytes.write(GroupID(1))
         bytes.write(record.key.time)
         bytes.write(record.key.index)
         bytes.write(record.key.number)
@@ -263,8 +272,10 @@ private enum Alarms: StateMachine {
         let counter = RecordPosition(slot: slot(of: "{a}rung"), machine: Alarms.number, key: "{a}rung")
         let before = group.machine.digest
         let entry = LogEntry.command(2, DeadlineCommand.fire(key).payload())
-        #expect(group.machine.reads(of: entry) == [deadline])
+        // What it names, as soon as that can be told.
+        #expect(group.machine.reads(of: entry, group.store) == [counter])
         group.store.elsewhere = [deadline, counter]
+        #expect(group.machine.reads(of: entry, group.store) == [deadline])
         #expect(group.fire(key, at: 3_000) == .unready([deadline]))
         #expect(
             group.apply(MachineRequest(Alarms.Stop(handle)).payload(machine: Alarms.number), at: 3_000)
@@ -301,12 +312,15 @@ private enum Alarms: StateMachine {
         }
         // Part of a millisecond is one.
         var group = try Group()
-        #expect(try group.apply(Alarms.Wind(nanoseconds: 1)).get().list.first?.time == LogTime(1_001))
+        try group.apply(Alarms.Wind(nanoseconds: 1))
+        #expect(try group.deadlines.first?.key.time == LogTime(1_001))
     }
 
     @Test func itsBytesAreThoseOfFeatureLevel8() throws {
         var group = try Group()
-        try group.apply(Alarms.Wind())
+        let handle = try #require(try group.apply(Alarms.Wind()).get().list.first)
+        #expect(
+            handle.encoded().array == [1, 0, 0, 0] + [0xb8, 0x0b, 0, 0, 0, 0, 0, 0] + [1, 0, 0, 0, 0, 0, 0, 0] + [0, 0])
         let record = try #require(group.store.records.first { $0.key.machine == .deadlines })
         #expect(
             record.key.key.array == [0, 0, 0, 0, 0, 0, 0x0b, 0xb8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]

@@ -258,7 +258,7 @@ struct Read: MachineQuery {
         // What it names is fetched ahead.
         let entry = LogEntry.command(9, MachineRequest(Add("{a}x", 1)).payload(machine: Shelf.number))
         #expect(
-            group.machine.reads(of: entry)
+            group.machine.reads(of: entry, group.store)
                 == [RecordPosition(slot: slot(of: "{a}x"), machine: Shelf.number, key: "{a}x")])
     }
 

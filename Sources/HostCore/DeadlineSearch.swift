@@ -1,0 +1,136 @@
+// Where a leader stands in its search for what is due, and what a reader thread looks up for it. Owns no decision: those
+// are HostCore's, and the state machine's.
+
+import Messages
+public import Primitives
+import RaftCore
+import StateMachines
+public import Storage
+
+/// A leader's search for deadlines that are due.
+struct DeadlineWatch {
+    /// It is in the host's list of replicas that may have deadlines.
+    var isListed = false
+    /// No deadline is earlier that was there when the last search began.
+    var earliest = LogTime.zero
+    /// A search begins here: what is earlier is done, or held back.
+    var from = LogTime.zero
+    /// It found nothing before this key, and goes on.
+    var next: RecordKey?
+    var isReading = false
+    /// Which search it is: what an earlier one brings is not taken.
+    var number: UInt64 = 0
+    /// What was proposed last: when it is applied, all up to `last` is done.
+    var proposed: (index: LogIndex, term: Term, last: DeadlineKey)?
+    /// What failed is tried again in this tick.
+    var tick: UInt64 = 0
+    /// There is something here that was passed over and can be carried out now: the next search goes back to it.
+    var back: LogTime?
+    var held = HeldDeadlines()
+    /// Which look at what is held back it is.
+    var heldNumber: UInt64 = 0
+
+    /// Nothing is known of what is there.
+    mutating func forget() {
+        earliest = .zero
+        from = .zero
+        next = nil
+        isReading = false
+        proposed = nil
+        tick = 0
+        number += 1
+        back = nil
+        held = HeldDeadlines()
+        heldNumber += 1
+    }
+}
+
+/// Scheduled commands that were due and could not be proposed. The search has passed them over, and never goes back for
+/// all of them: a look of its own goes over them again and again, and tells the search where one can be proposed.
+struct HeldDeadlines {
+    /// There is none before; nil: there is none.
+    var first: RecordKey?
+    /// The next look, or the next pages of this one, in this tick.
+    var tick: UInt64 = 0
+    /// A look goes on here.
+    var next: RecordKey?
+    /// The first one that this look still found held back.
+    var found: RecordKey?
+    var isReading = false
+    /// Pages that it may read until `tick`.
+    var pagesLeft = 0
+    /// The host's log has been told.
+    var isTold = false
+
+    mutating func add(_ key: RecordKey) {
+        first = first.map { min($0, key) } ?? key
+        if isReading || next != nil { found = found.map { min($0, key) } ?? key }
+    }
+}
+
+/// The first deadlines of a group, for a reader thread; answered by `HostCore.deadlinesRead`.
+public struct DeadlineRead: Sendable {
+    public var group: GroupID
+    package var replica: ReplicaID
+    package var number: UInt64
+    /// It looks at what is held back.
+    package var isOfHeld: Bool
+    package var from: RecordKey
+    package var live: RecordPage
+    package var view: StoreView
+
+    /// Reads them. Any thread.
+    public func result<D: Disk>(from store: Store<D>) throws -> DeadlineReadResult {
+        let cold = try store.page(
+            in: view, from: from, end: Self.end, recordsMax: Self.recordsMax, bytesMax: Self.bytesMax, tombstones: true)
+        let page = RecordPage.overlaid(newer: live, older: cold)
+        return DeadlineReadResult(read: self, records: page.records, next: page.next)
+    }
+
+    /// One more than go into one command, so that the next one's time is known.
+    package static var recordsMax: Int { dueMax + 1 }
+    /// In one command: the records are fetched for it, values and all.
+    package static var dueMax: Int { 64 }
+    package static var bytesMax: Int { 128 << 10 }
+    /// Behind all deadlines.
+    package static var end: RecordKey {
+        RecordKey(slot: .group, machine: SubMachineNumber(SubMachineNumber.deadlines.rawValue + 1), key: Bytes())
+    }
+}
+
+/// Those that go into the log together, in the order of their times.
+struct DueDeadlines {
+    /// With the last deadline in each.
+    private(set) var commands: [(command: DeadlineCommand, last: DeadlineKey)] = []
+    private var count = 0
+    private var keyBytes = 0
+
+    var isEmpty: Bool { count == 0 }
+
+    /// False: there is no room for it.
+    mutating func take(_ deadline: Deadline) -> Bool {
+        guard count < DeadlineRead.dueMax else { return false }
+        switch deadline.purpose {
+        case .record(let place):
+            guard count == 0 || keyBytes + place.key.count <= DeadlineCommand.keyBytesMax else { return false }
+            keyBytes += place.key.count
+            if case .end(let endings)? = commands.last?.command {
+                commands[commands.count - 1] = (
+                    .end(endings + [DeadlineCommand.Ending(deadline.key, place)]), deadline.key
+                )
+            } else {
+                commands.append((.end([DeadlineCommand.Ending(deadline.key, place)]), deadline.key))
+            }
+        case .command: commands.append((.fire(deadline.key), deadline.key))
+        }
+        count += 1
+        return true
+    }
+}
+
+/// What a `DeadlineRead` found.
+public struct DeadlineReadResult: Sendable {
+    package var read: DeadlineRead
+    package var records: [Record]
+    package var next: RecordKey?
+}
