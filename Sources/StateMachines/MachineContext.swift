@@ -200,6 +200,28 @@ public struct ScheduledCommand: Message {
     }
 }
 
+/// For records in JSON: an object of four numbers.
+extension ScheduledCommand: Codable {
+    private enum CodingKeys: CodingKey { case group, time, index, number }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(group.rawValue, forKey: .group)
+        try container.encode(deadline.time.rawValue, forKey: .time)
+        try container.encode(deadline.index.rawValue, forKey: .index)
+        try container.encode(deadline.number, forKey: .number)
+    }
+
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        group = GroupID(try container.decode(UInt32.self, forKey: .group))
+        deadline = DeadlineKey(
+            time: LogTime(try container.decode(UInt64.self, forKey: .time)),
+            index: LogIndex(try container.decode(UInt64.self, forKey: .index)),
+            number: try container.decode(UInt16.self, forKey: .number))
+    }
+}
+
 extension MachineContext {
     /// Has a command of this machine applied later: once, on all replicas, whoever leads by then, however often hosts
     /// end; a command that fails schedules nothing. It is in the state and in snapshots like a record, and counts as one
