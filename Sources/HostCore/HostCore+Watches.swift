@@ -157,7 +157,10 @@ extension HostCore {
             return refuse(call, .invalid("sub state machine \(request.machine) is not watched in this version"))
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
-        guard watchesOpen < settings.watchesMax else { return refuse(call, overloaded) }
+        guard watchesOpen < settings.watchesMax else {
+            counts.watchesTurnedDown += 1
+            return refuse(call, overloaded)
+        }
         var request = request
         request.range.bytesMax = min(max(request.range.bytesMax, 1), UInt32(WatchRange.bytesMaxMax))
         request.range.waitMillis = min(request.range.waitMillis, WatchRange.waitMillisMax)
@@ -211,10 +214,12 @@ extension HostCore {
         // A revision of another group says nothing of this one.
         let isForeign = range.group != .meta && range.group != replica.group
         guard !isLost, !isForeign, range.after >= replica.history.floor else {
+            counts.watchesCompacted += 1
             return end(watch, .refused(.compacted(oldest: min(replica.history.floor, replica.machine.revision))))
         }
         if let known = watchAnswer, known.request == watch.request, known.through == replica.history.last {
             repliedBytes += known.body.count
+            counts.changesTold += UInt64(known.changes)
             return end(watch, .done(result(known.body, through: known.through, replica)))
         }
         guard
@@ -231,9 +236,10 @@ extension HostCore {
         }
         let body = WatchAnswer(changes, group: replica.group).encoded()
         repliedBytes += body.count
+        counts.changesTold += UInt64(changes.count)
         // Behind the last change there may be entries that changed nothing here.
         let upTo = max(range.after, through)
-        if through == replica.history.last { watchAnswer = (watch.request, through, body) }
+        if through == replica.history.last { watchAnswer = (watch.request, through, changes.count, body) }
         end(watch, .done(result(body, through: upTo, replica)))
     }
 
