@@ -135,10 +135,11 @@ private struct Pass: MachineQuery, JSONMessage {
 
     @Test(.timeLimit(.minutes(10))) func watchesAndQueriesMoveTheirMetrics() async throws {
         let metrics = TestMetrics()
+        let machines = try StateMachineRegistry([Gate.self])
         try await withHost(groups: 2, loops: 2) {
             $0.metrics = metrics
             $0.metricsPeriodMilliseconds = 0
-            $0.machines = try! StateMachineRegistry([Gate.self])
+            $0.machines = machines
         } _: { host, client in
             func gauge(_ name: String) throws -> Double? { try metrics.expectGauge(name).lastValue }
             func total(_ name: String) throws -> Int64 { try metrics.expectCounter(name).totalValue }
