@@ -37,18 +37,24 @@ public struct KeyValueStore: Sendable {
     public func get(
         _ key: Bytes, _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
     ) async throws(BifrostError) -> (value: Bytes, revision: Revision)? {
+        switch try await reading(key, in: slot(of: key), consistency, timeout: timeout).found {
+        case .absent: return nil
+        case .found(let value, let revision, _): return (value, revision)
+        }
+    }
+
+    /// What there is of a key, and the group's revision at that moment.
+    func reading(
+        _ key: Bytes, in slot: Slot, _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
+    ) async throws(BifrostError) -> (found: KeyValueReading, revision: Revision) {
         let query = KeyValueQuery.get(key: key)
         if let problem = query.problem() { throw BifrostError(problem) }
         let answer = try await cluster.perform(
-            kind: .query, target: .slot(slot(of: key)), reading: consistency, machine: .keyValue,
-            payload: query.encoded(),
+            kind: .query, target: .slot(slot), reading: consistency, machine: .keyValue, payload: query.encoded(),
             timeout: timeout)
         do throws(DecodingFailure) {
             let result = try DataResult(decoding: answer)
-            switch try KeyValueReading(decoding: result.body) {
-            case .absent: return nil
-            case .found(let value, let revision, _): return (value, revision)
-            }
+            return (try KeyValueReading(decoding: result.body), result.revision)
         } catch {
             throw BifrostError(malformed: error)
         }

@@ -47,7 +47,7 @@ extension KeyValueStore {
     /// - Parameter patience: throws when no host could be asked for so long; nil: goes on until its task is cancelled.
     public func watch(_ key: Bytes, from start: WatchStart = .snapshot, patience: Duration? = nil) -> KeyValueWatch {
         KeyValueWatch(
-            store: self, slot: Ring.slot(of: key), from: key, end: Bytes(key.array + [0]), start: start,
+            store: self, slot: Ring.slot(of: key), from: key, end: Bytes(key.array + [0]), isOneKey: true, start: start,
             patience: patience, problem: KeyValue.problem(ofKeyOf: key.count).map { BifrostError($0) })
     }
 
@@ -64,7 +64,8 @@ extension KeyValueStore {
                 "a watch needs a prefix with a whole tag, such as {user:7}/, whose keys live together: '\(prefix.string)' "
                     + "has none") : nil
         return KeyValueWatch(
-            store: self, slot: slot ?? .group, from: from, end: end, start: start, patience: patience, problem: problem)
+            store: self, slot: slot ?? .group, from: from, end: end, isOneKey: false, start: start, patience: patience,
+            problem: problem)
     }
 }
 
@@ -77,6 +78,7 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
     let slot: Slot
     let from: Bytes
     let end: Bytes?
+    let isOneKey: Bool
     let start: WatchStart
     let patience: Duration?
     let problem: BifrostError?
@@ -122,9 +124,10 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
                     feed.through = revision
                     phase = .live
                 case .now:
-                    let page = try await page(from: watch.from, recordsMax: 1)
-                    feed.through = page.revision
-                    tell(.ready, page.revision, resume: page.revision)
+                    // Any key of the slot would do: what is asked for is the revision.
+                    let revision = try await watch.store.reading(watch.from, in: watch.slot).revision
+                    feed.through = revision
+                    tell(.ready, revision, resume: revision)
                     phase = .live
                 case .snapshot:
                     phase = .reading
@@ -142,7 +145,7 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
         }
 
         private mutating func read() async throws(BifrostError) {
-            let page = try await page(from: pages.last?.end ?? watch.from, recordsMax: .max)
+            let page = try await page()
             pages.append((page.next, page.revision))
             for record in page.records {
                 told.append(
@@ -208,9 +211,22 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
                     kind: kind, key: change.key, value: change.value, revision: change.revision, resume: resume))
         }
 
-        private func page(from: Bytes, recordsMax: UInt32) async throws(BifrostError) -> ScanPage {
-            try await watch.store.page(
-                slot: watch.slot, KeyValueScan(from: from, end: watch.end, recordsMax: recordsMax, bytesMax: 1 << 20))
+        private func page() async throws(BifrostError) -> ScanPage {
+            guard !watch.isOneKey else { return try await pageOfKey(watch.from) }
+            return try await watch.store.page(
+                slot: watch.slot,
+                KeyValueScan(from: pages.last?.end ?? watch.from, end: watch.end, recordsMax: .max, bytesMax: 1 << 20))
+        }
+
+        /// Hosts have few pages at a time, and many gets.
+        private func pageOfKey(_ key: Bytes) async throws(BifrostError) -> ScanPage {
+            let (found, moment) = try await watch.store.reading(key, in: watch.slot)
+            switch found {
+            case .absent: return ScanPage(records: [], next: nil, revision: moment)
+            case .found(let value, let revision, let expiry):
+                let record = KeyValueScanPage.Record(key: key, value: value, revision: revision, expiry: expiry)
+                return ScanPage(records: [record], next: nil, revision: moment)
+            }
         }
     }
 }

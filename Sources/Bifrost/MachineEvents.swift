@@ -123,9 +123,8 @@ public struct MachineEventRecords: AsyncSequence, Sendable {
                     .invalid, "there is no snapshot of events: watch them from now on, or behind a revision")
             case .after(let revision): feed.through = revision
             case .now:
-                feed.through = try await KeyValueStore(cluster: events.cluster).page(
-                    slot: feed.slot, KeyValueScan(from: events.key, end: Bytes(events.key.array + [0]), recordsMax: 1)
-                ).revision
+                // What keys and values have there does not matter: what is asked for is the revision.
+                feed.through = try await events.cluster.kv.reading(events.key, in: feed.slot).revision
             }
             hasBegun = true
         }

@@ -17,6 +17,15 @@ extension HostMetrics {
         Figure("bifrost_stale_reads_total", "Reads with a bound on their age, answered without asking anybody.") {
             $0.figures.counts.staleReads
         },
+        Figure("bifrost_changes_told_total", "Changes told to watches, each as often as it was told.") {
+            $0.figures.counts.changesTold
+        },
+        Figure(
+            "bifrost_watches_compacted_total", "Watches answered with compacted: their changes were not kept any more."
+        ) { $0.figures.counts.watchesCompacted },
+        Figure(
+            "bifrost_watches_turned_down_total", "Watches answered with overloaded, as too many were waiting."
+        ) { $0.figures.counts.watchesTurnedDown },
         Figure("bifrost_overloads_total", "Calls answered with overloaded.") { $0.figures.counts.overloads },
         Figure("bifrost_stray_messages_total", "Messages of other hosts for groups or replicas that are not here.") {
             $0.figures.counts.strayMessages
@@ -125,6 +134,12 @@ extension HostMetrics {
         },
         Figure("bifrost_pages_open", "Pages of scans and exports asked for and not answered.") {
             Double($0.figures.pagesOpen)
+        },
+        Figure("bifrost_machine_queries_open", "Queries of users' machines asked for and not answered.") {
+            Double($0.figures.machineQueriesOpen)
+        },
+        Figure("bifrost_watches_waiting", "Watches that wait for something to tell.") {
+            Double($0.figures.watchesWaiting)
         },
         Figure("bifrost_journal_waiting_bytes", "Bytes of entries that wait for the journal's disk.") {
             Double($0.figures.undurableBytes)

@@ -24,6 +24,11 @@ package struct HostCounts: Sendable {
     package var snapshotsInstalled: UInt64 = 0
     /// Points at which a majority of the voters had the state of a replica here, as it learned.
     package var digestsAgreed: UInt64 = 0
+    /// Changes in answers to watches, each as often as it was told.
+    package var changesTold: UInt64 = 0
+    /// Watches whose changes were not kept any more, and those that were too many.
+    package var watchesCompacted: UInt64 = 0
+    package var watchesTurnedDown: UInt64 = 0
     /// As `HostCore` has them.
     package var overloads: UInt64 = 0
     package var leaseReads: UInt64 = 0
@@ -44,6 +49,9 @@ package struct HostCounts: Sendable {
         snapshotBytesTaken += other.snapshotBytesTaken
         snapshotsInstalled += other.snapshotsInstalled
         digestsAgreed += other.digestsAgreed
+        changesTold += other.changesTold
+        watchesCompacted += other.watchesCompacted
+        watchesTurnedDown += other.watchesTurnedDown
         overloads += other.overloads
         leaseReads += other.leaseReads
         staleReads += other.staleReads
@@ -97,6 +105,8 @@ package struct HostFigures: Sendable {
     package var proposalsWaiting = 0
     package var readsWaiting = 0
     package var pagesOpen = 0
+    package var machineQueriesOpen = 0
+    package var watchesWaiting = 0
     package var undurableBytes = 0
     package var checkpointsUnderWay = 0
     package var checkpointsWaiting = 0
@@ -129,6 +139,8 @@ package struct HostFigures: Sendable {
         proposalsWaiting += other.proposalsWaiting
         readsWaiting += other.readsWaiting
         pagesOpen += other.pagesOpen
+        machineQueriesOpen += other.machineQueriesOpen
+        watchesWaiting += other.watchesWaiting
         undurableBytes += other.undurableBytes
         checkpointsUnderWay += other.checkpointsUnderWay
         checkpointsWaiting += other.checkpointsWaiting
@@ -160,6 +172,8 @@ extension HostCore {
         }
         figures.memtableBytes = memtableBytes
         figures.pagesOpen = pagesOpen
+        figures.machineQueriesOpen = queriesOpen
+        figures.watchesWaiting = watchesOpen
         figures.undurableBytes = undurableBytes
         figures.checkpointsUnderWay = checkpointsUnderWay
         figures.checkpointsWaiting = checkpointWaiters.count

@@ -26,8 +26,8 @@ struct WaitingWatches {
     private(set) var count = 0
     /// Of one key alone: places, in the order in which they came.
     private var byKey: [Bytes: [Int]] = [:]
-    /// Of more than one.
-    private var ranges: [Int] = []
+    /// Of more than one: by the slot whose keys they are, for that is as near as a change comes by itself.
+    private var ranges: [Slot: [Int]] = [:]
     /// To be answered, in order.
     fileprivate var due: Deque<Int> = []
     /// Watches were woken for all changes up to here.
@@ -52,7 +52,7 @@ struct WaitingWatches {
         } else if watch.request.range.isOneKey {
             byKey[watch.request.range.from, default: []].append(place)
         } else {
-            ranges.append(place)
+            ranges[watch.request.slot, default: []].append(place)
         }
     }
 
@@ -68,15 +68,15 @@ struct WaitingWatches {
             for place in places where !wake(place, after, slot, machine) { others.append(place) }
             if !others.isEmpty { byKey[key] = others }
         }
-        guard !ranges.isEmpty else { return }
+        guard let places = ranges[slot] else { return }
         var others: [Int] = []
-        for place in ranges {
+        for place in places {
             guard watches[place]?.request.range.contains(key) == true, wake(place, after, slot, machine) else {
                 others.append(place)
                 continue
             }
         }
-        if others.count < ranges.count { ranges = others }
+        if others.count < places.count { ranges[slot] = others.isEmpty ? nil : others }
     }
 
     private mutating func wake(_ place: Int, _ after: Revision, _ slot: Slot, _ machine: SubMachineNumber) -> Bool {
@@ -91,7 +91,7 @@ struct WaitingWatches {
     fileprivate mutating func wakeAll(after: Revision) {
         for place in watches.indices where watches[place]?.isDue == false { becomeDue(place, after) }
         byKey = [:]
-        ranges = []
+        ranges = [:]
     }
 
     private mutating func becomeDue(_ place: Int, _ after: Revision) {
@@ -110,18 +110,28 @@ struct WaitingWatches {
         return watch
     }
 
-    /// Those that have waited long enough, in a fixed order.
-    fileprivate mutating func endIdle(at tick: UInt64) {
+    /// Those that have waited long enough, in a fixed order, of one of so many parts of all.
+    fileprivate mutating func endIdle(at tick: UInt64, part: UInt64, of parts: UInt64) {
+        let first = watches.count * Int(part) / Int(parts)
+        let end = watches.count * Int(part + 1) / Int(parts)
+        guard first < end else { return }
         var ended: Set<Int> = []
         var keys: Set<Bytes> = []
-        for place in watches.indices {
+        var slots: Set<Slot> = []
+        for place in first..<end {
             guard let watch = watches[place], !watch.isDue, watch.endTick <= tick else { continue }
             becomeDue(place, woken)
             ended.insert(place)
-            if watch.request.range.isOneKey { keys.insert(watch.request.range.from) }
+            if watch.request.range.isOneKey {
+                keys.insert(watch.request.range.from)
+            } else {
+                slots.insert(watch.request.slot)
+            }
         }
-        guard !ended.isEmpty else { return }
-        ranges.removeAll { ended.contains($0) }
+        for slot in slots {
+            let left = ranges[slot]?.filter { !ended.contains($0) } ?? []
+            ranges[slot] = left.isEmpty ? nil : left
+        }
         for key in keys {
             let left = byKey[key]?.filter { !ended.contains($0) } ?? []
             byKey[key] = left.isEmpty ? nil : left
@@ -135,9 +145,19 @@ struct WaitingWatches {
         free = []
         count = 0
         byKey = [:]
-        ranges = []
+        ranges = [:]
         due = []
         return calls
+    }
+
+    /// Nobody waits, and what many needed once is given back.
+    fileprivate mutating func release() {
+        precondition(count == 0 && byKey.isEmpty && ranges.isEmpty, "somebody waits")
+        watches = []
+        free = []
+        byKey = [:]
+        ranges = [:]
+        due = []
     }
 }
 
@@ -157,7 +177,10 @@ extension HostCore {
             return refuse(call, .invalid("sub state machine \(request.machine) is not watched in this version"))
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
-        guard watchesOpen < settings.watchesMax else { return refuse(call, overloaded) }
+        guard watchesOpen < settings.watchesMax else {
+            counts.watchesTurnedDown += 1
+            return refuse(call, overloaded)
+        }
         var request = request
         request.range.bytesMax = min(max(request.range.bytesMax, 1), UInt32(WatchRange.bytesMaxMax))
         request.range.waitMillis = min(request.range.waitMillis, WatchRange.waitMillisMax)
@@ -211,10 +234,12 @@ extension HostCore {
         // A revision of another group says nothing of this one.
         let isForeign = range.group != .meta && range.group != replica.group
         guard !isLost, !isForeign, range.after >= replica.history.floor else {
+            counts.watchesCompacted += 1
             return end(watch, .refused(.compacted(oldest: min(replica.history.floor, replica.machine.revision))))
         }
         if let known = watchAnswer, known.request == watch.request, known.through == replica.history.last {
             repliedBytes += known.body.count
+            counts.changesTold += UInt64(known.changes)
             return end(watch, .done(result(known.body, through: known.through, replica)))
         }
         guard
@@ -231,9 +256,10 @@ extension HostCore {
         }
         let body = WatchAnswer(changes, group: replica.group).encoded()
         repliedBytes += body.count
+        counts.changesTold += UInt64(changes.count)
         // Behind the last change there may be entries that changed nothing here.
         let upTo = max(range.after, through)
-        if through == replica.history.last { watchAnswer = (watch.request, through, body) }
+        if through == replica.history.last { watchAnswer = (watch.request, through, changes.count, body) }
         end(watch, .done(result(body, through: upTo, replica)))
     }
 
@@ -254,14 +280,19 @@ extension HostCore {
         for call in calls { refuse(call, refusal) }
     }
 
-    /// Once per second: those that have waited long enough are told up to where there is nothing.
+    /// Those that have waited long enough are told up to where there is nothing. Each is looked at once per second: many
+    /// that came together are answered over all of it, and others have their turn in between.
     func endIdleWatches() {
-        guard !watched.isEmpty, tickCount % secondTicks == 0 else { return }
+        for replica in watched {
+            let part = (tickCount &+ UInt64(replica.group.rawValue)) % secondTicks
+            replica.watches.endIdle(at: tickCount, part: part, of: secondTicks)
+            if !replica.watches.due.isEmpty { markReady(replica) }
+        }
+        guard tickCount % secondTicks == 0, !watched.isEmpty else { return }
         watchAnswer = nil
         for replica in watched {
-            replica.watches.endIdle(at: tickCount)
-            if !replica.watches.due.isEmpty { markReady(replica) }
             replica.watches.isListed = replica.watches.count > 0
+            if !replica.watches.isListed { replica.watches.release() }
         }
         watched.removeAll { !$0.watches.isListed }
     }

@@ -197,7 +197,7 @@ public final class HostCore {
     /// Watches that wait, at all of them.
     var watchesOpen = 0
     /// The last answer to a watch, for others that ask for the same.
-    var watchAnswer: (request: WatchRequest, through: Revision, body: Bytes)?
+    var watchAnswer: (request: WatchRequest, through: Revision, changes: Int, body: Bytes)?
     /// Replicas whose apply waits for a read that failed, until the next tick.
     var fetchesToRetry: [Replica] = []
     /// Replicas with a `mergeTick`, and those with a `checkpointTick`.

@@ -10,8 +10,32 @@ import Messages
 import MetricsTestKit
 import Primitives
 import RPC
+import StateMachines
+import Synchronization
 import TestSupport
 import Testing
+
+private enum Gate: StateMachine {
+    static let number = SubMachineNumber(5_200)
+    static let commands: [any MachineCommand<Gate>.Type] = []
+    static let queries: [any MachineQuery<Gate>.Type] = [Pass.self]
+    static let isOpen = Atomic(false)
+}
+
+/// Answered when the gate is open.
+private struct Pass: MachineQuery, JSONMessage {
+    typealias Machine = Gate
+    static let number: UInt16 = 1
+    var name: String
+    var key: Bytes { Bytes(name) }
+
+    struct Answer: JSONMessage {}
+
+    func answer(in view: inout MachineView) throws -> Answer {
+        while !Gate.isOpen.load(ordering: .sequentiallyConsistent) { usleep(1_000) }
+        return Answer()
+    }
+}
 
 @Suite(.ownExecutor) struct HostMetricsTests {
     /// One host of a cluster of its own.
@@ -106,6 +130,62 @@ import Testing
             try await wait(seconds: 180, for: "the command to be counted") {
                 try metrics.expectTimer("bifrost_commit_latency_seconds").values.isEmpty == false
             }
+        }
+    }
+
+    @Test(.timeLimit(.minutes(10))) func watchesAndQueriesMoveTheirMetrics() async throws {
+        let metrics = TestMetrics()
+        let machines = try StateMachineRegistry([Gate.self])
+        try await withHost(groups: 2, loops: 2) {
+            $0.metrics = metrics
+            $0.metricsPeriodMilliseconds = 0
+            $0.machines = machines
+        } _: { host, client in
+            func gauge(_ name: String) throws -> Double? { try metrics.expectGauge(name).lastValue }
+            func total(_ name: String) throws -> Int64 { try metrics.expectCounter(name).totalValue }
+            func wait(_ what: String, until isSo: @escaping () throws -> Bool) async throws {
+                try await BifrostHostTests.wait(seconds: 180, for: what) {
+                    await host.recordMetrics()
+                    return try isSo()
+                }
+            }
+            await host.recordMetrics()
+            #expect(try gauge("bifrost_watches_waiting") == 0 && gauge("bifrost_machine_queries_open") == 0)
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for _ in 0..<3 {
+                    group.addTask {
+                        for try await change in client.kv.watch("k", from: .now) where change.kind == .put { return }
+                    }
+                }
+                for number in 0..<2 {
+                    group.addTask {
+                        _ = try await client.machine(Gate.self).query(
+                            Pass(name: "{\(number)}"), timeout: .seconds(300))
+                    }
+                }
+                defer { Gate.isOpen.store(true, ordering: .sequentiallyConsistent) }
+                try await wait("three watches and two queries") {
+                    // A query that is not answered is asked again.
+                    try gauge("bifrost_watches_waiting") == 3 && gauge("bifrost_machine_queries_open") ?? 0 >= 2
+                }
+                #expect(try total("bifrost_changes_told_total") == 0)
+                try await client.kv.put("k", "v")
+                Gate.isOpen.store(true, ordering: .sequentiallyConsistent)
+                try await group.waitForAll()
+            }
+            try await wait("all to be answered") {
+                try gauge("bifrost_watches_waiting") == 0 && gauge("bifrost_machine_queries_open") == 0
+            }
+            #expect(try total("bifrost_changes_told_total") == 3)
+            #expect(
+                try total("bifrost_watches_compacted_total") == 0 && total("bifrost_watches_turned_down_total") == 0)
+            // More than a group keeps.
+            let large = Bytes(Array(repeating: 65, count: 900_000))
+            for _ in 0..<3 { try await client.kv.put("k", large) }
+            await #expect(throws: BifrostError(.compacted, "")) {
+                for try await _ in client.kv.watch("k", from: .after(Revision(0))) {}
+            }
+            try await wait("the end to be counted") { try total("bifrost_watches_compacted_total") == 1 }
         }
     }
 

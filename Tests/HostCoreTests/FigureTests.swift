@@ -4,6 +4,8 @@ import HostCore
 import Messages
 import Primitives
 import RaftCore
+import Ring
+import StateMachines
 import Testing
 
 @Suite struct FigureTests {
@@ -94,6 +96,47 @@ import Testing
         #expect(after.checkpointLag.sum == 0 && after.checkpointLagBytes.sum == 0)
         #expect(after.counts.checkpoints > figures.counts.checkpoints)
         #expect(trio.hosts[leader].core.figures(groupsMax: 1).groups.count == 1)
+    }
+
+    @Test func watchesThatWaitChangesToldAndWatchesThatCanNotGoOnAreCounted() throws {
+        let trio = try Trio(adjust: {
+            $0.watchesMax = 3
+            $0.historyBytesOfGroupMax = 4_000
+        })
+        let host = trio.hosts[try trio.leader()]
+        func watch(_ key: Bytes, after: UInt64, token: UInt64) {
+            host.core(of: group).watch(
+                WatchRequest(
+                    group: group, epoch: Epoch(1), slot: slot(of: key), machine: .keyValue,
+                    range: WatchRange(after: Revision(after), waitMillis: 60_000, key: key)),
+                call: CallToken(rawValue: token))
+        }
+        for token in 1...4 as ClosedRange<UInt64> { watch("k", after: 0, token: token) }
+        try trio.tick(1)
+        var now = figures(host)
+        #expect(now.watchesWaiting == 3 && now.counts.watchesTurnedDown == 1 && now.counts.overloads == 1)
+        #expect(now.counts.changesTold == 0)
+        host.put("k", "1", group: group, token: 5)
+        try trio.tick(2)
+        now = figures(host)
+        // Two of them are told what the first one was.
+        #expect(now.watchesWaiting == 0 && now.counts.changesTold == 3 && now.counts.watchesCompacted == 0)
+        for token in 6...20 as ClosedRange<UInt64> {
+            host.put("k", String(repeating: "v", count: 1_000), group: group, token: token)
+        }
+        try trio.tick(2)
+        watch("k", after: 0, token: 21)
+        watch("k", after: 15, token: 22)
+        try trio.tick(1)
+        now = figures(host)
+        #expect(now.counts.watchesCompacted == 1 && now.counts.changesTold == 4 && now.counts.watchesTurnedDown == 1)
+        // Of all loops of a host.
+        var both = now
+        both.add(now, groupsMax: 8)
+        #expect(both.counts.changesTold == 8 && both.counts.watchesCompacted == 2 && both.counts.watchesTurnedDown == 2)
+        for host in trio.hosts where host !== trio.hosts[try trio.leader()] {
+            #expect(figures(host).counts.changesTold == 0)
+        }
     }
 
     @Test func aHistogramKeepsNumbersAndSumsOfEachBucket() {

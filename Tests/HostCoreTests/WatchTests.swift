@@ -149,6 +149,57 @@ import Testing
         #expect(host.core.watchCount == 0)
     }
 
+    @Test func manyWithNothingToTellAreAnsweredOverASecondAndNotAtOnce() throws {
+        let trio = try Trio()
+        let host = trio.hosts[try trio.leader()]
+        let count: UInt64 = 2_000
+        for token in 1...count {
+            let key = Bytes("{\(token % 500)}")
+            let range =
+                token % 2 == 0
+                ? WatchRange(after: .zero, waitMillis: 2_000, key: key)
+                : WatchRange(after: .zero, waitMillis: 2_000, from: key, end: nil)
+            watch(host, range, of: key, token: token)
+        }
+        var answered = 0
+        var most = 0
+        for _ in 0..<80 {
+            try trio.tick(1)
+            let now = (1...count).count { host.answer($0) != nil }
+            most = max(most, now - answered)
+            answered = now
+        }
+        #expect(answered == Int(count) && host.core.watchCount == 0)
+        #expect(most <= Int(count) / 10, "\(most) in one tick")
+    }
+
+    @Test func aChangeWakesThoseOfItsSlotWhoseRangeHasItAndNobodyElse() throws {
+        let trio = try Trio()
+        let host = trio.hosts[try trio.leader()]
+        // Three tags, of each a prefix and a longer one, and what has no end.
+        for (place, tag) in ["{a}", "{b}", "{c}"].enumerated() {
+            for (number, range) in [(from: "", end: "~"), (from: "x", end: "y"), (from: "", end: nil)].enumerated() {
+                let from = Bytes(tag + range.from)
+                watch(
+                    host,
+                    WatchRange(after: .zero, waitMillis: 60_000, from: from, end: range.end.map { Bytes(tag + $0) }),
+                    of: Bytes(tag), token: UInt64(10 * place + number + 1))
+            }
+        }
+        try trio.tick(1)
+        func told() -> [UInt64] {
+            [1, 2, 3, 11, 12, 13, 21, 22, 23].filter { host.answer($0) != nil }
+        }
+        host.put("{b}k", "1", group: group, token: 100)
+        try trio.tick(2)
+        #expect(told() == [11, 13])
+        host.put("{b}xk", "2", group: group, token: 101)
+        host.put("{a}xk", "3", group: group, token: 102)
+        try trio.tick(2)
+        #expect(told() == [1, 2, 3, 11, 12, 13] && host.core.watchCount == 3)
+        try #expect(self.told(host, 12).changes.map(\.value) == ["2"])
+    }
+
     @Test(arguments: 1...6 as ClosedRange<UInt64>)
     func aHistoryHasWhatChangedLast(seed: UInt64) {
         var random = SeededRandom(seed: seed)

@@ -276,7 +276,8 @@ extension IntegrationTests {
             let place = "/var/tmp/bifrost-test-measure-" + String(UInt64.random(in: 0..<UInt64.max), radix: 36)
             try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: true)
             defer { try? FileManager.default.removeItem(atPath: place) }
-            func measure(_ words: String...) async throws -> [String: Any] {
+            func measure(_ words: String...) async throws -> [String: Any] { try await measure(words) }
+            func measure(_ words: [String]) async throws -> [String: Any] {
                 let result = try await ChildProcess(
                     Executable.path(), ["measure"] + words + ["--groups", "6", "--directory", place, "--json"]
                 ).end(killAfter: .seconds(120))
@@ -321,6 +322,35 @@ extension IntegrationTests {
                 #expect(try rate("both", "queries") > 0 && rate("both", "commands") > 0)
                 #expect(try number(run["cpuMicrosPerQuery"]) > number(queries["computingMicros"]) / 2)
             }
+
+            // Each key has as many watchers as another; each watcher is told each put.
+            for shape in [["--keys", "7"], ["--keys", "1", "--prefixes"]] {
+                let watches = try await measure(
+                    [
+                        "watches", "--watchers", "70", "--rate", "50", "--seconds", "1", "--quiet", "0.2", "--rounds",
+                        "2",
+                    ]
+                        + shape)
+                let runs = try #require(watches["runs"] as? [[String: Any]])
+                #expect(runs.count == 2)
+                for run in runs {
+                    #expect(try number(run["told"]) == 50 * 70 / number(watches["keys"]))
+                    let told = try #require(run["fromSent"] as? [String: Any])
+                    #expect(try number(told["p50Millis"]) > 0 && number(told["p50Millis"]) <= number(told["maxMillis"]))
+                    #expect(try number(run["hostBytesBefore"]) > 1_000_000)
+                    #expect(try number(run["clientThreads"]) < 64 && number(run["clientDescriptors"]) < 128)
+                }
+            }
+            // A group keeps some 25 of these changes: who reads nothing while there are 40 is told that it came too late.
+            let slow = try await measure(
+                [
+                    "watches", "--watchers", "20", "--keys", "1", "--rate", "10", "--seconds", "5", "--quiet", "0",
+                    "--payload", "20000", "--slow", "10%", "--pause", "4",
+                ])
+            let run = try #require((slow["runs"] as? [[String: Any]])?.first)
+            let slowOnes = try #require(run["slow"] as? [String: Any])
+            #expect(try number(slow["slowWatchers"]) == 2 && number(run["told"]) == 18 * 50)
+            #expect(try number(slowOnes["compacted"]) > 0 && number(slowOnes["passedOver"]) > 0)
         }
 
         @Test func sessionsAreListedWhileTheirClientsLive() async throws {
@@ -383,7 +413,7 @@ extension IntegrationTests {
                 let last = try #require(all.text.split(separator: "\n").last)
                 #expect(last.hasPrefix(#"{"change":"put","key":"{w}b","resume":"#) && last.hasSuffix(#","value":"z"}"#))
                 try await cluster.bifrost("watch", "{w}b", "--after", "99999999", "--limit", "1").expect(
-                    1, saying: "kept")
+                    1, saying: "has not come to revision 99999999")
                 try await cluster.bifrost("watch", "--prefix", "w").expect(64, saying: "tag")
                 try await cluster.bifrost("put", "--ttl", "0s", "{w}b", "x").expect(64)
             }

@@ -25,11 +25,24 @@ struct WatchOptions: ParsableArguments {
 
 extension BifrostError {
     /// A watch that can't go on has an exit code of its own.
-    fileprivate var ofWatch: any Error {
-        guard code == .compacted else { return self }
-        let oldest = (cause as? CompactedFailure).map { "; from revision \($0.oldest.rawValue) on they are" } ?? ""
+    ///
+    /// - Parameter position: behind which it would have gone on; nil: it was not that far.
+    fileprivate func ofWatch(at position: Revision?) -> any Error {
+        guard code == .compacted, let oldest = (cause as? CompactedFailure)?.oldest else { return self }
+        guard let position else {
+            return ToolError(.negative, "what changed while the keys were read is not kept any more: watch again")
+        }
+        // Hosts have what is behind it, or nothing at all: it is no revision of this group.
+        guard position < oldest else {
+            return ToolError(
+                .negative,
+                "the keys' group has not come to revision \(position.rawValue): that is another group's, or of data that "
+                    + "are gone; watch without --after")
+        }
         return ToolError(
-            .negative, "changes behind that revision are not kept any more\(oldest): watch without --after")
+            .negative,
+            "changes behind revision \(position.rawValue) are not kept any more, only those behind \(oldest.rawValue): "
+                + "watch without --after")
     }
 }
 
@@ -89,15 +102,17 @@ struct Watch: AsyncParsableCommand {
             prefix
             ? cluster.kv.watch(prefix: key.bytes, from: start) : cluster.kv.watch(key.bytes, from: start)
         var left = watch.limit ?? .max
+        var position = watch.after.map { Revision($0) }
         do throws(BifrostError) {
             for try await change in changes {
+                position = change.resume ?? position
                 guard let word = Self.word(change.kind) else { continue }
                 do { try print(change, word) } catch { throw BifrostError(.closed, "", cause: error) }
                 if change.kind != .ready, change.kind != .present { left -= 1 }
                 if left == 0 { break }
             }
         } catch {
-            throw error.cause as? ToolError ?? error.ofWatch
+            throw error.cause as? ToolError ?? error.ofWatch(at: position)
         }
         await cluster.close()
     }
@@ -177,14 +192,16 @@ struct MachineWatch: AsyncParsableCommand {
             cluster: cluster, machine: SubMachineNumber(machine), key: key.bytes,
             start: watch.after.map { .after(Revision($0)) } ?? .now, patience: nil, number: nil)
         var left = watch.limit ?? .max
+        var position = watch.after.map { Revision($0) }
         do throws(BifrostError) {
             for try await event in events {
+                position = event.resume
                 do { try print(event) } catch { throw BifrostError(.closed, "", cause: error) }
                 left -= 1
                 if left == 0 { break }
             }
         } catch {
-            throw error.cause as? ToolError ?? error.ofWatch
+            throw error.cause as? ToolError ?? error.ofWatch(at: position)
         }
         await cluster.close()
     }
