@@ -1,6 +1,7 @@
 // Callers in the host's own process: what comes of a call is what would come of it over a socket.
 
 import Dispatch
+import Glibc
 import NIOCore
 import NIOPosix
 import Primitives
@@ -297,5 +298,65 @@ private final class LocalEcho: LocalService {
         client.close()
         #expect(await eventually { recorder.state.withLock { $0.results.count } == 40 })
         #expect(error(of: 39, recorder)?.code == .closed && error(of: 39, recorder)?.mayHaveBeenSent == true)
+    }
+
+    /// A task that was cancelled does not sleep: it would ask again and again, on a thread that others need, until its
+    /// time is over.
+    @Test(arguments: [true, false]) func aCancelledTaskThatStopsAHostWaitsForWhatIsUnderWay(local: Bool) async throws {
+        let meter = MeteredExecutor()
+        let (echo, server) = server()
+        let loopback = try await Loopback()
+        let recorder = Recorder()
+        let client = local ? client(server, delegate: recorder) : loopback.client(delegate: recorder)
+        try await client.waitUntilUp(deadline: soon())
+        try await call(client, tags: 0..<10, "x")
+        #expect(
+            await eventually { local ? echo.keptCount == 10 : loopback.echo.state.withLock { $0.kept.count } == 10 })
+        let stop = Task(executorPreference: meter) {
+            withUnsafeCurrentTask { $0?.cancel() }
+            if local {
+                await server.stop(graceMilliseconds: 180_000)
+            } else {
+                await loopback.server.stop(graceMilliseconds: 180_000)
+            }
+        }
+        #expect(try await eventually { try await !client.eventLoop.submit { client.isConnected }.get() })
+        await OwnExecutor.pause(milliseconds: 1_000)
+        #expect(recorder.state.withLock { $0.results.isEmpty })
+        if local {
+            echo.release()
+        } else {
+            for call in loopback.echo.state.withLock({ $0.kept }) { call.reply.respond(call.payload) }
+        }
+        await stop.value
+        #expect(await eventually { recorder.state.withLock { $0.results.count } == 10 })
+        #expect(recorder.state.withLock { $0.results.values.allSatisfy { (try? $0.get()) == "x" } })
+        #expect(meter.milliseconds < 100, "\(meter.milliseconds) ms of a processor to wait for a second")
+        client.close()
+        try await loopback.stop()
+    }
+}
+
+/// Runs tasks on a queue of its own, and knows how much of a processor they took.
+private final class MeteredExecutor: TaskExecutor {
+    private let queue = DispatchQueue(label: "bifrost.test.metered")
+    private let nanoseconds = Mutex<UInt64>(0)
+
+    var milliseconds: UInt64 { nanoseconds.withLock { $0 } / 1_000_000 }
+
+    func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        queue.async { [self] in
+            let before = Self.threadTime()
+            job.runSynchronously(on: asUnownedTaskExecutor())
+            let taken = Self.threadTime() - before
+            nanoseconds.withLock { $0 += taken }
+        }
+    }
+
+    private static func threadTime() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 }
