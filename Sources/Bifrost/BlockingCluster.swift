@@ -65,8 +65,8 @@ public final class BlockingCluster: Sendable {
         try wait { cluster throws(BifrostError) in try await cluster.kv.get(key, consistency, timeout: timeout) }
     }
 
-    /// As `KeyValueStore.watch`: what becomes of one key, for a thread that waits for it. Does not wait itself; `ready` is
-    /// told when nothing is missed any more.
+    /// As `KeyValueStore.watch`: what becomes of one key, for a thread that waits for it. Does not wait itself; `ready`
+    /// is told when nothing is missed any more.
     ///
     /// - Parameter patience: it fails when no host could be asked for so long; nil: it goes on until it is cancelled.
     public func watch(

@@ -1,5 +1,5 @@
 // Watches for programs that are not async: changes, one after the other, for a thread that waits for them. Owns the way
-// from the task that watches to that thread; what is told, and in which order, is `KeyValueWatch`'s and `MachineEvents`'.
+// from the task that watches to that thread; what is told, and in which order, `KeyValueWatch` and `MachineEvents` say.
 
 import Dispatch
 import Synchronization
@@ -15,11 +15,11 @@ import Synchronization
 /// watch is one of its own from its beginning on, so a second loop goes on where the first one stopped. It is over when
 /// nobody has it any more.
 ///
-/// Never wait for it in an async function or on an event loop: the thread that it stops is one that others wait for, the
-/// watch itself among them, and it may never go on. On an event loop it ends the program instead.
+/// Never wait for it in an async function or on an event loop: the thread that it stops is one that others wait for,
+/// the watch itself among them, and it may never go on. On an event loop it ends the program instead.
 ///
-/// Cost: one task, and a switch of threads for some changes. `changesAheadMax` changes are fetched before they are taken;
-/// with them a slow reader takes no more memory than that, and is told when it was too slow.
+/// Cost: one task, and a switch of threads for some changes. 16 changes and one answer of a host are fetched before
+/// they are taken; a slow reader takes no more memory than that, and is told when it was too slow.
 public final class BlockingWatch<Change: Sendable>: Sequence, IteratorProtocol, Sendable {
     public typealias Element = Change
 
@@ -49,7 +49,7 @@ public final class BlockingWatch<Change: Sendable>: Sequence, IteratorProtocol, 
 
     /// The same, for so long at the longest.
     ///
-    /// - Throws: `deadlineExceeded` if nothing happened meanwhile; the watch goes on, and the next call has what happens
+    /// - Throws: `deadlineExceeded` if nothing happened meanwhile; the watch goes on, and the next call has what comes
     ///   next. And the `failure` of one that has ended by it.
     public func next(within time: Duration) throws(BifrostError) -> Change? {
         let nanoseconds = Int(clamping: time.nanoseconds)

@@ -13,9 +13,9 @@ extension BlockingCluster {
     ///     try cluster.put("a", "b")
     ///     cluster.close()
     ///
-    /// Parameters and errors are those of `Cluster.open`. `configure` and `diskFailed` are called on other threads; what
-    /// `diskFailed` waits for with this cluster keeps one of the threads for tasks, so let it tell another thread. Never
-    /// call this from an async function or an event loop, see `BlockingCluster`.
+    /// Parameters and errors are those of `Cluster.open`. `configure` and `diskFailed` are called on other threads,
+    /// which must not wait for this cluster: let `diskFailed` tell a thread of yours. Never call this from an async function
+    /// or an event loop, see `BlockingCluster`.
     public static func open(
         directory: String, machines: [any StateMachine.Type] = [], groups: Int? = nil, logger: Logger? = nil,
         options: ClusterOptions = ClusterOptions(),
