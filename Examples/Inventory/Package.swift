@@ -17,5 +17,9 @@ let package = Package(
             name: "inventory-shop", dependencies: ["Inventory", .product(name: "Bifrost", package: "bifrost")]),
         .testTarget(
             name: "InventoryTests",
-            dependencies: ["Inventory", .product(name: "BifrostSimulator", package: "bifrost")]),
+            dependencies: [
+                "Inventory",
+                .product(name: "BifrostSimulator", package: "bifrost"),
+                .product(name: "BifrostEmbedded", package: "bifrost"),
+            ]),
     ])

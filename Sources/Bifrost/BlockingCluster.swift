@@ -1,6 +1,7 @@
 // The client for programs that are not async: each call waits on the thread that makes it.
 
 import Dispatch
+import NIOPosix
 public import Primitives
 public import StateMachines
 import Synchronization
@@ -12,13 +13,15 @@ import Synchronization
 ///     print(try cluster.get("greeting")?.value.string ?? "nothing")
 ///     cluster.close()
 ///
-/// Any number of threads may use it at once. Never call it from an async function or an event loop: it blocks the thread
-/// that others wait for, and may never return. What it does not offer by name, `wait` does with the async client.
-/// Errors and guarantees are those of `Cluster`.
+/// Any number of threads may use it at once. Never call it from an async function or an event loop: it stops the thread
+/// that others wait for, its own answer among them, and may never return. On an event loop it ends the program instead.
+/// What it does not offer by name, `wait` does with the async client. Errors and guarantees are those of `Cluster`.
+///
+/// `BlockingCluster.open(directory:)` of the module `BifrostEmbedded` opens a cluster in the program itself.
 public final class BlockingCluster: Sendable {
     private let cluster: Cluster
 
-    private init(_ cluster: Cluster) { self.cluster = cluster }
+    package init(_ cluster: Cluster) { self.cluster = cluster }
 
     /// As `Cluster.connect`.
     public static func connect(
@@ -28,7 +31,7 @@ public final class BlockingCluster: Sendable {
             try waiting { () async throws(BifrostError) in try await Cluster.connect(to: addresses, options: options) })
     }
 
-    /// As `Cluster.close`.
+    /// As `Cluster.close`. Watches end.
     public func close() {
         Self.untilDone { [cluster] in await cluster.close() }
     }
@@ -60,6 +63,23 @@ public final class BlockingCluster: Sendable {
         _ key: Bytes, _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
     ) throws(BifrostError) -> (value: Bytes, revision: Revision)? {
         try wait { cluster throws(BifrostError) in try await cluster.kv.get(key, consistency, timeout: timeout) }
+    }
+
+    /// As `KeyValueStore.watch`: what becomes of one key, for a thread that waits for it. Does not wait itself; `ready`
+    /// is told when nothing is missed any more.
+    ///
+    /// - Parameter patience: it fails when no host could be asked for so long; nil: it goes on until it is cancelled.
+    public func watch(
+        _ key: Bytes, from start: WatchStart = .snapshot, patience: Duration? = nil
+    ) -> BlockingWatch<KeyValueChange> {
+        BlockingWatch(cluster.kv.watch(key, from: start, patience: patience))
+    }
+
+    /// The same for all keys that begin with `prefix`, which has a whole tag in it, such as `{user:7}/`.
+    public func watch(
+        prefix: Bytes, from start: WatchStart = .snapshot, patience: Duration? = nil
+    ) -> BlockingWatch<KeyValueChange> {
+        BlockingWatch(cluster.kv.watch(prefix: prefix, from: start, patience: patience))
     }
 
     /// As `KeyValueStore.transaction`.
@@ -100,7 +120,19 @@ public final class BlockingCluster: Sendable {
         }
     }
 
-    private static func waiting<Value: Sendable>(
+    /// As `MachineClient.events`. Returns when the watch stands: it misses nothing that happens afterwards.
+    public func events<Event: MachineEvent>(
+        _: Event.Type, of key: Bytes, from start: WatchStart = .now, patience: Duration? = nil
+    ) throws(BifrostError) -> BlockingWatch<MachineEvents<Event>.Element> {
+        let events = try wait { cluster throws(BifrostError) in
+            try await cluster.machine(Event.Machine.self).events(
+                Event.self, of: key, from: start, patience: patience
+            ).standing()
+        }
+        return BlockingWatch(events)
+    }
+
+    package static func waiting<Value: Sendable>(
         _ body: @escaping @Sendable () async throws(BifrostError) -> Value
     ) throws(BifrostError) -> Value {
         let outcome = Outcome<Value>()
@@ -111,6 +143,7 @@ public final class BlockingCluster: Sendable {
     }
 
     private static func untilDone(_ body: @escaping @Sendable () async -> Void) {
+        preconditionMayWait()
         let done = DispatchSemaphore(value: 0)
         Task.detached {
             await body()
@@ -128,4 +161,11 @@ public final class BlockingCluster: Sendable {
             return try result.get()
         }
     }
+}
+
+/// An event loop that waits is one that the answer may wait for.
+func preconditionMayWait() {
+    precondition(
+        MultiThreadedEventLoopGroup.currentEventLoop == nil,
+        "a BlockingCluster can't be waited for on an event loop, which its answers may need: use Cluster there")
 }

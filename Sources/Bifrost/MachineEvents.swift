@@ -76,6 +76,11 @@ public struct MachineEventRecords: AsyncSequence, Sendable {
 
     public func makeAsyncIterator() -> Iterator { Iterator(events: self) }
 
+    func beginning(from start: WatchStart) -> MachineEventRecords {
+        MachineEventRecords(
+            cluster: cluster, machine: machine, key: key, start: start, patience: patience, number: number)
+    }
+
     public struct Iterator: AsyncIteratorProtocol, Sendable {
         private let events: MachineEventRecords
         private var feed: WatchFeed
@@ -129,6 +134,9 @@ public struct MachineEventRecords: AsyncSequence, Sendable {
             hasBegun = true
         }
 
+        /// All up to here was told, or came before it began.
+        var through: Revision { feed.through }
+
         private func tag(of key: Bytes) -> Bytes { key.withUnsafeBytes { key[tagRange(of: $0)] } }
     }
 }
@@ -148,6 +156,13 @@ public struct MachineEvents<Event: MachineEvent>: AsyncSequence, Sendable {
     let records: MachineEventRecords
 
     public func makeAsyncIterator() -> Iterator { Iterator(records: records.makeAsyncIterator()) }
+
+    /// The same events, from where they begin at this moment: none that comes afterwards is missed.
+    func standing() async throws(BifrostError) -> MachineEvents {
+        var iterator = records.makeAsyncIterator()
+        try await iterator.begin()
+        return MachineEvents(records: records.beginning(from: .after(iterator.through)))
+    }
 
     public struct Iterator: AsyncIteratorProtocol {
         var records: MachineEventRecords.Iterator

@@ -30,8 +30,8 @@ extension Cluster {
     ///   - logger: the host's. Nil: that of the options.
     ///   - options: the client's; `host` and `refusalGrace` mean nothing here.
     ///   - configure: changes further settings of the host.
-    ///   - diskFailed: called when the disk failed. Every operation fails from then on; what is unknown by then is on the
-    ///     disk or not. Close the cluster, look at the disk, and open it again.
+    ///   - diskFailed: called once, when the disk failed. Every operation fails from then on; what is unknown by then
+    ///     is on the disk or not. Close the cluster, look at the disk, and open it again.
     /// - Throws: `directory` when another has it open, when it is of a host of another cluster, damaged or newer;
     ///   `invalid` for settings that don't fit; `unavailable` if the disk fails or has no space.
     public static func open(

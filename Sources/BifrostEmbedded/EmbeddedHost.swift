@@ -23,12 +23,14 @@ final class EmbeddedHost: Sendable {
         do {
             let host = try await Host.start(configuration, logger: logger) { [weak self] error in
                 // No call is answered from what may not be believed.
-                let running = self?.state.withLock { state in
-                    state.hasFailed = true
-                    return state.host
-                }
+                let (isFirst, running) =
+                    self?.state.withLock { state in
+                        defer { state.hasFailed = true }
+                        return (!state.hasFailed, state.host)
+                    } ?? (false, nil)
                 if let running { Task { await running.refuse() } }
-                diskFailed(error)
+                // Journal and store may both find it out.
+                if isFirst { diskFailed(error) }
             }
             let hasFailed = state.withLock { state in
                 state.host = host

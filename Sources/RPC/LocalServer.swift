@@ -36,6 +36,8 @@ public final class LocalServer: Sendable {
         var lines: [UInt64: LocalLine] = [:]
         var nextLine: UInt64 = 1
         var accepted = 0
+        /// Opened when the last line has ended.
+        var emptied: [Latch] = []
     }
 
     let limits: ServerLimits
@@ -104,7 +106,15 @@ public final class LocalServer: Sendable {
         }
     }
 
-    func closed(_ line: LocalLine) { state.withLock { _ = $0.lines.removeValue(forKey: line.number) } }
+    func closed(_ line: LocalLine) {
+        let opened = state.withLock { state -> [Latch] in
+            state.lines[line.number] = nil
+            guard state.lines.isEmpty else { return [] }
+            defer { state.emptied = [] }
+            return state.emptied
+        }
+        for latch in opened { latch.open() }
+    }
 
     /// False: the host has stopped, and has none of the calls. Under the lock, so that nothing is handed to event loops
     /// that have ended.
@@ -124,19 +134,64 @@ public final class LocalServer: Sendable {
     }
 
     /// Takes no callers any more, tells those that are there to send no new calls, waits until all is answered or
-    /// `graceMilliseconds` have passed, and ends what is left. Nothing is handed to the service once this returns.
+    /// `graceMilliseconds` have passed, and ends what is left. Nothing is handed to the service once this returns, also
+    /// in a task that was cancelled.
     public func stop(graceMilliseconds: Int64 = 1_000) async {
         func lines() -> [LocalLine] { state.withLock { $0.lines.values.sorted { $0.number < $1.number } } }
         state.withLock { if $0.phase == .open { $0.phase = .stopping } }
         for line in lines() { line.eventLoop.execute { line.drain() } }
-        let end = NIODeadline.now() + .milliseconds(graceMilliseconds)
-        while !lines().isEmpty, NIODeadline.now() < end { try? await Task.sleep(for: .milliseconds(1)) }
+        await untilEmpty(orFor: .milliseconds(graceMilliseconds))
         state.withLock {
             $0.phase = .stopped
             $0.service = nil
         }
         for line in lines() { line.eventLoop.execute { line.hostEnded() } }
         // An event loop that stands still keeps nobody up for ever.
-        while !lines().isEmpty, NIODeadline.now() < end + .seconds(5) { try? await Task.sleep(for: .milliseconds(1)) }
+        await untilEmpty(orFor: .seconds(5))
+    }
+
+    /// Returns when no line is left, or after that time.
+    private func untilEmpty(orFor time: Duration) async {
+        let latch = Latch()
+        let isEmpty = state.withLock { state in
+            if !state.lines.isEmpty { state.emptied.append(latch) }
+            return state.lines.isEmpty
+        }
+        guard !isEmpty else { return }
+        // In a task of its own: one that was cancelled sleeps no more.
+        let alarm = Task.detached {
+            try? await Task.sleep(for: time)
+            latch.open()
+        }
+        await latch.wait()
+        alarm.cancel()
+    }
+}
+
+/// Opened once, for the one task that waits at it.
+private final class Latch: Sendable {
+    private struct State {
+        var isOpen = false
+        var waiter: CheckedContinuation<Void, Never>?
+    }
+    private let state = Mutex(State())
+
+    func open() {
+        let waiter = state.withLock { state in
+            state.isOpen = true
+            defer { state.waiter = nil }
+            return state.waiter
+        }
+        waiter?.resume()
+    }
+
+    func wait() async {
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            let isOpen = state.withLock { state in
+                if !state.isOpen { state.waiter = continuation }
+                return state.isOpen
+            }
+            if isOpen { continuation.resume() }
+        }
     }
 }

@@ -116,13 +116,18 @@ public final class RPCServer: Sendable {
                 isDrained = isDrained && isDone
             }
             if isDrained || NIODeadline.now() >= end { break }
-            try? await Task.sleep(for: .milliseconds(10))
+            await pause(milliseconds: 10)
         }
         // Again and again: one may have been accepted just before the listener closed.
         while !core.connections().isEmpty, NIODeadline.now() < end + .seconds(5) {
             for connection in core.connections() { connection.close() }
-            try? await Task.sleep(for: .milliseconds(2))
+            await pause(milliseconds: 2)
         }
+    }
+
+    /// Also in a task that was cancelled, which `Task.sleep` would not keep.
+    private func pause(milliseconds: Int64) async {
+        try? await channel.eventLoop.scheduleTask(in: .milliseconds(milliseconds)) {}.futureResult.get()
     }
 }
 

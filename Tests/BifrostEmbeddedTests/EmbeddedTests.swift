@@ -160,6 +160,35 @@ private struct Total: MachineQuery, JSONMessage {
         try await withCluster(directory.path, groups: 2) { _ in }
     }
 
+    /// Where it is and that it listens nowhere is not up to the host's settings.
+    @Test func whatMakesItEmbeddedCanNotBeConfigured() async throws {
+        let (directory, other) = (TestDirectory(), TestDirectory())
+        let cluster = try await Cluster.open(
+            directory: directory.path, logger: quiet,
+            configure: {
+                small(&$0)
+                $0.directory = other.path
+                $0.listen = NetworkAddress(host: "127.0.0.1", port: 0)
+                $0.advertise = "127.0.0.1:1"
+            })
+        let map = try await cluster.map()
+        #expect(map.hosts.map(\.address) == ["embedded:0"] && map.dataGroups.count == 4)
+        await cluster.close()
+        #expect(!FileManager.default.fileExists(atPath: other.path))
+        try await withCluster(directory.path) { _ in }
+    }
+
+    @Test func oneThatCouldNotBeMadeLeavesItsDirectoryFree() async throws {
+        let directory = TestDirectory()
+        var options = ClusterOptions()
+        options.connectTimeout = .zero
+        let failed = await #expect(throws: BifrostError.self) {
+            try await Cluster.open(directory: directory.path, logger: quiet, options: options, configure: small)
+        }
+        #expect(failed?.code == .unavailable, "\(String(describing: failed))")
+        try await withCluster(directory.path) { try await $0.kv.put("a", "1") }
+    }
+
     @Test func directoriesOfClustersAndEmbeddedOnesAreNotMixedUp() async throws {
         let directory = TestDirectory()
         try await withCluster(directory.path) { try await $0.kv.put("a", "1") }
@@ -272,16 +301,39 @@ private struct Total: MachineQuery, JSONMessage {
         try await withCluster(directory.path) { _ in }
     }
 
-    /// Runs the helper until it has said so many lines, does `meanwhile`, kills it, and returns all that it said.
-    private func runAndKill(
-        _ directory: String, afterLines: Int, _ meanwhile: () async throws -> Void = {}
-    ) async throws -> [Substring] {
+    @Test func aDiskThatFailsEndsAllThatIsAskedAndOpensAgain() async throws {
+        let directory = TestDirectory()
+        let helper = try Self.helper([directory.path, "fail"])
+        let said = Pipe()
+        helper.standardOutput = said
+        try helper.run()
+        let lines = String(decoding: said.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+            .split(separator: "\n")
+        helper.waitUntilExit()
+        #expect(helper.terminationStatus == 0)
+        try #require(lines.count == 4, "\(lines)")
+        #expect(lines.filter { $0 == "disk failed" }.count == 1)
+        // What was under way may have been done; nothing is answered from what may not be believed.
+        #expect(lines.contains("put outcomeUnknown true"), "\(lines)")
+        #expect(lines.contains { $0.hasPrefix("get ") && $0.hasSuffix(" false") }, "\(lines)")
+        #expect(lines.last == "again 1" || lines.last == "again 2")
+    }
+
+    private static func helper(_ arguments: [String]) throws -> Process {
         let helper = Process()
         // Built into the directory of this test bundle.
         let own = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
         helper.executableURL = URL(fileURLWithPath: own).deletingLastPathComponent().appendingPathComponent(
             "EmbeddedKillHelper")
-        helper.arguments = [directory]
+        helper.arguments = arguments
+        return helper
+    }
+
+    /// Runs the helper until it has said so many lines, does `meanwhile`, kills it, and returns all that it said.
+    private func runAndKill(
+        _ directory: String, afterLines: Int, _ meanwhile: () async throws -> Void = {}
+    ) async throws -> [Substring] {
+        let helper = try Self.helper([directory])
         let file = directory + ".said"
         try #require(FileManager.default.createFile(atPath: file, contents: nil))
         defer { try? FileManager.default.removeItem(atPath: file) }

@@ -18,7 +18,8 @@ public enum Inventory: StateMachine {
         public static let notPositive: UInt32 = 4
     }
 
-    static func stock(of sku: String) -> Bytes { Bytes("{\(sku)}") }
+    /// Where an article's stock is, and what all its other keys begin with: who watches names it.
+    public static func stock(of sku: String) -> Bytes { Bytes("{\(sku)}") }
     static func reservation(_ order: String, of sku: String) -> Bytes { Bytes("{\(sku)}/\(order)") }
 }
 
@@ -31,6 +32,24 @@ public struct Stock: JSONMessage {
 
 struct Reservation: JSONMessage {
     var count: Int
+}
+
+/// Some of an article was reserved for an order.
+public struct Reserved: MachineEvent, JSONMessage {
+    public typealias Machine = Inventory
+    public static let number: UInt16 = 1
+    public var sku: String
+    public var order: String
+    public var count: Int
+    public var key: Bytes { Inventory.reservation(order, of: sku) }
+}
+
+/// The last of an article was reserved: more of it has to come.
+public struct SoldOut: MachineEvent, JSONMessage {
+    public typealias Machine = Inventory
+    public static let number: UInt16 = 2
+    public var sku: String
+    public var key: Bytes { Inventory.stock(of: sku) }
 }
 
 /// More of an article has come.
@@ -80,6 +99,9 @@ public struct Reserve: MachineCommand, JSONMessage {
         stock.reserved += count
         try context.put(key, stock)
         try context.put(place, Reservation(count: count))
+        // Whoever watches is told once all this has taken effect, and of nothing that failed.
+        try context.emit(Reserved(sku: sku, order: order, count: count))
+        if stock.free == 0 { try context.emit(SoldOut(sku: sku)) }
         return stock
     }
 }

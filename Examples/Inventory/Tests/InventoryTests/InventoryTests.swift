@@ -1,7 +1,9 @@
-// The inventory under crashes, partitions and slow disks: whole clusters in virtual time.
+// The inventory under crashes, partitions and slow disks: whole clusters in virtual time. And what it tells: on a real one,
+// in the test's own process.
 
-import Bifrost
+import BifrostEmbedded
 import BifrostSimulator
+import Foundation
 import Inventory
 import Testing
 
@@ -64,5 +66,41 @@ final class Shop: SimulatedWorkload {
             do { return try Shop() } catch { preconditionFailure("\(error)") }
         }
         #expect(report.acknowledged > 1_000)
+    }
+
+    @Test(.timeLimit(.minutes(5))) func whoWatchesIsToldOfEachReservationAndOfTheLast() async throws {
+        let directory = FileManager.default.temporaryDirectory.appendingPathComponent("inventory-\(UUID())").path
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let cluster = try await Cluster.open(directory: directory, machines: [Inventory.self])
+        let inventory = cluster.machine(Inventory.self)
+        try await inventory.submit(Restock(sku: "lamp", count: 3))
+        try await inventory.submit(Restock(sku: "chair", count: 1))
+
+        var lamps = inventory.events(of: Inventory.stock(of: "lamp")).makeAsyncIterator()
+        try await lamps.begin()
+        try await inventory.submit(Reserve(sku: "lamp", order: "1", count: 2))
+        try await inventory.submit(Reserve(sku: "chair", order: "2", count: 1))
+        await #expect(throws: BifrostError(.machineFailed, "too few")) {
+            try await inventory.submit(Reserve(sku: "lamp", order: "3", count: 2))
+        }
+        try await inventory.submit(Cancel(sku: "lamp", order: "1"))
+        try await inventory.submit(Reserve(sku: "lamp", order: "4", count: 3))
+
+        // Neither of chairs, nor of what failed.
+        var told: [MachineEventRecord] = []
+        while told.count < 3 { told.append(try #require(await lamps.next(isolation: nil))) }
+        #expect(told.map(\.number) == [Reserved.number, Reserved.number, SoldOut.number])
+        #expect(try told.prefix(2).map { try Reserved(decoding: $0.body).order } == ["1", "4"])
+        // The last lamp and the end of lamps are one command's events.
+        #expect(told[1].revision == told[2].revision)
+
+        // Later, and of one type alone: behind a revision.
+        let soldOut = inventory.events(
+            SoldOut.self, of: Inventory.stock(of: "lamp"), from: .after(told[0].resume))
+        for try await event in soldOut {
+            #expect(event.revision == told[2].revision)
+            break
+        }
+        await cluster.close()
     }
 }
