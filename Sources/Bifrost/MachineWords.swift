@@ -14,5 +14,6 @@
 @_exported public import protocol StateMachines.MachineEvent
 @_exported public import protocol StateMachines.MachineQuery
 @_exported public import struct StateMachines.MachineView
+@_exported public import struct StateMachines.ScheduledCommand
 @_exported public import protocol StateMachines.StateMachine
 @_exported public import struct StateMachines.StateMachineRegistry

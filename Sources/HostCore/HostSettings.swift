@@ -78,7 +78,7 @@ public struct HostSettings: Sendable {
     public var pagesMax = 64
     /// What changed last, for watches: of all groups of one loop, and of one group. 0: nothing is kept.
     public var historyBytesMax = 64 << 20
-    public var historyBytesOfGroupMax = 1 << 20
+    public var historyBytesOfGroupMax = 4 << 20
     /// Watches that wait at one loop's groups; beyond it, `overloaded`.
     public var watchesMax = 65_536
     /// Queries of users' state machines that one loop's groups are asked and have not answered; beyond it, `overloaded`.

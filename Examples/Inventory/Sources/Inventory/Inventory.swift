@@ -6,7 +6,7 @@ import Bifrost
 public enum Inventory: StateMachine {
     public static let number = SubMachineNumber(1_024)
     public static let commands: [any MachineCommand<Inventory>.Type] = [
-        Restock.self, Reserve.self, Ship.self, Cancel.self,
+        Restock.self, Reserve.self, Ship.self, Cancel.self, Expire.self,
     ]
     public static let queries: [any MachineQuery<Inventory>.Type] = [StockOf.self]
 
@@ -32,6 +32,8 @@ public struct Stock: JSONMessage {
 
 struct Reservation: JSONMessage {
     var count: Int
+    /// The command that ends it if nobody else does.
+    var expiry: ScheduledCommand
 }
 
 /// Some of an article was reserved for an order.
@@ -50,6 +52,15 @@ public struct SoldOut: MachineEvent, JSONMessage {
     public static let number: UInt16 = 2
     public var sku: String
     public var key: Bytes { Inventory.stock(of: sku) }
+}
+
+/// A reservation's time was over before somebody shipped or cancelled it.
+public struct Expired: MachineEvent, JSONMessage {
+    public typealias Machine = Inventory
+    public static let number: UInt16 = 3
+    public var sku: String
+    public var order: String
+    public var key: Bytes { Inventory.reservation(order, of: sku) }
 }
 
 /// More of an article has come.
@@ -74,17 +85,20 @@ public struct Restock: MachineCommand, JSONMessage {
     }
 }
 
-/// Keeps some of what is free for an order.
+/// Keeps some of what is free for an order, for so many seconds: 900 if it does not say.
 public struct Reserve: MachineCommand, JSONMessage {
     public typealias Machine = Inventory
     public static let number: UInt16 = 2
     public var sku: String
     public var order: String
     public var count: Int
+    public var seconds: Int?
     public var key: Bytes { Inventory.stock(of: sku) }
     public var readKeys: [Bytes] { [key, Inventory.reservation(order, of: sku)] }
 
-    public init(sku: String, order: String, count: Int) { (self.sku, self.order, self.count) = (sku, order, count) }
+    public init(sku: String, order: String, count: Int, seconds: Int? = nil) {
+        (self.sku, self.order, self.count, self.seconds) = (sku, order, count, seconds)
+    }
 
     public func apply(in context: inout MachineContext) throws -> Stock {
         let place = Inventory.reservation(order, of: sku)
@@ -98,7 +112,8 @@ public struct Reserve: MachineCommand, JSONMessage {
         }
         stock.reserved += count
         try context.put(key, stock)
-        try context.put(place, Reservation(count: count))
+        let expiry = try context.schedule(Expire(sku: sku, order: order), after: .seconds(seconds ?? 900))
+        try context.put(place, Reservation(count: count, expiry: expiry))
         // Whoever watches is told once all this has taken effect, and of nothing that failed.
         try context.emit(Reserved(sku: sku, order: order, count: count))
         if stock.free == 0 { try context.emit(SoldOut(sku: sku)) }
@@ -141,6 +156,25 @@ public struct Cancel: MachineCommand, JSONMessage {
     }
 }
 
+/// What was reserved for an order is free again, as its time is over: scheduled by `Reserve`, sent by nobody.
+public struct Expire: MachineCommand, JSONMessage {
+    public typealias Machine = Inventory
+    public static let number: UInt16 = 5
+    public var sku: String
+    public var order: String
+    public var key: Bytes { Inventory.stock(of: sku) }
+    public var readKeys: [Bytes] { [key, Inventory.reservation(order, of: sku)] }
+    public static var bringsDataIn: Bool { false }
+
+    public init(sku: String, order: String) { (self.sku, self.order) = (sku, order) }
+
+    public func apply(in context: inout MachineContext) throws -> Stock {
+        let stock = try release(sku, order, isShipped: false, in: &context)
+        try context.emit(Expired(sku: sku, order: order))
+        return stock
+    }
+}
+
 private func release(
     _ sku: String, _ order: String, isShipped: Bool, in context: inout MachineContext
 ) throws -> Stock {
@@ -150,6 +184,8 @@ private func release(
     else { throw MachineFailure(Inventory.Reason.unknownOrder, "order \(order) has no reservation of \(sku)") }
     stock.reserved -= reservation.count
     if isShipped { stock.onHand -= reservation.count }
+    // Does nothing where it is this that ends it.
+    try context.cancel(reservation.expiry)
     try context.delete(place)
     try context.put(Inventory.stock(of: sku), stock)
     return stock
