@@ -40,8 +40,8 @@ extension KeyValueStore {
     ///     for try await change in cluster.kv.watch("{user:7}/name") where change.kind == .put { … }
     ///
     /// In the order of revisions, with no gap and no repetition, across changes of leaders, lost connections and restarts
-    /// of hosts. A host keeps the last changes of each group in memory, a megabyte of them or less: who is slower than
-    /// that, or comes back later, gets `compacted` and begins with a snapshot. The next changes are asked for when the
+    /// of hosts. A host keeps the last changes of each group in memory, some megabytes of them or less: who is slower
+    /// than that, or comes back later, gets `compacted` and begins with a snapshot. The next changes are asked for when the
     /// last ones were taken: a slow reader costs no memory anywhere.
     ///
     /// - Parameter patience: throws when no host could be asked for so long; nil: goes on until its task is cancelled.
@@ -85,6 +85,12 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
 
     public func makeAsyncIterator() -> Iterator { Iterator(watch: self) }
 
+    private func reading(_ key: Bytes) async throws(BifrostError) -> (found: KeyValueReading, revision: Revision) {
+        try await Patience(patience).ask { () async throws(BifrostError) in
+            try await store.reading(key, in: slot)
+        }
+    }
+
     public struct Iterator: AsyncIteratorProtocol, Sendable {
         private enum Phase { case new, reading, catchingUp, live }
 
@@ -93,6 +99,7 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
         private var feed: WatchFeed
         /// Of the snapshot's pages, ascending: where each ends, and of which moment it is.
         private var pages: [(end: Bytes?, revision: Revision)] = []
+        private var hasLooked = false
         private var told: [KeyValueChange] = []
         private var place = 0
 
@@ -125,7 +132,7 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
                     phase = .live
                 case .now:
                     // Any key of the slot would do: what is asked for is the revision.
-                    let revision = try await watch.store.reading(watch.from, in: watch.slot).revision
+                    let revision = try await watch.reading(watch.from).revision
                     feed.through = revision
                     tell(.ready, revision, resume: revision)
                     phase = .live
@@ -168,7 +175,9 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
         /// The snapshot is that of its last page's moment once all changes up to there are told.
         private mutating func catchUp() async throws(BifrostError) {
             guard let last = pages.last?.revision else { preconditionFailure("a snapshot has pages") }
-            let changes = try await feed.next()
+            // The last page's moment has passed: nothing has to happen first, but for a leader that is new.
+            let changes = try await feed.next(waits: hasLooked)
+            hasLooked = true
             for (place, change) in changes.enumerated() {
                 if change.revision > last { beReady(at: last) }
                 guard change.revision > pageOf(change.key)?.revision ?? .zero else { continue }
@@ -213,14 +222,16 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
 
         private func page() async throws(BifrostError) -> ScanPage {
             guard !watch.isOneKey else { return try await pageOfKey(watch.from) }
-            return try await watch.store.page(
-                slot: watch.slot,
-                KeyValueScan(from: pages.last?.end ?? watch.from, end: watch.end, recordsMax: .max, bytesMax: 1 << 20))
+            let scan = KeyValueScan(
+                from: pages.last?.end ?? watch.from, end: watch.end, recordsMax: .max, bytesMax: 1 << 20)
+            return try await Patience(watch.patience).ask { () async throws(BifrostError) in
+                try await watch.store.page(slot: watch.slot, scan)
+            }
         }
 
         /// Hosts have few pages at a time, and many gets.
         private func pageOfKey(_ key: Bytes) async throws(BifrostError) -> ScanPage {
-            let (found, moment) = try await watch.store.reading(key, in: watch.slot)
+            let (found, moment) = try await watch.reading(key)
             switch found {
             case .absent: return ScanPage(records: [], next: nil, revision: moment)
             case .found(let value, let revision, let expiry):

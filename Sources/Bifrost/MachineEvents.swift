@@ -129,7 +129,10 @@ public struct MachineEventRecords: AsyncSequence, Sendable {
             case .after(let revision): feed.through = revision
             case .now:
                 // What keys and values have there does not matter: what is asked for is the revision.
-                feed.through = try await events.cluster.kv.reading(events.key, in: feed.slot).revision
+                let (cluster, slot, key) = (events.cluster, feed.slot, events.key)
+                feed.through = try await Patience(events.patience).ask { () async throws(BifrostError) in
+                    try await cluster.kv.reading(key, in: slot)
+                }.revision
             }
             hasBegun = true
         }

@@ -51,13 +51,12 @@ struct WatchFeed: Sendable {
 
     /// For one attempt, with all that the client does to find the leader.
     private static let timeout = Duration.seconds(20)
-    private static let pause = Duration.milliseconds(100)
 
     /// The next changes; none, but another `through`, if nothing happened for some seconds.
     ///
     /// - Parameter waits: false: what is there now.
     mutating func next(waits: Bool = true) async throws(BifrostError) -> [Change] {
-        let began = RPCClock.now()
+        let patience = Patience(patience)
         while true {
             let range = WatchRange(
                 after: through, of: group, waitMillis: waits ? Self.waitMillis : 0, from: from, end: end)
@@ -78,12 +77,36 @@ struct WatchFeed: Sendable {
             } catch {
                 // Another leader may be of a version that knows no watches, for as long as hosts are upgraded.
                 let isOlder = error.code == .invalid && hasBeenAnswered
-                guard isOlder || error.isRetrySafe, error.code != .cancelled, !Task.isCancelled else { throw error }
-                if let patience, RPCClock.now().since(began) >= patience.nanoseconds { throw error }
-                do { try await Task.sleep(for: Self.pause) } catch {
-                    throw BifrostError(.cancelled, "the task was cancelled", cause: error)
-                }
+                try await patience.pause(after: error, isPassing: isOlder)
             }
+        }
+    }
+}
+
+/// For how long something is asked again that no host could answer, from now on.
+struct Patience {
+    private static let pause = Duration.milliseconds(100)
+    private let limit: Duration?
+    private let began = RPCClock.now()
+
+    /// - Parameter limit: nil: for ever.
+    init(_ limit: Duration?) { self.limit = limit }
+
+    /// Returns when it may be asked again.
+    ///
+    /// - Throws: the error, where another attempt would not help, and when the time is over.
+    func pause(after error: BifrostError, isPassing: Bool = false) async throws(BifrostError) {
+        guard isPassing || error.isRetrySafe, error.code != .cancelled, !Task.isCancelled else { throw error }
+        if let limit, RPCClock.now().since(began) >= limit.nanoseconds { throw error }
+        do { try await Task.sleep(for: Self.pause) } catch {
+            throw BifrostError(.cancelled, "the task was cancelled", cause: error)
+        }
+    }
+
+    /// Asks until there is an answer.
+    func ask<Answer>(_ attempt: () async throws(BifrostError) -> Answer) async throws(BifrostError) -> Answer {
+        while true {
+            do throws(BifrostError) { return try await attempt() } catch { try await pause(after: error) }
         }
     }
 }

@@ -240,25 +240,27 @@ extension HostCore {
         if let known = watchAnswer, known.request == watch.request, known.through == replica.history.last {
             repliedBytes += known.body.count
             counts.changesTold += UInt64(known.changes)
-            return end(watch, .done(result(known.body, through: known.through, replica)))
+            return end(watch, .done(result(known.body, through: replica.machine.revision, replica)))
         }
         guard
             let (changes, through) = replica.history.changes(
                 after: range.after, slot: watch.request.slot, machine: watch.request.machine, in: range,
                 bytesMax: Int(range.bytesMax))
         else { preconditionFailure("what is behind the floor is there") }
-        guard !changes.isEmpty || isOver || through < replica.history.last else {
+        // Commands of users' machines that emit nothing have revisions, and leave nothing here: a watch that did not move
+        // past them would find itself behind the floor of a leader that began with a later state.
+        let isAll = through >= replica.history.last
+        let upTo = max(range.after, isAll ? replica.machine.revision : through)
+        guard !changes.isEmpty || isOver || !isAll else {
             // Changes that do not concern it: it goes on waiting, from here.
             var again = watch
             again.isDue = false
-            again.request.range.after = max(range.after, through)
+            again.request.range.after = upTo
             return replica.watches.add(again)
         }
         let body = WatchAnswer(changes, group: replica.group).encoded()
         repliedBytes += body.count
         counts.changesTold += UInt64(changes.count)
-        // Behind the last change there may be entries that changed nothing here.
-        let upTo = max(range.after, through)
         if through == replica.history.last { watchAnswer = (watch.request, through, changes.count, body) }
         end(watch, .done(result(body, through: upTo, replica)))
     }

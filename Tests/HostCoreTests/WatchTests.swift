@@ -1,6 +1,7 @@
 // Watches on three hosts: what changed behind a revision is told, all of it and once, whoever leads; what is not kept any
 // more is said to be gone.
 
+import BifrostSimulator
 import HostCore
 import Messages
 import Primitives
@@ -48,6 +49,36 @@ import Testing
         #expect(second.changes.map { $0.expiry > .zero } == [false, true, false])
         #expect(second.changes.map(\.revision) == [Revision(3), Revision(4), Revision(5)])
         #expect(second.through == Revision(5))
+    }
+
+    /// A watch that stayed where it was would be behind what a host keeps that begins with a later state.
+    @Test func aWatchMovesPastCommandsThatTellNothing() throws {
+        let trio = try Trio(machines: try StateMachineRegistry([Bank.self]))
+        let host = trio.hosts[try trio.leader()]
+        try trio.tick(3)
+        watch(host, WatchRange(after: .zero, waitMillis: 1_000, key: "k"), token: 1)
+        for bank in 1...3 as ClosedRange<UInt64> {
+            let request = MachineRequest(OpenBank(bank: bank))
+            host.execute(request.payload(machine: Bank.number), slot(of: request.key), group, token: 10 + bank)
+        }
+        try trio.tick(60)
+        let found = try told(host, 1)
+        #expect(found.changes == [] && found.through == Revision(3))
+        // The next one begins there, and misses nothing.
+        watch(host, WatchRange(after: found.through, waitMillis: 10_000, key: "k"), token: 2)
+        host.put("k", "v", group: group, token: 3)
+        try trio.tick(2)
+        #expect(try told(host, 2).changes == [Change(.put, revision: Revision(4), key: "k", value: "v")])
+        // One answer for many, and what came behind it.
+        for token in 20...21 as ClosedRange<UInt64> {
+            watch(host, WatchRange(after: .zero, waitMillis: 0, key: "k"), token: token)
+        }
+        let request = MachineRequest(OpenBank(bank: 4))
+        host.execute(request.payload(machine: Bank.number), slot(of: request.key), group, token: 30)
+        try trio.tick(2)
+        watch(host, WatchRange(after: .zero, waitMillis: 0, key: "k"), token: 22)
+        try trio.tick(1)
+        #expect(try told(host, 22).through == Revision(5) && told(host, 22).changes == told(host, 20).changes)
     }
 
     @Test func theChangesOfOneTransactionComeTogether() throws {

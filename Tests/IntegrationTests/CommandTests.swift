@@ -345,7 +345,7 @@ extension IntegrationTests {
             let slow = try await measure(
                 [
                     "watches", "--watchers", "20", "--keys", "1", "--rate", "10", "--seconds", "5", "--quiet", "0",
-                    "--payload", "20000", "--slow", "10%", "--pause", "4",
+                    "--payload", "80000", "--slow", "10%", "--pause", "4",
                 ])
             let run = try #require((slow["runs"] as? [[String: Any]])?.first)
             let slowOnes = try #require(run["slow"] as? [String: Any])

@@ -30,7 +30,7 @@ extension BifrostError {
     fileprivate func ofWatch(at position: Revision?) -> any Error {
         guard code == .compacted, let oldest = (cause as? CompactedFailure)?.oldest else { return self }
         guard let position else {
-            return ToolError(.negative, "what changed while the keys were read is not kept any more: watch again")
+            return ToolError(.negative, "what changed since the watch began is not kept any more: watch again")
         }
         // Hosts have what is behind it, or nothing at all: it is no revision of this group.
         guard position < oldest else {
