@@ -355,7 +355,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
                 ) { writer in
                     QueryRequest(
                         group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,
-                        consistency: send.consistency, bound: UInt64(send.bound), query: send.payload
+                        consistency: send.consistency, bound: send.bound, query: send.payload
                     ).encode(into: &writer)
                 }
             case .watch:

@@ -57,6 +57,11 @@ public enum ReadConsistency: Hashable, Sendable {
     /// time serves all such reads of a replica. Relies on the clock of the host that answers alone. In whole
     /// milliseconds, rounded down, at most 49 days.
     case stale(max: Duration)
+    /// All that this `Cluster` has been told: what it wrote and was acknowledged, and whatever its reads and watches
+    /// showed, is there, and reads one after the other never go back. What others wrote may be missing, for as long as the
+    /// replica that answers is behind. Any replica answers, each in turn; at once if it is that far, else as
+    /// `linearizableAt`. Clusters below feature level 8 answer as new. For pages of a whole group: as `linearizableAt`.
+    case session
     /// As stale, by the replica on this host.
     case staleAt(HostID, max: Duration)
     /// What the replica on this host has applied, however old.
@@ -64,7 +69,7 @@ public enum ReadConsistency: Hashable, Sendable {
 
     var host: HostID {
         switch self {
-        case .linearizable, .lease, .stale: HostID(0)
+        case .linearizable, .lease, .stale, .session: HostID(0)
         case .linearizableAt(let host), .localAt(let host), .staleAt(let host, _): host
         }
     }
@@ -75,6 +80,7 @@ public enum ReadConsistency: Hashable, Sendable {
         case .lease: .lease
         case .linearizableAt: .linearizableAnywhere
         case .stale, .staleAt: .stale
+        case .session: .session
         case .localAt: .local
         }
     }

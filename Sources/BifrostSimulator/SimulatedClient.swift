@@ -82,6 +82,8 @@ final class SimulatedClient {
     private(set) var links: [SimulatedClientLink] = []
     /// Whoever waits for an operation, by its tag.
     private var waiting: [UInt64: (Result<Bytes, OperationFailure>) -> Void] = [:]
+    /// The latest revisions that it was told, by group.
+    private(set) var seen: [GroupID: Revision] = [:]
     private var nextTag: UInt64 = 1
     /// Commands among the operations, by tag.
     private var commands: [UInt64: Int] = [:]
@@ -168,6 +170,14 @@ final class SimulatedClient {
         nextTag += 1
         waiting[tag] = ended
         if let number { commands[tag] = number }
+        if case .slot(let slot) = target, let group = cluster.map.owner(of: slot) {
+            waiting[tag] = { [unowned self] result in
+                if case .success(let bytes) = result, let told = DataResult.revision(of: bytes) {
+                    seen[group] = max(seen[group] ?? .zero, told)
+                }
+                ended(result)
+            }
+        }
         router.submit(
             ClientRequest(
                 tag: tag, kind: kind, target: target, pinned: pinned,
@@ -241,7 +251,7 @@ final class SimulatedClient {
             let request = QueryRequest(
                 group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,
                 consistency: send.consistency,
-                bound: UInt64(send.bound), query: send.payload)
+                bound: send.bound, query: send.payload)
             put(.query, send.call.rawValue, request.encoded(), on: link)
         case .watch:
             var writer = ByteWriter()

@@ -90,10 +90,12 @@ extension SimulatedCluster {
                     "client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number),
                     reading.host.rawValue)
             }
+            let seen = client.seen[map.owner(of: slot(of: key)) ?? .meta] ?? .zero
             client.submit(
                 kind: .query, target: .slot(slot(of: key)), pinned: reading.host, consistency: reading.consistency,
                 bound: reading.bound, payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
             ) { [unowned self] result in
+                judge(result, of: key, reading, through: client, seen: seen)
                 if case .success = result, reading.host != HostID(0), !invariants.leads(reading.host, slot(of: key)) {
                     mark(.followerRead)
                 }
@@ -124,7 +126,11 @@ extension SimulatedCluster {
             !isByLease && world.plan.staleReadsPercent > 0
             && world.random.below(100) < world.plan.staleReadsPercent
         let bound = isStale ? world.random.below(world.plan.staleMillisecondsMax) : 0
-        var called = now
+        let isInSession =
+            !isByLease && !isStale && world.plan.sessionReadsPercent > 0
+            && world.random.below(100) < world.plan.sessionReadsPercent
+        // It may be as old as it likes, as far as time goes: what it must not miss is looked at when it is answered.
+        var called = isInSession ? 0 : now
         if isStale {
             // It may answer as if it had come so much earlier, by the clock of whoever answers.
             let drift = world.plan.clockDriftMillionths
@@ -132,8 +138,20 @@ extension SimulatedCluster {
         }
         return Reading(
             host: host,
-            consistency: isByLease ? .lease : isStale ? .stale : isPinned ? .linearizableAnywhere : .linearizable,
+            consistency: isByLease
+                ? .lease : isStale ? .stale : isInSession ? .session : isPinned ? .linearizableAnywhere : .linearizable,
             bound: UInt32(bound), called: called)
+    }
+
+    /// A client's reads know what it was told before they began.
+    private func judge(
+        _ result: Result<Bytes, OperationFailure>, of key: Bytes, _ reading: Reading, through client: SimulatedClient,
+        seen: Revision
+    ) {
+        guard case .success(let bytes) = result, let told = DataResult.revision(of: bytes) else { return }
+        if reading.consistency == .session, told < seen {
+            fail("reads in a session", "client \(client.place) reads \(key) at revision \(told), and has seen \(seen)")
+        }
     }
 
     static let tags: [Bytes] = ["{even}/", "{odd}/"]
@@ -153,6 +171,7 @@ extension SimulatedCluster {
         let asked = KeyValueScan(
             from: first, end: end, recordsMax: UInt32(1 + world.random.below(12)),
             bytesMax: UInt32(50 + world.random.below(4_000)))
+        let seen = client.seen[map.owner(of: slot(of: tag)) ?? .meta] ?? .zero
         client.submit(
             kind: .query, target: .slot(slot(of: tag)), pinned: reading.host, consistency: reading.consistency,
             bound: reading.bound, payload: KeyValueQuery.scan(asked).encoded(), nanoseconds: nanoseconds
@@ -162,6 +181,7 @@ extension SimulatedCluster {
                 operations[place].ended = now
                 operations[place].outcome = .failed
             }
+            judge(result, of: tag, reading, through: client, seen: seen)
             guard case .success(let bytes) = result else { return ended() }
             let found: KeyValueScanPage
             do throws(DecodingFailure) {

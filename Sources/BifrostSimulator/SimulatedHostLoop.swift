@@ -26,6 +26,7 @@ final class SimulatedHostLoop {
     @exclusivity(unchecked) private var isTurnScheduled = false
     @exclusivity(unchecked) private var leaseReadsSeen: UInt64 = 0
     @exclusivity(unchecked) private var staleReadsSeen: UInt64 = 0
+    @exclusivity(unchecked) private var sessionReadsSeen: UInt64 = 0
     @exclusivity(unchecked) private var hangHandOversSeen: UInt64 = 0
     @exclusivity(unchecked) private var hangStepDownsSeen: UInt64 = 0
     private var inboxEvent: () -> Void = {}
@@ -130,6 +131,10 @@ final class SimulatedHostLoop {
         if core.hangStepDowns > hangStepDownsSeen {
             hangStepDownsSeen = core.hangStepDowns
             world.mark(.steppedDownForHang)
+        }
+        if core.sessionReads > sessionReadsSeen {
+            sessionReadsSeen = core.sessionReads
+            world.mark(.sessionRead)
         }
         if core.staleReads > staleReadsSeen {
             staleReadsSeen = core.staleReads

@@ -40,6 +40,8 @@ package struct SimulatedPlan: Sendable {
     /// Of the other reads, those with a bound on their age, and how large it is at most.
     package var staleReadsPercent: UInt64 = 0
     package var staleMillisecondsMax: UInt64 = 1
+    /// Of the other reads, those that may miss what their client has not seen.
+    package var sessionReadsPercent: UInt64 = 0
     /// Of a hundred puts, those with a condition.
     package var conditionalPercent: UInt64 = 0
     /// Of the reads, scans of all keys of a tag; with them half of the keys have one of two tags.
@@ -197,6 +199,7 @@ package struct SimulatedPlan: Sendable {
         watches = later.below(3) == 0 ? 1 + Int(later.below(8)) : 0
         if later.below(2) == 0 { settings.historyBytesMax = Int(later.below(200_000)) }
         if later.below(2) == 0 { settings.historyBytesOfGroupMax = 500 + Int(later.below(50_000)) }
+        sessionReadsPercent = later.below(3) == 0 ? 10 + later.below(60) : 0
     }
 }
 

@@ -167,6 +167,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case hostRemoved
     /// A replica answered a read with a bound on its age without asking anybody.
     case staleRead
+    /// A replica answered a read in a client's session without asking anybody.
+    case sessionRead
     /// Members did not settle while there was load.
     case membersSettledWithoutLoad
     /// All that a host had on its disks was verified.

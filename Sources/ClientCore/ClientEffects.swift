@@ -32,7 +32,7 @@ public struct ClientRequest: Sendable {
     public var tag: UInt64
     public var kind: RequestKind
     public var target: RequestTarget
-    /// The only host that may answer, leader or not; 0 for the leader, or for any in turn if it is `stale`. Not for
+    /// The only host that may answer, leader or not; 0 for the leader, or for any in turn if it is `stale` or `session`. Not for
     /// commands.
     public var pinned: HostID
     /// The sub state machine of a query; commands carry it in their header.
@@ -72,7 +72,8 @@ public struct ClientSend: Sendable {
     public var kind: RequestKind
     public var machine: SubMachineNumber
     public var consistency: Consistency
-    public var bound: UInt32
+    /// Of `stale`: milliseconds. Of `session`: the latest revision that the client has seen of the group.
+    public var bound: UInt64
     public var group: GroupID
     public var slot: Slot
     public var epoch: Epoch

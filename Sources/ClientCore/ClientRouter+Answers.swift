@@ -48,6 +48,7 @@ extension ClientRouter {
         }
         // Which attempt it was is not known: the first one, at worst.
         table[place].sentAt = table[place].purpose == .caller ? .zero : ownBegan(place)
+        noteSeen(place, body)
         let waiting = table[place].state == .queued ? Int(table[place].groupIndex) : -1
         let group = leave(place)
         complete(place, .success(body), into: &effects)
@@ -127,9 +128,17 @@ extension ClientRouter {
         }
     }
 
+    /// What the caller is told now is what reads in this client's session have to know from here on. Pages say nothing.
+    private mutating func noteSeen(_ place: Int, _ body: Bytes) {
+        let group = Int(table[place].groupIndex)
+        guard group >= 0, table[place].kind != .page, let told = DataResult.revision(of: body) else { return }
+        groups[group].seen = max(groups[group].seen, told)
+    }
+
     private mutating func succeeded(_ place: Int, _ body: Bytes, now: Instant, into effects: inout ClientEffects) {
         // A slow leader's answer shows that it leads, even if it was given up in the meantime and asked again.
         let isCurrent = isCurrentCandidate(place) || isAnswerOfLeader(place)
+        noteSeen(place, body)
         let group = leave(place)
         complete(place, .success(body), into: &effects)
         guard let group else { return }

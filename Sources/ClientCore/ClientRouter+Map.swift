@@ -119,6 +119,7 @@ extension ClientRouter {
         map = newer
         mayUseSessions =
             settings.sessionTimeToLiveMilliseconds > 0 && newer.featureLevel >= FeatureLevel.sessions
+        mayReadInSession = newer.featureLevel >= FeatureLevel.deadlines
         ring.merge(newer.ring)
 
         // Hosts and groups ascend by id: an invariant of the map.
@@ -153,6 +154,7 @@ extension ClientRouter {
             groups[new].candidacy = state.candidacy &+ 1
             groups[new].term = state.term
             groups[new].session = state.session
+            groups[new].seen = state.seen
             groups[new].retryAfterMilliseconds = state.retryAfterMilliseconds
             guard !state.replicas.isEmpty else { continue }
             let leader = oldHosts[state.replicas[state.candidate]].id

@@ -161,12 +161,17 @@ extension ClientRouter {
             groups[group].session.acknowledged = first
         }
         let slot = Int(table[place].slot.rawValue)
+        var (consistency, bound) = (table[place].consistency, UInt64(table[place].boundMilliseconds))
+        if consistency == .session {
+            // Hosts of an earlier version don't know it: any of them answers as new.
+            consistency = mayReadInSession ? .session : .linearizableAnywhere
+            bound = group >= 0 ? groups[group].seen.rawValue : .max
+        }
         effects.sends.append(
             ClientSend(
                 call: CallID(place: place, generation: table[place].callGeneration), tag: table[place].tag, host: host,
                 kind: table[place].kind,
-                machine: table[place].machine, consistency: table[place].consistency,
-                bound: table[place].boundMilliseconds, group: id,
+                machine: table[place].machine, consistency: consistency, bound: bound, group: id,
                 slot: table[place].slot, epoch: slot < routes.count ? routes[slot].epoch : .zero,
                 session: table[place].session, sequence: table[place].sequence, firstUnacknowledged: first,
                 payload: table[place].payload,

@@ -107,6 +107,8 @@ struct GroupState: Sendable {
     var isWaiting = false
     /// In which its commands go.
     var session = ClientSession()
+    /// The latest of the group's revisions that an answer told.
+    var seen = Revision.zero
 }
 
 /// Routes operations to groups' leaders and retries them as far as that is safe.
@@ -130,6 +132,7 @@ public struct ClientRouter: Sendable {
     var ring = SlotTable()
     /// All hosts know sessions, and they are wanted.
     var mayUseSessions = false
+    var mayReadInSession = false
     /// Operations whose group is not known.
     var unrouted = WaitingList()
     /// Groups in which something waits that something else than an answer has to move.
@@ -195,7 +198,8 @@ public struct ClientRouter: Sendable {
         table[place].machine = request.machine
         table[place].consistency = request.consistency
         table[place].boundMilliseconds = request.bound
-        table[place].isSpread = request.consistency == .stale && request.pinned.rawValue == 0
+        let isAnybodys = request.consistency == .stale || request.consistency == .session
+        table[place].isSpread = isAnybodys && request.pinned.rawValue == 0
         table[place].pinned = table[place].isSpread ? HostID(.max) : request.pinned
         switch request.target {
         case .slot(let slot):

@@ -157,7 +157,7 @@ extension HostCore {
                 }
             wait(
                 WaitingRead(call: call, kind: kind), in: replica, consistency: request.consistency,
-                boundMilliseconds: request.bound)
+                bound: request.bound)
         } catch {
             refuse(call, error)
         }
@@ -169,7 +169,7 @@ extension HostCore {
                 request.query, machine: request.machine, slot: request.slot, machines: settings.machines)
             wait(
                 WaitingRead(call: call, kind: .machine(reading)), in: replica, consistency: request.consistency,
-                boundMilliseconds: request.bound)
+                bound: request.bound)
         } catch {
             refuse(call, error)
         }
@@ -201,8 +201,9 @@ extension HostCore {
             in: replica, consistency: request.consistency)
     }
 
+    /// - Parameter bound: as the query has it; nil: it has none.
     func wait(
-        _ read: WaitingRead, in replica: Replica, consistency: Consistency, boundMilliseconds: UInt64 = 0
+        _ read: WaitingRead, in replica: Replica, consistency: Consistency, bound: UInt64? = nil
     ) {
         if case .page = read.kind {
             guard pagesOpen < settings.pagesMax else { return refuse(read.call, overloaded) }
@@ -220,7 +221,7 @@ extension HostCore {
             guard replica.core.role == .leader else { return refuse(read.call, notLeader(replica)) }
         case .linearizableAnywhere:
             guard replica.core.leader != .none else { return refuse(read.call, notLeader(replica)) }
-        case .stale: break
+        case .stale, .session: break
         }
         guard replica.waitingReads < settings.waitingCallsMax else { return refuse(read.call, overloaded) }
         open(read)
@@ -228,8 +229,10 @@ extension HostCore {
         switch consistency {
         case .lease: replica.gatheredByLease.append(read)
         case .stale:
-            let (bound, isBeyond) = boundMilliseconds.multipliedReportingOverflow(by: 1_000_000)
-            replica.gatheredStale.append((read, isBeyond ? .max : bound))
+            let (nanoseconds, isBeyond) = (bound ?? 0).multipliedReportingOverflow(by: 1_000_000)
+            replica.gatheredBounded.append((read, .age(nanoseconds: isBeyond ? .max : nanoseconds)))
+        case .session:
+            replica.gatheredBounded.append((read, .revision(bound.map { Revision($0) } ?? Revision(.max))))
         default: replica.gathered.append(read)
         }
         markReady(replica)
@@ -267,16 +270,18 @@ extension HostCore {
     }
 
     /// Reads that may miss what is newer than their bounds came since the last turn, whose clock was read after they came.
-    /// The replica answers by itself as long as its last round of confirmation began within the bound; else it begins
-    /// another, as for a linearizable read. The clock is its own alone: none of another host's is relied on.
-    func startStaleReads(_ replica: Replica) {
-        let reads = replica.gatheredStale
-        replica.gatheredStale = []
+    /// The replica answers by itself as long as its last round of confirmation began within the bound, or it has come to
+    /// the revision; else it begins another round, as for a linearizable read, which has all that anybody has seen. The
+    /// clock is its own alone: none of another host's is relied on.
+    func startBoundedReads(_ replica: Replica) {
+        let reads = replica.gatheredBounded
+        replica.gatheredBounded = []
         var fresh: [WaitingRead] = []
+        var staleCount: UInt64 = 0
         for (read, bound) in reads {
-            let age = replica.freshAt.map { now.rawValue - $0 }
-            if let age, age <= bound || isPlanted("stale-without-bound") {
+            if isFresh(replica, for: bound) {
                 fresh.append(read)
+                if case .age = bound { staleCount += 1 }
             } else if replica.core.leader != .none {
                 replica.gathered.append(read)
             } else {
@@ -286,12 +291,23 @@ extension HostCore {
             }
         }
         guard !fresh.isEmpty else { return }
-        staleReads += UInt64(fresh.count)
+        staleReads += staleCount
+        sessionReads += UInt64(fresh.count) - staleCount
         let context = replica.nextContext
         replica.nextContext += 1
         replica.readBatches.append(
             Replica.ReadBatch(
                 context: context, index: replica.core.appliedIndex, tick: tickCount, begun: nil, reads: fresh))
+    }
+
+    private func isFresh(_ replica: Replica, for bound: ReadBound) -> Bool {
+        switch bound {
+        case .age(let nanoseconds):
+            guard let since = replica.freshAt else { return false }
+            return now.rawValue - since <= nanoseconds || isPlanted("stale-without-bound")
+        case .revision(let revision):
+            return replica.machine.revision >= revision || isPlanted("session-read-without-bound")
+        }
     }
 
     func confirmReads(_ replica: Replica, context: UInt64, index: LogIndex) {

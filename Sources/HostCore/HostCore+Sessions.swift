@@ -64,7 +64,7 @@ extension HostCore {
         do throws(DecodingFailure) {
             wait(
                 WaitingRead(call: call, kind: .sessions(try SessionQuery(decoding: request.query))), in: replica,
-                consistency: request.consistency, boundMilliseconds: request.bound)
+                consistency: request.consistency, bound: request.bound)
         } catch {
             refuse(call, .invalid("\(error)"))
         }

@@ -66,7 +66,7 @@ extension HostCore {
         // One that does not understand its log is as good as down: the others elect another leader.
         guard replica.stopped == nil else { return }
         dateProposals(of: replica)
-        if !replica.gatheredStale.isEmpty { startStaleReads(replica) }
+        if !replica.gatheredBounded.isEmpty { startBoundedReads(replica) }
         if !replica.gatheredByLease.isEmpty { startLeaseReads(replica) }
         if !replica.gathered.isEmpty { startReads(replica) }
         var rounds = 0
@@ -282,7 +282,7 @@ extension HostCore {
         replica.proposals.removeAll()
         let reads =
             replica.readBatches.flatMap { $0.reads[$0.served...] } + replica.gathered + replica.gatheredByLease
-            + replica.gatheredStale.map(\.read)
+            + replica.gatheredBounded.map(\.read)
         for read in reads {
             close(read)
             effects.replies.append(HostReply(call: read.call, response: .refused(.unavailable(reason))))
@@ -291,7 +291,7 @@ extension HostCore {
         replica.readBatches.removeAll()
         replica.gathered.removeAll()
         replica.gatheredByLease.removeAll()
-        replica.gatheredStale.removeAll()
+        replica.gatheredBounded.removeAll()
         replica.waitingReads = 0
         effects.notices.append("group \(replica.group): replica \(replica.id) stopped: \(reason)")
         updateLiveness(replica)

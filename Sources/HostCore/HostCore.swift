@@ -242,6 +242,8 @@ public final class HostCore {
     public internal(set) var leaseReads: UInt64 = 0
     /// Reads with a bound on their age that were answered without asking anybody.
     public internal(set) var staleReads: UInt64 = 0
+    /// Reads of clients that have seen no more than is here, answered without asking anybody.
+    package internal(set) var sessionReads: UInt64 = 0
     /// Calls answered `overloaded`.
     public internal(set) var overloads: UInt64 = 0
     /// Messages that named a group or replica which is not here.

@@ -90,7 +90,7 @@ final class Replica {
     /// Reads that need not ask the others while there is a lease.
     var gatheredByLease: [WaitingRead] = []
     /// Those that may miss what is newer than so many nanoseconds.
-    var gatheredStale: [(read: WaitingRead, bound: UInt64)] = []
+    var gatheredBounded: [(read: WaitingRead, bound: ReadBound)] = []
     /// What has been applied misses nothing that was acknowledged before this reading of the clock; nil: unknown.
     var freshAt: UInt64?
     var readBatches: Deque<ReadBatch> = []
@@ -245,7 +245,7 @@ final class Replica {
     /// What it is to others: one that stands still leads nobody.
     var role: RaftRole { stopped == nil ? core.role : .follower }
 
-    /// Reads in `gathered`, `gatheredByLease`, `gatheredStale` and `readBatches`.
+    /// Reads in `gathered`, `gatheredByLease`, `gatheredBounded` and `readBatches`.
     var waitingReads = 0
     var waitingCalls: Int { proposals.count + waitingReads }
 
@@ -258,6 +258,12 @@ final class Replica {
 
     /// The store's truth lags the state by this much journal.
     var manifestIndex: LogIndex { view.manifest.header.index }
+}
+
+/// How much a read may miss.
+enum ReadBound {
+    case age(nanoseconds: UInt64)
+    case revision(Revision)
 }
 
 /// A read that waits for consensus to confirm it.

@@ -66,8 +66,8 @@ public struct ExecuteRequest: Message {
 
 /// What a read may miss.
 ///
-/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local, 3 lease, 5 stale (bound: milliseconds). Kept for
-/// later: 4 session (bound: the revision to wait for).
+/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local, 3 lease, 4 session (bound: a revision), 5 stale
+/// (bound: milliseconds). Hosts below feature level 8 don't know 4.
 public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     /// Answered by the leader, which asks a majority first.
     case linearizable = 0
@@ -78,6 +78,9 @@ public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     /// As linearizable, answered by the leader at once while it has a lease: as long as no host's clock runs faster or
     /// slower than hosts are told to expect.
     case lease = 3
+    /// Not before the group's revision `bound`, which the client has seen. Answered by any replica; by one that is that far
+    /// without a word to others. Of what has no bound: as linearizableAnywhere.
+    case session = 4
     /// Misses nothing that was acknowledged `bound` milliseconds before it, or earlier. Answered by any replica; by one
     /// that made sure of its state within that time without a word to others.
     case stale = 5
@@ -85,7 +88,7 @@ public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         let number = try reader.read(UInt8.self)
         guard let known = Consistency(rawValue: number) else {
-            throw DecodingFailure(expected: "a consistency of 0 to 3, or 5", found: "\(number)")
+            throw DecodingFailure(expected: "a consistency of 0 to 5", found: "\(number)")
         }
         self = known
     }
@@ -101,7 +104,7 @@ public struct QueryRequest: Message {
     public var slot: Slot
     public var machine: SubMachineNumber
     public var consistency: Consistency
-    /// Of `stale`: milliseconds. Others don't look at it.
+    /// Of `session`: a revision. Of `stale`: milliseconds. Others don't look at it.
     public var bound: UInt64
     public var query: Bytes
 
@@ -176,6 +179,14 @@ public struct DataResult: Message {
         place.storeBytes(of: 0, toByteOffset: 0, as: UInt8.self)
         place.storeBytes(of: index.rawValue.littleEndian, toByteOffset: 1, as: UInt64.self)
         place.storeBytes(of: revision.rawValue.littleEndian, toByteOffset: 9, as: UInt64.self)
+    }
+
+    /// Of an encoded one, without the rest; nil if it is none.
+    public static func revision(of encoded: Bytes) -> Revision? {
+        encoded.withUnsafeBytes {
+            $0.count < 16
+                ? nil : Revision(UInt64(littleEndian: $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
+        }
     }
 
     @inlinable public init(from reader: inout ByteReader) throws(DecodingFailure) {

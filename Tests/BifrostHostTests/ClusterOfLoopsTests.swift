@@ -48,6 +48,28 @@ import Testing
         await client.close()
     }
 
+    @Test func aClientReadsWhatItWroteAtAnyReplica() async throws {
+        try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
+            let cluster = try await hosts.client()
+            for number in 0..<300 {
+                let (key, value) = (Bytes("k\(number % 7)"), Bytes("\(number)"))
+                let revision = try await cluster.kv.put(key, value)
+                let found = try await cluster.kv.get(key, .session)
+                #expect(found?.value == value && found?.revision == revision)
+            }
+            // Another client's session knows nothing of it, and its own order all the same.
+            let other = try await hosts.client()
+            var last = Revision.zero
+            for _ in 0..<50 {
+                let seen = try await other.kv.get("k0", .session)?.revision ?? .zero
+                #expect(seen >= last)
+                last = seen
+            }
+            await other.close()
+            await cluster.close()
+        }
+    }
+
     @Test func hostsWithOneTwoAndThreeLoopsAreOneClusterAndRestartWithOtherNumbers() async throws {
         try await withHosts(loops: [1, 2, 3], groups: 7, Self.brisk) { hosts in
             try await put("a", 0..<300, on: hosts)
