@@ -61,6 +61,7 @@ public enum ReadConsistency: Hashable, Sendable {
     /// showed, is there, and reads one after the other never go back. What others wrote may be missing, for as long as the
     /// replica that answers is behind. Any replica answers, each in turn; at once if it is that far, else as
     /// `linearizableAt`. Clusters below feature level 8 answer as new. For pages of a whole group: as `linearizableAt`.
+    /// What ended with an unknown outcome it says nothing of: read as new before you decide.
     case session
     /// As stale, by the replica on this host.
     case staleAt(HostID, max: Duration)

@@ -36,9 +36,10 @@ final class BankWorkload: SimulatedWorkload {
         let dice = random.below(100)
         if !isOpen[bank] || dice < 2 { return open(bank) }
         guard dice < 70 else {
-            switch random.below(4) {
+            switch random.below(5) {
             case 0: return holdings(bank, .linearizableAnywhere)
             case 1: return holdings(bank, .lease)
+            case 3: return holdings(bank, .session)
             case 2: return holdings(bank, .stale, bound: UInt32(random.below(2_000)))
             default: return holdings(bank, .linearizable)
             }
@@ -126,7 +127,7 @@ final class BankWorkload: SimulatedWorkload {
         _ bank: Int, _ consistency: Consistency, bound: UInt32 = 0, settles: Bool = false
     ) -> SimulatedRequest {
         let (doneBefore, wasOpen) = (done[bank], isOpen[bank])
-        let isNew = consistency != .stale
+        let isNew = consistency != .stale && consistency != .session
         return SimulatedRequest(Holdings(bank: UInt64(bank)), consistency, bound: bound) { [unowned self] outcome in
             guard case .answer(let found) = outcome else {
                 if case .failure(let failure) = outcome { return "\(failure)" }

@@ -82,8 +82,8 @@ final class SimulatedClient {
     private(set) var links: [SimulatedClientLink] = []
     /// Whoever waits for an operation, by its tag.
     private var waiting: [UInt64: (Result<Bytes, OperationFailure>) -> Void] = [:]
-    /// The latest revisions that it was told, by group.
-    private(set) var seen: [GroupID: Revision] = [:]
+    /// By group: the last entry that was applied in what it was told, and a moment at which that was so, or earlier.
+    private(set) var seen: [GroupID: (index: LogIndex, called: UInt64)] = [:]
     private var nextTag: UInt64 = 1
     /// Commands among the operations, by tag.
     private var commands: [UInt64: Int] = [:]
@@ -159,21 +159,28 @@ final class SimulatedClient {
 
     /// Submits a request, and calls back when it is over.
     ///
-    /// - Parameter number: the operation that a command is.
+    /// - Parameters:
+    ///   - number: the operation that a command is.
+    ///   - called: from when on a read may be as if it had been made; nil: from now on, if it is as new.
     func submit(
         kind: RequestKind, target: RequestTarget, pinned: HostID = HostID(0),
         machine: SubMachineNumber = .keyValue, consistency: Consistency = .linearizable, bound: UInt32 = 0,
         payload: Bytes,
-        nanoseconds: UInt64, number: Int? = nil, _ ended: @escaping (Result<Bytes, OperationFailure>) -> Void
+        nanoseconds: UInt64, number: Int? = nil, called: UInt64? = nil,
+        _ ended: @escaping (Result<Bytes, OperationFailure>) -> Void
     ) {
         let tag = nextTag
         nextTag += 1
         waiting[tag] = ended
         if let number { commands[tag] = number }
         if case .slot(let slot) = target, let group = cluster.map.owner(of: slot) {
+            let isNew = kind == .command || [.linearizable, .linearizableAnywhere, .lease].contains(consistency)
+            let called = called ?? (isNew && kind != .watch ? cluster.now : 0)
             waiting[tag] = { [unowned self] result in
-                if case .success(let bytes) = result, let told = DataResult.revision(of: bytes) {
-                    seen[group] = max(seen[group] ?? .zero, told)
+                if case .success(let bytes) = result, let told = DataResult.index(of: bytes) {
+                    let old = seen[group] ?? (.zero, 0)
+                    // A state behind two others is behind the moments of both.
+                    seen[group] = (max(old.index, told), max(old.called, called))
                 }
                 ended(result)
             }

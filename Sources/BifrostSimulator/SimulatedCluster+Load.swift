@@ -74,7 +74,7 @@ extension SimulatedCluster {
                 ended()
             }
         } else {
-            let reading = drawReading(of: key)
+            let reading = drawReading(of: key, by: client)
             // Not drawn where there are none: earlier seeds mean the same as before.
             if world.plan.scanPercent > 0, world.random.below(100) < world.plan.scanPercent {
                 let tag = Self.tags[Int(keyNumber % 2)]
@@ -90,10 +90,11 @@ extension SimulatedCluster {
                     "client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number),
                     reading.host.rawValue)
             }
-            let seen = client.seen[map.owner(of: slot(of: key)) ?? .meta] ?? .zero
+            let seen = client.seen[map.owner(of: slot(of: key)) ?? .meta]?.index ?? .zero
             client.submit(
                 kind: .query, target: .slot(slot(of: key)), pinned: reading.host, consistency: reading.consistency,
-                bound: reading.bound, payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time
+                bound: reading.bound, payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time,
+                called: reading.called
             ) { [unowned self] result in
                 judge(result, of: key, reading, through: client, seen: seen)
                 if case .success = result, reading.host != HostID(0), !invariants.leads(reading.host, slot(of: key)) {
@@ -114,7 +115,7 @@ extension SimulatedCluster {
         var called: UInt64
     }
 
-    private func drawReading(of key: Bytes) -> Reading {
+    private func drawReading(of key: Bytes, by client: SimulatedClient) -> Reading {
         // A third of the reads goes to some host, leader or not.
         let isPinned = world.random.below(3) == 0
         let owners = map.group(map.owner(of: slot(of: key)) ?? .meta)?.replicas ?? []
@@ -129,8 +130,9 @@ extension SimulatedCluster {
         let isInSession =
             !isByLease && !isStale && world.plan.sessionReadsPercent > 0
             && world.random.below(100) < world.plan.sessionReadsPercent
-        // It may be as old as it likes, as far as time goes: what it must not miss is looked at when it is answered.
-        var called = isInSession ? 0 : now
+        // It may be as old as what its client was told.
+        let group = map.owner(of: slot(of: key)) ?? .meta
+        var called = isInSession ? client.seen[group]?.called ?? 0 : now
         if isStale {
             // It may answer as if it had come so much earlier, by the clock of whoever answers.
             let drift = world.plan.clockDriftMillionths
@@ -146,11 +148,11 @@ extension SimulatedCluster {
     /// A client's reads know what it was told before they began.
     private func judge(
         _ result: Result<Bytes, OperationFailure>, of key: Bytes, _ reading: Reading, through client: SimulatedClient,
-        seen: Revision
+        seen: LogIndex
     ) {
-        guard case .success(let bytes) = result, let told = DataResult.revision(of: bytes) else { return }
+        guard case .success(let bytes) = result, let told = DataResult.index(of: bytes) else { return }
         if reading.consistency == .session, told < seen {
-            fail("reads in a session", "client \(client.place) reads \(key) at revision \(told), and has seen \(seen)")
+            fail("reads in a session", "client \(client.place) reads \(key) at index \(told), and has seen \(seen)")
         }
     }
 
@@ -171,10 +173,11 @@ extension SimulatedCluster {
         let asked = KeyValueScan(
             from: first, end: end, recordsMax: UInt32(1 + world.random.below(12)),
             bytesMax: UInt32(50 + world.random.below(4_000)))
-        let seen = client.seen[map.owner(of: slot(of: tag)) ?? .meta] ?? .zero
+        let seen = client.seen[map.owner(of: slot(of: tag)) ?? .meta]?.index ?? .zero
         client.submit(
             kind: .query, target: .slot(slot(of: tag)), pinned: reading.host, consistency: reading.consistency,
-            bound: reading.bound, payload: KeyValueQuery.scan(asked).encoded(), nanoseconds: nanoseconds
+            bound: reading.bound, payload: KeyValueQuery.scan(asked).encoded(), nanoseconds: nanoseconds,
+            called: reading.called
         ) { [unowned self] result in
             for place in number..<number + mine.count {
                 operations[place].hasEnded = true
@@ -202,7 +205,7 @@ extension SimulatedCluster {
             }
             acknowledged += 1
             guard let next = found.next else { return ended() }
-            scan(tag, from: next, through: client, drawReading(of: tag), nanoseconds: nanoseconds, ended)
+            scan(tag, from: next, through: client, drawReading(of: tag, by: client), nanoseconds: nanoseconds, ended)
         }
     }
 

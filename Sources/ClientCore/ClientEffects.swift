@@ -72,7 +72,7 @@ public struct ClientSend: Sendable {
     public var kind: RequestKind
     public var machine: SubMachineNumber
     public var consistency: Consistency
-    /// Of `stale`: milliseconds. Of `session`: the latest revision that the client has seen of the group.
+    /// Of `stale`: milliseconds. Of `session`: the index of the latest state that the client was told of.
     public var bound: UInt64
     public var group: GroupID
     public var slot: Slot

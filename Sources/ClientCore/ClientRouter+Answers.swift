@@ -69,7 +69,8 @@ extension ClientRouter {
         case .sessionExpired: sessionExpired(place, now: now, into: &effects)
         case .compacted(let oldest):
             end(place, .compacted, "\(refusal)", oldest: oldest, now: now, into: &effects)
-        case .answerNotKept:
+        case .answerNotKept(let index, _):
+            noteSeen(place, index)
             let group = leave(place)
             failUnknown(place, "\(refusal)", into: &effects)
             if let group { pump(group, now: now, into: &effects) }
@@ -128,10 +129,16 @@ extension ClientRouter {
         }
     }
 
-    /// What the caller is told now is what reads in this client's session have to know from here on. Pages say nothing.
+    /// What the caller is told now is what reads in this client's session have to know from here on. All answers begin
+    /// with the index.
     private mutating func noteSeen(_ place: Int, _ body: Bytes) {
+        guard let told = DataResult.index(of: body) else { return }
+        noteSeen(place, told)
+    }
+
+    private mutating func noteSeen(_ place: Int, _ told: LogIndex) {
         let group = Int(table[place].groupIndex)
-        guard group >= 0, table[place].kind != .page, let told = DataResult.revision(of: body) else { return }
+        guard group >= 0 else { return }
         groups[group].seen = max(groups[group].seen, told)
     }
 

@@ -107,8 +107,8 @@ struct GroupState: Sendable {
     var isWaiting = false
     /// In which its commands go.
     var session = ClientSession()
-    /// The latest of the group's revisions that an answer told.
-    var seen = Revision.zero
+    /// Of all answers: the last entry of the group's log that was applied in what they told.
+    var seen = LogIndex.zero
 }
 
 /// Routes operations to groups' leaders and retries them as far as that is safe.

@@ -232,7 +232,7 @@ extension HostCore {
             let (nanoseconds, isBeyond) = (bound ?? 0).multipliedReportingOverflow(by: 1_000_000)
             replica.gatheredBounded.append((read, .age(nanoseconds: isBeyond ? .max : nanoseconds)))
         case .session:
-            replica.gatheredBounded.append((read, .revision(bound.map { Revision($0) } ?? Revision(.max))))
+            replica.gatheredBounded.append((read, .index(bound.map { LogIndex($0) } ?? LogIndex(.max))))
         default: replica.gathered.append(read)
         }
         markReady(replica)
@@ -271,7 +271,7 @@ extension HostCore {
 
     /// Reads that may miss what is newer than their bounds came since the last turn, whose clock was read after they came.
     /// The replica answers by itself as long as its last round of confirmation began within the bound, or it has come to
-    /// the revision; else it begins another round, as for a linearizable read, which has all that anybody has seen. The
+    /// the index; else it begins another round, as for a linearizable read, which has all that anybody has seen. The
     /// clock is its own alone: none of another host's is relied on.
     func startBoundedReads(_ replica: Replica) {
         let reads = replica.gatheredBounded
@@ -305,8 +305,8 @@ extension HostCore {
         case .age(let nanoseconds):
             guard let since = replica.freshAt else { return false }
             return now.rawValue - since <= nanoseconds || isPlanted("stale-without-bound")
-        case .revision(let revision):
-            return replica.machine.revision >= revision || isPlanted("session-read-without-bound")
+        case .index(let index):
+            return replica.core.appliedIndex >= index || isPlanted("session-read-without-bound")
         }
     }
 

@@ -263,7 +263,8 @@ final class Replica {
 /// How much a read may miss.
 enum ReadBound {
     case age(nanoseconds: UInt64)
-    case revision(Revision)
+    /// Applied here.
+    case index(LogIndex)
 }
 
 /// A read that waits for consensus to confirm it.

@@ -66,7 +66,7 @@ public struct ExecuteRequest: Message {
 
 /// What a read may miss.
 ///
-/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local, 3 lease, 4 session (bound: a revision), 5 stale
+/// Numbers on the wire: 0 linearizable, 1 linearizableAnywhere, 2 local, 3 lease, 4 session (bound: a log index), 5 stale
 /// (bound: milliseconds). Hosts below feature level 8 don't know 4.
 public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     /// Answered by the leader, which asks a majority first.
@@ -78,8 +78,8 @@ public enum Consistency: UInt8, Hashable, Sendable, CaseIterable {
     /// As linearizable, answered by the leader at once while it has a lease: as long as no host's clock runs faster or
     /// slower than hosts are told to expect.
     case lease = 3
-    /// Not before the group's revision `bound`, which the client has seen. Answered by any replica; by one that is that far
-    /// without a word to others. Of what has no bound: as linearizableAnywhere.
+    /// Not before the entry `bound` of the group's log was applied: the client was told of that state. Answered by any
+    /// replica; by one that is that far without a word to others. Of what has no bound: as linearizableAnywhere.
     case session = 4
     /// Misses nothing that was acknowledged `bound` milliseconds before it, or earlier. Answered by any replica; by one
     /// that made sure of its state within that time without a word to others.
@@ -104,7 +104,7 @@ public struct QueryRequest: Message {
     public var slot: Slot
     public var machine: SubMachineNumber
     public var consistency: Consistency
-    /// Of `session`: a revision. Of `stale`: milliseconds. Others don't look at it.
+    /// Of `session`: a log index. Of `stale`: milliseconds. Others don't look at it.
     public var bound: UInt64
     public var query: Bytes
 
@@ -182,10 +182,9 @@ public struct DataResult: Message {
     }
 
     /// Of an encoded one, without the rest; nil if it is none.
-    public static func revision(of encoded: Bytes) -> Revision? {
+    public static func index(of encoded: Bytes) -> LogIndex? {
         encoded.withUnsafeBytes {
-            $0.count < 16
-                ? nil : Revision(UInt64(littleEndian: $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
+            $0.count < 16 ? nil : LogIndex(UInt64(littleEndian: $0.loadUnaligned(as: UInt64.self)))
         }
     }
 

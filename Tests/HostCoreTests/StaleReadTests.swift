@@ -101,27 +101,29 @@ import Testing
     @Test func aReplicaAnswersWhoHasSeenNoMoreThanIsHereAndAsksForOthers() throws {
         let (trio, leader, follower) = try trio()
         let host = trio.hosts[follower]
-        func get(_ revision: UInt64, token: UInt64) throws {
-            host.get("k", group: group, .session, bound: revision, token: token)
+        let first = try #require(trio.hosts[leader].result(1)).index.rawValue
+        func get(_ index: UInt64, token: UInt64) throws {
+            host.get("k", group: group, .session, bound: index, token: token)
             try host.turn()
         }
-        try get(1, token: 10)
+        try get(first, token: 10)
         #expect(try value(host, 10) == "1" && host.core.sessionReads == 1)
         trio.cut(follower)
         trio.hosts[leader].put("k", "2", group: group, token: 2)
         try trio.tick(4)
         #expect(trio.hosts[leader].isDone(2))
-        try get(1, token: 11)
+        try get(first, token: 11)
         #expect(try value(host, 11) == "1", "what this client has not seen may be missing")
-        try get(2, token: 12)
+        let second = try #require(trio.hosts[leader].result(2)).index.rawValue
+        try get(second, token: 12)
         #expect(!host.isDone(12) && host.core.sessionReads == 2)
         trio.join(follower)
         try trio.tick(60)
         if host.isDone(12) { #expect(try value(host, 12) == "2") }
-        try get(2, token: 13)
+        try get(second, token: 13)
         #expect(try value(host, 13) == "2")
         // More than anybody has: as new.
-        try get(99, token: 14)
+        try get(999, token: 14)
         #expect(host.answer(14) == nil)
         try trio.tick(3)
         #expect(try value(host, 14) == "2")
