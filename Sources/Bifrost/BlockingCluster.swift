@@ -8,7 +8,7 @@ import Synchronization
 
 /// A connection to a Bifrost cluster whose functions return when their operation has ended.
 ///
-///     let cluster = try BlockingCluster.connect(to: ["127.0.0.1:7000"])
+///     let cluster = try BlockingCluster.connect(to: ["127.0.0.1:7001"])
 ///     try cluster.put("greeting", "hello")
 ///     print(try cluster.get("greeting")?.value.string ?? "nothing")
 ///     cluster.close()

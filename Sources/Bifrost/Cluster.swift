@@ -12,7 +12,7 @@ import Synchronization
 
 /// A connection to a Bifrost cluster.
 ///
-///     let cluster = try await Cluster.connect(to: ["127.0.0.1:7000"])
+///     let cluster = try await Cluster.connect(to: ["127.0.0.1:7001"])
 ///     let revision = try await cluster.kv.put("greeting", "hello")
 ///     let found = try await cluster.kv.get("greeting")
 ///     await cluster.close()

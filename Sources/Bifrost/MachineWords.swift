@@ -9,11 +9,14 @@
 @_exported public import struct Primitives.SubMachineNumber
 @_exported public import struct StateMachines.Done
 @_exported public import protocol StateMachines.MachineCommand
+@_exported public import struct StateMachines.MachineCommandNumber
 @_exported public import struct StateMachines.MachineContext
 @_exported public import struct StateMachines.MachineFailure
 @_exported public import protocol StateMachines.MachineEvent
 @_exported public import protocol StateMachines.MachineQuery
+@_exported public import struct StateMachines.MachineRecord
 @_exported public import struct StateMachines.MachineView
+@_exported public import struct StateMachines.RegistrationFailure
 @_exported public import struct StateMachines.ScheduledCommand
 @_exported public import protocol StateMachines.StateMachine
 @_exported public import struct StateMachines.StateMachineRegistry

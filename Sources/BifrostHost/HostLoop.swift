@@ -145,7 +145,7 @@ final class HostLoop: @unchecked Sendable {
         case .removed(let group): core.replicaRemoved(group: group)
         case .snapshotTaken(let group, let after, let isLast):
             core.snapshotTaken(group: group, after: after, isLast: isLast)
-        case .snapshotInstalled(let group): core.snapshotInstalled(group: group)
+        case .snapshotInstalled(let group, let machines): core.snapshotInstalled(group: group, machines: machines)
         case .snapshotFailed(let group, let why): core.snapshotFailed(group: group, why)
         case .damaged(let job, let what):
             shell.logger.error("what a replica has on disk is damaged", metadata: ["error": "\(what)"])

@@ -479,10 +479,10 @@ extension SimulatedHost: StoreJobRunner {
                 loop.core.snapshotTaken(group: group, after: after, isLast: isLast)
                 loop.scheduleTurn()
             }
-        case .snapshotInstalled(let group):
+        case .snapshotInstalled(let group, let machines):
             loop.execute(after: delay, "host %h: a snapshot of group %b is installed", UInt64(group.rawValue)) {
                 [unowned loop] in
-                loop.core.snapshotInstalled(group: group)
+                loop.core.snapshotInstalled(group: group, machines: machines)
                 loop.scheduleTurn()
             }
         case .snapshotFailed(let group, let why):

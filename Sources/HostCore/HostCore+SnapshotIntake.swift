@@ -2,6 +2,7 @@
 
 package import Primitives
 import RaftCore
+import StateMachines
 import Storage
 
 /// A state that a replica gets from another.
@@ -216,8 +217,16 @@ extension HostCore {
 
     /// The replica's manifest is the snapshot's: it is restored from the disk as at a start, and comes back through
     /// `install`.
-    package func snapshotInstalled(group: GroupID) {
+    ///
+    /// - Parameter machines: of which it has records. Those that this host does not have are said once.
+    package func snapshotInstalled(group: GroupID, machines: [SubMachineNumber]) {
         guard let replica = replica(of: group) else { return }
+        for machine in machines where machine >= .firstOfUsers && !settings.machines.has(machine) {
+            guard replica.machinesMissed.insert(machine).inserted else { continue }
+            effects.notices.append(
+                "group \(group): the state has records of state machine \(machine), which this host does not have: they "
+                    + "are kept")
+        }
         // Its configuration is in the manifest that it has now.
         effects.births.append(
             ReplicaBirth(group: group, replica: replica.id, configuration: Configuration(voters: [])))

@@ -167,6 +167,8 @@ final class Replica {
     var campaignTick: UInt64 = 0
     /// As the meta group's leader: the first map is proposed.
     var hasProposedMap = false
+    /// Users' machines that this host does not have, and that snapshots had records of: it was said already.
+    var machinesMissed: Set<SubMachineNumber> = []
     /// Told to the journal as superfluous already.
     var discarded: LogIndex = .zero
     var logTime = LogTimeClock()

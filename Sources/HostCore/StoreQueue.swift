@@ -88,11 +88,14 @@ package final class SnapshotIntakes<Storage: Disk>: @unchecked Sendable {
         return (after, progress.isComplete)
     }
 
-    fileprivate func install(_ replica: ReplicaID, _ stand: (name: UInt64, sequence: UInt64)) throws -> Manifest {
+    fileprivate func install(_ replica: ReplicaID, _ stand: (name: UInt64, sequence: UInt64)) throws -> (
+        Manifest, machines: [SubMachineNumber]
+    ) {
         guard let installer = intakes.removeValue(forKey: replica) else {
             throw DecodingFailure(expected: "a whole snapshot", found: "none")
         }
-        return try installer.finish(journal: stand.name, journalSequence: stand.sequence)
+        let manifest = try installer.finish(journal: stand.name, journalSequence: stand.sequence)
+        return (manifest, installer.machines.sorted())
     }
 
     fileprivate func index(_ replica: ReplicaID) -> LogIndex? { intakes[replica]?.snapshot.index }
@@ -103,7 +106,8 @@ package final class SnapshotIntakes<Storage: Disk>: @unchecked Sendable {
 /// What became of a job of the store.
 package enum StoreOutcome: Sendable {
     case snapshotTaken(GroupID, after: Bytes, isLast: Bool)
-    case snapshotInstalled(GroupID)
+    /// The machines that the snapshot had records of, ascending.
+    case snapshotInstalled(GroupID, machines: [SubMachineNumber])
     /// Nothing of it is left.
     case snapshotFailed(GroupID, String)
     case removed(GroupID)
@@ -197,8 +201,9 @@ extension StoreJobRunner {
         case .installSnapshot(let group, let replica):
             try orTell(entry, group, replica) {
                 if let index = intakes.index(replica) { installing(replica, at: index) }
-                installed(try intakes.install(replica, journalStand))
-                ended(entry, .snapshotInstalled(group))
+                let (manifest, machines) = try intakes.install(replica, journalStand)
+                installed(manifest)
+                ended(entry, .snapshotInstalled(group, machines: machines))
             }
         case .dropSnapshot(_, let replica): intakes.drop(replica)
         case .removeReplica(let group, let replica):

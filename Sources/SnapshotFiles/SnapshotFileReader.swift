@@ -11,6 +11,8 @@ public struct SnapshotFileReader {
     public private(set) var soundBytes: UInt64
     public private(set) var pieces: UInt64 = 0
     public private(set) var digest = StateDigest()
+    /// Records so far, by the sub state machines that they belong to.
+    public private(set) var recordsOfMachines: [SubMachineNumber: UInt64] = [:]
     /// Where the next piece begins, a sort key; empty: with the first record. Nil: the last piece was there.
     private var position: Bytes? = Bytes()
     /// Set when all was read and found whole.
@@ -125,6 +127,7 @@ public struct SnapshotFileReader {
         }
         guard piece.after == position else { throw damage("the piece behind the one before", "another") }
         piece.add(to: &digest)
+        piece.count(into: &recordsOfMachines)
         guard digest.records <= head.description.records else {
             throw damage("\(head.description.records) records", "more")
         }

@@ -45,6 +45,8 @@ public struct StateMachineRegistry: Sendable {
     /// All commands, ascending: what a host tells others that it can apply.
     public private(set) var commandNumbers: [MachineCommandNumber] = []
 
+    public func has(_ machine: SubMachineNumber) -> Bool { machines.contains { $0.number == machine } }
+
     /// None.
     public init() {}
 

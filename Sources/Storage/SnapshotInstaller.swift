@@ -44,6 +44,9 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
     private var position = Bytes()
     private var isComplete = false
     private var hasEnded = false
+    /// Sub state machines of which it has had records that are not deleted.
+    public private(set) var machines: Set<SubMachineNumber> = []
+    private var lastMachine: SubMachineNumber?
 
     /// Begins. Memory: 10 bits for each record, some hundredth of the records for the index, and one transaction.
     ///
@@ -93,6 +96,10 @@ public final class SnapshotInstaller<Storage: Disk>: @unchecked Sendable {
         do {
             try piece.forEach(behind: position) { record in
                 try writer.add(record)
+                if record.machine != lastMachine, !record.isTombstone {
+                    machines.insert(record.machine)
+                    lastMachine = record.machine
+                }
                 if pending.bytes + writer.completeBytes
                     >= store.settings.transactionBytesMax - Chunk.bytesMax
                 {

@@ -211,6 +211,20 @@ public struct ReceivedPiece: Sendable {
     /// Takes all its records into a digest.
     public func add(to digest: inout StateDigest) { forEach(behind: Bytes()) { digest.add($0) } }
 
+    /// Adds how many records each sub state machine has in it. Those of one mostly stand together.
+    public func count(into counts: inout [SubMachineNumber: UInt64]) {
+        var machine: SubMachineNumber?
+        var records: UInt64 = 0
+        forEach(behind: Bytes()) { record in
+            if record.machine != machine {
+                if let machine { counts[machine, default: 0] += records }
+                (machine, records) = (record.machine, 0)
+            }
+            records += 1
+        }
+        if let machine { counts[machine, default: 0] += records }
+    }
+
     /// All its records, copied out.
     public var records: [Record] {
         var records: [Record] = []

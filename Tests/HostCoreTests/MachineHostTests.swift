@@ -135,6 +135,72 @@ import Testing
         #expect(trio.hosts[2].refusal(4) != nil)
     }
 
+    /// Its state goes through the host without the machine to one that has it.
+    @Test func whoGetsAStateOfAMachineThatItDoesNotHaveSaysSoOnceAndKeepsIt() throws {
+        let machines = try StateMachineRegistry([Bank.self])
+        let trio = try Trio(machines: machines, unaware: [2]) {
+            // Journals wait for nobody.
+            $0.journalBytesForLaggards = 1
+            $0.memtableBytesTrigger = 4_000
+            $0.raft.appendBytesMax = 500
+        }
+        func write(_ count: Int, at place: Int) throws {
+            for number in 0..<count {
+                trio.hosts[place].core.journalBytes = 2
+                trio.hosts[place].put(
+                    "key \(number)", String(repeating: "state ", count: 20), group: group, token: UInt64(1_000 + number)
+                )
+                try trio.tick()
+            }
+            try trio.tick(100)
+        }
+        let unaware = trio.hosts[2]
+        let words = "group 1: the state has records of state machine 1024, which this host does not have: they are kept"
+        trio.cut(2)
+        let place = try trio.leader()
+        try trio.tick(3)
+        submit(OpenBank(bank: 1), at: trio.hosts[place], in: group, token: 1)
+        try trio.tick(3)
+        guard case .answer = try outcome(trio.hosts[place], 1) else {
+            Issue.record("not opened: \(String(describing: trio.hosts[place].answer(1)))")
+            return
+        }
+        try write(200, at: place)
+        #expect(trio.hosts[place].inspection(of: group)?.base ?? .zero > unaware.inspection(of: group)?.last ?? .zero)
+        #expect(!unaware.notices.contains(words))
+        trio.join(2)
+        try trio.tick(400)
+        #expect(unaware.inspection(of: group)?.isStopped == false)
+        #expect(unaware.notices.count { $0 == words } == 1)
+        // Once more, of all that there is.
+        unaware.core.stateDamaged(group: group, "a test")
+        try trio.tick(400)
+        #expect(unaware.notices.count { $0.contains("goes on from a snapshot") } == 2)
+        #expect(unaware.notices.count { $0 == words } == 1)
+
+        // It leads, and one whose state is damaged gets what it has.
+        var leader = place
+        for _ in 0..<20 where leader != 2 {
+            trio.cut(leader)
+            let next = try trio.leader()
+            trio.join(leader)
+            try trio.tick(5)
+            leader = next
+        }
+        try #require(leader == 2)
+        let aware = trio.hosts[0]
+        aware.core.stateDamaged(group: group, "a test")
+        try trio.tick(400)
+        #expect(aware.notices.contains { $0.contains("goes on from a snapshot") })
+        #expect(!aware.notices.contains { $0.contains("does not have: they are kept") })
+        query(1, at: aware, in: group, .local, token: 2)
+        try trio.tick(2)
+        let found = try holdings(aware, 2)
+        #expect(found.total == Bank.opening * Int64(Bank.accounts))
+        let states = trio.hosts.map { $0.inspection(of: group) }
+        #expect(Set(states.map { $0?.digest }).count == 1 && Set(states.map { $0?.applied }).count == 1)
+    }
+
     @Test func aWordThatIsLostIsAskedForAgain() throws {
         let trio = try trio()
         let leader = trio.hosts[try trio.leader()]

@@ -291,7 +291,8 @@ extension TestHost: StoreJobRunner {
         case .removed(let group): core(of: group).replicaRemoved(group: group)
         case .snapshotTaken(let group, let after, let isLast):
             core(of: group).snapshotTaken(group: group, after: after, isLast: isLast)
-        case .snapshotInstalled(let group): core(of: group).snapshotInstalled(group: group)
+        case .snapshotInstalled(let group, let machines):
+            core(of: group).snapshotInstalled(group: group, machines: machines)
         case .snapshotFailed(let group, let why):
             core(of: group).snapshotFailed(group: group, why)
             notices.append(why)

@@ -91,9 +91,35 @@ extension IntegrationTests {
                     (#"{"then": [{"op": "put", "key": 1, "value": ""}]}"#, #""then", 1, "key""#),
                     (#"{"then": [{"op": "get"}]}"#, #""key" is missing"#),
                     (#"{"then": [{"op": "get", "keyBase64": "?"}]}"#, "no base 64"),
+                    (#"{"then": [{"op": "put", "key": "a", "value": "", "ttl": "soon"}]}"#, #"found "soon""#),
+                    (#"{"then": [{"op": "put", "key": "a", "value": "", "ttl": "25h"}]}"#, "at most 24h"),
+                    (#"{"else": [{"op": "get", "key": "a", "ttl": "1s"}]}"#, #""else", 1: "ttl" goes with put"#),
+                    (#"{"then": [{"op": "put", "key": "a", "value": "", "ttl": 90}]}"#, #""then", 1, "ttl""#),
                 ] {
                     try await cluster.bifrost("txn", "-", input: Array(input.utf8)).expect(65, saying: message)
                 }
+            }
+        }
+
+        @Test func whatATransactionPutsForATimeIsGoneBehindIt() async throws {
+            try await withCluster { cluster in
+                let puts = """
+                    {"then": [{"op": "put", "key": "{l}short", "value": "1", "ttl": "300ms"},
+                              {"op": "put", "key": "{l}long", "value": "2", "ttl": "1h"},
+                              {"op": "put", "key": "{l}stays", "value": "3"}]}
+                    """
+                let done = try await cluster.bifrost("txn", "-", "--json", input: Array(puts.utf8))
+                done.expect(0)
+                let revision = try #require(try done.json()["revision"] as? Int)
+                let words = ["--after", "\(revision - 1)", "--limit", "4", "--prefix", "{l}"]
+                let watched = try await cluster.local.command(
+                    ["watch", "--connect", cluster.local.addresses] + words, limit: .seconds(180))
+                watched.expect(0)
+                let last = watched.text.split(separator: "\n").last ?? ""
+                #expect(last.contains("expired") && last.contains("{l}short"), "\(watched.text)")
+                try await cluster.bifrost("get", "{l}short").expect(1)
+                #expect(try await cluster.bifrost("get", "{l}long").text == "2")
+                #expect(try await cluster.bifrost("get", "{l}stays").text == "3")
             }
         }
 

@@ -92,7 +92,10 @@ extension IntegrationTests {
                 let found = try #require(try inspected.json()["groups"] as? [[String: Any]])
                 #expect(found.map { $0["digest"] as? String } == groups.map { $0["digest"] as? String })
                 #expect(found.allSatisfy { $0["problem"] == nil })
-                try await snapshot(cluster, "inspect", save + "/group-2.state").expect(0)
+                let one = try await snapshot(cluster, "inspect", save + "/group-2.state")
+                one.expect(0)
+                let text = try await snapshot(cluster, "inspect", save).text
+                try expectMachines(found, try inspected.json(), lines: [text, one.text])
 
                 // Another cluster, of four hosts.
                 try await withHosts(4) { other in
@@ -149,6 +152,28 @@ extension IntegrationTests {
                     _ = try await other.waitForStatus(0)
                 }
             }
+        }
+
+        /// Each group's records are those of its machines, and all together are said in words.
+        private func expectMachines(_ groups: [[String: Any]], _ whole: [String: Any], lines: [String]) throws {
+            var sums: [Int: Int] = [:]
+            for group in groups {
+                let machines = try #require(group["machines"] as? [[String: Any]])
+                let counts = machines.compactMap { $0["records"] as? Int }
+                #expect(counts.reduce(0, +) == group["records"] as? Int)
+                for machine in machines {
+                    sums[try #require(machine["machine"] as? Int), default: 0] += machine["records"] as? Int ?? 0
+                }
+                let isMeta = group["group"] as? Int == 0
+                #expect(machines.contains { $0["name"] as? String == (isMeta ? "map" : "keys and values") })
+            }
+            // 3,000 lines and 8 counters, which some writer has a session for.
+            #expect(sums[1] == 3_008 && sums[2] ?? 0 > 0 && sums[3] ?? 0 > 0, "\(sums)")
+            let all = try #require(whole["machines"] as? [[String: Any]])
+            #expect(all.compactMap { $0["machine"] as? Int } == sums.keys.sorted())
+            #expect(all.compactMap { $0["records"] as? Int } == sums.sorted { $0.key < $1.key }.map(\.value))
+            #expect(lines[0].contains("records of state machines: 1 (keys and values) 3,008, 2 (map) "), "\(lines[0])")
+            #expect(lines[1].hasPrefix("records of state machines: 1 (keys and values) "), "\(lines[1])")
         }
 
         @Test func whatIsDamagedUnfinishedOrNotEmptyMakesNoCluster() async throws {

@@ -4,9 +4,25 @@ import Foundation
 import Primitives
 import Ring
 import SnapshotFiles
+import StateMachines
 import Storage
 
 struct SaveReport: Encodable {
+    /// Records of one sub state machine.
+    struct Machine: Encodable {
+        var machine: UInt16
+        /// Of Bifrost's own; users' have none here.
+        var name: String?
+        var records: UInt64
+
+        /// Ascending by number.
+        static func list(_ counts: [SubMachineNumber: UInt64]) -> [Machine] {
+            counts.sorted { $0.key < $1.key }.map {
+                Machine(machine: $0.key.rawValue, name: $0.key.ownName, records: $0.value)
+            }
+        }
+    }
+
     struct Group: Encodable {
         var group: UInt32
         var index: UInt64
@@ -24,8 +40,11 @@ struct SaveReport: Encodable {
         var host: UInt64
         var saved: String
         var problem: String?
+        /// Whose records it has; nil: they were not looked through, or can't be.
+        var machines: [Machine]?
 
-        init(_ saved: SavedGroup, problem: String?) {
+        init(_ saved: SavedGroup, problem: String?, machines counts: [SubMachineNumber: UInt64]? = nil) {
+            machines = counts.map(Machine.list)
             let description = saved.description
             group = description.group.rawValue
             index = description.index.rawValue
@@ -61,12 +80,17 @@ struct SaveReport: Encodable {
     var seconds: Double?
     /// Records that earlier runs had brought.
     var recordsKept: UInt64?
+    /// Over all groups that are sound; nil: not looked through.
+    var machines: [Machine]?
     var groups: [Group]
 
     init(
-        _ saved: SavedCluster, _ directory: String, problems: [GroupID: String] = [:], seconds: Double? = nil,
-        kept: UInt64? = nil
+        _ saved: SavedCluster, _ directory: String, problems: [GroupID: String] = [:],
+        machines counts: [GroupID: [SubMachineNumber: UInt64]]? = nil, seconds: Double? = nil, kept: UInt64? = nil
     ) {
+        machines = counts.map {
+            Machine.list($0.values.reduce(into: [:]) { sum, counts in sum.merge(counts) { $0 + $1 } })
+        }
         self.directory = directory
         cluster = saved.map.cluster.description
         whole = saved.isWhole
@@ -76,7 +100,7 @@ struct SaveReport: Encodable {
         ringEpoch = saved.map.ring.epoch.rawValue
         began = Self.time(saved.beganMilliseconds)
         ended = Self.time(saved.endedMilliseconds)
-        groups = saved.groups.map { Group($0, problem: problems[$0.group]) }
+        groups = saved.groups.map { Group($0, problem: problems[$0.group], machines: counts?[$0.group]) }
         records = groups.reduce(0) { $0 &+ $1.records }
         bytes = groups.reduce(0) { $0 &+ $1.bytes }
         self.seconds = seconds
@@ -94,7 +118,16 @@ struct SaveReport: Encodable {
             let kept = recordsKept > 0 ? ", \(HumanText.grouped(recordsKept)) records of earlier runs" : ""
             lines.append("saved into \(directory) in \(HumanText.fixed(seconds, 2)) s\(kept)")
         }
+        if let machines { lines.append(Self.text(machines)) }
         try Output.line((lines + [Self.table(groups)]).joined(separator: "\n"))
+    }
+
+    /// `records of state machines: 1 (keys and values) 500, 1024 12`
+    static func text(_ machines: [Machine]) -> String {
+        let words = machines.map {
+            "\($0.machine)\($0.name.map { " (\($0))" } ?? "") \(HumanText.grouped($0.records))"
+        }
+        return "records of state machines: " + (words.isEmpty ? "none" : words.joined(separator: ", "))
     }
 
     static func table(_ groups: [Group]) -> String {
@@ -115,5 +148,18 @@ struct SaveReport: Encodable {
         // What no clock says is shown as the latest time that there is.
         let seconds = min(milliseconds / 1_000, 253_402_300_799)
         return Date(timeIntervalSince1970: Double(seconds)).ISO8601Format()
+    }
+}
+
+extension SubMachineNumber {
+    /// What Bifrost's own machines are; nil of those of users.
+    fileprivate var ownName: String? {
+        switch self {
+        case .keyValue: "keys and values"
+        case .meta: "map"
+        case .sessions: "sessions"
+        case .deadlines: "deadlines"
+        default: nil
+        }
     }
 }

@@ -16,7 +16,8 @@ struct Simulate: AsyncParsableCommand {
             step is checked, and each history of operations is checked to be linearizable.
 
             PROFILES: safety has many short faults at once; liveness has few, long ones with calm between them, in which \
-            everything must work again; rot damages one host's disks.
+            everything must work again; rot damages one host's disks; in membership \
+            replicas, groups and hosts come, move and go, and hosts are upgraded.
 
             Before the seeds of the command line, all that ever failed are run again (--no-corpus leaves them out). At \
             the first violation it stops with exit code 1, and says the seed, the rule, the last 50 events, and the line \

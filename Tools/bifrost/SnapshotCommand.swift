@@ -173,7 +173,8 @@ struct SnapshotInspect: AsyncParsableCommand {
         commandName: "inspect", abstract: "Reads a save, or one file of it, through and says what is in it.",
         discussion: """
             Every checksum and every digest is looked at. Damage is named, with the file, the place in it, what was \
-            expected and what came, and ends with exit code 65. No host is asked.
+            expected and what came, and ends with exit code 65. No host is asked. Which state machines the records \
+            belong to is said by their numbers: hosts that start with it need users' machines among them.
 
             EXAMPLES:
               bifrost snapshot inspect backup/2026-11-27
@@ -195,16 +196,19 @@ struct SnapshotInspect: AsyncParsableCommand {
         let saved = try SaveDirectory.list(of: path)
         let meter = ProgressMeter(verb: "inspect", total: UInt64(saved.groups.count), isShown: progress.isShown)
         var problems: [GroupID: String] = [:]
+        var machines: [GroupID: [SubMachineNumber: UInt64]] = [:]
         for (done, group) in saved.groups.enumerated() {
             do throws(ToolError) {
-                try SaveDirectory.verify(group, of: saved, in: path) { meter.add(records: $0, bytes: $1) }
+                machines[group.group] = try SaveDirectory.verify(group, of: saved, in: path) {
+                    meter.add(records: $0, bytes: $1)
+                }
             } catch {
                 problems[group.group] = error.message
             }
             meter.set(done: UInt64(done + 1))
         }
         meter.finish()
-        try SaveReport(saved, path, problems: problems).show(asJSON: common.json)
+        try SaveReport(saved, path, problems: problems, machines: machines).show(asJSON: common.json)
         guard let first = saved.groups.compactMap({ problems[$0.group] }).first else { return }
         throw ToolError(
             .badData,
@@ -218,21 +222,23 @@ struct SnapshotInspect: AsyncParsableCommand {
             return SaveReport.Group(
                 SavedGroup(
                     host: reader.head.host, savedMilliseconds: reader.head.savedMilliseconds, bytes: bytes,
-                    digest: end.digest, description: reader.head.description), problem: nil)
+                    digest: end.digest, description: reader.head.description), problem: nil,
+                machines: reader.recordsOfMachines)
         }
         if common.json { return try Output.json(report) }
-        try Output.line(SaveReport.table([report]))
+        try Output.line(SaveReport.text(report.machines ?? []) + "\n" + SaveReport.table([report]))
     }
 }
 
 extension SaveDirectory {
-    /// Reads a group's file through, and holds it against the list.
+    /// Reads a group's file through, and holds it against the list. Returns how many records each machine has.
+    @discardableResult
     static func verify(
         _ group: SavedGroup, of saved: SavedCluster, in directory: String,
         _ passed: (_ records: Int, _ bytes: Int) -> Void = { _, _ in }
-    ) throws(ToolError) {
+    ) throws(ToolError) -> [SubMachineNumber: UInt64] {
         let name = directory + "/" + group.fileName
-        try read(name) { reader, bytes in
+        return try read(name) { reader, bytes in
             try saved.check(reader.head, of: group, file: name)
             var before: UInt64 = 0
             while let (_, piece) = try reader.nextWithBytes() {
@@ -240,6 +246,7 @@ extension SaveDirectory {
                 before = reader.digest.records
             }
             try saved.check(try reader.finish(), of: group, bytes: bytes, file: name)
+            return reader.recordsOfMachines
         }
     }
 }

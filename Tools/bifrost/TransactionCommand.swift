@@ -18,15 +18,17 @@ struct Transaction: AsyncParsableCommand {
             All of it takes effect at one revision, and no other write comes between.
 
             A condition names a key and a test: absent, present; revision, olderThan, newerThan with "revision"; \
-            value, otherThan with "value". An operation is put with "value", delete or get. What is no text goes \
-            into "keyBase64" and "valueBase64".
+            value, otherThan with "value". An operation is put with "value", delete or get. A put with "ttl", such as \
+            "90s", lets the key end by itself, as put --ttl does. What is no text goes into "keyBase64" and \
+            "valueBase64".
 
             Exit code 0: the conditions held. 1: they did not. 2: the outcome is unknown.
 
             EXAMPLES:
               bifrost txn transfer.json
               echo '{"if": [{"key": "{a}x", "test": "absent"}],
-                     "then": [{"op": "put", "key": "{a}x", "value": "1"}, {"op": "put", "key": "{a}y", "value": "2"}],
+                     "then": [{"op": "put", "key": "{a}x", "value": "1", "ttl": "90s"},
+                              {"op": "put", "key": "{a}y", "value": "2"}],
                      "else": [{"op": "get", "key": "{a}x"}]}' | bifrost txn -
             """)
 
@@ -133,12 +135,13 @@ enum TransactionFile {
         var keyBase64: String?
         var value: String?
         var valueBase64: String?
+        var ttl: String?
     }
 
     private static let fields: [String: Set<String>] = [
         "if": ["key", "keyBase64", "test", "revision", "value", "valueBase64"],
-        "then": ["op", "key", "keyBase64", "value", "valueBase64"],
-        "else": ["op", "key", "keyBase64", "value", "valueBase64"],
+        "then": ["op", "key", "keyBase64", "value", "valueBase64", "ttl"],
+        "else": ["op", "key", "keyBase64", "value", "valueBase64", "ttl"],
     ]
 
     static func transaction(in data: Data, named name: String) throws(ToolError) -> KeyValueTransaction {
@@ -219,6 +222,14 @@ enum TransactionFile {
         }
     }
 
+    /// 0: for ever.
+    private static func timeToLiveMillis(_ text: String?, _ place: String) throws -> UInt64 {
+        guard let text else { return 0 }
+        do { return try TimeSpan(parsing: text).duration.timeToLiveMillis } catch let error as ValidationError {
+            throw ToolError(.badData, "\(place): \"ttl\": \(error.message), found \"\(text)\"")
+        }
+    }
+
     private static func condition(
         _ condition: Condition, _ place: String
     ) throws -> KeyValueTransaction.Condition {
@@ -262,13 +273,18 @@ enum TransactionFile {
     ) throws -> KeyValueTransaction.Operation {
         let key = try bytes(operation.key, operation.keyBase64, "key", place)
         if operation.op == "put" {
-            return .put(key: key, value: try bytes(operation.value, operation.valueBase64, "value", place))
+            return .put(
+                key: key, value: try bytes(operation.value, operation.valueBase64, "value", place),
+                timeToLiveMillis: try timeToLiveMillis(operation.ttl, place))
         }
         guard operation.op == "delete" || operation.op == "get" else {
             throw ToolError(.badData, "\(place): expected the op put, delete or get, found \"\(operation.op)\"")
         }
         guard operation.value == nil, operation.valueBase64 == nil else {
             throw ToolError(.badData, "\(place): \"\(operation.op)\" has no value")
+        }
+        guard operation.ttl == nil else {
+            throw ToolError(.badData, "\(place): \"ttl\" goes with put, not with \(operation.op)")
         }
         return operation.op == "delete" ? .delete(key: key) : .get(key: key)
     }

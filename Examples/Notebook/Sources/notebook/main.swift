@@ -8,7 +8,9 @@ let cluster = try await isAddress ? Cluster.connect(to: [place]) : Cluster.open(
 
 // Keys with the same part in braces live together: they can be read, changed and watched together.
 let bread = try await cluster.kv.put("{notes}/bread", "a loaf")
-try await cluster.kv.put("{notes}/milk", "two bottles")
+let same = [KeyValueTransaction.Condition("{notes}/bread", .revision(bread))]
+let milk = try await cluster.kv.transaction(if: same, then: [.put(key: "{notes}/milk", value: "two bottles")])
+print(milk.holds ? "milk, too" : "somebody else wrote about bread")
 
 if let found = try await cluster.kv.get("{notes}/bread") { print("bread: \(found.value)") }
 for try await note in cluster.kv.scan(prefix: "{notes}/") { print("\(note.key) = \(note.value)") }

@@ -1,0 +1,30 @@
+// The words of other modules that signatures here mention: what a program writes, reads and asks for with nothing
+// imported but this module. Bytes, revisions and their like stand in ClusterOptions, machines' words in MachineWords.
+@_exported public import struct Messages.HostUpkeep
+@_exported public import struct Messages.PageRecord
+@_exported public import struct Messages.PageResult
+@_exported public import struct Messages.RecordPosition
+@_exported public import enum Messages.Refusal
+@_exported public import enum Messages.ReplicaRole
+@_exported public import struct Messages.ReplicaStatus
+@_exported public import struct Primitives.ClusterID
+@_exported public import struct Primitives.Epoch
+@_exported public import struct Primitives.Incarnation
+@_exported public import struct Primitives.LogIndex
+@_exported public import struct Primitives.ReplicaID
+@_exported public import struct Primitives.SessionID
+@_exported public import struct Primitives.Slot
+@_exported public import struct Primitives.Term
+@_exported public import protocol RPC.InProcessHost
+@_exported public import struct RPC.NetworkAddress
+@_exported public import struct Ring.GroupRecord
+@_exported public import struct Ring.HostRecord
+@_exported public import enum Ring.HostState
+@_exported public import struct Ring.ReplicaRecord
+@_exported public import struct Ring.SlotTable
+@_exported public import enum StateMachines.KeyValueReading
+@_exported public import struct StateMachines.KeyValueScanPage
+@_exported public import struct StateMachines.KeyValueTransaction
+@_exported public import struct StateMachines.SessionPage
+@_exported public import struct StateMachines.SessionQuery
+@_exported public import struct StateMachines.SessionStanding
