@@ -177,6 +177,10 @@ extension HostCore {
             return refuse(call, .invalid("sub state machine \(request.machine) is not watched in this version"))
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        // Nobody would ever be told anything.
+        guard
+            request.machine == .keyValue || settings.machines.machines.contains(where: { $0.number == request.machine })
+        else { return refuse(call, .invalid("host \(host) has no state machine \(request.machine)")) }
         guard watchesOpen < settings.watchesMax else {
             counts.watchesTurnedDown += 1
             return refuse(call, overloaded)

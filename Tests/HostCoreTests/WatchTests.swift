@@ -64,6 +64,11 @@ import Testing
         try trio.tick(60)
         let found = try told(host, 1)
         #expect(found.changes == [] && found.through == Revision(3))
+        // One of a machine that the host does not have would wait for ever.
+        watch(host, WatchRange(after: .zero, waitMillis: 1_000, key: "k"), machine: SubMachineNumber(4_711), token: 40)
+        try trio.tick(1)
+        guard case .invalid(let why)? = host.refusal(40) else { throw Refusal.invalid("it waits") }
+        #expect(why.contains("no state machine 4711"))
         // The next one begins there, and misses nothing.
         watch(host, WatchRange(after: found.through, waitMillis: 10_000, key: "k"), token: 2)
         host.put("k", "v", group: group, token: 3)

@@ -12,7 +12,7 @@ struct Dev: AsyncParsableCommand {
         discussion: """
             The hosts listen on 127.0.0.1, ports 7001 to 7003, where all commands look without flags. The first run makes \
             the cluster; later ones go on with what is there. Hosts are processes of their own, with their logs beside \
-            their data, and end with this command.
+            their data, and end with this command, which ends when one of them does.
 
             When the cluster serves it prints one line on standard output:
 

@@ -54,8 +54,8 @@ struct Watch: AsyncParsableCommand {
             hosts end. Goes on until Ctrl-C, or --limit.
 
             A line is a word, a key and a value, with tabs between, \\t, \\n, \\r, \\0 and \\\\ within: present (it was there), \
-            put, deleted, expired, and ready: all that was there is told. With --json one object per line; "resume" of \
-            the last one is what --after takes.
+            put, deleted, expired, and ready: all that was there is told. With --json one object per line, and now and \
+            then "progress", when nothing happened; "resume" of the last one is what --after takes.
 
             EXAMPLES:
               bifrost watch greeting
@@ -106,9 +106,9 @@ struct Watch: AsyncParsableCommand {
         do throws(BifrostError) {
             for try await change in changes {
                 position = change.resume ?? position
-                guard let word = Self.word(change.kind) else { continue }
+                guard let word = word(change.kind) else { continue }
                 do { try print(change, word) } catch { throw BifrostError(.closed, "", cause: error) }
-                if change.kind != .ready, change.kind != .present { left -= 1 }
+                if ![.ready, .present, .progress].contains(change.kind) { left -= 1 }
                 if left == 0 { break }
             }
         } catch {
@@ -117,14 +117,15 @@ struct Watch: AsyncParsableCommand {
         await cluster.close()
     }
 
-    private static func word(_ kind: KeyValueChange.Kind) -> String? {
+    /// In text a line is something that happened; in JSON also how far it is, for who comes back later.
+    private func word(_ kind: KeyValueChange.Kind) -> String? {
         switch kind {
         case .present: "present"
         case .ready: "ready"
         case .put: "put"
         case .deleted: "deleted"
         case .expired: "expired"
-        case .progress: nil
+        case .progress: options.common.json ? "progress" : nil
         }
     }
 
@@ -132,7 +133,7 @@ struct Watch: AsyncParsableCommand {
         if options.common.json {
             var line = Line(
                 change: word, revision: change.revision.rawValue, resume: change.resume.map(\.rawValue))
-            if change.kind != .ready { (line.key, line.keyBase64) = change.key.forJSON }
+            if change.kind != .ready, change.kind != .progress { (line.key, line.keyBase64) = change.key.forJSON }
             if change.kind == .put || change.kind == .present { (line.value, line.valueBase64) = change.value.forJSON }
             return try Output.write(Bytes(try Output.jsonText(line) + "\n"))
         }

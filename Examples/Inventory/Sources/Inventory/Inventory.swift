@@ -102,7 +102,10 @@ public struct Reserve: MachineCommand, JSONMessage {
 
     public func apply(in context: inout MachineContext) throws -> Stock {
         let place = Inventory.reservation(order, of: sku)
-        guard count > 0 else { throw MachineFailure(Inventory.Reason.notPositive, "\(count) can't be reserved") }
+        let seconds = self.seconds ?? 900
+        guard count > 0, (1...86_400).contains(seconds) else {
+            throw MachineFailure(Inventory.Reason.notPositive, "\(count) can't be reserved for \(seconds) s")
+        }
         guard try context.get(place) == nil else {
             throw MachineFailure(Inventory.Reason.taken, "order \(order) has a reservation of \(sku)")
         }
@@ -112,7 +115,7 @@ public struct Reserve: MachineCommand, JSONMessage {
         }
         stock.reserved += count
         try context.put(key, stock)
-        let expiry = try context.schedule(Expire(sku: sku, order: order), after: .seconds(seconds ?? 900))
+        let expiry = try context.schedule(Expire(sku: sku, order: order), after: .seconds(seconds))
         try context.put(place, Reservation(count: count, expiry: expiry))
         // Whoever watches is told once all this has taken effect, and of nothing that failed.
         try context.emit(Reserved(sku: sku, order: order, count: count))
