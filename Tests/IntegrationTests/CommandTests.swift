@@ -172,6 +172,78 @@ extension IntegrationTests {
             }
         }
 
+        /// The only test of the ports that commands know by themselves.
+        @Test(.enabled(if: (7_001...7_003).allSatisfy { LocalCluster.isFree($0) }))
+        func threeHostsToProgramAgainstAreFoundWithoutBeingNamed() async throws {
+            try await withHosts(0) { place in
+                let directory = place.directory + "/dev"
+                let output = place.directory + "/dev.out"
+                let dev = try ChildProcess(
+                    place.local.executable, ["dev", "--directory", directory, "--groups", "4", "--json"],
+                    output: .file(output))
+                defer { dev.send(SIGKILL) }
+                let end = ContinuousClock.now + .seconds(180)
+                func said() -> String { (try? String(contentsOfFile: output, encoding: .utf8)) ?? "" }
+                while ContinuousClock.now < end, dev.isRunning, !said().hasSuffix("\n") {
+                    await OwnExecutor.pause(milliseconds: 20)
+                }
+                let announced = try JSONSerialization.jsonObject(with: Data(said().utf8)) as? [String: Any]
+                #expect(announced?["addresses"] as? [String] == (7_001...7_003).map { "127.0.0.1:\($0)" })
+                #expect(Set(announced?["pids"] as? [Int] ?? []).count == 3)
+                try await place.local.command(["put", "k", "v"]).expect(0)
+                #expect(try await place.local.command(["get", "k"]).text == "v")
+                let status = try await place.local.command(["status", "--json"]).json()
+                #expect((status["hosts"] as? [Any])?.count == 3 && status["groups"] as? Int == 4)
+                dev.send(SIGINT)
+                #expect(dev.waitForEnd(secondsMax: 180) && dev.ending == .exit(0))
+                // Its hosts end with it.
+                try await place.local.command(["get", "k"]).expect(4)
+            }
+        }
+
+        @Test func statusThatIsWatchedIsSaidAgainAndAgain() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                let watched = try Following(cluster, "status", "--watch", "--interval", "50ms", "--json")
+                let end = ContinuousClock.now + .seconds(180)
+                func lines() -> [Substring] { watched.text.split(separator: "\n") }
+                try await watched.wait(for: "\n")
+                cluster.local.kill(cluster.hosts[0])
+                // It goes on where the cluster can't be asked, and where it can again.
+                while ContinuousClock.now < end, watched.isRunning, lines().last?.contains(#""unavailable""#) == false {
+                    await OwnExecutor.pause(milliseconds: 20)
+                }
+                try cluster.start(cluster.hosts[0])
+                let count = lines().count
+                while ContinuousClock.now < end, watched.isRunning,
+                    lines().dropFirst(count).contains(where: { $0.contains(#""healthy""#) }) == false
+                {
+                    await OwnExecutor.pause(milliseconds: 20)
+                }
+                await watched.stop()
+                let said = try watched.text.split(separator: "\n").map {
+                    try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]
+                }.map { $0?["status"] as? String }
+                let gone = try #require(said.firstIndex(of: "unavailable"), "\(said)")
+                #expect(said.lastIndex(of: "healthy") ?? 0 > gone, "\(said)")
+            }
+        }
+
+        @Test func theRingIsDrawnIntoAFile() async throws {
+            try await withCluster(hosts: 1, groups: 3) { cluster in
+                let file = cluster.directory + "/ring.svg"
+                let shown = try await cluster.bifrost("ring", "show", "--svg", file)
+                shown.expect(0)
+                #expect(shown.text.contains("GROUP  SLOTS"))
+                let svg = try String(contentsOfFile: file, encoding: .utf8)
+                #expect(svg.hasPrefix("<svg ") && svg.hasSuffix("</svg>\n"), "\(svg.prefix(200))")
+                #expect((1...3).allSatisfy { svg.contains("group \($0)") })
+                // On standard output alone, and the same.
+                #expect(try await cluster.bifrost("ring", "show", "--svg", "-").text == svg)
+                try await cluster.bifrost("ring", "show", "--svg", cluster.directory + "/none/ring.svg").expect(74)
+                try await cluster.bifrost("ring", "show", "--svg", "-", "--json").expect(64)
+            }
+        }
+
         private func everyResultIsOneObject(_ cluster: TestCluster) async throws {
             let put = try await cluster.bifrost("put", "--json", "a", "1").json()
             #expect(put["key"] as? String == "a" && put["revision"] is Int && put["group"] is Int)

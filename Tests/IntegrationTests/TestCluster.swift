@@ -89,6 +89,8 @@ final class Following: Sendable {
 
     var text: String { String(decoding: lines.bytes.withLock { $0 }, as: UTF8.self) }
 
+    var isRunning: Bool { child.isRunning }
+
     func wait(for part: String, seconds: Double = 180) async throws {
         let end = ContinuousClock.now + .seconds(seconds)
         while !text.contains(part) {
@@ -99,6 +101,12 @@ final class Following: Sendable {
             }
             await OwnExecutor.pause(milliseconds: 20)
         }
+    }
+
+    /// Ends it as a terminal does.
+    func stop() async {
+        child.send(SIGINT)
+        _ = await child.end(killAfter: .seconds(180))
     }
 
     func end(seconds: Double = 180) async -> ChildProcess.Ending {

@@ -139,7 +139,7 @@ package final class LocalCluster: Sendable {
         return ports
     }
 
-    private static func isFree(_ port: Int) -> Bool {
+    package static func isFree(_ port: Int) -> Bool {
         let socket = Foundation.socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard socket >= 0 else { return false }
         defer { close(socket) }
