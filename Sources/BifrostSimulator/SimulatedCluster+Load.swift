@@ -164,6 +164,10 @@ extension SimulatedCluster {
         _ ended: @escaping () -> Void
     ) {
         let number = operations.count
+        // The reading may have been drawn for a key of another group.
+        var reading = reading
+        let told = client.seen[map.owner(of: slot(of: tag)) ?? .meta]
+        if reading.consistency == .session { reading.called = told?.called ?? 0 }
         // What follows the / in the order of bytes.
         let end = Bytes(tag.array.dropLast() + [UInt8(ascii: "0")])
         let mine = keys.filter { $0 >= first && $0 < end }.sorted()
@@ -173,7 +177,6 @@ extension SimulatedCluster {
         let asked = KeyValueScan(
             from: first, end: end, recordsMax: UInt32(1 + world.random.below(12)),
             bytesMax: UInt32(50 + world.random.below(4_000)))
-        let seen = client.seen[map.owner(of: slot(of: tag)) ?? .meta]?.index ?? .zero
         client.submit(
             kind: .query, target: .slot(slot(of: tag)), pinned: reading.host, consistency: reading.consistency,
             bound: reading.bound, payload: KeyValueQuery.scan(asked).encoded(), nanoseconds: nanoseconds,
@@ -184,7 +187,7 @@ extension SimulatedCluster {
                 operations[place].ended = now
                 operations[place].outcome = .failed
             }
-            judge(result, of: tag, reading, through: client, seen: seen)
+            judge(result, of: tag, reading, through: client, seen: told?.index ?? .zero)
             guard case .success(let bytes) = result else { return ended() }
             let found: KeyValueScanPage
             do throws(DecodingFailure) {
