@@ -244,7 +244,8 @@ extension HostCore {
         if let known = watchAnswer, known.request == watch.request, known.through == replica.history.last {
             repliedBytes += known.body.count
             counts.changesTold += UInt64(known.changes)
-            return end(watch, .done(result(known.body, through: replica.machine.revision, replica)))
+            // Who asks behind what a new leader has applied is not sent back.
+            return end(watch, .done(result(known.body, through: max(range.after, replica.machine.revision), replica)))
         }
         guard
             let (changes, through) = replica.history.changes(
