@@ -41,13 +41,15 @@ let parts: [Part] = [
     Part(
         name: "StateMachines", needs: ["Primitives", "Ring", "Messages"],
         products: ["swift-collections/DequeModule"]),
+    Part(name: "DataTypes", needs: ["Primitives", "Ring", "Messages", "StateMachines"]),
     Part(name: "CLMDB", kind: .lmdb),
     Part(name: "CFaultNote", kind: .c),
     Part(name: "LMDB", needs: ["CLMDB", "CFaultNote"]),
     Part(name: "Storage", needs: ["Primitives", "LMDB"]),
     Part(name: "SnapshotFiles", needs: ["Primitives", "Ring", "Storage"]),
     Part(
-        name: "HostCore", needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage"],
+        name: "HostCore",
+        needs: ["Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "DataTypes", "Storage"],
         products: ["swift-collections/DequeModule"]),
     Part(name: "Recovery", needs: ["Primitives", "RaftCore", "Ring"]),
     Part(
@@ -57,7 +59,8 @@ let parts: [Part] = [
     Part(
         name: "BifrostSimulator",
         needs: [
-            "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "Storage", "HostCore", "ClientCore",
+            "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "DataTypes", "Storage", "HostCore",
+            "ClientCore",
             "Linearizability",
         ]),
     Part(
@@ -66,7 +69,8 @@ let parts: [Part] = [
     Part(
         name: "BifrostHost",
         needs: [
-            "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "LMDB", "Storage", "HostCore", "Recovery",
+            "Primitives", "RaftCore", "Ring", "Messages", "StateMachines", "DataTypes", "LMDB", "Storage", "HostCore",
+            "Recovery",
             "RPC",
         ],
         products: [
@@ -80,16 +84,17 @@ let parts: [Part] = [
             "swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-nio/NIOHTTP1", "swift-metrics/CoreMetrics",
         ]),
     Part(
-        name: "Bifrost", needs: ["Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "RPC"],
+        name: "Bifrost", needs: ["Primitives", "Ring", "Messages", "StateMachines", "DataTypes", "ClientCore", "RPC"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(
         name: "BifrostEmbedded",
-        needs: ["Primitives", "Ring", "Messages", "StateMachines", "RPC", "BifrostHost", "Bifrost"],
+        needs: ["Primitives", "Ring", "Messages", "StateMachines", "DataTypes", "RPC", "BifrostHost", "Bifrost"],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     Part(
         name: "BifrostTool", kind: .executable,
         needs: [
-            "Primitives", "Ring", "Messages", "StateMachines", "ClientCore", "Linearizability", "BifrostSimulator",
+            "Primitives", "Ring", "Messages", "StateMachines", "DataTypes", "ClientCore", "Linearizability",
+            "BifrostSimulator",
             "Storage", "SnapshotFiles", "Recovery", "RPC", "BifrostHost", "MetricsEndpoint", "Bifrost",
             "BifrostEmbedded",
         ],
@@ -113,6 +118,9 @@ let parts: [Part] = [
     Part(
         name: "StateMachinesTests", kind: .test,
         needs: ["TestSupport", "StateMachines", "Messages", "Ring", "Primitives"]),
+    Part(
+        name: "DataTypesTests", kind: .test,
+        needs: ["TestSupport", "DataTypes", "StateMachines", "Messages", "Ring", "Primitives"]),
     Part(name: "LMDBTests", kind: .test, needs: ["LMDB"]),
     Part(
         name: "StorageKillHelper", kind: .executable, needs: ["Storage", "LMDB", "Primitives"],
@@ -128,7 +136,8 @@ let parts: [Part] = [
     Part(
         name: "HostCoreTests", kind: .test,
         needs: [
-            "BifrostSimulator", "HostCore", "ClientCore", "Storage", "StateMachines", "Messages", "Ring", "RaftCore",
+            "BifrostSimulator", "HostCore", "ClientCore", "Storage", "StateMachines", "DataTypes", "Messages", "Ring",
+            "RaftCore",
             "Primitives",
         ]),
     Part(name: "RecoveryTests", kind: .test, needs: ["Recovery", "Ring", "Primitives"]),
@@ -138,7 +147,8 @@ let parts: [Part] = [
     Part(
         name: "SimulationTests", kind: .test,
         needs: [
-            "BifrostSimulator", "Linearizability", "HostCore", "ClientCore", "Storage", "StateMachines", "Messages",
+            "BifrostSimulator", "Linearizability", "HostCore", "ClientCore", "Storage", "StateMachines", "DataTypes",
+            "Messages",
             "Ring", "RaftCore",
             "Primitives",
         ]),
@@ -147,14 +157,17 @@ let parts: [Part] = [
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
     Part(
         name: "BifrostTests", kind: .test,
-        needs: ["TestSupport", "Bifrost", "ClientCore", "RPC", "StateMachines", "Messages", "Ring", "Primitives"],
+        needs: [
+            "TestSupport", "Bifrost", "ClientCore", "RPC", "StateMachines", "DataTypes", "Messages", "Ring",
+            "Primitives",
+        ],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging"]),
     // Whole hosts in one process, on loopback, with the client; and the threads of one on a simulated disk.
     Part(
         name: "BifrostHostTests", kind: .test,
         needs: [
             "TestSupport", "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Recovery", "Storage",
-            "StateMachines", "Messages", "Ring",
+            "StateMachines", "DataTypes", "Messages", "Ring",
             "RPC", "Primitives",
         ],
         products: [
@@ -178,14 +191,14 @@ let parts: [Part] = [
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-metrics/CoreMetrics"]),
     Part(
         name: "BifrostToolTests", kind: .test,
-        needs: ["BifrostTool", "Recovery", "StateMachines", "Messages", "Ring", "Primitives"],
+        needs: ["BifrostTool", "Recovery", "StateMachines", "DataTypes", "Messages", "Ring", "Primitives"],
         products: ["swift-log/Logging"]),
     // BifrostTool for its executable, which the tests run, and for what runs processes.
     Part(
         name: "IntegrationTests", kind: .test,
         needs: [
             "TestSupport", "BifrostSimulator", "BifrostTool", "Bifrost", "ClientCore", "HostCore", "Linearizability",
-            "RPC", "Messages", "StateMachines", "Ring", "Storage", "SnapshotFiles", "Primitives",
+            "RPC", "Messages", "StateMachines", "DataTypes", "Ring", "Storage", "SnapshotFiles", "Primitives",
         ],
         products: ["swift-nio/NIOCore", "swift-nio/NIOPosix"]),
 ]
