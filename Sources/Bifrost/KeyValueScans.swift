@@ -87,21 +87,11 @@ extension KeyValueStore {
     /// The narrower of two ranges: what begins with the prefix, and what the caller wants of it.
     package static func range(_ prefix: Bytes, _ first: Bytes?, _ end: Bytes?) -> (from: Bytes, end: Bytes?) {
         let from = first.map { max($0, prefix) } ?? prefix
-        let behind = successor(ofKeysWith: prefix)
+        let behind = prefix.endOfPrefix
         guard let end, let behind else { return (from, end ?? behind) }
         return (from, min(end, behind))
     }
 
-    /// The least key behind all that begin with these bytes; nil if there is none.
-    private static func successor(ofKeysWith prefix: Bytes) -> Bytes? {
-        var bytes = prefix.array
-        while let last = bytes.popLast() {
-            guard last < .max else { continue }
-            bytes.append(last + 1)
-            return Bytes(bytes)
-        }
-        return nil
-    }
 }
 
 /// A scan's records, one by one. See `KeyValueStore.scan`.

@@ -1,5 +1,5 @@
-// Watches of keys: the records that are there, then what becomes of them. Owns how a snapshot, which is read page by page,
-// and the changes behind it come together to one story.
+// Watches of keys as programs see them: the records that are there, then what becomes of them. How both come together is
+// WatchStory's affair.
 
 import ClientCore
 import Messages
@@ -85,158 +85,56 @@ public struct KeyValueWatch: AsyncSequence, Sendable {
 
     public func makeAsyncIterator() -> Iterator { Iterator(watch: self) }
 
-    private func reading(_ key: Bytes) async throws(BifrostError) -> (found: KeyValueReading, revision: Revision) {
-        try await Patience(patience).ask { () async throws(BifrostError) in
-            try await store.reading(key, in: slot)
+    fileprivate var source: WatchSource {
+        let watch = self
+        return WatchSource(
+            cluster: store.cluster, slot: slot, machine: .keyValue, from: from, end: end, start: start,
+            patience: patience, problem: problem,
+            // Any key of the slot would do: what is asked for is the revision.
+            moment: { () async throws(BifrostError) in
+                try await watch.store.reading(watch.from, in: watch.slot).revision
+            },
+            page: { (from) async throws(BifrostError) in try await watch.page(from: from) })
+    }
+
+    private func page(from: Bytes) async throws(BifrostError) -> ScanPage {
+        guard isOneKey else {
+            let scan = KeyValueScan(from: from, end: end, recordsMax: .max, bytesMax: 1 << 20)
+            return try await store.page(slot: slot, scan)
+        }
+        // Hosts have few pages at a time, and many gets.
+        let (found, moment) = try await store.reading(from, in: slot)
+        switch found {
+        case .absent: return ScanPage(records: [], next: nil, revision: moment)
+        case .found(let value, let revision, let expiry):
+            let record = KeyValueScanPage.Record(key: from, value: value, revision: revision, expiry: expiry)
+            return ScanPage(records: [record], next: nil, revision: moment)
         }
     }
 
     public struct Iterator: AsyncIteratorProtocol, Sendable {
-        private enum Phase { case new, reading, catchingUp, live }
+        private var story: WatchStory
 
-        private let watch: KeyValueWatch
-        private var phase = Phase.new
-        private var feed: WatchFeed
-        /// Of the snapshot's pages, ascending: where each ends, and of which moment it is.
-        private var pages: [(end: Bytes?, revision: Revision)] = []
-        private var hasLooked = false
-        private var told: [KeyValueChange] = []
-        private var place = 0
-
-        init(watch: KeyValueWatch) {
-            self.watch = watch
-            feed = WatchFeed(
-                cluster: watch.store.cluster, slot: watch.slot, machine: .keyValue, from: watch.from, end: watch.end,
-                patience: watch.patience, through: .zero)
-        }
+        init(watch: KeyValueWatch) { story = WatchStory(watch.source) }
 
         public mutating func next(
             isolation actor: isolated (any Actor)?
         ) async throws(BifrostError) -> KeyValueChange? {
-            while place >= told.count {
-                told.removeAll(keepingCapacity: true)
-                place = 0
-                try await goOn()
-            }
-            place += 1
-            return told[place - 1]
-        }
-
-        private mutating func goOn() async throws(BifrostError) {
-            switch phase {
-            case .new:
-                if let problem = watch.problem { throw problem }
-                switch watch.start {
-                case .after(let revision):
-                    feed.through = revision
-                    phase = .live
-                case .now:
-                    // Any key of the slot would do: what is asked for is the revision.
-                    let revision = try await watch.reading(watch.from).revision
-                    feed.through = revision
-                    tell(.ready, revision, resume: revision)
-                    phase = .live
-                case .snapshot:
-                    phase = .reading
+            while true {
+                let told = try await story.next()
+                let kind: KeyValueChange.Kind
+                switch told.kind {
+                case .present: kind = .present
+                case .ready: kind = .ready
+                case .progress: kind = .progress
+                case .change(.put): kind = .put
+                case .change(.deleted): kind = .deleted
+                case .change(.expired): kind = .expired
+                // This machine tells nothing else.
+                case .change(.event), .change(.cleared): continue
                 }
-            case .reading: try await read()
-            case .catchingUp: try await catchUp()
-            case .live:
-                let before = feed.through
-                let changes = try await feed.next()
-                for (place, change) in changes.enumerated() {
-                    tell(change, resume: changes.isLastOfRevision(place) ? change.revision : change.revision.previous)
-                }
-                if changes.isEmpty, feed.through > before { tell(.progress, feed.through, resume: feed.through) }
-            }
-        }
-
-        private mutating func read() async throws(BifrostError) {
-            let page = try await page()
-            pages.append((page.next, page.revision))
-            for record in page.records {
-                told.append(
-                    KeyValueChange(
-                        kind: .present, key: record.key, value: record.value, revision: record.revision, resume: nil))
-            }
-            // What each page misses is behind its own moment, and so behind the first one's.
-            if pages.count == 1 { feed.through = page.revision }
-            guard page.next != nil else {
-                phase = .catchingUp
-                return beReady()
-            }
-            // Hosts don't keep for long what changes meanwhile. What is not read yet will be as it is then.
-            for change in try await feed.next(waits: false) {
-                guard let known = pageOf(change.key), change.revision > known.revision else { continue }
-                tell(change, resume: nil)
-            }
-        }
-
-        /// The snapshot is that of its last page's moment once all changes up to there are told.
-        private mutating func catchUp() async throws(BifrostError) {
-            guard let last = pages.last?.revision else { preconditionFailure("a snapshot has pages") }
-            // The last page's moment has passed: nothing has to happen first, but for a leader that is new.
-            let changes = try await feed.next(waits: hasLooked)
-            hasLooked = true
-            for (place, change) in changes.enumerated() {
-                if change.revision > last { beReady(at: last) }
-                guard change.revision > pageOf(change.key)?.revision ?? .zero else { continue }
-                let resume = changes.isLastOfRevision(place) ? change.revision : change.revision.previous
-                tell(change, resume: phase == .live ? resume : nil)
-            }
-            beReady()
-        }
-
-        private func pageOf(_ key: Bytes) -> (end: Bytes?, revision: Revision)? {
-            pages.first { $0.end.map { key < $0 } ?? true }
-        }
-
-        private mutating func beReady() {
-            guard let last = pages.last?.revision, feed.through >= last else { return }
-            beReady(at: last)
-        }
-
-        private mutating func beReady(at revision: Revision) {
-            guard phase == .catchingUp else { return }
-            tell(.ready, revision, resume: revision)
-            phase = .live
-        }
-
-        private mutating func tell(_ kind: KeyValueChange.Kind, _ revision: Revision, resume: Revision?) {
-            told.append(KeyValueChange(kind: kind, key: Bytes(), value: Bytes(), revision: revision, resume: resume))
-        }
-
-        private mutating func tell(_ change: Change, resume: Revision?) {
-            let kind: KeyValueChange.Kind
-            switch change.kind {
-            case .put: kind = .put
-            case .deleted: kind = .deleted
-            case .expired: kind = .expired
-            // No machine of users has keys of this one.
-            case .event: return
-            }
-            told.append(
-                KeyValueChange(
-                    kind: kind, key: change.key, value: change.value, revision: change.revision, resume: resume))
-        }
-
-        private func page() async throws(BifrostError) -> ScanPage {
-            guard !watch.isOneKey else { return try await pageOfKey(watch.from) }
-            let scan = KeyValueScan(
-                from: pages.last?.end ?? watch.from, end: watch.end, recordsMax: .max, bytesMax: 1 << 20)
-            return try await Patience(watch.patience).ask { () async throws(BifrostError) in
-                try await watch.store.page(slot: watch.slot, scan)
-            }
-        }
-
-        /// Hosts have few pages at a time, and many gets.
-        private func pageOfKey(_ key: Bytes) async throws(BifrostError) -> ScanPage {
-            let (found, moment) = try await watch.reading(key)
-            switch found {
-            case .absent: return ScanPage(records: [], next: nil, revision: moment)
-            case .found(let value, let revision, let expiry):
-                let record = KeyValueScanPage.Record(key: key, value: value, revision: revision, expiry: expiry)
-                return ScanPage(records: [record], next: nil, revision: moment)
+                return KeyValueChange(
+                    kind: kind, key: told.key, value: told.value, revision: told.revision, resume: told.resume)
             }
         }
     }

@@ -16,18 +16,36 @@ extension SimulatedCluster {
         return nil
     }
 
+    private func operationNanoseconds() -> UInt64 {
+        150_000_000 + world.random.below(world.random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
+    }
+
+    /// A program's request: of a query that need not be the leader's, some replica is asked.
+    private func submit(
+        _ request: SimulatedRequest, through client: SimulatedClient, nanoseconds: UInt64? = nil,
+        _ ended: @escaping () -> Void
+    ) {
+        let owners = map.group(map.owner(of: slot(of: request.request.key)) ?? .meta)?.replicas ?? []
+        let isPinned = !request.isCommand && !owners.isEmpty && request.consistency != .linearizable
+        let host = isPinned ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
+        submit(
+            request, pinned: host, through: client, nanoseconds: nanoseconds ?? operationNanoseconds(), ended)
+    }
+
     /// One random operation of a client; none if all keys are busy.
     func submitOperation(of client: SimulatedClient, _ ended: @escaping () -> Void) {
         // Not drawn where there is none: earlier seeds mean the same as before.
         if let workload, world.random.below(100) < world.plan.machinePercent,
             map.featureLevel >= FeatureLevel.machines
         {
-            let time = 150_000_000 + world.random.below(world.random.below(4) == 0 ? 4_000_000_000 : 900_000_000)
-            let request = workload.next(random: &world.random)
-            let owners = map.group(map.owner(of: slot(of: request.request.key)) ?? .meta)?.replicas ?? []
-            let isPinned = !request.isCommand && !owners.isEmpty && request.consistency != .linearizable
-            let host = isPinned ? owners[Int(world.random.below(UInt64(owners.count)))].host : HostID(0)
-            return submit(request, pinned: host, through: client, nanoseconds: time, ended)
+            let time = operationNanoseconds()
+            return submit(
+                workload.next(random: &world.random), through: client, nanoseconds: time, ended)
+        }
+        if let dataTypes, world.random.below(100) < world.plan.dataTypePercent,
+            map.featureLevel >= FeatureLevel.dataTypes
+        {
+            return submit(dataTypes.next(random: &world.random), through: client, ended)
         }
         // Not drawn where there are none: earlier seeds mean the same as before.
         if world.plan.leasePercent > 0, world.random.below(100) < world.plan.leasePercent,

@@ -23,6 +23,8 @@ public final class SimulatedCluster {
     private(set) var invariants: Invariants!
     /// A program with its own state machines; nil: there is none.
     let workload: (any SimulatedWorkload)?
+    /// Uses Bifrost's data types; nil: nobody does.
+    private(set) var dataTypes: DataTypeWorkload?
     let keys: [Bytes]
     let keyNumbers: [Bytes: Int]
 
@@ -98,6 +100,9 @@ public final class SimulatedCluster {
             }
         }
         clients = (0..<plan.clients).map { SimulatedClient(cluster: self, place: $0) }
+        if plan.dataTypePercent > 0 {
+            dataTypes = DataTypeWorkload { [unowned self] name in map.owner(of: slot(of: name)) ?? .meta }
+        }
         if plan.operatorPauseNanosecondsMax > 0 { administrator = SimulatedOperator(cluster: self, members: members) }
     }
 

@@ -255,6 +255,14 @@ final class SimulatedHost {
                         journalSequence: journal.lastSequence, loop: LoopPlace(number: number, count: count)))
             }
             endedLoops = []
+            if let dataTypes = cluster.dataTypes {
+                for loop in loops {
+                    loop.core.onApplied = { [unowned cluster] group, entry, outcome in
+                        guard let problem = dataTypes.applied(entry, outcome, in: group) else { return }
+                        cluster.fail("data types", "group \(group): \(problem)")
+                    }
+                }
+            }
             loops[0].core.adopt(savedMap)
             for loop in loops { loop.begin() }
             if let scrubber = Scrubber(

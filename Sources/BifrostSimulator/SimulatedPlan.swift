@@ -48,6 +48,8 @@ package struct SimulatedPlan: Sendable {
     package var scanPercent: UInt64 = 0
     /// Operations that are a program's with its own state machines; 0: there is none.
     package var machinePercent: UInt64 = 0
+    /// Of what clients do: with Bifrost's data types.
+    package var dataTypePercent: UInt64 = 0
     /// Clients that watch keys.
     package var watches = 0
     /// Operations that are puts with a time to live.
@@ -200,6 +202,7 @@ package struct SimulatedPlan: Sendable {
         if later.below(2) == 0 { settings.historyBytesMax = Int(later.below(200_000)) }
         if later.below(2) == 0 { settings.historyBytesOfGroupMax = 500 + Int(later.below(50_000)) }
         sessionReadsPercent = later.below(3) == 0 ? 10 + later.below(60) : 0
+        dataTypePercent = later.below(3) == 0 ? 5 + later.below(60) : 0
     }
 }
 

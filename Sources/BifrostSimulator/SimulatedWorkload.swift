@@ -159,10 +159,20 @@ extension SimulatedCluster {
 
     private static let settledNanosecondsMax: UInt64 = 120_000_000_000
 
-    /// What the program scheduled comes.
+    /// What the programs scheduled comes.
     func awaitWorkload() throws(SimulationFailure) {
+        for program in programs { try awaitProgram(program) }
+    }
+
+    private var programs: [any SimulatedWorkload] {
+        [workload, dataTypes].compactMap { (program: (any SimulatedWorkload)?) in program }
+    }
+
+    private func awaitProgram(_ workload: any SimulatedWorkload) throws(SimulationFailure) {
         let end = now + Self.settledNanosecondsMax
-        while let requests = workload?.unsettledRequests(), !requests.isEmpty {
+        while true {
+            let requests = workload.unsettledRequests()
+            if requests.isEmpty { return }
             var open = requests.count
             for (number, request) in requests.enumerated() {
                 submit(request, through: clients[number % clients.count], nanoseconds: 25_000_000_000) { open -= 1 }
@@ -172,7 +182,7 @@ extension SimulatedCluster {
                 "\(open) of the program's requests got no answer")
             if let failure { throw failure }
             try expect(
-                now < end || workload?.unsettledRequests().isEmpty != false, "what is scheduled comes",
+                now < end || workload.unsettledRequests().isEmpty, "what is scheduled comes",
                 "after two minutes the program waits: \(requests.map { "\($0.request.key)" })")
             try pass(1_000_000_000)
         }
@@ -181,7 +191,7 @@ extension SimulatedCluster {
     /// The program's own look at the end, at each host that has a replica.
     func readWorkloadBack() throws(SimulationFailure) {
         var open = 0
-        for (number, request) in (workload?.finalRequests() ?? []).enumerated() {
+        for (number, request) in programs.flatMap({ $0.finalRequests() }).enumerated() {
             let group = map.owner(of: slot(of: request.request.key)).flatMap { map.group($0) }
             for replica in group?.replicas ?? [] {
                 let host = hosts[place(of: replica.host)]
@@ -197,6 +207,8 @@ extension SimulatedCluster {
             try pass(Self.operationsNanosecondsMax, until: { open == 0 }), "operations end",
             "\(open) of the program's last requests got no answer")
         if let bank = workload as? BankWorkload, bank.settled > 0 { mark(.scheduledCommand) }
+        if let dataTypes, dataTypes.expired > 0 { mark(.dataTypeExpired) }
+        if let dataTypes, dataTypes.cleared > 0 { mark(.dataTypeCleared) }
     }
 }
 
@@ -208,7 +220,7 @@ extension SimulatedRequest {
             consistency: isCommand ? consistency : .linearizableAnywhere, bound: 0, judge: judge)
     }
 
-    private init(
+    init(
         machine: SubMachineNumber, isCommand: Bool, request: MachineRequest, consistency: Consistency, bound: UInt32,
         judge: @escaping (Result<Bytes, OperationFailure>) -> String?
     ) {

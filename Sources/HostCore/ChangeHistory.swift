@@ -151,7 +151,7 @@ package final class ChangeHistory {
                 let start = chunk.bytes.baseAddress.map { UnsafeRawPointer($0) + Int(place.offset) }
                 let raw = UnsafeRawBufferPointer(start: start, count: Int(place.keyBytes) + Int(place.valueBytes))
                 let key = UnsafeRawBufferPointer(rebasing: raw[..<Int(place.keyBytes)])
-                guard range.contains(key) else { continue }
+                guard range.contains(key) || place.kind == .cleared && range.begins(with: key) else { continue }
                 let change = Change(
                     place.kind, number: place.number, revision: place.revision, expiry: place.expiry,
                     key: Bytes(copying: key),
@@ -164,11 +164,13 @@ package final class ChangeHistory {
     }
 
     /// Calls back for each change behind a revision: whose it is, and its key.
-    func forEach(after: Revision, _ body: (Slot, SubMachineNumber, UnsafeRawBufferPointer) -> Void) {
+    func forEach(after: Revision, _ body: (Change.Kind, Slot, SubMachineNumber, UnsafeRawBufferPointer) -> Void) {
         for chunk in chunks[firstChunk(after: after)...] {
             for place in chunk.places[firstPlace(in: chunk, after: after)...] {
                 let start = chunk.bytes.baseAddress.map { UnsafeRawPointer($0) + Int(place.offset) }
-                body(place.slot, place.machine, UnsafeRawBufferPointer(start: start, count: Int(place.keyBytes)))
+                body(
+                    place.kind, place.slot, place.machine,
+                    UnsafeRawBufferPointer(start: start, count: Int(place.keyBytes)))
             }
         }
     }
@@ -190,6 +192,12 @@ package final class ChangeHistory {
 }
 
 extension WatchRange {
+    fileprivate func begins(with key: UnsafeRawBufferPointer) -> Bool {
+        from.withUnsafeBytes {
+            $0.count >= key.count && compareBytes(UnsafeRawBufferPointer(rebasing: $0[..<key.count]), key) == 0
+        }
+    }
+
     fileprivate func contains(_ key: UnsafeRawBufferPointer) -> Bool {
         from.withUnsafeBytes { compareBytes(key, $0) >= 0 }
             && end.map { $0.withUnsafeBytes { compareBytes(key, $0) < 0 } } ?? true

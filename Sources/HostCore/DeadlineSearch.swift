@@ -4,7 +4,7 @@
 import Messages
 public import Primitives
 import RaftCore
-import StateMachines
+package import StateMachines
 public import Storage
 
 /// A leader's search for deadlines that are due.
@@ -73,27 +73,39 @@ public struct DeadlineRead: Sendable {
     public var group: GroupID
     package var replica: ReplicaID
     package var number: UInt64
-    /// It looks at what is held back.
-    package var isOfHeld: Bool
+    package var purpose: Purpose
     package var from: RecordKey
+    package var end: RecordKey
     package var live: RecordPage
     package var view: StoreView
+
+    package enum Purpose: Sendable {
+        case search
+        /// It looks at what is held back.
+        case held
+        /// It reads what a sweep is to delete; the sweep stands at this deadline.
+        case sweep(DeadlineKey)
+    }
+
+    package var isOfHeld: Bool { if case .held = purpose { true } else { false } }
 
     /// Reads them. Any thread.
     public func result<D: Disk>(from store: Store<D>) throws -> DeadlineReadResult {
         let cold = try store.page(
-            in: view, from: from, end: Self.end, recordsMax: Self.recordsMax, bytesMax: Self.bytesMax, tombstones: true)
+            in: view, from: from, end: end, recordsMax: recordsMax, bytesMax: Self.bytesMax, tombstones: true)
         let page = RecordPage.overlaid(newer: live, older: cold)
         return DeadlineReadResult(read: self, records: page.records, next: page.next)
     }
 
-    /// One more than go into one command, so that the next one's time is known.
-    package static var recordsMax: Int { dueMax + 1 }
+    /// One more deadline than go into one command, so that the next one's time is known.
+    package var recordsMax: Int { if case .sweep = purpose { Self.sweptMax } else { Self.dueMax + 1 } }
+    /// Of a sweep, in one step.
+    package static var sweptMax: Int { 256 }
     /// In one command: the records are fetched for it, values and all.
     package static var dueMax: Int { 64 }
     package static var bytesMax: Int { 128 << 10 }
     /// Behind all deadlines.
-    package static var end: RecordKey {
+    package static var endOfAll: RecordKey {
         RecordKey(slot: .group, machine: SubMachineNumber(SubMachineNumber.deadlines.rawValue + 1), key: Bytes())
     }
 }
@@ -107,7 +119,7 @@ struct DueDeadlines {
 
     var isEmpty: Bool { count == 0 }
 
-    /// False: there is no room for it.
+    /// False: there is no room for it, or it is a sweep, which goes alone.
     mutating func take(_ deadline: Deadline) -> Bool {
         guard count < DeadlineRead.dueMax else { return false }
         switch deadline.purpose {
@@ -122,6 +134,7 @@ struct DueDeadlines {
                 commands.append((.end([DeadlineCommand.Ending(deadline.key, place)]), deadline.key))
             }
         case .command: commands.append((.fire(deadline.key), deadline.key))
+        case .sweep: return false
         }
         count += 1
         return true

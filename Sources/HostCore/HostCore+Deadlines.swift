@@ -111,17 +111,42 @@ extension HostCore {
         let from =
             replica.deadlines.next
             ?? RecordKey(slot: .group, machine: .deadlines, key: Deadline.firstKey(at: replica.deadlines.from))
-        read(replica, from: from, ofHeld: false)
+        read(replica, .search, from: from)
     }
 
-    private func read(_ replica: Replica, from: RecordKey, ofHeld isOfHeld: Bool) {
-        let number = isOfHeld ? replica.deadlines.heldNumber : replica.deadlines.number
-        let live = replica.memtable.page(
-            from: from, end: DeadlineRead.end, recordsMax: DeadlineRead.recordsMax, bytesMax: DeadlineRead.bytesMax)
-        effects.deadlineReads.append(
-            DeadlineRead(
-                group: replica.group, replica: replica.id, number: number, isOfHeld: isOfHeld, from: from, live: live,
-                view: replica.coldView))
+    private func read(
+        _ replica: Replica, _ purpose: DeadlineRead.Purpose, from: RecordKey, end: RecordKey = DeadlineRead.endOfAll
+    ) {
+        var read = DeadlineRead(
+            group: replica.group, replica: replica.id, number: replica.deadlines.number, purpose: purpose, from: from,
+            end: end, live: RecordPage(records: [], next: nil), view: replica.coldView)
+        if read.isOfHeld { read.number = replica.deadlines.heldNumber }
+        read.live = replica.memtable.page(
+            from: from, end: end, recordsMax: read.recordsMax, bytesMax: DeadlineRead.bytesMax)
+        effects.deadlineReads.append(read)
+    }
+
+    // MARK: Sweeps
+
+    /// A sweep's turn has come: what it is to delete is read first. It goes in steps, each of which puts it behind all else
+    /// that is due by then.
+    private func beginStep(of sweep: Sweep, _ deadline: DeadlineKey, _ replica: Replica) {
+        guard let end = sweep.prefix.endOfPrefix else { return }
+        replica.deadlines.number += 1
+        replica.deadlines.isReading = true
+        read(
+            replica, .sweep(deadline), from: RecordKey(slot: sweep.slot, machine: sweep.machine, key: sweep.from),
+            end: RecordKey(slot: sweep.slot, machine: sweep.machine, key: end))
+    }
+
+    private func sweepRead(_ result: DeadlineReadResult, _ deadline: DeadlineKey, _ replica: Replica) {
+        guard mayCarryOut(replica) else { return }
+        let command = DeadlineCommand.sweep(
+            deadline, keys: result.records.map(\.key.key), next: result.next?.key)
+        let proposed = replica.core.propose(
+            kind: .command, payload: command.payload(), logTime: replica.logTime.current)
+        if case .accepted(let index, let term) = proposed { replica.deadlines.proposed = (index, term, deadline) }
+        markReady(replica)
     }
 
     /// What a search found.
@@ -130,6 +155,7 @@ extension HostCore {
         guard !result.read.isOfHeld else { return heldRead(result, replica) }
         replica.deadlines.isReading = false
         guard replica.role == .leader, replica.core.isEstablished else { return replica.deadlines.forget() }
+        if case .sweep(let deadline) = result.read.purpose { return sweepRead(result, deadline, replica) }
         var due = DueDeadlines()
         for record in result.records {
             guard record.key.machine == .deadlines,
@@ -152,6 +178,9 @@ extension HostCore {
             {
                 holdBack(record.key, of: replica, reason)
                 continue
+            }
+            if case .sweep(let sweep) = deadline.purpose, due.isEmpty {
+                return beginStep(of: sweep, deadline.key, replica)
             }
             guard due.take(deadline) else { break }
         }
@@ -207,7 +236,7 @@ extension HostCore {
         replica.deadlines.held.isReading = true
         replica.deadlines.held.pagesLeft -= 1
         if held.next == nil { replica.deadlines.held.found = nil }
-        read(replica, from: held.next ?? first, ofHeld: true)
+        read(replica, .held, from: held.next ?? first)
     }
 
     private func heldRead(_ result: DeadlineReadResult, _ replica: Replica) {

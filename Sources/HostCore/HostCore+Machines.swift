@@ -32,7 +32,7 @@ extension HostCore {
     /// A command goes into the log only where every member that can be reached is able to apply it: one that is not would
     /// have to stop. Hosts that are away are not asked, or one host less would end the group's work.
     func refusalByMembers(of payload: Bytes, _ replica: Replica) -> Refusal? {
-        guard let machine = payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine }), machine >= .firstOfUsers,
+        guard let machine = payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine }), machine.isRegistered,
             let request = try? MachineRequest(payload: payload)
         else { return nil }
         return refusalByMembers(of: MachineCommandNumber(machine: machine, command: request.number), replica)
@@ -70,12 +70,21 @@ extension HostCore {
                 ? .elsewhere : Finding(replica.memtable.get(RecordKey(place))) ?? .elsewhere
             if case .found(let record)? = recent[place] { bytes += record.value.count }
         }
+        var live: [MachineRange: RecordPage] = [:]
+        for range in reading.ranges where live[range] == nil {
+            let page = replica.memtable.page(
+                from: RecordKey(slot: reading.slot, machine: reading.machine, key: range.from),
+                end: RecordKey(slot: reading.slot, machine: reading.machine, key: range.end),
+                recordsMax: range.recordsMax, bytesMax: range.bytesMax)
+            bytes += page.records.reduce(0) { $0 + $1.key.key.count + ($1.value?.count ?? 0) }
+            live[range] = isPlanted("query-without-memtable") ? RecordPage(records: [], next: nil) : page
+        }
         repliedBytes += bytes
         effects.machineReads.append(
             MachineRead(
                 call: call, group: replica.group, replica: replica.id, index: replica.core.appliedIndex,
                 revision: replica.machine.revision, logTime: replica.machine.logTime, reading: reading,
-                recent: recent, view: replica.coldView))
+                recent: recent, live: live, view: replica.coldView))
     }
 
     /// A query names more records: it is answered from what is here by now, by the same replica, and from nothing older
@@ -112,6 +121,8 @@ public struct MachineRead: Sendable {
     package var reading: MachineReading
     /// Of the live memtable at that moment: `elsewhere` is what it does not have.
     package var recent: [RecordPosition: Finding]
+    /// The same of ranges, tombstones included.
+    package var live: [MachineRange: RecordPage]
     package var view: StoreView
 
     /// What became of it. Any thread.
@@ -120,14 +131,29 @@ public struct MachineRead: Sendable {
     public func result<D: Disk>(from store: Store<D>) throws -> MachineReading.Result {
         // Looked up once: a machine may ask again and again.
         var below: [RecordPosition: Finding] = [:]
-        return try reading.result(index: index, revision: revision, logTime: logTime) { place in
-            guard let finding = recent[place] else { return .elsewhere }
-            guard case .elsewhere = finding else { return finding }
-            if let known = below[place] { return known }
-            let found = Finding(try store.get(RecordKey(place), in: view)) ?? .absent
-            below[place] = found
-            return found
-        }
+        return try reading.result(
+            index: index, revision: revision, logTime: logTime,
+            lookUp: { place in
+                guard let finding = recent[place] else { return .elsewhere }
+                guard case .elsewhere = finding else { return finding }
+                if let known = below[place] { return known }
+                let found = Finding(try store.get(RecordKey(place), in: view)) ?? .absent
+                below[place] = found
+                return found
+            }, page: { range in try page(of: range, from: store) })
+    }
+
+    private func page<D: Disk>(of range: MachineRange, from store: Store<D>) throws -> MachinePage? {
+        guard let newer = live[range] else { return nil }
+        let older = try store.page(
+            in: view, from: RecordKey(slot: reading.slot, machine: reading.machine, key: range.from),
+            end: RecordKey(slot: reading.slot, machine: reading.machine, key: range.end),
+            recordsMax: range.recordsMax, bytesMax: range.bytesMax, tombstones: true)
+        let page = RecordPage.overlaid(newer: newer, older: older)
+        return MachinePage(
+            records: page.records.map {
+                ($0.key.key, MachineRecord(value: $0.value ?? Bytes(), revision: $0.revision))
+            }, next: page.next?.key)
     }
 
     /// The answer to the call; nil if it goes on.

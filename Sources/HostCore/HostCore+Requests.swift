@@ -143,7 +143,7 @@ extension HostCore {
     public func query(_ request: QueryRequest, call: CallToken) {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
-        if request.machine >= .firstOfUsers { return queryMachine(request, replica, call) }
+        if request.machine.isRegistered { return queryMachine(request, replica, call) }
         if request.machine == .sessions { return querySessions(request, replica, call) }
         guard request.machine == .keyValue else {
             return refuse(call, .invalid("sub state machine \(request.machine) answers no queries in this version"))

@@ -9,6 +9,8 @@ import StateMachines
 extension HostCore {
     /// Sessions that one entry ends at most, each second.
     private static var expiriesMax: Int { SessionCommand.countMax }
+    /// Objects that they hold together: each is as much as a command.
+    private static var holdingsMax: Int { 512 }
     /// How long until what was proposed and not applied is proposed again.
     private static var expirySeconds: UInt64 { 3 }
 
@@ -43,7 +45,8 @@ extension HostCore {
             tickCount >= replica.expiryTick || replica.core.appliedIndex >= replica.expiryIndex
         else { return }
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
-        let due = replica.machine.sessionsDue(at: replica.logTime.certain, countMax: Self.expiriesMax)
+        let due = replica.machine.sessionsDue(
+            at: replica.logTime.certain, countMax: Self.expiriesMax, holdingsMax: Self.holdingsMax)
         guard !due.isEmpty else { return }
         // What is proposed and not applied yet would be proposed again.
         replica.expiryTick = tickCount + Self.expirySeconds * secondTicks

@@ -221,7 +221,7 @@ extension HostCore {
     /// - Parameter machines: of which it has records. Those that this host does not have are said once.
     package func snapshotInstalled(group: GroupID, machines: [SubMachineNumber]) {
         guard let replica = replica(of: group) else { return }
-        for machine in machines where machine >= .firstOfUsers && !settings.machines.has(machine) {
+        for machine in machines where machine.isRegistered && !settings.machines.has(machine) {
             guard replica.machinesMissed.insert(machine).inserted else { continue }
             effects.notices.append(
                 "group \(group): the state has records of state machine \(machine), which this host does not have: they "

@@ -230,6 +230,7 @@ extension HostCore {
                     replica.appliedCommands += 1
                     counts.commands += 1
                 }
+                onApplied?(replica.group, entry, outcome)
                 complete(replica, entry, outcome)
                 // A small entry may do much.
                 if replica.machine.bytesBesideEntries != written {

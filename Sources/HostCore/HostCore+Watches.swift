@@ -59,24 +59,39 @@ struct WaitingWatches {
     /// Something changed behind `after`, and nothing before that which anybody waits for: whom it concerns is to be
     /// answered.
     fileprivate mutating func wake(
-        after: Revision, slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer
+        after: Revision, _ kind: Change.Kind, slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer
     ) {
         guard !byKey.isEmpty || !ranges.isEmpty else { return }
         let key = Bytes(copying: key)
-        if let places = byKey.removeValue(forKey: key) {
-            var others: [Int] = []
-            for place in places where !wake(place, after, slot, machine) { others.append(place) }
-            if !others.isEmpty { byKey[key] = others }
+        if kind == .cleared {
+            // In a fixed order: a dictionary has none.
+            for known in byKey.keys.filter({ $0.starts(with: key) }).sorted() {
+                wake(ofKey: known, after, slot, machine)
+            }
+        } else {
+            wake(ofKey: key, after, slot, machine)
         }
         guard let places = ranges[slot] else { return }
         var others: [Int] = []
         for place in places {
-            guard watches[place]?.request.range.contains(key) == true, wake(place, after, slot, machine) else {
+            guard let range = watches[place]?.request.range,
+                kind == .cleared ? range.touches(keysWith: key) : range.contains(key),
+                wake(place, after, slot, machine)
+            else {
                 others.append(place)
                 continue
             }
         }
         if others.count < places.count { ranges[slot] = others.isEmpty ? nil : others }
+    }
+
+    private mutating func wake(
+        ofKey key: Bytes, _ after: Revision, _ slot: Slot, _ machine: SubMachineNumber
+    ) {
+        guard let places = byKey.removeValue(forKey: key) else { return }
+        var others: [Int] = []
+        for place in places where !wake(place, after, slot, machine) { others.append(place) }
+        if !others.isEmpty { byKey[key] = others }
     }
 
     private mutating func wake(_ place: Int, _ after: Revision, _ slot: Slot, _ machine: SubMachineNumber) -> Bool {
@@ -173,7 +188,7 @@ extension HostCore {
     public func watch(_ request: WatchRequest, call: CallToken) {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
-        guard request.machine == .keyValue || request.machine >= .firstOfUsers, request.slot < .group else {
+        guard request.machine == .keyValue || request.machine.isRegistered, request.slot < .group else {
             return refuse(call, .invalid("sub state machine \(request.machine) is not watched in this version"))
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
@@ -210,7 +225,9 @@ extension HostCore {
         let after = replica.watches.woken
         replica.watches.woken = replica.history.last
         guard replica.history.floor <= after else { return replica.watches.wakeAll(after: after) }
-        replica.history.forEach(after: after) { replica.watches.wake(after: after, slot: $0, machine: $1, key: $2) }
+        replica.history.forEach(after: after) { kind, slot, machine, key in
+            replica.watches.wake(after: after, kind, slot: slot, machine: machine, key: key)
+        }
     }
 
     /// Answers those that are due, as many as a turn may.

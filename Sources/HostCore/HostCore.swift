@@ -7,12 +7,15 @@ import Messages
 public import Primitives
 import RaftCore
 public import Ring
-import StateMachines
+package import StateMachines
 import Storage
 
 /// One event loop's part of a host: all of it, if there is one loop. Inputs note what came; `turn` steps every group
 /// that has something to do once and says what to do. Not thread-safe: it belongs to its event loop.
 public final class HostCore {
+    /// Told of each entry that is applied, and what it came to. For rules that know what it has to come to.
+    package var onApplied: ((GroupID, LogEntry, Applied) -> Void)?
+
     /// Another host of the cluster.
     final class Peer {
         let host: HostID

@@ -1,5 +1,6 @@
 // The bounds and periods of a host. Every number that decides something stands here with its unit.
 
+import DataTypes
 import Primitives
 public import RaftCore
 public import StateMachines
@@ -25,8 +26,10 @@ public struct HostSettings: Sendable {
     /// Entries of a group's log after which its replicas compare their states: a power of two, and the same on all hosts,
     /// or nothing is compared. For tests; a host has this one.
     package var digestInterval: UInt64 = 4_096
-    /// Users' state machines of this host's program.
-    public var machines = StateMachineRegistry()
+    /// Bifrost's data types, and users' state machines of this host's program.
+    public var machines = DataTypeMachines.registry {
+        didSet { machines = machines.withDataTypes }
+    }
     /// Each group's consensus; its time-outs are in the same ticks.
     public var raft = RaftSettings()
 

@@ -39,7 +39,7 @@ struct ReplicaRecords: RecordStore {
     mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {
         event.key.withUnsafeBytes {
             history.append(
-                .event, number: event.number, slot: slot, machine: machine, revision: revision, key: $0,
+                event.kind, number: event.number, slot: slot, machine: machine, revision: revision, key: $0,
                 value: event.body, bytesMax: historyBytesMax)
         }
     }

@@ -16,6 +16,9 @@ public struct Change: Hashable, Sendable {
         case expired = 3
         /// A user's machine emitted an event; `number` says which, the value is its bytes.
         case event = 4
+        /// All keys that begin with this one are gone. No value. Whoever watches any of them is told. From feature level 9
+        /// on.
+        case cleared = 5
     }
     public var kind: Kind
     /// Of an event, among its machine's; 0 otherwise.
@@ -152,6 +155,9 @@ public struct WatchRange: Message, Hashable {
     }
 
     public func contains(_ key: Bytes) -> Bool { key >= from && end.map { key < $0 } ?? true }
+
+    /// Some of what begins with this key may be in it.
+    package func touches(keysWith prefix: Bytes) -> Bool { contains(prefix) || from.starts(with: prefix) }
 
     public func encode(into writer: inout ByteWriter) {
         writer.write(group)

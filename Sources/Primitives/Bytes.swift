@@ -82,6 +82,9 @@ public struct Bytes: Sendable {
         return withExtendedLifetime(storage) { storage.base.load(fromByteOffset: Int(start) + offset, as: UInt8.self) }
     }
 
+    /// Whether it begins with these.
+    public func starts(with prefix: Bytes) -> Bool { count >= prefix.count && self[0..<prefix.count] == prefix }
+
     /// The same bytes in storage of their own, so that a large frame is not kept alive by a small slice.
     public func compacted() -> Bytes {
         withUnsafeBytes { Bytes(copying: $0) }
@@ -130,4 +133,17 @@ extension Bytes: Equatable, Hashable, Comparable, CustomStringConvertible, Expre
         offset &+= 1
     }
     return left.count - right.count
+}
+
+extension Bytes {
+    /// The least key behind all that begin with these bytes; nil if there is none.
+    public var endOfPrefix: Bytes? {
+        var bytes = array
+        while let last = bytes.popLast() {
+            guard last < .max else { continue }
+            bytes.append(last + 1)
+            return Bytes(bytes)
+        }
+        return nil
+    }
 }

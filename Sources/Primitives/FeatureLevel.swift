@@ -20,8 +20,10 @@ public enum FeatureLevel {
     public static let machines: UInt32 = 7
     /// Records and timers with deadlines: the times to live of keys, machines' timers. Comparing digests.
     public static let deadlines: UInt32 = 8
+    /// Bifrost's data types: machines below 1,024; sweeps; records of sessions of version 2.
+    public static let dataTypes: UInt32 = 9
     /// What this version knows.
-    public static let current = deadlines
+    public static let current = dataTypes
 
     /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
     /// an earlier version can't join it.

@@ -28,12 +28,15 @@ public struct ApplyContext {
     let group: GroupID
     let machine: SubMachineNumber
     private let store: any RecordStore
+    /// Of the entry, by other contexts: deadlines of one entry have numbers of their own.
+    private let writesBefore: Int
 
     init(
         group: GroupID, _ entry: LogEntry, logTime: LogTime, revision: Revision, slot: Slot, machine: SubMachineNumber,
-        store: any RecordStore
+        store: any RecordStore, writesBefore: Int = 0
     ) {
         self.group = group
+        self.writesBefore = writesBefore
         index = entry.index
         self.logTime = logTime
         self.revision = revision
@@ -97,7 +100,7 @@ public struct ApplyContext {
 
     /// Sees to it that something is done when log time has come to `time`.
     mutating func set(_ time: LogTime, _ purpose: Deadline.Purpose) -> DeadlineKey {
-        let key = DeadlineKey(time: time, index: index, number: UInt16(writes.count))
+        let key = DeadlineKey(time: time, index: index, number: UInt16(truncatingIfNeeded: writesBefore + writes.count))
         writes.append(Deadline(key, purpose).write)
         return key
     }

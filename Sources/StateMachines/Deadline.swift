@@ -69,11 +69,13 @@ public struct DeadlineKey: Hashable, Sendable {
 ///
 /// * `1 | slot u16 | machine u16 | key: length u32, bytes`: the record ends that has exactly this expiry. One that was
 ///   written again meanwhile has another, and is left: so nobody has to read a record in order to write it.
-/// * `2 | machine u16 | a MachineRequest`: the command of the user's machine is applied.
+/// * `2 | machine u16 | a MachineRequest`: the command of the machine is applied.
+/// * `3 | a Sweep`: the records go that nobody needs any more, some at a time. From feature level 9 on.
 public struct Deadline: Hashable, Sendable {
     public enum Purpose: Hashable, Sendable {
         case record(RecordPosition)
         case command(SubMachineNumber, MachineRequest)
+        case sweep(Sweep)
     }
 
     public var key: DeadlineKey
@@ -89,6 +91,7 @@ public struct Deadline: Hashable, Sendable {
     private enum Kind {
         static let record: UInt8 = 1
         static let command: UInt8 = 2
+        static let sweep: UInt8 = 3
     }
 
     /// The first key that a deadline of this time may have.
@@ -105,6 +108,9 @@ public struct Deadline: Hashable, Sendable {
             writer.write(Kind.command)
             writer.write(machine)
             request.encode(into: &writer)
+        case .sweep(let sweep):
+            writer.write(Kind.sweep)
+            sweep.encode(into: &writer)
         }
         return RecordWrite(slot: .group, machine: .deadlines, key: key.key, expiry: .zero, value: writer.take())
     }
@@ -118,7 +124,10 @@ public struct Deadline: Hashable, Sendable {
         case Kind.command:
             let machine = try reader.read(SubMachineNumber.self)
             purpose = .command(machine, try MachineRequest(decoding: reader.readRest()))
-        case let kind: throw DecodingFailure(expected: "a deadline of kind 1 or 2", found: "\(kind)")
+        case Kind.sweep:
+            purpose = .sweep(try Sweep(from: &reader))
+            try reader.expectEnd()
+        case let kind: throw DecodingFailure(expected: "a deadline of kind 1 to 3", found: "\(kind)")
         }
     }
 
@@ -134,6 +143,8 @@ public struct Deadline: Hashable, Sendable {
 /// * `1 u8 | version u8 = 1 | count u16 | each: deadline (time u64, index u64, number u16), slot u16, machine u16, key:
 ///   length u32, bytes`: each record ends if its expiry is that time.
 /// * `2 u8 | version u8 = 1 | deadline`: the command that stands there is applied, if the deadline is still there.
+/// * `3 u8 | version u8 = 1 | deadline | has next u8 | next: length u32, bytes, if there is one | count u16 | each: key:
+///   length u32, bytes`: these records go, if the sweep is still there; from feature level 9 on.
 public enum DeadlineCommand: Hashable, Sendable {
     public struct Ending: Hashable, Sendable {
         public var deadline: DeadlineKey
@@ -149,14 +160,19 @@ public enum DeadlineCommand: Hashable, Sendable {
     /// None: it notes how far log time is.
     case end([Ending])
     case fire(DeadlineKey)
+    /// Deletes these of a sweep's records. The sweep is done then, or, if there is one more key, goes on from there.
+    case sweep(DeadlineKey, keys: [Bytes], next: Bytes?)
 
     private enum Number {
         static let end: UInt8 = 1
         static let fire: UInt8 = 2
+        static let sweep: UInt8 = 3
     }
     private static let formatVersion: UInt8 = 1
     /// Deadlines in one command.
     public static let countMax = 256
+    /// Records that one command sweeps.
+    public static let sweptMax = 1_024
     /// Of their keys together, but for the first one, as a leader puts them into one command.
     public static let keyBytesMax = 64 << 10
 
@@ -177,12 +193,20 @@ public enum DeadlineCommand: Hashable, Sendable {
             writer.write(Number.fire)
             writer.write(Self.formatVersion)
             deadline.encode(into: &writer)
+        case .sweep(let deadline, let keys, let next):
+            writer.write(Number.sweep)
+            writer.write(Self.formatVersion)
+            deadline.encode(into: &writer)
+            writer.write(next != nil)
+            if let next { writer.writeWithLength(next) }
+            writer.write(UInt16(keys.count))
+            for key in keys { writer.writeWithLength(key) }
         }
         return writer.take()
     }
 
     /// Reads a whole payload, header included.
-    init(payload: Bytes) throws(DecodingFailure) {
+    package init(payload: Bytes) throws(DecodingFailure) {
         var reader = ByteReader(payload)
         _ = try reader.readBytes(count: CommandHeader.encodedBytes)
         let (number, version) = (try reader.read(UInt8.self), try reader.read(UInt8.self))
@@ -199,9 +223,19 @@ public enum DeadlineCommand: Hashable, Sendable {
             }
             self = .end(endings)
         case (Number.fire, Self.formatVersion): self = .fire(try DeadlineKey(from: &reader))
+        case (Number.sweep, Self.formatVersion):
+            let deadline = try DeadlineKey(from: &reader)
+            let next = try reader.readBool() ? try reader.readBytesWithLength(limit: Limits.keyBytesMax + 1) : nil
+            let count = Int(try reader.read(UInt16.self))
+            guard count <= Self.sweptMax else {
+                throw DecodingFailure(expected: "at most \(Self.sweptMax) records to be swept", found: "\(count)")
+            }
+            var keys: [Bytes] = []
+            for _ in 0..<count { keys.append(try reader.readBytesWithLength(limit: Limits.keyBytesMax)) }
+            self = .sweep(deadline, keys: keys, next: next)
         default:
             throw DecodingFailure(
-                expected: "a command about deadlines, 1 or 2 of version 1", found: "\(number) of version \(version)")
+                expected: "a command about deadlines, 1 to 3 of version 1", found: "\(number) of version \(version)")
         }
         try reader.expectEnd()
     }

@@ -10,6 +10,11 @@ public struct MachineRecord: Hashable, Sendable {
     public var value: Bytes
     /// At which it got its value.
     public var revision: Revision
+
+    public init(value: Bytes, revision: Revision) {
+        self.value = value
+        self.revision = revision
+    }
 }
 
 /// What a request could not do: it ends like this whatever the machine makes of the error, also in a copy of its context.
@@ -18,6 +23,8 @@ final class MachineTrouble {
     /// Records have to be fetched first.
     private(set) var unready: Unready?
     private(set) var broken: MachineFailure?
+    /// Ranges that have to be looked up first.
+    private(set) var rangesUnready: [MachineRange] = []
     /// The disk's own word.
     var failed: (any Error)?
     private var reads = 0
@@ -41,10 +48,15 @@ final class MachineTrouble {
         return error
     }
 
+    func note(_ range: MachineRange) -> Unready {
+        rangesUnready.append(range)
+        return note(Unready([]))
+    }
+
     /// A machine's records are those with keys in one slot.
-    func check(_ key: Bytes, in slot: Slot) throws(MachineFailure) {
+    func check(_ key: Bytes, in slot: Slot, of machine: SubMachineNumber) throws(MachineFailure) {
         guard !key.isEmpty, key.count <= Limits.keyBytesMax else { throw note(.badKey) }
-        guard Ring.slot(of: key) == slot else { throw note(.keyElsewhere) }
+        guard machine.isDataType || Ring.slot(of: key) == slot else { throw note(.keyElsewhere) }
     }
 
     func willRead() throws(MachineFailure) {
@@ -116,11 +128,17 @@ public struct MachineContext {
 
     private(set) var context: ApplyContext
     private(set) var events: [EmittedEvent] = []
+    private(set) var holds: [HoldChange] = []
+    /// Why it is applied; nil: a client sent it.
+    private var timer: ScheduledCommand?
+    /// Of the caller's session.
+    private let holdings: [SessionHolding]
     let trouble = MachineTrouble()
 
-    init(_ context: ApplyContext, session: SessionID) {
+    init(_ context: ApplyContext, session: SessionID, holdings: [SessionHolding] = []) {
         self.context = context
         self.session = session
+        self.holdings = holdings
     }
 
     /// The record with this key, as the command has made it or found it; nil if there is none.
@@ -128,7 +146,7 @@ public struct MachineContext {
     /// - Throws: if the record has to be fetched first, and if the key breaks a rule. Either ends the command, whether or
     ///   not it lets the error through.
     public mutating func get(_ key: Bytes) throws -> MachineRecord? {
-        try trouble.check(key, in: context.slot)
+        try trouble.check(key, in: context.slot, of: context.machine)
         try trouble.willRead()
         let found: StoredRecord?
         do throws(Unready) { found = try context.get(key) } catch { throw trouble.note(error) }
@@ -147,7 +165,7 @@ public struct MachineContext {
     ///
     /// - Throws: if it breaks a rule or a bound; that ends the command.
     public mutating func put(_ key: Bytes, _ value: Bytes) throws {
-        try trouble.check(key, in: context.slot)
+        try trouble.check(key, in: context.slot, of: context.machine)
         guard value.count <= valueBytesMax else { throw trouble.note(.valueTooLarge) }
         try trouble.willWrite(key.count + value.count)
         context.put(key, value)
@@ -162,7 +180,7 @@ public struct MachineContext {
     ///
     /// - Throws: as `put(_:_:)`.
     public mutating func delete(_ key: Bytes) throws {
-        try trouble.check(key, in: context.slot)
+        try trouble.check(key, in: context.slot, of: context.machine)
         try trouble.willWrite(key.count)
         context.delete(key)
     }
@@ -175,9 +193,52 @@ extension MachineContext {
     /// - Throws: if its key breaks a rule, or a bound is reached; that ends the command.
     public mutating func emit(_ event: some MachineEvent) throws {
         let (key, body) = (event.key, event.encoded())
-        try trouble.check(key, in: context.slot)
+        try trouble.check(key, in: context.slot, of: context.machine)
         try trouble.willEmit(key.count + body.count)
         events.append(EmittedEvent(number: type(of: event).number, key: key, body: body))
+    }
+}
+
+// What Bifrost's data types do beside.
+extension MachineContext {
+    package var slot: Slot { context.slot }
+
+    /// Sees to it that reads of these records find them in memory: all that are missing are fetched in one go.
+    ///
+    /// - Throws: some are not; that ends the command.
+    package mutating func prepare(_ keys: [Bytes]) throws {
+        do throws(Unready) { _ = try context.prepare(keys) } catch { throw trouble.note(error) }
+    }
+
+    /// Tells whoever watches what became of a key, which is the machine's own way to name it.
+    package mutating func tell(_ kind: Change.Kind, _ key: Bytes, _ value: Bytes = Bytes()) {
+        events.append(EmittedEvent(kind: kind, number: 0, key: key, body: value))
+    }
+
+    /// The caller's session holds this object from now on: when it ends, the machine is told.
+    ///
+    /// - Throws: it has no session, or holds too much; that ends the command.
+    package mutating func hold(_ name: Bytes) throws {
+        guard session != .none else { throw trouble.note(.needsSession) }
+        let holding = SessionHolding(machine: context.machine, slot: context.slot, name: name)
+        guard !holdings.contains(holding) else { return }
+        guard holdings.count < SessionTable.Limits.holdingsMax else { throw trouble.note(.holdsTooMuch) }
+        holds.append(HoldChange(session: session, holding: holding, isHeld: true))
+    }
+
+    /// A session has nothing of this object any more.
+    package mutating func letGo(_ name: Bytes, of session: SessionID) {
+        let holding = SessionHolding(machine: context.machine, slot: context.slot, name: name)
+        holds.append(HoldChange(session: session, holding: holding, isHeld: false))
+    }
+
+    /// Has all records deleted some time whose keys begin like this. No command may put one there any more.
+    ///
+    /// - Throws: a bound is reached; that ends the command.
+    package mutating func sweep(_ prefix: Bytes) throws {
+        try trouble.willWrite(prefix.count)
+        let sweep = Sweep(slot: context.slot, machine: context.machine, prefix: prefix, from: prefix)
+        _ = context.set(context.logTime, .sweep(sweep))
     }
 }
 
@@ -185,7 +246,7 @@ extension MachineContext {
 /// keeps it in a record of its own.
 ///
 /// `group u32 | time u64 | index u64 | number u16`, 22 bytes: the group that it was scheduled in, and its deadline there.
-public struct ScheduledCommand: Message {
+public struct ScheduledCommand: Message, Hashable {
     fileprivate let group: GroupID
     fileprivate let deadline: DeadlineKey
 
@@ -241,7 +302,7 @@ extension MachineContext {
         _ command: some MachineCommand, after delay: Duration
     ) throws -> ScheduledCommand {
         let request = MachineRequest(command)
-        try trouble.check(request.key, in: context.slot)
+        try trouble.check(request.key, in: context.slot, of: context.machine)
         guard type(of: command).machineNumber == context.machine else { throw trouble.note(.commandElsewhere) }
         guard request.body.count <= Limits.scheduledBytesMax else { throw trouble.note(.scheduledTooLarge) }
         guard let millis = delay.millisRoundedUp, (1...Limits.delayMillisMax).contains(millis) else {
@@ -270,7 +331,13 @@ extension MachineContext {
     }
 
     /// The command that is applied has been taken off the list: its own number is not there for it any more.
-    mutating func begin(_ deadline: DeadlineKey) { context.remove(deadline) }
+    mutating func begin(_ deadline: DeadlineKey) {
+        context.remove(deadline)
+        timer = ScheduledCommand(context.group, deadline)
+    }
+
+    /// Whether this is that command, at its time; false for one that a client sends.
+    package func isDoing(_ scheduled: ScheduledCommand) -> Bool { timer == scheduled }
 }
 
 extension MachineCommand {
@@ -301,15 +368,19 @@ public struct MachineView {
 
     /// So often a query begins anew for records that it had not named in `readKeys`.
     public static let roundsMax = 64
-    private let slot: Slot
+    package let slot: Slot
     private let machine: SubMachineNumber
     private let lookUp: (RecordPosition) throws -> Finding
+    private let pageOf: (MachineRange) throws -> MachinePage?
     let trouble = MachineTrouble()
 
-    /// - Parameter lookUp: what is there; `elsewhere` if that can't be told in this round.
+    /// - Parameters:
+    ///   - lookUp: what is there; `elsewhere` if that can't be told in this round.
+    ///   - pageOf: the same of a range; nil.
     init(
         index: LogIndex, revision: Revision, logTime: LogTime, slot: Slot, machine: SubMachineNumber,
-        lookUp: @escaping (RecordPosition) throws -> Finding
+        lookUp: @escaping (RecordPosition) throws -> Finding,
+        pageOf: @escaping (MachineRange) throws -> MachinePage? = { _ in nil }
     ) {
         self.index = index
         self.revision = revision
@@ -317,6 +388,7 @@ public struct MachineView {
         self.slot = slot
         self.machine = machine
         self.lookUp = lookUp
+        self.pageOf = pageOf
     }
 
     /// The record with this key; nil if there is none.
@@ -324,7 +396,7 @@ public struct MachineView {
     /// - Throws: if the record has to be looked up first, if it can't be read, and if the key breaks a rule. Each ends the
     ///   query, whether or not it lets the error through.
     public mutating func get(_ key: Bytes) throws -> MachineRecord? {
-        try trouble.check(key, in: slot)
+        try trouble.check(key, in: slot, of: machine)
         try trouble.willRead()
         let place = RecordPosition(slot: slot, machine: machine, key: key)
         let found: Finding
@@ -346,5 +418,116 @@ public struct MachineView {
     /// - Throws: as `get(_:)`; and if the value is none of `Value`.
     public mutating func get<Value: Message>(_ key: Bytes, as _: Value.Type) throws -> Value? {
         try get(key).map { try Value(decoding: $0.value) }
+    }
+}
+
+// MARK: Ranges
+
+/// Records of one machine in one slot, in the order of their keys.
+public struct MachineRange: Hashable, Sendable {
+    /// The first one has this key, or the next there is.
+    public var from: Bytes
+    /// It ends before this key.
+    public var end: Bytes
+    /// Of a page.
+    public var recordsMax: Int
+    /// Of a page's keys and values together, but one record always fits.
+    public var bytesMax: Int
+
+    /// Of a page, whatever is asked for.
+    public static let recordsMaxMax = 1_024
+    public static let bytesMaxMax = 512 << 10
+
+    init(from: Bytes, end: Bytes, recordsMax: Int, bytesMax: Int) {
+        self.from = from
+        self.end = end
+        self.recordsMax = min(max(recordsMax, 1), Self.recordsMaxMax)
+        self.bytesMax = min(max(bytesMax, 1), Self.bytesMaxMax)
+    }
+}
+
+/// Some of a range's records, as they stood at one moment.
+public struct MachinePage: Sendable {
+    /// Ascending by the bytes of their keys.
+    public var records: [(key: Bytes, record: MachineRecord)]
+    /// Where the next page begins; nil: there is none. A page may be empty and have a next one, where many records were
+    /// deleted.
+    public var next: Bytes?
+
+    public init(records: [(key: Bytes, record: MachineRecord)], next: Bytes?) {
+        self.records = records
+        self.next = next
+    }
+
+    /// One record stays, however large.
+    mutating func cut(toBytes bytesMax: Int) {
+        var bytes = 0
+        for place in records.indices {
+            bytes += records[place].key.count + records[place].record.value.count
+            guard place > 0, bytes > bytesMax else { continue }
+            next = records[place].key
+            records.removeSubrange(place...)
+            return
+        }
+    }
+}
+
+extension MachineView {
+    /// The machine's records whose keys begin with `prefix`, ascending, from `first` on.
+    ///
+    /// - Parameters:
+    ///   - prefix: with a whole tag in it, that of the query's key: only then all such records lie together.
+    ///   - recordsMax: up to `MachineRange.recordsMaxMax`.
+    ///   - bytesMax: of keys and values together, up to `MachineRange.bytesMaxMax`; one record always fits.
+    /// - Throws: as `get(_:)`.
+    public mutating func page(
+        prefix: Bytes, from first: Bytes? = nil, recordsMax: Int = MachineRange.recordsMaxMax,
+        bytesMax: Int = MachineRange.bytesMaxMax
+    ) throws -> MachinePage {
+        let hasTag = machine.isDataType || prefix.withUnsafeBytes { tagRange(of: $0).count < $0.count }
+        guard hasTag else { throw trouble.note(.keyElsewhere) }
+        try trouble.check(prefix, in: slot, of: machine)
+        guard let end = prefix.endOfPrefix else { throw trouble.note(.badKey) }
+        let from = first.map { max($0, prefix) } ?? prefix
+        guard from < end else { return MachinePage(records: [], next: nil) }
+        return try page(MachineRange(from: from, end: end, recordsMax: recordsMax, bytesMax: bytesMax))
+    }
+
+    /// The same of keys from `first` on and before `end`, whoever's they are.
+    package mutating func page(
+        from first: Bytes, before end: Bytes, recordsMax: Int = MachineRange.recordsMaxMax,
+        bytesMax: Int = MachineRange.bytesMaxMax
+    ) throws -> MachinePage {
+        guard first < end else { return MachinePage(records: [], next: nil) }
+        return try page(MachineRange(from: first, end: end, recordsMax: recordsMax, bytesMax: bytesMax))
+    }
+
+    /// Has these records looked up in one go.
+    package mutating func prepare(_ keys: [Bytes]) throws {
+        var missing: [RecordPosition] = []
+        for key in keys {
+            let place = RecordPosition(slot: slot, machine: machine, key: key)
+            let found: Finding
+            do { found = try lookUp(place) } catch {
+                trouble.failed = trouble.failed ?? error
+                throw error
+            }
+            if case .elsewhere = found { missing.append(place) }
+        }
+        guard missing.isEmpty else { throw trouble.note(Unready(missing)) }
+    }
+
+    private mutating func page(_ range: MachineRange) throws -> MachinePage {
+        try trouble.willRead()
+        var found: MachinePage?
+        do { found = try pageOf(range) } catch {
+            trouble.failed = trouble.failed ?? error
+            throw error
+        }
+        // Layers bring so much each.
+        found?.cut(toBytes: range.bytesMax)
+        guard let found else { throw trouble.note(range) }
+        try trouble.hasRead(found.records.reduce(0) { $0 + $1.key.count + $1.record.value.count })
+        return found
     }
 }

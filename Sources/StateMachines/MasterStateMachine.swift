@@ -71,8 +71,8 @@ public struct MasterStateMachine: Sendable {
         switch decideOther(entry, store) {
         case .nothing: return .nothing
         case .done(let writes, let body, let events):
-            for event in events.list {
-                store.emit(event, slot: events.slot, machine: events.machine, revision: revision)
+            for told in events {
+                store.emit(told.event, slot: told.slot, machine: told.machine, revision: revision)
             }
             for write in writes {
                 write.key.withUnsafeBytes {
@@ -97,8 +97,10 @@ public struct MasterStateMachine: Sendable {
 
     /// Those whose time is over at `logTime`, and the index of their last sign of life: what a leader proposes to end. See
     /// `SessionTable.due`.
-    public mutating func sessionsDue(at logTime: LogTime, countMax: Int) -> [SessionCommand.Expiry] {
-        sessions.due(at: logTime, countMax: countMax)
+    public mutating func sessionsDue(
+        at logTime: LogTime, countMax: Int, holdingsMax: Int = .max
+    ) -> [SessionCommand.Expiry] {
+        sessions.due(at: logTime, countMax: countMax, holdingsMax: holdingsMax)
     }
 
     /// Writes what is live in memory and is not among the records yet: before they are frozen.
@@ -122,7 +124,7 @@ public struct MasterStateMachine: Sendable {
         guard entry.kind == .command, group != .meta,
             let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
         else { return [] }
-        if machine >= .firstOfUsers { return reads(of: entry, machine) }
+        if machine.isRegistered { return reads(of: entry, machine, store) }
         if machine == .deadlines { return reads(ofDeadlines: entry, store) }
         guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
             let transaction = try? KeyValueTransaction(payload: entry.payload)
@@ -136,6 +138,7 @@ public struct MasterStateMachine: Sendable {
         switch try? DeadlineCommand(payload: entry.payload) {
         case nil: return []
         case .end(let endings)?: return endings.map(\.place)
+        case .sweep(let key, _, _)?: return [key.place]
         case .fire(let key)?:
             guard case .found(let record) = store.find(key.place),
                 case .command(let machine, let request)? = (try? Deadline(key: key.key, value: record.value))?.purpose,
@@ -145,11 +148,24 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
-    private func reads(of entry: LogEntry, _ machine: SubMachineNumber) -> [RecordPosition] {
+    private func reads(
+        of entry: LogEntry, _ machine: SubMachineNumber, _ store: any RecordStore
+    ) -> [RecordPosition] {
         guard let request = try? MachineRequest(payload: entry.payload),
-            let keys = try? machines.command(request.number, of: machine)?.readKeys(request)
+            let command = machines.command(request.number, of: machine)
         else { return [] }
-        return RecordPosition.named(keys, machine: machine, slot: Ring.slot(of: request.key))
+        let slot = Ring.slot(of: request.key)
+        guard machine.isDataType else {
+            return RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot)
+        }
+        // What it reads depends on what it finds: as it stands now is a good guess, and nothing of it is kept.
+        let session = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session }
+        var context = MachineContext(
+            ApplyContext(
+                group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
+                machine: machine, store: store), session: session ?? .none)
+        _ = try? command.apply(request, &context)
+        return context.trouble.unready?.places ?? []
     }
 
     /// What a key-value command writes: ranges of the entry's payload. Apart from `apply`, as the next, so that only the
@@ -191,25 +207,10 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
-    /// What a user's command tells whoever watches.
-    @usableFromInline struct Events {
-        @usableFromInline var slot = Slot.group
-        @usableFromInline var machine = SubMachineNumber(0)
-        @usableFromInline var list: [EmittedEvent] = []
-
-        @usableFromInline init(
-            slot: Slot = .group, machine: SubMachineNumber = SubMachineNumber(0), list: [EmittedEvent] = []
-        ) {
-            self.slot = slot
-            self.machine = machine
-            self.list = list
-        }
-    }
-
     /// What any other entry does.
     @usableFromInline enum Decision {
         case nothing
-        case done([RecordWrite], body: Bytes, events: Events = Events())
+        case done([RecordWrite], body: Bytes, events: [ToldEvent] = [])
         case repeated(SessionAnswer)
         case refused(Refusal)
         case unsupported(String)
@@ -232,7 +233,7 @@ public struct MasterStateMachine: Sendable {
         case .done(let writes, _, let events):
             // What clients say of their sessions changes no data, nor does a deadline that is met in vain.
             let machine = writes.first { $0.machine != .sessions && $0.machine != .deadlines }?.machine
-            if let machine = machine ?? (events.list.isEmpty ? nil : events.machine) {
+            if let machine = machine ?? events.first?.machine {
                 revision = revision.next
                 interval.addChange(of: machine)
             }
@@ -301,7 +302,7 @@ public struct MasterStateMachine: Sendable {
             return .unsupported("entry \(entry.index) has no command header of version \(CommandHeader.formatVersion)")
         }
         if header.session != .none {
-            guard group != .meta, header.machine == .keyValue || header.machine >= .firstOfUsers else {
+            guard group != .meta, header.machine == .keyValue || header.machine.isRegistered else {
                 return .unsupported(
                     "entry \(entry.index) of session \(header.session) is for sub state machine \(header.machine), which "
                         + "has no sessions")
@@ -322,20 +323,20 @@ public struct MasterStateMachine: Sendable {
             }
         }
         switch header.machine {
-        case .sessions where group != .meta: return decideSession(entry)
+        case .sessions where group != .meta: return decideSession(entry, store)
         case .meta where group == .meta: return decideMeta(entry)
         case .deadlines where group != .meta: return decideDeadlines(entry, store)
         case .keyValue where group != .meta:
             if let decision = decidePut(entry, store, &session) { return decision }
             return decideTransaction(entry, store, &session)
-        case .firstOfUsers... where group != .meta: return decideMachine(header.machine, entry, store, &session)
+        case .firstOfDataTypes... where group != .meta: return decideMachine(header.machine, entry, store, &session)
         default:
             return .unsupported(
                 "entry \(entry.index) is for sub state machine \(header.machine), which group \(group) does not have")
         }
     }
 
-    private mutating func decideSession(_ entry: LogEntry) -> Decision {
+    private mutating func decideSession(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
         let command: SessionCommand
         do throws(DecodingFailure) {
             command = try SessionCommand(payload: entry.payload)
@@ -343,11 +344,6 @@ public struct MasterStateMachine: Sendable {
             return .unsupported("entry \(entry.index): \(error)")
         }
         let time = max(logTime, entry.logTime)
-        func ended(_ ids: [SessionID]) -> [RecordWrite] {
-            ids.map {
-                RecordWrite(slot: .group, machine: .sessions, key: Session.key(of: $0), expiry: .zero, value: nil)
-            }
-        }
         switch command {
         case .open(let timeToLive, let nonce):
             if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
@@ -364,9 +360,67 @@ public struct MasterStateMachine: Sendable {
                 entry.payload.withUnsafeBytes { hash64($0, seed: UInt64(truncatingIfNeeded: missing.count)) },
                 of: .sessions)
             return .done([], body: Session.body(of: missing))
-        case .close(let id): return .done(sessions.close(id) ? ended([id]) : [], body: Bytes())
-        case .expire(let expiries): return .done(ended(sessions.expire(expiries, logTime: time)), body: Bytes())
+        case .close(let id): return end(sessions.place(of: id) == nil ? [] : [id], entry, store)
+        case .expire(let expiries): return end(sessions.over(expiries, logTime: time), entry, store)
         }
+    }
+
+    /// Ends sessions that are there, each named once: what they hold is given back, object by object, as if each were a
+    /// command behind the one before.
+    private mutating func end(_ ids: [SessionID], _ entry: LogEntry, _ store: any RecordStore) -> Decision {
+        var writes = ids.map {
+            RecordWrite(slot: .group, machine: .sessions, key: Session.key(of: $0), expiry: .zero, value: nil)
+        }
+        var events: [ToldEvent] = []
+        var holds: [HoldChange] = []
+        var missing: [RecordPosition] = []
+        var overlaid = OverlaidStore(store)
+        for id in ids {
+            for holding in sessions.holdings(of: id) {
+                guard let release = machines.release(of: holding.machine) else {
+                    return .unsupported(
+                        "entry \(entry.index) ends a session that holds something of state machine \(holding.machine), "
+                            + "which this host does not have: start it with a program that has it")
+                }
+                var context = MachineContext(
+                    ApplyContext(
+                        group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next,
+                        slot: holding.slot, machine: holding.machine, store: overlaid, writesBefore: writes.count),
+                    session: id)
+                let isDone = (try? release(holding.name, id, &context)) != nil
+                bytesBesideEntries &+= context.trouble.bytesOfReads
+                if let unready = context.trouble.unready { missing += unready.places }
+                // The next ones may be waiting for records too: they are fetched in one go.
+                guard missing.isEmpty, isDone, context.trouble.broken == nil else { continue }
+                writes += context.context.writes
+                events += told(by: context, in: holding.slot, holding.machine)
+                holds += context.holds
+                overlaid.add(context.context.writes, revision: revision.next)
+            }
+        }
+        guard missing.isEmpty else { return .unready(missing) }
+        for id in ids { _ = sessions.close(id) }
+        note(holds, entry)
+        for told in events { foldEvent(told) }
+        return .done(writes, body: Bytes(), events: events)
+    }
+
+    /// Takes what sessions hold from now on, and what they don't, into state and digest.
+    private mutating func note(_ holds: [HoldChange], _ entry: LogEntry) {
+        guard !holds.isEmpty else { return }
+        sessions.note(holds, at: entry.index, revision)
+        for hold in holds { take(hold.hash, of: .sessions) }
+    }
+
+    private func told(by context: MachineContext, in slot: Slot, _ machine: SubMachineNumber) -> [ToldEvent] {
+        context.events.map { ToldEvent(slot: slot, machine: machine, event: $0) }
+    }
+
+    /// Whoever watches sees it: replicas agree in it. What is told of records is in them.
+    private mutating func foldEvent(_ told: ToldEvent) {
+        guard told.event.kind == .event else { return }
+        let hash = told.event.key.withUnsafeBytes { hash64($0, seed: UInt64(told.event.number) &+ 1) }
+        take(told.event.body.withUnsafeBytes { hash64($0, seed: hash) }, of: told.machine)
     }
 
     private mutating func decideDeadlines(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
@@ -379,9 +433,32 @@ public struct MasterStateMachine: Sendable {
             case .end(let endings):
                 return .done(try endings.writes(at: max(logTime, entry.logTime), store), body: Bytes())
             case .fire(let deadline): return try decideTimer(deadline, entry, store)
+            case .sweep(let deadline, let keys, let next):
+                return try decideSweep(deadline, keys, next, entry, store)
             }
         } catch {
             return .unready(error.places)
+        }
+    }
+
+    private func decideSweep(
+        _ key: DeadlineKey, _ keys: [Bytes], _ next: Bytes?, _ entry: LogEntry, _ store: any RecordStore
+    ) throws(Unready) -> Decision {
+        let record: StoredRecord
+        switch store.find(key.place) {
+        case .elsewhere: throw Unready([key.place])
+        // An entry before has done it.
+        case .absent: return .done([], body: Bytes())
+        case .found(let found): record = found
+        }
+        do throws(DecodingFailure) {
+            guard case .sweep(let sweep) = try Deadline(key: key.key, value: record.value).purpose else {
+                return .unsupported("entry \(entry.index) sweeps by a deadline that is no sweep")
+            }
+            let step = sweep.step(behind: key, at: max(logTime, entry.logTime), index: entry.index)
+            return .done(sweep.writes(deleting: keys, next: next, key, step: step), body: Bytes())
+        } catch {
+            return .unsupported("entry \(entry.index): \(error)")
         }
     }
 
@@ -483,7 +560,7 @@ public struct MasterStateMachine: Sendable {
         var context = MachineContext(
             ApplyContext(
                 group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
-                machine: machine, store: store), session: session)
+                machine: machine, store: store), session: session, holdings: sessions.holdings(of: session))
         if let timer, !isPlanted("timer-again") { context.begin(timer) }
         var outcome: MachineOutcome
         do throws(DecodingFailure) { outcome = try command.apply(request, &context) } catch {
@@ -502,13 +579,10 @@ public struct MasterStateMachine: Sendable {
         if case .failure = outcome, !isPlanted("machine-half-done") {
             return .done(timer.map { [$0.removal] } ?? [], body: body)
         }
-        // Whoever watches sees them: replicas agree in them.
-        for event in context.events {
-            let hash = event.key.withUnsafeBytes { hash64($0, seed: UInt64(event.number) &+ 1) }
-            take(event.body.withUnsafeBytes { hash64($0, seed: hash) }, of: machine)
-        }
-        return .done(
-            context.context.writes, body: body, events: Events(slot: slot, machine: machine, list: context.events))
+        let events = told(by: context, in: slot, machine)
+        for told in events { foldEvent(told) }
+        note(context.holds, entry)
+        return .done(context.context.writes, body: body, events: events)
     }
 
     /// What a scheduled command names to be read and is not in memory, some of it: its entry could not tell before.
@@ -578,7 +652,7 @@ extension MasterStateMachine {
                 if let problem = check(sessionOf: header, payload, slot: slot, level: level) { return problem }
                 if header.machine == .sessions { return nil }
             }
-            if header.machine >= .firstOfUsers {
+            if header.machine.isRegistered {
                 return check(machine: header.machine, payload, slot: slot, level: level, machines)
             }
             guard header.machine == .keyValue else {
@@ -630,10 +704,11 @@ extension MasterStateMachine {
     private static func check(
         machine: SubMachineNumber, _ payload: Bytes, slot: Slot, level: UInt32, _ machines: StateMachineRegistry
     ) -> Refusal? {
-        guard level >= FeatureLevel.machines else {
+        let needed = machine.isDataType ? FeatureLevel.dataTypes : FeatureLevel.machines
+        guard level >= needed else {
             return .unavailable(
-                "users' state machines need feature level \(FeatureLevel.machines), and this host knows the cluster to be "
-                    + "at \(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
+                "\(machine.isDataType ? "data types" : "users' state machines") need feature level \(needed), and this host "
+                    + "knows the cluster to be at \(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
         }
         let request: MachineRequest
         do throws(DecodingFailure) { request = try MachineRequest(payload: payload) } catch {
@@ -677,7 +752,7 @@ extension MasterStateMachine {
     ) -> Bool {
         let machine = payload.withUnsafeBytes { CommandHeader(of: $0)?.machine }
         if machine == .sessions { return false }
-        if let machine, machine >= .firstOfUsers {
+        if let machine, machine.isRegistered {
             guard let request = try? MachineRequest(payload: payload) else { return true }
             return machines.command(request.number, of: machine)?.bringsDataIn ?? true
         }

@@ -13,7 +13,7 @@ public protocol RecordStore {
         slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
         expiry: LogTime, value: Bytes?)
 
-    /// A machine's command emitted an event: for whoever watches. It is no record, and not kept.
+    /// A machine's command has something to tell whoever watches. It is no record, and not kept.
     mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision)
 
     /// What is there, as far as that can be told without waiting for a disk.
@@ -24,12 +24,20 @@ extension RecordStore {
     public mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {}
 }
 
-/// What a user's machine tells whoever watches.
+/// What a machine tells whoever watches.
 public struct EmittedEvent: Hashable, Sendable {
-    /// Among its machine's events.
+    public var kind = Change.Kind.event
+    /// Of an event, among its machine's; 0 otherwise.
     public var number: UInt16
     public var key: Bytes
     public var body: Bytes
+}
+
+/// The same, with where it was.
+public struct ToldEvent: Hashable, Sendable {
+    public var slot: Slot
+    public var machine: SubMachineNumber
+    public var event: EmittedEvent
 }
 
 /// What a store says of a place.

@@ -161,8 +161,11 @@ public struct SessionRecord: Hashable, Sendable {
 ///
 /// `version u8 = 1 | time to live u64 | active at u64 | active index u64 | first unacknowledged u64 | answers u32 | each:
 /// call u64, slot u16, index u64, revision u64, outcome u8 (0 done, 1 done without body, 2 refused), bytes: length u32`
+///
+/// One that holds objects is of version 2: behind all this `holdings u16 | each: a SessionHolding`.
 extension Session {
     static let formatVersion: UInt8 = 1
+    private static let versionWithHoldings: UInt8 = 2
 
     static func body(of ids: [SessionID]) -> Bytes {
         var writer = ByteWriter(capacity: max(1, ids.count * 8))
@@ -176,7 +179,7 @@ extension Session {
 
     func encoded() -> Bytes {
         var writer = ByteWriter(capacity: 64 + answers.count * 32 + bodyBytes)
-        writer.write(Self.formatVersion)
+        writer.write(holdings.isEmpty ? Self.formatVersion : Self.versionWithHoldings)
         writer.write(timeToLive)
         writer.write(activeAt)
         writer.write(activeIndex)
@@ -200,6 +203,10 @@ extension Session {
                 writer.writeWithLength(refusal.encoded())
             }
         }
+        if !holdings.isEmpty {
+            writer.write(UInt16(truncatingIfNeeded: holdings.count))
+            for holding in holdings { holding.encode(into: &writer) }
+        }
         return writer.take()
     }
 
@@ -210,8 +217,8 @@ extension Session {
         let id = key.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self)) }
         var reader = ByteReader(value)
         let version = try reader.read(UInt8.self)
-        guard version == Self.formatVersion else {
-            throw DecodingFailure(expected: "a session of version 1", found: "version \(version)")
+        guard version == Self.formatVersion || version == Self.versionWithHoldings else {
+            throw DecodingFailure(expected: "a session of version 1 or 2", found: "version \(version)")
         }
         let timeToLive = try reader.read(UInt64.self)
         let activeAt = try reader.read(LogTime.self)
@@ -250,6 +257,25 @@ extension Session {
             bodyBytes += answer.bodyBytes
             answers.append(answer)
         }
+        if version == Self.versionWithHoldings { holdings = try Self.holdings(from: &reader) }
         try reader.expectEnd()
+    }
+
+    private static func holdings(from reader: inout ByteReader) throws(DecodingFailure) -> [SessionHolding] {
+        let count = Int(try reader.read(UInt16.self))
+        guard count <= SessionTable.Limits.holdingsMax else {
+            throw DecodingFailure(
+                expected: "at most \(SessionTable.Limits.holdingsMax) objects that a session holds", found: "\(count)")
+        }
+        var holdings: [SessionHolding] = []
+        for _ in 0..<count {
+            let holding = try SessionHolding(from: &reader)
+            guard holdings.last.map({ $0 < holding }) ?? true else {
+                throw DecodingFailure(
+                    expected: "what a session holds, ascending", found: "\(holding.name) out of order")
+            }
+            holdings.append(holding)
+        }
+        return holdings
     }
 }

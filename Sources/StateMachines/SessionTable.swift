@@ -45,6 +45,8 @@ struct Session: Hashable, Sendable {
     var answers: Deque<SessionAnswer?> = []
     /// Of the bodies that are kept.
     var bodyBytes = 0
+    /// Ascending.
+    var holdings: [SessionHolding] = []
     /// How many answers there were at most since the memory for them was given back.
     var room = 0
 
@@ -118,6 +120,8 @@ public struct SessionTable: Sendable {
         /// Milliseconds.
         public static let timeToLiveMin: UInt64 = 1_000
         public static let timeToLiveMax: UInt64 = 3_600_000
+        /// Objects that a session holds.
+        public static let holdingsMax = 256
     }
 
     /// In no order: who was restored from records may have another one. Nothing that is decided goes by it.
@@ -176,7 +180,7 @@ public struct SessionTable: Sendable {
     /// No other can be opened.
     public var isFull: Bool { sessions.count >= Limits.sessionsMax }
 
-    private func place(of id: SessionID) -> Int? {
+    func place(of id: SessionID) -> Int? {
         recent < sessions.count && sessions[recent].id == id ? recent : places[id]
     }
 
@@ -278,6 +282,15 @@ public struct SessionTable: Sendable {
         sessions[place].touch(at: index, revision, logTime)
     }
 
+    /// A place's session holds an object, or lets go of it. No sign of life: others may have done that.
+    mutating func noteHold(
+        _ holding: SessionHolding, isHeld: Bool, at place: Int, index: LogIndex, _ revision: Revision
+    ) {
+        guard sessions[place].noteHold(holding, isHeld: isHeld) else { return }
+        sessions[place].changed = index
+        sessions[place].revision = revision
+    }
+
     // MARK: Life
 
     mutating func open(
@@ -325,31 +338,38 @@ public struct SessionTable: Sendable {
         return true
     }
 
-    /// Ends those whose time was over when the entry was made, and that have given no sign of life since it was decided:
-    /// what an old leader proposes too late is void.
-    mutating func expire(_ expiries: [SessionCommand.Expiry], logTime: LogTime) -> [SessionID] {
-        var ended: [SessionID] = []
+    /// Those whose time was over when the entry was made, and that have given no sign of life since it was decided, each
+    /// once: what an old leader proposes too late is void.
+    func over(_ expiries: [SessionCommand.Expiry], logTime: LogTime) -> [SessionID] {
+        var over: [SessionID] = []
+        var known: Set<SessionID> = []
         for expiry in expiries {
             guard let place = place(of: expiry.id),
                 sessions[place].activeIndex == expiry.activeIndex && sessions[place].deadline <= logTime
                     || isPlanted("living-session-ended"),
-                close(expiry.id)
+                known.insert(expiry.id).inserted
             else { continue }
-            ended.append(expiry.id)
+            over.append(expiry.id)
         }
-        return ended
+        return over
     }
 
     /// Those whose time is over at `logTime`, and the index of their last sign of life.
     ///
     /// Cost: looks at all sessions, once in the time that the first of them has left.
-    mutating func due(at logTime: LogTime, countMax: Int) -> [SessionCommand.Expiry] {
+    ///
+    /// - Parameter holdingsMax: of all of them together, but for one of them.
+    mutating func due(at logTime: LogTime, countMax: Int, holdingsMax: Int = .max) -> [SessionCommand.Expiry] {
         guard logTime >= nobodyBefore, !sessions.isEmpty else { return [] }
         var due: [SessionCommand.Expiry] = []
         var first = LogTime(.max)
+        var holdings = 0
         for session in sessions {
             first = min(first, session.deadline)
-            guard session.deadline <= logTime, due.count < countMax else { continue }
+            guard session.deadline <= logTime, due.count < countMax,
+                due.isEmpty || holdings + session.holdings.count <= holdingsMax
+            else { continue }
+            holdings += session.holdings.count
             due.append(SessionCommand.Expiry(id: session.id, activeIndex: session.activeIndex))
         }
         nobodyBefore = first

@@ -127,6 +127,8 @@ public struct MachineFailure: Error, Message, CustomStringConvertible {
         case commandElsewhere
         case scheduledTooLarge
         case badDelay
+        case needsSession
+        case holdsTooMuch
     }
 
     /// The framework's; nil: it is the machine's own word.
@@ -165,6 +167,9 @@ public struct MachineFailure: Error, Message, CustomStringConvertible {
             "a scheduled command has at most \(MachineContext.Limits.scheduledBytesMax) bytes"
         case .badDelay?:
             "a command is scheduled 1 to \(MachineContext.Limits.delayMillisMax) milliseconds ahead"
+        case .needsSession?: "this needs a session, and the client or the cluster has none"
+        case .holdsTooMuch?:
+            "a session holds at most \(SessionTable.Limits.holdingsMax) objects of one group"
         case .answerTooLarge?: "an answer has at most \(MachineContext.Limits.answerBytesMax) bytes"
         }
     }

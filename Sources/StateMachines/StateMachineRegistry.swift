@@ -1,4 +1,4 @@
-// Which machines of users a host has: from numbers to what carries them out.
+// Which machines a host has, users' and Bifrost's data types: from numbers to what carries them out.
 
 public import Messages
 public import Primitives
@@ -19,10 +19,12 @@ public struct MachineCommandNumber: Hashable, Sendable, Comparable {
     }
 }
 
-/// The state machines that a host has beside Bifrost's own.
+/// The state machines that a host has beside those that every group is made of.
 public struct StateMachineRegistry: Sendable {
-    /// Commands of all machines together.
-    public static let commandsMax = 4_096
+    /// Commands of all users' machines together.
+    public static let commandsMax = 3_840
+    /// The same with Bifrost's data types.
+    package static let allCommandsMax = 4_096
 
     /// What a host needs to know of a command's type.
     struct Command: Sendable {
@@ -40,6 +42,8 @@ public struct StateMachineRegistry: Sendable {
 
     private var commands: [MachineCommandNumber: Command] = [:]
     private var queries: [MachineCommandNumber: Query] = [:]
+    private var releases: [SubMachineNumber: Release] = [:]
+    typealias Release = @Sendable (Bytes, SessionID, inout MachineContext) throws -> Void
     /// All machines, ascending, with their types' names.
     public private(set) var machines: [(number: SubMachineNumber, name: String)] = []
     /// All commands, ascending: what a host tells others that it can apply.
@@ -53,24 +57,56 @@ public struct StateMachineRegistry: Sendable {
     /// - Throws: two machines, or two commands or queries of one machine, have the same number, or a number is one that
     ///   users don't give.
     public init(_ machines: [any StateMachine.Type]) throws(RegistrationFailure) {
-        for machine in machines { try add(machine) }
-        self.machines.sort { $0.number.rawValue < $1.number.rawValue }
-        commandNumbers = commands.keys.sorted()
+        for machine in machines {
+            guard machine.number >= .firstOfUsers else {
+                throw RegistrationFailure(
+                    "\(machine) has the number \(machine.number): those below \(SubMachineNumber.firstOfUsers) are "
+                        + "Bifrost's own")
+            }
+            try add(machine)
+        }
+        sort()
         guard commandNumbers.count <= Self.commandsMax else {
             throw RegistrationFailure("expected at most \(Self.commandsMax) commands, found \(commandNumbers.count)")
         }
     }
 
-    private mutating func add<Machine: StateMachine>(_ machine: Machine.Type) throws(RegistrationFailure) {
-        guard machine.number >= .firstOfUsers else {
-            throw RegistrationFailure(
-                "\(machine) has the number \(machine.number): those below \(SubMachineNumber.firstOfUsers) are Bifrost's "
-                    + "own")
+    /// Bifrost's data types.
+    package init(dataTypes: [any StateMachine.Type]) {
+        do throws(RegistrationFailure) {
+            for type in dataTypes {
+                precondition(type.number.isDataType, "\(type) is no data type")
+                try add(type)
+            }
+        } catch {
+            preconditionFailure("\(error)")
         }
+        sort()
+    }
+
+    /// With those of another one, in place of its own with the same numbers.
+    package func with(_ other: StateMachineRegistry) -> StateMachineRegistry {
+        var all = self
+        all.machines.removeAll { other.has($0.number) }
+        all.machines += other.machines
+        all.commands.merge(other.commands) { $1 }
+        all.queries.merge(other.queries) { $1 }
+        all.releases.merge(other.releases) { $1 }
+        all.sort()
+        return all
+    }
+
+    private mutating func sort() {
+        machines.sort { $0.number.rawValue < $1.number.rawValue }
+        commandNumbers = commands.keys.sorted()
+    }
+
+    private mutating func add<Machine: StateMachine>(_ machine: Machine.Type) throws(RegistrationFailure) {
         if let other = machines.first(where: { $0.number == machine.number }) {
             throw RegistrationFailure("\(machine) and \(other.name) both have the number \(machine.number)")
         }
         machines.append((machine.number, "\(machine)"))
+        if let holder = machine as? any SessionHolder.Type { releases[machine.number] = holder.release }
         for command in machine.commands { try add(command: command, of: machine) }
         for query in machine.queries { try add(query: query, of: machine) }
     }
@@ -137,6 +173,8 @@ public struct StateMachineRegistry: Sendable {
         queries[MachineCommandNumber(machine: machine, command: number)]
     }
 
+    func release(of machine: SubMachineNumber) -> Release? { releases[machine] }
+
     /// As the command says; one that is not here might.
     public func bringsDataIn(_ number: MachineCommandNumber) -> Bool { commands[number]?.bringsDataIn ?? true }
 
@@ -175,6 +213,8 @@ public struct MachineReading: Sendable {
     private let query: StateMachineRegistry.Query
     /// Whose records are looked up in one go, for one moment.
     public private(set) var places: [RecordPosition]
+    /// The same of ranges of records.
+    public private(set) var ranges: [MachineRange] = []
 
     /// Reads and checks a query that came for a slot.
     ///
@@ -216,13 +256,17 @@ public struct MachineReading: Sendable {
 
     /// Answers it from what stood at one moment. Any thread.
     ///
-    /// - Parameter lookUp: what is there, for the places that were to be looked up; `elsewhere` for others.
-    /// - Throws: what `lookUp` threw.
+    /// - Parameters:
+    ///   - lookUp: what is there, for the places that were to be looked up; `elsewhere` for others.
+    ///   - page: the first records of a range that was to be looked up; nil for others.
+    /// - Throws: what these threw.
     public func result(
-        index: LogIndex, revision: Revision, logTime: LogTime, lookUp: @escaping (RecordPosition) throws -> Finding
+        index: LogIndex, revision: Revision, logTime: LogTime, lookUp: @escaping (RecordPosition) throws -> Finding,
+        page: @escaping (MachineRange) throws -> MachinePage? = { _ in nil }
     ) throws -> Result {
         var view = MachineView(
-            index: index, revision: revision, logTime: logTime, slot: slot, machine: machine, lookUp: lookUp)
+            index: index, revision: revision, logTime: logTime, slot: slot, machine: machine, lookUp: lookUp,
+            pageOf: page)
         let outcome: MachineOutcome
         do throws(DecodingFailure) { outcome = try query.answer(request, &view) } catch {
             return .refused(.invalid("query \(request.number) of machine \(machine): \(error)"))
@@ -236,6 +280,7 @@ public struct MachineReading: Sendable {
             var next = self
             next.rounds += 1
             next.places += unready.places
+            next.ranges += view.trouble.rangesUnready
             return .more(next)
         }
         return .done((view.trouble.broken.map { .failure($0) } ?? outcome).encoded())
@@ -247,7 +292,7 @@ extension RecordPosition {
     static func named(_ keys: [Bytes], machine: SubMachineNumber, slot: Slot) -> [RecordPosition] {
         var places: [RecordPosition] = []
         for key in keys.prefix(namedMax) where !key.isEmpty && key.count <= Limits.keyBytesMax {
-            guard Ring.slot(of: key) == slot else { continue }
+            guard machine.isDataType || Ring.slot(of: key) == slot else { continue }
             places.append(RecordPosition(slot: slot, machine: machine, key: key))
         }
         return places

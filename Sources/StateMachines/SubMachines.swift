@@ -15,7 +15,14 @@ extension SubMachineNumber {
     public static let slotOwnership = SubMachineNumber(5)
     /// What is due at some log time; in all groups but the meta group.
     public static let deadlines = SubMachineNumber(6)
-    // 7 to 15 are kept for the inside of Bifrost, 16 to 1,023 for its data types.
+    // 7 to 15 are kept for the inside of Bifrost.
+    /// The first number of Bifrost's data types, which are machines as users' are. They have those up to 1,023.
+    public static let firstOfDataTypes = SubMachineNumber(16)
     /// The first number that users may give to their own machines.
     public static let firstOfUsers = SubMachineNumber(1_024)
+
+    /// One of Bifrost's data types or of users' machines: what it does, a registry says.
+    public var isRegistered: Bool { self >= .firstOfDataTypes }
+    /// Its records have keys of its own making, which say nothing of their slot.
+    var isDataType: Bool { self >= .firstOfDataTypes && self < .firstOfUsers }
 }

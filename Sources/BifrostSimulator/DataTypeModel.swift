@@ -1,0 +1,391 @@
+// Data types as the rules know them: plain Swift values, to which each committed command is done once, in the order of its
+// group's log. What it comes to there is what it has to come to on every replica, and what reads find at each index.
+
+import DataTypes
+import Messages
+import Primitives
+import StateMachines
+
+/// All objects of one group.
+final class DataTypeModel {
+    struct Entry: Equatable {
+        var value: Bytes
+        var revision: Revision
+        /// The entry of the log that gave it a time to live, and when that is over.
+        var timer: LogIndex?
+        var due = LogTime.zero
+
+        var found: ObjectEntry { ObjectEntry(value: value, revision: revision) }
+    }
+
+    /// What something was, entry by entry of the log.
+    struct Past<State> {
+        private(set) var states: [(index: LogIndex, state: State)] = []
+        let empty: State
+
+        init(_ empty: State) { self.empty = empty }
+
+        var now: State { states.last?.state ?? empty }
+
+        mutating func become(_ state: State, at index: LogIndex) { states.append((index, state)) }
+
+        func state(at index: LogIndex) -> State {
+            var (low, high) = (0, states.count)
+            while low < high {
+                let middle = (low + high) / 2
+                if states[middle].index <= index { low = middle + 1 } else { high = middle }
+            }
+            return low == 0 ? empty : states[low - 1].state
+        }
+    }
+
+    private(set) var last = LogIndex.zero
+    private var logTime = LogTime.zero
+    /// By index: a hash of what the command there came to.
+    private var outcomes: [LogIndex: UInt64] = [:]
+    private var values: [Bytes: Past<Entry?>] = [:]
+    private var numbers: [Bytes: Past<NumberState?>] = [:]
+    private var maps: [Bytes: Past<[Bytes: Entry]>] = [:]
+    private var sets: [Bytes: Past<Set<Bytes>>] = [:]
+    /// Times to live that were over, and collections that were emptied.
+    private(set) var expired = 0
+    private(set) var cleared = 0
+
+    func value(_ name: Bytes, at index: LogIndex) -> Entry? { values[name]?.state(at: index) ?? nil }
+    func number(_ name: Bytes, at index: LogIndex) -> NumberState? { numbers[name]?.state(at: index) ?? nil }
+    func map(_ name: Bytes, at index: LogIndex) -> [Bytes: Entry] { maps[name]?.state(at: index) ?? [:] }
+    func set(_ name: Bytes, at index: LogIndex) -> Set<Bytes> { sets[name]?.state(at: index) ?? [] }
+
+    /// Something has a time to live that is not over.
+    func hasTimer(_ name: Bytes) -> Bool {
+        if let value = values[name]?.now, value.timer != nil { return true }
+        return maps[name]?.now.values.contains { $0.timer != nil } ?? false
+    }
+
+    // MARK: Entries
+
+    /// An entry was applied by some replica. Returns what is wrong with what it came to.
+    func apply(_ entry: LogEntry, _ outcome: Applied) -> String? {
+        guard case .done(let revision, let body) = outcome,
+            let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
+        else {
+            last = max(last, entry.index)
+            return nil
+        }
+        let isKnown = machine >= .firstOfDataTypes && machine < .firstOfUsers
+        guard entry.index > last else {
+            guard isKnown, outcomes[entry.index] != hash(body) else { return nil }
+            return "entry \(entry.index) came to something else on another replica, or before"
+        }
+        precondition(entry.index == last.next, "somebody applies each entry first")
+        last = entry.index
+        logTime = max(logTime, entry.logTime)
+        if machine == .deadlines { return expire(entry) }
+        guard isKnown else { return nil }
+        outcomes[entry.index] = hash(body)
+        do {
+            let request = try MachineRequest(payload: entry.payload)
+            let expected = try apply(request, of: machine, at: entry.index, revision)
+            let found = try MachineOutcome(decoding: body)
+            switch (expected, found) {
+            case (.success(let answer), .answer(let body)) where answer == body: return nil
+            case (.failure(let failure), .failure(let found)) where failure.code == found.code: return nil
+            default:
+                return
+                    "entry \(entry.index), command \(request.number) of machine \(machine) about \(request.key), came to "
+                    + "\(found) and should have come to \(expected)"
+            }
+        } catch {
+            return "entry \(entry.index) can't be read: \(error)"
+        }
+    }
+
+    /// What a client was answered for an entry. Returns what is wrong with it.
+    func judge(answer body: Bytes, at index: LogIndex) -> String? {
+        guard let known = outcomes[index] else { return "an answer for entry \(index), which is no such command" }
+        return known == hash(body) ? nil : "another answer than what entry \(index) came to"
+    }
+
+    private func hash(_ body: Bytes) -> UInt64 { body.withUnsafeBytes { hash64($0, seed: 7) } }
+
+    private func expire(_ entry: LogEntry) -> String? {
+        guard case .fire(let deadline)? = try? DeadlineCommand(payload: entry.payload) else { return nil }
+        for name in values.keys.sorted() {
+            guard let value = values[name]?.now, value.timer == deadline.index, value.due <= logTime else { continue }
+            expired += 1
+            values[name]?.become(nil, at: entry.index)
+        }
+        for name in maps.keys.sorted() {
+            guard var map = maps[name]?.now else { continue }
+            let over = map.keys.sorted().filter { map[$0]?.timer == deadline.index && map[$0]?.due ?? .zero <= logTime }
+            guard !over.isEmpty else { continue }
+            expired += over.count
+            for key in over { map[key] = nil }
+            maps[name]?.become(map, at: entry.index)
+        }
+        return nil
+    }
+
+    /// A command's answer, or why it fails.
+    private typealias Expected = Result<Bytes, MachineFailure>
+
+    private func apply(
+        _ request: MachineRequest, of machine: SubMachineNumber, at index: LogIndex, _ revision: Revision
+    ) throws -> Expected {
+        switch (machine, request.number) {
+        case (ValueMachine.number, ValueSet.number):
+            return set(try ValueSet(decoding: request.body), at: index, revision)
+        case (ValueMachine.number, ValueDelete.number):
+            return delete(try ValueDelete(decoding: request.body), at: index)
+        case (NumberMachine.number, NumberChange.number):
+            return change(try NumberChange(decoding: request.body), at: index)
+        case (NumberMachine.number, NumberBound.number):
+            return bound(try NumberBound(decoding: request.body), at: index)
+        case (NumberMachine.number, NumberDelete.number):
+            let name = try NumberDelete(decoding: request.body).name
+            let before = numbers[name]?.now
+            if before != nil { numbers[name]?.become(nil, at: index) }
+            return .success(NumberFound(before ?? nil).encoded())
+        case (MapMachine.number, MapPut.number):
+            return put(try MapPut(decoding: request.body), at: index, revision)
+        case (MapMachine.number, MapRemove.number): return remove(try MapRemove(decoding: request.body), at: index)
+        case (MapMachine.number, MapTransaction.number):
+            return transact(try MapTransaction(decoding: request.body), at: index, revision)
+        case (MapMachine.number, MapClear.number):
+            let name = try MapClear(decoding: request.body).name
+            let before = maps[name]?.now ?? [:]
+            if !before.isEmpty {
+                maps[name]?.become([:], at: index)
+                cleared += 1
+            }
+            return .success(ObjectCount(UInt64(before.count)).encoded())
+        case (SetMachine.number, SetAdd.number): return add(try SetAdd(decoding: request.body).named, at: index)
+        case (SetMachine.number, SetRemove.number):
+            return remove(try SetRemove(decoding: request.body).named, at: index)
+        case (SetMachine.number, SetMove.number): return move(try SetMove(decoding: request.body), at: index)
+        case (SetMachine.number, SetClear.number):
+            let name = try SetClear(decoding: request.body).name
+            let before = sets[name]?.now ?? []
+            if !before.isEmpty {
+                sets[name]?.become([], at: index)
+                cleared += 1
+            }
+            return .success(ObjectCount(UInt64(before.count)).encoded())
+        default:
+            return .failure(MachineFailure(0, "command \(request.number) of machine \(machine) is not modelled"))
+        }
+    }
+
+    private func due(after millis: UInt64) -> LogTime { LogTime(logTime.rawValue + millis) }
+
+    private func conditionFailed() -> Expected { .failure(MachineFailure(ObjectFailure.conditionFailed, "")) }
+
+    // MARK: Values
+
+    private func set(_ command: ValueSet, at index: LogIndex, _ revision: Revision) -> Expected {
+        let before = values[command.name]?.now ?? nil
+        guard command.condition?.isTrue(of: before) ?? true else { return conditionFailed() }
+        var entry = Entry(value: command.value, revision: revision)
+        if command.timeToLiveMillis > 0 {
+            entry.timer = index
+            entry.due = due(after: command.timeToLiveMillis)
+        }
+        values[command.name, default: Past(nil)].become(entry, at: index)
+        return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
+    }
+
+    private func delete(_ command: ValueDelete, at index: LogIndex) -> Expected {
+        let before = values[command.name]?.now ?? nil
+        guard command.condition?.isTrue(of: before) ?? true else { return conditionFailed() }
+        if before != nil { values[command.name]?.become(nil, at: index) }
+        return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
+    }
+
+    // MARK: Numbers
+
+    private func change(_ command: NumberChange, at index: LogIndex) -> Expected {
+        let before = numbers[command.name]?.now ?? nil
+        if let expected = command.expected, expected != before?.value { return conditionFailed() }
+        let after: Numeral
+        switch (before?.value, command.operand) {
+        case (.double?, .integer), (.integer?, .double):
+            return .failure(MachineFailure(ObjectFailure.otherKind, ""))
+        case (let value, .integer(let operand)):
+            var old: Int64 = 0
+            if case .integer(let known)? = value { old = known }
+            // In 128 bits nothing overflows.
+            let (left, right) = (Int128(old), Int128(operand))
+            let result: Int128
+            switch command.operation {
+            case .set: result = right
+            case .add: result = left + right
+            case .subtract: result = left - right
+            case .multiply: result = left * right
+            case .divide:
+                guard right != 0 else { return .failure(MachineFailure(ObjectFailure.divisionByZero, "")) }
+                result = left / right
+            }
+            guard let small = Int64(exactly: result) else {
+                return .failure(MachineFailure(ObjectFailure.overflow, ""))
+            }
+            after = .integer(small)
+        case (let value, .double(let operand)):
+            var old = 0.0
+            if case .double(let known)? = value { old = known }
+            if command.operation == .divide, operand == 0 {
+                return .failure(MachineFailure(ObjectFailure.divisionByZero, ""))
+            }
+            let result =
+                switch command.operation {
+                case .set: operand
+                case .add: old + operand
+                case .subtract: old - operand
+                case .multiply: old * operand
+                case .divide: old / operand
+                }
+            guard result.isFinite else { return .failure(MachineFailure(ObjectFailure.overflow, "")) }
+            after = .double(result)
+        }
+        var state = before ?? NumberState(value: after)
+        state.value = after
+        guard state.isWithinBounds else { return .failure(MachineFailure(ObjectFailure.outOfBounds, "")) }
+        numbers[command.name, default: Past(nil)].become(state, at: index)
+        return .success(NumberChanged(value: after, previous: before?.value).encoded())
+    }
+
+    private func bound(_ command: NumberBound, at index: LogIndex) -> Expected {
+        let before = numbers[command.name]?.now ?? nil
+        guard before != nil || command.lower != nil || command.upper != nil else {
+            return .success(NumberFound(nil).encoded())
+        }
+        var state: NumberState
+        if let before {
+            state = before
+        } else if case .double? = command.lower ?? command.upper {
+            state = NumberState(value: .double(0))
+        } else {
+            state = NumberState(value: .integer(0))
+        }
+        state.lower = command.lower
+        state.upper = command.upper
+        for bound in [command.lower, command.upper] {
+            switch (bound, state.value) {
+            case (.integer?, .double), (.double?, .integer):
+                return .failure(MachineFailure(ObjectFailure.otherKind, ""))
+            default: break
+            }
+        }
+        guard state.isWithinBounds else { return .failure(MachineFailure(ObjectFailure.outOfBounds, "")) }
+        numbers[command.name, default: Past(nil)].become(state, at: index)
+        return .success(NumberFound(state).encoded())
+    }
+
+    // MARK: Maps
+
+    private func put(_ command: MapPut, at index: LogIndex, _ revision: Revision) -> Expected {
+        var map = maps[command.name]?.now ?? [:]
+        let before = map[command.element]
+        guard command.condition?.isTrue(of: before) ?? true else { return conditionFailed() }
+        map[command.element] = entry(command.value, command.timeToLiveMillis, at: index, revision)
+        maps[command.name, default: Past([:])].become(map, at: index)
+        return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
+    }
+
+    private func entry(_ value: Bytes, _ millis: UInt64, at index: LogIndex, _ revision: Revision) -> Entry {
+        var entry = Entry(value: value, revision: revision)
+        if millis > 0 {
+            entry.timer = index
+            entry.due = due(after: millis)
+        }
+        return entry
+    }
+
+    private func remove(_ command: MapRemove, at index: LogIndex) -> Expected {
+        var map = maps[command.name]?.now ?? [:]
+        let before = map[command.element]
+        guard command.condition?.isTrue(of: before) ?? true else { return conditionFailed() }
+        if before != nil {
+            map[command.element] = nil
+            maps[command.name]?.become(map, at: index)
+        }
+        return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
+    }
+
+    private func transact(_ command: MapTransaction, at index: LogIndex, _ revision: Revision) -> Expected {
+        var map = maps[command.name]?.now ?? [:]
+        let before = map
+        let succeeded = command.conditions.allSatisfy { $0.test.isTrue(of: map[$0.element]) }
+        var results: [ObjectEntry?] = []
+        for operation in succeeded ? command.then : command.otherwise {
+            let old = map[operation.element]
+            let bare = old.map { ObjectEntry(value: Bytes(), revision: $0.revision) }
+            switch operation {
+            case .put(let element, let value, let millis):
+                map[element] = entry(value, millis, at: index, revision)
+                results.append(bare)
+            case .remove(let element):
+                map[element] = nil
+                results.append(bare)
+            case .get: results.append(old?.found)
+            }
+        }
+        if map != before { maps[command.name, default: Past([:])].become(map, at: index) }
+        return .success(MapTransaction.Outcome(succeeded: succeeded, results: results).encoded())
+    }
+
+    // MARK: Sets
+
+    private func add(_ named: NamedElements, at index: LogIndex) -> Expected {
+        var set = sets[named.name]?.now ?? []
+        let isNew = named.elements.map { set.insert($0).inserted }
+        sets[named.name, default: Past([])].become(set, at: index)
+        return .success(SetAnswer(isNew).encoded())
+    }
+
+    private func remove(_ named: NamedElements, at index: LogIndex) -> Expected {
+        var set = sets[named.name]?.now ?? []
+        let wasThere = named.elements.map { set.remove($0) != nil }
+        sets[named.name, default: Past([])].become(set, at: index)
+        return .success(SetAnswer(wasThere).encoded())
+    }
+
+    private func move(_ command: SetMove, at index: LogIndex) -> Expected {
+        var source = sets[command.name]?.now ?? []
+        guard source.remove(command.element) != nil else { return .success(SetAnswer([false]).encoded()) }
+        guard command.name != command.target else { return .success(SetAnswer([true]).encoded()) }
+        var target = sets[command.target]?.now ?? []
+        target.insert(command.element)
+        sets[command.name, default: Past([])].become(source, at: index)
+        sets[command.target, default: Past([])].become(target, at: index)
+        return .success(SetAnswer([true]).encoded())
+    }
+}
+
+extension NumberState {
+    fileprivate var isWithinBounds: Bool {
+        switch value {
+        case .integer(let value):
+            if case .integer(let lower)? = lower, value < lower { return false }
+            if case .integer(let upper)? = upper, value > upper { return false }
+        case .double(let value):
+            if case .double(let lower)? = lower, value < lower { return false }
+            if case .double(let upper)? = upper, value > upper { return false }
+        }
+        return true
+    }
+}
+
+extension EntryCondition {
+    fileprivate func isTrue(of entry: DataTypeModel.Entry?) -> Bool {
+        guard let entry else { return self == .absent }
+        switch self {
+        case .absent: return false
+        case .present: return true
+        case .revision(let revision): return entry.revision == revision
+        case .olderThan(let revision): return entry.revision < revision
+        case .newerThan(let revision): return entry.revision > revision
+        case .value(let value): return entry.value == value
+        case .otherThan(let value): return entry.value != value
+        }
+    }
+}

@@ -1,0 +1,384 @@
+// The program that uses Bifrost's data types in simulations: what it does, and how it holds their model against what came
+// of it.
+
+import ClientCore
+import DataTypes
+import Messages
+import Primitives
+import StateMachines
+
+/// Uses some objects of each type.
+final class DataTypeWorkload: SimulatedWorkload {
+    let machines = DataTypeMachines.registry
+    private var models: [GroupID: DataTypeModel] = [:]
+    /// Entries up to here were acknowledged: who asks behind that sees them.
+    private var acknowledged: [GroupID: LogIndex] = [:]
+    private let groupOf: (Bytes) -> GroupID
+    /// A revision that some answer named: for conditions that may hold.
+    private var seen: [Bytes: Revision] = [:]
+    private var lastValue: UInt64 = 0
+
+    private static let values: [Bytes] = ["value 1", "value 2"]
+    private static let numbers: [Bytes] = ["number 1", "number 2", "{n}3"]
+    private static let maps: [Bytes] = ["map 1", "{m}2", "{m}3"]
+    private static let sets: [Bytes] = ["{s}1", "{s}2", "{s}3"]
+
+    /// - Parameter groupOf: who owns an object.
+    init(groupOf: @escaping (Bytes) -> GroupID) { self.groupOf = groupOf }
+
+    /// Some replica applied an entry. Returns what is wrong with what it came to.
+    func applied(_ entry: LogEntry, _ outcome: Applied, in group: GroupID) -> String? {
+        guard group != .meta else { return nil }
+        return model(group).apply(entry, outcome)
+    }
+
+    var expired: Int { models.values.reduce(0) { $0 + $1.expired } }
+    var cleared: Int { models.values.reduce(0) { $0 + $1.cleared } }
+
+    private func model(_ group: GroupID) -> DataTypeModel {
+        if let known = models[group] { return known }
+        let model = DataTypeModel()
+        models[group] = model
+        return model
+    }
+
+    // MARK: What clients do
+
+    func next(random: inout SeededRandom) -> SimulatedRequest {
+        let dice = random.below(100)
+        if dice < 30 { return read(random: &random) }
+        switch random.below(8) {
+        case 0: return changeValue(random: &random)
+        case 1, 2: return changeNumber(random: &random)
+        case 3, 4, 5: return changeMap(random: &random)
+        default: return changeSet(random: &random)
+        }
+    }
+
+    private func pick(_ names: [Bytes], _ random: inout SeededRandom) -> Bytes {
+        names[Int(random.below(UInt64(names.count)))]
+    }
+
+    private func someValue(_ random: inout SeededRandom) -> Bytes {
+        lastValue += 1
+        guard random.below(20) == 0 else { return Bytes("\(random.below(3) == 0 ? random.below(4) : lastValue)") }
+        return Bytes([UInt8](repeating: UInt8(truncatingIfNeeded: lastValue), count: Int(random.below(1_000))))
+    }
+
+    private func someKey(_ random: inout SeededRandom) -> Bytes { Bytes("k\(random.below(12))") }
+
+    private func someTime(_ random: inout SeededRandom) -> UInt64 {
+        random.below(6) == 0 ? 1 + random.below(random.below(2) == 0 ? 1_000 : 12_000) : 0
+    }
+
+    private func someCondition(on name: Bytes, _ random: inout SeededRandom) -> EntryCondition? {
+        let known = seen[name] ?? Revision(1)
+        return switch random.below(16) {
+        case 0: .absent
+        case 1: .present
+        case 2: .revision(known)
+        case 3: .olderThan(known)
+        case 4: .newerThan(known)
+        case 5: .value(Bytes("\(random.below(4))"))
+        case 6: .otherThan(Bytes("\(random.below(4))"))
+        default: nil
+        }
+    }
+
+    private func changeValue(random: inout SeededRandom) -> SimulatedRequest {
+        let name = pick(Self.values, &random)
+        let condition = someCondition(on: name, &random)
+        if random.below(4) == 0 {
+            return command(ValueDelete(name, if: condition, answersPrevious: random.below(2) == 0))
+        }
+        return command(
+            ValueSet(
+                name, someValue(&random), if: condition, timeToLiveMillis: someTime(&random),
+                answersPrevious: random.below(2) == 0))
+    }
+
+    private func changeNumber(random: inout SeededRandom) -> SimulatedRequest {
+        let name = pick(Self.numbers, &random)
+        func numeral() -> Numeral {
+            if random.below(8) == 0 { return .double(Double(random.below(100)) / 8) }
+            if random.below(10) == 0 { return .integer(random.below(2) == 0 ? .max : .min) }
+            return .integer(Int64(random.below(20)) - 5)
+        }
+        switch random.below(20) {
+        case 0: return command(NumberDelete(name))
+        case 1:
+            return command(
+                NumberBound(
+                    name, lower: random.below(2) == 0 ? .integer(-Int64(random.below(200))) : nil,
+                    upper: random.below(2) == 0 ? .integer(Int64(random.below(300))) : nil))
+        default:
+            let operations = NumberChange.Operation.allCases
+            let operation: NumberChange.Operation =
+                random.below(2) == 0 ? .add : operations[Int(random.below(UInt64(operations.count)))]
+            return command(
+                NumberChange(name, operation, numeral(), ifEqual: random.below(6) == 0 ? numeral() : nil))
+        }
+    }
+
+    private func changeMap(random: inout SeededRandom) -> SimulatedRequest {
+        let name = pick(Self.maps, &random)
+        let key = someKey(&random)
+        switch random.below(20) {
+        case 0: return command(MapClear(name))
+        case 1:
+            // Many at once: more than one step sweeps. Not in all of them, for the sake of snapshots.
+            let first = random.below(200)
+            return command(
+                MapTransaction(
+                    Self.maps[0],
+                    then: (0..<(1 + random.below(150))).map { .put(Bytes("many \(first + $0)"), Bytes("\($0)")) }))
+        case 2...5:
+            var conditions: [MapTransaction.Condition] = []
+            for _ in 0..<random.below(3) {
+                guard let condition = someCondition(on: name, &random) else { continue }
+                conditions.append(MapTransaction.Condition(someKey(&random), condition))
+            }
+            // One time to live in each: by its entry the model knows which one is over.
+            var then: [MapTransaction.Operation] = [
+                .put(key, someValue(&random), timeToLiveMillis: someTime(&random)), .get(someKey(&random)),
+                .remove(someKey(&random)),
+            ]
+            if random.below(2) == 0 { then.append(.get(key)) }
+            return command(
+                MapTransaction(name, if: conditions, then: then, otherwise: [.get(key), .remove(someKey(&random))]))
+        case 6...9:
+            return command(
+                MapRemove(name, key, if: someCondition(on: name, &random), answersPrevious: random.below(2) == 0))
+        default:
+            return command(
+                MapPut(
+                    name, key, someValue(&random), if: someCondition(on: name, &random),
+                    timeToLiveMillis: someTime(&random), answersPrevious: random.below(2) == 0))
+        }
+    }
+
+    private func changeSet(random: inout SeededRandom) -> SimulatedRequest {
+        let name = pick(Self.sets, &random)
+        var elements: [Bytes] = []
+        for _ in 0...random.below(3) { elements.append(someKey(&random)) }
+        switch random.below(12) {
+        case 0: return command(SetClear(name))
+        case 1:
+            let first = random.below(200)
+            return command(SetAdd(Self.sets[0], (0..<(1 + random.below(150))).map { Bytes("many \(first + $0)") }))
+        case 2, 3: return command(SetMove(elements[0], from: name, to: pick(Self.sets, &random)))
+        case 4...6: return command(SetRemove(name, elements))
+        default: return command(SetAdd(name, elements))
+        }
+    }
+
+    private func command(_ command: some MachineCommand) -> SimulatedRequest {
+        let group = groupOf(command.key)
+        let (name, machine) = (command.key, type(of: command).machineNumber)
+        return SimulatedRequest(
+            machine: machine, isCommand: true, request: MachineRequest(command), consistency: .linearizable, bound: 0
+        ) { [unowned self] result in
+            guard case .success(let bytes) = result else { return nil }
+            do throws(DecodingFailure) {
+                let data = try DataResult(decoding: bytes)
+                acknowledged[group] = max(acknowledged[group] ?? .zero, data.index)
+                seen[name] = data.revision
+                return model(group).judge(answer: data.body, at: data.index)
+            } catch {
+                return "an answer that can't be read: \(error)"
+            }
+        }
+    }
+
+    // MARK: What clients see
+
+    private func read(random: inout SeededRandom) -> SimulatedRequest {
+        let consistency: Consistency
+        switch random.below(5) {
+        case 0: consistency = .linearizableAnywhere
+        case 1: consistency = .lease
+        case 2: consistency = .session
+        case 3: consistency = .stale
+        default: consistency = .linearizable
+        }
+        let bound = consistency == .stale ? UInt32(random.below(2_000)) : 0
+        switch random.below(8) {
+        case 0: return get(value: pick(Self.values, &random), consistency, bound)
+        case 1: return get(number: pick(Self.numbers, &random), consistency, bound)
+        case 2: return count(map: pick(Self.maps, &random), consistency, bound)
+        case 3:
+            return get(
+                map: pick(Self.maps, &random), (0...random.below(4)).map { Bytes("k\($0 * 3)") }, consistency, bound)
+        case 4:
+            return page(
+                map: pick(Self.maps, &random), from: Bytes(random.below(2) == 0 ? "k3" : ""),
+                end: random.below(2) == 0 ? Bytes("many 5") : nil, entriesMax: UInt32(1 + random.below(100)),
+                consistency, bound)
+        case 5:
+            return contains(
+                set: pick(Self.sets, &random), (0...random.below(4)).map { Bytes("k\($0 * 3)") }, consistency, bound)
+        case 6:
+            return page(
+                set: pick(Self.sets, &random), from: Bytes(random.below(2) == 0 ? "k3" : ""),
+                elementsMax: UInt32(1 + random.below(100)), consistency, bound)
+        default:
+            let all = SetCombine.Combination.allCases
+            var names: [Bytes] = []
+            for _ in 0...random.below(3) { names.append(pick(Self.sets, &random)) }
+            return combine(
+                all[Int(random.below(UInt64(all.count)))], names, from: Bytes(random.below(2) == 0 ? "k3" : ""),
+                elementsMax: UInt32(1 + random.below(100)), consistency, bound)
+        }
+    }
+
+    /// - Parameter judge: what is wrong with an answer at this index.
+    private func query<Query: MachineQuery>(
+        _ query: Query, _ consistency: Consistency, _ bound: UInt32,
+        _ judge: @escaping (Query.Answer, DataTypeModel, LogIndex) -> String?
+    ) -> SimulatedRequest {
+        let group = groupOf(query.key)
+        let before = acknowledged[group] ?? .zero
+        let isNew = consistency != .stale && consistency != .session
+        let name = query.key
+        return SimulatedRequest(
+            machine: Query.Machine.number, isCommand: false, request: MachineRequest(query), consistency: consistency,
+            bound: bound
+        ) { [unowned self] result in
+            guard case .success(let bytes) = result else { return nil }
+            do throws(DecodingFailure) {
+                let data = try DataResult(decoding: bytes)
+                guard !isNew || data.index >= before else {
+                    return "a read at \(data.index), though entry \(before) was acknowledged before it was asked for"
+                }
+                seen[name] = data.revision
+                switch try MachineOutcome(decoding: data.body) {
+                case .failure(let failure): return "\(failure)"
+                case .answer(let body):
+                    return judge(try Query.Answer(decoding: body), model(group), data.index).map {
+                        "\(name) at \(data.index): \($0)"
+                    }
+                }
+            } catch {
+                return "an answer that can't be read: \(error)"
+            }
+        }
+    }
+
+    private func get(value name: Bytes, _ consistency: Consistency, _ bound: UInt32) -> SimulatedRequest {
+        query(ValueGet(name), consistency, bound) { answer, model, index in
+            let expected = model.value(name, at: index)?.found
+            return answer.entry == expected
+                ? nil : "\(String(describing: answer.entry)), not \(String(describing: expected))"
+        }
+    }
+
+    private func get(number name: Bytes, _ consistency: Consistency, _ bound: UInt32) -> SimulatedRequest {
+        query(NumberGet(name), consistency, bound) { answer, model, index in
+            let expected = model.number(name, at: index)
+            return answer.state == expected
+                ? nil : "\(String(describing: answer.state)), not \(String(describing: expected))"
+        }
+    }
+
+    private func count(map name: Bytes, _ consistency: Consistency, _ bound: UInt32) -> SimulatedRequest {
+        query(MapCount(name), consistency, bound) { answer, model, index in
+            let expected = model.map(name, at: index).count
+            return answer.count == UInt64(expected) ? nil : "\(answer.count) entries, not \(expected)"
+        }
+    }
+
+    private func get(
+        map name: Bytes, _ keys: [Bytes], _ consistency: Consistency, _ bound: UInt32
+    ) -> SimulatedRequest {
+        query(MapGet(name, keys), consistency, bound) { answer, model, index in
+            let map = model.map(name, at: index)
+            return answer.entries == keys.map { map[$0]?.found } ? nil : "other entries than \(map.count) of the model"
+        }
+    }
+
+    private func page(
+        map name: Bytes, from: Bytes, end: Bytes?, entriesMax: UInt32, _ consistency: Consistency, _ bound: UInt32
+    ) -> SimulatedRequest {
+        query(MapPage(name, from: from, end: end, entriesMax: entriesMax), consistency, bound) { answer, model, index in
+            let map = model.map(name, at: index)
+            let keys = Self.range(map.keys.sorted(), from: from, end: answer.next ?? end)
+            guard answer.entries.map(\.key) == keys, answer.entries.map(\.entry) == keys.map({ map[$0]?.found }) else {
+                return "a page of \(answer.entries.count) entries up to \(answer.next ?? "the end"), not \(keys)"
+            }
+            return Self.problem(next: answer.next, behind: keys.last ?? from)
+        }
+    }
+
+    private static func range(_ sorted: [Bytes], from: Bytes, end: Bytes?) -> [Bytes] {
+        sorted.filter { key in key >= from && end.map { key < $0 } ?? true }
+    }
+
+    private static func problem(next: Bytes?, behind last: Bytes) -> String? {
+        guard let next, next <= last else { return nil }
+        return "the next page begins at \(next), behind \(last)"
+    }
+
+    private func contains(
+        set name: Bytes, _ elements: [Bytes], _ consistency: Consistency, _ bound: UInt32
+    ) -> SimulatedRequest {
+        query(SetContains(name, elements), consistency, bound) { answer, model, index in
+            let set = model.set(name, at: index)
+            return answer.isTrue == elements.map { set.contains($0) } ? nil : "\(answer.isTrue) of \(elements)"
+        }
+    }
+
+    private func page(
+        set name: Bytes, from: Bytes, elementsMax: UInt32, _ consistency: Consistency, _ bound: UInt32
+    ) -> SimulatedRequest {
+        query(SetPage(name, from: from, end: nil, elementsMax: elementsMax), consistency, bound) {
+            answer, model, index in
+            let elements = Self.range(model.set(name, at: index).sorted(), from: from, end: answer.next)
+            guard answer.elements == elements else { return "\(answer.elements), not \(elements)" }
+            return Self.problem(next: answer.next, behind: elements.last ?? from)
+        }
+    }
+
+    private func combine(
+        _ combination: SetCombine.Combination, _ names: [Bytes], from: Bytes, elementsMax: UInt32,
+        _ consistency: Consistency, _ bound: UInt32
+    ) -> SimulatedRequest {
+        query(SetCombine(combination, of: names, from: from, elementsMax: elementsMax), consistency, bound) {
+            answer, model, index in
+            let sets = names.map { model.set($0, at: index) }
+            let others = sets.dropFirst()
+            let combined =
+                switch combination {
+                case .union: others.reduce(sets[0]) { $0.union($1) }
+                case .intersection: others.reduce(sets[0]) { $0.intersection($1) }
+                case .difference: others.reduce(sets[0]) { $0.subtracting($1) }
+                }
+            let elements = Self.range(combined.sorted(), from: from, end: answer.next)
+            guard answer.elements == elements else {
+                return "the \(combination) of \(names): \(answer.elements), not \(elements)"
+            }
+            return Self.problem(next: answer.next, behind: elements.last ?? from)
+        }
+    }
+
+    // MARK: The end
+
+    func unsettledRequests() -> [SimulatedRequest] {
+        Self.values.filter { model(groupOf($0)).hasTimer($0) }.map { get(value: $0, .linearizable, 0) }
+            + Self.maps.filter { model(groupOf($0)).hasTimer($0) }.map { count(map: $0, .linearizable, 0) }
+    }
+
+    func finalRequests() -> [SimulatedRequest] {
+        var requests = Self.values.map { get(value: $0, .linearizable, 0) }
+        requests += Self.numbers.map { get(number: $0, .linearizable, 0) }
+        for name in Self.maps {
+            requests.append(count(map: name, .linearizable, 0))
+            requests.append(page(map: name, from: Bytes(), end: nil, entriesMax: .max, .linearizable, 0))
+        }
+        requests += Self.sets.map { page(set: $0, from: Bytes(), elementsMax: .max, .linearizable, 0) }
+        return requests
+    }
+}
+
+extension MachineCommand {
+    fileprivate static var machineNumber: SubMachineNumber { Machine.number }
+}

@@ -1,0 +1,107 @@
+// What Map and Set have in common: a head with a count, elements in the order of their bytes, and a generation, by which
+// all of them are gone at once.
+
+import Messages
+package import Primitives
+import StateMachines
+
+/// An object's own record, there as long as it has elements.
+///
+/// `version u8 = 1 | generation u64 | count u64`
+struct CollectionHead: Hashable, Message {
+    /// Of the group, at which its first element came since it was last empty: where its elements are.
+    var generation: UInt64
+    var count: UInt64
+
+    private static let formatVersion: UInt8 = 1
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(Self.formatVersion)
+        writer.write(generation)
+        writer.write(count)
+    }
+
+    init(from reader: inout ByteReader) throws(DecodingFailure) {
+        try reader.expect(version: Self.formatVersion, of: "a collection's head")
+        generation = try reader.read()
+        count = try reader.read()
+    }
+
+    init(generation: UInt64) {
+        self.generation = generation
+        count = 0
+    }
+}
+
+/// A map or set while a command changes it.
+struct Collection {
+    let key: ObjectKey
+    private(set) var head: CollectionHead
+    private let before: CollectionHead?
+
+    /// Part of an object's records: `generation u64, big-endian | element`.
+    static let elements: UInt8 = 1
+
+    init(_ name: Bytes, in context: inout MachineContext) throws {
+        key = ObjectKey(name)
+        before = try context.get(key.record(), as: CollectionHead.self)
+        // An empty one has nothing, not even a head: the next generation is another one.
+        head = before ?? CollectionHead(generation: context.revision.rawValue)
+    }
+
+    func place(of element: Bytes) -> Bytes { key.element(element, of: head.generation) }
+
+    mutating func grow() { head.count += 1 }
+    mutating func shrink() { if head.count > 0 { head.count -= 1 } }
+
+    /// Writes the head, where it is another one now.
+    func close(in context: inout MachineContext) throws {
+        guard head != before, before != nil || head.count > 0 else { return }
+        if head.count == 0 { try context.delete(key.record()) } else { try context.put(key.record(), head) }
+    }
+
+    /// All elements are gone, however many.
+    func clear(in context: inout MachineContext) throws -> UInt64 {
+        guard let before else { return 0 }
+        try context.delete(key.record())
+        try context.sweep(key.elements(of: before.generation))
+        context.tell(.cleared, key.record(Self.elements))
+        return before.count
+    }
+}
+
+extension ObjectKey {
+    /// How the keys of all elements begin.
+    func elements(of generation: UInt64) -> Bytes { record(Collection.elements, generation) }
+
+    func element(_ element: Bytes, of generation: UInt64) -> Bytes {
+        var writer = ByteWriter(capacity: 11 + name.count + element.count)
+        writer.write(elements(of: generation))
+        writer.write(element)
+        return writer.take()
+    }
+
+    /// Where watches see an element: it does not depend on generations.
+    package func watchKey(_ element: Bytes) -> Bytes { record(Collection.elements, element) }
+}
+
+extension MachineView {
+    /// nil: it is empty.
+    mutating func head(_ name: Bytes) throws -> CollectionHead? {
+        try get(ObjectKey(name).record(), as: CollectionHead.self)
+    }
+
+    /// Some of its elements from `from` on and before `end`, with what is stored there.
+    mutating func elements(
+        of name: Bytes, _ head: CollectionHead, from: Bytes, end: Bytes?, recordsMax: Int, bytesMax: Int
+    ) throws -> (elements: [(element: Bytes, record: MachineRecord)], next: Bytes?) {
+        let prefix = ObjectKey(name).elements(of: head.generation)
+        guard let behind = prefix.endOfPrefix else { return ([], nil) }
+        let page = try page(
+            from: ObjectKey(name).element(from, of: head.generation),
+            before: end.map { ObjectKey(name).element($0, of: head.generation) } ?? behind, recordsMax: recordsMax,
+            bytesMax: bytesMax)
+        func element(_ key: Bytes) -> Bytes { key[min(prefix.count, key.count)..<key.count].compacted() }
+        return (page.records.map { (element($0.key), $0.record) }, page.next.map { element($0) })
+    }
+}
