@@ -166,9 +166,8 @@ let parts: [Part] = [
     Part(
         name: "BifrostHostTests", kind: .test,
         needs: [
-            "TestSupport", "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "Recovery", "Storage",
-            "StateMachines", "DataTypes", "Messages", "Ring",
-            "RPC", "Primitives",
+            "TestSupport", "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "ClientCore", "Recovery",
+            "Storage", "StateMachines", "DataTypes", "Messages", "Ring", "RPC", "Primitives",
         ],
         products: [
             "swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging", "swift-metrics/CoreMetrics",

@@ -13,6 +13,7 @@ package import Primitives
 package import RPC
 import Ring
 import StateMachines
+import Synchronization
 
 /// One client on one event loop. All functions are called on that loop unless they say otherwise.
 ///
@@ -66,6 +67,8 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     private var batchNow = Instant.zero
     private var isTurnScheduled = false
     private var isTickScheduled = false
+    /// The tick for which there is time.
+    private var laterTick: (at: Instant, task: Scheduled<Void>)?
     private var isClosed = false
     /// After `isClosed`: the connections are closed, too.
     private var hasEnded = false
@@ -77,6 +80,14 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     private var notInitialisedCount = 0
     private var lastConnectFailure: RPCError?
     private var mapWaiters: [(deadline: Instant, resume: (Result<ClusterMap, BifrostError>) -> Void)] = []
+    /// Of sessions that are not lost yet, as far as is known.
+    private var lossWaiters: [LossWaiter] = []
+    /// When the first of these sessions counts as lost if nothing is answered in it any more.
+    private var lossDue: (at: Instant, task: Scheduled<Void>)?
+    /// What the router had counted when they were looked at.
+    private var sessionChangesSeen: UInt64 = 0
+    /// Read by whoever lets a hold go, on any thread.
+    private let isOver = Atomic<Bool>(false)
 
     /// How long the first map waits for other seeds. Hosts that live say who they are much sooner.
     private static let seedsMilliseconds: Int64 = 100
@@ -98,6 +109,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         var settings = ClientSettings()
         settings.operationsMax = options.operationsMax
         settings.groupWindowMax = options.operationsMax
+        settings.sessionTimeToLiveMilliseconds = options.sessionTimeToLive.nanoseconds / 1_000_000
         router = ClientRouter(settings: settings, seedCount: seedCount, seed: random.next())
     }
 
@@ -223,6 +235,9 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         closeWaiters.append(closed)
         guard !isClosed else { return }
         isClosed = true
+        isOver.store(true, ordering: .relaxed)
+        laterTick?.task.cancel()
+        laterTick = nil
         router.close(into: &effects)
         // Hosts do it also when nobody waits any more.
         let deadline = RPCClock.now() + UInt64(Self.sessionsMilliseconds) * 100_000_000
@@ -257,10 +272,89 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         for closed in waiters { closed() }
     }
 
+    // MARK: sessions that are held
+
+    /// See `ClientRouter.holdSession`.
+    func holdSession(of slot: Slot) {
+        eventLoop.preconditionInEventLoop()
+        router.holdSession(of: slot, now: RPCClock.now())
+        needTicks()
+    }
+
+    /// Undoes one of these, on any thread.
+    func letGoOfSession(of slot: Slot) {
+        // Whoever let go of the client may have let go of its threads.
+        guard !isOver.load(ordering: .relaxed) else { return }
+        eventLoop.execute { [self] in
+            router.letGoOfSession(of: slot)
+            needTicks()
+        }
+    }
+
+    /// The session in the group that owns the slot; nil: none is open, or it counts as lost.
+    func sessionLife(of slot: Slot) -> SessionLife? {
+        eventLoop.preconditionInEventLoop()
+        guard let life = router.sessionLife(of: slot), life.endsAt > RPCClock.now() else { return nil }
+        return life
+    }
+
+    /// Resumes the waiter when its session counts as lost: also when the client is closed, which ends all sessions.
+    func wait(_ waiter: LossWaiter) {
+        eventLoop.preconditionInEventLoop()
+        lossWaiters.append(waiter)
+        checkLosses(now: RPCClock.now())
+    }
+
+    func stopWaiting(_ waiter: LossWaiter) {
+        eventLoop.preconditionInEventLoop()
+        lossWaiters.removeAll { $0 === waiter }
+        if lossWaiters.isEmpty { scheduleLoss(at: nil) }
+    }
+
+    /// Resumes those whose sessions are lost, and comes back when the next one may be. Words that are answered meanwhile
+    /// move that moment, so it is looked at no more than about once in a session's time. Cost: O(waiters).
+    private func checkLosses(now: Instant) {
+        sessionChangesSeen = router.sessionChanges
+        guard !lossWaiters.isEmpty else { return }
+        var next: Instant?
+        var lost: [LossWaiter] = []
+        lossWaiters.removeAll { waiter in
+            if let life = router.sessionLife(of: waiter.slot), life.id == waiter.id, life.endsAt > now {
+                next = min(next ?? life.endsAt, life.endsAt)
+                return false
+            }
+            lost.append(waiter)
+            return true
+        }
+        scheduleLoss(at: next)
+        for waiter in lost { waiter.resume(isLost: true) }
+    }
+
+    private func scheduleLoss(at next: Instant?) {
+        guard next != lossDue?.at else { return }
+        lossDue?.task.cancel()
+        lossDue = next.map { next in
+            let pause = TimeAmount.nanoseconds(Int64(next.since(RPCClock.now())))
+            let task = eventLoop.scheduleTask(in: pause) { [self] in
+                lossDue = nil
+                checkLosses(now: RPCClock.now())
+            }
+            return (next, task)
+        }
+    }
+
+    /// Whoever waits for losses has to know before he is told anything else: this process may have stood still, and the
+    /// timers of a machine that slept are late.
+    private var mayHaveLost: Bool {
+        router.sessionChanges != sessionChangesSeen || lossDue.map { $0.at <= turnNow } ?? false
+    }
+
     // MARK: turns
 
     private func needTurn() {
-        guard !isInTurn, !isTurnScheduled, !effects.isEmpty else { return }
+        guard !isInTurn, !isTurnScheduled, !effects.isEmpty || router.sessionChanges != sessionChangesSeen else {
+            return
+        }
         isTurnScheduled = true
         eventLoop.execute { [self] in
             isTurnScheduled = false
@@ -274,6 +368,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         isInTurn = true
         turnNow = batchNow == .zero ? RPCClock.now() : batchNow
         batchNow = .zero
+        if mayHaveLost { checkLosses(now: turnNow) }
         var rounds = 0
         while !effects.isEmpty, rounds < Self.roundsMax {
             rounds += 1
@@ -297,16 +392,37 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     }
 
     private func needTicks() {
-        guard !isTickScheduled, !isClosed, router.needsTicks || !mapWaiters.isEmpty else { return }
+        guard !isTickScheduled, !isClosed else { return }
+        let now = RPCClock.now()
+        let soonest = now + router.settings.tickNanoseconds
+        let next = mapWaiters.isEmpty ? router.nextTick(now: now) : soonest
+        guard let next, next <= soonest else { return scheduleTick(at: next, now: now) }
         isTickScheduled = true
         eventLoop.scheduleTask(in: .nanoseconds(Int64(router.settings.tickNanoseconds))) { [self] in
             isTickScheduled = false
-            let now = RPCClock.now()
-            router.tick(now: now, into: &effects)
-            expireMapWaiters(now: now)
-            runTurn()
-            needTicks()
+            tick()
         }
+    }
+
+    /// One that waits is left alone where it comes early: that costs less than another timer for each operation.
+    private func scheduleTick(at next: Instant?, now: Instant) {
+        if let next, let laterTick, laterTick.at <= next { return }
+        laterTick?.task.cancel()
+        laterTick = next.map { next in
+            let task = eventLoop.scheduleTask(in: .nanoseconds(Int64(next.since(now)))) { [self] in
+                laterTick = nil
+                tick()
+            }
+            return (next, task)
+        }
+    }
+
+    private func tick() {
+        let now = RPCClock.now()
+        router.tick(now: now, into: &effects)
+        expireMapWaiters(now: now)
+        runTurn()
+        needTicks()
     }
 
     private func expireMapWaiters(now: Instant) {

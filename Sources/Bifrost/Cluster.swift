@@ -44,7 +44,7 @@ public final class Cluster: Sendable {
     }
 
     /// Connects to the first of `addresses` ("address:port") that answers, and learns the cluster's map from it. Throws
-    /// `invalid` for what is no address and if hosts of different clusters answer, `unreachable` if no host answers
+    /// `invalid` for what is no address, for options that can't be, and if hosts of different clusters answer, `unreachable` if no host answers
     /// within the time, `notInitialised` if hosts do but belong to no cluster.
     public static func connect(
         to addresses: [String], options: ClusterOptions = ClusterOptions()
@@ -83,6 +83,10 @@ public final class Cluster: Sendable {
         let group = options.eventLoopGroup ?? MultiThreadedEventLoopGroup.singleton
         let loop = ClientLoop(eventLoop: group.next(), seedCount: seeds.count, options: options)
         let cluster = Cluster(loop: loop, options: options, closing: closing)
+        if let problem = options.problem {
+            await cluster.close()
+            throw problem
+        }
         let deadline = RPCClock.now() + options.connectTimeout.nanoseconds
         let result = await withCheckedContinuation {
             (continuation: CheckedContinuation<Result<ClusterMap, BifrostError>, Never>) in

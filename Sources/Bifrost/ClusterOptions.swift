@@ -6,6 +6,7 @@ public import NIOCore
 public import Primitives
 public import RPC
 public import Ring
+import StateMachines
 
 public typealias Bytes = Primitives.Bytes
 public typealias Revision = Primitives.Revision
@@ -23,6 +24,12 @@ public struct ClusterOptions: Sendable {
     public var connectTimeout: Duration = .seconds(10)
     /// How long `connect` goes on looking while every address refuses connections; nil: no shorter than for others.
     public var refusalGrace: Duration?
+    /// How long a group keeps what this client has in it (answers to commands that may come again, and what it holds)
+    /// after the client's last word, as the group counts time. What a client holds that ended without a word is free for
+    /// others after that time; one that reaches nobody has lost it after nine tenths of it, by its own clock. While
+    /// something is held, each group concerned gets a word in each third of the time. 1 s to 1 h, in whole milliseconds,
+    /// rounded down; else `connect` throws `invalid`.
+    public var sessionTimeToLive: Duration = .seconds(30)
     /// Operations queued and in flight together. Beyond: `overloaded`.
     public var operationsMax = 65_536
     /// Where the client lives: one event loop of it. Nil: the process's own group.
@@ -39,6 +46,15 @@ public struct ClusterOptions: Sendable {
     public init() {
         logger = Logger(label: "bifrost.client")
         logger.logLevel = .error
+    }
+
+    /// Why no client can be made with them.
+    var problem: BifrostError? {
+        let milliseconds = sessionTimeToLive.nanoseconds / 1_000_000
+        let (least, most) = (SessionTable.Limits.timeToLiveMin, SessionTable.Limits.timeToLiveMax)
+        guard milliseconds < least || milliseconds > most else { return nil }
+        return BifrostError(
+            .invalid, "sessionTimeToLive is \(sessionTimeToLive); expected \(least / 1_000) s to \(most / 1_000) s")
     }
 }
 

@@ -202,8 +202,10 @@ extension ClientRouter {
         }
         giveBackNumber(place)
         if slot != .group, ring.learn(slot, owner: owner, epoch: newer) {
-            routes[Int(slot.rawValue)] = SlotRoute(
-                epoch: newer, group: Int32(truncatingIfNeeded: groupIndex(owner) ?? -1))
+            let old = Int(routes[Int(slot.rawValue)].group)
+            let new = groupIndex(owner) ?? -1
+            routes[Int(slot.rawValue)] = SlotRoute(epoch: newer, group: Int32(truncatingIfNeeded: new))
+            moveHold(of: slot, from: old, to: new)
         }
         if newer > ring.epoch {
             wantMap(epoch: newer)

@@ -178,6 +178,7 @@ extension ClientRouter {
             let group = ring.owner(of: slot).flatMap { groupIndex($0) } ?? -1
             return SlotRoute(epoch: ring.epoch(of: slot), group: Int32(truncatingIfNeeded: group))
         }
+        countHolds()
     }
 
     private mutating func handOver(_ gone: GroupState) {

@@ -41,11 +41,13 @@ extension ClientRouter {
 
     /// Index of the group that the operation is for, or -1.
     func resolve(_ place: Int) -> Int {
-        if table[place].slot != .group {
-            let slot = Int(table[place].slot.rawValue)
-            return slot < routes.count ? Int(routes[slot].group) : -1
-        }
-        return groupIndex(table[place].group) ?? -1
+        table[place].slot != .group ? routedGroup(of: table[place].slot) : groupIndex(table[place].group) ?? -1
+    }
+
+    /// Index of the group that owns the slot, or -1.
+    func routedGroup(of slot: Slot) -> Int {
+        let slot = Int(slot.rawValue)
+        return slot < routes.count ? Int(routes[slot].group) : -1
     }
 
     /// Where the next operation of the group may go now: position in `hosts`.

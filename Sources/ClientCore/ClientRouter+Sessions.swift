@@ -4,7 +4,8 @@
 //     first command ──► open ──► calls 1, 2, 3 … ──► the group forgot it, or the client had nothing to do for so long
 //        waits                      │
 //                                   ├ an answer is lost: the same number again, to whoever leads
-//                                   └ nothing is answered for a third of its life: it is kept alive
+//                                   └ nothing is answered for a third of its life: it is kept alive, while something is
+//                                     under way in it or it is held (+Holds)
 //
 // A number is never sent in another session than its own: what may have been done in one that ended has an unknown
 // outcome for ever. Nor is one sent after its caller was told that nobody knows: he goes on to something else, and what he
@@ -17,7 +18,7 @@ import StateMachines
 extension ClientRouter {
     static var sessionEnded: String { "the session in which it was sent ended before its outcome was known" }
 
-    private var sessionNanoseconds: UInt64 { settings.sessionTimeToLiveMilliseconds * 1_000_000 }
+    var sessionNanoseconds: UInt64 { settings.sessionTimeToLiveMilliseconds * 1_000_000 }
 
     private func isOfSession(_ place: Int) -> Bool {
         mayUseSessions && table[place].kind == .command && table[place].purpose == .caller
@@ -39,9 +40,7 @@ extension ClientRouter {
 
     /// Whether a command may be given a number; else something else has to happen first, which this sets in motion.
     mutating func isSessionReady(of group: Int, now: Instant) -> Bool {
-        if groups[group].session.hasLapsed(now: now, after: sessionNanoseconds) {
-            groups[group].session = ClientSession()
-        }
+        dropLapsedSession(of: group, now: now)
         switch groups[group].session.standing {
         case .none:
             openSession(of: group, now: now)
@@ -49,6 +48,18 @@ extension ClientRouter {
         case .opening: return false
         case .open: return groups[group].session.hasRoom
         }
+    }
+
+    mutating func dropLapsedSession(of group: Int, now: Instant) {
+        guard groups[group].holds == 0, groups[group].session.hasLapsed(now: now, after: sessionNanoseconds) else {
+            return
+        }
+        dropSession(of: group)
+    }
+
+    private mutating func dropSession(of group: Int) {
+        groups[group].session = ClientSession()
+        sessionChanges += 1
     }
 
     /// Gives a command its number, just before it goes. False: it may have been done in a session that ended.
@@ -111,8 +122,14 @@ extension ClientRouter {
         Instant(table[place].deadline.rawValue - min(Self.ownNanosecondsMax, table[place].deadline.rawValue))
     }
 
-    /// Others wait for it, so it is sent again soon; done twice it leaves a session that ends by itself.
-    func ownAttemptNanoseconds(_ place: Int) -> UInt64 { doubled(settings.silenceNanoseconds, place) }
+    /// Others wait for it, so it is sent again soon; done twice it leaves a session that ends by itself. What is held must
+    /// not be lost because one host says nothing: there is time for two more attempts.
+    func ownAttemptNanoseconds(_ place: Int) -> UInt64 {
+        let group = Int(table[place].groupIndex)
+        let isOfHeld = table[place].purpose == .keepAlive && group >= 0 && groups[group].holds > 0
+        let silence = settings.silenceNanoseconds
+        return doubled(isOfHeld ? min(silence, sessionNanoseconds / 6) : silence, place)
+    }
 
     /// Done twice it costs an entry, which a slow group has no room for.
     func commandAttemptNanoseconds(_ place: Int) -> UInt64 { doubled(settings.commandAttemptNanoseconds, place) }
@@ -123,14 +140,17 @@ extension ClientRouter {
         return isBeyond ? nanoseconds : doubled
     }
 
-    /// Sessions in which something is under way and nothing was answered for a third of their lives are kept alive; where
-    /// nothing is under way, and the group keeps many answers, they are acknowledged. Looks at all groups, some times in
-    /// that time.
+    /// Sessions that are held or in which something is under way, and in which nothing was answered for a third of their
+    /// lives, are kept alive; where nothing is under way, and the group keeps many answers, they are acknowledged. Looks
+    /// at all groups, some times in that time.
     mutating func keepSessionsAlive(now: Instant, into effects: inout ClientEffects) {
-        guard mayUseSessions, now.since(sessionsChecked) >= sessionNanoseconds / 12 else { return }
+        guard mayUseSessions, sessionsCheckDue <= now else { return }
         sessionsChecked = now
         for group in groups.indices {
-            guard groups[group].session.needsKeepAlive(now: now, after: sessionNanoseconds / 3) else { continue }
+            guard
+                groups[group].session.needsKeepAlive(
+                    now: now, after: silentNanosecondsMax, isHeld: groups[group].holds > 0)
+            else { continue }
             let session = groups[group].session
             let word = SessionCommand.Life(id: session.id, firstUnacknowledged: session.firstUnacknowledged)
             submitOwn(.keepAlive, .keepAlive([word]), to: group, now: now)
@@ -139,6 +159,11 @@ extension ClientRouter {
             pump(group, now: now, into: &effects)
         }
     }
+
+    /// A session in which nothing was answered for so long is kept alive.
+    var silentNanosecondsMax: UInt64 { sessionNanoseconds / 3 }
+
+    var sessionsCheckDue: Instant { sessionsChecked + sessionNanoseconds / 12 }
 
     // MARK: Ends
 
@@ -151,7 +176,7 @@ extension ClientRouter {
         var calls: [CallID] = []
         for group in groups.indices where groups[group].session.standing == .open {
             let id = groups[group].session.id
-            groups[group].session = ClientSession()
+            dropSession(of: group)
             guard groups[group].isSettled, !groups[group].replicas.isEmpty, hosts[candidateHost(group)].isUp,
                 let place = table.take(isOwn: true)
             else { continue }
@@ -211,10 +236,16 @@ extension ClientRouter {
             groups[group].session.standing = .open
             groups[group].session.id = id
             groups[group].session.aliveAt = table[place].sentAt
+            sessionChanges += 1
         case .keepAlive:
+            // What was said of one that is over says nothing of the one that came after it.
+            guard case .keepAlive(let words)? = try? SessionCommand(payload: table[place].payload),
+                words.first?.id == groups[group].session.id
+            else { return }
             groups[group].session.isKeptAlive = false
-            // Those that are not there are named: its own commands hear of that themselves.
-            guard body?.isEmpty == true else { return }
+            guard let body else { return }
+            // Those that are not there are named, and only this one was asked for.
+            guard body.isEmpty else { return dropSession(of: group) }
             groups[group].session.acknowledged = max(
                 groups[group].session.acknowledged, groups[group].session.saying)
             groups[group].session.aliveAt = max(groups[group].session.aliveAt, table[place].sentAt)
@@ -225,7 +256,7 @@ extension ClientRouter {
     /// The group has no such session any more. What was certainly not done in it goes in another.
     mutating func sessionExpired(_ place: Int, now: Instant, into effects: inout ClientEffects) {
         let group = leave(place)
-        if let group, isInSession(place, of: group) { groups[group].session = ClientSession() }
+        if let group, isInSession(place, of: group) { dropSession(of: group) }
         if table[place].isUncertain {
             failUnknown(place, Self.sessionEnded, into: &effects)
         } else {

@@ -107,6 +107,8 @@ struct GroupState: Sendable {
     var isWaiting = false
     /// In which its commands go.
     var session = ClientSession()
+    /// Slots of its that are held: as long as there are any, the session is kept.
+    var holds = 0
     /// Of all answers: the last entry of the group's log that was applied in what they told.
     var seen = LogIndex.zero
 }
@@ -145,6 +147,10 @@ public struct ClientRouter: Sendable {
     private var due: [Int] = []
     private var silenceChecked = Instant.zero
     var sessionsChecked = Instant.zero
+    /// Ascending by slot.
+    var holds: [SlotHold] = []
+    /// Counts the changes of what `sessionLife` says, but for the times of words.
+    public internal(set) var sessionChanges: UInt64 = 0
 
     public init(settings: ClientSettings, seedCount: Int, seed: UInt64) {
         self.settings = settings
@@ -156,8 +162,19 @@ public struct ClientRouter: Sendable {
     /// Operations that are not completed.
     public var operationCount: Int { table.count }
 
-    /// Something waits for time to pass: `tick` is to be called every `tickNanoseconds`.
-    public var needsTicks: Bool { table.count > 0 || (fetch.isWanted && (fetch.source != nil || hasMapSource)) }
+    /// Something waits for time to pass: `tick` is to be called every `tickNanoseconds`, or when `nextTick` says.
+    public var needsTicks: Bool { isBusy || nextWord != nil }
+
+    /// When `tick` is to be called next, if nothing happens before; nil: nothing waits for time to pass. In one tick's
+    /// time while anything is under way, else when a session that is held needs a word.
+    ///
+    /// Cost: O(1) while anything is under way, and where nothing is held; else O(groups).
+    public func nextTick(now: Instant) -> Instant? {
+        let soonest = now + settings.tickNanoseconds
+        return isBusy ? soonest : nextWord.map { max($0, soonest) }
+    }
+
+    private var isBusy: Bool { table.count > 0 || (fetch.isWanted && (fetch.source != nil || hasMapSource)) }
 
     private var hasMapSource: Bool { seedIsUp.contains(true) || hosts.contains { $0.isUp } }
 

@@ -48,14 +48,15 @@ struct ClientSession: Sendable {
     }
 
     /// Nothing was under way in it for so long that the group may have forgotten it: another one costs less than to ask.
+    /// Not to be asked of one that is held.
     func hasLapsed(now: Instant, after nanoseconds: UInt64) -> Bool {
         standing == .open && known.isEmpty && !isKeptAlive && !hasUnknown && now.since(aliveAt) >= nanoseconds
     }
 
-    func needsKeepAlive(now: Instant, after nanoseconds: UInt64) -> Bool {
+    func needsKeepAlive(now: Instant, after nanoseconds: UInt64, isHeld: Bool) -> Bool {
         guard standing == .open, !isKeptAlive else { return false }
-        return known.isEmpty
-            ? firstUnacknowledged - acknowledged >= Self.answersMax : now.since(aliveAt) >= nanoseconds
+        if isHeld || !known.isEmpty, now.since(aliveAt) >= nanoseconds { return true }
+        return known.isEmpty && firstUnacknowledged - acknowledged >= Self.answersMax
     }
 
     /// So many answers a group may keep for a client that has nothing under way.

@@ -31,6 +31,8 @@ private final class World: Sendable {
         /// Of all groups: those that are open, and how many were.
         var sessions: Set<UInt64> = []
         var sessionsOpened: UInt64 = 0
+        /// Words of sessions that are not there.
+        var wordsInVain = 0
         /// Writes that took effect, by key.
         var executions: [Bytes: Int] = [:]
         /// Keeps the calls until `release`.
@@ -93,6 +95,11 @@ private final class PretendedHost: RPCService {
                     guard let command = try? SessionCommand(payload: payload) else { return nil }
                     return sessionAnswer(to: command, &state)
                 }
+                if let header = payload.withUnsafeBytes({ CommandHeader(of: $0) }), header.session != .none,
+                    !state.sessions.contains(header.session.rawValue)
+                {
+                    return Response<DataResult>.refused(.sessionExpired).encoded()
+                }
                 let keyCount = Int(payload[30]) | Int(payload[31]) << 8
                 state.revision += 1
                 let start = payload[28] == 1 ? 40 : 32
@@ -146,6 +153,11 @@ private func sessionAnswer(to command: SessionCommand, _ state: inout World.Stat
         state.sessions.insert(state.sessionsOpened)
         body.write(state.sessionsOpened)
     case .close(let id): state.sessions.remove(id.rawValue)
+    case .keepAlive(let words):
+        for word in words where !state.sessions.contains(word.id.rawValue) {
+            state.wordsInVain += 1
+            body.write(word.id)
+        }
     default: return Response<DataResult>.refused(.invalid("\(command)")).encoded()
     }
     let result = DataResult(
@@ -488,6 +500,131 @@ private func withCluster(
             #expect(RPCClock.now().since(start) < 5_000_000_000)
             #expect(world.state.withLock { $0.sessions } == [3])
         }
+    }
+
+    // MARK: sessions that are held
+
+    /// With a client whose sessions live for so long, and a hold on the slot of "k".
+    private func withHold(
+        _ timeToLive: Duration, _ body: (World, Cluster, SessionHold) async throws -> Void
+    ) async throws {
+        try await withCluster(featureLevel: FeatureLevel.sessions) { world, servers in
+            let threads = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+            var options = ClusterOptions()
+            options.timeout = .seconds(180)
+            options.sessionTimeToLive = timeToLive
+            options.eventLoopGroup = threads
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"], options: options)
+            let hold = cluster.hold(slot(of: "k"))
+            #expect(await hold.life() == nil)
+            try await body(world, cluster, hold)
+            await cluster.close()
+            // Its hold is forgotten when its threads have ended.
+            try await threads.shutdownGracefully()
+            hold.release()
+        }
+    }
+
+    /// How tasks ended, in the order in which they did.
+    private final class Ends: Sendable {
+        private let all = Mutex<[String]>([])
+        var list: [String] { all.withLock { $0 } }
+
+        func note(_ name: String, _ body: @escaping @Sendable () async throws -> Void) -> Task<Void, Never> {
+            Task(executorPreference: OwnExecutor.current) { [self] in
+                do {
+                    try await body()
+                    all.withLock { $0.append(name) }
+                } catch {
+                    all.withLock { $0.append("\(name): \((error as? BifrostError)?.code.rawValue ?? "\(error)")") }
+                }
+            }
+        }
+
+        func wait(for list: [String]) async {
+            for _ in 0..<90_000 where self.list.count < list.count { await OwnExecutor.pause(milliseconds: 2) }
+            #expect(self.list == list)
+        }
+    }
+
+    @Test func aSessionIsLostWhenAnotherTakesItsPlace() async throws {
+        try await withHold(.seconds(3_600)) { world, cluster, hold in
+            try await cluster.kv.put("k", "1")
+            let life = try #require(await hold.life())
+            #expect(life.id == SessionID(1) && life.endsAt.since(life.aliveAt) == 3_240_000_000_000)
+            let ends = Ends()
+            _ = ends.note("first") { try await hold.lost(SessionID(1)) }
+            // Nobody knows of this one.
+            _ = ends.note("other") { try await hold.lost(SessionID(7)) }
+            await ends.wait(for: ["other"])
+            world.state.withLock { $0.sessions = [] }
+            try await cluster.kv.put("k", "2")
+            await ends.wait(for: ["other", "first"])
+            #expect(await hold.life()?.id == SessionID(2))
+        }
+    }
+
+    @Test func aSessionThatTheGroupDoesNotHaveIsLostByTheNextWord() async throws {
+        try await withHold(.seconds(6)) { world, cluster, hold in
+            try await cluster.kv.put("k", "1")
+            world.state.withLock { $0.sessions = [] }
+            let ends = Ends()
+            _ = ends.note("lost") { try await hold.lost(SessionID(1)) }
+            await ends.wait(for: ["lost"])
+            #expect(world.state.withLock { $0.wordsInVain } == 1)
+            #expect(await hold.life() == nil)
+        }
+    }
+
+    @Test func whoWaitsForALossEndsWithHisTaskAndWithTheCluster() async throws {
+        try await withHold(.seconds(3_600)) { world, cluster, hold in
+            try await cluster.kv.put("k", "1")
+            let ends = Ends()
+            let task = ends.note("one") { try await hold.lost(SessionID(1)) }
+            // It waits, or it does not yet.
+            _ = await hold.life()
+            task.cancel()
+            await ends.wait(for: ["one: cancelled"])
+            ends.note("none") { try await hold.lost(SessionID(1)) }.cancel()
+            await ends.wait(for: ["one: cancelled", "none: cancelled"])
+            _ = ends.note("two") { try await hold.lost(SessionID(1)) }
+            _ = await hold.life()
+            await cluster.close()
+            await ends.wait(for: ["one: cancelled", "none: cancelled", "two"])
+            #expect(await hold.life() == nil)
+            try await hold.lost(SessionID(1))
+        }
+    }
+
+    /// As when the process was stopped: what came meanwhile is there, and so is the time.
+    @Test func aClientThatStoodStillKnowsOfItsLossFirst() async throws {
+        try await withHold(.seconds(1)) { world, cluster, hold in
+            try await cluster.kv.put("k", "1")
+            let ends = Ends()
+            world.state.withLock { $0.isHolding = true }
+            _ = ends.note("lost") { try await hold.lost(SessionID(1)) }
+            _ = ends.note("get") { _ = try await cluster.kv.get("k") }
+            #expect(await eventually { world.state.withLock { !$0.held.isEmpty } })
+            await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+                cluster.loop.eventLoop.execute {
+                    continuation.resume()
+                    usleep(1_500_000)
+                }
+            }
+            world.release()
+            await ends.wait(for: ["lost", "get"])
+        }
+    }
+
+    @Test(arguments: [Duration.milliseconds(999), .zero, .seconds(-5), .milliseconds(3_600_001)])
+    func aTimeThatNoSessionCanHaveIsRefused(_ timeToLive: Duration) async throws {
+        var options = ClusterOptions()
+        options.sessionTimeToLive = timeToLive
+        let error = await #expect(throws: BifrostError.self) {
+            try await Cluster.connect(to: ["127.0.0.1:1"], options: options)
+        }
+        #expect(error?.code == .invalid)
+        #expect(error?.message == "sessionTimeToLive is \(timeToLive); expected 1 s to 3600 s")
     }
 
     /// More than may be under way at once: in the keys' order, and one that is refused does not hold up the others.

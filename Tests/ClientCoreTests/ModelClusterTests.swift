@@ -16,6 +16,8 @@ private enum Event {
     case mapAnswer(UInt64, MapAnswer)
     case disturb
     case submit
+    case hold
+    case letGoOfAll
 }
 
 /// Three hosts, two groups, slots that move between them. Every command's executions are counted.
@@ -44,6 +46,12 @@ private struct ModelCluster {
     /// By group: their numbers meet.
     var nextSession: [UInt64] = [1, 1]
     var repeated = 0
+    /// Slots are held and let go; then the groups' numbers don't meet, and it is known when sessions ended.
+    let holds: Bool
+    var held = [0, 0]
+    var sessionEnds: [UInt64: Instant] = [:]
+    /// Of the slots that were held in the end: those whose session was lately answered in, for nothing but that.
+    var keptInTheEnd = 0
     /// Calls that went out on a connection and were not answered on it.
     var open: [(call: CallID, connection: Int, host: Int)] = []
 
@@ -56,8 +64,10 @@ private struct ModelCluster {
     var operations: [Operation] = []
     var problems: [String] = []
 
-    init(seed: UInt64, settings: ClientSettings, hasSessions: Bool) {
+    init(seed: UInt64, settings: ClientSettings, hasSessions: Bool, holds: Bool = false) {
         self.hasSessions = hasSessions
+        self.holds = holds
+        if holds { nextSession = [1_000, 2_000] }
         random = SeededRandom(seed: seed)
         router = ClientRouter(settings: settings, seedCount: 1, seed: seed &+ 1)
     }
@@ -82,6 +92,10 @@ private struct ModelCluster {
         for host in 0..<3 { schedule(.connectionUp(host), inMicroseconds: 3_000) }
         for _ in 0..<operationCount { schedule(.submit, inMicroseconds: random.below(3_000_000)) }
         for _ in 0..<60 { schedule(.disturb, inMicroseconds: random.below(3_000_000)) }
+        if holds {
+            for _ in 0..<40 { schedule(.hold, inMicroseconds: random.below(3_000_000)) }
+            schedule(.letGoOfAll, inMicroseconds: 5_000_000)
+        }
         var nextTick = now.rawValue
         // The router's own operations may go on for ten seconds.
         let end = now.rawValue + (hasSessions ? 16_000_000_000 : 6_000_000_000)
@@ -97,6 +111,41 @@ private struct ModelCluster {
                 router.tick(now: now, into: &effects)
             }
             carryOut()
+            if holds { checkLives() }
+        }
+    }
+
+    /// Whatever the client takes for a session's last word was sent before the session ended.
+    mutating func checkLives() {
+        for slot in 0...1 as ClosedRange<UInt16> {
+            guard let life = router.sessionLife(of: Slot(slot)), let end = sessionEnds[life.id.rawValue] else {
+                continue
+            }
+            if life.aliveAt > end { problems.append("session \(life.id) ended at \(end), alive at \(life.aliveAt)") }
+        }
+    }
+
+    mutating func hold() {
+        let slot = Int(random.below(2))
+        if held[slot] > 0, chance(45) {
+            held[slot] -= 1
+            router.letGoOfSession(of: Slot(UInt16(slot)))
+        } else {
+            held[slot] += 1
+            router.holdSession(of: Slot(UInt16(slot)), now: now)
+        }
+    }
+
+    mutating func letGoOfAll() {
+        for slot in 0...1 {
+            let life = router.sessionLife(of: Slot(UInt16(slot)))
+            if held[slot] > 0, let life, now.since(life.aliveAt) < 500_000_000, sessionEnds[life.id.rawValue] == nil {
+                keptInTheEnd += 1
+            }
+            while held[slot] > 0 {
+                held[slot] -= 1
+                router.letGoOfSession(of: Slot(UInt16(slot)))
+            }
         }
     }
 
@@ -157,6 +206,8 @@ private struct ModelCluster {
     mutating func handle(_ event: Event) {
         switch event {
         case .submit: submit()
+        case .hold: hold()
+        case .letGoOfAll: letGoOfAll()
         case .disturb: disturb()
         case .request(let send, let connection): serve(send, connection)
         case .answer(let call, let answer, let host, let connection):
@@ -191,6 +242,7 @@ private struct ModelCluster {
         let group = Int(random.below(2))
         switch random.below(hasSessions ? 7 : 6) {
         case 6:  // Its time is over, as the group counts it.
+            for id in sessions[group] { sessionEnds[id] = now }
             sessions[group].removeAll()
             answers[group].removeAll()
         case 0:  // A connection breaks; what was under way on it is lost in either direction.
@@ -303,7 +355,15 @@ extension ModelCluster {
         #expect(repeated > 100 && unknown > 100, "\(repeated), \(unknown): too little was in doubt")
     }
 
-    @discardableResult private func run(_ seed: Int, hasSessions: Bool) -> (repeated: Int, unknown: Int) {
+    @Test func sessionsThatAreHeldAreKeptAndNoneIsTakenToLiveThatEnded() {
+        var kept = 0
+        for seed in 1...100 { kept += run(seed, hasSessions: true, holds: true).kept }
+        #expect(kept > 30, "\(kept): too few were kept to the end")
+    }
+
+    @discardableResult private func run(
+        _ seed: Int, hasSessions: Bool, holds: Bool = false
+    ) -> (repeated: Int, unknown: Int, kept: Int) {
         var settings = ClientSettings()
         settings.queryAttemptNanoseconds = 100_000_000
         settings.silenceNanoseconds = 200_000_000
@@ -311,7 +371,7 @@ extension ModelCluster {
         settings.operationsMax = 150
         settings.commandAttemptNanoseconds = 100_000_000
         settings.sessionTimeToLiveMilliseconds = 1_000
-        var cluster = ModelCluster(seed: UInt64(seed), settings: settings, hasSessions: hasSessions)
+        var cluster = ModelCluster(seed: UInt64(seed), settings: settings, hasSessions: hasSessions, holds: holds)
         cluster.run(operationCount: 500)
         for (tag, operation) in cluster.operations.enumerated() {
             switch operation.result {
@@ -338,6 +398,6 @@ extension ModelCluster {
         let unknown = cluster.operations.count {
             if case .failure(let failure) = $0.result { failure.mayHaveHappened } else { false }
         }
-        return (cluster.repeated, unknown)
+        return (cluster.repeated, unknown, cluster.keptInTheEnd)
     }
 }
