@@ -62,7 +62,7 @@ final class DataTypeWorkload: SimulatedWorkload {
     private func someValue(_ random: inout SeededRandom) -> Bytes {
         lastValue += 1
         guard random.below(20) == 0 else { return Bytes("\(random.below(3) == 0 ? random.below(4) : lastValue)") }
-        return Bytes([UInt8](repeating: UInt8(truncatingIfNeeded: lastValue), count: Int(random.below(1_000))))
+        return Bytes([UInt8](repeating: UInt8(truncatingIfNeeded: lastValue), count: Int(random.below(300))))
     }
 
     private func someKey(_ random: inout SeededRandom) -> Bytes { Bytes("k\(random.below(12))") }
@@ -126,12 +126,12 @@ final class DataTypeWorkload: SimulatedWorkload {
         switch random.below(20) {
         case 0: return command(MapClear(name))
         case 1:
-            // Many at once: more than one step sweeps. Not in all of them, for the sake of snapshots.
-            let first = random.below(200)
+            // Many at once, so that more than one step sweeps. Not in all of them, for the sake of snapshots.
+            let first = random.below(40)
             return command(
                 MapTransaction(
                     Self.maps[0],
-                    then: (0..<(1 + random.below(150))).map { .put(Bytes("many \(first + $0)"), Bytes("\($0)")) }))
+                    then: (0..<(1 + random.below(60))).map { .put(Bytes("many \(first + $0)"), Bytes("\($0)")) }))
         case 2...5:
             var conditions: [MapTransaction.Condition] = []
             for _ in 0..<random.below(3) {
@@ -164,8 +164,8 @@ final class DataTypeWorkload: SimulatedWorkload {
         switch random.below(12) {
         case 0: return command(SetClear(name))
         case 1:
-            let first = random.below(200)
-            return command(SetAdd(Self.sets[0], (0..<(1 + random.below(150))).map { Bytes("many \(first + $0)") }))
+            let first = random.below(40)
+            return command(SetAdd(Self.sets[0], (0..<(1 + random.below(60))).map { Bytes("many \(first + $0)") }))
         case 2, 3: return command(SetMove(elements[0], from: name, to: pick(Self.sets, &random)))
         case 4...6: return command(SetRemove(name, elements))
         default: return command(SetAdd(name, elements))
@@ -301,6 +301,7 @@ final class DataTypeWorkload: SimulatedWorkload {
     ) -> SimulatedRequest {
         query(MapPage(name, from: from, end: end, entriesMax: entriesMax), consistency, bound) { answer, model, index in
             let map = model.map(name, at: index)
+            guard answer.entries.count <= entriesMax else { return "\(answer.entries.count) of at most \(entriesMax)" }
             let keys = Self.range(map.keys.sorted(), from: from, end: answer.next ?? end)
             guard answer.entries.map(\.key) == keys, answer.entries.map(\.entry) == keys.map({ map[$0]?.found }) else {
                 return "a page of \(answer.entries.count) entries up to \(answer.next ?? "the end"), not \(keys)"
@@ -332,6 +333,9 @@ final class DataTypeWorkload: SimulatedWorkload {
     ) -> SimulatedRequest {
         query(SetPage(name, from: from, end: nil, elementsMax: elementsMax), consistency, bound) {
             answer, model, index in
+            guard answer.elements.count <= elementsMax else {
+                return "\(answer.elements.count) of at most \(elementsMax)"
+            }
             let elements = Self.range(model.set(name, at: index).sorted(), from: from, end: answer.next)
             guard answer.elements == elements else { return "\(answer.elements), not \(elements)" }
             return Self.problem(next: answer.next, behind: elements.last ?? from)

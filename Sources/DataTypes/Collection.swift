@@ -7,30 +7,39 @@ import StateMachines
 
 /// An object's own record, there as long as it has elements.
 ///
-/// `version u8 = 1 | generation u64 | count u64`
+/// `version u8 = 1 | generation | count u64`
 struct CollectionHead: Hashable, Message {
-    /// Of the group, at which its first element came since it was last empty: where its elements are.
-    var generation: UInt64
+    /// Where its elements are.
+    var generation: Generation
     var count: UInt64
 
     private static let formatVersion: UInt8 = 1
 
     func encode(into writer: inout ByteWriter) {
         writer.write(Self.formatVersion)
-        writer.write(generation)
+        writer.write(generation.group)
+        writer.write(generation.revision)
         writer.write(count)
     }
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         try reader.expect(version: Self.formatVersion, of: "a collection's head")
-        generation = try reader.read()
+        generation = Generation(group: try reader.read(), revision: try reader.read())
         count = try reader.read()
     }
 
-    init(generation: UInt64) {
+    init(generation: Generation) {
         self.generation = generation
         count = 0
     }
+}
+
+/// When a collection got its first element since it was last empty: never twice the same, whatever groups it lies in.
+///
+/// `group u32 | revision u64`; in keys big-endian.
+struct Generation: Hashable {
+    var group: GroupID
+    var revision: Revision
 }
 
 /// A map or set while a command changes it.
@@ -39,14 +48,14 @@ struct Collection {
     private(set) var head: CollectionHead
     private let before: CollectionHead?
 
-    /// Part of an object's records: `generation u64, big-endian | element`.
+    /// Part of an object's records: `generation | element`.
     static let elements: UInt8 = 1
 
     init(_ name: Bytes, in context: inout MachineContext) throws {
         key = ObjectKey(name)
         before = try context.get(key.record(), as: CollectionHead.self)
         // An empty one has nothing, not even a head: the next generation is another one.
-        head = before ?? CollectionHead(generation: context.revision.rawValue)
+        head = before ?? CollectionHead(generation: Generation(group: context.group, revision: context.revision))
     }
 
     func place(of element: Bytes) -> Bytes { key.element(element, of: head.generation) }
@@ -72,11 +81,15 @@ struct Collection {
 
 extension ObjectKey {
     /// How the keys of all elements begin.
-    func elements(of generation: UInt64) -> Bytes { record(Collection.elements, generation) }
+    func elements(of generation: Generation) -> Bytes { element(Bytes(), of: generation) }
 
-    func element(_ element: Bytes, of generation: UInt64) -> Bytes {
-        var writer = ByteWriter(capacity: 11 + name.count + element.count)
-        writer.write(elements(of: generation))
+    func element(_ element: Bytes, of generation: Generation) -> Bytes {
+        var writer = ByteWriter(capacity: 15 + name.count + element.count)
+        writer.write(UInt16(truncatingIfNeeded: name.count).bigEndian)
+        writer.write(name)
+        writer.write(Collection.elements)
+        writer.write(generation.group.rawValue.bigEndian)
+        writer.write(generation.revision.rawValue.bigEndian)
         writer.write(element)
         return writer.take()
     }

@@ -14,6 +14,10 @@ public enum MapMachine: StateMachine {
     public static let queries: [any MachineQuery<MapMachine>.Type] = [MapGet.self, MapPage.self, MapCount.self]
 }
 
+extension MapMachine: SweptMachine {
+    public static func timer(in record: Bytes) -> ScheduledCommand? { (try? EntryRecord(decoding: record))?.timer }
+}
+
 /// Changes of a map's entries, one after the other.
 private struct MapEditor {
     var collection: Collection
@@ -239,15 +243,16 @@ public struct MapTransaction: MachineCommand {
 
     public func apply(in context: inout MachineContext) throws -> Outcome {
         var map = try MapEditor(name, in: &context)
-        let elements = conditions.map(\.element) + then.map(\.element) + otherwise.map(\.element)
-        try context.prepare(elements.map { map.collection.place(of: $0) })
+        try context.prepare(conditions.map { map.collection.place(of: $0.element) })
         var succeeded = true
         for condition in conditions {
             let found = try map.find(condition.element, in: &context)
             if !condition.test.holds(of: found?.entry) { succeeded = false }
         }
+        let operations = succeeded ? then : otherwise
+        try context.prepare(operations.map { map.collection.place(of: $0.element) })
         var results: [ObjectEntry?] = []
-        for operation in succeeded ? then : otherwise {
+        for operation in operations {
             let before = try map.find(operation.element, in: &context)
             switch operation {
             case .put(let element, let value, let timeToLiveMillis):

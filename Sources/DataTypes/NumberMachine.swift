@@ -83,10 +83,13 @@ public struct NumberState: Hashable, Sendable, Message {
         self.upper = upper
     }
 
-    func check() throws(MachineFailure) {
+    /// - Parameter before: what stays if it is not within its bounds.
+    func check(over before: NumberState?) throws(MachineFailure) {
         guard lower.map({ value.isLess(than: $0) == false }) ?? true,
             upper.map({ $0.isLess(than: value) == false }) ?? true
-        else { throw NumberFound.failure(ObjectFailure.outOfBounds, "the result is out of the number's bounds", self) }
+        else {
+            throw NumberFound.failure(ObjectFailure.outOfBounds, "the result is out of the number's bounds", before)
+        }
     }
 
     public func encode(into writer: inout ByteWriter) {
@@ -192,7 +195,7 @@ public struct NumberChange: MachineCommand {
                 ObjectFailure.otherKind, "the number and the operand are not both integers, or both not", before)
         }
         state.value = try result(state.value, before)
-        try state.check()
+        try state.check(over: before)
         let record = state.encoded()
         try context.put(place, record)
         context.tell(.put, place, record)
@@ -287,7 +290,7 @@ public struct NumberBound: MachineCommand {
             throw NumberFound.failure(
                 ObjectFailure.otherKind, "the number and its bounds are not all integers, or all not", before)
         }
-        try state.check()
+        try state.check(over: before)
         guard state != before else { return NumberFound(state) }
         let record = state.encoded()
         try context.put(place, record)

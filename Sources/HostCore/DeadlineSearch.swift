@@ -4,7 +4,7 @@
 import Messages
 public import Primitives
 import RaftCore
-package import StateMachines
+import StateMachines
 public import Storage
 
 /// A leader's search for deadlines that are due.
@@ -75,7 +75,6 @@ public struct DeadlineRead: Sendable {
     package var number: UInt64
     package var purpose: Purpose
     package var from: RecordKey
-    package var end: RecordKey
     package var live: RecordPage
     package var view: StoreView
 
@@ -83,61 +82,84 @@ public struct DeadlineRead: Sendable {
         case search
         /// It looks at what is held back.
         case held
-        /// It reads what a sweep is to delete; the sweep stands at this deadline.
-        case sweep(DeadlineKey)
+        /// What is due was found, and some of it are sweeps: what these delete next is read.
+        case sweeps(DueDeadlines, [SweepRead])
     }
 
     package var isOfHeld: Bool { if case .held = purpose { true } else { false } }
 
     /// Reads them. Any thread.
     public func result<D: Disk>(from store: Store<D>) throws -> DeadlineReadResult {
+        if case .sweeps(_, let reads) = purpose {
+            return DeadlineReadResult(
+                read: self, records: [], next: nil, swept: try reads.map { try $0.page(from: store, in: view) })
+        }
         let cold = try store.page(
-            in: view, from: from, end: end, recordsMax: recordsMax, bytesMax: Self.bytesMax, tombstones: true)
+            in: view, from: from, end: Self.end, recordsMax: Self.recordsMax, bytesMax: Self.bytesMax, tombstones: true)
         let page = RecordPage.overlaid(newer: live, older: cold)
         return DeadlineReadResult(read: self, records: page.records, next: page.next)
     }
 
-    /// One more deadline than go into one command, so that the next one's time is known.
-    package var recordsMax: Int { if case .sweep = purpose { Self.sweptMax } else { Self.dueMax + 1 } }
-    /// Of a sweep, in one step.
-    package static var sweptMax: Int { 256 }
+    /// One more than go into one command, so that the next one's time is known.
+    package static var recordsMax: Int { dueMax + 1 }
     /// In one command: the records are fetched for it, values and all.
     package static var dueMax: Int { 64 }
     package static var bytesMax: Int { 128 << 10 }
     /// Behind all deadlines.
-    package static var endOfAll: RecordKey {
+    package static var end: RecordKey {
         RecordKey(slot: .group, machine: SubMachineNumber(SubMachineNumber.deadlines.rawValue + 1), key: Bytes())
     }
 }
 
 /// Those that go into the log together, in the order of their times.
-struct DueDeadlines {
-    /// With the last deadline in each.
-    private(set) var commands: [(command: DeadlineCommand, last: DeadlineKey)] = []
+package struct DueDeadlines: Sendable {
+    private(set) var commands: [DeadlineCommand] = []
+    private(set) var sweeps: [(deadline: DeadlineKey, sweep: Sweep)] = []
+    /// All up to here are in.
+    private(set) var last: DeadlineKey?
     private var count = 0
     private var keyBytes = 0
 
     var isEmpty: Bool { count == 0 }
 
-    /// False: there is no room for it, or it is a sweep, which goes alone.
+    /// False: there is no room for it.
     mutating func take(_ deadline: Deadline) -> Bool {
         guard count < DeadlineRead.dueMax else { return false }
         switch deadline.purpose {
         case .record(let place):
             guard count == 0 || keyBytes + place.key.count <= DeadlineCommand.keyBytesMax else { return false }
             keyBytes += place.key.count
-            if case .end(let endings)? = commands.last?.command {
-                commands[commands.count - 1] = (
-                    .end(endings + [DeadlineCommand.Ending(deadline.key, place)]), deadline.key
-                )
+            if case .end(let endings)? = commands.last {
+                commands[commands.count - 1] = .end(endings + [DeadlineCommand.Ending(deadline.key, place)])
             } else {
-                commands.append((.end([DeadlineCommand.Ending(deadline.key, place)]), deadline.key))
+                commands.append(.end([DeadlineCommand.Ending(deadline.key, place)]))
             }
-        case .command: commands.append((.fire(deadline.key), deadline.key))
-        case .sweep: return false
+        case .command: commands.append(.fire(deadline.key))
+        case .sweep(let sweep): sweeps.append((deadline.key, sweep))
         }
         count += 1
+        last = deadline.key
         return true
+    }
+}
+
+/// The next records of a sweep.
+package struct SweepRead: Sendable {
+    var deadline: DeadlineKey
+    var sweep: Sweep
+    var end: RecordKey
+    var live: RecordPage
+    var recordsMax: Int
+    /// Of keys and values.
+    var bytesMax: Int
+
+    var from: RecordKey { RecordKey(slot: sweep.slot, machine: sweep.machine, key: sweep.from) }
+
+    func page<D: Disk>(from store: Store<D>, in view: StoreView) throws -> RecordPage {
+        let cold = try store.page(
+            in: view, from: from, end: end, recordsMax: recordsMax,
+            bytesMax: bytesMax, tombstones: true)
+        return RecordPage.overlaid(newer: live, older: cold)
     }
 }
 
@@ -146,4 +168,6 @@ public struct DeadlineReadResult: Sendable {
     package var read: DeadlineRead
     package var records: [Record]
     package var next: RecordKey?
+    /// Of each sweep.
+    package var swept: [RecordPage] = []
 }

@@ -114,38 +114,77 @@ extension HostCore {
         read(replica, .search, from: from)
     }
 
-    private func read(
-        _ replica: Replica, _ purpose: DeadlineRead.Purpose, from: RecordKey, end: RecordKey = DeadlineRead.endOfAll
-    ) {
+    private func read(_ replica: Replica, _ purpose: DeadlineRead.Purpose, from: RecordKey) {
         var read = DeadlineRead(
             group: replica.group, replica: replica.id, number: replica.deadlines.number, purpose: purpose, from: from,
-            end: end, live: RecordPage(records: [], next: nil), view: replica.coldView)
+            live: RecordPage(records: [], next: nil), view: replica.coldView)
         if read.isOfHeld { read.number = replica.deadlines.heldNumber }
         read.live = replica.memtable.page(
-            from: from, end: end, recordsMax: read.recordsMax, bytesMax: DeadlineRead.bytesMax)
+            from: from, end: DeadlineRead.end, recordsMax: DeadlineRead.recordsMax, bytesMax: DeadlineRead.bytesMax)
         effects.deadlineReads.append(read)
     }
 
     // MARK: Sweeps
 
-    /// A sweep's turn has come: what it is to delete is read first. It goes in steps, each of which puts it behind all else
-    /// that is due by then.
-    private func beginStep(of sweep: Sweep, _ deadline: DeadlineKey, _ replica: Replica) {
-        guard let end = sweep.prefix.endOfPrefix else { return }
+    /// Of keys and values that are read for one command.
+    private static var sweptBytesMax: Int { 1 << 20 }
+
+    /// What sweeps are to delete is read before they go into the log. They go in steps, each of which puts its sweep behind
+    /// all else that is due by then.
+    private func read(_ due: DueDeadlines, _ replica: Replica) {
+        let recordsMax = max(settings.sweptRecordsMax / due.sweeps.count, 1)
+        var reads: [SweepRead] = []
+        for (deadline, sweep) in due.sweeps {
+            guard let end = sweep.prefix.endOfPrefix else { continue }
+            var read = SweepRead(
+                deadline: deadline, sweep: sweep,
+                end: RecordKey(slot: sweep.slot, machine: sweep.machine, key: end),
+                live: RecordPage(records: [], next: nil), recordsMax: recordsMax,
+                bytesMax: Self.sweptBytesMax / due.sweeps.count)
+            read.live = replica.memtable.page(
+                from: read.from, end: read.end, recordsMax: recordsMax,
+                bytesMax: read.bytesMax)
+            reads.append(read)
+        }
         replica.deadlines.number += 1
         replica.deadlines.isReading = true
-        read(
-            replica, .sweep(deadline), from: RecordKey(slot: sweep.slot, machine: sweep.machine, key: sweep.from),
-            end: RecordKey(slot: sweep.slot, machine: sweep.machine, key: end))
+        effects.deadlineReads.append(
+            DeadlineRead(
+                group: replica.group, replica: replica.id, number: replica.deadlines.number,
+                purpose: .sweeps(due, reads), from: DeadlineRead.end, live: RecordPage(records: [], next: nil),
+                view: replica.coldView))
     }
 
-    private func sweepRead(_ result: DeadlineReadResult, _ deadline: DeadlineKey, _ replica: Replica) {
-        guard mayCarryOut(replica) else { return }
-        let command = DeadlineCommand.sweep(
-            deadline, keys: result.records.map(\.key.key), next: result.next?.key)
-        let proposed = replica.core.propose(
-            kind: .command, payload: command.payload(), logTime: replica.logTime.current)
-        if case .accepted(let index, let term) = proposed { replica.deadlines.proposed = (index, term, deadline) }
+    private func step(_ read: SweepRead, _ page: RecordPage, of group: GroupID) -> SweepStep {
+        // Each layer brings so many.
+        let records = page.records.prefix(DeadlineCommand.sweptMax)
+        let next = records.count < page.records.count ? page.records[records.count].key : page.next
+        return SweepStep(
+            read.deadline,
+            records: records.map { record in
+                SweepStep.Record(
+                    key: record.key.key,
+                    timer: record.value.flatMap {
+                        settings.machines.timer(in: $0, of: read.sweep.machine, in: group)
+                    })
+            }, next: next?.key)
+    }
+
+    /// - Parameter steps: of the sweeps that are due.
+    private func propose(_ due: DueDeadlines, _ steps: [SweepStep], _ replica: Replica) {
+        guard mayCarryOut(replica), let last = due.last else { return }
+        var proposed: (index: LogIndex, term: Term, last: DeadlineKey)?
+        for command in due.commands + (steps.isEmpty ? [] : [.sweep(steps)]) {
+            let outcome = replica.core.propose(
+                kind: .command, payload: command.payload(), logTime: replica.logTime.current)
+            guard case .accepted(let index, let term) = outcome else {
+                // What went is found done then.
+                replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
+                return
+            }
+            proposed = (index, term, last)
+        }
+        replica.deadlines.proposed = proposed
         markReady(replica)
     }
 
@@ -155,7 +194,9 @@ extension HostCore {
         guard !result.read.isOfHeld else { return heldRead(result, replica) }
         replica.deadlines.isReading = false
         guard replica.role == .leader, replica.core.isEstablished else { return replica.deadlines.forget() }
-        if case .sweep(let deadline) = result.read.purpose { return sweepRead(result, deadline, replica) }
+        if case .sweeps(let due, let reads) = result.read.purpose {
+            return propose(due, zip(reads, result.swept).map { step($0, $1, of: replica.group) }, replica)
+        }
         var due = DueDeadlines()
         for record in result.records {
             guard record.key.machine == .deadlines,
@@ -179,9 +220,6 @@ extension HostCore {
                 holdBack(record.key, of: replica, reason)
                 continue
             }
-            if case .sweep(let sweep) = deadline.purpose, due.isEmpty {
-                return beginStep(of: sweep, deadline.key, replica)
-            }
             guard due.take(deadline) else { break }
         }
         guard !due.isEmpty else {
@@ -195,14 +233,8 @@ extension HostCore {
             }
             return
         }
-        guard mayCarryOut(replica) else { return }
-        for (command, last) in due.commands {
-            let proposed = replica.core.propose(
-                kind: .command, payload: command.payload(), logTime: replica.logTime.current)
-            guard case .accepted(let index, let term) = proposed else { break }
-            replica.deadlines.proposed = (index, term, last)
-        }
-        markReady(replica)
+        guard due.sweeps.isEmpty else { return read(due, replica) }
+        propose(due, [], replica)
     }
 
     /// Why a scheduled command does not go into the log now; nil: it does. As for one that a client sends.

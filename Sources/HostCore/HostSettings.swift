@@ -26,6 +26,8 @@ public struct HostSettings: Sendable {
     /// Entries of a group's log after which its replicas compare their states: a power of two, and the same on all hosts,
     /// or nothing is compared. For tests; a host has this one.
     package var digestInterval: UInt64 = 4_096
+    /// Records of cleared collections that one command deletes, of all collections together.
+    package var sweptRecordsMax = 512
     /// Bifrost's data types, and users' state machines of this host's program.
     public var machines = DataTypeMachines.registry {
         didSet { machines = machines.withDataTypes }

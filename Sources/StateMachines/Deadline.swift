@@ -143,8 +143,7 @@ public struct Deadline: Hashable, Sendable {
 /// * `1 u8 | version u8 = 1 | count u16 | each: deadline (time u64, index u64, number u16), slot u16, machine u16, key:
 ///   length u32, bytes`: each record ends if its expiry is that time.
 /// * `2 u8 | version u8 = 1 | deadline`: the command that stands there is applied, if the deadline is still there.
-/// * `3 u8 | version u8 = 1 | deadline | has next u8 | next: length u32, bytes, if there is one | count u16 | each: key:
-///   length u32, bytes`: these records go, if the sweep is still there; from feature level 9 on.
+/// * `3 u8 | version u8 = 1 | count u16 | each a SweepStep`: steps of sweeps that are still there; from feature level 9 on.
 public enum DeadlineCommand: Hashable, Sendable {
     public struct Ending: Hashable, Sendable {
         public var deadline: DeadlineKey
@@ -160,8 +159,7 @@ public enum DeadlineCommand: Hashable, Sendable {
     /// None: it notes how far log time is.
     case end([Ending])
     case fire(DeadlineKey)
-    /// Deletes these of a sweep's records. The sweep is done then, or, if there is one more key, goes on from there.
-    case sweep(DeadlineKey, keys: [Bytes], next: Bytes?)
+    case sweep([SweepStep])
 
     private enum Number {
         static let end: UInt8 = 1
@@ -171,7 +169,7 @@ public enum DeadlineCommand: Hashable, Sendable {
     private static let formatVersion: UInt8 = 1
     /// Deadlines in one command.
     public static let countMax = 256
-    /// Records that one command sweeps.
+    /// Records that one step of a sweep deletes.
     public static let sweptMax = 1_024
     /// Of their keys together, but for the first one, as a leader puts them into one command.
     public static let keyBytesMax = 64 << 10
@@ -193,14 +191,11 @@ public enum DeadlineCommand: Hashable, Sendable {
             writer.write(Number.fire)
             writer.write(Self.formatVersion)
             deadline.encode(into: &writer)
-        case .sweep(let deadline, let keys, let next):
+        case .sweep(let steps):
             writer.write(Number.sweep)
             writer.write(Self.formatVersion)
-            deadline.encode(into: &writer)
-            writer.write(next != nil)
-            if let next { writer.writeWithLength(next) }
-            writer.write(UInt16(keys.count))
-            for key in keys { writer.writeWithLength(key) }
+            writer.write(UInt16(steps.count))
+            for step in steps { step.encode(into: &writer) }
         }
         return writer.take()
     }
@@ -224,15 +219,13 @@ public enum DeadlineCommand: Hashable, Sendable {
             self = .end(endings)
         case (Number.fire, Self.formatVersion): self = .fire(try DeadlineKey(from: &reader))
         case (Number.sweep, Self.formatVersion):
-            let deadline = try DeadlineKey(from: &reader)
-            let next = try reader.readBool() ? try reader.readBytesWithLength(limit: Limits.keyBytesMax + 1) : nil
             let count = Int(try reader.read(UInt16.self))
-            guard count <= Self.sweptMax else {
-                throw DecodingFailure(expected: "at most \(Self.sweptMax) records to be swept", found: "\(count)")
+            guard count <= Self.countMax else {
+                throw DecodingFailure(expected: "at most \(Self.countMax) sweeps", found: "\(count)")
             }
-            var keys: [Bytes] = []
-            for _ in 0..<count { keys.append(try reader.readBytesWithLength(limit: Limits.keyBytesMax)) }
-            self = .sweep(deadline, keys: keys, next: next)
+            var steps: [SweepStep] = []
+            for _ in 0..<count { steps.append(try SweepStep(from: &reader)) }
+            self = .sweep(steps)
         default:
             throw DecodingFailure(
                 expected: "a command about deadlines, 1 to 3 of version 1", found: "\(number) of version \(version)")

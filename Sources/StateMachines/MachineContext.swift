@@ -202,12 +202,17 @@ extension MachineContext {
 // What Bifrost's data types do beside.
 extension MachineContext {
     package var slot: Slot { context.slot }
+    package var group: GroupID { context.group }
 
     /// Sees to it that reads of these records find them in memory: all that are missing are fetched in one go.
     ///
-    /// - Throws: some are not; that ends the command.
+    /// - Throws: some are not, or they are more than a command may read; that ends the command.
     package mutating func prepare(_ keys: [Bytes]) throws {
-        do throws(Unready) { _ = try context.prepare(keys) } catch { throw trouble.note(error) }
+        let isLittle: Bool
+        do throws(Unready) { isLittle = try context.prepare(keys, bytesMax: Limits.readBytesMax) } catch {
+            throw trouble.note(error)
+        }
+        if !isLittle { throw trouble.note(.readsTooMuch) }
     }
 
     /// Tells whoever watches what became of a key, which is the machine's own way to name it.
@@ -221,8 +226,14 @@ extension MachineContext {
     package mutating func hold(_ name: Bytes) throws {
         guard session != .none else { throw trouble.note(.needsSession) }
         let holding = SessionHolding(machine: context.machine, slot: context.slot, name: name)
-        guard !holdings.contains(holding) else { return }
-        guard holdings.count < SessionTable.Limits.holdingsMax else { throw trouble.note(.holdsTooMuch) }
+        var held = Set(holdings)
+        for change in holds where change.session == session {
+            if change.isHeld { held.insert(change.holding) } else { held.remove(change.holding) }
+        }
+        guard !held.contains(holding) else { return }
+        guard held.count < SessionTable.Limits.holdingsMax, name.count <= SessionTable.Limits.holdingBytesMax else {
+            throw trouble.note(.holdsTooMuch)
+        }
         holds.append(HoldChange(session: session, holding: holding, isHeld: true))
     }
 
@@ -247,8 +258,8 @@ extension MachineContext {
 ///
 /// `group u32 | time u64 | index u64 | number u16`, 22 bytes: the group that it was scheduled in, and its deadline there.
 public struct ScheduledCommand: Message, Hashable {
-    fileprivate let group: GroupID
-    fileprivate let deadline: DeadlineKey
+    let group: GroupID
+    let deadline: DeadlineKey
 
     fileprivate init(_ group: GroupID, _ deadline: DeadlineKey) { (self.group, self.deadline) = (group, deadline) }
 
@@ -460,11 +471,11 @@ public struct MachinePage: Sendable {
     }
 
     /// One record stays, however large.
-    mutating func cut(toBytes bytesMax: Int) {
+    mutating func cut(to range: MachineRange) {
         var bytes = 0
         for place in records.indices {
             bytes += records[place].key.count + records[place].record.value.count
-            guard place > 0, bytes > bytesMax else { continue }
+            guard place >= range.recordsMax || place > 0 && bytes > range.bytesMax else { continue }
             next = records[place].key
             records.removeSubrange(place...)
             return
@@ -505,6 +516,7 @@ extension MachineView {
     /// Has these records looked up in one go.
     package mutating func prepare(_ keys: [Bytes]) throws {
         var missing: [RecordPosition] = []
+        var bytes = 0
         for key in keys {
             let place = RecordPosition(slot: slot, machine: machine, key: key)
             let found: Finding
@@ -512,7 +524,12 @@ extension MachineView {
                 trouble.failed = trouble.failed ?? error
                 throw error
             }
-            if case .elsewhere = found { missing.append(place) }
+            switch found {
+            case .absent: break
+            case .found(let record): bytes += record.value.count
+            case .elsewhere: missing.append(place)
+            }
+            guard bytes <= MachineContext.Limits.readBytesMax else { throw trouble.note(.readsTooMuch) }
         }
         guard missing.isEmpty else { throw trouble.note(Unready(missing)) }
     }
@@ -525,7 +542,7 @@ extension MachineView {
             throw error
         }
         // Layers bring so much each.
-        found?.cut(toBytes: range.bytesMax)
+        found?.cut(to: range)
         guard let found else { throw trouble.note(range) }
         try trouble.hasRead(found.records.reduce(0) { $0 + $1.key.count + $1.record.value.count })
         return found

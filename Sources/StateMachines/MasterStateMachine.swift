@@ -138,7 +138,7 @@ public struct MasterStateMachine: Sendable {
         switch try? DeadlineCommand(payload: entry.payload) {
         case nil: return []
         case .end(let endings)?: return endings.map(\.place)
-        case .sweep(let key, _, _)?: return [key.place]
+        case .sweep(let steps)?: return steps.map(\.deadline.place)
         case .fire(let key)?:
             guard case .found(let record) = store.find(key.place),
                 case .command(let machine, let request)? = (try? Deadline(key: key.key, value: record.value))?.purpose,
@@ -433,33 +433,40 @@ public struct MasterStateMachine: Sendable {
             case .end(let endings):
                 return .done(try endings.writes(at: max(logTime, entry.logTime), store), body: Bytes())
             case .fire(let deadline): return try decideTimer(deadline, entry, store)
-            case .sweep(let deadline, let keys, let next):
-                return try decideSweep(deadline, keys, next, entry, store)
+            case .sweep(let steps): return try decideSweeps(steps, entry, store)
             }
         } catch {
             return .unready(error.places)
         }
     }
 
-    private func decideSweep(
-        _ key: DeadlineKey, _ keys: [Bytes], _ next: Bytes?, _ entry: LogEntry, _ store: any RecordStore
+    private func decideSweeps(
+        _ steps: [SweepStep], _ entry: LogEntry, _ store: any RecordStore
     ) throws(Unready) -> Decision {
-        let record: StoredRecord
-        switch store.find(key.place) {
-        case .elsewhere: throw Unready([key.place])
-        // An entry before has done it.
-        case .absent: return .done([], body: Bytes())
-        case .found(let found): record = found
-        }
-        do throws(DecodingFailure) {
-            guard case .sweep(let sweep) = try Deadline(key: key.key, value: record.value).purpose else {
-                return .unsupported("entry \(entry.index) sweeps by a deadline that is no sweep")
+        var missing: [RecordPosition] = []
+        var writes: [RecordWrite] = []
+        for (number, step) in steps.enumerated() {
+            let record: StoredRecord
+            switch store.find(step.deadline.place) {
+            case .elsewhere:
+                missing.append(step.deadline.place)
+                continue
+            // An entry before has done it.
+            case .absent: continue
+            case .found(let found): record = found
             }
-            let step = sweep.step(behind: key, at: max(logTime, entry.logTime), index: entry.index)
-            return .done(sweep.writes(deleting: keys, next: next, key, step: step), body: Bytes())
-        } catch {
-            return .unsupported("entry \(entry.index): \(error)")
+            do throws(DecodingFailure) {
+                guard case .sweep(let sweep) = try Deadline(key: step.deadline.key, value: record.value).purpose else {
+                    return .unsupported("entry \(entry.index) sweeps by a deadline that is no sweep")
+                }
+                writes += sweep.writes(
+                    step, at: max(logTime, entry.logTime), entry.index, number: UInt16(truncatingIfNeeded: number))
+            } catch {
+                return .unsupported("entry \(entry.index): \(error)")
+            }
         }
+        guard missing.isEmpty else { throw Unready(missing) }
+        return .done(writes, body: Bytes())
     }
 
     /// A command that another one scheduled.

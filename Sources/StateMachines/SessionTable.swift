@@ -122,6 +122,8 @@ public struct SessionTable: Sendable {
         public static let timeToLiveMax: UInt64 = 3_600_000
         /// Objects that a session holds.
         public static let holdingsMax = 256
+        /// Of such an object's name, in bytes.
+        public static let holdingBytesMax = 1_024
     }
 
     /// In no order: who was restored from records may have another one. Nothing that is decided goes by it.

@@ -43,6 +43,7 @@ public struct StateMachineRegistry: Sendable {
     private var commands: [MachineCommandNumber: Command] = [:]
     private var queries: [MachineCommandNumber: Query] = [:]
     private var releases: [SubMachineNumber: Release] = [:]
+    private var timers: [SubMachineNumber: @Sendable (Bytes) -> ScheduledCommand?] = [:]
     typealias Release = @Sendable (Bytes, SessionID, inout MachineContext) throws -> Void
     /// All machines, ascending, with their types' names.
     public private(set) var machines: [(number: SubMachineNumber, name: String)] = []
@@ -92,6 +93,7 @@ public struct StateMachineRegistry: Sendable {
         all.commands.merge(other.commands) { $1 }
         all.queries.merge(other.queries) { $1 }
         all.releases.merge(other.releases) { $1 }
+        all.timers.merge(other.timers) { $1 }
         all.sort()
         return all
     }
@@ -106,6 +108,7 @@ public struct StateMachineRegistry: Sendable {
             throw RegistrationFailure("\(machine) and \(other.name) both have the number \(machine.number)")
         }
         machines.append((machine.number, "\(machine)"))
+        if let swept = machine as? any SweptMachine.Type { timers[machine.number] = swept.timer }
         if let holder = machine as? any SessionHolder.Type { releases[machine.number] = holder.release }
         for command in machine.commands { try add(command: command, of: machine) }
         for query in machine.queries { try add(query: query, of: machine) }
@@ -171,6 +174,12 @@ public struct StateMachineRegistry: Sendable {
 
     func query(_ number: UInt16, of machine: SubMachineNumber) -> Query? {
         queries[MachineCommandNumber(machine: machine, command: number)]
+    }
+
+    /// What would end a record of this group some time.
+    package func timer(in record: Bytes, of machine: SubMachineNumber, in group: GroupID) -> DeadlineKey? {
+        guard let timer = timers[machine]?(record), timer.group == group else { return nil }
+        return timer.deadline
     }
 
     func release(of machine: SubMachineNumber) -> Release? { releases[machine] }

@@ -40,25 +40,87 @@ public struct Sweep: Hashable, Sendable {
     private static var dueMillis: UInt64 { 128 }
 
     /// Where its next step stands: behind all that was due before this one, and ahead of what will be later.
-    func step(behind deadline: DeadlineKey, at logTime: LogTime, index: LogIndex) -> DeadlineKey {
+    private func next(behind deadline: DeadlineKey, at logTime: LogTime, _ index: LogIndex, _ number: UInt16)
+        -> DeadlineKey
+    {
         let time = LogTime(logTime.rawValue - min(logTime.rawValue, Self.dueMillis))
-        return DeadlineKey(time: max(time, deadline.time), index: index, number: 0)
+        return DeadlineKey(time: max(time, deadline.time), index: index, number: number)
     }
 
-    /// What one command of it does.
+    /// What one step does.
     ///
-    /// - Parameters:
-    ///   - deadline: where the sweep stands.
-    ///   - step: where it stands from then on.
-    func writes(deleting keys: [Bytes], next: Bytes?, _ deadline: DeadlineKey, step: DeadlineKey) -> [RecordWrite] {
-        var writes = [deadline.removal]
-        for key in keys where key.starts(with: prefix) {
-            writes.append(RecordWrite(slot: slot, machine: machine, key: key, expiry: .zero, value: nil))
+    /// - Parameter number: of the step, in its entry.
+    func writes(_ step: SweepStep, at logTime: LogTime, _ index: LogIndex, number: UInt16) -> [RecordWrite] {
+        var writes = [step.deadline.removal]
+        for record in step.records where record.key.starts(with: prefix) {
+            writes.append(RecordWrite(slot: slot, machine: machine, key: record.key, expiry: .zero, value: nil))
+            if let timer = record.timer { writes.append(timer.removal) }
         }
-        if let next {
-            let rest = Sweep(slot: slot, machine: machine, prefix: prefix, from: next)
-            writes.append(Deadline(step, .sweep(rest)).write)
+        if let from = step.next {
+            let rest = Sweep(slot: slot, machine: machine, prefix: prefix, from: from)
+            writes.append(Deadline(next(behind: step.deadline, at: logTime, index, number), .sweep(rest)).write)
         }
         return writes
     }
+}
+
+/// Some records of a sweep, as its leader found them.
+///
+/// `deadline | has next u8 | next: length u32, bytes, if there is one | count u16 | each: key: length u32, bytes, has timer
+/// u8, deadline, if there is one`
+public struct SweepStep: Hashable, Sendable {
+    public struct Record: Hashable, Sendable {
+        public var key: Bytes
+        /// What would have ended it: no deadline of the group ever has the same.
+        public var timer: DeadlineKey?
+
+        public init(key: Bytes, timer: DeadlineKey?) {
+            self.key = key
+            self.timer = timer
+        }
+    }
+    /// Where the sweep stands.
+    public var deadline: DeadlineKey
+    public var records: [Record]
+    /// It goes on here; nil: it is done.
+    public var next: Bytes?
+
+    public init(_ deadline: DeadlineKey, records: [Record], next: Bytes?) {
+        self.deadline = deadline
+        self.records = records
+        self.next = next
+    }
+
+    func encode(into writer: inout ByteWriter) {
+        deadline.encode(into: &writer)
+        writer.write(next != nil)
+        if let next { writer.writeWithLength(next) }
+        writer.write(UInt16(truncatingIfNeeded: records.count))
+        for record in records {
+            writer.writeWithLength(record.key)
+            writer.write(record.timer != nil)
+            record.timer?.encode(into: &writer)
+        }
+    }
+
+    init(from reader: inout ByteReader) throws(DecodingFailure) {
+        deadline = try DeadlineKey(from: &reader)
+        next = try reader.readBool() ? try reader.readBytesWithLength(limit: Limits.keyBytesMax + 1) : nil
+        let count = Int(try reader.read(UInt16.self))
+        guard count <= DeadlineCommand.sweptMax else {
+            throw DecodingFailure(
+                expected: "at most \(DeadlineCommand.sweptMax) records to be swept", found: "\(count)")
+        }
+        records = []
+        for _ in 0..<count {
+            let key = try reader.readBytesWithLength(limit: Limits.keyBytesMax)
+            records.append(Record(key: key, timer: try reader.readBool() ? try DeadlineKey(from: &reader) : nil))
+        }
+    }
+}
+
+/// A data type whose records may have timers that end them: these go when the records are swept.
+public protocol SweptMachine: StateMachine {
+    /// What would end a record with this value; nil: nothing.
+    static func timer(in record: Bytes) -> ScheduledCommand?
 }

@@ -101,6 +101,7 @@ package struct ClusterLevels: Sendable, Equatable {
         case FeatureLevel.sessions: "sessions: commands that are done once, however often they are sent"
         case FeatureLevel.machines: "state machines of users"
         case FeatureLevel.deadlines: "times to live of keys, timers and events of state machines, digests compared"
+        case FeatureLevel.dataTypes: "data types: values, numbers, maps, sets"
         default: "unknown to this program"
         }
     }

@@ -27,7 +27,7 @@ extension BifrostError {
     /// A watch that can't go on has an exit code of its own.
     ///
     /// - Parameter position: behind which it would have gone on; nil: it was not that far.
-    fileprivate func ofWatch(at position: Revision?) -> any Error {
+    func ofWatch(at position: Revision?) -> any Error {
         guard code == .compacted, let oldest = (cause as? CompactedFailure)?.oldest else { return self }
         guard let position else {
             return ToolError(.negative, "what changed since the watch began is not kept any more: watch again")
