@@ -284,6 +284,7 @@ private struct Bench {
         let moved = order == .positional ? 20 : 0
         #expect(insertions.reads <= 5 + 3 * moved && removals.reads <= 5 + 4 + 3 * moved)
         #expect(insertions.writes <= 5 + 5 + 33 + 3 * moved && removals.writes <= 5 + 4 + 33 + 3 * moved)
+        #expect(insertions.allWrites <= 8 * insertions.commands && removals.allWrites <= 8 * removals.commands)
         #expect(look.reads <= 7 && look.writes == 0)
         #expect(bench.walk().problems.prefix(3).isEmpty)
     }
@@ -329,7 +330,15 @@ private struct Bench {
             damaged.root = root
             _ = damaged.tryAll(1, damage: "", as: nil)
         }
-        #expect(throws: DecodingFailure.self) { try RecordTreeRoot(decoding: Bytes([UInt8](repeating: 1, count: 25))) }
+        for (root, height, count) in [(3, 0, 0), (0, 1, 0), (0, 0, 5), (3, 2, 0), (3, 17, 900), (9, 2, 900)] {
+            var writer = ByteWriter()
+            writer.write(UInt64(root))
+            writer.write(UInt8(height))
+            writer.write(UInt64(count))
+            writer.write(9 as UInt64)
+            let bytes = writer.take()
+            #expect(throws: DecodingFailure.self) { try RecordTreeRoot(decoding: bytes) }
+        }
     }
 }
 
