@@ -152,7 +152,7 @@ private struct ElementRecord: Message {
 extension ObjectArray {
     private mutating func known(_ id: UInt64, in space: inout some RecordReading) throws -> Element {
         guard let record = try elements.value(of: id, in: &space) else {
-            throw RecordTreeDamage(id, "the element that the tree has is not there")
+            throw RecordDamage(id, "the element that the tree has is not there")
         }
         return Element(id: id, revision: record.revision, value: record.value)
     }
@@ -344,7 +344,7 @@ extension ObjectArray {
         var rest = min(limit, Self.elementsMax)
         while head.needsSweep, rest > 0 {
             guard let root = try cuts.value(of: head.firstCut, in: &space) else {
-                throw RecordTreeDamage(head.firstCut, "the tree that was cut off is not there")
+                throw RecordDamage(head.firstCut, "the tree that was cut off is not there")
             }
             var tree = RecordTree(positional: root, nodes: prefix.kind(1), places: prefix.kind(2))
             _ = try tree.entries(from: 0, limit: rest, in: &space)

@@ -57,6 +57,16 @@ package struct RecordPrefix: Hashable, Sendable {
     }
 }
 
+/// A record is not what the others say of it, or not there.
+package struct RecordDamage: Error, Hashable, CustomStringConvertible {
+    /// The record's: of a node, an element, an item.
+    package var number: UInt64
+    package var problem: String
+    package var description: String { "record \(number): \(problem)" }
+
+    init(_ number: UInt64, _ problem: String) { (self.number, self.problem) = (number, problem) }
+}
+
 /// Numbered records of one kind as a command sees them: each is read once, and written once, by `flush`. Until then
 /// nothing is changed.
 struct RecordTable<Record: Message> {

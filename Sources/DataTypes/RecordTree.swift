@@ -42,15 +42,6 @@ package struct RecordTreeRoot: Message {
     }
 }
 
-/// A record of a tree is not what the others say of it.
-package struct RecordTreeDamage: Error, Hashable, CustomStringConvertible {
-    package var node: UInt64
-    package var problem: String
-    package var description: String { "node \(node): \(problem)" }
-
-    init(_ node: UInt64, _ problem: String) { (self.node, self.problem) = (node, problem) }
-}
-
 /// One record of a tree.
 ///
 /// `version u8 = 1 | order u8 | level u8 | items n u8`, then in a positional tree `parent u64` (0: the root), then
@@ -227,25 +218,25 @@ extension RecordTree {
     private mutating func node(
         _ id: UInt64, level: UInt8, count: UInt64?, in space: inout some RecordReading
     ) throws -> RecordTreeNode {
-        guard id > 0, id < root.next else { throw RecordTreeDamage(id, "no node has got this number") }
-        guard let node = try nodes.value(of: id, in: &space) else { throw RecordTreeDamage(id, "it is not there") }
+        guard id > 0, id < root.next else { throw RecordDamage(id, "no node has got this number") }
+        guard let node = try nodes.value(of: id, in: &space) else { throw RecordDamage(id, "it is not there") }
         guard node.order == order, node.level == level else {
-            throw RecordTreeDamage(id, "it is of level \(node.level), \(node.order), not of \(level), \(order)")
+            throw RecordDamage(id, "it is of level \(node.level), \(node.order), not of \(level), \(order)")
         }
         guard count == nil || node.total == count else {
-            throw RecordTreeDamage(id, "it has \(node.total) entries, its parent says \(count ?? 0)")
+            throw RecordDamage(id, "it has \(node.total) entries, its parent says \(count ?? 0)")
         }
         return node
     }
 
     /// A node that was read, or made, before.
     private mutating func known(_ id: UInt64, in space: inout some RecordReading) throws -> RecordTreeNode {
-        guard let node = try nodes.value(of: id, in: &space) else { throw RecordTreeDamage(id, "it is not there") }
+        guard let node = try nodes.value(of: id, in: &space) else { throw RecordDamage(id, "it is not there") }
         return node
     }
 
     private mutating func change(_ id: UInt64, _ body: (inout RecordTreeNode) -> Void) throws {
-        guard nodes.change(id, body) else { throw RecordTreeDamage(id, "it is not there") }
+        guard nodes.change(id, body) else { throw RecordDamage(id, "it is not there") }
     }
 
     /// The way to a leaf; `choose` tells which child to go on with. The leaf's slot is left at 0.
@@ -311,10 +302,10 @@ extension RecordTree {
         while true {
             let node = try node(id, level: level, count: nil, in: &space)
             guard let slot = node.items.firstIndex(of: item) else {
-                throw RecordTreeDamage(id, "it does not have \(item), which says that it is there")
+                throw RecordDamage(id, "it does not have \(item), which says that it is there")
             }
             guard level == 0 || node.counts[slot] == below else {
-                throw RecordTreeDamage(item, "it has \(below) entries, its parent says \(node.counts[slot])")
+                throw RecordDamage(item, "it has \(below) entries, its parent says \(node.counts[slot])")
             }
             index += level == 0 ? UInt64(slot) : node.counts[..<slot].reduce(0, +)
             path.append(Step(node: id, slot: slot, isFirst: false, isLast: false))
@@ -323,11 +314,11 @@ extension RecordTree {
             if id == root.root { break }
             // The root of another tree: one that was cut off.
             guard node.parent != 0 else { return nil }
-            guard level + 1 < Self.heightMax else { throw RecordTreeDamage(id, "it is not below the root") }
+            guard level + 1 < Self.heightMax else { throw RecordDamage(id, "it is not below the root") }
             (item, id, level) = (id, node.parent, level + 1)
         }
         guard level + 1 == root.height, below == root.count else {
-            throw RecordTreeDamage(id, "the root has \(below) entries at level \(level)")
+            throw RecordDamage(id, "the root has \(below) entries at level \(level)")
         }
         path.reverse()
         lasts.reverse()
@@ -435,7 +426,7 @@ extension RecordTree {
     }
 
     private mutating func number() throws -> UInt64 {
-        guard root.next < UInt64.max else { throw RecordTreeDamage(root.next, "there is no number behind it") }
+        guard root.next < UInt64.max else { throw RecordDamage(root.next, "there is no number behind it") }
         defer { root.next += 1 }
         return root.next
     }
@@ -443,7 +434,7 @@ extension RecordTree {
     private mutating func insert(
         _ entry: UInt64, along path: [Step], in space: inout some RecordReading
     ) throws {
-        guard root.count < Self.countMax else { throw RecordTreeDamage(root.root, "the tree is full") }
+        guard root.count < Self.countMax else { throw RecordDamage(root.root, "the tree is full") }
         guard let last = path.last else {
             root.root = try number()
             (root.height, root.count) = (1, 1)
@@ -484,7 +475,7 @@ extension RecordTree {
             try adopt(isLeftNew ? left : right, by: id, in: &space)
             let (leftID, rightID) = isLeftNew ? (id, step.node) : (step.node, id)
             guard depth > 0 else {
-                guard root.height < Self.heightMax else { throw RecordTreeDamage(step.node, "the tree is too high") }
+                guard root.height < Self.heightMax else { throw RecordDamage(step.node, "the tree is too high") }
                 let top = RecordTreeNode(
                     order, level: root.height, items: [leftID, rightID], counts: [left.total, right.total],
                     keys: order == .sorted ? [left.firstKey, right.firstKey] : [])
@@ -583,7 +574,7 @@ extension RecordTree {
             guard node.items.count < node.itemsMin, !step.isFirst, !step.isLast else { return }
             let isRightOf = above.slot > 0
             let neighbour = isRightOf ? above.slot - 1 : 1
-            guard neighbour < parent.items.count else { throw RecordTreeDamage(above.node, "it has one child only") }
+            guard neighbour < parent.items.count else { throw RecordDamage(above.node, "it has one child only") }
             let id = parent.items[neighbour]
             let other = try self.node(id, level: node.level, count: parent.counts[neighbour], in: &space)
             let size = node.items.count + other.items.count
@@ -689,7 +680,7 @@ extension RecordTree {
             childLeft = left.items.isEmpty ? nil : (leftID, left.total, node.firstKey)
             childRight = right.items.isEmpty ? nil : (rightID, right.total, right.firstKey)
         }
-        guard let childLeft, let childRight else { throw RecordTreeDamage(root.root, "it can't be cut") }
+        guard let childLeft, let childRight else { throw RecordDamage(root.root, "it can't be cut") }
         (root.root, root.count) = (childLeft.id, index)
         rest.root = childRight.id
         root = try lowered(root, in: &space)

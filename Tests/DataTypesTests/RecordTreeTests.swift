@@ -357,7 +357,7 @@ extension Bench {
                 try tree.flush(into: &space)
                 #expect(space.reads < 500)
             } catch {
-                #expect(error is RecordTreeDamage || error is DecodingFailure)
+                #expect(error is RecordDamage || error is DecodingFailure)
                 errors += 1
             }
         }
