@@ -15,8 +15,9 @@ package import Primitives
 /// |---|---|---|
 /// | 1 | node | `RecordTreeNode` |
 /// | 2 | element | `RecordTreePlace`: its leaf |
-/// | 3 | element | `version u8 = 1 | revision u64 | value` |
-/// | 4 | | the root of a tree that was cut off, to be swept |
+/// | 3 | element | its revision, and its value unless that is large |
+/// | 4 | 1, 2, … | the root of a tree that was cut off, to be swept |
+/// | 5 | element | a value of more than `inlineBytesMax` bytes |
 package struct ObjectArray {
     /// What its owner keeps in a record.
     ///
@@ -85,13 +86,15 @@ package struct ObjectArray {
         case exhausted
     }
 
-    /// Elements that are put in or taken out by one command: with 2 records each, and some 100 of the tree, well below
+    /// Elements that are put in or taken out by one command: with 3 records each at most, and some 150 of the tree, below
     /// what a command may write.
     package static let elementsMax = 256
     /// Of the values that are put in by one command, in bytes, so that keys and nodes have 1 MiB left.
     package static let valuesBytesMax = 3 << 20
     /// Of a page's values, in bytes; a page has one element at least.
     package static let pageBytesMax = 960 << 10
+    /// A value up to this stands in its element's record: so many of those can be read at once, whatever the values are.
+    package static let inlineBytesMax = 4_096
 
     package private(set) var head: Head
     private let key: ObjectKey
@@ -99,6 +102,7 @@ package struct ObjectArray {
     private var tree: RecordTree
     private var elements: RecordTable<ElementRecord>
     private var cuts: RecordTable<RecordTreeRoot>
+    private var largeValues: RecordTable<LargeValue>
 
     package init(_ key: ObjectKey, _ head: Head = Head()) {
         self.key = key
@@ -107,6 +111,7 @@ package struct ObjectArray {
         tree = RecordTree(positional: head.tree, nodes: prefix.kind(1), places: prefix.kind(2))
         elements = RecordTable(prefix.kind(3))
         cuts = RecordTable(prefix.kind(4))
+        largeValues = RecordTable(prefix.kind(5))
     }
 
     private static func prefix(_ key: ObjectKey, _ generation: UInt64) -> RecordPrefix {
@@ -123,38 +128,77 @@ package struct ObjectArray {
         try tree.flush(into: &space)
         try elements.flush(into: &space)
         try cuts.flush(into: &space)
+        try largeValues.flush(into: &space)
         return head
     }
 }
 
-/// `version u8 = 1 | revision u64 | value`
+/// `version u8 = 1 | revision u64 | bytes u32 | value: 0 u8 (a record of its own), or 1 u8 and the value`
 private struct ElementRecord: Message {
     var revision: Revision
-    var value: Bytes
+    /// Of its value.
+    var bytes: UInt32
+    /// nil: it has a record of its own.
+    var value: Bytes?
 
-    init(_ value: Bytes, _ revision: Revision) { (self.value, self.revision) = (value, revision) }
+    init(_ value: Bytes, _ revision: Revision) {
+        self.revision = revision
+        bytes = UInt32(value.count)
+        self.value = value.count <= ObjectArray.inlineBytesMax ? value : nil
+    }
 
     func encode(into writer: inout ByteWriter) {
         writer.write(1 as UInt8)
         writer.write(revision)
-        writer.write(value)
+        writer.write(bytes)
+        writer.write(value != nil)
+        if let value { writer.write(value) }
     }
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         try reader.expectVersion(1, of: "an array's element")
-        revision = try reader.read()
-        value = reader.readRest()
+        (revision, bytes) = (try reader.read(), try reader.read())
+        value = try reader.readBool() ? reader.readRest() : nil
+        guard value == nil || value?.count == Int(bytes) else {
+            throw DecodingFailure(expected: "a value of \(bytes) bytes", found: "\(value?.count ?? 0)")
+        }
     }
+}
+
+/// The bytes as they are.
+private struct LargeValue: Message {
+    var bytes: Bytes
+
+    init(_ bytes: Bytes) { self.bytes = bytes }
+    func encode(into writer: inout ByteWriter) { writer.write(bytes) }
+    init(from reader: inout ByteReader) throws(DecodingFailure) { bytes = reader.readRest() }
 }
 
 // MARK: - Reading
 
 extension ObjectArray {
-    private mutating func known(_ id: UInt64, in space: inout some RecordReading) throws -> Element {
+    /// The record of an element that the tree has.
+    private mutating func known(_ id: UInt64, in space: inout some RecordReading) throws -> ElementRecord {
         guard let record = try elements.value(of: id, in: &space) else {
-            throw RecordDamage(id, "the element that the tree has is not there")
+            throw RecordDamage(id, "an element that the tree has is not there")
         }
-        return Element(id: id, revision: record.revision, value: record.value)
+        return record
+    }
+
+    private mutating func element(
+        _ id: UInt64, _ record: ElementRecord, in space: inout some RecordReading
+    ) throws -> Element {
+        guard let value = try record.value ?? largeValues.value(of: id, in: &space)?.bytes else {
+            throw RecordDamage(id, "an element's value is not there")
+        }
+        return Element(id: id, revision: record.revision, value: value)
+    }
+
+    private mutating func record(_ id: UInt64, in space: inout some RecordReading) throws -> ElementRecord {
+        guard let record = try elements.value(of: id, in: &space) else { throw Failure.noElement }
+        // What was cut off has its records still.
+        if head.needsSweep { _ = try index(of: id, in: &space) }
+        return record
     }
 
     package mutating func id(at index: UInt64, in space: inout some RecordReading) throws -> UInt64 {
@@ -163,15 +207,13 @@ extension ObjectArray {
     }
 
     package mutating func element(at index: UInt64, in space: inout some RecordReading) throws -> Element {
-        try known(try id(at: index, in: &space), in: &space)
+        let id = try id(at: index, in: &space)
+        return try element(id, try known(id, in: &space), in: &space)
     }
 
-    /// One read; while there is something to sweep, as many as `index(of:)` and one.
+    /// One read, two if its value is large; while there is something to sweep, as many as for `index(of:)` besides.
     package mutating func element(_ id: UInt64, in space: inout some RecordReading) throws -> Element {
-        guard let record = try elements.value(of: id, in: &space) else { throw Failure.noElement }
-        // What was cut off has its records still.
-        if head.needsSweep { _ = try index(of: id, in: &space) }
-        return Element(id: id, revision: record.revision, value: record.value)
+        try element(id, try record(id, in: &space), in: &space)
     }
 
     package mutating func index(of id: UInt64, in space: inout some RecordReading) throws -> UInt64 {
@@ -180,26 +222,25 @@ extension ObjectArray {
     }
 
     /// Elements from an index on: `limit` at most, `elementsMax` at most, as many as `pageBytesMax` have room for. In as
-    /// many rounds as there are levels, and one.
+    /// many rounds as there are levels, and two.
     package mutating func page(
         from index: UInt64, limit: Int, in space: inout some RecordReading
     ) throws -> Page {
         let ids = try tree.entries(from: index, limit: min(limit, Self.elementsMax), in: &space)
-        var page = Page(elements: [], next: index < count ? index : nil)
+        try elements.load(ids, in: &space)
+        var chosen: [UInt64] = []
+        var large: [UInt64] = []
         var bytes = 0
-        var loaded = 0
-        for (number, id) in ids.enumerated() {
-            // Large values are not read in vain.
-            if number == loaded {
-                let average = number == 0 ? Self.pageBytesMax / 64 : bytes / number + 1
-                loaded = min(ids.count, number + max((Self.pageBytesMax - bytes) / average, 1))
-                try elements.load(Array(ids[number..<loaded]), in: &space)
-            }
-            let element = try known(id, in: &space)
-            bytes += element.value.count
-            guard page.elements.isEmpty || bytes <= Self.pageBytesMax else { break }
-            page.elements.append(element)
+        for id in ids {
+            let record = try known(id, in: &space)
+            bytes += Int(record.bytes)
+            guard chosen.isEmpty || bytes <= Self.pageBytesMax else { break }
+            chosen.append(id)
+            if record.value == nil { large.append(id) }
         }
+        try largeValues.load(large, in: &space)
+        var page = Page(elements: [], next: nil)
+        for id in chosen { page.elements.append(try element(id, try known(id, in: &space), in: &space)) }
         let next = index.addingReportingOverflow(UInt64(page.elements.count))
         page.next = !next.overflow && next.partialValue < count ? next.partialValue : nil
         return page
@@ -230,7 +271,9 @@ extension ObjectArray {
         for (number, value) in values.enumerated() {
             let id = first + UInt64(number)
             try tree.insert(id, at: index + UInt64(number), in: &space)
-            elements.add(id, ElementRecord(value, revision))
+            let record = ElementRecord(value, revision)
+            elements.add(id, record)
+            if record.value == nil { largeValues.add(id, LargeValue(value)) }
         }
         return first..<end
     }
@@ -264,9 +307,15 @@ extension ObjectArray {
         _ id: UInt64, to value: Bytes, expected: Revision? = nil, revision: Revision, in space: inout some RecordReading
     ) throws {
         try check(value)
-        let old = try element(id, in: &space)
+        let old = try record(id, in: &space)
         guard expected == nil || old.revision == expected else { throw Failure.otherRevision(old.revision) }
-        elements.set(id, to: ElementRecord(value, revision))
+        let new = ElementRecord(value, revision)
+        elements.set(id, to: new)
+        if new.value == nil {
+            largeValues.set(id, to: LargeValue(value))
+        } else if old.value == nil {
+            largeValues.remove(id)
+        }
     }
 
     /// - Returns: the element's id.
@@ -290,7 +339,7 @@ extension ObjectArray {
         let element = try element(id, in: &space)
         guard expected == nil || element.revision == expected else { throw Failure.otherRevision(element.revision) }
         guard try tree.remove(entry: id, in: &space) != nil else { throw Failure.noElement }
-        elements.remove(id)
+        try forget(id, in: &space)
         return element
     }
 
@@ -300,20 +349,27 @@ extension ObjectArray {
         let element = try element(at: index, in: &space)
         guard expected == nil || element.revision == expected else { throw Failure.otherRevision(element.revision) }
         _ = try tree.remove(at: index, in: &space)
-        elements.remove(element.id)
+        try forget(element.id, in: &space)
         return element
     }
 
-    /// Takes out the elements of a range: `elementsMax` at most. Their values are not read.
+    private mutating func forget(_ id: UInt64, in space: inout some RecordReading) throws {
+        if try known(id, in: &space).value == nil { largeValues.remove(id) }
+        elements.remove(id)
+    }
+
+    /// Takes out the elements of a range: `elementsMax` at most. Large values are not read.
     package mutating func remove(_ range: Range<UInt64>, in space: inout some RecordReading) throws {
         guard range.upperBound <= count else { throw Failure.noIndex(count: count) }
         guard range.upperBound - range.lowerBound <= UInt64(Self.elementsMax) else {
             throw Failure.tooManyElements(max: Self.elementsMax)
         }
-        // In as many rounds as there are levels.
-        _ = try tree.entries(from: range.lowerBound, limit: Self.elementsMax, in: &space)
-        for _ in range {
-            if let id = try tree.remove(at: range.lowerBound, in: &space) { elements.remove(id) }
+        // In as many rounds as there are levels, and one.
+        let ids = try tree.entries(from: range.lowerBound, limit: range.count, in: &space)
+        try elements.load(ids, in: &space)
+        for id in ids {
+            _ = try tree.remove(at: range.lowerBound, in: &space)
+            try forget(id, in: &space)
         }
     }
 
@@ -347,11 +403,13 @@ extension ObjectArray {
                 throw RecordDamage(head.firstCut, "the tree that was cut off is not there")
             }
             var tree = RecordTree(positional: root, nodes: prefix.kind(1), places: prefix.kind(2))
-            _ = try tree.entries(from: 0, limit: rest, in: &space)
-            while rest > 0, let id = try tree.remove(at: 0, in: &space) {
-                elements.remove(id)
-                rest -= 1
+            let ids = try tree.entries(from: 0, limit: rest, in: &space)
+            try elements.load(ids, in: &space)
+            for id in ids {
+                _ = try tree.remove(at: 0, in: &space)
+                try forget(id, in: &space)
             }
+            rest -= ids.count
             try tree.flush(into: &space)
             if tree.count > 0 {
                 cuts.set(head.firstCut, to: tree.root)

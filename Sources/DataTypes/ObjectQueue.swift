@@ -336,10 +336,16 @@ extension ObjectQueue {
         guard bytes <= Self.pushedBytesMax else { throw Failure.valuesTooLarge(max: Self.pushedBytesMax) }
         guard state.nextItem <= 1 << 56 - UInt64(pushes.count) else { throw Failure.exhausted }
         var pushed: [Pushed] = []
+        let named = pushes.compactMap(\.id)
+        var before: [Bytes: UInt64] = [:]
+        for (id, found) in zip(named, try space.values(of: named.map { duplicates.record($0) })) {
+            guard let found else { continue }
+            var reader = ByteReader(found)
+            before[id] = try reader.read()
+        }
         for push in pushes {
-            if let id = push.id, let found = try space.value(of: duplicates.record(id)) {
-                var reader = ByteReader(found)
-                pushed.append(Pushed(item: try reader.read(), isNew: false))
+            if let id = push.id, let item = before[id] {
+                pushed.append(Pushed(item: item, isNew: false))
                 continue
             }
             let number = state.nextItem
@@ -351,6 +357,7 @@ extension ObjectQueue {
                 try space.set(values.record(number), to: push.value)
             }
             if let id = push.id {
+                before[id] = number
                 var writer = ByteWriter(capacity: 8)
                 writer.write(number)
                 try space.set(duplicates.record(id), to: writer.take())

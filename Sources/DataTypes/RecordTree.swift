@@ -165,7 +165,7 @@ struct RecordTreePlace: Message {
 /// *Positional*: entries stand where they are put (ids of an array's elements); of each there is a record with its place,
 /// and nodes know their parents, so that its index is found from below. *Sorted*: entries stand by their size (a queue's
 /// sort keys). Every operation reads and writes some few records for each level. A tree of 1 million entries has 4 levels,
-/// 5 at most.
+/// 6 if all its nodes are as empty as they may be.
 package struct RecordTree {
     package enum Order: UInt8, Sendable { case positional, sorted }
 

@@ -9,6 +9,7 @@ struct DictionarySpace: RecordSpace {
     var reads = 0
     var writes = 0
     var writtenBytes = 0
+    var readBytes = 0
     /// Requests for records that stand behind one another: where nothing is in memory, each is a wait.
     var rounds = 0
 
@@ -24,7 +25,9 @@ struct DictionarySpace: RecordSpace {
 
     private mutating func read(_ key: Bytes) -> Bytes? {
         reads += 1
-        return records[key]
+        let found = records[key]
+        readBytes += found?.count ?? 0
+        return found
     }
 
     mutating func set(_ key: Bytes, to value: Bytes) {
@@ -39,7 +42,7 @@ struct DictionarySpace: RecordSpace {
         records[key] = nil
     }
 
-    mutating func beginCommand() { (reads, writes, writtenBytes, rounds) = (0, 0, 0, 0) }
+    mutating func beginCommand() { (reads, writes, writtenBytes, readBytes, rounds) = (0, 0, 0, 0, 0) }
 
     /// Keeps the largest of what commands cost.
     mutating func endCommand(_ most: inout Cost) {

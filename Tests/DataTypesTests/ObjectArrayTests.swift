@@ -23,7 +23,9 @@ private struct Bench {
         let head = try array.flush(into: &space)
         self.head = try ObjectArray.Head(decoding: head.encoded())
         space.endCommand(&cost)
-        #expect(space.writes <= 1_024 && space.writtenBytes <= 4 << 20 && space.reads <= 4_096)
+        #expect(
+            space.writes <= 1_024 && space.writtenBytes <= 4 << 20 && space.reads <= 4_096
+                && space.readBytes <= 16 << 20)
         return result
     }
 
@@ -54,7 +56,8 @@ private struct Bench {
         #expect(walk.problems.prefix(3).isEmpty, sourceLocation: place)
         #expect(walk.entries == model.map(\.id), sourceLocation: place)
         if !head.needsSweep {
-            #expect(space.records.count == walk.records.count + model.count, sourceLocation: place)
+            let large = model.count { $0.value.count > ObjectArray.inlineBytesMax }
+            #expect(space.records.count == walk.records.count + model.count + large, sourceLocation: place)
         }
     }
 }
@@ -70,10 +73,12 @@ private struct Bench {
         for step in 0..<6_000 {
             let (index, count) = (random.below(model.count + 1), model.count)
             let grows = count < size ? random.below(4) < 3 : random.below(4) < 1
-            let value = Bytes("\(step)")
+            let value = random.isOne(of: 8) ? Bytes([UInt8](repeating: 7, count: 4_097 + step)) : Bytes("\(step)")
             switch random.below(12) {
             case 0..<4 where grows:
-                let values = (0..<[1, 1, 2, 256][random.below(4)]).map { Bytes("\(step) \($0)") }
+                let values = (0..<[1, 1, 2, 256][random.below(4)]).map { number in
+                    number % 100 == 50 ? Bytes([UInt8](repeating: 9, count: 5_000)) : Bytes("\(step) \(number)")
+                }
                 let place = random.isOne(of: 3) ? count : index
                 let ids = try bench.command { array, revision, space in
                     if place == count { return try array.append(values, revision: revision, in: &space) }
@@ -217,7 +222,7 @@ private struct Bench {
         try measure("remove at", 2_000, reads: 65, waits: 9, writes: 105) { array, _, space, random in
             _ = try array.remove(at: random.below(array.count), in: &space)
         }
-        try measure("remove 256", 200, reads: 100, waits: 25, writes: 256 * 2 + 105) { array, _, space, random in
+        try measure("remove 256", 200, reads: 356, waits: 25, writes: 256 * 2 + 105) { array, _, space, random in
             let index = random.below(array.count - 256)
             try array.remove(index..<index + 256, in: &space)
         }
@@ -229,7 +234,7 @@ private struct Bench {
         try measure("trim", 1, reads: 130, waits: 26, writes: 300) { array, _, space, random in
             try array.trim(to: 100_123..<900_321, in: &space)
         }
-        try measure("sweep of 256", 300, reads: 30, waits: 10, writes: 256 * 2 + 30) { array, _, space, _ in
+        try measure("sweep of 256", 300, reads: 286, waits: 11, writes: 256 * 2 + 30) { array, _, space, _ in
             _ = try array.sweep(in: &space)
         }
         try measure("get by id, to be swept", 1_000, reads: 6, waits: 6, writes: 0) { array, _, space, random in
@@ -238,6 +243,27 @@ private struct Bench {
             {}
         }
         #expect(bench.head.count == 800_198)
+    }
+
+    @Test func aPageOfLargeValuesReadsNoMoreThanItHolds() throws {
+        var bench = Bench()
+        for _ in 0..<20 {
+            _ = try bench.command { array, revision, space in
+                try array.append(
+                    [Bytes](repeating: Bytes([UInt8](repeating: 1, count: 300_000)), count: 10), revision: revision,
+                    in: &space)
+            }
+        }
+        let page = try bench.command { array, _, space in try array.page(from: 3, limit: 200, in: &space) }
+        #expect(page.elements.count == 3 && page.next == 6)
+        #expect(bench.space.readBytes < 1 << 20)
+        // 256 elements with records of their own for their values.
+        let values = [Bytes](repeating: Bytes([UInt8](repeating: 1, count: 5_000)), count: 256)
+        _ = try bench.command { array, revision, space in
+            try array.insert(values, at: 100, revision: revision, in: &space)
+        }
+        try bench.command { array, _, space in try array.remove(100..<356, in: &space) }
+        #expect(bench.space.readBytes < 200_000)
     }
 
     @Test func boundsAreFailures() throws {

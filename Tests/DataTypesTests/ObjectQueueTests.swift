@@ -185,7 +185,9 @@ private struct Bench {
         let head = try queue.flush(into: &space)
         self.head = try ObjectQueue.Head(decoding: head.encoded())
         space.base.endCommand(&cost)
-        #expect(space.base.writes <= 1_024 && space.base.writtenBytes <= 4 << 20 && space.base.reads <= 4_096)
+        #expect(
+            space.base.writes <= 1_024 && space.base.writtenBytes <= 4 << 20 && space.base.reads <= 4_096
+                && space.base.readBytes <= 16 << 20)
         return result
     }
 
