@@ -187,8 +187,9 @@ private struct Bench {
         var bench = Bench()
         var random = SeededRandom(seed: 4)
         let values = (0..<256).map { Bytes("value \($0)") }
+        bench.space.records.reserveCapacity(2_200_000)
         while bench.head.count < 1_000_000 {
-            let index = !random.isOne(of: 6) ? bench.head.count : random.below(bench.head.count + 1)
+            let index = !random.isOne(of: 12) ? bench.head.count : random.below(bench.head.count + 1)
             _ = try bench.command { array, revision, space in
                 try array.insert(values, at: index, revision: revision, in: &space)
             }
@@ -203,7 +204,7 @@ private struct Bench {
             #expect(bench.cost.reads <= reads && bench.cost.rounds <= waits && bench.cost.writes <= writes)
         }
         let one: [Bytes] = ["one"]
-        try measure("append", 2_000, reads: 4, waits: 4, writes: 10) { array, revision, space, _ in
+        try measure("append", 1_000, reads: 4, waits: 4, writes: 10) { array, revision, space, _ in
             _ = try array.append(one, revision: revision, in: &space)
         }
         try measure("insert at", 2_000, reads: 65, waits: 9, writes: 105) { array, revision, space, random in
@@ -213,16 +214,16 @@ private struct Bench {
             array, revision, space, random in
             _ = try array.insert(values, at: random.below(array.count), revision: revision, in: &space)
         }
-        try measure("get at", 2_000, reads: 5, waits: 5, writes: 0) { array, _, space, random in
+        try measure("get at", 1_000, reads: 5, waits: 5, writes: 0) { array, _, space, random in
             _ = try array.element(at: random.below(array.count), in: &space)
         }
-        try measure("page of 256", 200, reads: 300, waits: 6, writes: 0) { array, _, space, random in
+        try measure("page of 256", 50, reads: 300, waits: 6, writes: 0) { array, _, space, random in
             _ = try array.page(from: random.below(array.count), limit: 256, in: &space)
         }
-        try measure("remove at", 2_000, reads: 65, waits: 9, writes: 105) { array, _, space, random in
+        try measure("remove at", 1_000, reads: 65, waits: 9, writes: 105) { array, _, space, random in
             _ = try array.remove(at: random.below(array.count), in: &space)
         }
-        try measure("remove 256", 200, reads: 356, waits: 25, writes: 256 * 2 + 105) { array, _, space, random in
+        try measure("remove 256", 100, reads: 356, waits: 25, writes: 256 * 2 + 105) { array, _, space, random in
             let index = random.below(array.count - 256)
             try array.remove(index..<index + 256, in: &space)
         }
@@ -234,7 +235,7 @@ private struct Bench {
         try measure("trim", 1, reads: 130, waits: 26, writes: 300) { array, _, space, random in
             try array.trim(to: 100_123..<900_321, in: &space)
         }
-        try measure("sweep of 256", 300, reads: 286, waits: 11, writes: 256 * 2 + 30) { array, _, space, _ in
+        try measure("sweep of 256", 100, reads: 286, waits: 11, writes: 256 * 2 + 30) { array, _, space, _ in
             _ = try array.sweep(in: &space)
         }
         try measure("get by id, to be swept", 1_000, reads: 6, waits: 6, writes: 0) { array, _, space, random in
