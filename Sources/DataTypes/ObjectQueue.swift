@@ -170,7 +170,8 @@ extension ObjectQueue {
         var pushed: [Pushed] = []
         let named = pushes.compactMap(\.id)
         var before: [Bytes: UInt64] = [:]
-        for (id, found) in zip(named, try space.values(of: named.map { duplicates.record($0) })) {
+        let found = named.isEmpty ? [] : try space.values(of: named.map { duplicates.record($0) })
+        for (id, found) in zip(named, found) {
             guard let found else { continue }
             var reader = ByteReader(found)
             before[id] = try reader.read()
