@@ -56,6 +56,7 @@ struct Collection {
         before = try context.get(key.record(), as: CollectionHead.self)
         // An empty one has nothing, not even a head: the next generation is another one.
         head = before ?? CollectionHead(generation: Generation(group: context.group, revision: context.revision))
+        if before == nil, isPlanted("cleared-map-remembered") { head.generation.revision = Revision(1) }
     }
 
     func place(of element: Bytes) -> Bytes { key.element(element, of: head.generation) }
@@ -73,7 +74,9 @@ struct Collection {
     func clear(in context: inout MachineContext) throws -> UInt64 {
         guard let before else { return 0 }
         try context.delete(key.record())
-        try context.sweep(key.elements(of: before.generation))
+        try context.sweep(
+            isPlanted("sweep-takes-the-living")
+                ? key.record(Self.elements) : key.elements(of: before.generation))
         context.tell(.cleared, key.record(Self.elements))
         return before.count
     }

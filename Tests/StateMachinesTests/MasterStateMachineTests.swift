@@ -77,7 +77,7 @@ import Testing
             ),
             (.command(1, changed(2, 2), logTime: 9), "header"),
             (.command(1, changed(0, 7), logTime: 9), "sub state machine 7"),
-            (.command(1, changed(0, 16), logTime: 9), "request"),
+            (.command(1, changed(0, 16), logTime: 9), "state machine 16"),
             (.command(1, changed(0, 2), logTime: 9), "sub state machine 2"),
             (.command(1, changed(28, 4), logTime: 9), "does not know"),
             (.command(1, changed(28, 3), logTime: 9), "expected"),
