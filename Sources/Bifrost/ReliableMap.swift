@@ -127,6 +127,7 @@ public struct ReliableMap<Value: Message>: Sendable {
         prefix: Bytes = Bytes(), from first: Bytes? = nil, before end: Bytes? = nil, entriesMax: Int = 1_000,
         _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
     ) async throws(BifrostError) -> Page {
+        for bound in [prefix, first ?? Bytes(), end ?? Bytes()] { try object.check(element: bound) }
         let (from, to) = KeyValueStore.range(prefix, first, end)
         let (answer, revision) = try await query(from: from, end: to, entriesMax: entriesMax, consistency, timeout)
         var entries: [Entry] = []

@@ -95,7 +95,7 @@ public struct ReliableNumber<Value: NumberValue>: Sendable {
         try await change(.divide, operand, nil, timeout)
     }
 
-    /// Sets it if it is `expected` now; one that was never set is not even 0.
+    /// Sets it if it is `expected` now.
     ///
     /// - Returns: whether it was; else nothing was changed.
     public func compareAndSet(

@@ -96,6 +96,7 @@ public struct ReliableSet: Sendable {
         prefix: Bytes = Bytes(), from first: Bytes? = nil, before end: Bytes? = nil, elementsMax: Int = 1_000,
         _ consistency: ReadConsistency = .linearizable, timeout: Duration? = nil
     ) async throws(BifrostError) -> Page {
+        for bound in [prefix, first ?? Bytes(), end ?? Bytes()] { try object.check(element: bound) }
         let (from, to) = KeyValueStore.range(prefix, first, end)
         let query = SetPage(name, from: from, end: to, elementsMax: UInt32(clamping: max(elementsMax, 1)))
         let (answer, revision) = try await object.query(query, consistency, timeout: timeout)

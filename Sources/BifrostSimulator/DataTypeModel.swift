@@ -205,7 +205,11 @@ final class DataTypeModel {
 
     private func change(_ command: NumberChange, at index: LogIndex) -> Expected {
         let before = numbers[command.name]?.now ?? nil
-        if let expected = command.expected, expected != before?.value { return conditionFailed() }
+        if let expected = command.expected {
+            var now = before?.value
+            if now == nil { if case .integer = command.operand { now = .integer(0) } else { now = .double(0) } }
+            guard expected == now else { return conditionFailed() }
+        }
         let after: Numeral
         switch (before?.value, command.operand) {
         case (.double?, .integer), (.integer?, .double):

@@ -169,7 +169,7 @@ public struct NumberChange: MachineCommand {
     public var name: Bytes
     public var operation: Operation
     public var operand: Numeral
-    /// Nothing changes if it is another one, or not there.
+    /// Nothing changes if it is another one; what is not there counts as 0 here too.
     public var expected: Numeral?
 
     public init(_ name: Bytes, _ operation: Operation, _ operand: Numeral, ifEqual expected: Numeral? = nil) {
@@ -185,7 +185,7 @@ public struct NumberChange: MachineCommand {
     public func apply(in context: inout MachineContext) throws -> NumberChanged {
         let place = ObjectKey(name).record(NumberMachine.record)
         let before = try context.get(place, as: NumberState.self)
-        if let expected, expected != before?.value {
+        if let expected, expected != before?.value ?? operand.zero {
             throw NumberFound.failure(
                 ObjectFailure.conditionFailed, "the number is not the expected one", before)
         }
@@ -308,6 +308,10 @@ public struct NumberBound: MachineCommand {
         name = try reader.readName()
         lower = try reader.readOptional { reader throws(DecodingFailure) in try Numeral(from: &reader) }
         upper = try reader.readOptional { reader throws(DecodingFailure) in try Numeral(from: &reader) }
+        if let lower, let upper, upper.isLess(than: lower) == true {
+            throw DecodingFailure(
+                expected: "a lower bound that is not above the upper one", found: "\(lower), \(upper)")
+        }
     }
 }
 

@@ -80,6 +80,11 @@ private struct User: JSONMessage, Equatable {
             #expect(zero?.code == .divisionByZero)
             #expect(try await stock.compareAndSet(11, to: 1) == false)
             #expect(try await stock.compareAndSet(10, to: 1))
+            let new = cluster.number("{shop}/new", of: Int.self)
+            #expect(try await new.compareAndSet(1, to: 2) == false)
+            #expect(try await new.compareAndSet(0, to: 2))
+            let wrong = await failure { () async throws(BifrostError) in try await new.bound(atLeast: 5, atMost: 4) }
+            #expect(wrong?.code == .invalid)
             let large = cluster.number("{shop}/large", of: Int64.self)
             try await large.set(.max)
             let beyond = await failure { () async throws(BifrostError) in _ = try await large.add(1) }

@@ -24,8 +24,10 @@ struct TestCluster: Sendable {
         _ words: String..., input: [UInt8]? = nil, at hosts: [LocalCluster.HostProcess]? = nil,
         limit: Duration = .seconds(60)
     ) async throws -> ChildProcess.Result {
-        let count =
-            ["ring", "group", "host", "cluster", "snapshot", "session", "machine"].contains(words.first) ? 2 : 1
+        let families = [
+            "ring", "group", "host", "cluster", "snapshot", "session", "machine", "value", "number", "map", "set",
+        ]
+        let count = families.contains(words.first ?? "") ? 2 : 1
         let connect = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]
         return try await local.command(
             Array(words.prefix(count)) + connect + words.dropFirst(count), input: input, limit: limit)

@@ -54,6 +54,11 @@ struct Bench: AsyncParsableCommand {
     var seconds = 10.0
     @Option(help: "Percent of the operations that read.")
     var reads = 0
+    @Option(
+        help:
+            "What is written and read: keys of the plain store, values, numbers that are added to, maps or sets of 1,000 elements."
+    )
+    var type = BenchType.kv
     @Option(help: "Number of keys.")
     var keys = 100_000
     @Option(help: "Seconds after which the run ends although not every replica has checkpointed three times.")
@@ -217,7 +222,7 @@ struct Bench: AsyncParsableCommand {
         let map = try await cluster.map()
         let loop = cluster.loop
         let settings = BenchGenerator.Settings(
-            keys: keys, payload: payload, window: window, reads: reads, seed: seed,
+            keys: keys, payload: payload, window: window, reads: reads, seed: seed, type: type,
             deadlineNanoseconds: UInt64(timeout / .nanoseconds(1)))
         let generator = try await loop.eventLoop.submit { BenchGenerator(loop: loop, map: map, settings: settings) }
             .get()
@@ -278,7 +283,8 @@ struct Bench: AsyncParsableCommand {
                 ? Double(cpu + hosts.cpuMicros) / Double(counts.operations) : 0,
             errors: counts.errors, firstError: counts.firstError ?? firstWrong, verified: right, verifiedOf: asked,
             checkpointsPerReplica: hosts.checkpointsMin, secondsMax: secondsMax, seconds: time,
-            operations: counts.operations, hosts: map.hosts.count, hostsWithGaps: hosts.gaps, payload: payload,
+            operations: counts.operations, hosts: map.hosts.count, hostsWithGaps: hosts.gaps, type: type.rawValue,
+            payload: payload,
             window: window, keys: keys, reads: reads,
             groups: counts.perGroup.map {
                 BenchReport.Group(

@@ -23,6 +23,7 @@ final class BenchGenerator: @unchecked Sendable {
         /// Reads among the operations, in percent.
         var reads: Int
         var seed: UInt64
+        var type = BenchType.kv
         /// For one operation.
         var deadlineNanoseconds: UInt64
     }
@@ -81,7 +82,8 @@ final class BenchGenerator: @unchecked Sendable {
         isBusy = Array(repeating: false, count: settings.keys)
         counts = Counts(perGroup: groups.map { GroupCount(group: $0, operations: 0) })
         for key in 0..<settings.keys {
-            guard let owner = map.ring.owner(of: slot(of: Self.name(key))), let place = groups.firstIndex(of: owner)
+            let object = settings.type.object(of: key, Self.name(key))
+            guard let owner = map.ring.owner(of: slot(of: object)), let place = groups.firstIndex(of: owner)
             else { continue }
             keysOfGroup[place].append(Int32(key))
         }
@@ -216,12 +218,31 @@ final class BenchGenerator: @unchecked Sendable {
         let deadline = Instant(lanes[lane].started) + settings.deadlineNanoseconds
         let completion: ClientLoop.Completion = { [self] tag, result in completed(Int(tag), result) }
         if lanes[lane].isRead {
-            loop.get(Self.name(key), deadline: deadline, tag: UInt64(lane), completion: completion)
+            get(key, deadline: deadline, tag: UInt64(lane), completion: completion)
         } else {
-            loop.put(
-                Self.name(key), value(key, versions[key] + 1), deadline: deadline, tag: UInt64(lane),
-                completion: completion)
+            put(key, deadline: deadline, tag: UInt64(lane), completion: completion)
         }
+    }
+
+    private func get(_ key: Int, deadline: Instant, tag: UInt64, completion: @escaping ClientLoop.Completion) {
+        let name = Self.name(key)
+        guard let query = settings.type.query(key, name) else {
+            return loop.get(name, deadline: deadline, tag: tag, completion: completion)
+        }
+        loop.submit(
+            kind: .query, target: .slot(slot(of: settings.type.object(of: key, name))), machine: query.machine,
+            payload: query.payload, deadline: deadline, tag: tag, completion: completion)
+    }
+
+    private func put(_ key: Int, deadline: Instant, tag: UInt64, completion: @escaping ClientLoop.Completion) {
+        let (name, version) = (Self.name(key), versions[key] + 1)
+        let value = value(key, version)
+        guard let command = settings.type.command(key, name, version: version, value: value) else {
+            return loop.put(name, value, deadline: deadline, tag: tag, completion: completion)
+        }
+        loop.submit(
+            kind: .command, target: .slot(slot(of: settings.type.object(of: key, name))), payload: command,
+            deadline: deadline, tag: tag, completion: completion)
     }
 
     private func freeKey(of group: Int) -> Int {
@@ -281,20 +302,18 @@ final class BenchGenerator: @unchecked Sendable {
 
     /// Nil if the reading is the value that was acknowledged last.
     private func check(_ key: Int, _ bytes: Bytes) -> String? {
-        guard let result = try? DataResult(decoding: bytes), let reading = try? KeyValueReading(decoding: result.body)
-        else {
-            return "the answer to a get of key \(key) can't be read"
-        }
-        switch reading {
-        case .absent: return versions[key] == 0 ? nil : "key \(key) is missing"
-        case .found(let found, _, _):
-            if found == value(key, versions[key]) { return nil }
-            guard uncertain.contains(key), found == value(key, versions[key] + 1) else {
-                return "key \(key) has a value that is not the last acknowledged one"
-            }
+        do throws(DecodingFailure) {
+            let result = try DataResult(decoding: bytes)
+            let (type, version) = (settings.type, versions[key])
+            if try type.isRight(result, version: version, value: value(key, version)) { return nil }
+            guard uncertain.contains(key),
+                try type.isRight(result, version: version + 1, value: value(key, version + 1))
+            else { return "key \(key) has not what was acknowledged last" }
             versions[key] += 1
             uncertain.remove(key)
             return nil
+        } catch {
+            return "the answer to a get of key \(key) can't be read: \(error)"
         }
     }
 
@@ -326,7 +345,7 @@ final class BenchGenerator: @unchecked Sendable {
             while started < asked.count, started - ended < atATime {
                 let key = asked[started]
                 let deadline = RPCClock.now() + patience
-                loop.get(Self.name(key), deadline: deadline, tag: UInt64(started)) { [self] _, result in
+                get(key, deadline: deadline, tag: UInt64(started)) { [self] _, result in
                     switch result {
                     case .success(let bytes):
                         if let wrong = check(key, bytes) { firstWrong = firstWrong ?? wrong } else { right += 1 }

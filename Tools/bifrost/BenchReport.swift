@@ -30,6 +30,7 @@ struct BenchReport: Codable {
     var hosts: Int
     /// Whose CPU and checkpoints are not known for all of the time.
     var hostsWithGaps: [BenchHosts.Gap]
+    var type: String
     var payload: Int
     var window: Int
     var keys: Int

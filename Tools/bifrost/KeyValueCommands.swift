@@ -269,8 +269,6 @@ struct Get: AsyncParsableCommand {
                     key: keyText, keyBase64: keyBase64, value: value, valueBase64: valueBase64,
                     revision: found.revision.rawValue, found: true))
         }
-        try Output.write(found.value)
-        let endsLine = !found.value.isEmpty && found.value[found.value.count - 1] == UInt8(ascii: "\n")
-        if Output.isTerminal, !endsLine { try Output.line("") }
+        try Output.value(found.value)
     }
 }

@@ -34,7 +34,7 @@ struct MapCommands: AsyncParsableCommand {
             report.found = found != nil
             report.revision = found?.revision.rawValue
             if let found { (report.value, report.valueBase64) = found.value.forJSON }
-            try report.print(options, text: found.map(\.value.asLine))
+            try report.print(options, value: found?.value)
             if found == nil {
                 throw ToolError(
                     .negative, "the map \(HumanText.quoted(name.bytes)) has no key \(HumanText.quoted(key.bytes))")
@@ -87,7 +87,7 @@ struct MapCommands: AsyncParsableCommand {
             var report = ObjectReport()
             report.found = previous != nil
             report.previous = previous?.reported
-            try report.print(options, text: previous.map(\.value.asLine))
+            try report.print(options, value: previous?.value)
         }
     }
 

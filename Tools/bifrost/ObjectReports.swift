@@ -72,6 +72,12 @@ struct ObjectReport: Encodable {
         if options.common.json { return try Output.json(self) }
         if let text { try Output.line(text) }
     }
+
+    /// - Parameter value: as it is.
+    func print(_ options: ClientOptions, value: Bytes?) throws {
+        if options.common.json { return try Output.json(self) }
+        if let value { try Output.value(value) }
+    }
 }
 
 extension Versioned where Value == Bytes {
@@ -79,11 +85,6 @@ extension Versioned where Value == Bytes {
         let (text, base64) = value.forJSON
         return ObjectReport.Found(value: text, valueBase64: base64, revision: revision.rawValue)
     }
-}
-
-extension Bytes {
-    /// As one line of text.
-    var asLine: String { forJSON.text ?? HumanText.hexadecimal(self) }
 }
 
 extension Numeral {
@@ -95,14 +96,16 @@ extension Numeral {
     }
 }
 
-/// An integer, or a number with a point or an exponent.
+/// An integer of 64 bits, or a number with a point or an exponent.
 struct NumeralArgument: ExpressibleByArgument {
     var numeral: Numeral
 
     init?(argument: String) {
+        let isInteger = argument.utf8.allSatisfy { (48...57).contains($0) || $0 == 43 || $0 == 45 }
+        let isDecimal = argument.utf8.allSatisfy { (48...57).contains($0) || "+-.eE".utf8.contains($0) }
         if let integer = Int64(argument) {
             numeral = .integer(integer)
-        } else if let double = Double(argument), double.isFinite {
+        } else if isDecimal, !isInteger, let double = Double(argument), double.isFinite {
             numeral = .double(double)
         } else {
             return nil
@@ -155,10 +158,10 @@ struct ObjectWatchPrinter {
             if let value { (line.value, line.valueBase64) = value.forJSON }
             return try Output.write(Bytes(try Output.jsonText(line) + "\n"))
         }
-        var words = [change.kind.rawValue]
-        if hasElements, ![.ready, .cleared].contains(change.kind) { words.append(change.element.asLine) }
-        if let value { words.append(value.asLine) }
-        try Output.line(words.joined(separator: "\t"))
+        var fields = [Bytes(change.kind.rawValue)]
+        if hasElements, ![.ready, .cleared].contains(change.kind) { fields.append(change.element) }
+        if let value { fields.append(value) }
+        try Output.write(RecordFormat.line(fields))
     }
 }
 

@@ -36,6 +36,13 @@ enum Output {
     }
 
     /// "bifrost: …" on standard error.
+    /// A value's bytes and nothing else; to a terminal also a line break, if it has none at its end.
+    static func value(_ value: Bytes) throws(ToolError) {
+        try write(value)
+        let endsLine = !value.isEmpty && value[value.count - 1] == UInt8(ascii: "\n")
+        if isTerminal, !endsLine { try line("") }
+    }
+
     static func note(_ text: String) {
         error("bifrost: \(text)\n")
     }

@@ -64,6 +64,17 @@ package enum RecordFormat: String, CaseIterable, Sendable {
     }
 
     /// Appends the record's line, without a line break. Throws when this format can't write this record.
+    /// A line of fields with tabs between, as `tsv` has them, and a line break.
+    static func line(_ fields: [Bytes]) -> Bytes {
+        var line: [UInt8] = []
+        for (place, field) in fields.enumerated() {
+            if place > 0 { line.append(tab) }
+            escape(field, into: &line)
+        }
+        line.append(newline)
+        return Bytes(line)
+    }
+
     package func encode(key: Bytes, value: Bytes, into line: inout [UInt8]) throws(MalformedLine) {
         switch self {
         case .tsv:

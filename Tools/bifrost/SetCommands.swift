@@ -31,8 +31,13 @@ struct SetCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let answers = try await ask(cluster.set(name.bytes), bytes)
             await cluster.close()
-            let lines = zip(bytes, answers).map { "\($1 ? words.isTrue : words.isFalse)\t\($0.asLine)" }
-            try ObjectReport(elements: bytes, answers).print(options, text: lines.joined(separator: "\n"))
+            if options.common.json {
+                try Output.json(ObjectReport(elements: bytes, answers))
+            } else {
+                for (element, answer) in zip(bytes, answers) {
+                    try Output.write(RecordFormat.line([Bytes(answer ? words.isTrue : words.isFalse), element]))
+                }
+            }
             return answers
         }
     }
@@ -134,6 +139,11 @@ struct SetCommands: AsyncParsableCommand {
             var elementBase64: String?
         }
 
+        /// - Throws: the limit is none.
+        static func check(limit: Int?) throws {
+            if let limit, limit < 1 { throw ValidationError("--limit is at least 1, not \(limit)") }
+        }
+
         func run(_ next: (Bytes?, Int) async throws(BifrostError) -> ReliableSet.Page) async throws -> Int {
             var left = limit ?? .max
             var count = 0
@@ -142,7 +152,7 @@ struct SetCommands: AsyncParsableCommand {
                 let page = try await next(from, min(left, 1_000))
                 for element in page.elements.prefix(left) {
                     guard options.common.json else {
-                        try Output.line(element.asLine)
+                        try Output.write(RecordFormat.line([element]))
                         continue
                     }
                     let (text, base64) = element.forJSON
@@ -160,12 +170,17 @@ struct SetCommands: AsyncParsableCommand {
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Prints a set's elements, in order, one per line.",
-            discussion: "Read page by page; each page shows one moment. Exit code 1: there is none.")
+            discussion: """
+                With \\t, \\n, \\r, \\0 and \\\\ within, as 'bifrost scan' has keys. Read page by page; each page shows one \
+                moment. Exit code 1: there is none.
+                """)
         @Argument(help: "The set's name.") var name: KeyArgument
         @Option(help: ArgumentHelp("Elements that begin with it.", valueName: "element")) var prefix: KeyArgument?
         @Option(help: ArgumentHelp("So many at most.", valueName: "count")) var limit: Int?
         @OptionGroup var read: ReadOptions
         @OptionGroup var options: ClientOptions
+
+        func validate() throws { try Printer.check(limit: limit) }
 
         func run() async throws {
             let wanted = try read.reading()
@@ -188,6 +203,8 @@ struct SetCommands: AsyncParsableCommand {
         @Argument(help: "The names of others.") var others: [KeyArgument]
         @Option(help: ArgumentHelp("So many elements at most.", valueName: "count")) var limit: Int?
         @OptionGroup var options: ClientOptions
+
+        func validate() throws { try Printer.check(limit: limit) }
 
         func run(_ combination: SetCombine.Combination) async throws {
             let cluster = try await options.cluster()

@@ -14,7 +14,8 @@ struct ValueCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Prints a value.",
             discussion: """
-                Exit code 1: there is none.
+                Its bytes and nothing else; to a terminal also a line break, if it has none at its end. Exit code 1: there \
+                is none.
 
                 EXAMPLES:
                   bifrost value get '{ledger}/owner'
@@ -35,7 +36,7 @@ struct ValueCommands: AsyncParsableCommand {
             report.found = found != nil
             report.revision = found?.revision.rawValue
             if let found { (report.value, report.valueBase64) = found.value.forJSON }
-            try report.print(options, text: found.map(\.value.asLine))
+            try report.print(options, value: found?.value)
             if found == nil { throw ToolError(.negative, "there is no value \(HumanText.quoted(name.bytes))") }
         }
     }
@@ -84,7 +85,7 @@ struct ValueCommands: AsyncParsableCommand {
             var report = ObjectReport()
             report.found = previous != nil
             report.previous = previous?.reported
-            try report.print(options, text: previous.map(\.value.asLine))
+            try report.print(options, value: previous?.value)
         }
     }
 

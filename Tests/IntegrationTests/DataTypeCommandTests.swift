@@ -1,0 +1,117 @@
+// The data types on the command line.
+
+import Bifrost
+import BifrostTool
+import Foundation
+import TestSupport
+import Testing
+
+extension IntegrationTests {
+    @Suite(.serialized) struct DataTypeCommandTests {
+        private func lines(_ text: String) throws -> [NSDictionary] {
+            try text.split(separator: "\n").map {
+                try #require(try JSONSerialization.jsonObject(with: Data($0.utf8)) as? NSDictionary)
+            }
+        }
+
+        @Test func valuesAndNumbersAreChangedAndSayWhyNot() async throws {
+            try await withCluster { cluster in
+                let set = try await cluster.bifrost("value", "set", "--if-absent", "{l}owner", "ada", "--json")
+                set.expect(0)
+                let revision = try #require(try set.json()["revision"] as? Int)
+                try await cluster.bifrost("value", "set", "--if-absent", "{l}owner", "bob").expect(
+                    1, saying: "the value is of revision \(revision); nothing was changed")
+                #expect(try await cluster.bifrost("value", "get", "{l}owner").text == "ada")
+                let swapped = try await cluster.bifrost("value", "swap", "{l}owner", "bob", "--json")
+                #expect((try swapped.json()["previous"] as? [String: Any])?["value"] as? String == "ada")
+                try await cluster.bifrost("value", "cas", "{l}owner", "ada", "cy").expect(1)
+                try await cluster.bifrost("value", "cas", "{l}owner", "bob", "cy").expect(0)
+                let watch = try await cluster.bifrost(
+                    "value", "watch", "{l}owner", "--limit", "1", "--after", "\(revision)")
+                watch.expect(0)
+                #expect(watch.text == "put\tbob\n")
+                try await cluster.bifrost("value", "delete", "{l}owner").expect(0)
+                try await cluster.bifrost("value", "get", "{l}owner").expect(1, saying: "there is no value")
+
+                #expect(try await cluster.bifrost("number", "add", "n", "5").text == "5\n")
+                #expect(try await cluster.bifrost("number", "multiply", "n", "--", "-3").text == "-15\n")
+                #expect(try await cluster.bifrost("number", "divide", "n", "2").text == "-7\n")
+                try await cluster.bifrost("number", "divide", "n", "0").expect(1, saying: "division by zero")
+                try await cluster.bifrost("number", "add", "n", "1.5").expect(64, saying: "not both integers")
+                try await cluster.bifrost("number", "bound", "n", "--at-most", "10").expect(0)
+                try await cluster.bifrost("number", "add", "n", "20").expect(1, saying: "bounds")
+                try await cluster.bifrost("number", "set", "n", "9223372036854775807").expect(1)
+                try await cluster.bifrost("number", "cas", "n", "--", "-7", "8").expect(0)
+                #expect(try await cluster.bifrost("number", "get", "n", "--json").json()["integer"] as? Int == 8)
+                #expect(try await cluster.bifrost("number", "delete", "n").text == "8\n")
+                try await cluster.bifrost("number", "get", "n").expect(1)
+                try await cluster.bifrost("number", "set", "n", "9223372036854775808").expect(64)
+                try await cluster.bifrost("number", "set", "n", "0x10").expect(64)
+
+                // Bytes that are no text come back as they are, and in one line where there are several.
+                let bytes: [UInt8] = [0xff, 0x0a, 0x09, 0x66]
+                try await cluster.bifrost("value", "set", "bytes", "-", input: bytes).expect(0)
+                #expect(try await cluster.bifrost("value", "get", "bytes").output == bytes)
+                let told = try await cluster.bifrost("value", "watch", "bytes", "--limit", "1", "--after", "0")
+                #expect(told.output == Array("put\t".utf8) + [0xff] + Array("\\n\\tf\n".utf8))
+            }
+        }
+
+        @Test func mapsAndSetsAreListedInOrder() async throws {
+            try await withCluster { cluster in
+                for name in ["b", "a", "c"] {
+                    try await cluster.bifrost("map", "put", "users", name, "value of \(name)").expect(0)
+                }
+                #expect(try await cluster.bifrost("map", "get", "users", "a").text == "value of a")
+                #expect(
+                    try await cluster.bifrost("map", "list", "users", "--from", "b").text
+                        == "b\tvalue of b\nc\tvalue of c\n")
+                let list = try await cluster.bifrost("map", "list", "users", "--json", "--limit", "1")
+                #expect(try lines(list.text).first?["value"] as? String == "value of a")
+                #expect(try await cluster.bifrost("map", "remove", "users", "a").text == "value of a")
+                #expect(try await cluster.bifrost("map", "count", "users").text == "2\n")
+                let watch = try await cluster.bifrost("map", "watch", "users", "--after", "1", "--limit", "3", "--json")
+                #expect(try lines(watch.text).map { $0["change"] as? String } == ["put", "put", "deleted"])
+                #expect(try await cluster.bifrost("map", "clear", "users", "--json").json()["count"] as? Int == 2)
+                try await cluster.bifrost("map", "list", "users").expect(1, saying: "has no key")
+
+                let add = try await cluster.bifrost("set", "add", "{t}on", "ada", "bob")
+                #expect(add.text == "added\tada\nadded\tbob\n")
+                try await cluster.bifrost("set", "add", "{t}off", "cy", "bob").expect(0)
+                #expect(try await cluster.bifrost("set", "union", "{t}on", "{t}off").text == "ada\nbob\ncy\n")
+                #expect(try await cluster.bifrost("set", "intersection", "{t}on", "{t}off").text == "bob\n")
+                #expect(try await cluster.bifrost("set", "difference", "{t}on", "{t}off").text == "ada\n")
+                try await cluster.bifrost("set", "contains", "{t}on", "ada", "cy").expect(1)
+                try await cluster.bifrost("set", "move", "{t}on", "{t}off", "ada").expect(0)
+                try await cluster.bifrost("set", "move", "{t}on", "{t}off", "ada").expect(1)
+                try await cluster.bifrost("set", "union", "{t}on", "elsewhere").expect(64, saying: "different slots")
+                #expect(try await cluster.bifrost("set", "list", "{t}off").text == "ada\nbob\ncy\n")
+                #expect(
+                    try await cluster.bifrost("set", "remove", "{t}off", "bob", "dee").text
+                        == "removed\tbob\nabsent\tdee\n")
+                #expect(try await cluster.bifrost("set", "count", "{t}off").text == "2\n")
+                #expect(try await cluster.bifrost("set", "clear", "{t}off").text == "2\n")
+                try await cluster.bifrost("set", "list", "{t}on", "--limit", "0").expect(64, saying: "--limit")
+                try await cluster.bifrost("set", "union", "{t}on", "{t}off", "--limit", "0").expect(
+                    64, saying: "--limit")
+            }
+        }
+
+        /// What the benchmark writes of each type it reads back.
+        @Test(arguments: ["value", "map"])
+        func eachTypeIsMeasured(_ type: String) async throws {
+            try await withHosts(0) { place in
+                let bench = try await place.local.command(
+                    [
+                        "bench", "--embedded", "--groups", "2", "--seconds", "0.5", "--seconds-max", "60", "--keys",
+                        "3000",
+                        "--window", "64", "--type", type, "--json", "--directory", place.directory,
+                    ], limit: .seconds(120))
+                bench.expect(0)
+                let report = try bench.json()
+                #expect(report["type"] as? String == type && report["errors"] as? Int == 0)
+                #expect(report["verified"] as? Int == 10_000)
+            }
+        }
+    }
+}
