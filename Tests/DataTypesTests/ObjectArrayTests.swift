@@ -71,7 +71,7 @@ private struct Bench {
         var model: [ObjectArray.Element] = []
         var gone: [UInt64] = []
         let size = seed < 2 ? 40 : seed < 4 ? 1_500 : 20_000
-        for step in 0..<6_000 {
+        for step in 0..<2_500 {
             let (index, count) = (random.below(model.count + 1), model.count)
             let grows = count < size ? random.below(4) < 3 : random.below(4) < 1
             let value = random.isOne(of: 8) ? Bytes([UInt8](repeating: 7, count: 4_097 + step)) : Bytes("\(step)")

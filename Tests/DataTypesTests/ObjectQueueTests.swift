@@ -613,14 +613,14 @@ private struct Bench {
         }
     }
 
-    /// What is read and written by one operation on a queue of 250,000 items.
+    /// What is read and written by one operation on a queue of 100,000 items.
     @Test func operationsOnManyItems() throws {
         var bench = Bench(head: .init())
         var random = SeededRandom(seed: 4)
         func pushes(_ count: Int) -> [ObjectQueue.Push] {
             (0..<count).map { .init(Bytes("item \($0)"), priority: UInt8(random.below(10))) }
         }
-        while bench.head.ready.count < 250_000 {
+        while bench.head.ready.count < 100_000 {
             let pushes = pushes(64)
             _ = try bench.command { queue, space in try queue.push(pushes, in: &space) }
         }

@@ -52,7 +52,7 @@ private struct Bench {
 }
 
 @Suite(.serialized, .ownExecutor) struct RecordTreeTests {
-    @Test(arguments: [(200, 60_000), (3_000, 60_000), (30_000, 90_000)])
+    @Test(arguments: [(200, 20_000), (3_000, 20_000), (30_000, 40_000)])
     func aPositionalTreeIsAnArray(size: Int, operations: Int) throws {
         var bench = Bench(.positional)
         var random = SeededRandom(seed: UInt64(size))
@@ -102,7 +102,7 @@ private struct Bench {
         bench.expect([])
     }
 
-    @Test(arguments: [(200, 60_000), (3_000, 60_000), (30_000, 90_000)])
+    @Test(arguments: [(200, 20_000), (3_000, 20_000), (30_000, 40_000)])
     func aSortedTreeIsASortedArray(size: Int, operations: Int) throws {
         var bench = Bench(.sorted)
         var random = SeededRandom(seed: UInt64(size) + 1)
@@ -231,13 +231,13 @@ private struct Bench {
         #expect(bench.cost.writes < 64)
     }
 
-    /// Measured: at most so many records read and written by one operation, at 250,000 entries in an order by chance.
+    /// Measured: at most so many records read and written by one operation, at 100,000 entries in an order by chance.
     @Test(arguments: [RecordTree.Order.positional, .sorted])
     func manyEntriesCostSomeRecordsEach(order: RecordTree.Order) throws {
         var bench = Bench(order)
         var random = SeededRandom(seed: 9)
-        let count: UInt64 = 250_000
-        bench.space.records.reserveCapacity(300_000)
+        let count: UInt64 = 100_000
+        bench.space.records.reserveCapacity(120_000)
         try bench.command { tree, space in
             for entry in 0..<count {
                 if order == .sorted {
@@ -270,7 +270,7 @@ private struct Bench {
         }
         // So far that nodes run empty and are joined.
         try bench.command { tree, space in
-            while tree.count > 100_000 { _ = try tree.remove(at: random.below(tree.count), in: &space) }
+            while tree.count > 40_000 { _ = try tree.remove(at: random.below(tree.count), in: &space) }
         }
         for _ in 0..<20_000 {
             bench.cost = removals
