@@ -127,7 +127,7 @@ private struct Pass: MachineQuery, JSONMessage {
         } _: { _, client in
             try await client.kv.put("k", "v")
             // The threads for tasks may be busy with other tests for long.
-            try await wait(seconds: 180, for: "the command to be counted") {
+            try await wait(seconds: 600, for: "the command to be counted") {
                 try metrics.expectTimer("bifrost_commit_latency_seconds").values.isEmpty == false
             }
         }

@@ -84,8 +84,8 @@ private func withServer(
         try await withServer(
             registry,
             {
-                $0.refreshMilliseconds = 120_000
-                $0.connectionMilliseconds = 120_000
+                $0.refreshMilliseconds = 600_000
+                $0.connectionMilliseconds = 600_000
             }
         ) { server in
             server.refresh { asked.increment() }
@@ -171,7 +171,7 @@ private func withServer(
             let text = deaf.listener.text.withLock { $0 }
             #expect(text.utf8.count < 10_000_000, "all of it came")
         }
-        try await withServer(registry, { $0.connectionMilliseconds = 120_000 }) { server in
+        try await withServer(registry, { $0.connectionMilliseconds = 600_000 }) { server in
             let whole = try await ask(server, get)
             #expect(whole.body.utf8.count > 10_000_000)
         }
