@@ -113,14 +113,15 @@ public struct DeadlineRead: Sendable {
 
 /// Those that go into the log together, in the order of their times.
 package struct DueDeadlines: Sendable {
-    private(set) var commands: [DeadlineCommand] = []
+    /// With the first deadline in each.
+    private(set) var commands: [(first: DeadlineKey, command: DeadlineCommand)] = []
     private(set) var sweeps: [(deadline: DeadlineKey, sweep: Sweep)] = []
-    /// All up to here are in.
-    private(set) var last: DeadlineKey?
-    private var count = 0
+    /// Of all of them, ascending.
+    private(set) var keys: [DeadlineKey] = []
     private var keyBytes = 0
 
-    var isEmpty: Bool { count == 0 }
+    var isEmpty: Bool { keys.isEmpty }
+    private var count: Int { keys.count }
 
     /// False: there is no room for it.
     mutating func take(_ deadline: Deadline) -> Bool {
@@ -129,16 +130,16 @@ package struct DueDeadlines: Sendable {
         case .record(let place):
             guard count == 0 || keyBytes + place.key.count <= DeadlineCommand.keyBytesMax else { return false }
             keyBytes += place.key.count
-            if case .end(let endings)? = commands.last {
-                commands[commands.count - 1] = .end(endings + [DeadlineCommand.Ending(deadline.key, place)])
+            let ending = DeadlineCommand.Ending(deadline.key, place)
+            if case .end(let endings)? = commands.last?.command {
+                commands[commands.count - 1].command = .end(endings + [ending])
             } else {
-                commands.append(.end([DeadlineCommand.Ending(deadline.key, place)]))
+                commands.append((deadline.key, .end([ending])))
             }
-        case .command: commands.append(.fire(deadline.key))
+        case .command: commands.append((deadline.key, .fire(deadline.key)))
         case .sweep(let sweep): sweeps.append((deadline.key, sweep))
         }
-        count += 1
-        last = deadline.key
+        keys.append(deadline.key)
         return true
     }
 }

@@ -170,21 +170,34 @@ extension HostCore {
             }, next: next?.key)
     }
 
+    /// Whatever comes first goes first: where there is room for little, each has its turn.
+    ///
     /// - Parameter steps: of the sweeps that are due.
     private func propose(_ due: DueDeadlines, _ steps: [SweepStep], _ replica: Replica) {
-        guard mayCarryOut(replica), let last = due.last else { return }
-        var proposed: (index: LogIndex, term: Term, last: DeadlineKey)?
-        for command in due.commands + (steps.isEmpty ? [] : [.sweep(steps)]) {
+        guard mayCarryOut(replica) else { return }
+        var commands = due.commands
+        if let first = due.sweeps.first?.deadline, !steps.isEmpty {
+            let place = commands.firstIndex { first.key < $0.first.key } ?? commands.count
+            commands.insert((first, .sweep(steps)), at: place)
+        }
+        var last: (index: LogIndex, term: Term)?
+        var refused: DeadlineKey?
+        for (first, command) in commands {
             let outcome = replica.core.propose(
                 kind: .command, payload: command.payload(), logTime: replica.logTime.current)
             guard case .accepted(let index, let term) = outcome else {
-                // What went is found done then.
-                replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
-                return
+                refused = first
+                break
             }
-            proposed = (index, term, last)
+            last = (index, term)
         }
-        replica.deadlines.proposed = proposed
+        // All before what was refused is done once that is applied, and what stands behind is looked for again.
+        let done = due.keys.last { key in refused.map { key.key < $0.key } ?? true }
+        guard let last, let done else {
+            replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
+            return
+        }
+        replica.deadlines.proposed = (last.index, last.term, done)
         markReady(replica)
     }
 
