@@ -131,7 +131,7 @@ final class DataTypeWorkload: SimulatedWorkload {
             return command(
                 MapTransaction(
                     Self.maps[0],
-                    then: (0..<(1 + random.below(60))).map { .put(Bytes("many \(first + $0)"), Bytes("\($0)")) }))
+                    then: (0..<(1 + random.below(20))).map { .put(Bytes("many \(first + $0)"), Bytes("\($0)")) }))
         case 2...5:
             var conditions: [MapTransaction.Condition] = []
             for _ in 0..<random.below(3) {
@@ -165,7 +165,7 @@ final class DataTypeWorkload: SimulatedWorkload {
         case 0: return command(SetClear(name))
         case 1:
             let first = random.below(40)
-            return command(SetAdd(Self.sets[0], (0..<(1 + random.below(60))).map { Bytes("many \(first + $0)") }))
+            return command(SetAdd(Self.sets[0], (0..<(1 + random.below(20))).map { Bytes("many \(first + $0)") }))
         case 2, 3: return command(SetMove(elements[0], from: name, to: pick(Self.sets, &random)))
         case 4...6: return command(SetRemove(name, elements))
         default: return command(SetAdd(name, elements))

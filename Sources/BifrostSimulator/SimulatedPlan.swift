@@ -203,7 +203,7 @@ package struct SimulatedPlan: Sendable {
         if later.below(2) == 0 { settings.historyBytesOfGroupMax = 500 + Int(later.below(50_000)) }
         sessionReadsPercent = later.below(3) == 0 ? 10 + later.below(60) : 0
         dataTypePercent = later.below(3) == 0 ? 5 + later.below(60) : 0
-        settings.sweptRecordsMax = 1 + Int(later.below(40))
+        settings.sweptRecordsMax = 1 + Int(later.below(20))
     }
 }
 
