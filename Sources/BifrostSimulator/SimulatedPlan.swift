@@ -203,6 +203,8 @@ package struct SimulatedPlan: Sendable {
         if later.below(2) == 0 { settings.historyBytesOfGroupMax = 500 + Int(later.below(50_000)) }
         sessionReadsPercent = later.below(3) == 0 ? 10 + later.below(60) : 0
         dataTypePercent = later.below(3) == 0 ? 5 + later.below(60) : 0
+        // Their states are larger: in the smallest pieces members would not catch up with a log that keeps next to nothing.
+        if simulation.profile == .membership, dataTypePercent > 0 { settings.snapshotPieceBytes += 5_000 }
         settings.sweptRecordsMax = 1 + Int(later.below(20))
     }
 }
