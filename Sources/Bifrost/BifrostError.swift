@@ -33,6 +33,9 @@ public struct BifrostError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let conditionFailed = Code(rawValue: "conditionFailed")
         /// A user's state machine says that it can't be done; nothing was changed. The cause is a `MachineFailure`.
         public static let machineFailed = Code(rawValue: "machineFailed")
+        /// What was had (a lock, a lease, leadership) is lost: its time or its session is over, or it was given back. Of a
+        /// guarded command: its fencing token is over, and nothing was changed.
+        public static let lockLost = Code(rawValue: "lockLost")
         /// The request is wrong as it stands; nothing was changed.
         public static let invalid = Code(rawValue: "invalid")
         /// Of a watch: changes behind its revision are not kept any more, or were lost; begin with a snapshot. The cause
@@ -119,6 +122,7 @@ extension BifrostError {
             case .compacted: .compacted
             case .cancelled: .cancelled
             case .closed: .closed
+            case .lockLost: .lockLost
             }
         let milliseconds = failure.retryAfterMilliseconds
         self.init(

@@ -8,6 +8,7 @@ import NIOPosix
 import Primitives
 public import RPC
 import Ring
+import StateMachines
 import Synchronization
 
 /// A connection to a Bifrost cluster.
@@ -124,8 +125,15 @@ public final class Cluster: Sendable {
     /// throws `outcomeUnknown` at once and is resolved in the background.
     func perform(
         kind: RequestKind, target: RequestTarget, reading: ReadConsistency = .linearizable,
-        machine: SubMachineNumber = SubMachineNumber(0), payload: Bytes, timeout: Duration?
+        machine: SubMachineNumber = SubMachineNumber(0), payload: Bytes, guardedBy token: FencingToken? = nil,
+        timeout: Duration?
     ) async throws(BifrostError) -> Bytes {
+        var payload = payload
+        if kind == .command, let token = token ?? options.guardToken {
+            do throws(DecodingFailure) { payload = try CommandGuard.payload(payload, guardedBy: token) } catch {
+                throw BifrostError(.invalid, "\(error)")
+            }
+        }
         let deadline = RPCClock.now() + (timeout ?? options.timeout).nanoseconds
         let ticket = AsyncTicket()
         let result = await withTaskCancellationHandler {

@@ -30,6 +30,8 @@ public struct ClusterOptions: Sendable {
     /// something is held, each group concerned gets a word in each third of the time. 1 s to 1 h, in whole milliseconds,
     /// rounded down; else `connect` throws `invalid`.
     public var sessionTimeToLive: Duration = .seconds(30)
+    /// All commands are done only while this token stands, whatever they are about.
+    package var guardToken: FencingToken?
     /// Operations queued and in flight together. Beyond: `overloaded`.
     public var operationsMax = 65_536
     /// Where the client lives: one event loop of it. Nil: the process's own group.

@@ -7,4 +7,8 @@
 @_exported public import enum DataTypes.Numeral
 @_exported public import struct DataTypes.ObjectEntry
 @_exported public import enum DataTypes.ObjectLimits
+@_exported public import struct DataTypes.PermitEntry
+@_exported public import enum DataTypes.PermitLimits
+@_exported public import struct DataTypes.PermitListing
 @_exported public import struct DataTypes.SetCombine
+@_exported public import struct StateMachines.FencingToken

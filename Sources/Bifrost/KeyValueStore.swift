@@ -4,15 +4,18 @@ import ClientCore
 import Messages
 public import Primitives
 import Ring
-import StateMachines
+public import StateMachines
 
 /// The plain key-value store of a cluster.
 ///
 /// A key has 1 to `Limits.keyBytesMax` bytes, a value 0 to `Limits.valueBytesMax`. Keys with the same part in `{…}`
 /// live
 /// together. Each function throws `BifrostError`; its `mayHaveHappened` says whether a write may have taken effect.
-public struct KeyValueStore: Sendable {
+public struct KeyValueStore: GuardableObject {
     let cluster: Cluster
+    var token: FencingToken?
+
+    public func guarded(by token: FencingToken) -> Self { Self(cluster: cluster, token: token) }
 
     /// Sets the key's value, whatever it was. Returns the revision of its group at which that took effect.
     ///
@@ -63,7 +66,8 @@ public struct KeyValueStore: Sendable {
     private func execute(_ command: KeyValueCommand, timeout: Duration?) async throws(BifrostError) -> Revision {
         if let problem = command.problem() { throw BifrostError(problem) }
         let answer = try await cluster.perform(
-            kind: .command, target: .slot(slot(of: command.key)), payload: command.payload(), timeout: timeout)
+            kind: .command, target: .slot(slot(of: command.key)), payload: command.payload(),
+            guardedBy: token, timeout: timeout)
         do throws(DecodingFailure) {
             return try DataResult(decoding: answer).revision
         } catch {

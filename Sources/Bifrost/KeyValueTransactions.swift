@@ -81,7 +81,8 @@ extension KeyValueStore {
         if let problem = transaction.problem() { throw BifrostError(problem) }
         guard let key = transaction.keys.first else { preconditionFailure("one without a key has a problem") }
         let answer = try await cluster.perform(
-            kind: .command, target: .slot(slot(of: key)), payload: transaction.payload(), timeout: timeout)
+            kind: .command, target: .slot(slot(of: key)), payload: transaction.payload(), guardedBy: token,
+            timeout: timeout)
         do throws(DecodingFailure) {
             let result = try DataResult(decoding: answer)
             let outcome = try KeyValueOutcome(decoding: result.body)

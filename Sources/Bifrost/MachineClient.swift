@@ -16,8 +16,11 @@ extension Cluster {
 }
 
 /// One state machine of a cluster. Each function throws `BifrostError`.
-public struct MachineClient<Machine: StateMachine>: Sendable {
+public struct MachineClient<Machine: StateMachine>: GuardableObject {
     let cluster: Cluster
+    var token: FencingToken?
+
+    public func guarded(by token: FencingToken) -> Self { Self(cluster: cluster, token: token) }
 
     /// Has the command done, exactly once, however often it has to be sent, and returns its answer.
     ///
@@ -35,7 +38,7 @@ public struct MachineClient<Machine: StateMachine>: Sendable {
         _ command: Command, timeout: Duration? = nil
     ) async throws(BifrostError) -> (answer: Command.Answer, revision: Revision) {
         let (outcome, revision) = try await cluster.submit(
-            MachineRequest(command), to: Machine.number, timeout: timeout)
+            MachineRequest(command), to: Machine.number, guardedBy: token, timeout: timeout)
         return (try Self.answer(outcome, isCommand: true), revision)
     }
 
@@ -68,12 +71,13 @@ public struct MachineClient<Machine: StateMachine>: Sendable {
 /// The same for who knows a machine by its numbers alone, and its commands and answers as bytes.
 extension Cluster {
     package func submit(
-        _ request: MachineRequest, to machine: SubMachineNumber, timeout: Duration? = nil
+        _ request: MachineRequest, to machine: SubMachineNumber, guardedBy token: FencingToken? = nil,
+        timeout: Duration? = nil
     ) async throws(BifrostError) -> (outcome: MachineOutcome, revision: Revision) {
         if let problem = request.problem() { throw BifrostError(problem) }
         let bytes = try await perform(
             kind: .command, target: .slot(Ring.slot(of: request.key)), payload: request.payload(machine: machine),
-            timeout: timeout)
+            guardedBy: token, timeout: timeout)
         return try Self.outcome(bytes, isCommand: true)
     }
 

@@ -3,7 +3,7 @@
 public import DataTypes
 public import Messages
 public import Primitives
-import StateMachines
+public import StateMachines
 
 extension Cluster {
     /// A map from bytes to values.
@@ -19,9 +19,11 @@ extension Cluster {
 /// whole in one group, and may be larger than that group's memory. Each operation takes effect at one moment between its
 /// call and its return; commands are done once, however often they have to be sent. All throw `BifrostError`; a condition
 /// that does not hold throws `conditionFailed`, with what is there in `foundEntry`.
-public struct ReliableMap<Value: Message>: Sendable {
+public struct ReliableMap<Value: Message>: GuardableObject {
     let object: ReliableObject
     public var name: Bytes { object.name }
+
+    public func guarded(by token: FencingToken) -> Self { Self(object: object.guarded(by: token)) }
 
     public typealias Entry = (key: Bytes, value: Value, revision: Revision)
 

@@ -3,6 +3,7 @@
 public import DataTypes
 import Messages
 public import Primitives
+public import StateMachines
 
 /// A Swift type whose values numbers have.
 public protocol NumberValue: Sendable {
@@ -56,9 +57,11 @@ extension Cluster {
 /// its return; commands are done once, however often they have to be sent. All throw `BifrostError`: `overflow`,
 /// `divisionByZero`, `outOfBounds` and `conditionFailed` with what is there in `foundNumber`, `invalid` where an integer
 /// meets a double; none of these changes anything.
-public struct ReliableNumber<Value: NumberValue>: Sendable {
+public struct ReliableNumber<Value: NumberValue>: GuardableObject {
     let object: ReliableObject
     public var name: Bytes { object.name }
+
+    public func guarded(by token: FencingToken) -> Self { Self(object: object.guarded(by: token)) }
 
     /// nil: it was never set.
     public func get(

@@ -4,7 +4,7 @@ public import DataTypes
 import Messages
 public import Primitives
 import Ring
-import StateMachines
+public import StateMachines
 
 /// Something with the revision of its group at which it got there.
 public struct Versioned<Value: Sendable>: Sendable {
@@ -19,18 +19,33 @@ public struct Versioned<Value: Sendable>: Sendable {
 
 extension Versioned: Equatable where Value: Equatable {}
 
+/// What has commands that a fencing token can guard.
+public protocol GuardableObject: Sendable {
+    /// The same, but all its commands are done only while the token stands: else they throw `lockLost`, and nothing is
+    /// changed. Where the lock's name has the same part in `{…}` as the object's, the token has to be held at that moment;
+    /// else it must not be lower than any that the object has seen of this lock. Cost: one record more to read, and where
+    /// the lock is elsewhere, one to write with each new token.
+    func guarded(by token: FencingToken) -> Self
+}
+
 /// An object of a cluster, by its name. The part of it in `{…}`, or all of it, says where it lives: objects with the same
 /// part live together, each of them whole in one group.
 struct ReliableObject: Sendable {
     let cluster: Cluster
     let name: Bytes
+    /// Without which no command is done.
+    var token: FencingToken?
+
+    func guarded(by token: FencingToken) -> ReliableObject {
+        ReliableObject(cluster: cluster, name: name, token: token)
+    }
 
     func submit<Command: MachineCommand>(
         _ command: Command, timeout: Duration?
     ) async throws(BifrostError) -> (answer: Command.Answer, revision: Revision) {
         try check()
         let (outcome, revision) = try await cluster.submit(
-            MachineRequest(command), to: Command.Machine.number, timeout: timeout)
+            MachineRequest(command), to: Command.Machine.number, guardedBy: token, timeout: timeout)
         return (try answer(outcome, isCommand: true), revision)
     }
 

@@ -13,9 +13,11 @@ extension Cluster {
 /// A set with a name: elements of up to `ObjectLimits.elementBytesMax` bytes, in the order of their bytes. It lies whole in
 /// one group, and may be larger than that group's memory. Each operation takes effect at one moment between its call and
 /// its return; commands are done once, however often they have to be sent. All throw `BifrostError`.
-public struct ReliableSet: Sendable {
+public struct ReliableSet: GuardableObject {
     let object: ReliableObject
     public var name: Bytes { object.name }
+
+    public func guarded(by token: FencingToken) -> Self { Self(object: object.guarded(by: token)) }
 
     /// Adds an element. Returns whether it is new.
     @discardableResult

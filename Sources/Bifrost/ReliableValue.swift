@@ -3,6 +3,7 @@
 public import DataTypes
 public import Messages
 public import Primitives
+public import StateMachines
 
 extension Cluster {
     /// A single value.
@@ -17,9 +18,11 @@ extension Cluster {
 /// One value with a name. Each operation takes effect at one moment between its call and its return; commands are done
 /// once, however often they have to be sent. All throw `BifrostError`; a condition that does not hold throws
 /// `conditionFailed`, with what is there in `foundEntry`.
-public struct ReliableValue<Value: Message>: Sendable {
+public struct ReliableValue<Value: Message>: GuardableObject {
     let object: ReliableObject
     public var name: Bytes { object.name }
+
+    public func guarded(by token: FencingToken) -> Self { Self(object: object.guarded(by: token)) }
 
     /// The value, and when it got there; nil if there is none.
     public func get(

@@ -69,6 +69,12 @@ extension ClientRouter {
         case .sessionExpired: sessionExpired(place, now: now, into: &effects)
         case .compacted(let oldest):
             end(place, .compacted, "\(refusal)", oldest: oldest, now: now, into: &effects)
+        // Without a session it may have been done when it was sent before.
+        case .guardFailed where table[place].isUncertain && table[place].sequence == 0:
+            let group = leave(place)
+            failUnknown(place, "\(refusal)", into: &effects)
+            if let group { pump(group, now: now, into: &effects) }
+        case .guardFailed: end(place, .lockLost, "\(refusal)", now: now, into: &effects)
         case .answerNotKept(let index, _):
             noteSeen(place, index)
             let group = leave(place)

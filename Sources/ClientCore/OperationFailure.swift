@@ -24,6 +24,8 @@ public enum FailureCode: UInt8, Hashable, Sendable {
     case unavailable
     /// Of a watch: changes behind its revision are not kept any more.
     case compacted
+    /// Of a guarded command: its fencing token is over. Nothing happened.
+    case lockLost
     /// The caller no longer wants it. Nothing happened.
     case cancelled
     /// The client was closed. Nothing happened.

@@ -41,6 +41,14 @@ public enum ObjectFailure {
     public static let otherKind: UInt32 = 5
     /// Two objects that have to lie in one slot do not.
     public static let otherSlot: UInt32 = 6
+    /// Of a semaphore: nobody has said how many permits there are.
+    public static let noLimit: UInt32 = 32
+    /// There is another number of permits than the caller said.
+    public static let otherLimit: UInt32 = 33
+    /// More permits are wanted than there are.
+    public static let tooManyPermits: UInt32 = 34
+    /// The session has, or waits for, too much of one object.
+    public static let tooManyClaims: UInt32 = 35
 }
 
 /// What a command found that it did not expect.

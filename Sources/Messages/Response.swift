@@ -5,7 +5,7 @@ public import Primitives
 /// Why there is no result.
 ///
 /// Numbers on the wire: 1 notLeader, 2 moved, 3 overloaded, 4 noQuorum, 5 outcomeUnknown, 6 invalid, 7 tooLarge,
-/// 8 unknownGroup, 9 unavailable, 11 sessionExpired, 13 compacted, 14 quotaExceeded, 16 answerNotKept. Kept for later:
+/// 8 unknownGroup, 9 unavailable, 11 sessionExpired, 13 compacted, 14 quotaExceeded, 16 answerNotKept, 17 guardFailed. Kept for later:
 /// 10 notYet, 12 conditionFailed, 15 unauthorized. A number that this version does not know fails to decode; the caller then takes
 /// a command's outcome for unknown.
 public enum Refusal: Error, Hashable, Sendable {
@@ -35,6 +35,9 @@ public enum Refusal: Error, Hashable, Sendable {
     case quotaExceeded(String)
     /// Applied when it came first, in this entry and at this revision; its answer was too large to be kept.
     case answerNotKept(index: LogIndex, revision: Revision)
+    /// Not applied: nobody has the fencing token (any more), or what it was to guard has seen the token `highest`. 0: that is
+    /// not known.
+    case guardFailed(highest: UInt64)
 
     /// The command may have been applied, now or later.
     public var mayHaveHappened: Bool {
@@ -48,7 +51,9 @@ public enum Refusal: Error, Hashable, Sendable {
     public var isRetrySafe: Bool {
         switch self {
         case .notLeader, .moved, .overloaded, .noQuorum, .unknownGroup, .unavailable: true
-        case .outcomeUnknown, .invalid, .tooLarge, .sessionExpired, .compacted, .quotaExceeded, .answerNotKept: false
+        case .outcomeUnknown, .invalid, .tooLarge, .sessionExpired, .compacted, .quotaExceeded, .answerNotKept,
+            .guardFailed:
+            false
         }
     }
 }
@@ -69,6 +74,8 @@ extension Refusal: CustomStringConvertible {
         case .quotaExceeded(let text): "over a quota: \(text)"
         case .answerNotKept(let index, let revision):
             "applied before, in entry \(index) at revision \(revision); its answer was too large to be kept"
+        case .guardFailed(0): "the fencing token is held no more: the lock was lost"
+        case .guardFailed(let highest): "the fencing token is over: the lock was granted again, with token \(highest)"
         case .invalid(let text): "invalid: \(text)"
         case .tooLarge(let text): "too large: \(text)"
         case .unknownGroup: "the host has no replica of this group"
@@ -138,6 +145,9 @@ extension Refusal: Message {
             writer.write(16 as UInt8)
             writer.write(index)
             writer.write(revision)
+        case .guardFailed(let highest):
+            writer.write(17 as UInt8)
+            writer.write(highest)
         }
     }
 
@@ -160,6 +170,7 @@ extension Refusal: Message {
         case 13: self = .compacted(oldest: try reader.read())
         case 14: self = .quotaExceeded(try reader.readText())
         case 16: self = .answerNotKept(index: try reader.read(), revision: try reader.read())
+        case 17: self = .guardFailed(highest: try reader.read())
         default: throw DecodingFailure(expected: "an outcome", found: "\(outcome)")
         }
     }

@@ -126,12 +126,19 @@ public struct MasterStateMachine: Sendable {
         else { return [] }
         if machine.isRegistered { return reads(of: entry, machine, store) }
         if machine == .deadlines { return reads(ofDeadlines: entry, store) }
+        if machine == .guards { return reads(ofGuarded: entry, store) }
         guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
             let transaction = try? KeyValueTransaction(payload: entry.payload)
         else { return [] }
         return transaction.readKeys.map {
             RecordPosition(slot: Ring.slot(of: $0), machine: .keyValue, key: $0)
         }
+    }
+
+    private func reads(ofGuarded entry: LogEntry, _ store: any RecordStore) -> [RecordPosition] {
+        guard let guarded = try? GuardedCommand(payload: entry.payload) else { return [] }
+        let place = machines.fencing(of: guarded.token.machine)?.place(of: guarded)
+        return (place.map { [$0] } ?? []) + reads(of: entry.with(guarded.payload), store)
     }
 
     private func reads(ofDeadlines entry: LogEntry, _ store: any RecordStore) -> [RecordPosition] {
@@ -302,7 +309,8 @@ public struct MasterStateMachine: Sendable {
             return .unsupported("entry \(entry.index) has no command header of version \(CommandHeader.formatVersion)")
         }
         if header.session != .none {
-            guard group != .meta, header.machine == .keyValue || header.machine.isRegistered else {
+            guard group != .meta, header.machine == .keyValue || header.machine == .guards || header.machine.isRegistered
+            else {
                 return .unsupported(
                     "entry \(entry.index) of session \(header.session) is for sub state machine \(header.machine), which "
                         + "has no sessions")
@@ -329,6 +337,7 @@ public struct MasterStateMachine: Sendable {
         case .keyValue where group != .meta:
             if let decision = decidePut(entry, store, &session) { return decision }
             return decideTransaction(entry, store, &session)
+        case .guards where group != .meta: return decideGuarded(entry, store, &session)
         case .firstOfDataTypes... where group != .meta: return decideMachine(header.machine, entry, store, &session)
         default:
             return .unsupported(
@@ -540,6 +549,69 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
+    /// A command behind a guard: done as without one, if the token stands.
+    private mutating func decideGuarded(
+        _ entry: LogEntry, _ store: any RecordStore, _ session: inout Call?
+    ) -> Decision {
+        let guarded: GuardedCommand
+        do throws(DecodingFailure) { guarded = try GuardedCommand(payload: entry.payload) } catch {
+            return .unsupported("entry \(entry.index): \(error)")
+        }
+        let token = guarded.token
+        guard let fencing = machines.fencing(of: token.machine) else {
+            return .unsupported(
+                "entry \(entry.index) is guarded by a token of state machine \(token.machine), which this host does not have: "
+                    + "start it with a program that has it")
+        }
+        session?.slot = guarded.slot
+        if let refusal = fencing.problem(of: guarded) { return .refused(refusal) }
+        let place = fencing.place(of: guarded)
+        var highest: UInt64 = 0
+        switch store.find(place) {
+        case .elsewhere: return .unready([place])
+        case .absent where guarded.isBesideLock && !isPlanted("guard-not-looked-at"):
+            return .refused(.guardFailed(highest: 0))
+        case .absent: break
+        case .found(let record) where !guarded.isBesideLock:
+            do throws(DecodingFailure) { highest = try GuardRecord(decoding: record.value).highest } catch {
+                return .unsupported("entry \(entry.index): \(error)")
+            }
+        case .found: break
+        }
+        guard token.number >= highest || isPlanted("guard-not-looked-at") else {
+            return .refused(.guardFailed(highest: highest))
+        }
+        let inner = entry.with(guarded.payload)
+        let decision: Decision
+        if guarded.machine == .keyValue {
+            decision =
+                decidePlain(inner, store) ?? decidePut(inner, store, &session)
+                ?? decideTransaction(inner, store, &session)
+        } else {
+            decision = decideMachine(guarded.machine, inner, store, &session)
+        }
+        // What it wrote itself stands first: the change is that machine's.
+        guard case .done(let writes, let body, let events) = decision, !guarded.isBesideLock, token.number > highest
+        else { return decision }
+        let record = RecordWrite(
+            slot: place.slot, machine: .guards, key: place.key, expiry: .zero,
+            value: GuardRecord(highest: token.number).encoded())
+        return .done(writes + [record], body: body, events: events)
+    }
+
+    /// A put or delete as most are; nil: it is another command.
+    private func decidePlain(_ entry: LogEntry, _ store: any RecordStore) -> Decision? {
+        guard let command = entry.payload.withUnsafeBytes({ KeyValueCommandView(payload: $0) }),
+            command.isWithinLimits, command.timeToLiveMillis == 0
+        else { return nil }
+        let key = entry.payload[command.key]
+        var context = ApplyContext(
+            group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: Ring.slot(of: key),
+            machine: .keyValue, store: store)
+        if command.isPut { context.put(key, entry.payload[command.value]) } else { context.delete(key) }
+        return .done(context.writes, body: Bytes())
+    }
+
     private mutating func decideMachine(
         _ machine: SubMachineNumber, _ entry: LogEntry, _ store: any RecordStore, _ session: inout Call?
     ) -> Decision {
@@ -659,6 +731,7 @@ extension MasterStateMachine {
                 if let problem = check(sessionOf: header, payload, slot: slot, level: level) { return problem }
                 if header.machine == .sessions { return nil }
             }
+            if header.machine == .guards { return check(guarded: payload, slot: slot, level: level, machines) }
             if header.machine.isRegistered {
                 return check(machine: header.machine, payload, slot: slot, level: level, machines)
             }
@@ -727,6 +800,24 @@ extension MasterStateMachine {
         return machines.problem(ofCommand: request, of: machine)
     }
 
+    private static func check(
+        guarded payload: Bytes, slot: Slot, level: UInt32, _ machines: StateMachineRegistry
+    ) -> Refusal? {
+        guard level >= FeatureLevel.dataTypes else {
+            return .unavailable(
+                "fencing tokens need feature level \(FeatureLevel.dataTypes), and this host knows the cluster to be at "
+                    + "\(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
+        }
+        let guarded: GuardedCommand
+        do throws(DecodingFailure) { guarded = try GuardedCommand(payload: payload) } catch {
+            return .invalid("\(error)")
+        }
+        guard let fencing = machines.fencing(of: guarded.token.machine) else {
+            return .unavailable("the host has no state machine \(guarded.token.machine) that gives out fencing tokens")
+        }
+        return fencing.problem(of: guarded) ?? check(guarded.payload, slot: slot, level: level, machines: machines)
+    }
+
     private static func check(deadlinesAt level: UInt32) -> Refusal? {
         guard level < FeatureLevel.deadlines else { return nil }
         return .unavailable(
@@ -759,6 +850,9 @@ extension MasterStateMachine {
     ) -> Bool {
         let machine = payload.withUnsafeBytes { CommandHeader(of: $0)?.machine }
         if machine == .sessions { return false }
+        if machine == .guards {
+            return CommandGuard.command(in: payload).map { bringsDataIn($0, machines: machines) } ?? true
+        }
         if let machine, machine.isRegistered {
             guard let request = try? MachineRequest(payload: payload) else { return true }
             return machines.command(request.number, of: machine)?.bringsDataIn ?? true

@@ -43,6 +43,7 @@ public struct StateMachineRegistry: Sendable {
     private var commands: [MachineCommandNumber: Command] = [:]
     private var queries: [MachineCommandNumber: Query] = [:]
     private var releases: [SubMachineNumber: Release] = [:]
+    private var fencings: [SubMachineNumber: Fencing] = [:]
     private var timers: [SubMachineNumber: @Sendable (Bytes) -> ScheduledCommand?] = [:]
     typealias Release = @Sendable (Bytes, SessionID, inout MachineContext) throws -> Void
     /// All machines, ascending, with their types' names.
@@ -93,6 +94,7 @@ public struct StateMachineRegistry: Sendable {
         all.commands.merge(other.commands) { $1 }
         all.queries.merge(other.queries) { $1 }
         all.releases.merge(other.releases) { $1 }
+        all.fencings.merge(other.fencings) { $1 }
         all.timers.merge(other.timers) { $1 }
         all.sort()
         return all
@@ -109,6 +111,7 @@ public struct StateMachineRegistry: Sendable {
         }
         machines.append((machine.number, "\(machine)"))
         if let swept = machine as? any SweptMachine.Type { timers[machine.number] = swept.timer }
+        if let fencing = machine as? any FencingMachine.Type { fencings[machine.number] = Fencing(fencing) }
         if let holder = machine as? any SessionHolder.Type { releases[machine.number] = holder.release }
         for command in machine.commands { try add(command: command, of: machine) }
         for query in machine.queries { try add(query: query, of: machine) }
@@ -181,6 +184,8 @@ public struct StateMachineRegistry: Sendable {
         guard let timer = timers[machine]?(record), timer.group == group else { return nil }
         return timer.deadline
     }
+
+    func fencing(of machine: SubMachineNumber) -> Fencing? { fencings[machine] }
 
     func release(of machine: SubMachineNumber) -> Release? { releases[machine] }
 

@@ -15,7 +15,9 @@ extension SubMachineNumber {
     public static let slotOwnership = SubMachineNumber(5)
     /// What is due at some log time; in all groups but the meta group.
     public static let deadlines = SubMachineNumber(6)
-    // 7 to 15 are kept for the inside of Bifrost.
+    /// Commands behind fencing tokens, and the highest of these that keys have seen; in all groups but the meta group.
+    public static let guards = SubMachineNumber(7)
+    // 8 to 15 are kept for the inside of Bifrost.
     /// The first number of Bifrost's data types, which are machines as users' are. They have those up to 1,023.
     public static let firstOfDataTypes = SubMachineNumber(16)
     /// The first number that users may give to their own machines.

@@ -48,6 +48,8 @@ struct BifrostCommand: AsyncParsableCommand {
               73  serve, recover: the data directory can't be used: held by another process, of
                   another cluster, newer, damaged; snapshot restore: it is not empty
               74  a file can't be read or written
+              75  lock, semaphore, elect, lease: what was held is lost; --guard: its token is over
+                  (of a command that was run under a lock the exit code is the command's)
               130 import, snapshot save: ended by SIGINT (Ctrl-C); says how far it came
               141 standard output was closed by its reader
               143 import, snapshot save: ended by SIGTERM; says how far it came
@@ -67,6 +69,11 @@ struct BifrostCommand: AsyncParsableCommand {
             NumberCommands.self,
             MapCommands.self,
             SetCommands.self,
+            LockCommands.self,
+            SemaphoreCommands.self,
+            ElectionCommands.self,
+            ElectCommand.self,
+            LeaseCommands.self,
             MachineCommands.self,
             Import.self,
             Export.self,

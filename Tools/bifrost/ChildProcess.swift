@@ -16,6 +16,8 @@ package final class ChildProcess: Sendable {
         case nothing
         /// A pipe that stays open without a byte in it until `closeInput`, or until this process ends, however it ends.
         case lifeline
+        /// This process's own.
+        case inherited
         case bytes([UInt8])
     }
 
@@ -28,6 +30,8 @@ package final class ChildProcess: Sendable {
         case streamed(@Sendable ([UInt8]) -> Void)
         /// Appended to this file.
         case file(String)
+        /// This process's own.
+        case inherited
     }
 
     package enum Ending: Equatable, Sendable, CustomStringConvertible {
@@ -65,19 +69,25 @@ package final class ChildProcess: Sendable {
     }
 
     package let pid: Int32
+    /// Of a process group of its own.
+    private let isLeader: Bool
     private let state = Mutex(State())
     /// Left when the child is reaped and what it wrote is read.
     private let open = DispatchGroup()
 
-    /// - Parameter environment: in place of this process's own.
+    /// - Parameters:
+    ///   - executable: a path, or a name that is looked for in PATH.
+    ///   - environment: in place of this process's own.
+    ///   - inForeground: it stays in this process's group, and may read from its terminal.
     package init(
         _ executable: String, _ arguments: [String], environment: [String: String]? = nil, input: Input = .nothing,
-        output: Output = .collected, errors: Output = .collected
+        output: Output = .collected, errors: Output = .collected, inForeground: Bool = false
     ) throws(Failure) {
         let ours: [Int32]
-        (pid, ours) = try Self.start(executable, arguments, environment, input, [output, errors])
+        isLeader = !inForeground
+        (pid, ours) = try Self.start(executable, arguments, environment, input, [output, errors], isLeader)
         switch input {
-        case .nothing: break
+        case .nothing, .inherited: break
         case .lifeline: state.withLock { $0.input = ours[0] }
         case .bytes(let bytes): Self.write(bytes, to: ours[0])
         }
@@ -102,6 +112,14 @@ package final class ChildProcess: Sendable {
     package func send(_ signal: Int32) {
         state.withLock { state in
             if state.ending == nil { Foundation.kill(pid, signal) }
+        }
+    }
+
+    /// To its whole process group, if it has one of its own: also to what it started.
+    package func sendToAll(_ signal: Int32) {
+        guard isLeader else { return send(signal) }
+        state.withLock { state in
+            if state.ending == nil { Foundation.kill(-pid, signal) }
         }
     }
 
@@ -151,7 +169,7 @@ package final class ChildProcess: Sendable {
     /// The child's number, and this side's ends of input, output and errors; -1 where there is none.
     private static func start(
         _ executable: String, _ arguments: [String], _ environment: [String: String]?, _ input: Input,
-        _ outputs: [Output]
+        _ outputs: [Output], _ isLeader: Bool
     ) throws(Failure) -> (Int32, [Int32]) {
         try starting.withLock { (_) throws(Failure) in
             var ours: [Int32] = []
@@ -160,7 +178,7 @@ package final class ChildProcess: Sendable {
             do throws(Failure) {
                 try openInput(input, &ours, &theirs)
                 for output in outputs { try openOutput(output, &ours, &theirs) }
-                return (try spawn(executable, arguments, environment, theirs), ours)
+                return (try spawn(executable, arguments, environment, theirs, isLeader), ours)
             } catch {
                 for descriptor in ours where descriptor >= 0 { close(descriptor) }
                 throw error
@@ -179,7 +197,8 @@ package final class ChildProcess: Sendable {
     }
 
     private static func spawn(
-        _ executable: String, _ arguments: [String], _ environment: [String: String]?, _ descriptors: [Int32]
+        _ executable: String, _ arguments: [String], _ environment: [String: String]?, _ descriptors: [Int32],
+        _ isLeader: Bool
     ) throws(Failure) -> pid_t {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
@@ -208,13 +227,13 @@ package final class ChildProcess: Sendable {
         posix_spawnattr_setsigdefault(&attributes, &all)
         posix_spawnattr_setsigmask(&attributes, &none)
         posix_spawnattr_setpgroup(&attributes, 0)
-        posix_spawnattr_setflags(
-            &attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK))
+        let group = isLeader ? POSIX_SPAWN_SETPGROUP : 0
+        posix_spawnattr_setflags(&attributes, Int16(group | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK))
         let words = ([executable] + arguments).map { strdup($0) } + [nil]
         let settings = (environment ?? ProcessInfo.processInfo.environment).map { strdup("\($0)=\($1)") } + [nil]
         defer { for text in words + settings { free(text) } }
         var pid: pid_t = 0
-        let error = posix_spawn(&pid, executable, &actions, &attributes, words, settings)
+        let error = posix_spawnp(&pid, executable, &actions, &attributes, words, settings)
         guard error == 0 else {
             throw Failure(description: "can't start \(executable): \(String(cString: strerror(error)))")
         }
@@ -261,7 +280,20 @@ package final class ChildProcess: Sendable {
         return descriptor
     }
 
+    private static func copy(_ descriptor: Int32) throws(Failure) -> Int32 {
+        let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
+        guard copy >= 0 else {
+            throw Failure(description: "can't hand on descriptor \(descriptor): \(String(cString: strerror(errno)))")
+        }
+        return copy
+    }
+
     private static func openInput(_ input: Input, _ ours: inout [Int32], _ theirs: inout [Int32]) throws(Failure) {
+        if case .inherited = input {
+            theirs.append(try copy(STDIN_FILENO))
+            ours.append(-1)
+            return
+        }
         guard case .nothing = input else {
             let ends = try pipe()
             ours.append(ends.write)
@@ -274,6 +306,9 @@ package final class ChildProcess: Sendable {
 
     private static func openOutput(_ output: Output, _ ours: inout [Int32], _ theirs: inout [Int32]) throws(Failure) {
         switch output {
+        case .inherited:
+            theirs.append(try copy(theirs.count == 1 ? STDOUT_FILENO : STDERR_FILENO))
+            ours.append(-1)
         case .nothing:
             theirs.append(try openFile("/dev/null", O_WRONLY))
             ours.append(-1)

@@ -189,7 +189,7 @@ final class DemoImport: @unchecked Sendable {
     private static func isWorthRepeating(_ failure: OperationFailure) -> Bool {
         switch failure.code {
         case .outcomeUnknown, .deadlineExceeded, .noQuorum, .unreachable, .overloaded, .unavailable: true
-        case .notInitialised, .invalid, .tooLarge, .compacted, .cancelled, .closed: false
+        case .notInitialised, .invalid, .tooLarge, .compacted, .lockLost, .cancelled, .closed: false
         }
     }
 }

@@ -39,6 +39,14 @@ struct ClientOptions: ParsableArguments {
         transform: TimeSpan.init(parsing:))
     var timeout: TimeSpan?
 
+    @Option(
+        name: .customLong("guard"),
+        help: ArgumentHelp(
+            "Changes are made only while this fencing token stands: BIFROST_GUARD of 'bifrost lock NAME -- COMMAND'. Exit code "
+                + "75: it does not, and nothing was changed.", valueName: "token"),
+        transform: FencingToken.init(parsing:))
+    var guardToken: FencingToken?
+
     @OptionGroup var common: CommonOptions
 
     /// How long to look for a host that answers, if no time-out was given: long enough for one that is just starting,
@@ -63,6 +71,7 @@ struct ClientOptions: ParsableArguments {
         options.connectTimeout = timeout?.duration ?? min(standard, Self.connectTimeout)
         options.refusalGrace = isPatient ? Self.refusalGrace : .zero
         options.name = "bifrost command line"
+        options.guardToken = guardToken
         return options
     }
 }

@@ -23,6 +23,7 @@ package enum ExitStatus: Int32 {
     case fault = 70
     case badDirectory = 73
     case fileTrouble = 74
+    case lockLost = 75
     case interrupted = 130
     case outputClosed = 141
     case terminated = 143
@@ -75,6 +76,7 @@ package struct ToolError: Error {
             case .tooLarge: .badData
             case .invalid: .usage
             case .malformedAnswer: .fault
+            case .lockLost: .lockLost
             default: error.mayHaveHappened ? .outcomeUnknown : .unavailable
             }
         let hint = error.code == .unreachable ? "; is a host running there, and is --connect right?" : ""

@@ -1,0 +1,89 @@
+// Something that is seen through though nobody waits for it any more: what was got in a group has to be given back, however
+// the one who wanted it ended.
+
+import Primitives
+import Synchronization
+
+/// Where the result of something that goes on by itself meets who waits for it. Whoever comes to its end is told whether
+/// anybody takes the result.
+final class Errand<Value: Sendable>: Sendable {
+    private struct State {
+        var result: Result<Value, BifrostError>?
+        var continuation: CheckedContinuation<Result<Value, BifrostError>, Never>?
+        var isAbandoned = false
+        var whenAbandoned: (@Sendable () -> Void)?
+    }
+    private let state = Mutex(State())
+
+    var isAbandoned: Bool { state.withLock { $0.isAbandoned } }
+
+    /// Done when nobody wants the result any more; at once, if that is so already.
+    func whenAbandoned(_ body: @escaping @Sendable () -> Void) {
+        let isLate = state.withLock { state in
+            if !state.isAbandoned { state.whenAbandoned = body }
+            return state.isAbandoned
+        }
+        if isLate { body() }
+    }
+
+    /// - Returns: false: nobody wants it any more.
+    func finish(_ result: Result<Value, BifrostError>) -> Bool {
+        let (isWanted, continuation) = state.withLock { state in
+            guard !state.isAbandoned else { return (false, nil as CheckedContinuation<Result<Value, BifrostError>, Never>?) }
+            let waiting = state.continuation
+            (state.result, state.continuation, state.whenAbandoned) = (result, nil, nil)
+            return (true, waiting)
+        }
+        continuation?.resume(returning: result)
+        return isWanted
+    }
+
+    private func abandon(_ error: BifrostError) {
+        let (continuation, whenAbandoned) = state.withLock { state in
+            guard state.result == nil, !state.isAbandoned else {
+                return (nil as CheckedContinuation<Result<Value, BifrostError>, Never>?, nil as (@Sendable () -> Void)?)
+            }
+            state.isAbandoned = true
+            defer { (state.continuation, state.whenAbandoned) = (nil, nil) }
+            return (state.continuation, state.whenAbandoned)
+        }
+        continuation?.resume(returning: .failure(error))
+        whenAbandoned?()
+    }
+
+    /// Waits for the result. To be called once.
+    ///
+    /// - Parameter limit: nil: as long as it takes.
+    /// - Throws: what became of it; `cancelled`, `deadlineExceeded`: it goes on by itself, and its result is not wanted.
+    func value(within limit: Duration?) async throws(BifrostError) -> Value {
+        let clock = limit.map { limit in
+            Task { [self] in
+                guard (try? await Task.sleep(for: limit)) != nil else { return }
+                abandon(
+                    BifrostError(
+                        .deadlineExceeded, "no answer within \(limit); what it came to, or comes to, is given back"))
+            }
+        }
+        defer { clock?.cancel() }
+        let result = await withTaskCancellationHandler {
+            await withCheckedContinuation { (continuation: CheckedContinuation<Result<Value, BifrostError>, Never>) in
+                let known: Result<Value, BifrostError>? = state.withLock { state in
+                    if let result = state.result { return result }
+                    if state.isAbandoned { return .failure(Self.cancelled) }
+                    state.continuation = continuation
+                    return nil
+                }
+                if let known { continuation.resume(returning: known) }
+            }
+        } onCancel: {
+            abandon(Self.cancelled)
+        }
+        return try result.get()
+    }
+
+    private static var cancelled: BifrostError {
+        BifrostError(
+            .cancelled, "the task was cancelled; what it came to, or comes to, is given back",
+            cause: CancellationError())
+    }
+}
