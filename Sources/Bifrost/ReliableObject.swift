@@ -104,7 +104,9 @@ struct ReliableObject: Sendable {
         case ObjectFailure.overflow: .overflow
         case ObjectFailure.divisionByZero: .divisionByZero
         case ObjectFailure.outOfBounds: .outOfBounds
-        case ObjectFailure.otherKind, ObjectFailure.otherSlot: .invalid
+        case ObjectFailure.otherKind, ObjectFailure.otherSlot, ObjectFailure.tooManyPermits: .invalid
+        case ObjectFailure.noLimit, ObjectFailure.otherLimit: .conditionFailed
+        case ObjectFailure.tooManyClaims: .overloaded
         default: .machineFailed
         }
     }

@@ -6,6 +6,28 @@ import Messages
 import Primitives
 import StateMachines
 
+/// A lock, semaphore, election or lease.
+struct PermitName: Hashable, Comparable {
+    var machine: SubMachineNumber
+    var name: Bytes
+
+    static func < (left: Self, right: Self) -> Bool {
+        (left.machine.rawValue, left.name) < (right.machine.rawValue, right.name)
+    }
+}
+
+/// What a fencing token guards elsewhere.
+private struct GuardName: Hashable {
+    var lock: PermitName
+    var machine: SubMachineNumber
+    var key: Bytes
+
+    init(_ token: FencingToken, _ guarded: GuardedCommand) {
+        lock = PermitName(machine: token.machine, name: token.name)
+        (machine, key) = (guarded.machine, guarded.key)
+    }
+}
+
 /// All objects of one group.
 final class DataTypeModel {
     struct Entry: Equatable {
@@ -47,6 +69,13 @@ final class DataTypeModel {
     private var numbers: [Bytes: Past<NumberState?>] = [:]
     private var maps: [Bytes: Past<[Bytes: Entry]>] = [:]
     private var sets: [Bytes: Past<Set<Bytes>>] = [:]
+    private var permits: [PermitName: Past<PermitModel>] = [:]
+    private var sessions = SessionModel()
+    /// By lock and key: the highest fencing token that was seen.
+    private var highest: [GuardName: UInt64] = [:]
+    /// Commands that a token held back, and that a session had something in which ended.
+    private(set) var guarded = 0
+    private(set) var heldToTheEnd = 0
     /// Times to live that were over, and collections that were emptied.
     private(set) var expired = 0
     private(set) var cleared = 0
@@ -55,6 +84,13 @@ final class DataTypeModel {
     func number(_ name: Bytes, at index: LogIndex) -> NumberState? { numbers[name]?.state(at: index) ?? nil }
     func map(_ name: Bytes, at index: LogIndex) -> [Bytes: Entry] { maps[name]?.state(at: index) ?? [:] }
     func set(_ name: Bytes, at index: LogIndex) -> Set<Bytes> { sets[name]?.state(at: index) ?? [] }
+
+    func permits(_ name: PermitName, at index: LogIndex) -> PermitModel {
+        permits[name]?.state(at: index) ?? PermitModel()
+    }
+
+    /// Somebody waits, or has something, for a time.
+    func hasTimer(_ name: PermitName) -> Bool { permits[name]?.now.hasTimer ?? false }
 
     /// Something has a time to live that is not over.
     func hasTimer(_ name: Bytes) -> Bool {
@@ -65,27 +101,40 @@ final class DataTypeModel {
     // MARK: Entries
 
     /// An entry was applied by some replica. Returns what is wrong with what it came to.
-    func apply(_ entry: LogEntry, _ outcome: Applied) -> String? {
+    func apply(_ entry: LogEntry, _ outcome: Applied) -> String? { apply(entry, outcome, isNew: entry.index > last) }
+
+    /// - Parameter isNew: sessions have not seen it yet.
+    private func apply(_ entry: LogEntry, _ outcome: Applied, isNew: Bool) -> String? {
+        if isNew {
+            precondition(entry.index == last.next, "somebody applies each entry first")
+            logTime = max(logTime, entry.logTime)
+            _ = sessions.commit(EntryMark(entry, after: nil, configuration: nil), at: entry.index)
+        }
+        if case .refused(.guardFailed) = outcome { return judgeRefusal(of: entry) }
         guard case .done(let revision, let body) = outcome,
             let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
         else {
             last = max(last, entry.index)
             return nil
         }
+        if machine == .guards { return apply(guarded: entry, outcome) }
         let isKnown = machine >= .firstOfDataTypes && machine < .firstOfUsers
         guard entry.index > last else {
             guard isKnown, outcomes[entry.index] != hash(body) else { return nil }
             return "entry \(entry.index) came to something else on another replica, or before"
         }
-        precondition(entry.index == last.next, "somebody applies each entry first")
         last = entry.index
-        logTime = max(logTime, entry.logTime)
-        if machine == .deadlines { return expire(entry) }
+        if machine == .deadlines { return expire(entry, revision) }
+        if machine == .sessions { return endSessions(entry, revision) }
         guard isKnown else { return nil }
         outcomes[entry.index] = hash(body)
         do {
             let request = try MachineRequest(payload: entry.payload)
-            let expected = try apply(request, of: machine, at: entry.index, revision)
+            let session = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session ?? .none }
+            let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
+            let expected =
+                try apply(permits: request, of: machine, session, moment)
+                ?? apply(request, of: machine, at: entry.index, revision)
             let found = try MachineOutcome(decoding: body)
             switch (expected, found) {
             case (.success(let answer), .answer(let body)) where answer == body: return nil
@@ -108,7 +157,7 @@ final class DataTypeModel {
 
     private func hash(_ body: Bytes) -> UInt64 { body.withUnsafeBytes { hash64($0, seed: 7) } }
 
-    private func expire(_ entry: LogEntry) -> String? {
+    private func expire(_ entry: LogEntry, _ revision: Revision) -> String? {
         guard case .fire(let deadline)? = try? DeadlineCommand(payload: entry.payload) else { return nil }
         for name in values.keys.sorted() {
             guard let value = values[name]?.now, value.timer == deadline.index, value.due <= logTime else { continue }
@@ -123,7 +172,134 @@ final class DataTypeModel {
             for key in over { map[key] = nil }
             maps[name]?.become(map, at: entry.index)
         }
+        let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
+        return change(allPermits: moment) { $0.fire(deadline.index, moment) }
+    }
+
+    // MARK: Permits
+
+    /// The sessions that ended have nothing any more, in the order in which the entry names them.
+    private func endSessions(_ entry: LogEntry, _ revision: Revision) -> String? {
+        let ids: [SessionID]
+        switch try? SessionCommand(payload: entry.payload) {
+        case .close(let id)?: ids = [id]
+        case .expire(let expiries)?: ids = expiries.map(\.id)
+        default: return nil
+        }
+        let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
+        for id in ids where !sessions.has(id) {
+            if let problem = change(
+                allPermits: moment,
+                { permits in
+                    let hadSome = permits.end(id, moment)
+                    if hadSome { heldToTheEnd += 1 }
+                    return hadSome
+                })
+            {
+                return problem
+            }
+        }
         return nil
+    }
+
+    private func change(
+        allPermits moment: PermitModel.Moment, _ body: (inout PermitModel) -> Bool
+    ) -> String? {
+        for name in permits.keys.sorted() {
+            guard var now = permits[name]?.now, body(&now) else { continue }
+            permits[name]?.become(now, at: moment.index)
+            if let problem = now.problem { return "\(name.name) at \(moment.index): \(problem)" }
+        }
+        return nil
+    }
+
+    /// nil: it is no such command.
+    private func apply(
+        permits request: MachineRequest, of machine: SubMachineNumber, _ session: SessionID,
+        _ moment: PermitModel.Moment
+    ) throws -> Expected? {
+        switch machine {
+        case LockMachine.number: try apply(request, of: LockMachine.self, session, moment)
+        case SemaphoreMachine.number: try apply(request, of: SemaphoreMachine.self, session, moment)
+        case ElectionMachine.number: try apply(request, of: ElectionMachine.self, session, moment)
+        case LeaseMachine.number: try apply(request, of: LeaseMachine.self, session, moment)
+        default: nil
+        }
+    }
+
+    private func apply<Machine: PermitMachine>(
+        _ request: MachineRequest, of _: Machine.Type, _ session: SessionID, _ moment: PermitModel.Moment
+    ) throws -> Expected {
+        let place = PermitName(machine: Machine.number, name: request.key)
+        var permits = permits[place]?.now ?? PermitModel()
+        let answer: Expected
+        switch request.number {
+        case PermitAcquire<Machine>.number:
+            let wish = try PermitAcquire<Machine>(decoding: request.body).wish
+            answer = permits.acquire(wish, of: session, moment).map { $0.encoded() }
+        case PermitRelease<Machine>.number:
+            let token = try PermitRelease<Machine>(decoding: request.body).token
+            answer = .success(permits.release(token: token, moment).encoded())
+        case PermitCancel<Machine>.number:
+            let ticket = try PermitCancel<Machine>(decoding: request.body).ticket
+            answer = .success(permits.cancel(ticket: ticket, of: session, moment).encoded())
+        case PermitRenew<Machine>.number:
+            let command = try PermitRenew<Machine>(decoding: request.body)
+            answer = .success(permits.renew(token: command.token, command.timeToLiveMillis, moment).encoded())
+        case PermitAnnounce<Machine>.number:
+            let command = try PermitAnnounce<Machine>(decoding: request.body)
+            answer = .success(permits.announce(token: command.token, command.value).encoded())
+        case PermitLimit<Machine>.number:
+            let limit = try PermitLimit<Machine>(decoding: request.body).limit
+            answer = .success(ObjectCount(UInt64(permits.setLimit(limit, moment))).encoded())
+        default:
+            return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
+        }
+        if case .success = answer {
+            self.permits[place, default: Past(PermitModel())].become(permits, at: moment.index)
+        }
+        return answer
+    }
+
+    // MARK: Guards
+
+    /// Whether the token stands, before the command is done.
+    private func stands(_ guarded: GuardedCommand, before index: LogIndex) -> Bool {
+        let token = guarded.token
+        guard !guarded.isBesideLock else {
+            let name = PermitName(machine: token.machine, name: token.name)
+            return permits(name, at: LogIndex(index.rawValue - 1)).holders.contains { $0.token == token.number }
+        }
+        return token.number >= highest[GuardName(token, guarded)] ?? 0
+    }
+
+    private func judgeRefusal(of entry: LogEntry) -> String? {
+        guard entry.index > last else { return nil }
+        last = entry.index
+        guarded += 1
+        guard let command = try? GuardedCommand(payload: entry.payload) else {
+            return "entry \(entry.index) was held back by a guard, and has none"
+        }
+        return stands(command, before: entry.index)
+            ? "entry \(entry.index) was held back, though token \(command.token.number) stands" : nil
+    }
+
+    private func apply(guarded entry: LogEntry, _ outcome: Applied) -> String? {
+        guard let command = try? GuardedCommand(payload: entry.payload) else {
+            return "entry \(entry.index): a guarded command that can't be read"
+        }
+        if entry.index > last {
+            guard stands(command, before: entry.index) else {
+                return "entry \(entry.index) was done, though token \(command.token.number) is over"
+            }
+            if !command.isBesideLock {
+                highest[GuardName(command.token, command)] = command.token.number
+            }
+        }
+        return apply(
+            LogEntry(
+                index: entry.index, term: entry.term, logTime: entry.logTime, kind: entry.kind,
+                payload: command.payload), outcome, isNew: false)
     }
 
     /// A command's answer, or why it fails.

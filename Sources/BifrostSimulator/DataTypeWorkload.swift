@@ -22,6 +22,17 @@ final class DataTypeWorkload: SimulatedWorkload {
     private static let numbers: [Bytes] = ["number 1", "number 2", "{n}3"]
     private static let maps: [Bytes] = ["map 1", "{m}2", "{m}3"]
     private static let sets: [Bytes] = ["{s}1", "{s}2", "{s}3"]
+    private static let locks = [
+        PermitName(machine: LockMachine.number, name: "{l}ock"), PermitName(machine: LockMachine.number, name: "lock 2"),
+    ]
+    /// What the first lock guards: beside it, and elsewhere.
+    private static let guarded: [Bytes] = ["{l}value", "guarded value"]
+    private static let semaphore: Bytes = "{l}semaphore"
+    /// One alone: by its entry the model knows which time is over.
+    private static let lease: Bytes = "lease 1"
+    /// The last tokens and tickets that somebody heard of.
+    private var tokens: [PermitName: UInt64] = [:]
+    private var tickets: [PermitName: UInt64] = [:]
 
     /// - Parameter groupOf: who owns an object.
     init(groupOf: @escaping (Bytes) -> GroupID) { self.groupOf = groupOf }
@@ -34,6 +45,8 @@ final class DataTypeWorkload: SimulatedWorkload {
 
     var expired: Int { models.values.reduce(0) { $0 + $1.expired } }
     var cleared: Int { models.values.reduce(0) { $0 + $1.cleared } }
+    var guarded: Int { models.values.reduce(0) { $0 + $1.guarded } }
+    var heldToTheEnd: Int { models.values.reduce(0) { $0 + $1.heldToTheEnd } }
 
     private func model(_ group: GroupID) -> DataTypeModel {
         if let known = models[group] { return known }
@@ -47,7 +60,9 @@ final class DataTypeWorkload: SimulatedWorkload {
     func next(random: inout SeededRandom) -> SimulatedRequest {
         let dice = random.below(100)
         if dice < 30 { return read(random: &random) }
-        switch random.below(8) {
+        switch random.below(11) {
+        case 8, 9: return changePermits(random: &random)
+        case 10: return changeGuarded(random: &random)
         case 0: return changeValue(random: &random)
         case 1, 2: return changeNumber(random: &random)
         case 3, 4, 5: return changeMap(random: &random)
@@ -172,9 +187,89 @@ final class DataTypeWorkload: SimulatedWorkload {
         }
     }
 
-    private func command(_ command: some MachineCommand) -> SimulatedRequest {
+    // MARK: Permits
+
+    private func changePermits(random: inout SeededRandom) -> SimulatedRequest {
+        switch random.below(7) {
+        case 0...3:
+            let lock = Self.locks[random.below(3) == 0 ? 1 : 0].name
+            return changePermits(of: LockMachine.self, lock, limit: 1, random: &random)
+        case 4, 5: return changePermits(of: SemaphoreMachine.self, Self.semaphore, limit: 3, random: &random)
+        default: return changePermits(of: LeaseMachine.self, Self.lease, limit: 1, random: &random)
+        }
+    }
+
+    private func changePermits<Machine: PermitMachine>(
+        of _: Machine.Type, _ name: Bytes, limit: UInt32, random: inout SeededRandom
+    ) -> SimulatedRequest {
+        let place = PermitName(machine: Machine.number, name: name)
+        let (token, ticket) = (tokens[place] ?? 1, tickets[place] ?? 1)
+        switch random.below(20) {
+        case 0...7:
+            let wait: UInt64 = random.below(3) == 0 ? 0 : random.below(4) == 0 ? .max : 1 + random.below(4_000)
+            let isLease = Machine.number == LeaseMachine.number
+            let said: UInt32 = limit == 1 || random.below(8) > 0 ? limit : UInt32(random.below(5))
+            return command(
+                PermitAcquire<Machine>(
+                    name, permits: 1 + UInt32(random.below(UInt64(limit))), limit: said, waitMillis: wait,
+                    timeToLiveMillis: isLease ? 1 + random.below(6_000) : 0, value: Bytes("\(random.below(100))"))
+            ) { [unowned self] in
+                if $0.token > 0 { tokens[place] = $0.token }
+                if $0.ticket > 0 { tickets[place] = $0.ticket }
+            }
+        case 8...10:
+            return query(PermitList<Machine>(name), .linearizable, 0) { [unowned self] listing, model, index in
+                if let first = listing.entries.first { tokens[place] = first.number }
+                return Self.problem(listing, model.permits(place, at: index), isOfWaiters: false)
+            }
+        case 11...13: return command(PermitRelease<Machine>(name, token: token))
+        case 14: return command(PermitCancel<Machine>(name, ticket: ticket))
+        case 15 where Machine.number == LeaseMachine.number:
+            return command(PermitRenew<Machine>(name, token: token, timeToLiveMillis: random.below(5_000)))
+        case 15, 16: return command(PermitAnnounce<Machine>(name, token: token, value: Bytes("\(random.below(100))")))
+        case 17 where limit > 1: return command(PermitLimit<Machine>(name, UInt32(random.below(5))))
+        case 17, 18: return command(PermitRelease<Machine>(name, token: token))
+        default: return list(Machine.self, name, waiters: random.below(2) == 0)
+        }
+    }
+
+    private func list<Machine: PermitMachine>(
+        _: Machine.Type, _ name: Bytes, waiters: Bool
+    ) -> SimulatedRequest {
+        let place = PermitName(machine: Machine.number, name: name)
+        return query(PermitList<Machine>(name, waiters: waiters), .linearizable, 0) { listing, model, index in
+            Self.problem(listing, model.permits(place, at: index), isOfWaiters: waiters)
+        }
+    }
+
+    private static func problem(
+        _ listing: PermitListing, _ permits: PermitModel, isOfWaiters: Bool
+    ) -> String? {
+        let expected = isOfWaiters ? permits.waiters.map(\.entry) : permits.holders.map(\.entry)
+        guard listing.entries == expected || listing.next != nil else {
+            return "\(listing.entries), not \(expected)"
+        }
+        guard listing.out == permits.out, listing.waiters == UInt32(permits.waiters.count) else {
+            return "\(listing.out) permits out and \(listing.waiters) waiters, not \(permits.out) and "
+                + "\(permits.waiters.count)"
+        }
+        return nil
+    }
+
+    private func changeGuarded(random: inout SeededRandom) -> SimulatedRequest {
+        let lock = Self.locks[0]
+        let known = tokens[lock] ?? 1
+        let token = random.below(3) == 0 ? UInt64(random.below(known + 1)) : known
+        var request = command(ValueSet(pick(Self.guarded, &random), someValue(&random)))
+        request.guardToken = FencingToken(token, of: lock.name, machine: lock.machine)
+        return request
+    }
+
+    private func command<Command: MachineCommand>(
+        _ command: Command, _ heard: @escaping (Command.Answer) -> Void = { _ in }
+    ) -> SimulatedRequest {
         let group = groupOf(command.key)
-        let (name, machine) = (command.key, type(of: command).machineNumber)
+        let (name, machine) = (command.key, Command.Machine.number)
         return SimulatedRequest(
             machine: machine, isCommand: true, request: MachineRequest(command), consistency: .linearizable, bound: 0
         ) { [unowned self] result in
@@ -183,6 +278,9 @@ final class DataTypeWorkload: SimulatedWorkload {
                 let data = try DataResult(decoding: bytes)
                 acknowledged[group] = max(acknowledged[group] ?? .zero, data.index)
                 seen[name] = data.revision
+                if case .answer(let body) = try MachineOutcome(decoding: data.body) {
+                    heard(try Command.Answer(decoding: body))
+                }
                 return model(group).judge(answer: data.body, at: data.index)
             } catch {
                 return "an answer that can't be read: \(error)"
@@ -369,6 +467,17 @@ final class DataTypeWorkload: SimulatedWorkload {
     func unsettledRequests() -> [SimulatedRequest] {
         Self.values.filter { model(groupOf($0)).hasTimer($0) }.map { get(value: $0, .linearizable, 0) }
             + Self.maps.filter { model(groupOf($0)).hasTimer($0) }.map { count(map: $0, .linearizable, 0) }
+            + unsettledPermits(LockMachine.self, Self.locks.map(\.name))
+            + unsettledPermits(SemaphoreMachine.self, [Self.semaphore])
+            + unsettledPermits(LeaseMachine.self, [Self.lease])
+    }
+
+    private func unsettledPermits<Machine: PermitMachine>(
+        _: Machine.Type, _ names: [Bytes]
+    ) -> [SimulatedRequest] {
+        names.filter { model(groupOf($0)).hasTimer(PermitName(machine: Machine.number, name: $0)) }.map {
+            list(Machine.self, $0, waiters: true)
+        }
     }
 
     func finalRequests() -> [SimulatedRequest] {
@@ -378,11 +487,14 @@ final class DataTypeWorkload: SimulatedWorkload {
             requests.append(count(map: name, .linearizable, 0))
             requests.append(page(map: name, from: Bytes(), end: nil, entriesMax: .max, .linearizable, 0))
         }
+        requests += Self.guarded.map { get(value: $0, .linearizable, 0) }
+        for lock in Self.locks {
+            requests.append(list(LockMachine.self, lock.name, waiters: false))
+            requests.append(list(LockMachine.self, lock.name, waiters: true))
+        }
+        requests.append(list(SemaphoreMachine.self, Self.semaphore, waiters: false))
+        requests.append(list(LeaseMachine.self, Self.lease, waiters: false))
         requests += Self.sets.map { page(set: $0, from: Bytes(), elementsMax: .max, .linearizable, 0) }
         return requests
     }
-}
-
-extension MachineCommand {
-    fileprivate static var machineNumber: SubMachineNumber { Machine.number }
 }

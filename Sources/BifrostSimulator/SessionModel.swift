@@ -49,6 +49,8 @@ struct SessionModel {
     private var sessions: [SessionID: Session] = [:]
     private var logTime = LogTime.zero
 
+    func has(_ id: SessionID) -> Bool { sessions[id] != nil }
+
     /// Takes the next committed entry.
     mutating func commit(_ mark: EntryMark, at index: LogIndex) -> Effect {
         logTime = max(logTime, mark.logTime)

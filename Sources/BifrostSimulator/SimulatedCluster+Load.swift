@@ -311,6 +311,12 @@ extension SimulatedCluster {
                 mark(.unknownOutcome)
                 return
             }
+            // Its entry was looked at, and came to that.
+            if failure.code == .lockLost {
+                note("operation %a: its token is over", UInt64(number))
+                operations[number].outcome = .done(revision: nil)
+                return
+            }
             note("operation %a fails without effect", UInt64(number))
             mark(.certainFailure)
             operations[number].outcome = .failed

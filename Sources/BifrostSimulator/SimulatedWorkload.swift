@@ -59,6 +59,8 @@ public struct SimulatedRequest {
     /// Of a query: by whom, and how new.
     let consistency: Consistency
     let bound: UInt32
+    /// Of a command: only while this stands.
+    var guardToken: FencingToken?
     /// What is wrong with what came of it.
     let judge: (Result<Bytes, OperationFailure>) -> String?
 
@@ -129,8 +131,9 @@ extension SimulatedCluster {
         }
         let number = operations.count
         // Commands that say the same are told apart by it, also those of clients without sessions.
-        let payload = request.request.payload(
+        let bare = request.request.payload(
             header: CommandHeader(machine: request.machine, sequence: nextSequence))
+        let payload = request.guardToken.flatMap { try? CommandGuard.payload(bare, guardedBy: $0) } ?? bare
         nextSequence += 1
         note(
             "client %h tells machine %b, operation %c", UInt64(client.place), UInt64(request.machine.rawValue),
@@ -209,6 +212,8 @@ extension SimulatedCluster {
         if let bank = workload as? BankWorkload, bank.settled > 0 { mark(.scheduledCommand) }
         if let dataTypes, dataTypes.expired > 0 { mark(.dataTypeExpired) }
         if let dataTypes, dataTypes.cleared > 0 { mark(.dataTypeCleared) }
+        if let dataTypes, dataTypes.guarded > 0 { mark(.guardHeld) }
+        if let dataTypes, dataTypes.heldToTheEnd > 0 { mark(.heldToTheEnd) }
     }
 }
 

@@ -117,7 +117,7 @@ public struct PermitAnswer: Hashable, Sendable, Message {
     /// Who has it, where one alone can.
     public var holder: PermitEntry?
 
-    init(state: State, _ session: SessionID, ticket: UInt64 = 0, token: UInt64 = 0) {
+    package init(state: State, _ session: SessionID, ticket: UInt64 = 0, token: UInt64 = 0) {
         self.state = state
         self.session = session
         self.ticket = ticket
@@ -471,6 +471,11 @@ public struct PermitEntry: Hashable, Sendable, Message {
     public var session: SessionID
     public var permits: UInt32
     public var value: Bytes
+
+    package init(number: UInt64, session: SessionID, permits: UInt32, value: Bytes) {
+        self.number = number
+        (self.session, self.permits, self.value) = (session, permits, value)
+    }
 
     init(number: UInt64, _ holder: PermitHolder) {
         self.number = number

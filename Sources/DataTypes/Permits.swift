@@ -148,7 +148,7 @@ struct Permits<Machine: PermitMachine> {
         let claims = try claims(of: session, in: &context)
         try holders.load(claims.map(\.token).filter { $0 > 0 }, in: &context)
         try waiters.load(claims.filter { $0.token == 0 }.map(\.ticket), in: &context)
-        for claim in claims {
+        for claim in isPlanted("session-end-forgets-a-lock") ? claims.filter({ $0.token == 0 }) : claims {
             if claim.token > 0 {
                 _ = try release(token: claim.token, in: &context)
             } else {

@@ -81,18 +81,18 @@ public struct FencingToken: Hashable, Sendable, Message {
 /// moment. Elsewhere nobody can tell; there it must not be below the highest that the command's key has seen of this lock.
 ///
 /// Behind a header of `.guards`: `version u8 = 1 | token | machine u16 | the guarded command, as it stands behind its header`
-struct GuardedCommand {
-    let token: FencingToken
-    let machine: SubMachineNumber
+package struct GuardedCommand {
+    package let token: FencingToken
+    package let machine: SubMachineNumber
     /// With a header of its own, of the same call.
-    let payload: Bytes
+    package let payload: Bytes
     /// What it is about.
-    let key: Bytes
+    package let key: Bytes
 
     private static let formatVersion: UInt8 = 1
 
     /// Reads a whole payload, header included.
-    init(payload: Bytes) throws(DecodingFailure) {
+    package init(payload: Bytes) throws(DecodingFailure) {
         guard var header = payload.withUnsafeBytes({ CommandHeader(of: $0) }) else {
             throw DecodingFailure(expected: "a command header", found: "\(payload.count) bytes")
         }
@@ -149,7 +149,7 @@ struct GuardedCommand {
     var slot: Slot { Ring.slot(of: key) }
 
     /// Whether the lock's own records tell.
-    var isBesideLock: Bool { Ring.slot(of: token.name) == slot }
+    package var isBesideLock: Bool { Ring.slot(of: token.name) == slot }
 
     /// Of the highest token that the key has seen, where the lock is elsewhere.
     ///

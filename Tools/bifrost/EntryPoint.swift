@@ -13,7 +13,7 @@ struct EntryPoint {
         // A reader that went away shows as EPIPE where it is written to, and ends the program there.
         signal(SIGPIPE, SIG_IGN)
         StandardDescriptors.occupy()
-        exit(await run(RawArguments.ofProcess).rawValue)
+        exit(await run(HeldCommandOptions.spelledOut(RawArguments.ofProcess)).rawValue)
     }
 
     private static func run(_ arguments: [String]) async -> ExitStatus {

@@ -100,9 +100,18 @@ struct HeldCommandOptions: ParsableArguments {
 
     @OptionGroup var options: ClientOptions
 
+    /// 'lock NAME -- COMMAND' is 'lock run NAME -- COMMAND'.
+    static func spelledOut(_ arguments: [String]) -> [String] {
+        let words = ["run", "show", "waiting", "revoke", "watch"]
+        guard arguments.first == "lock", arguments.count > 1, arguments.contains("--"), !words.contains(arguments[1])
+        else { return arguments }
+        return ["lock", "run"] + arguments.dropFirst()
+    }
+
     static let words = """
-        Runs COMMAND while it is held. It finds in its environment BIFROST_LOCK_TOKEN, the fencing token, and BIFROST_GUARD, \
-        which --guard of other commands takes: they are then done only while the token stands. If it is lost, the command \
+        Runs COMMAND while it is held. It finds the fencing token in its environment as BIFROST_LOCK_TOKEN, and, but for \
+        semaphores, as BIFROST_GUARD, which is the --guard of all 'bifrost' commands in it: what they change they change only \
+        while the token stands. If it is lost, the command \
         is ended (SIGTERM, after --grace SIGKILL; with its process group, unless it reads from a terminal), and the exit \
         code is 75; also if the command ends by itself then. Else the exit code is the command's, 128 and the signal's \
         number if it was killed; 1 if others held it for all of --wait.
@@ -122,7 +131,8 @@ struct HeldCommandOptions: ParsableArguments {
         // The session ends with it, and what it held is free.
         _ = try? await held.release(timeout: .seconds(5))
         await cluster.close()
-        throw status.map { ExitCode($0) } ?? ToolError(.lockLost, "\(held.token.text) was lost while '\(command[0])' ran")
+        if let status { Foundation.exit(status) }
+        throw ToolError(.lockLost, "\(held.token.text) was lost while '\(command[0])' ran")
     }
 
     /// The command's exit code; nil: it was lost.
@@ -130,7 +140,7 @@ struct HeldCommandOptions: ParsableArguments {
         var environment = ProcessInfo.processInfo.environment
         environment["BIFROST_LOCK_TOKEN"] = "\(held.token.number)"
         environment["BIFROST_LOCK_NAME"] = RawArguments.text(of: held.token.name.array)
-        environment["BIFROST_GUARD"] = held.token.text
+        environment["BIFROST_GUARD"] = held.token.machine == SemaphoreMachine.number ? nil : held.token.text
         let child: ChildProcess
         do throws(ChildProcess.Failure) {
             child = try ChildProcess(
@@ -210,13 +220,13 @@ struct LockCommands: AsyncParsableCommand {
 
             EXAMPLES:
               bifrost lock deploy -- make deploy
-              bifrost lock --wait 5s '{ledger}' -- sh -c 'bifrost value set --guard "$BIFROST_GUARD" {ledger}/balance 100'
+              bifrost lock --wait 5s '{ledger}' -- sh -c 'bifrost value set {ledger}/balance 100'
               bifrost lock show deploy
             """,
         subcommands: [
             Run.self, PermitShow<LockKind>.self, PermitWaiting<LockKind>.self, PermitRevoke<LockKind>.self,
             PermitWatcher<LockKind>.self,
-        ], defaultSubcommand: Run.self)
+        ])
 
     struct Run: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -434,7 +444,13 @@ private func list<Kind: PermitKind>(
             try Output.write(RecordFormat.line([Bytes("\(entry.number)"), Bytes("\(entry.permits)"), entry.value]))
         }
     }
-    if listing.entries.isEmpty { throw Outcome(.negative) }
+    if listing.entries.isEmpty {
+        throw ToolError(
+            .negative,
+            waiters
+                ? "nobody waits for \(Kind.word) \(HumanText.quoted(name))"
+                : "nobody has \(Kind.word) \(HumanText.quoted(name))")
+    }
 }
 
 struct PermitRevoke<Kind: PermitKind>: AsyncParsableCommand {
@@ -454,8 +470,8 @@ struct PermitRevoke<Kind: PermitKind>: AsyncParsableCommand {
         await cluster.close()
         var report = ObjectReport()
         report.found = wasHeld
-        try report.print(options, text: wasHeld ? "revoked" : "nobody has it with that \(Kind.number)")
-        if !wasHeld { throw Outcome(.negative) }
+        try report.print(options, text: wasHeld ? "revoked" : nil)
+        if !wasHeld { throw ToolError(.negative, "nobody has it with \(Kind.number) \(number)") }
     }
 }
 

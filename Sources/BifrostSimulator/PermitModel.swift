@@ -1,0 +1,184 @@
+// Locks, semaphores, elections and leases as the rules know them: lists of who has permits and who waits.
+
+import DataTypes
+import Primitives
+import StateMachines
+
+/// One object. What each command comes to is what it has to come to on every replica.
+struct PermitModel {
+    struct Holder {
+        var token: UInt64
+        var session: SessionID
+        var ticket: UInt64
+        var permits: UInt32
+        var value: Bytes
+        /// The entry that gave it a time to live, and when that is over.
+        var timer: LogIndex?
+        var due = LogTime.zero
+
+        var entry: PermitEntry { PermitEntry(number: token, session: session, permits: permits, value: value) }
+    }
+
+    struct Waiter {
+        var ticket: UInt64
+        var session: SessionID
+        var permits: UInt32
+        var value: Bytes
+        var timeToLive: UInt64
+        var timer: LogIndex?
+        var due = LogTime.zero
+
+        var entry: PermitEntry { PermitEntry(number: ticket, session: session, permits: permits, value: value) }
+    }
+
+    /// When and where a command is applied.
+    struct Moment {
+        var index: LogIndex
+        var revision: Revision
+        var logTime: LogTime
+
+        func due(after millis: UInt64) -> LogTime { LogTime(logTime.rawValue + millis) }
+    }
+
+    private(set) var limit: UInt32 = 0
+    private var isLimitKept = false
+    private(set) var holders: [Holder] = []
+    private(set) var waiters: [Waiter] = []
+    private var last: UInt64 = 0
+    private(set) var granted = 0
+    private(set) var ended = 0
+
+    var out: UInt32 { holders.reduce(0) { $0 + $1.permits } }
+    var hasTimer: Bool { holders.contains { $0.timer != nil } || waiters.contains { $0.timer != nil } }
+
+    private mutating func number(_ now: Moment) -> UInt64 {
+        last = max(last + 1, now.revision.rawValue)
+        return last
+    }
+
+    mutating func acquire(
+        _ wish: PermitWish, of session: SessionID, _ now: Moment
+    ) -> Result<PermitAnswer, MachineFailure> {
+        var limit = limit
+        if limit == 0 || !isLimitKept && holders.isEmpty && waiters.isEmpty { limit = wish.limit }
+        func failure(_ code: UInt32) -> Result<PermitAnswer, MachineFailure> { .failure(MachineFailure(code, "")) }
+        guard limit > 0 else { return failure(ObjectFailure.noLimit) }
+        guard wish.limit == 0 || wish.limit == limit else { return failure(ObjectFailure.otherLimit) }
+        guard wish.permits >= 1, wish.permits <= limit else { return failure(ObjectFailure.tooManyPermits) }
+        let own = holders.count { $0.session == session } + waiters.count { $0.session == session }
+        guard own < PermitLimits.claimsOfSessionMax else { return failure(ObjectFailure.tooManyClaims) }
+        var answer = PermitAnswer(state: .busy, session)
+        let isFree = waiters.isEmpty && out + wish.permits <= limit
+        if !isFree, limit == 1 { answer.holder = holders.first?.entry }
+        guard isFree || wish.waitMillis > 0 else { return .success(answer) }
+        guard session != .none else { return failure(MachineFailure.Rule.needsSession.rawValue) }
+        self.limit = limit
+        answer.ticket = number(now)
+        answer.ahead = UInt32(waiters.count)
+        var waiter = Waiter(
+            ticket: answer.ticket, session: session, permits: wish.permits, value: wish.value,
+            timeToLive: wish.timeToLiveMillis)
+        if isFree {
+            answer.state = .granted
+            answer.token = grant(waiter, now)
+        } else {
+            answer.state = .queued
+            if wish.waitMillis <= MachineContext.Limits.delayMillisMax {
+                waiter.timer = now.index
+                waiter.due = now.due(after: wish.waitMillis)
+            }
+            waiters.append(waiter)
+        }
+        return .success(answer)
+    }
+
+    private mutating func grant(_ waiter: Waiter, _ now: Moment) -> UInt64 {
+        let token = number(now)
+        var holder = Holder(
+            token: token, session: waiter.session, ticket: waiter.ticket, permits: waiter.permits,
+            value: waiter.value)
+        if waiter.timeToLive > 0 {
+            holder.timer = now.index
+            holder.due = now.due(after: waiter.timeToLive)
+        }
+        holders.append(holder)
+        granted += 1
+        return token
+    }
+
+    private mutating func serve(_ now: Moment) {
+        while let first = waiters.first {
+            guard first.permits <= limit else {
+                waiters.removeFirst()
+                continue
+            }
+            guard UInt64(out) + UInt64(first.permits) <= UInt64(limit) else { return }
+            waiters.removeFirst()
+            _ = grant(first, now)
+        }
+    }
+
+    mutating func release(token: UInt64, _ now: Moment) -> Bool {
+        guard let place = holders.firstIndex(where: { $0.token == token }) else { return false }
+        holders.remove(at: place)
+        serve(now)
+        return true
+    }
+
+    mutating func cancel(ticket: UInt64, of session: SessionID, _ now: Moment) -> Bool {
+        let before = holders.count + waiters.count
+        holders.removeAll { $0.ticket == ticket && $0.session == session }
+        waiters.removeAll { $0.ticket == ticket && $0.session == session }
+        guard holders.count + waiters.count < before else { return false }
+        serve(now)
+        return true
+    }
+
+    mutating func renew(token: UInt64, _ millis: UInt64, _ now: Moment) -> Bool {
+        guard let place = holders.firstIndex(where: { $0.token == token }) else { return false }
+        holders[place].timer = millis > 0 ? now.index : nil
+        holders[place].due = now.due(after: millis)
+        return true
+    }
+
+    mutating func announce(token: UInt64, _ value: Bytes) -> Bool {
+        guard let place = holders.firstIndex(where: { $0.token == token }) else { return false }
+        holders[place].value = value
+        return true
+    }
+
+    mutating func setLimit(_ limit: UInt32, _ now: Moment) -> UInt32 {
+        isLimitKept = limit > 0
+        if limit > 0 { self.limit = limit }
+        serve(now)
+        return out
+    }
+
+    /// What the entry with this index scheduled is over, if it is due.
+    mutating func fire(_ timer: LogIndex, _ now: Moment) -> Bool {
+        let before = holders.count + waiters.count
+        holders.removeAll { $0.timer == timer && $0.due <= now.logTime }
+        waiters.removeAll { $0.timer == timer && $0.due <= now.logTime }
+        guard holders.count + waiters.count < before else { return false }
+        serve(now)
+        return true
+    }
+
+    /// - Returns: false: it had nothing here.
+    mutating func end(_ session: SessionID, _ now: Moment) -> Bool {
+        let before = holders.count + waiters.count
+        holders.removeAll { $0.session == session }
+        waiters.removeAll { $0.session == session }
+        guard holders.count + waiters.count < before else { return false }
+        ended += 1
+        serve(now)
+        return true
+    }
+
+    /// What is wrong with it whatever happened.
+    var problem: String? {
+        let tokens = holders.map(\.token)
+        guard tokens == tokens.sorted(), Set(tokens).count == tokens.count else { return "tokens \(tokens)" }
+        return nil
+    }
+}

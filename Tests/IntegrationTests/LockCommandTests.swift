@@ -1,0 +1,136 @@
+// `bifrost lock NAME -- COMMAND` and its like: with real processes, and a holder that is stopped.
+
+import BifrostTool
+import Foundation
+import TestSupport
+import Testing
+
+extension IntegrationTests {
+    @Suite(.serialized) struct LockCommandTests {
+        private func run(_ cluster: TestCluster, _ words: String...) throws -> ChildProcess {
+            var environment = ProcessInfo.processInfo.environment
+            environment["BIFROST_CONNECT"] = cluster.hosts.map(\.address).joined(separator: ",")
+            environment["BIFROST"] = cluster.local.executable
+            return try ChildProcess(cluster.local.executable, words, environment: environment)
+        }
+
+        private func wait(_ isDone: () async throws -> Bool) async throws {
+            let end = ContinuousClock.now + .seconds(180)
+            while try await !isDone() {
+                try #require(ContinuousClock.now < end, "it did not come about")
+                await OwnExecutor.pause(milliseconds: 20)
+            }
+        }
+
+        @Test func aCommandRunsUnderALockAndItsChangesAreGuarded() async throws {
+            try await withCluster { cluster in
+                // The command's exit code, its signals, and what is wrong with the line.
+                let seven = try run(
+                    cluster, "lock", "door", "--", "sh", "-c", "echo \"$BIFROST_LOCK_TOKEN $BIFROST_GUARD\"; exit 7")
+                let ended = await seven.end(killAfter: .seconds(120))
+                #expect(ended.ending == .exit(7))
+                let words = ended.text.split(whereSeparator: \.isWhitespace)
+                #expect(words.count == 2 && words[1] == "lock:\(words[0]):door")
+                let killed = try await run(cluster, "lock", "door", "--", "sh", "-c", "kill -9 $$").end(
+                    killAfter: .seconds(120))
+                #expect(killed.ending == .exit(137))
+                let nothing = try await run(cluster, "lock", "run", "door").end(killAfter: .seconds(60))
+                nothing.expect(64, saying: "a command behind --")
+                let unknown = try await run(cluster, "lock", "door", "--", "no-such-program").end(
+                    killAfter: .seconds(60))
+                unknown.expect(1, saying: "no-such-program")
+                try await cluster.bifrost("lock", "show", "door").expect(1)
+                try await cluster.bifrost("lock", "revoke", "door", "3").expect(1, saying: "nobody has it")
+                try await cluster.bifrost("value", "set", "--guard", "lock:door", "v", "1").expect(
+                    64, saying: "lock:17:NAME")
+
+                // One at a time, in turn; and what a token guards.
+                let first = try run(
+                    cluster, "lock", "door", "--value", "first", "--", "sh", "-c",
+                    "\"$BIFROST\" value set '{door}v' one && sleep 600")
+                try await wait { try await cluster.bifrost("value", "get", "{door}v").text == "one" }
+                let shown = try await cluster.bifrost("lock", "show", "door", "--json").json()
+                let token = try #require(((shown["entries"] as? [[String: Any]])?.first)?["token"] as? Int)
+                try await run(cluster, "lock", "door", "--wait", "0", "--", "true").end(killAfter: .seconds(60))
+                    .expect(1, saying: "nothing was run")
+                try await cluster.bifrost("value", "set", "--guard", "lock:\(token - 1):door", "{door}v", "two")
+                    .expect(75, saying: "the lock was lost")
+                try await cluster.bifrost("value", "set", "--guard", "lock:\(token):door", "{door}v", "three").expect(0)
+                let watch = try run(cluster, "lock", "watch", "door", "--limit", "2", "--json")
+                let second = try run(cluster, "lock", "door", "--", "echo", "second")
+                try await wait { try await cluster.bifrost("lock", "waiting", "door").ending == .exit(0) }
+                first.sendToAll(SIGTERM)
+                #expect(await first.end(killAfter: .seconds(120)).ending == .exit(128 + SIGTERM))
+                #expect(await second.end(killAfter: .seconds(120)).text == "second\n")
+                let told = await watch.end(killAfter: .seconds(120)).text
+                #expect(told.contains("\"present\"") || told.contains("\"put\""))
+            }
+        }
+
+        @Test func aCommandThatIsStoppedLosesItsLock() async throws {
+            try await withCluster { cluster in
+                let file = cluster.directory + "/late"
+                // The command goes on while the process that holds the lock for it stands still, past its time.
+                let stopped = try run(
+                    cluster, "lock", "run", "door", "--session-ttl", "2s", "--", "sh", "-c",
+                    "\"$BIFROST\" value set '{door}v' early; \"$BIFROST\" value set elsewhere early; "
+                        + "while [ ! -e '\(file)' ]; do sleep 0.1; done; "
+                        + "\"$BIFROST\" value set '{door}v' late; echo $? > '\(file).beside'; "
+                        + "\"$BIFROST\" value set elsewhere late; echo $? > '\(file).elsewhere'; sleep 600")
+                try await wait { try await cluster.bifrost("value", "get", "elsewhere").text == "early" }
+                stopped.send(SIGSTOP)
+                let next = try run(
+                    cluster, "lock", "door", "--", "sh", "-c",
+                    "\"$BIFROST\" value set '{door}v' next && \"$BIFROST\" value set elsewhere next && sleep 600")
+                try await wait { try await cluster.bifrost("value", "get", "elsewhere").text == "next" }
+                try Data().write(to: URL(filePath: file))
+                func code(_ place: String) -> String? { try? String(contentsOfFile: "\(file).\(place)", encoding: .utf8) }
+                try await wait { code("elsewhere")?.hasSuffix("\n") ?? false }
+                #expect(code("beside") == "75\n" && code("elsewhere") == "75\n")
+                #expect(try await cluster.bifrost("value", "get", "{door}v").text == "next")
+                #expect(try await cluster.bifrost("value", "get", "elsewhere").text == "next")
+                // It wakes up, ends its command, and says so.
+                stopped.send(SIGCONT)
+                let result = await stopped.end(killAfter: .seconds(120))
+                #expect(result.ending == .exit(75) && result.errorText.contains("lock:") == true)
+                #expect(result.errorText.contains("was lost while 'sh' ran"))
+                next.sendToAll(SIGKILL)
+            }
+        }
+
+        @Test func electionsSemaphoresAndLeasesRunCommandsToo() async throws {
+            try await withCluster { cluster in
+                let leader = try run(cluster, "elect", "primary", "--value", "one", "--", "sleep", "600")
+                try await wait { try await cluster.bifrost("election", "show", "primary").ending == .exit(0) }
+                let standby = try run(cluster, "election", "run", "primary", "--value", "two", "--", "sleep", "600")
+                try await wait { try await cluster.bifrost("election", "candidates", "primary").ending == .exit(0) }
+                let shown = try await cluster.bifrost("election", "show", "primary", "--json").json()
+                let epoch = try #require(((shown["entries"] as? [[String: Any]])?.first)?["token"] as? Int)
+                // Deposed: its command is ended, and the next one leads.
+                try await cluster.bifrost("election", "depose", "primary", "\(epoch)").expect(0)
+                await leader.end(killAfter: .seconds(120)).expect(75, saying: "was lost")
+                try await wait {
+                    try await cluster.bifrost("election", "show", "primary").text.hasSuffix("two\n")
+                }
+                standby.send(SIGTERM)
+                #expect(await standby.end(killAfter: .seconds(120)).ending == .exit(128 + SIGTERM))
+
+                let builds = try await run(
+                    cluster, "semaphore", "run", "builders", "--permits", "4", "--count", "3", "--",
+                    "sh", "-c", "\"$BIFROST\" semaphore show builders --json").end(killAfter: .seconds(120))
+                builds.expect(0)
+                #expect(try builds.json()["out"] as? Int == 3 && (try builds.json()["limit"] as? Int) == 4)
+                try await cluster.bifrost("semaphore", "set", "builders", "2").expect(0)
+                try await run(cluster, "semaphore", "run", "builders", "--count", "3", "--", "true").end(
+                    killAfter: .seconds(60)
+                ).expect(64, saying: "1 to 2")
+                // Renewed: it outlives its time.
+                let lease = try await run(
+                    cluster, "lease", "run", "disk", "--for", "1s", "--", "sh", "-c",
+                    "sleep 4; \"$BIFROST\" lease show disk").end(killAfter: .seconds(120))
+                lease.expect(0)
+                try await cluster.bifrost("lease", "show", "disk").expect(1)
+            }
+        }
+    }
+}
