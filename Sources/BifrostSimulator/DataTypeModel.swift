@@ -47,9 +47,11 @@ final class DataTypeModel {
     private var numbers: [Bytes: Past<NumberState?>] = [:]
     private var maps: [Bytes: Past<[Bytes: Entry]>] = [:]
     private var sets: [Bytes: Past<Set<Bytes>>] = [:]
+    private(set) var arrays = ArrayModel()
     /// Times to live that were over, and collections that were emptied.
     private(set) var expired = 0
-    private(set) var cleared = 0
+    private var collectionsCleared = 0
+    var cleared: Int { collectionsCleared + arrays.cleared }
 
     func value(_ name: Bytes, at index: LogIndex) -> Entry? { values[name]?.state(at: index) ?? nil }
     func number(_ name: Bytes, at index: LogIndex) -> NumberState? { numbers[name]?.state(at: index) ?? nil }
@@ -156,7 +158,7 @@ final class DataTypeModel {
             let before = maps[name]?.now ?? [:]
             if !before.isEmpty {
                 maps[name]?.become([:], at: index)
-                cleared += 1
+                collectionsCleared += 1
             }
             return .success(ObjectCount(UInt64(before.count)).encoded())
         case (SetMachine.number, SetAdd.number): return add(try SetAdd(decoding: request.body).named, at: index)
@@ -168,9 +170,13 @@ final class DataTypeModel {
             let before = sets[name]?.now ?? []
             if !before.isEmpty {
                 sets[name]?.become([], at: index)
-                cleared += 1
+                collectionsCleared += 1
             }
             return .success(ObjectCount(UInt64(before.count)).encoded())
+        case (ArrayMachine.number, _):
+            do { return .success(try arrays.apply(request, at: index, revision)) } catch let failure as MachineFailure {
+                return .failure(failure)
+            }
         default:
             return .failure(MachineFailure(0, "command \(request.number) of machine \(machine) is not modelled"))
         }
@@ -380,7 +386,7 @@ extension NumberState {
 }
 
 extension EntryCondition {
-    fileprivate func isTrue(of entry: DataTypeModel.Entry?) -> Bool {
+    func isTrue(of entry: DataTypeModel.Entry?) -> Bool {
         guard let entry else { return self == .absent }
         switch self {
         case .absent: return false
