@@ -90,6 +90,8 @@ struct ReliableObject: Sendable {
         case ObjectFailure.divisionByZero: .divisionByZero
         case ObjectFailure.outOfBounds: .outOfBounds
         case ObjectFailure.otherKind, ObjectFailure.otherSlot: .invalid
+        case ObjectFailure.noIndex: .noIndex
+        case ObjectFailure.noElement: .noElement
         default: .machineFailed
         }
     }
