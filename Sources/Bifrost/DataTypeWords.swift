@@ -1,4 +1,7 @@
 // The words of the data types that signatures here mention: with them a program has to import nothing but this module.
+@_exported public import struct DataTypes.ArrayElementID
+@_exported public import enum DataTypes.ArrayPlace
+@_exported public import enum DataTypes.ArrayPoint
 @_exported public import typealias DataTypes.EntryCondition
 @_exported public import struct DataTypes.FoundEntry
 @_exported public import struct DataTypes.MapTransaction

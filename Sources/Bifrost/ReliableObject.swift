@@ -107,6 +107,8 @@ struct ReliableObject: Sendable {
         case ObjectFailure.otherKind, ObjectFailure.otherSlot, ObjectFailure.tooManyPermits: .invalid
         case ObjectFailure.noLimit, ObjectFailure.otherLimit: .conditionFailed
         case ObjectFailure.tooManyClaims: .overloaded
+        case ObjectFailure.noIndex: .noIndex
+        case ObjectFailure.noElement: .noElement
         default: .machineFailed
         }
     }

@@ -76,9 +76,11 @@ final class DataTypeModel {
     /// Commands that a token held back, and that a session had something in which ended.
     private(set) var guarded = 0
     private(set) var heldToTheEnd = 0
+    private(set) var arrays = ArrayModel()
     /// Times to live that were over, and collections that were emptied.
     private(set) var expired = 0
-    private(set) var cleared = 0
+    private var collectionsCleared = 0
+    var cleared: Int { collectionsCleared + arrays.cleared }
 
     func value(_ name: Bytes, at index: LogIndex) -> Entry? { values[name]?.state(at: index) ?? nil }
     func number(_ name: Bytes, at index: LogIndex) -> NumberState? { numbers[name]?.state(at: index) ?? nil }
@@ -332,7 +334,7 @@ final class DataTypeModel {
             let before = maps[name]?.now ?? [:]
             if !before.isEmpty {
                 maps[name]?.become([:], at: index)
-                cleared += 1
+                collectionsCleared += 1
             }
             return .success(ObjectCount(UInt64(before.count)).encoded())
         case (SetMachine.number, SetAdd.number): return add(try SetAdd(decoding: request.body).named, at: index)
@@ -344,9 +346,13 @@ final class DataTypeModel {
             let before = sets[name]?.now ?? []
             if !before.isEmpty {
                 sets[name]?.become([], at: index)
-                cleared += 1
+                collectionsCleared += 1
             }
             return .success(ObjectCount(UInt64(before.count)).encoded())
+        case (ArrayMachine.number, _):
+            do { return .success(try arrays.apply(request, at: index, revision)) } catch let failure as MachineFailure {
+                return .failure(failure)
+            }
         default:
             return .failure(MachineFailure(0, "command \(request.number) of machine \(machine) is not modelled"))
         }
@@ -556,7 +562,7 @@ extension NumberState {
 }
 
 extension EntryCondition {
-    fileprivate func isTrue(of entry: DataTypeModel.Entry?) -> Bool {
+    func isTrue(of entry: DataTypeModel.Entry?) -> Bool {
         guard let entry else { return self == .absent }
         switch self {
         case .absent: return false

@@ -103,8 +103,9 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case machineFailure
     /// A command that it had scheduled came.
     case scheduledCommand
-    /// An entry of a map, or a value, whose time was over; a collection that was emptied.
-    case dataTypeExpired, dataTypeCleared
+    /// An entry of a map, or a value, whose time was over; a collection that was emptied; an
+    /// array that was trimmed.
+    case dataTypeExpired, dataTypeCleared, dataTypeTrimmed
     /// A command was held back, as its fencing token is over; a session ended that held something.
     case guardHeld, heldToTheEnd
     /// A key got a time to live; one was gone when it was looked at again.

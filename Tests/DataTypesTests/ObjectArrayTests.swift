@@ -122,7 +122,7 @@ private struct Bench {
                 gone.append(old.id)
             case 9 where !grows:
                 let range = index..<min(count, index + random.below(257))
-                try bench.command { array, _, space in
+                _ = try bench.command { array, _, space in
                     try array.remove(UInt64(range.lowerBound)..<UInt64(range.upperBound), in: &space)
                 }
                 gone += model[range].prefix(2).map(\.id)
@@ -175,7 +175,7 @@ private struct Bench {
         while bench.head.needsSweep { _ = try bench.command { array, _, space in try array.sweep(in: &space) } }
         try bench.expect(model)
         while !model.isEmpty {
-            try bench.command { array, _, space in
+            _ = try bench.command { array, _, space in
                 try array.remove(0..<min(array.count, 256), in: &space)
             }
             model.removeFirst(min(model.count, 256))
@@ -264,7 +264,7 @@ private struct Bench {
         _ = try bench.command { array, revision, space in
             try array.insert(values, at: 100, revision: revision, in: &space)
         }
-        try bench.command { array, _, space in try array.remove(100..<356, in: &space) }
+        _ = try bench.command { array, _, space in try array.remove(100..<356, in: &space) }
         #expect(bench.space.readBytes < 200_000)
     }
 

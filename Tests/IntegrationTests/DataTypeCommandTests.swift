@@ -97,6 +97,55 @@ extension IntegrationTests {
             }
         }
 
+        @Test func arraysAreChangedByIndexAndByID() async throws {
+            try await withCluster { cluster in
+                #expect(try await cluster.bifrost("array", "append", "lines", "b", "d").text == "1\n2\n")
+                let insert = try await cluster.bifrost("array", "insert", "--before", "2", "lines", "c", "--json")
+                #expect(try insert.json()["ids"] as? [Int] == [3])
+                #expect(try await cluster.bifrost("array", "insert", "--at", "0", "lines", "a").text == "4\n")
+                try await cluster.bifrost("array", "insert", "--after", "9", "lines", "x").expect(
+                    1, saying: "the array has no such element; nothing was changed")
+                try await cluster.bifrost("array", "insert", "lines", "x").expect(64, saying: "one of --at, --before")
+                #expect(try await cluster.bifrost("array", "list", "lines").text == "0\ta\n1\tb\n2\tc\n3\td\n")
+                #expect(
+                    try await cluster.bifrost("array", "list", "lines", "--from", "1", "--limit", "2").text
+                        == "1\tb\n2\tc\n")
+                #expect(try await cluster.bifrost("array", "slice", "lines", "2", "1").text == "2\tc\n")
+                try await cluster.bifrost("array", "slice", "lines", "4").expect(1, saying: "has 4 elements")
+                try await cluster.bifrost("array", "slice", "lines", "0", "257").expect(64, saying: "1 to 256")
+
+                try await cluster.bifrost("array", "set", "--id", "3", "--if-value", "c", "lines", "C").expect(0)
+                try await cluster.bifrost("array", "set", "--id", "3", "--if-value", "c", "lines", "x").expect(
+                    1, saying: "the condition does not hold")
+                try await cluster.bifrost("array", "set", "--at", "4", "lines", "x").expect(
+                    1, saying: "there is no such index: the array has 4 elements")
+                #expect(try await cluster.bifrost("array", "get", "--at", "2", "lines").text == "C")
+                let get = try await cluster.bifrost("array", "get", "--id", "3", "lines", "--json")
+                #expect(try get.json()["index"] as? Int == 2 && get.json()["value"] as? String == "C")
+                try await cluster.bifrost("array", "get", "--id", "9", "lines").expect(1, saying: "with the id 9")
+                try await cluster.bifrost("array", "get", "lines").expect(64, saying: "one of --at and --id")
+
+                let watch = try await cluster.bifrost(
+                    "array", "watch", "lines", "--after", "1", "--limit", "3")
+                #expect(watch.text == "inserted\t1\t3\tc\ninserted\t0\t4\ta\nset\t2\t3\tC\n")
+                #expect(try await cluster.bifrost("array", "remove", "--at", "0", "lines").text == "a")
+                try await cluster.bifrost("array", "append", "lines", "e", "f", "g").expect(0)
+                try await cluster.bifrost("array", "remove", "--at", "0", "--count", "2", "lines").expect(0)
+                #expect(try await cluster.bifrost("array", "count", "lines").text == "4\n")
+                #expect(try await cluster.bifrost("array", "trim", "--last", "2", "lines").text == "2\n")
+                try await cluster.bifrost("array", "trim", "--from", "1", "--before", "9", "lines").expect(1)
+                try await cluster.bifrost("array", "trim", "lines").expect(64, saying: "says what stays")
+                let told = try await cluster.bifrost(
+                    "array", "watch", "lines", "--after", "1", "--limit", "10", "--json")
+                let last = try #require(try lines(told.text).last)
+                #expect(last["change"] as? String == "trimmed" && last["from"] as? Int == 2)
+                let list = try await cluster.bifrost("array", "list", "lines", "--json")
+                #expect(try lines(list.text).map { $0["value"] as? String } == ["f", "g"])
+                #expect(try await cluster.bifrost("array", "clear", "lines", "--json").json()["count"] as? Int == 2)
+                try await cluster.bifrost("array", "list", "lines").expect(1, saying: "has no element from 0 on")
+            }
+        }
+
         /// What the benchmark writes of each type it reads back.
         @Test(arguments: ["value", "map"])
         func eachTypeIsMeasured(_ type: String) async throws {

@@ -69,6 +69,7 @@ struct BifrostCommand: AsyncParsableCommand {
             NumberCommands.self,
             MapCommands.self,
             SetCommands.self,
+            ArrayCommands.self,
             LockCommands.self,
             SemaphoreCommands.self,
             ElectionCommands.self,

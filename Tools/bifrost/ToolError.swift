@@ -72,7 +72,9 @@ package struct ToolError: Error {
         let status: ExitStatus =
             switch error.code {
             case .outcomeUnknown: .outcomeUnknown
-            case .conditionFailed, .machineFailed, .overflow, .divisionByZero, .outOfBounds: .negative
+            case .conditionFailed, .machineFailed, .overflow, .divisionByZero, .outOfBounds, .noIndex,
+                .noElement:
+                .negative
             case .tooLarge: .badData
             case .invalid: .usage
             case .malformedAnswer: .fault
