@@ -126,10 +126,10 @@ public final class Cluster: Sendable {
     func perform(
         kind: RequestKind, target: RequestTarget, reading: ReadConsistency = .linearizable,
         machine: SubMachineNumber = SubMachineNumber(0), payload: Bytes, guardedBy token: FencingToken? = nil,
-        timeout: Duration?
+        isBare: Bool = false, timeout: Duration?
     ) async throws(BifrostError) -> Bytes {
         var payload = payload
-        if kind == .command, let token = token ?? options.guardToken {
+        if kind == .command, !isBare, let token = token ?? options.guardToken {
             do throws(DecodingFailure) { payload = try CommandGuard.payload(payload, guardedBy: token) } catch {
                 throw BifrostError(.invalid, "\(error)")
             }

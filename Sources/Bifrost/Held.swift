@@ -43,7 +43,7 @@ public final class Held: Sendable {
         guard !isReleased.load(ordering: .acquiring) else { return }
         let (way, number, hold) = (way, token.number, hold)
         Task {
-            _ = try? await way.release(token: number, timeout: PermitObject<LockMachine>.errandTime)
+            _ = await way.giveBack(token: number)
             hold.release()
         }
     }
@@ -58,15 +58,9 @@ public final class Held: Sendable {
         let errand = Errand<Bool>()
         let (way, number, hold) = (way, token.number, hold)
         Task {
-            do throws(BifrostError) {
-                let wasHeld = try await way.release(
-                    token: number, timeout: PermitObject<LockMachine>.errandTime)
-                hold.release()
-                _ = errand.finish(.success(wasHeld))
-            } catch {
-                hold.release()
-                _ = errand.finish(.failure(error))
-            }
+            let result = await way.giveBack(token: number)
+            hold.release()
+            _ = errand.finish(result)
         }
         return try await errand.value(within: timeout ?? way.timeout)
     }
@@ -162,7 +156,8 @@ public final class Held: Sendable {
 /// What is asked of the object, whichever it is.
 protocol HeldWay: Sendable {
     var timeout: Duration { get }
-    func release(token: UInt64, timeout: Duration?) async throws(BifrostError) -> Bool
+    /// As long as it takes.
+    func giveBack(token: UInt64) async -> Result<Bool, BifrostError>
     func renew(token: UInt64, _ timeToLive: Duration, timeout: Duration?) async throws(BifrostError) -> Bool
     func announce(token: UInt64, _ value: Bytes, timeout: Duration?) async throws(BifrostError) -> Bool
     /// Returns true as soon as nobody has the token any more; false if the task is cancelled.
@@ -197,7 +192,10 @@ extension PermitObject: HeldWay {
                 for change in try await feed.next() where change.kind != .put && change.kind != .event { return true }
             } catch {
                 guard error.code == .compacted || error.code == .malformedAnswer else {
-                    return error.code == .closed
+                    if error.code == .closed { return true }
+                    // Of a leader of an older version, say. Its session and its time tell as well.
+                    guard (try? await Task.sleep(for: .seconds(1))) != nil else { return false }
+                    continue
                 }
                 guard
                     let (found, revision) = try? await object.query(

@@ -72,12 +72,12 @@ public struct MachineClient<Machine: StateMachine>: GuardableObject {
 extension Cluster {
     package func submit(
         _ request: MachineRequest, to machine: SubMachineNumber, guardedBy token: FencingToken? = nil,
-        timeout: Duration? = nil
+        isBare: Bool = false, timeout: Duration? = nil
     ) async throws(BifrostError) -> (outcome: MachineOutcome, revision: Revision) {
         if let problem = request.problem() { throw BifrostError(problem) }
         let bytes = try await perform(
             kind: .command, target: .slot(Ring.slot(of: request.key)), payload: request.payload(machine: machine),
-            guardedBy: token, timeout: timeout)
+            guardedBy: token, isBare: isBare, timeout: timeout)
         return try Self.outcome(bytes, isCommand: true)
     }
 

@@ -12,7 +12,10 @@ import StateMachines
 package struct PermitObject<Machine: PermitMachine>: Sendable {
     let object: ReliableObject
 
-    package init(_ cluster: Cluster, _ name: Bytes) { object = ReliableObject(cluster: cluster, name: name) }
+    package init(_ cluster: Cluster, _ name: Bytes) { 
+        // A lock is given back whatever became of the one that guards the rest.
+        object = ReliableObject(cluster: cluster, name: name, isBare: true)
+    }
 
     /// So long a command goes on by itself that has to be known the end of: hosts forget the session before.
     static var errandTime: Duration { .seconds(3_600) }
@@ -36,7 +39,8 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
         } ?? .max
         let millis = try timeToLive?.timeToLiveMillis ?? 0
         let wish = PermitAcquire<Machine>(
-            object.name, permits: permits, limit: limit, waitMillis: waitMillis, timeToLiveMillis: millis, value: value)
+            object.name, permits: permits, limit: limit, waitMillis: waitMillis, timeToLiveMillis: millis,
+            wish: UInt64.random(in: 1...UInt64.max), value: value)
         let errand = Errand<Held?>()
         // Goes on by itself: nobody else could give back what it gets.
         Task { await ask(wish, errand) }
@@ -62,16 +66,21 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
                     if wish.wish.timeToLiveMillis > 0 {
                         let renewal = PermitRenew<Machine>(
                             object.name, token: token, timeToLiveMillis: wish.wish.timeToLiveMillis)
-                        _ = try await object.submit(renewal, timeout: Self.errandTime)
+                        guard try await object.submit(renewal, timeout: Self.errandTime).answer else {
+                            throw BifrostError(.lockLost, "\(object.name): it was over before this was known")
+                        }
                     }
                     await deliver(answer, token, revision, sentAt, wish, errand)
                 case .timedOut: _ = errand.finish(.success(nil))
                 case .lost(let text): throw BifrostError(.lockLost, "\(object.name): \(text)")
-                case .givenUp: await giveBack(answer.ticket)
+                case .givenUp: await giveBack(wish)
                 }
             }
         } catch {
-            _ = errand.finish(.failure(error))
+            // Whatever became of it: nothing stays with nobody.
+            let isWanted = errand.finish(.failure(error))
+            guard error.mayHaveHappened || error.code == .lockLost || !isWanted else { return }
+            await giveBack(wish)
         }
     }
 
@@ -86,8 +95,35 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
         _ = try? await held.release()
     }
 
-    private func giveBack(_ ticket: UInt64) async {
-        _ = try? await object.submit(PermitCancel<Machine>(object.name, ticket: ticket), timeout: Self.errandTime)
+    /// In another session than that of the wish there is nothing to give back.
+    private func giveBack(_ wish: PermitAcquire<Machine>) async {
+        await seeThrough { () async throws(BifrostError) in
+            _ = try await object.submit(
+                PermitCancel<Machine>(object.name, wish: wish.wish.number), timeout: Self.errandTime)
+        }
+    }
+
+    /// Until it was done: it does no harm if that is more than once.
+    private func seeThrough(_ body: () async throws(BifrostError) -> Void) async {
+        while true {
+            do throws(BifrostError) { return try await body() } catch {
+                guard error.isRetrySafe || error.mayHaveHappened else { return }
+                do { try await Task.sleep(for: .seconds(1)) } catch { return }
+            }
+        }
+    }
+
+    package func giveBack(token: UInt64) async -> Result<Bool, BifrostError> {
+        var result: Result<Bool, BifrostError>?
+        await seeThrough { () async throws(BifrostError) in
+            do throws(BifrostError) {
+                result = .success(try await release(token: token, timeout: Self.errandTime))
+            } catch {
+                result = .failure(error)
+                throw error
+            }
+        }
+        return result ?? .success(false)
     }
 
     // MARK: Waiting

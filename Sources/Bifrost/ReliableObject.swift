@@ -23,7 +23,7 @@ extension Versioned: Equatable where Value: Equatable {}
 public protocol GuardableObject: Sendable {
     /// The same, but all its commands are done only while the token stands: else they throw `lockLost`, and nothing is
     /// changed. Where the lock's name has the same part in `{…}` as the object's, the token has to be held at that moment;
-    /// else it must not be lower than any that the object has seen of this lock. Cost: one record more to read, and where
+    /// else it must not be lower than any that its slot has seen of this lock. Cost: one record more to read, and where
     /// the lock is elsewhere, one to write with each new token.
     func guarded(by token: FencingToken) -> Self
 }
@@ -35,6 +35,8 @@ struct ReliableObject: Sendable {
     let name: Bytes
     /// Without which no command is done.
     var token: FencingToken?
+    /// No token guards it, not that of all of a client's commands either.
+    var isBare = false
 
     func guarded(by token: FencingToken) -> ReliableObject {
         ReliableObject(cluster: cluster, name: name, token: token)
@@ -45,7 +47,8 @@ struct ReliableObject: Sendable {
     ) async throws(BifrostError) -> (answer: Command.Answer, revision: Revision) {
         try check()
         let (outcome, revision) = try await cluster.submit(
-            MachineRequest(command), to: Command.Machine.number, guardedBy: token, timeout: timeout)
+            MachineRequest(command), to: Command.Machine.number, guardedBy: token, isBare: isBare,
+            timeout: timeout)
         return (try answer(outcome, isCommand: true), revision)
     }
 

@@ -16,15 +16,14 @@ struct PermitName: Hashable, Comparable {
     }
 }
 
-/// What a fencing token guards elsewhere.
+/// Where a fencing token guards something elsewhere.
 private struct GuardName: Hashable {
     var lock: PermitName
-    var machine: SubMachineNumber
-    var key: Bytes
+    var slot: Slot
 
     init(_ token: FencingToken, _ guarded: GuardedCommand) {
         lock = PermitName(machine: token.machine, name: token.name)
-        (machine, key) = (guarded.machine, guarded.key)
+        slot = guarded.slot
     }
 }
 
@@ -71,7 +70,7 @@ final class DataTypeModel {
     private var sets: [Bytes: Past<Set<Bytes>>] = [:]
     private var permits: [PermitName: Past<PermitModel>] = [:]
     private var sessions = SessionModel()
-    /// By lock and key: the highest fencing token that was seen.
+    /// By lock and slot: the highest fencing token that was seen.
     private var highest: [GuardName: UInt64] = [:]
     /// Commands that a token held back, and that a session had something in which ended.
     private(set) var guarded = 0
@@ -243,8 +242,8 @@ final class DataTypeModel {
             let token = try PermitRelease<Machine>(decoding: request.body).token
             answer = .success(permits.release(token: token, moment).encoded())
         case PermitCancel<Machine>.number:
-            let ticket = try PermitCancel<Machine>(decoding: request.body).ticket
-            answer = .success(permits.cancel(ticket: ticket, of: session, moment).encoded())
+            let wish = try PermitCancel<Machine>(decoding: request.body).wish
+            answer = .success(permits.cancel(wish: wish, of: session, moment).encoded())
         case PermitRenew<Machine>.number:
             let command = try PermitRenew<Machine>(decoding: request.body)
             answer = .success(permits.renew(token: command.token, command.timeToLiveMillis, moment).encoded())

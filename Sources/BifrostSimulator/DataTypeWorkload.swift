@@ -30,9 +30,8 @@ final class DataTypeWorkload: SimulatedWorkload {
     private static let semaphore: Bytes = "{l}semaphore"
     /// One alone: by its entry the model knows which time is over.
     private static let lease: Bytes = "lease 1"
-    /// The last tokens and tickets that somebody heard of.
+    /// The last tokens that somebody heard of.
     private var tokens: [PermitName: UInt64] = [:]
-    private var tickets: [PermitName: UInt64] = [:]
     private static let arrays: [Bytes] = ["array 1", "array 2"]
 
     /// - Parameter groupOf: who owns an object.
@@ -267,7 +266,7 @@ final class DataTypeWorkload: SimulatedWorkload {
         of _: Machine.Type, _ name: Bytes, limit: UInt32, random: inout SeededRandom
     ) -> SimulatedRequest {
         let place = PermitName(machine: Machine.number, name: name)
-        let (token, ticket) = (tokens[place] ?? 1, tickets[place] ?? 1)
+        let token = tokens[place] ?? 1
         switch random.below(20) {
         case 0...7:
             let wait: UInt64 = random.below(3) == 0 ? 0 : random.below(4) == 0 ? .max : 1 + random.below(4_000)
@@ -276,10 +275,10 @@ final class DataTypeWorkload: SimulatedWorkload {
             return command(
                 PermitAcquire<Machine>(
                     name, permits: 1 + UInt32(random.below(UInt64(limit))), limit: said, waitMillis: wait,
-                    timeToLiveMillis: isLease ? 1 + random.below(6_000) : 0, value: Bytes("\(random.below(100))"))
+                    timeToLiveMillis: isLease ? 1 + random.below(6_000) : 0,
+                    wish: random.below(6), value: Bytes("\(random.below(100))"))
             ) { [unowned self] in
                 if $0.token > 0 { tokens[place] = $0.token }
-                if $0.ticket > 0 { tickets[place] = $0.ticket }
             }
         case 8...10:
             return query(PermitList<Machine>(name), .linearizable, 0) { [unowned self] listing, model, index in
@@ -287,7 +286,7 @@ final class DataTypeWorkload: SimulatedWorkload {
                 return Self.problem(listing, model.permits(place, at: index), isOfWaiters: false)
             }
         case 11...13: return command(PermitRelease<Machine>(name, token: token))
-        case 14: return command(PermitCancel<Machine>(name, ticket: ticket))
+        case 14: return command(PermitCancel<Machine>(name, wish: random.below(6)))
         case 15 where Machine.number == LeaseMachine.number:
             return command(PermitRenew<Machine>(name, token: token, timeToLiveMillis: random.below(5_000)))
         case 15, 16: return command(PermitAnnounce<Machine>(name, token: token, value: Bytes("\(random.below(100))")))

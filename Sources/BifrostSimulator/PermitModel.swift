@@ -10,6 +10,7 @@ struct PermitModel {
         var token: UInt64
         var session: SessionID
         var ticket: UInt64
+        var wish: UInt64
         var permits: UInt32
         var value: Bytes
         /// The entry that gave it a time to live, and when that is over.
@@ -22,6 +23,7 @@ struct PermitModel {
     struct Waiter {
         var ticket: UInt64
         var session: SessionID
+        var wish: UInt64
         var permits: UInt32
         var value: Bytes
         var timeToLive: UInt64
@@ -45,6 +47,7 @@ struct PermitModel {
     private(set) var holders: [Holder] = []
     private(set) var waiters: [Waiter] = []
     private var last: UInt64 = 0
+    private var lastToken: UInt64 = 0
     private(set) var granted = 0
     private(set) var ended = 0
 
@@ -69,18 +72,18 @@ struct PermitModel {
         guard own < PermitLimits.claimsOfSessionMax else { return failure(ObjectFailure.tooManyClaims) }
         var answer = PermitAnswer(state: .busy, session)
         let isFree = waiters.isEmpty && out + wish.permits <= limit
-        if !isFree, limit == 1 { answer.holder = holders.first?.entry }
+        if !isFree, limit == 1, out == 1 { answer.holder = holders.first { $0.token == lastToken }?.entry }
         guard isFree || wish.waitMillis > 0 else { return .success(answer) }
         guard session != .none else { return failure(MachineFailure.Rule.needsSession.rawValue) }
         self.limit = limit
         answer.ticket = number(now)
         answer.ahead = UInt32(waiters.count)
         var waiter = Waiter(
-            ticket: answer.ticket, session: session, permits: wish.permits, value: wish.value,
+            ticket: answer.ticket, session: session, wish: wish.number, permits: wish.permits, value: wish.value,
             timeToLive: wish.timeToLiveMillis)
         if isFree {
             answer.state = .granted
-            answer.token = grant(waiter, now)
+            answer.token = grant(waiter, token: answer.ticket, now)
         } else {
             answer.state = .queued
             if wish.waitMillis <= MachineContext.Limits.delayMillisMax {
@@ -92,11 +95,11 @@ struct PermitModel {
         return .success(answer)
     }
 
-    private mutating func grant(_ waiter: Waiter, _ now: Moment) -> UInt64 {
-        let token = number(now)
+    private mutating func grant(_ waiter: Waiter, token: UInt64, _ now: Moment) -> UInt64 {
+        lastToken = token
         var holder = Holder(
-            token: token, session: waiter.session, ticket: waiter.ticket, permits: waiter.permits,
-            value: waiter.value)
+            token: token, session: waiter.session, ticket: waiter.ticket, wish: waiter.wish,
+            permits: waiter.permits, value: waiter.value)
         if waiter.timeToLive > 0 {
             holder.timer = now.index
             holder.due = now.due(after: waiter.timeToLive)
@@ -114,7 +117,7 @@ struct PermitModel {
             }
             guard UInt64(out) + UInt64(first.permits) <= UInt64(limit) else { return }
             waiters.removeFirst()
-            _ = grant(first, now)
+            _ = grant(first, token: number(now), now)
         }
     }
 
@@ -125,11 +128,14 @@ struct PermitModel {
         return true
     }
 
-    mutating func cancel(ticket: UInt64, of session: SessionID, _ now: Moment) -> Bool {
-        let before = holders.count + waiters.count
-        holders.removeAll { $0.ticket == ticket && $0.session == session }
-        waiters.removeAll { $0.ticket == ticket && $0.session == session }
-        guard holders.count + waiters.count < before else { return false }
+    mutating func cancel(wish: UInt64, of session: SessionID, _ now: Moment) -> Bool {
+        let tickets =
+            holders.filter { $0.session == session && $0.wish == wish }.map(\.ticket)
+            + waiters.filter { $0.session == session && $0.wish == wish }.map(\.ticket)
+        // The one that came first.
+        guard let ticket = tickets.min() else { return false }
+        holders.removeAll { $0.ticket == ticket }
+        waiters.removeAll { $0.ticket == ticket }
         serve(now)
         return true
     }

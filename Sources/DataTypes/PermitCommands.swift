@@ -19,10 +19,16 @@ extension PermitMachine {
     public static var queries: [any MachineQuery<Self>.Type] { [PermitList<Self>.self, PermitTicket<Self>.self] }
 
     public static func release(_ name: Bytes, of session: SessionID, in context: inout MachineContext) throws {
-        var permits = try Permits<Self>(name, in: &context)
-        try permits.end(session, in: &context)
-        try permits.serve(in: &context)
-        try permits.close(in: &context)
+        do {
+            var permits = try Permits<Self>(name, in: &context)
+            try permits.end(session, in: &context)
+            try permits.serve(in: &context)
+            try permits.close(in: &context)
+        } catch is RecordDamage {
+            var permits = try Permits<Self>(name, in: &context)
+            try permits.endDamaged(session, in: &context)
+            try permits.close(in: &context)
+        }
     }
 
     public static func tokenRecord(_ name: Bytes, _ token: UInt64) -> Bytes {
@@ -44,12 +50,14 @@ package struct PermitWish: Hashable, Sendable {
     package var limit: UInt32
     package var waitMillis: UInt64
     package var timeToLiveMillis: UInt64
+    /// The client's own number for it in its session.
+    package var number: UInt64
     package var value: Bytes
 }
 
 /// Gets permits, or a place among those who wait. It needs a session: at its end they are given back.
 ///
-/// `name | permits u32 | limit u32 | wait u64 | time to live u64 | value: rest`
+/// `name | permits u32 | limit u32 | wait u64 | time to live u64 | wish u64 | value: rest`
 public struct PermitAcquire<Machine: PermitMachine>: MachineCommand {
     public static var number: UInt16 { 1 }
     public var name: Bytes
@@ -60,14 +68,16 @@ public struct PermitAcquire<Machine: PermitMachine>: MachineCommand {
     ///   - limit: permits that the object has; it is refused if it has another number. 0: whatever was said before.
     ///   - waitMillis: of log time; 0: it does not wait; above `MachineContext.Limits.delayMillisMax`: as long as it takes.
     ///   - timeToLiveMillis: from the grant on, unless it is renewed; 0: as long as the session.
+    ///   - wish: the caller's own number for it: by that `PermitCancel` gives back what it got, whatever became of it.
     ///   - value: what others see of the caller.
     public init(
         _ name: Bytes, permits: UInt32 = 1, limit: UInt32 = 1, waitMillis: UInt64 = 0, timeToLiveMillis: UInt64 = 0,
-        value: Bytes = Bytes()
+        wish number: UInt64 = 0, value: Bytes = Bytes()
     ) {
         self.name = name
         wish = PermitWish(
-            permits: permits, limit: limit, waitMillis: waitMillis, timeToLiveMillis: timeToLiveMillis, value: value)
+            permits: permits, limit: limit, waitMillis: waitMillis, timeToLiveMillis: timeToLiveMillis, number: number,
+            value: value)
     }
 
     public var key: Bytes { name }
@@ -86,6 +96,7 @@ public struct PermitAcquire<Machine: PermitMachine>: MachineCommand {
         writer.write(wish.limit)
         writer.write(wish.waitMillis)
         writer.write(wish.timeToLiveMillis)
+        writer.write(wish.number)
         writer.write(wish.value)
     }
 
@@ -93,7 +104,8 @@ public struct PermitAcquire<Machine: PermitMachine>: MachineCommand {
         name = try reader.readName()
         wish = PermitWish(
             permits: try reader.read(), limit: try reader.readPermitLimit(), waitMillis: try reader.read(),
-            timeToLiveMillis: try reader.readTimeToLive(), value: try reader.readPermitValue())
+            timeToLiveMillis: try reader.readTimeToLive(), number: try reader.read(),
+            value: try reader.readPermitValue())
     }
 }
 
@@ -182,19 +194,19 @@ public struct PermitRelease<Machine: PermitMachine>: MachineCommand {
     }
 }
 
-/// The caller's session waits no longer with this ticket; if it got what it waited for, that is given back. Answers whether
+/// The caller's session waits no longer by this wish; if it got what it waited for, that is given back. Answers whether
 /// there was anything.
 ///
-/// `name | ticket u64`
+/// `name | wish u64`
 public struct PermitCancel<Machine: PermitMachine>: MachineCommand {
     public static var number: UInt16 { 3 }
     public static var bringsDataIn: Bool { false }
     public var name: Bytes
-    public var ticket: UInt64
+    public var wish: UInt64
 
-    public init(_ name: Bytes, ticket: UInt64) {
+    public init(_ name: Bytes, wish: UInt64) {
         self.name = name
-        self.ticket = ticket
+        self.wish = wish
     }
 
     public var key: Bytes { name }
@@ -202,7 +214,7 @@ public struct PermitCancel<Machine: PermitMachine>: MachineCommand {
 
     public func apply(in context: inout MachineContext) throws -> Bool {
         var permits = try Permits<Machine>(name, in: &context)
-        guard try permits.cancel(ticket: ticket, in: &context) else { return false }
+        guard try permits.cancel(wish: wish, in: &context) else { return false }
         try permits.serve(in: &context)
         try permits.close(in: &context)
         return true
@@ -210,12 +222,12 @@ public struct PermitCancel<Machine: PermitMachine>: MachineCommand {
 
     public func encode(into writer: inout ByteWriter) {
         writer.writeWithLength(name)
-        writer.write(ticket)
+        writer.write(wish)
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         name = try reader.readName()
-        ticket = try reader.read()
+        wish = try reader.read()
     }
 }
 
@@ -224,6 +236,7 @@ public struct PermitCancel<Machine: PermitMachine>: MachineCommand {
 /// `name | token u64 | time to live u64`
 public struct PermitRenew<Machine: PermitMachine>: MachineCommand {
     public static var number: UInt16 { 4 }
+    public static var bringsDataIn: Bool { false }
     public var name: Bytes
     public var token: UInt64
     /// 0: as long as the session.
@@ -322,7 +335,7 @@ public struct PermitLimit<Machine: PermitMachine>: MachineCommand {
 
     public func apply(in context: inout MachineContext) throws -> ObjectCount {
         var permits = try Permits<Machine>(name, in: &context)
-        permits.setLimit(limit)
+        try permits.setLimit(limit)
         try permits.serve(in: &context)
         try permits.close(in: &context)
         return ObjectCount(UInt64(permits.head.out))

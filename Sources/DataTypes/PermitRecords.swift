@@ -44,7 +44,9 @@ struct PermitHead: Hashable, Message {
         out = try reader.read()
         (last, lastToken) = (try reader.read(), try reader.read())
         (firstWaiter, lastWaiter, waiters) = (try reader.read(), try reader.read(), try reader.read())
-        guard (firstWaiter == 0) == (waiters == 0), (lastWaiter == 0) == (waiters == 0) else {
+        guard (firstWaiter == 0) == (waiters == 0), (lastWaiter == 0) == (waiters == 0), last <= 1 << 62,
+            waiters <= 1 << 30, limit <= PermitLimits.permitsMax, out <= 1 << 30
+        else {
             throw DecodingFailure(expected: "a permit object's head", found: "\(waiters) waiters from \(firstWaiter)")
         }
     }
@@ -139,12 +141,14 @@ struct PermitWaiter: Hashable, Message {
 
 /// What a session has of one object, and what it waits for.
 ///
-/// `version u8 = 1 | count u16 | each: ticket u64, token u64`
+/// `version u8 = 1 | count u16 | each: ticket u64, token u64, wish u64`
 struct PermitSession: Hashable, Message {
     struct Claim: Hashable {
         var ticket: UInt64
         /// 0: it waits.
         var token: UInt64
+        /// The client's own number for it: by this it is given back also where nobody knows what became of it.
+        var wish: UInt64
     }
     var claims: [Claim] = []
 
@@ -157,13 +161,14 @@ struct PermitSession: Hashable, Message {
         writer.writeList(claims) { claim, writer in
             writer.write(claim.ticket)
             writer.write(claim.token)
+            writer.write(claim.wish)
         }
     }
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         try reader.expect(version: Self.formatVersion, of: "what a session has of a permit object")
         claims = try reader.readList(countMax: PermitLimits.claimsOfSessionMax) { reader throws(DecodingFailure) in
-            Claim(ticket: try reader.read(), token: try reader.read())
+            Claim(ticket: try reader.read(), token: try reader.read(), wish: try reader.read())
         }
     }
 }

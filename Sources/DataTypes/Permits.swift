@@ -48,6 +48,7 @@ struct Permits<Machine: PermitMachine> {
     // MARK: Asking
 
     mutating func acquire(_ wish: PermitWish, in context: inout MachineContext) throws -> PermitAnswer {
+        if Machine.isExclusive, wish.limit > 1 { throw MachineFailure.otherLimit(1) }
         if head.limit == 0 || !head.isLimitKept && head.out == 0 && head.waiters == 0 {
             guard wish.limit > 0 else { throw MachineFailure.noLimit }
             head.limit = wish.limit
@@ -65,11 +66,12 @@ struct Permits<Machine: PermitMachine> {
         }
         try context.hold(key.name)
         let ticket = number(in: context)
+        try note(PermitSession.Claim(ticket: ticket, token: 0, wish: wish.number), of: session, in: &context)
         let waiter = PermitWaiter(
             session: session, permits: wish.permits, previous: head.lastWaiter,
             timeToLiveMillis: wish.timeToLiveMillis, timer: nil, value: wish.value)
         if isFree {
-            let token = try grant(ticket, waiter, in: &context)
+            let token = try grant(ticket, waiter, token: ticket, in: &context)
             return PermitAnswer(state: .granted, session, ticket: ticket, token: token)
         }
         return try wait(ticket, waiter, wish.waitMillis, in: &context)
@@ -89,7 +91,6 @@ struct Permits<Machine: PermitMachine> {
         if head.firstWaiter == 0 { head.firstWaiter = ticket }
         head.lastWaiter = ticket
         head.waiters += 1
-        try note(PermitSession.Claim(ticket: ticket, token: 0), of: waiter.session, in: &context)
         context.tell(
             .put, key.record(PermitPart.waiters, ticket), PermitTold(token: 0, waiter.session, waiter).encoded())
         var answer = try busy(in: &context)
@@ -134,16 +135,16 @@ struct Permits<Machine: PermitMachine> {
         return true
     }
 
-    /// The session gives back what it got with this ticket, or waits no longer.
-    mutating func cancel(ticket: UInt64, in context: inout MachineContext) throws -> Bool {
-        guard let claim = try claims(of: context.session, in: &context).first(where: { $0.ticket == ticket }) else {
+    /// The session gives back what it got by this wish, or waits no longer.
+    mutating func cancel(wish: UInt64, in context: inout MachineContext) throws -> Bool {
+        guard let claim = try claims(of: context.session, in: &context).first(where: { $0.wish == wish }) else {
             return false
         }
         return claim.token > 0
-            ? try release(token: claim.token, in: &context) : try leave(ticket: ticket, in: &context)
+            ? try release(token: claim.token, in: &context) : try leave(ticket: claim.ticket, in: &context)
     }
 
-    /// The session has ended. What is not as it should be is passed over: the others must not wait for it for ever.
+    /// The session has ended.
     mutating func end(_ session: SessionID, in context: inout MachineContext) throws {
         let claims = try claims(of: session, in: &context)
         try holders.load(claims.map(\.token).filter { $0 > 0 }, in: &context)
@@ -156,6 +157,13 @@ struct Permits<Machine: PermitMachine> {
             }
         }
         sessions.remove(session.rawValue)
+    }
+
+    /// The same where those who wait are not as they should be: what it has is free at least.
+    mutating func endDamaged(_ session: SessionID, in context: inout MachineContext) throws {
+        for claim in try claims(of: session, in: &context) where claim.token > 0 {
+            _ = try release(token: claim.token, in: &context)
+        }
     }
 
     // MARK: Granting
@@ -178,7 +186,7 @@ struct Permits<Machine: PermitMachine> {
             }
             if let timer = waiter.timer { try context.cancel(timer) }
             try unlink(ticket, waiter, in: &context)
-            let token = try grant(ticket, waiter, in: &context)
+            let token = try grant(ticket, waiter, token: number(in: context), in: &context)
             context.tell(
                 .put, key.record(PermitPart.waiters, ticket),
                 PermitTold(token: token, waiter.session, waiter).encoded())
@@ -202,9 +210,9 @@ struct Permits<Machine: PermitMachine> {
     }
 
     private mutating func grant(
-        _ ticket: UInt64, _ waiter: PermitWaiter, in context: inout MachineContext
+        _ ticket: UInt64, _ waiter: PermitWaiter, token: UInt64, in context: inout MachineContext
     ) throws -> UInt64 {
-        let token = isPlanted("token-again") ? max(head.lastToken, 1) : number(in: context)
+        let token = isPlanted("token-again") && head.lastToken > 0 ? head.lastToken : token
         var holder = PermitHolder(
             session: waiter.session, ticket: ticket, permits: waiter.permits, timer: nil, value: waiter.value)
         if waiter.timeToLiveMillis > 0 {
@@ -213,7 +221,7 @@ struct Permits<Machine: PermitMachine> {
         }
         holders.set(token, to: holder)
         (head.lastToken, head.out) = (token, head.out + waiter.permits)
-        try note(PermitSession.Claim(ticket: ticket, token: token), of: waiter.session, in: &context)
+        try note(granted: token, ticket, of: waiter.session, in: &context)
         context.tell(
             .put, key.record(PermitPart.holders, token), PermitTold(token: token, waiter.session, waiter).encoded())
         return token
@@ -240,7 +248,8 @@ struct Permits<Machine: PermitMachine> {
     }
 
     /// 0: none is kept any more.
-    mutating func setLimit(_ limit: UInt32) {
+    mutating func setLimit(_ limit: UInt32) throws {
+        if Machine.isExclusive { throw MachineFailure.otherLimit(1) }
         head.isLimitKept = limit > 0
         if limit > 0 { head.limit = limit }
     }
@@ -254,16 +263,21 @@ struct Permits<Machine: PermitMachine> {
         return try sessions.value(of: session.rawValue, in: &context)?.claims ?? []
     }
 
-    /// It waits, or has got what it waited for.
     private mutating func note(
         _ claim: PermitSession.Claim, of session: SessionID, in context: inout MachineContext
     ) throws {
         var own = try sessions.value(of: session.rawValue, in: &context) ?? PermitSession()
-        if let place = own.claims.firstIndex(where: { $0.ticket == claim.ticket }) {
-            own.claims[place] = claim
-        } else {
-            own.claims.append(claim)
-        }
+        own.claims.append(claim)
+        sessions.set(session.rawValue, to: own)
+    }
+
+    private mutating func note(
+        granted token: UInt64, _ ticket: UInt64, of session: SessionID, in context: inout MachineContext
+    ) throws {
+        guard var own = try sessions.value(of: session.rawValue, in: &context),
+            let place = own.claims.firstIndex(where: { $0.ticket == ticket })
+        else { throw RecordDamage(ticket, "its session does not know it") }
+        own.claims[place].token = token
         sessions.set(session.rawValue, to: own)
     }
 

@@ -32,7 +32,11 @@ extension HostCore {
     /// A command goes into the log only where every member that can be reached is able to apply it: one that is not would
     /// have to stop. Hosts that are away are not asked, or one host less would end the group's work.
     func refusalByMembers(of payload: Bytes, _ replica: Replica) -> Refusal? {
-        let payload = CommandGuard.command(in: payload) ?? payload
+        if let (command, lock) = CommandGuard.read(payload) {
+            // Whether the token stands is told by the machine that gave it: who has that has its first command.
+            return refusalByMembers(of: MachineCommandNumber(machine: lock, command: 1), replica)
+                ?? refusalByMembers(of: command, replica)
+        }
         guard let machine = payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine }), machine.isRegistered,
             let request = try? MachineRequest(payload: payload)
         else { return nil }

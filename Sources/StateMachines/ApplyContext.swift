@@ -28,15 +28,17 @@ public struct ApplyContext {
     let group: GroupID
     let machine: SubMachineNumber
     private let store: any RecordStore
-    /// Of the entry, by other contexts: deadlines of one entry have numbers of their own.
-    private let writesBefore: Int
+    /// Of the entry, set by other contexts: deadlines of one entry have numbers of their own. nil: a number is how much was
+    /// written before, and there are no other contexts.
+    private let deadlinesBefore: Int?
+    private(set) var deadlinesSet = 0
 
     init(
         group: GroupID, _ entry: LogEntry, logTime: LogTime, revision: Revision, slot: Slot, machine: SubMachineNumber,
-        store: any RecordStore, writesBefore: Int = 0
+        store: any RecordStore, deadlinesBefore: Int? = nil
     ) {
         self.group = group
-        self.writesBefore = writesBefore
+        self.deadlinesBefore = deadlinesBefore
         index = entry.index
         self.logTime = logTime
         self.revision = revision
@@ -100,7 +102,9 @@ public struct ApplyContext {
 
     /// Sees to it that something is done when log time has come to `time`.
     mutating func set(_ time: LogTime, _ purpose: Deadline.Purpose) -> DeadlineKey {
-        let key = DeadlineKey(time: time, index: index, number: UInt16(truncatingIfNeeded: writesBefore + writes.count))
+        let number = deadlinesBefore.map { $0 + deadlinesSet } ?? writes.count
+        deadlinesSet += 1
+        let key = DeadlineKey(time: time, index: index, number: UInt16(truncatingIfNeeded: number))
         writes.append(Deadline(key, purpose).write)
         return key
     }

@@ -69,16 +69,20 @@ public struct FencingToken: Hashable, Sendable, Message {
         number = try reader.read()
         name = try reader.readBytesWithLength(limit: Self.nameBytesMax)
         guard !name.isEmpty else { throw DecodingFailure(expected: "the name of a lock", found: "none") }
+        guard machine.isDataType, number <= Self.numberMax else {
+            throw DecodingFailure(
+                expected: "a token of a data type, at most \(Self.numberMax)", found: "\(number) of machine \(machine)")
+        }
     }
 
     /// Of the lock's name.
     public static let nameBytesMax = 1_024
-    /// Of the key of what is guarded.
-    public static let keyBytesMax = 2_048
+    public static let numberMax: UInt64 = 1 << 62
 }
 
 /// A command behind a guard. Where the lock lies in the slot that the command is about, the token has to be held at that
-/// moment. Elsewhere nobody can tell; there it must not be below the highest that the command's key has seen of this lock.
+/// moment. Elsewhere nobody can tell; there it must not be below the highest that the slot has seen of this lock: whatever
+/// one command writes lies in one slot.
 ///
 /// Behind a header of `.guards`: `version u8 = 1 | token | machine u16 | the guarded command, as it stands behind its header`
 package struct GuardedCommand {
@@ -113,10 +117,6 @@ package struct GuardedCommand {
         writer.write(reader.readRest())
         self.payload = writer.take()
         key = try Self.key(of: self.payload, machine)
-        guard key.count <= FencingToken.keyBytesMax else {
-            throw DecodingFailure(
-                expected: "a key of at most \(FencingToken.keyBytesMax) bytes to be guarded", found: "\(key.count)")
-        }
     }
 
     private static func key(of payload: Bytes, _ machine: SubMachineNumber) throws(DecodingFailure) -> Bytes {
@@ -146,22 +146,18 @@ package struct GuardedCommand {
         return writer.take()
     }
 
-    var slot: Slot { Ring.slot(of: key) }
+    package var slot: Slot { Ring.slot(of: key) }
 
     /// Whether the lock's own records tell.
     package var isBesideLock: Bool { Ring.slot(of: token.name) == slot }
 
-    /// Of the highest token that the key has seen, where the lock is elsewhere.
+    /// Of the highest token that the slot has seen, where the lock is elsewhere.
     ///
-    /// `lock's machine u16 | lock's name: length u16, bytes | machine u16 | key`, big-endian; the record is
-    /// `version u8 = 1 | token u64`.
+    /// `lock's machine u16, big-endian | lock's name`; the record is `version u8 = 1 | token u64`.
     var place: RecordPosition {
-        var writer = ByteWriter(capacity: 6 + token.name.count + key.count)
+        var writer = ByteWriter(capacity: 2 + token.name.count)
         writer.write(token.machine.rawValue.bigEndian)
-        writer.write(UInt16(truncatingIfNeeded: token.name.count).bigEndian)
         writer.write(token.name)
-        writer.write(machine.rawValue.bigEndian)
-        writer.write(key)
         return RecordPosition(slot: slot, machine: .guards, key: writer.take())
     }
 }
@@ -207,8 +203,13 @@ public enum CommandGuard {
     }
 
     /// The command inside, as a payload of its own; nil: there is no guard, or it can't be read.
-    public static func command(in payload: Bytes) -> Bytes? {
-        guard payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine }) == .guards else { return nil }
-        return (try? GuardedCommand(payload: payload))?.payload
+    public static func command(in payload: Bytes) -> Bytes? { read(payload)?.command }
+
+    /// The same, and whose token guards it.
+    public static func read(_ payload: Bytes) -> (command: Bytes, lock: SubMachineNumber)? {
+        guard payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine }) == .guards,
+            let guarded = try? GuardedCommand(payload: payload)
+        else { return nil }
+        return (guarded.payload, guarded.token.machine)
     }
 }

@@ -383,6 +383,7 @@ public struct MasterStateMachine: Sendable {
         var events: [ToldEvent] = []
         var holds: [HoldChange] = []
         var missing: [RecordPosition] = []
+        var deadlines = 0
         var overlaid = OverlaidStore(store)
         for id in ids {
             for holding in sessions.holdings(of: id) {
@@ -394,7 +395,7 @@ public struct MasterStateMachine: Sendable {
                 var context = MachineContext(
                     ApplyContext(
                         group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next,
-                        slot: holding.slot, machine: holding.machine, store: overlaid, writesBefore: writes.count),
+                        slot: holding.slot, machine: holding.machine, store: overlaid, deadlinesBefore: deadlines),
                     session: id)
                 let isDone = (try? release(holding.name, id, &context)) != nil
                 bytesBesideEntries &+= context.trouble.bytesOfReads
@@ -402,6 +403,7 @@ public struct MasterStateMachine: Sendable {
                 // The next ones may be waiting for records too: they are fetched in one go.
                 guard missing.isEmpty, isDone, context.trouble.broken == nil else { continue }
                 writes += context.context.writes
+                deadlines += context.context.deadlinesSet
                 events += told(by: context, in: holding.slot, holding.machine)
                 holds += context.holds
                 overlaid.add(context.context.writes, revision: revision.next)

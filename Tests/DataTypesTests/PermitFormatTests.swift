@@ -49,10 +49,10 @@ import Testing
 
     @Test func commandsAndAnswers() throws {
         try expect(
-            PermitAcquire<LockMachine>("n", permits: 2, limit: 3, waitMillis: 4, timeToLiveMillis: 5, value: "v"),
-            n, int("02"), int("03"), long("04"), long("05"), "76")
+            PermitAcquire<LockMachine>("n", permits: 2, limit: 3, waitMillis: 4, timeToLiveMillis: 5, wish: 6, value: "v"),
+            n, int("02"), int("03"), long("04"), long("05"), long("06"), "76")
         try expect(PermitRelease<LockMachine>("n", token: 9), n, long("09"))
-        try expect(PermitCancel<LockMachine>("n", ticket: 8), n, long("08"))
+        try expect(PermitCancel<LockMachine>("n", wish: 8), n, long("08"))
         try expect(PermitRenew<LockMachine>("n", token: 9, timeToLiveMillis: 5), n, long("09"), long("05"))
         try expect(PermitAnnounce<LockMachine>("n", token: 9, value: "v"), n, long("09"), "76")
         try expect(PermitLimit<LockMachine>("n", 3), n, int("03"))
@@ -84,6 +84,11 @@ import Testing
         for count in 0..<guarded.count { _ = try? GuardedCommand(payload: guarded[0..<count].compacted()) }
         let twice = try CommandGuard.payload(guarded, guardedBy: token)
         #expect(throws: DecodingFailure.self) { try GuardedCommand(payload: twice) }
+        // Only what all hosts of this level have may have given the token.
+        let users = FencingToken(9, of: "n", machine: .firstOfUsers)
+        #expect(throws: DecodingFailure.self) { try FencingToken(decoding: users.encoded()) }
+        let never = FencingToken(.max, of: "n", machine: LockMachine.number)
+        #expect(throws: DecodingFailure.self) { try FencingToken(decoding: never.encoded()) }
     }
 
     @Test func records() throws {
@@ -104,10 +109,12 @@ import Testing
                 "0001" + "6e" + "02" + String(word(second.ticket).reversedBytes): "01" + word(bob.rawValue) + int("01")
                     + long("00") + long("00") + long("00") + "01" + group.timerBytes + "62",
                 "0001" + "6e" + "03" + String(word(ada.rawValue).reversedBytes): "01" + "0100" + word(first.ticket)
-                    + word(first.token),
+                    + word(first.token) + long("06"),
                 "0001" + "6e" + "03" + String(word(bob.rawValue).reversedBytes): "01" + "0100" + word(second.ticket)
-                    + long("00"),
+                    + long("00") + long("06"),
             ])
+        // One has a lock, whatever somebody says.
+        #expect(throws: MachineFailure.self) { try group.setLimit(2, of: ada) }
         // The last one leaves nothing behind.
         #expect(try group.release(token: first.token, of: ada))
         let token = try #require(group.token(of: bob))
@@ -116,6 +123,7 @@ import Testing
         let third = try group.acquire(of: ada, waitMillis: 0, timeToLiveMillis: 0, value: "a")
         #expect(third.token > token)
         #expect(try group.release(token: third.token, of: ada))
+        #expect(group.records(of: LockMachine.number) == [:])
     }
 
     @Test func aSessionsEndGivesAllBackAndTokensGrow() throws {
@@ -209,7 +217,7 @@ private struct PermitGroup {
     ) throws -> PermitAnswer {
         try submit(
             PermitAcquire<LockMachine>(
-                "n", waitMillis: waitMillis, timeToLiveMillis: timeToLiveMillis, value: value), of: session)
+                "n", waitMillis: waitMillis, timeToLiveMillis: timeToLiveMillis, wish: 6, value: value), of: session)
     }
 
     mutating func release(token: UInt64, of session: SessionID) throws -> Bool {
@@ -218,6 +226,10 @@ private struct PermitGroup {
 
     private func hex(_ bytes: Bytes) -> String {
         bytes.array.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+    }
+
+    mutating func setLimit(_ limit: UInt32, of session: SessionID) throws {
+        _ = try submit(PermitLimit<LockMachine>("n", limit), of: session)
     }
 
     func records(of machine: SubMachineNumber) -> [String: String] {
