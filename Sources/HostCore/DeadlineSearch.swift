@@ -20,8 +20,8 @@ struct DeadlineWatch {
     var isReading = false
     /// Which search it is: what an earlier one brings is not taken.
     var number: UInt64 = 0
-    /// What was proposed last: when it is applied, all up to `last` is done.
-    var proposed: (index: LogIndex, term: Term, last: DeadlineKey)?
+    /// What was proposed last: when it is applied, all up to `last` is done; nil: the first one is still there.
+    var proposed: (index: LogIndex, term: Term, last: DeadlineKey?)?
     /// What failed is tried again in this tick.
     var tick: UInt64 = 0
     /// There is something here that was passed over and can be carried out now: the next search goes back to it.
@@ -83,14 +83,14 @@ public struct DeadlineRead: Sendable {
         /// It looks at what is held back.
         case held
         /// What is due was found, and some of it are sweeps: what these delete next is read.
-        case sweeps(DueDeadlines, [SweepRead])
+        case sweeps([SweepRead], CarriedDeadlines)
     }
 
     package var isOfHeld: Bool { if case .held = purpose { true } else { false } }
 
     /// Reads them. Any thread.
     public func result<D: Disk>(from store: Store<D>) throws -> DeadlineReadResult {
-        if case .sweeps(_, let reads) = purpose {
+        if case .sweeps(let reads, _) = purpose {
             return DeadlineReadResult(
                 read: self, records: [], next: nil, swept: try reads.map { try $0.page(from: store, in: view) })
         }
@@ -142,6 +142,28 @@ package struct DueDeadlines: Sendable {
         keys.append(deadline.key)
         return true
     }
+}
+
+/// How much of what is due is on its way.
+package struct CarriedDeadlines: Sendable {
+    /// Of all that is due, ascending.
+    private let keys: [DeadlineKey]
+    /// The first one that is not on its way.
+    private var left: DeadlineKey?
+    /// What was proposed last; nil: nothing was.
+    var last: (index: LogIndex, term: Term)?
+
+    init(_ keys: [DeadlineKey]) { self.keys = keys }
+
+    /// It and all behind it are looked for again.
+    mutating func leave(_ key: DeadlineKey) {
+        if isCarried(key) { left = key }
+    }
+
+    func isCarried(_ key: DeadlineKey) -> Bool { left.map { key.key < $0.key } ?? true }
+
+    /// Up to here all is; nil: the first one is not.
+    var through: DeadlineKey? { keys.last { isCarried($0) } }
 }
 
 /// The next records of a sweep.
