@@ -91,8 +91,14 @@ public struct DeadlineRead: Sendable {
     /// Reads them. Any thread.
     public func result<D: Disk>(from store: Store<D>) throws -> DeadlineReadResult {
         if case .sweeps(let reads, _) = purpose {
-            return DeadlineReadResult(
-                read: self, records: [], next: nil, swept: try reads.map { try $0.page(from: store, in: view) })
+            var swept: [RecordPage] = []
+            var bytesLeft = Self.sweptBytesMax
+            for read in reads where bytesLeft > 0 {
+                let page = try read.page(from: store, in: view)
+                bytesLeft -= page.keyAndValueBytes
+                swept.append(page)
+            }
+            return DeadlineReadResult(read: self, records: [], next: nil, swept: swept)
         }
         let cold = try store.page(
             in: view, from: from, end: Self.end, recordsMax: Self.recordsMax, bytesMax: Self.bytesMax, tombstones: true)
@@ -105,6 +111,8 @@ public struct DeadlineRead: Sendable {
     /// In one command: the records are fetched for it, values and all.
     package static var dueMax: Int { 64 }
     package static var bytesMax: Int { 128 << 10 }
+    /// Of keys and values that are read for one command's sweeps, in memory and then on disk: none is begun beyond.
+    package static var sweptBytesMax: Int { 1 << 20 }
     /// Behind all deadlines.
     package static var end: RecordKey {
         RecordKey(slot: .group, machine: SubMachineNumber(SubMachineNumber.deadlines.rawValue + 1), key: Bytes())
@@ -178,6 +186,9 @@ package struct SweepRead: Sendable {
 
     var from: RecordKey { RecordKey(slot: sweep.slot, machine: sweep.machine, key: sweep.from) }
 
+    /// Copied out of memory.
+    package var liveBytes: Int { live.keyAndValueBytes }
+
     func page<D: Disk>(from store: Store<D>, in view: StoreView) throws -> RecordPage {
         let cold = try store.page(
             in: view, from: from, end: end, recordsMax: recordsMax,
@@ -191,6 +202,10 @@ public struct DeadlineReadResult: Sendable {
     package var read: DeadlineRead
     package var records: [Record]
     package var next: RecordKey?
-    /// Of each sweep.
+    /// Of each sweep, as far as there was room.
     package var swept: [RecordPage] = []
+}
+
+extension RecordPage {
+    package var keyAndValueBytes: Int { records.reduce(0) { $0 + $1.key.key.count + ($1.value?.count ?? 0) } }
 }

@@ -167,25 +167,30 @@ extension HostCore {
 
     // MARK: Sweeps
 
-    /// Of keys and values that are read for one command.
-    private static var sweptBytesMax: Int { 1 << 20 }
-
     /// What sweeps are to delete is read before they go into the log. They go in steps, each of which puts its sweep behind
     /// all else that is due by then.
     private func read(
         _ sweeps: [(deadline: DeadlineKey, sweep: Sweep)], _ carrying: CarriedDeadlines, _ replica: Replica
     ) {
         let recordsMax = max(settings.sweptRecordsMax / sweeps.count, 1)
+        var carrying = carrying
         var reads: [SweepRead] = []
+        var bytesLeft = DeadlineRead.sweptBytesMax
         for (deadline, sweep) in sweeps {
+            // One record of each would be too much: they may be large. The others have their turn in the next command.
+            guard bytesLeft > 0 else {
+                carrying.leave(deadline)
+                break
+            }
             guard let end = sweep.prefix.endOfPrefix else { continue }
             var read = SweepRead(
                 deadline: deadline, sweep: sweep,
                 end: RecordKey(slot: sweep.slot, machine: sweep.machine, key: end),
                 live: RecordPage(records: [], next: nil), recordsMax: recordsMax,
-                bytesMax: Self.sweptBytesMax / sweeps.count)
+                bytesMax: DeadlineRead.sweptBytesMax / sweeps.count)
             read.live = replica.memtable.page(
                 from: read.from, end: read.end, recordsMax: recordsMax, bytesMax: read.bytesMax)
+            bytesLeft -= read.live.keyAndValueBytes
             reads.append(read)
         }
         replica.deadlines.number += 1
@@ -219,6 +224,7 @@ extension HostCore {
         guard mayCarryOut(replica) else { return }
         var carrying = carrying
         let steps = zip(reads, pages).map { step($0, $1, of: replica.group) }
+        if pages.count < reads.count { carrying.leave(reads[pages.count].deadline) }
         if let first = steps.first?.deadline, !propose(.sweep(steps), &carrying, replica) { carrying.leave(first) }
         noteProposed(carrying, replica)
     }
