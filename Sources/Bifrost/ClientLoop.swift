@@ -418,9 +418,10 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         }
     }
 
-    /// One that waits is left alone where it comes early: that costs less than another timer for each operation.
+    /// One that waits is left alone where it comes early: that costs less than another timer for each operation. But one
+    /// that should have come comes late, as timers stand still while the machine sleeps.
     private func scheduleTick(at next: Instant?, now: Instant) {
-        if let next, let laterTick, laterTick.at <= next { return }
+        if let next, let laterTick, laterTick.at >= now, laterTick.at <= next { return }
         laterTick?.task.cancel()
         laterTick = next.map { next in
             let task = eventLoop.scheduleTask(in: .nanoseconds(Int64(next.since(now)))) { [self] in
