@@ -168,6 +168,23 @@ import Testing
         #expect(try told(host, 5).changes.count == 200 - Int(oldest.rawValue))
     }
 
+    /// A leader that is new may not have applied what they know of; one answer does for both, and sends neither back.
+    @Test func twoThatAskTheSameBehindWhatTheLeaderHasStayWhereTheyAre() throws {
+        let trio = try Trio()
+        let host = trio.hosts[try trio.leader()]
+        host.put("k", "v", group: group, token: 1)
+        try trio.tick(2)
+        for token in 2...3 as ClosedRange<UInt64> {
+            watch(host, WatchRange(after: Revision(9), waitMillis: 0, key: "k"), token: token)
+        }
+        try trio.tick(1)
+        for token in 2...3 as ClosedRange<UInt64> {
+            let answer = try told(host, token)
+            #expect(answer.changes.isEmpty && answer.through == Revision(9))
+        }
+        #expect(host.core.watchCount == 0)
+    }
+
     @Test func watchesHaveABoundAndThousandsAreTold() throws {
         let trio = try Trio(adjust: { $0.watchesMax = 3_000 })
         let host = trio.hosts[try trio.leader()]
