@@ -2,6 +2,7 @@
 // more is said to be gone.
 
 import BifrostSimulator
+import DataTypes
 import HostCore
 import Messages
 import Primitives
@@ -183,6 +184,33 @@ import Testing
             #expect(answer.changes.isEmpty && answer.through == Revision(9))
         }
         #expect(host.core.watchCount == 0)
+    }
+
+    @Test func aNumberThatStaysWhatItIsTellsNothing() throws {
+        let trio = try Trio()
+        let host = trio.hosts[try trio.leader()]
+        try trio.tick(3)
+        let commands: [any MachineCommand<NumberMachine>] = [
+            NumberChange("n", .add, .double(0)), NumberChange("n", .add, .double(0)),
+            NumberBound("n", lower: .double(0), upper: nil), NumberBound("n", lower: .double(0), upper: nil),
+            NumberChange("n", .multiply, .double(1)), NumberChange("n", .set, .double(2)),
+            NumberChange("n", .set, .double(2)), NumberDelete("n"), NumberDelete("n"),
+            NumberChange("n", .set, .double(0)), NumberChange("n", .set, .double(-0.0)),
+        ]
+        for (number, command) in commands.enumerated() {
+            host.execute(
+                MachineRequest(command).payload(machine: NumberMachine.number), slot(of: "n" as Bytes), group,
+                token: UInt64(number))
+            try trio.tick(2)
+            #expect(host.isDone(UInt64(number)))
+        }
+        watch(
+            host, WatchRange(after: .zero, waitMillis: 0, key: NumberMachine.watchKey("n")), of: "n",
+            machine: NumberMachine.number, token: 100)
+        try trio.tick(1)
+        let changes = try told(host, 100).changes
+        #expect(changes.map(\.revision.rawValue) == [1, 2, 3, 4, 5, 6])
+        #expect(changes.map(\.kind) == [.put, .put, .put, .deleted, .put, .put])
     }
 
     @Test func watchesHaveABoundAndThousandsAreTold() throws {
