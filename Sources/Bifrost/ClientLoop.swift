@@ -86,7 +86,6 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     private var lossDue: (at: Instant, task: Scheduled<Void>)?
     /// What the router had counted when they were looked at.
     private var sessionChangesSeen: UInt64 = 0
-    /// Read by whoever lets a hold go, on any thread.
     private let isOver = Atomic<Bool>(false)
 
     /// How long the first map waits for other seeds. Hosts that live say who they are much sooner.
@@ -274,6 +273,10 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     // MARK: sessions that are held
 
+    /// The client is closed. Whoever let go of it may have let go of its threads, so nothing more is handed to them. Any
+    /// thread may ask.
+    var isGone: Bool { isOver.load(ordering: .relaxed) }
+
     /// See `ClientRouter.holdSession`.
     func holdSession(of slot: Slot) {
         eventLoop.preconditionInEventLoop()
@@ -283,8 +286,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     /// Undoes one of these, on any thread.
     func letGoOfSession(of slot: Slot) {
-        // Whoever let go of the client may have let go of its threads.
-        guard !isOver.load(ordering: .relaxed) else { return }
+        guard !isGone else { return }
         eventLoop.execute { [self] in
             router.letGoOfSession(of: slot)
             needTicks()
@@ -339,8 +341,20 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
                 lossDue = nil
                 checkLosses(now: RPCClock.now())
             }
+            // The loop is shut down, though the client was not closed: nobody would ever be told anything.
+            task.futureResult.whenFailure { [self] error in
+                if case EventLoopError.shutdown = error { loseAll() }
+            }
             return (next, task)
         }
+    }
+
+    private func loseAll() {
+        isOver.store(true, ordering: .relaxed)
+        lossDue = nil
+        let waiters = lossWaiters
+        lossWaiters = []
+        for waiter in waiters { waiter.resume(isLost: true) }
     }
 
     /// Whoever waits for losses has to know before he is told anything else: this process may have stood still, and the
@@ -404,9 +418,10 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         }
     }
 
-    /// One that waits is left alone where it comes early: that costs less than another timer for each operation.
+    /// One that waits is left alone where it comes early: that costs less than another timer for each operation. But one
+    /// that should have come comes late, as timers stand still while the machine sleeps.
     private func scheduleTick(at next: Instant?, now: Instant) {
-        if let next, let laterTick, laterTick.at <= next { return }
+        if let next, let laterTick, laterTick.at >= now, laterTick.at <= next { return }
         laterTick?.task.cancel()
         laterTick = next.map { next in
             let task = eventLoop.scheduleTask(in: .nanoseconds(Int64(next.since(now)))) { [self] in

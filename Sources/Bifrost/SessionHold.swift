@@ -24,6 +24,7 @@ package final class SessionHold: Sendable {
     init(of slot: Slot, on loop: ClientLoop) {
         self.slot = slot
         self.loop = loop
+        guard !loop.isGone else { return }
         loop.eventLoop.execute { loop.holdSession(of: slot) }
     }
 
@@ -39,8 +40,10 @@ package final class SessionHold: Sendable {
     /// The session that there is now in the group that owns the slot; nil: none, or one that counts as lost, or the
     /// cluster is closed. That it was there says nothing of later: see `endsAt`.
     package func life() async -> SessionLife? {
-        await withCheckedContinuation { continuation in
-            loop.eventLoop.execute { [loop, slot] in continuation.resume(returning: loop.sessionLife(of: slot)) }
+        guard !loop.isGone else { return nil }
+        return await withCheckedContinuation { continuation in
+            let waiting = LoopContinuation<SessionLife?>(continuation, otherwise: nil)
+            loop.eventLoop.execute { [loop, slot] in waiting.resume(returning: loop.sessionLife(of: slot)) }
         }
     }
 
@@ -52,12 +55,16 @@ package final class SessionHold: Sendable {
     ///
     /// - Throws: `cancelled` when the task is cancelled before; nothing else.
     package func lost(_ id: SessionID) async throws(BifrostError) {
+        guard !loop.isGone else { return }
         let waiter = LossWaiter(of: slot, id)
         let isLost = await withTaskCancellationHandler {
             await withCheckedContinuation { (continuation: CheckedContinuation<Bool, Never>) in
-                loop.eventLoop.execute { [loop] in waiter.start(continuation, on: loop) }
+                let waiting = LoopContinuation(continuation, otherwise: true)
+                loop.eventLoop.execute { [loop] in waiter.start(waiting, on: loop) }
             }
         } onCancel: {
+            // The end of the client is that of all who wait.
+            guard !loop.isGone else { return }
             loop.eventLoop.execute { [loop] in waiter.cancel(on: loop) }
         }
         guard isLost else {
@@ -66,12 +73,36 @@ package final class SessionHold: Sendable {
     }
 }
 
+/// A task that waits for what an event loop is to do. One that was shut down does nothing and says nothing: it forgets
+/// what it was given, and with that the task goes on.
+private final class LoopContinuation<Value: Sendable>: Sendable {
+    private let continuation: Mutex<CheckedContinuation<Value, Never>?>
+    private let otherwise: Value
+
+    /// - Parameter otherwise: what the task gets if nobody resumes it.
+    init(_ continuation: CheckedContinuation<Value, Never>, otherwise: Value) {
+        self.continuation = Mutex(continuation)
+        self.otherwise = otherwise
+    }
+
+    deinit { resume(returning: otherwise) }
+
+    /// Only the first time.
+    func resume(returning value: Value) {
+        let waiting = continuation.withLock { continuation in
+            defer { continuation = nil }
+            return continuation
+        }
+        waiting?.resume(returning: value)
+    }
+}
+
 /// Who waits for the loss of a session. Resumes its task exactly once.
 final class LossWaiter: @unchecked Sendable {
     // @unchecked: belongs to the event loop; the task only creates it and hands it over.
     let slot: Slot
     let id: SessionID
-    private var continuation: CheckedContinuation<Bool, Never>?
+    private var continuation: LoopContinuation<Bool>?
     private var isCancelled = false
 
     init(of slot: Slot, _ id: SessionID) {
@@ -79,7 +110,7 @@ final class LossWaiter: @unchecked Sendable {
         self.id = id
     }
 
-    func start(_ continuation: CheckedContinuation<Bool, Never>, on loop: ClientLoop) {
+    fileprivate func start(_ continuation: LoopContinuation<Bool>, on loop: ClientLoop) {
         self.continuation = continuation
         if isCancelled { return resume(isLost: false) }
         loop.wait(self)

@@ -93,5 +93,15 @@ public enum SimulationCorpus {
             113, .rot, seconds: 60,
             "a leader within ten seconds: a rule of the simulator, for a replica that the scrubber found damaged meanwhile"
         ),
+        entry(
+            34_608_591_143, seconds: 60,
+            "watches: two identical watch requests at a leader that is behind the asked revision"),
+        entry(
+            464_402_475, seconds: 60,
+            "times to live: what was refused of what is due held up all that was due for seconds"),
+        entry(
+            419_410_449_625, seconds: 60,
+            "convergence: a rule of the simulator, for a replica that gets its state in small pieces, which is waited for"
+        ),
     ]
 }

@@ -8,38 +8,43 @@ import StateMachines
 /// An object's own record, there as long as it has elements.
 ///
 /// `version u8 = 1 | generation | count u64`
-struct CollectionHead: Hashable, Message {
+package struct CollectionHead: Hashable, Message {
     /// Where its elements are.
-    var generation: Generation
-    var count: UInt64
+    package var generation: Generation
+    package var count: UInt64
 
     private static let formatVersion: UInt8 = 1
 
-    func encode(into writer: inout ByteWriter) {
+    package func encode(into writer: inout ByteWriter) {
         writer.write(Self.formatVersion)
         writer.write(generation.group)
         writer.write(generation.revision)
         writer.write(count)
     }
 
-    init(from reader: inout ByteReader) throws(DecodingFailure) {
+    package init(from reader: inout ByteReader) throws(DecodingFailure) {
         try reader.expect(version: Self.formatVersion, of: "a collection's head")
         generation = Generation(group: try reader.read(), revision: try reader.read())
         count = try reader.read()
     }
 
-    init(generation: Generation) {
+    package init(generation: Generation, count: UInt64 = 0) {
         self.generation = generation
-        count = 0
+        self.count = count
     }
 }
 
 /// When a collection got its first element since it was last empty: never twice the same, whatever groups it lies in.
 ///
 /// `group u32 | revision u64`; in keys big-endian.
-struct Generation: Hashable {
-    var group: GroupID
-    var revision: Revision
+package struct Generation: Hashable, Sendable {
+    package var group: GroupID
+    package var revision: Revision
+
+    package init(group: GroupID, revision: Revision) {
+        self.group = group
+        self.revision = revision
+    }
 }
 
 /// A map or set while a command changes it.
@@ -86,7 +91,7 @@ extension ObjectKey {
     /// How the keys of all elements begin.
     func elements(of generation: Generation) -> Bytes { element(Bytes(), of: generation) }
 
-    func element(_ element: Bytes, of generation: Generation) -> Bytes {
+    package func element(_ element: Bytes, of generation: Generation) -> Bytes {
         var writer = ByteWriter(capacity: 15 + name.count + element.count)
         writer.write(UInt16(truncatingIfNeeded: name.count).bigEndian)
         writer.write(name)

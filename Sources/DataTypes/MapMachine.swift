@@ -355,7 +355,7 @@ public struct MapExpire: MachineCommand {
     public var name: Bytes
     public var element: Bytes
 
-    init(name: Bytes, element: Bytes) {
+    package init(name: Bytes, element: Bytes) {
         self.name = name
         self.element = element
     }
@@ -488,6 +488,11 @@ public struct MapPage: MachineQuery {
         public struct Element: Hashable, Sendable {
             public var key: Bytes
             public var entry: ObjectEntry
+
+            package init(key: Bytes, entry: ObjectEntry) {
+                self.key = key
+                self.entry = entry
+            }
         }
         public var entries: [Element]
         /// Where the next page begins; nil: there is none. A page may be empty and have a next one.

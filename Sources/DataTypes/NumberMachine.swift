@@ -197,8 +197,11 @@ public struct NumberChange: MachineCommand {
         state.value = try result(state.value, before)
         try state.check(over: before)
         let record = state.encoded()
-        try context.put(place, record)
-        context.tell(.put, place, record)
+        // By its bytes: -0 is another number than 0.
+        if record != before?.encoded() {
+            try context.put(place, record)
+            context.tell(.put, place, record)
+        }
         return NumberChanged(value: state.value, previous: before?.value)
     }
 
@@ -291,8 +294,8 @@ public struct NumberBound: MachineCommand {
                 ObjectFailure.otherKind, "the number and its bounds are not all integers, or all not", before)
         }
         try state.check(over: before)
-        guard state != before else { return NumberFound(state) }
         let record = state.encoded()
+        guard record != before?.encoded() else { return NumberFound(state) }
         try context.put(place, record)
         context.tell(.put, place, record)
         return NumberFound(state)

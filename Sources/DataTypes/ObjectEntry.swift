@@ -2,7 +2,7 @@
 
 public import Messages
 public import Primitives
-import StateMachines
+package import StateMachines
 
 /// A value, and when it got there.
 ///
@@ -62,7 +62,7 @@ public struct FoundEntry: Hashable, Sendable, Message {
 
     static let valueBytesMax = 512
 
-    init(_ entry: ObjectEntry?) {
+    package init(_ entry: ObjectEntry?) {
         revision = entry?.revision
         value = entry.flatMap { $0.value.count <= Self.valueBytesMax ? $0.value : nil }
     }
@@ -93,14 +93,14 @@ public struct FoundEntry: Hashable, Sendable, Message {
 /// A value as it is stored.
 ///
 /// `version u8 = 1 | has timer u8 | timer, 22 bytes, if there is one | value`
-struct EntryRecord {
+package struct EntryRecord {
     /// What ends it.
-    var timer: ScheduledCommand?
-    var value: Bytes
+    package var timer: ScheduledCommand?
+    package var value: Bytes
 
     static let formatVersion: UInt8 = 1
 
-    func encoded() -> Bytes {
+    package func encoded() -> Bytes {
         var writer = ByteWriter(capacity: 2 + (timer == nil ? 0 : 22) + value.count)
         writer.write(Self.formatVersion)
         writer.write(timer != nil)
@@ -109,12 +109,12 @@ struct EntryRecord {
         return writer.take()
     }
 
-    init(timer: ScheduledCommand?, value: Bytes) {
+    package init(timer: ScheduledCommand?, value: Bytes) {
         self.timer = timer
         self.value = value
     }
 
-    init(decoding bytes: Bytes) throws(DecodingFailure) {
+    package init(decoding bytes: Bytes) throws(DecodingFailure) {
         var reader = ByteReader(bytes)
         try reader.expect(version: Self.formatVersion, of: "a value's record")
         timer = try reader.readOptional { reader throws(DecodingFailure) in try ScheduledCommand(from: &reader) }

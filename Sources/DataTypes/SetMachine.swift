@@ -19,7 +19,7 @@ public enum SetMachine: StateMachine {
     /// In one command or query.
     public static let elementsMax = 256
     /// An element's record.
-    static let present = Bytes([1])
+    package static let present = Bytes([1])
 }
 
 /// For each of some elements, in their order.

@@ -130,7 +130,7 @@ public struct ValueExpire: MachineCommand {
     public static let bringsDataIn = false
     public var name: Bytes
 
-    init(name: Bytes) { self.name = name }
+    package init(name: Bytes) { self.name = name }
 
     public var key: Bytes { name }
     public var readKeys: [Bytes] { [ObjectKey(name).record(ValueMachine.entry)] }

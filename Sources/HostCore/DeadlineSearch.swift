@@ -20,8 +20,8 @@ struct DeadlineWatch {
     var isReading = false
     /// Which search it is: what an earlier one brings is not taken.
     var number: UInt64 = 0
-    /// What was proposed last: when it is applied, all up to `last` is done.
-    var proposed: (index: LogIndex, term: Term, last: DeadlineKey)?
+    /// What was proposed last: when it is applied, all up to `last` is done; nil: the first one is still there.
+    var proposed: (index: LogIndex, term: Term, last: DeadlineKey?)?
     /// What failed is tried again in this tick.
     var tick: UInt64 = 0
     /// There is something here that was passed over and can be carried out now: the next search goes back to it.
@@ -83,16 +83,22 @@ public struct DeadlineRead: Sendable {
         /// It looks at what is held back.
         case held
         /// What is due was found, and some of it are sweeps: what these delete next is read.
-        case sweeps(DueDeadlines, [SweepRead])
+        case sweeps([SweepRead], CarriedDeadlines)
     }
 
     package var isOfHeld: Bool { if case .held = purpose { true } else { false } }
 
     /// Reads them. Any thread.
     public func result<D: Disk>(from store: Store<D>) throws -> DeadlineReadResult {
-        if case .sweeps(_, let reads) = purpose {
-            return DeadlineReadResult(
-                read: self, records: [], next: nil, swept: try reads.map { try $0.page(from: store, in: view) })
+        if case .sweeps(let reads, _) = purpose {
+            var swept: [RecordPage] = []
+            var bytesLeft = Self.sweptBytesMax
+            for read in reads where bytesLeft > 0 {
+                let page = try read.page(from: store, in: view)
+                bytesLeft -= page.keyAndValueBytes
+                swept.append(page)
+            }
+            return DeadlineReadResult(read: self, records: [], next: nil, swept: swept)
         }
         let cold = try store.page(
             in: view, from: from, end: Self.end, recordsMax: Self.recordsMax, bytesMax: Self.bytesMax, tombstones: true)
@@ -105,6 +111,8 @@ public struct DeadlineRead: Sendable {
     /// In one command: the records are fetched for it, values and all.
     package static var dueMax: Int { 64 }
     package static var bytesMax: Int { 128 << 10 }
+    /// Of keys and values that are read for one command's sweeps, in memory and then on disk: none is begun beyond.
+    package static var sweptBytesMax: Int { 1 << 20 }
     /// Behind all deadlines.
     package static var end: RecordKey {
         RecordKey(slot: .group, machine: SubMachineNumber(SubMachineNumber.deadlines.rawValue + 1), key: Bytes())
@@ -144,6 +152,28 @@ package struct DueDeadlines: Sendable {
     }
 }
 
+/// How much of what is due is on its way.
+package struct CarriedDeadlines: Sendable {
+    /// Of all that is due, ascending.
+    private let keys: [DeadlineKey]
+    /// The first one that is not on its way.
+    private var left: DeadlineKey?
+    /// What was proposed last; nil: nothing was.
+    var last: (index: LogIndex, term: Term)?
+
+    init(_ keys: [DeadlineKey]) { self.keys = keys }
+
+    /// It and all behind it are looked for again.
+    mutating func leave(_ key: DeadlineKey) {
+        if isCarried(key) { left = key }
+    }
+
+    func isCarried(_ key: DeadlineKey) -> Bool { left.map { key.key < $0.key } ?? true }
+
+    /// Up to here all is; nil: the first one is not.
+    var through: DeadlineKey? { keys.last { isCarried($0) } }
+}
+
 /// The next records of a sweep.
 package struct SweepRead: Sendable {
     var deadline: DeadlineKey
@@ -155,6 +185,9 @@ package struct SweepRead: Sendable {
     var bytesMax: Int
 
     var from: RecordKey { RecordKey(slot: sweep.slot, machine: sweep.machine, key: sweep.from) }
+
+    /// Copied out of memory.
+    package var liveBytes: Int { live.keyAndValueBytes }
 
     func page<D: Disk>(from store: Store<D>, in view: StoreView) throws -> RecordPage {
         let cold = try store.page(
@@ -169,6 +202,10 @@ public struct DeadlineReadResult: Sendable {
     package var read: DeadlineRead
     package var records: [Record]
     package var next: RecordKey?
-    /// Of each sweep.
+    /// Of each sweep, as far as there was room.
     package var swept: [RecordPage] = []
+}
+
+extension RecordPage {
+    package var keyAndValueBytes: Int { records.reduce(0) { $0 + $1.key.key.count + ($1.value?.count ?? 0) } }
 }

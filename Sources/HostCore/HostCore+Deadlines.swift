@@ -59,8 +59,10 @@ extension HostCore {
         guard mayCarryOut(replica), !replica.deadlines.isReading else { return }
         if let proposed = replica.deadlines.proposed {
             if replica.core.term == proposed.term, replica.core.appliedIndex >= proposed.index {
-                replica.deadlines.from = max(replica.deadlines.from, proposed.last.time)
-                replica.deadlines.next = RecordKey(slot: .group, machine: .deadlines, key: proposed.last.key)
+                if let last = proposed.last {
+                    replica.deadlines.from = max(replica.deadlines.from, last.time)
+                    replica.deadlines.next = RecordKey(slot: .group, machine: .deadlines, key: last.key)
+                }
             } else if replica.core.term == proposed.term {
                 // What this leader proposed is applied some time, or it leads no more.
                 return
@@ -124,26 +126,71 @@ extension HostCore {
         effects.deadlineReads.append(read)
     }
 
-    // MARK: Sweeps
+    /// Whatever comes first goes first: where there is room for little, each has its turn. All but sweeps goes into the
+    /// log at once, as it was just decided that it may.
+    private func propose(_ due: DueDeadlines, _ replica: Replica) {
+        guard mayCarryOut(replica) else { return }
+        var carrying = CarriedDeadlines(due.keys)
+        for (first, command) in due.commands {
+            guard propose(command, &carrying, replica) else {
+                carrying.leave(first)
+                break
+            }
+        }
+        let sweeps = due.sweeps.filter { carrying.isCarried($0.deadline) }
+        guard let first = sweeps.first?.deadline else { return noteProposed(carrying, replica) }
+        read(sweeps, carrying, replica)
+        guard carrying.last != nil else { return }
+        // Sweeps may come to nothing.
+        carrying.leave(first)
+        noteProposed(carrying, replica)
+    }
 
-    /// Of keys and values that are read for one command.
-    private static var sweptBytesMax: Int { 1 << 20 }
+    /// False: it was refused.
+    private func propose(_ command: DeadlineCommand, _ carrying: inout CarriedDeadlines, _ replica: Replica) -> Bool {
+        let outcome = replica.core.propose(
+            kind: .command, payload: command.payload(), logTime: replica.logTime.current)
+        guard case .accepted(let index, let term) = outcome else { return false }
+        carrying.last = (index, term)
+        return true
+    }
+
+    /// All before what was left is done once what went last is applied, and what stands behind is looked for again.
+    private func noteProposed(_ carried: CarriedDeadlines, _ replica: Replica) {
+        guard let last = carried.last else {
+            replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
+            return
+        }
+        replica.deadlines.proposed = (last.index, last.term, carried.through)
+        markReady(replica)
+    }
+
+    // MARK: Sweeps
 
     /// What sweeps are to delete is read before they go into the log. They go in steps, each of which puts its sweep behind
     /// all else that is due by then.
-    private func read(_ due: DueDeadlines, _ replica: Replica) {
-        let recordsMax = max(settings.sweptRecordsMax / due.sweeps.count, 1)
+    private func read(
+        _ sweeps: [(deadline: DeadlineKey, sweep: Sweep)], _ carrying: CarriedDeadlines, _ replica: Replica
+    ) {
+        let recordsMax = max(settings.sweptRecordsMax / sweeps.count, 1)
+        var carrying = carrying
         var reads: [SweepRead] = []
-        for (deadline, sweep) in due.sweeps {
+        var bytesLeft = DeadlineRead.sweptBytesMax
+        for (deadline, sweep) in sweeps {
+            // One record of each would be too much: they may be large. The others have their turn in the next command.
+            guard bytesLeft > 0 else {
+                carrying.leave(deadline)
+                break
+            }
             guard let end = sweep.prefix.endOfPrefix else { continue }
             var read = SweepRead(
                 deadline: deadline, sweep: sweep,
                 end: RecordKey(slot: sweep.slot, machine: sweep.machine, key: end),
                 live: RecordPage(records: [], next: nil), recordsMax: recordsMax,
-                bytesMax: Self.sweptBytesMax / due.sweeps.count)
+                bytesMax: DeadlineRead.sweptBytesMax / sweeps.count)
             read.live = replica.memtable.page(
-                from: read.from, end: read.end, recordsMax: recordsMax,
-                bytesMax: read.bytesMax)
+                from: read.from, end: read.end, recordsMax: recordsMax, bytesMax: read.bytesMax)
+            bytesLeft -= read.live.keyAndValueBytes
             reads.append(read)
         }
         replica.deadlines.number += 1
@@ -151,7 +198,7 @@ extension HostCore {
         effects.deadlineReads.append(
             DeadlineRead(
                 group: replica.group, replica: replica.id, number: replica.deadlines.number,
-                purpose: .sweeps(due, reads), from: DeadlineRead.end, live: RecordPage(records: [], next: nil),
+                purpose: .sweeps(reads, carrying), from: DeadlineRead.end, live: RecordPage(records: [], next: nil),
                 view: replica.coldView))
     }
 
@@ -170,35 +217,16 @@ extension HostCore {
             }, next: next?.key)
     }
 
-    /// Whatever comes first goes first: where there is room for little, each has its turn.
-    ///
-    /// - Parameter steps: of the sweeps that are due.
-    private func propose(_ due: DueDeadlines, _ steps: [SweepStep], _ replica: Replica) {
+    private func propose(_ reads: [SweepRead], _ pages: [RecordPage], _ carrying: CarriedDeadlines, _ replica: Replica)
+    {
+        // What went before in another term may never be applied: all of it is looked for again.
+        if let last = carrying.last, last.term != replica.core.term { return }
         guard mayCarryOut(replica) else { return }
-        var commands = due.commands
-        if let first = due.sweeps.first?.deadline, !steps.isEmpty {
-            let place = commands.firstIndex { first.key < $0.first.key } ?? commands.count
-            commands.insert((first, .sweep(steps)), at: place)
-        }
-        var last: (index: LogIndex, term: Term)?
-        var refused: DeadlineKey?
-        for (first, command) in commands {
-            let outcome = replica.core.propose(
-                kind: .command, payload: command.payload(), logTime: replica.logTime.current)
-            guard case .accepted(let index, let term) = outcome else {
-                refused = first
-                break
-            }
-            last = (index, term)
-        }
-        // All before what was refused is done once that is applied, and what stands behind is looked for again.
-        let done = due.keys.last { key in refused.map { key.key < $0.key } ?? true }
-        guard let last, let done else {
-            replica.deadlines.tick = tickCount + Self.retrySeconds * secondTicks
-            return
-        }
-        replica.deadlines.proposed = (last.index, last.term, done)
-        markReady(replica)
+        var carrying = carrying
+        let steps = zip(reads, pages).map { step($0, $1, of: replica.group) }
+        if pages.count < reads.count { carrying.leave(reads[pages.count].deadline) }
+        if let first = steps.first?.deadline, !propose(.sweep(steps), &carrying, replica) { carrying.leave(first) }
+        noteProposed(carrying, replica)
     }
 
     /// What a search found.
@@ -207,8 +235,8 @@ extension HostCore {
         guard !result.read.isOfHeld else { return heldRead(result, replica) }
         replica.deadlines.isReading = false
         guard replica.role == .leader, replica.core.isEstablished else { return replica.deadlines.forget() }
-        if case .sweeps(let due, let reads) = result.read.purpose {
-            return propose(due, zip(reads, result.swept).map { step($0, $1, of: replica.group) }, replica)
+        if case .sweeps(let reads, let carrying) = result.read.purpose {
+            return propose(reads, result.swept, carrying, replica)
         }
         var due = DueDeadlines()
         for record in result.records {
@@ -246,8 +274,7 @@ extension HostCore {
             }
             return
         }
-        guard due.sweeps.isEmpty else { return read(due, replica) }
-        propose(due, [], replica)
+        propose(due, replica)
     }
 
     /// Why a scheduled command does not go into the log now; nil: it does. As for one that a client sends.

@@ -20,7 +20,6 @@ extension HostCore {
 
     /// Loop 0, once per second: until they have said so.
     func askForMachines() {
-        guard !settings.machines.isEmpty else { return }
         for peer in peers where peer.isConnected && peer.machines == nil { tellMachines(to: peer, asks: true) }
     }
 

@@ -27,7 +27,7 @@ extension HostCore {
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
         guard !isBusy(replica) else { return refuse(call, overloaded) }
-        if !settings.machines.isEmpty, let refusal = refusalByMembers(of: request.payload, replica) {
+        if let refusal = refusalByMembers(of: request.payload, replica) {
             return refuse(call, refusal)
         }
         // They would fill the log and be turned down when they are applied.

@@ -23,8 +23,6 @@ public struct MachineCommandNumber: Hashable, Sendable, Comparable {
 public struct StateMachineRegistry: Sendable {
     /// Commands of all users' machines together.
     public static let commandsMax = 3_840
-    /// The same with Bifrost's data types.
-    package static let allCommandsMax = 4_096
 
     /// What a host needs to know of a command's type.
     struct Command: Sendable {
@@ -168,8 +166,6 @@ public struct StateMachineRegistry: Sendable {
             throw RegistrationFailure("two queries of \(machine) have the number \(query.number)")
         }
     }
-
-    public var isEmpty: Bool { machines.isEmpty }
 
     func command(_ number: UInt16, of machine: SubMachineNumber) -> Command? {
         commands[MachineCommandNumber(machine: machine, command: number)]

@@ -596,6 +596,32 @@ private func withCluster(
         }
     }
 
+    /// Whoever let go of a client, or of its threads alone, is not kept waiting by them.
+    @Test(arguments: [true, false]) func aHoldWithoutAnEventLoopKeepsNobodyWaiting(isClosed: Bool) async throws {
+        try await withCluster(featureLevel: FeatureLevel.sessions) { _, servers in
+            let threads = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+            var options = ClusterOptions()
+            options.timeout = .seconds(180)
+            options.sessionTimeToLive = .seconds(3_600)
+            options.eventLoopGroup = threads
+            let cluster = try await Cluster.connect(to: ["\(servers[0].address)"], options: options)
+            let hold = cluster.hold(slot(of: "k"))
+            try await cluster.kv.put("k", "1")
+            let life = try #require(await hold.life())
+            let ends = Ends()
+            _ = ends.note("waiting") { try await hold.lost(life.id) }
+            if isClosed { await cluster.close() }
+            try await threads.shutdownGracefully()
+            await ends.wait(for: ["waiting"])
+            _ = ends.note("life") { #expect(await hold.life() == nil) }
+            await ends.wait(for: ["waiting", "life"])
+            _ = ends.note("lost") { try await hold.lost(life.id) }
+            await ends.wait(for: ["waiting", "life", "lost"])
+            cluster.hold(slot(of: "l")).release()
+            hold.release()
+        }
+    }
+
     /// As when the process was stopped: what came meanwhile is there, and so is the time.
     @Test func aClientThatStoodStillKnowsOfItsLossFirst() async throws {
         try await withHold(.seconds(1)) { world, cluster, hold in

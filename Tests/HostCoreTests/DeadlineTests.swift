@@ -1,6 +1,7 @@
 // Keys with times to live, on three hosts: no key ends too soon, all end, whoever leads, and none that was written again.
 
 import BifrostSimulator
+import DataTypes
 import HostCore
 import Messages
 import Primitives
@@ -220,5 +221,75 @@ import Testing
             token: 404)
         try trio.tick(4 * Self.ticksPerSecond)
         #expect(try book(trio, at: leader, token: 405).settled == 301)
+    }
+
+    // MARK: Sweeps
+
+    private func execute<Command: MachineCommand>(_ command: Command, _ trio: Trio, at place: Int, token: UInt64) {
+        trio.hosts[place].execute(
+            MachineRequest(command).payload(machine: Command.Machine.number), slot(of: command.key), group,
+            token: token)
+    }
+
+    private func records(_ trio: Trio, at place: Int, token: UInt64) throws -> [PageRecord] {
+        trio.hosts[place].core.page(
+            PageRequest(group: group, from: nil, bytesMax: 1 << 20), call: CallToken(rawValue: token))
+        try trio.tick(4)
+        let page = try #require(trio.hosts[place].coldPages.last)
+        return try page.result(from: trio.hosts[place].store).records
+    }
+
+    /// Of each sweep one record at least would be read at once, and records may be large.
+    @Test(arguments: [false, true]) func whatSweepsReadAtOnceHasABound(isOnDisk: Bool) throws {
+        let trio = try Trio()
+        let leader = try trio.leader()
+        try trio.tick(3)
+        let count: UInt64 = 8
+        let value = Bytes([UInt8](repeating: 7, count: 700_000))
+        for number in 0..<count {
+            execute(MapPut(Bytes("{m}\(number)"), "k", value), trio, at: leader, token: number)
+            try trio.tick(2)
+            #expect(trio.hosts[leader].isDone(number))
+        }
+        if isOnDisk {
+            for host in trio.hosts { host.core.checkpointAll() }
+            try trio.tick(4)
+        }
+        for number in 0..<count { execute(MapClear(Bytes("{m}\(number)")), trio, at: leader, token: 100 + number) }
+        try trio.tick(6 * Self.ticksPerSecond)
+        let most = trio.hosts[leader].sweptBytesMax
+        #expect(most.all > value.count && most.all < (1 << 20) + value.count + 1_000, "\(most)")
+        #expect(most.live <= most.all, "\(most)")
+        #expect(try records(trio, at: leader, token: 200).isEmpty)
+        expectEqualStates(trio)
+    }
+
+    /// Whether all members can do them was asked when they were found; it may be otherwise when the disk has answered.
+    @Test func whatIsDueWithASweepDoesNotWaitForWhatItReads() throws {
+        let trio = try banks()
+        let leader = try open(trio)
+        execute(MapPut("{m}", "k", "v"), trio, at: leader, token: 1)
+        // By odd numbers: others come back some times.
+        for number in 50..<70 as Range<UInt64> {
+            submit(
+                PostDate(bank: 1, number: 2 * number + 1, from: number % 6, to: 0, amount: 1, milliseconds: 700), trio,
+                at: leader, token: 100 + number)
+        }
+        try trio.tick(12)
+        // All are found together, by the look that comes once per second.
+        execute(MapClear("{m}"), trio, at: leader, token: 3)
+        try trio.tick(1)
+        trio.hosts[leader].put("{bank 1}l", "v", timeToLiveMillis: 1, group: group, token: 4)
+        trio.hosts[leader].holdsSweeps = true
+        try trio.tick(3 * Self.ticksPerSecond)
+        #expect(trio.hosts[leader].isDone(4) && trio.hosts[leader].heldSweeps.count == 1)
+        #expect(try value("{bank 1}l", trio, token: 6) == nil)
+        let found = try book(trio, at: leader, token: 5)
+        #expect(found.posts == 0 && found.settled == 20 && found.wrong == 0, "\(found)")
+        trio.hosts[leader].holdsSweeps = false
+        try trio.tick(3 * Self.ticksPerSecond)
+        // The accounts and the book are left.
+        #expect(try records(trio, at: leader, token: 7).allSatisfy { $0.position.machine == Bank.number })
+        expectEqualStates(trio)
     }
 }

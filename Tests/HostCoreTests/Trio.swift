@@ -87,6 +87,12 @@ final class TestHost {
     private var heldStateReads: [StateRead] = []
     /// Reads that commands waited for.
     var fetches = 0
+    /// What sweeps are to delete is not read, and waits.
+    var holdsSweeps = false
+    private(set) var heldSweeps: [DeadlineRead] = []
+    /// Of the sweeps of one command: the most bytes that were copied out of memory, and that were there with those of the
+    /// disk.
+    private(set) var sweptBytesMax = (live: 0, all: 0)
 
     func core(of group: GroupID) -> HostCore { cores[LoopPlace.owner(of: group, loops: cores.count)] }
     func inspection(of group: GroupID) -> ReplicaInspection? { core(of: group).inspection(of: group) }
@@ -152,7 +158,12 @@ final class TestHost {
                 core.queryAgain(read, reading)
             }
         }
-        for read in work.deadlineReads { core.deadlinesRead(try read.result(from: store)) }
+        for read in work.deadlineReads {
+            if case .sweeps = read.purpose { heldSweeps.append(read) } else { try answer(read, core) }
+        }
+        let sweeps = holdsSweeps ? [] : heldSweeps
+        if !holdsSweeps { heldSweeps = [] }
+        for read in sweeps { try answer(read, core) }
         heldStateReads += work.stateReads
         fetches += work.stateReads.count
         let stateReads = holdsStateReads ? [] : heldStateReads
@@ -192,6 +203,15 @@ final class TestHost {
         jobs += work.storeJobs
         if !holdsJournal { try commit() }
         if !holdsStore { try doJobs() }
+    }
+
+    private func answer(_ read: DeadlineRead, _ core: HostCore) throws {
+        let result = try read.result(from: store)
+        if case .sweeps(let reads, _) = read.purpose {
+            sweptBytesMax.live = max(sweptBytesMax.live, reads.reduce(0) { $0 + $1.liveBytes })
+            sweptBytesMax.all = max(sweptBytesMax.all, result.swept.reduce(0) { $0 + $1.keyAndValueBytes })
+        }
+        core.deadlinesRead(result)
     }
 
     func commit() throws {

@@ -2,6 +2,7 @@
 // more is said to be gone.
 
 import BifrostSimulator
+import DataTypes
 import HostCore
 import Messages
 import Primitives
@@ -166,6 +167,50 @@ import Testing
         watch(host, WatchRange(after: oldest, waitMillis: 0, from: "a", end: nil), of: "busy", token: 5)
         try trio.tick(1)
         #expect(try told(host, 5).changes.count == 200 - Int(oldest.rawValue))
+    }
+
+    /// A leader that is new may not have applied what they know of; one answer does for both, and sends neither back.
+    @Test func twoThatAskTheSameBehindWhatTheLeaderHasStayWhereTheyAre() throws {
+        let trio = try Trio()
+        let host = trio.hosts[try trio.leader()]
+        host.put("k", "v", group: group, token: 1)
+        try trio.tick(2)
+        for token in 2...3 as ClosedRange<UInt64> {
+            watch(host, WatchRange(after: Revision(9), waitMillis: 0, key: "k"), token: token)
+        }
+        try trio.tick(1)
+        for token in 2...3 as ClosedRange<UInt64> {
+            let answer = try told(host, token)
+            #expect(answer.changes.isEmpty && answer.through == Revision(9))
+        }
+        #expect(host.core.watchCount == 0)
+    }
+
+    @Test func aNumberThatStaysWhatItIsTellsNothing() throws {
+        let trio = try Trio()
+        let host = trio.hosts[try trio.leader()]
+        try trio.tick(3)
+        let commands: [any MachineCommand<NumberMachine>] = [
+            NumberChange("n", .add, .double(0)), NumberChange("n", .add, .double(0)),
+            NumberBound("n", lower: .double(0), upper: nil), NumberBound("n", lower: .double(0), upper: nil),
+            NumberChange("n", .multiply, .double(1)), NumberChange("n", .set, .double(2)),
+            NumberChange("n", .set, .double(2)), NumberDelete("n"), NumberDelete("n"),
+            NumberChange("n", .set, .double(0)), NumberChange("n", .set, .double(-0.0)),
+        ]
+        for (number, command) in commands.enumerated() {
+            host.execute(
+                MachineRequest(command).payload(machine: NumberMachine.number), slot(of: "n" as Bytes), group,
+                token: UInt64(number))
+            try trio.tick(2)
+            #expect(host.isDone(UInt64(number)))
+        }
+        watch(
+            host, WatchRange(after: .zero, waitMillis: 0, key: NumberMachine.watchKey("n")), of: "n",
+            machine: NumberMachine.number, token: 100)
+        try trio.tick(1)
+        let changes = try told(host, 100).changes
+        #expect(changes.map(\.revision.rawValue) == [1, 2, 3, 4, 5, 6])
+        #expect(changes.map(\.kind) == [.put, .put, .put, .deleted, .put, .put])
     }
 
     @Test func watchesHaveABoundAndThousandsAreTold() throws {

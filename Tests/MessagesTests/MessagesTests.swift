@@ -241,6 +241,22 @@ private func check<Sample: Message>(_ sample: Sample, isOpen: Bool = false, seed
         #expect(bytes == Response.done(DataResult(index: LogIndex(1), revision: Revision(2), body: "b")).encoded())
     }
 
+    @Test func changes() throws {
+        let kinds: [Change.Kind] = [.put, .deleted, .expired, .event, .cleared]
+        #expect(kinds.map(\.rawValue) == [1, 2, 3, 4, 5])
+        let changes = [
+            Change(.put, revision: Revision(2), expiry: LogTime(3), key: "k", value: "v"),
+            Change(.cleared, revision: Revision(4), key: "k"),
+        ]
+        let answer = WatchAnswer(changes, group: GroupID(1))
+        #expect(
+            hex(answer.encoded())
+                == "01000000" + "02000000"
+                + "01" + "0000" + "0200000000000000" + "0300000000000000" + "01000000" + "6b" + "01000000" + "76"
+                + "05" + "0000" + "0400000000000000" + "0000000000000000" + "01000000" + "6b" + "00000000")
+        #expect(try WatchAnswer(decoding: answer.encoded()).changes == changes)
+    }
+
     @Test func administration() {
         #expect(ClusterMethod.administer == 6 && ClusterMethod.transfer == 7)
         #expect(hex(AdministerRequest(payload: "ab").encoded()) == "0100" + "02000000" + "6162")

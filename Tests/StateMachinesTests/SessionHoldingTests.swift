@@ -266,6 +266,33 @@ private struct Hall {
         #expect(hall.sitters("{h}b") == [])
     }
 
+    /// As they stand in stores: they never change. A session that holds nothing is written as it was before.
+    @Test func bytesAreFrozen() throws {
+        func hex(_ bytes: Bytes) -> String {
+            bytes.array.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+        }
+        var hall = try Hall()
+        let ada = hall.open()
+        let life =
+            "1027000000000000" + "0000000000000000" + "0100000000000000" + "0100000000000000" + "00000000"
+        hall.machine.writeSessions(into: &hall.store)
+        #expect(
+            hall.store.records.filter { $0.key.machine == .sessions }.map { hex($0.value.value ?? "") } == ["01" + life]
+        )
+        _ = hall.send(Sit(["{h}b", "{h}a"]), of: ada)
+        hall.machine.writeSessions(into: &hall.store)
+        let record = try #require(hall.store.records.first { $0.key.machine == .sessions })
+        let call = "0100000000000000" + "ae2d" + "0200000000000000" + "0100000000000000" + "00" + "01000000" + "00"
+        #expect(
+            hex(record.value.value ?? "")
+                == "02" + "1027000000000000" + "0000000000000000" + "0200000000000000" + "0100000000000000"
+                + "01000000" + call + "0200"
+                + "8403" + "ae2d" + "04000000" + "7b687d61" + "8403" + "ae2d" + "04000000" + "7b687d62")
+        try hall.restart()
+        _ = hall.apply(SessionCommand.close(ada).payload())
+        #expect(hall.sitters("{h}a") == [] && hall.sitters("{h}b") == [])
+    }
+
     @Test func aReleaseThatFailsKeepsNobodyAlive() throws {
         var hall = try Hall()
         let ada = hall.open()
