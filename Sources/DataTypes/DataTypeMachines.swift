@@ -5,7 +5,7 @@ public import StateMachines
 /// Bifrost's data types as state machines: each is used through its commands and queries.
 public enum DataTypeMachines {
     public static let all: [any StateMachine.Type] = [
-        ValueMachine.self, NumberMachine.self, MapMachine.self, SetMachine.self,
+        ValueMachine.self, NumberMachine.self, MapMachine.self, SetMachine.self, QueueMachine.self,
     ]
 
     public static let registry = StateMachineRegistry(dataTypes: all)

@@ -41,6 +41,8 @@ public enum ObjectFailure {
     public static let otherKind: UInt32 = 5
     /// Two objects that have to lie in one slot do not.
     public static let otherSlot: UInt32 = 6
+    /// Records of an object are not what others of it say, or can't be read.
+    public static let damaged: UInt32 = 7
 }
 
 /// What a command found that it did not expect.
