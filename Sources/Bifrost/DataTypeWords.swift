@@ -7,4 +7,5 @@
 @_exported public import enum DataTypes.Numeral
 @_exported public import struct DataTypes.ObjectEntry
 @_exported public import enum DataTypes.ObjectLimits
+@_exported public import struct DataTypes.QueueCounts
 @_exported public import struct DataTypes.SetCombine

@@ -89,7 +89,8 @@ struct ReliableObject: Sendable {
         case ObjectFailure.overflow: .overflow
         case ObjectFailure.divisionByZero: .divisionByZero
         case ObjectFailure.outOfBounds: .outOfBounds
-        case ObjectFailure.otherKind, ObjectFailure.otherSlot: .invalid
+        case ObjectFailure.otherKind, ObjectFailure.otherSlot, ObjectFailure.badArgument: .invalid
+        case ObjectFailure.tooManyWaiters: .overloaded
         default: .machineFailed
         }
     }

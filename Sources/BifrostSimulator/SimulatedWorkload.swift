@@ -209,6 +209,7 @@ extension SimulatedCluster {
         if let bank = workload as? BankWorkload, bank.settled > 0 { mark(.scheduledCommand) }
         if let dataTypes, dataTypes.expired > 0 { mark(.dataTypeExpired) }
         if let dataTypes, dataTypes.cleared > 0 { mark(.dataTypeCleared) }
+        if let dataTypes, dataTypes.timedOut > 0 { mark(.queueItemCameBack) }
     }
 }
 

@@ -105,6 +105,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case scheduledCommand
     /// An entry of a map, or a value, whose time was over; a collection that was emptied.
     case dataTypeExpired, dataTypeCleared
+    /// An item of a queue that was not acknowledged in time.
+    case queueItemCameBack
     /// A key got a time to live; one was gone when it was looked at again.
     case leaseSet, leaseEnded
     /// A watch was told of a change; one was told that what it asks for is not kept any more.

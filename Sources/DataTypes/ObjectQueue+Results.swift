@@ -70,6 +70,8 @@ extension ObjectQueue {
         package var stop: Stop?
         /// It waits, with this ticket.
         package var ticket: UInt64?
+
+        package init(stop: Stop? = nil) { self.stop = stop }
     }
 
     /// What a waiter is to be told; he waits no longer.

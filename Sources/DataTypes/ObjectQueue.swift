@@ -618,7 +618,9 @@ extension ObjectQueue {
 
     private mutating func inFlight(_ receipt: Receipt, in space: inout some RecordReading) throws -> QueueItem {
         guard let item = try items.value(of: receipt.item, in: &space) else { throw Failure.noItem }
-        guard item.state == .inFlight, item.delivery == receipt.delivery else { throw Failure.staleReceipt }
+        guard item.state == .inFlight, item.delivery == receipt.delivery || isPlanted("late-word-believed") else {
+            throw Failure.staleReceipt
+        }
         return item
     }
 

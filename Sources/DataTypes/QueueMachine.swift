@@ -67,7 +67,6 @@ struct QueueContext: QueueSpace {
     }
 
     mutating func cancel(_ handle: Bytes) throws {
-        if isPlanted("queue-timer-stays") { return }
         try context.cancel(ScheduledCommand(decoding: handle))
     }
 

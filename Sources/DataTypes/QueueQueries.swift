@@ -208,7 +208,7 @@ public struct QueueTicket: MachineQuery {
 public struct QueuePushed: Hashable, Sendable, Message {
     package var pushed: [ObjectQueue.Pushed]
 
-    init(_ pushed: [ObjectQueue.Pushed]) { self.pushed = pushed }
+    package init(_ pushed: [ObjectQueue.Pushed]) { self.pushed = pushed }
 
     public func encode(into writer: inout ByteWriter) {
         writer.writeList(pushed) { pushed, writer in
@@ -232,7 +232,7 @@ public struct QueuePushed: Hashable, Sendable, Message {
 public struct QueueTaken: Hashable, Sendable, Message {
     package var taken: ObjectQueue.Taken
 
-    init(_ taken: ObjectQueue.Taken) { self.taken = taken }
+    package init(_ taken: ObjectQueue.Taken) { self.taken = taken }
 
     public func encode(into writer: inout ByteWriter) {
         let stop: UInt8 =
@@ -312,7 +312,7 @@ public struct QueueTicketState: Hashable, Sendable, Message {
 public struct QueueOutcomes: Hashable, Sendable, Message {
     package var outcomes: [ObjectQueue.Outcome]
 
-    init(_ outcomes: [ObjectQueue.Outcome]) { self.outcomes = outcomes }
+    package init(_ outcomes: [ObjectQueue.Outcome]) { self.outcomes = outcomes }
 
     public func encode(into writer: inout ByteWriter) { writer.writeList(outcomes) { $1.write($0.rawValue) } }
 
@@ -331,7 +331,7 @@ public struct QueueOutcomes: Hashable, Sendable, Message {
 public struct QueueFlag: Hashable, Sendable, Message {
     public var isTrue: Bool
 
-    init(_ isTrue: Bool) { self.isTrue = isTrue }
+    package init(_ isTrue: Bool) { self.isTrue = isTrue }
 
     public func encode(into writer: inout ByteWriter) { writer.write(isTrue) }
     public init(from reader: inout ByteReader) throws(DecodingFailure) { isTrue = try reader.readBool() }

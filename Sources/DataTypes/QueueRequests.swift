@@ -42,7 +42,10 @@ public struct QueuePush: MachineCommand {
             let (priority, delay): (UInt8, UInt64) = (try reader.read(), try reader.read())
             let value = try reader.readValue()
             let id = try reader.readOptional { reader throws(DecodingFailure) in
-                (bytes: try reader.readBytesWithLength(limit: ObjectQueue.idBytesMax), window: try reader.read(UInt64.self))
+                (
+                    bytes: try reader.readBytesWithLength(limit: ObjectQueue.idBytesMax),
+                    window: try reader.read(UInt64.self)
+                )
             }
             return ObjectQueue.Push(
                 value, priority: priority, delayMillis: delay, id: id?.bytes, windowMillis: id?.window ?? 0)

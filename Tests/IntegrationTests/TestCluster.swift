@@ -26,6 +26,7 @@ struct TestCluster: Sendable {
     ) async throws -> ChildProcess.Result {
         let families = [
             "ring", "group", "host", "cluster", "snapshot", "session", "machine", "value", "number", "map", "set",
+            "queue",
         ]
         let count = families.contains(words.first ?? "") ? 2 : 1
         let connect = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]

@@ -67,6 +67,7 @@ struct BifrostCommand: AsyncParsableCommand {
             NumberCommands.self,
             MapCommands.self,
             SetCommands.self,
+            QueueCommands.self,
             MachineCommands.self,
             Import.self,
             Export.self,
