@@ -13,5 +13,6 @@
 @_exported public import struct DataTypes.PermitEntry
 @_exported public import enum DataTypes.PermitLimits
 @_exported public import struct DataTypes.PermitListing
+@_exported public import struct DataTypes.QueueCounts
 @_exported public import struct DataTypes.SetCombine
 @_exported public import struct StateMachines.FencingToken

@@ -107,9 +107,11 @@ struct ReliableObject: Sendable {
         case ObjectFailure.overflow: .overflow
         case ObjectFailure.divisionByZero: .divisionByZero
         case ObjectFailure.outOfBounds: .outOfBounds
-        case ObjectFailure.otherKind, ObjectFailure.otherSlot, ObjectFailure.tooManyPermits: .invalid
+        case ObjectFailure.otherKind, ObjectFailure.otherSlot, ObjectFailure.tooManyPermits,
+            ObjectFailure.badArgument:
+            .invalid
         case ObjectFailure.noLimit, ObjectFailure.otherLimit: .conditionFailed
-        case ObjectFailure.tooManyClaims: .overloaded
+        case ObjectFailure.tooManyClaims, ObjectFailure.tooManyWaiters: .overloaded
         case ObjectFailure.noIndex: .noIndex
         case ObjectFailure.noElement: .noElement
         default: .machineFailed

@@ -76,6 +76,10 @@ final class DataTypeModel {
     private(set) var guarded = 0
     private(set) var heldToTheEnd = 0
     private(set) var arrays = ArrayModel()
+    private var queues: [Bytes: Past<QueueModel>] = [:]
+    /// Of the queue whose items sessions have.
+    private var ledger = Past(QueueLedger())
+    static let heldQueue: Bytes = "{q}held"
     /// Times to live that were over, and collections that were emptied.
     private(set) var expired = 0
     private var collectionsCleared = 0
@@ -85,6 +89,11 @@ final class DataTypeModel {
     func number(_ name: Bytes, at index: LogIndex) -> NumberState? { numbers[name]?.state(at: index) ?? nil }
     func map(_ name: Bytes, at index: LogIndex) -> [Bytes: Entry] { maps[name]?.state(at: index) ?? [:] }
     func set(_ name: Bytes, at index: LogIndex) -> Set<Bytes> { sets[name]?.state(at: index) ?? [] }
+    func queue(_ name: Bytes, at index: LogIndex) -> QueueModel { queues[name]?.state(at: index) ?? QueueModel() }
+    func queue(_ name: Bytes) -> QueueModel { queues[name]?.now ?? QueueModel() }
+    func ledger(at index: LogIndex) -> QueueLedger { ledger.state(at: index) }
+    var heldItems: [UInt64: UInt64] { ledger.now.open }
+    var timedOut: Int { queues.values.reduce(0) { $0 + $1.now.timedOut } }
 
     func permits(_ name: PermitName, at index: LogIndex) -> PermitModel {
         permits[name]?.state(at: index) ?? PermitModel()
@@ -96,6 +105,7 @@ final class DataTypeModel {
     /// Something has a time to live that is not over.
     func hasTimer(_ name: Bytes) -> Bool {
         if let value = values[name]?.now, value.timer != nil { return true }
+        if let queue = queues[name]?.now, !queue.timers.isEmpty { return true }
         return maps[name]?.now.values.contains { $0.timer != nil } ?? false
     }
 
@@ -131,12 +141,19 @@ final class DataTypeModel {
         outcomes[entry.index] = hash(body)
         do {
             let request = try MachineRequest(payload: entry.payload)
+            let found = try MachineOutcome(decoding: body)
+            if machine == QueueMachine.number, request.key == Self.heldQueue {
+                guard case .answer(let answer) = found else { return nil }
+                var now = ledger.now
+                let problem = try now.apply(request, answer)
+                ledger.become(now, at: entry.index)
+                return problem.map { "entry \(entry.index) of \(request.key): \($0)" }
+            }
             let session = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session ?? .none }
             let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
             let expected =
                 try apply(permits: request, of: machine, session, moment)
                 ?? apply(request, of: machine, at: entry.index, revision)
-            let found = try MachineOutcome(decoding: body)
             switch (expected, found) {
             case (.success(let answer), .answer(let body)) where answer == body: return nil
             case (.failure(let failure), .failure(let found)) where failure.code == found.code: return nil
@@ -172,6 +189,12 @@ final class DataTypeModel {
             expired += over.count
             for key in over { map[key] = nil }
             maps[name]?.become(map, at: entry.index)
+        }
+        for name in queues.keys.sorted() {
+            guard var queue = queues[name]?.now,
+                queue.fire(deadline, QueueModel.Moment(index: entry.index, logTime: logTime))
+            else { continue }
+            queues[name]?.become(queue, at: entry.index)
         }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
         return change(allPermits: moment) { $0.fire(deadline.index, moment) }
@@ -352,6 +375,14 @@ final class DataTypeModel {
             do { return .success(try arrays.apply(request, at: index, revision)) } catch let failure as MachineFailure {
                 return .failure(failure)
             }
+        case (QueueMachine.number, _):
+            var queue = queues[request.key]?.now ?? QueueModel()
+            let moment = QueueModel.Moment(index: index, logTime: logTime)
+            guard let answer = try queue.apply(request, at: moment) else {
+                return .failure(MachineFailure(0, "command \(request.number) of queues is not modelled"))
+            }
+            queues[request.key, default: Past(QueueModel())].become(queue, at: index)
+            return .success(answer)
         default:
             return .failure(MachineFailure(0, "command \(request.number) of machine \(machine) is not modelled"))
         }

@@ -33,6 +33,7 @@ final class DataTypeWorkload: SimulatedWorkload {
     /// The last tokens that somebody heard of.
     private var tokens: [PermitName: UInt64] = [:]
     private static let arrays: [Bytes] = ["array 1", "array 2"]
+    private static let queues: [Bytes] = ["queue 1", "{q}2"]
 
     /// - Parameter groupOf: who owns an object.
     init(groupOf: @escaping (Bytes) -> GroupID) { self.groupOf = groupOf }
@@ -48,6 +49,7 @@ final class DataTypeWorkload: SimulatedWorkload {
     var guarded: Int { models.values.reduce(0) { $0 + $1.guarded } }
     var heldToTheEnd: Int { models.values.reduce(0) { $0 + $1.heldToTheEnd } }
     var trimmed: Int { models.values.reduce(0) { $0 + $1.arrays.trimmed } }
+    var timedOut: Int { models.values.reduce(0) { $0 + $1.timedOut } }
 
     private func model(_ group: GroupID) -> DataTypeModel {
         if let known = models[group] { return known }
@@ -61,7 +63,9 @@ final class DataTypeWorkload: SimulatedWorkload {
     func next(random: inout SeededRandom) -> SimulatedRequest {
         let dice = random.below(100)
         if dice < 30 { return read(random: &random) }
-        switch random.below(13) {
+        switch random.below(16) {
+        case 13, 14: return changeQueue(random: &random)
+        case 15: return changeHeldQueue(random: &random)
         case 8, 9: return changePermits(random: &random)
         case 10: return changeGuarded(random: &random)
         case 0: return changeValue(random: &random)
@@ -186,6 +190,71 @@ final class DataTypeWorkload: SimulatedWorkload {
         case 2, 3: return command(SetMove(elements[0], from: name, to: pick(Self.sets, &random)))
         case 4...6: return command(SetRemove(name, elements))
         default: return command(SetAdd(name, elements))
+        }
+    }
+
+    private func changeQueue(random: inout SeededRandom) -> SimulatedRequest {
+        let name = pick(Self.queues, &random)
+        let queue = model(groupOf(name)).queue(name)
+        func receipts() -> [ObjectQueue.Receipt] {
+            let known = queue.items.filter { $0.value.delivery > 0 }.keys.sorted()
+            return (0..<(1 + random.below(2))).map { _ in
+                guard !known.isEmpty else { return ObjectQueue.Receipt(item: 1, delivery: 1) }
+                let item = known[Int(random.below(UInt64(known.count)))]
+                // Some of a delivery before.
+                let last = queue.items[item]?.delivery ?? 1
+                return ObjectQueue.Receipt(item: item, delivery: last - (random.below(4) == 0 ? 1 : 0))
+            }
+        }
+        func time() -> UInt64 { 1 + random.below(random.below(2) == 0 ? 1_000 : 8_000) }
+        let dead = queue.page(true).map(\.id)
+        switch random.below(24) {
+        case 0..<8:
+            let pushes = (0..<(1 + random.below(3))).map { _ in
+                ObjectQueue.Push(
+                    someValue(&random), priority: random.below(3) == 0 ? 200 : 128,
+                    delayMillis: random.below(4) == 0 ? time() : 0,
+                    id: random.below(3) == 0 ? Bytes("id \(random.below(9))") : nil, windowMillis: time())
+            }
+            return command(QueuePush(name, pushes))
+        case 8..<13:
+            return command(
+                QueueTake(
+                    name, UInt16(1 + random.below(3)), visibilityMillis: time(),
+                    waitMillis: random.below(3) == 0 ? time() : 0, isOfSession: false))
+        case 13..<17: return command(QueueAck(name, receipts()))
+        case 17, 18:
+            return command(QueueNack(name, receipts(), delayMillis: random.below(2) == 0 ? time() : 0))
+        case 19: return command(QueueExtend(name, receipts(), visibilityMillis: time()))
+        case 20: return command(QueueTakeAndAck(name, UInt16(1 + random.below(3))))
+        case 21:
+            let tickets = queue.waiters.map(\.ticket) + queue.items.values.map(\.ticket).sorted()
+            return command(
+                QueueCancelWait(name, tickets.isEmpty ? 1 : tickets[Int(random.below(UInt64(tickets.count)))]))
+        case 22 where !dead.isEmpty:
+            return random.below(4) == 0
+                ? command(QueuePurgeDead(name, itemsMax: 3)) : command(QueueRequeue(name, Array(dead.prefix(2))))
+        case 23 where random.below(4) == 0: return command(QueueClear(name))
+        default: return command(QueueSettings(name, deliveriesMax: UInt32(random.below(4))))
+        }
+    }
+
+    /// The one whose items sessions have.
+    private func changeHeldQueue(random: inout SeededRandom) -> SimulatedRequest {
+        let name = DataTypeModel.heldQueue
+        let known = model(groupOf(name)).heldItems.filter { $0.value > 0 }.sorted { $0.key < $1.key }
+        switch random.below(8) {
+        case 0..<3: return command(QueuePush(name, [.init(someValue(&random)), .init(someValue(&random))]))
+        case 3..<6:
+            return command(
+                QueueTake(
+                    name, UInt16(1 + random.below(3)), visibilityMillis: 1 + random.below(6_000),
+                    waitMillis: random.below(2) * 2_000, isOfSession: true))
+        default:
+            guard !known.isEmpty else { return command(QueuePush(name, [.init(someValue(&random))])) }
+            let (item, last) = known[Int(random.below(UInt64(known.count)))]
+            let receipt = ObjectQueue.Receipt(item: item, delivery: last)
+            return random.below(3) == 0 ? command(QueueNack(name, [receipt])) : command(QueueAck(name, [receipt]))
         }
     }
 
@@ -363,8 +432,12 @@ final class DataTypeWorkload: SimulatedWorkload {
         default: consistency = .linearizable
         }
         let bound = consistency == .stale ? UInt32(random.below(2_000)) : 0
-        switch random.below(10) {
-        case 8, 9: return read(array: pick(Self.arrays, &random), consistency, bound, &random)
+        switch random.below(13) {
+        case 11, 12: return read(array: pick(Self.arrays, &random), consistency, bound, &random)
+        case 8: return count(queue: pick(Self.queues, &random), consistency, bound)
+        case 9:
+            return page(queue: pick(Self.queues, &random), isOfDead: random.below(3) == 0, consistency, bound)
+        case 10: return ticket(of: pick(Self.queues, &random), 1 + random.below(12), consistency, bound)
         case 0: return get(value: pick(Self.values, &random), consistency, bound)
         case 1: return get(number: pick(Self.numbers, &random), consistency, bound)
         case 2: return count(map: pick(Self.maps, &random), consistency, bound)
@@ -584,6 +657,46 @@ final class DataTypeWorkload: SimulatedWorkload {
         }
     }
 
+    private func count(queue name: Bytes, _ consistency: Consistency, _ bound: UInt32) -> SimulatedRequest {
+        query(QueueCount(name), consistency, bound) { answer, model, index in
+            model.queue(name, at: index).counts(are: answer) ? nil : "other counts than the model's: \(answer)"
+        }
+    }
+
+    private func countOfHeldQueue() -> SimulatedRequest {
+        query(QueueCount(DataTypeModel.heldQueue), .linearizable, 0) { answer, model, index in
+            let open = model.ledger(at: index).open.count
+            return model.ledger(at: index).counts(are: answer) ? nil : "\(answer), and \(open) items are not done"
+        }
+    }
+
+    private func page(
+        queue name: Bytes, isOfDead: Bool, _ consistency: Consistency, _ bound: UInt32
+    ) -> SimulatedRequest {
+        query(QueuePage(name, isOfDead: isOfDead, itemsMax: 256), consistency, bound) { answer, model, index in
+            let expected = model.queue(name, at: index).page(isOfDead)
+            return answer.page.items == Array(expected.prefix(256))
+                ? nil : "items \(answer.page.items.map(\.id)), not \(expected.map(\.id))"
+        }
+    }
+
+    private func ticket(
+        of name: Bytes, _ ticket: UInt64, _ consistency: Consistency, _ bound: UInt32
+    ) -> SimulatedRequest {
+        query(QueueTicket(name, ticket), consistency, bound) { answer, model, index in
+            let queue = model.queue(name, at: index)
+            let expected: QueueTicketState.Kind
+            let has = queue.has(ofTicket: ticket)
+            if queue.waiters.contains(where: { $0.ticket == ticket }) {
+                expected = .waiting
+            } else {
+                expected = has.isEmpty ? .over : .delivered
+            }
+            return answer.kind == expected && answer.deliveries.map(\.receipt.item).sorted() == has
+                ? nil : "ticket \(ticket) stands as \(answer.kind), not \(expected) with \(has)"
+        }
+    }
+
     // MARK: The end
 
     func unsettledRequests() -> [SimulatedRequest] {
@@ -592,6 +705,7 @@ final class DataTypeWorkload: SimulatedWorkload {
             + unsettledPermits(LockMachine.self, Self.locks.map(\.name))
             + unsettledPermits(SemaphoreMachine.self, [Self.semaphore])
             + unsettledPermits(LeaseMachine.self, [Self.lease])
+            + Self.queues.filter { model(groupOf($0)).hasTimer($0) }.map { count(queue: $0, .linearizable, 0) }
     }
 
     private func unsettledPermits<Machine: PermitMachine>(
@@ -618,6 +732,12 @@ final class DataTypeWorkload: SimulatedWorkload {
         requests.append(list(LeaseMachine.self, Self.lease, waiters: false))
         requests += Self.sets.map { page(set: $0, from: Bytes(), elementsMax: .max, .linearizable, 0) }
         requests += Self.arrays.map { page(array: $0, from: 0, elementsMax: .max, .linearizable, 0) }
+        for name in Self.queues {
+            requests.append(count(queue: name, .linearizable, 0))
+            requests.append(page(queue: name, isOfDead: false, .linearizable, 0))
+            requests.append(page(queue: name, isOfDead: true, .linearizable, 0))
+        }
+        requests.append(countOfHeldQueue())
         return requests
     }
 }

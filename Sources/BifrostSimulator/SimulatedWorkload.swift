@@ -215,6 +215,7 @@ extension SimulatedCluster {
         if let dataTypes, dataTypes.guarded > 0 { mark(.guardHeld) }
         if let dataTypes, dataTypes.heldToTheEnd > 0 { mark(.heldToTheEnd) }
         if let dataTypes, dataTypes.trimmed > 0 { mark(.dataTypeTrimmed) }
+        if let dataTypes, dataTypes.timedOut > 0 { mark(.queueItemCameBack) }
     }
 }
 

@@ -108,6 +108,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case dataTypeExpired, dataTypeCleared, dataTypeTrimmed
     /// A command was held back, as its fencing token is over; a session ended that held something.
     case guardHeld, heldToTheEnd
+    /// An item of a queue that was not acknowledged in time.
+    case queueItemCameBack
     /// A key got a time to live; one was gone when it was looked at again.
     case leaseSet, leaseEnded
     /// A watch was told of a change; one was told that what it asks for is not kept any more.

@@ -42,13 +42,15 @@ public enum ObjectFailure {
     /// Two objects that have to lie in one slot do not.
     public static let otherSlot: UInt32 = 6
     /// Of a semaphore: nobody has said how many permits there are.
-    public static let noLimit: UInt32 = 32
+    public static let noLimit: UInt32 = 48
     /// There is another number of permits than the caller said.
-    public static let otherLimit: UInt32 = 33
+    public static let otherLimit: UInt32 = 49
     /// More permits are wanted than there are.
-    public static let tooManyPermits: UInt32 = 34
+    public static let tooManyPermits: UInt32 = 50
     /// The session has, or waits for, too much of one object.
-    public static let tooManyClaims: UInt32 = 35
+    public static let tooManyClaims: UInt32 = 51
+    /// Records of an object are not what others of it say, or can't be read.
+    public static let damaged: UInt32 = 7
 }
 
 /// What a command found that it did not expect.

@@ -70,6 +70,8 @@ extension ObjectQueue {
         package var stop: Stop?
         /// It waits, with this ticket.
         package var ticket: UInt64?
+
+        package init(stop: Stop? = nil) { self.stop = stop }
     }
 
     /// What a waiter is to be told; he waits no longer.
@@ -78,6 +80,8 @@ extension ObjectQueue {
         /// His session has too many items in flight to get one.
         case sessionFull(ticket: UInt64, session: SessionID)
         case timedOut(ticket: UInt64, session: SessionID)
+        /// He gave up, or his session ended.
+        case cancelled(ticket: UInt64, session: SessionID)
     }
 
     /// An item as it stands in the queue, for who looks only.
@@ -103,6 +107,35 @@ extension ObjectQueue {
         package var items: [Item]
         /// To go on behind them; nil: those were the last.
         package var next: UInt64?
+    }
+
+    /// What became of one of several.
+    package enum Outcome: UInt8, Hashable, Sendable {
+        case done = 0
+        /// `Failure.noItem`
+        case gone
+        /// `Failure.staleReceipt`
+        case stale
+        case notDead
+
+        /// - Throws: the failure, if it is of none of them alone.
+        init(_ failure: Failure) throws {
+            switch failure {
+            case .noItem: self = .gone
+            case .staleReceipt: self = .stale
+            case .notDead: self = .notDead
+            default: throw failure
+            }
+        }
+    }
+
+    /// How a wait stands.
+    package enum TicketState: Hashable, Sendable {
+        case waiting
+        /// What it has got and still has in flight.
+        case delivered([Delivery])
+        /// It got nothing, or has nothing of it any more.
+        case over
     }
 
     package enum Failure: Error, Hashable, Sendable {

@@ -4,7 +4,7 @@ import Messages
 import Primitives
 
 /// `version u8 = 1 | state u8 | priority u8 | reason u8 | attempts u32 | delivery u64 | turn u64 | session u64 |
-/// bytes u32 | timer: length u8, bytes | value: 0 u8 (a record of its own), or 1 u8 and the value`
+/// ticket u64 | bytes u32 | timer: length u8, bytes | value: 0 u8 (a record of its own), or 1 u8 and the value`
 struct QueueItem: Message {
     enum State: UInt8 { case ready = 0, delayed, inFlight, dead }
 
@@ -18,6 +18,8 @@ struct QueueItem: Message {
     /// Raised whenever an older timer of it means nothing any more.
     var turn: UInt64 = 0
     var session: SessionID = .none
+    /// Of the wait that got it, while it is in flight; 0: none.
+    var ticket: UInt64 = 0
     /// Of its value.
     var bytes: UInt32
     var timer = Bytes()
@@ -52,6 +54,7 @@ struct QueueItem: Message {
         writer.write(delivery)
         writer.write(turn)
         writer.write(session)
+        writer.write(ticket)
         writer.write(bytes)
         writer.write(UInt8(truncatingIfNeeded: timer.count))
         writer.write(timer)
@@ -71,6 +74,7 @@ struct QueueItem: Message {
         attempts = try reader.read()
         (delivery, turn) = (try reader.read(), try reader.read())
         session = try reader.read()
+        ticket = try reader.read()
         bytes = try reader.read()
         timer = try reader.readBytes(count: Int(try reader.read(UInt8.self)))
         value = try reader.readBool() ? reader.readRest() : nil
@@ -145,5 +149,25 @@ struct QueueSession: Message {
         generation = try reader.read()
         items = try reader.readNumbers(Int(try reader.read(UInt16.self)))
         tickets = try reader.readNumbers(Int(try reader.read(UInt16.self)))
+    }
+}
+
+/// What a wait has got and still has in flight: who missed the event finds it here by the ticket.
+///
+/// `version u8 = 1 | items: n u16, n u64`
+struct QueueGrant: Message {
+    var items: [UInt64]
+
+    init(items: [UInt64]) { self.items = items }
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(1 as UInt8)
+        writer.write(UInt16(truncatingIfNeeded: items.count))
+        for number in items { writer.write(number) }
+    }
+
+    init(from reader: inout ByteReader) throws(DecodingFailure) {
+        try reader.expectVersion(1, of: "what a wait has got")
+        items = try reader.readNumbers(Int(try reader.read(UInt16.self)))
     }
 }

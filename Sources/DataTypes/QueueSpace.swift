@@ -48,4 +48,10 @@ package protocol QueueSpace: RecordSpace {
     mutating func schedule(_ timer: QueueTimer, afterMillis: UInt64) throws -> Bytes
     /// Calls a timer off. One that comes nevertheless does no harm.
     mutating func cancel(_ handle: Bytes) throws
+    /// These are to be called off next: a space that may have to fetch them does so in one go.
+    mutating func prepare(cancelling handles: [Bytes]) throws
+}
+
+extension QueueSpace {
+    package mutating func prepare(cancelling handles: [Bytes]) throws {}
 }

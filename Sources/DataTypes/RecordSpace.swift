@@ -123,6 +123,11 @@ struct RecordTable<Record: Message> {
         kept[number] = Kept(record: nil, isChanged: true, isNew: kept[number]?.isNew ?? false)
     }
 
+    /// The numbers of records that `flush` will remove, ascending.
+    var removed: [UInt64] {
+        kept.lazy.filter { $0.value.isChanged && $0.value.record == nil && !$0.value.isNew }.map(\.key).sorted()
+    }
+
     /// Writes what has changed, in the order of the numbers.
     mutating func flush(into space: inout some RecordSpace) throws {
         let changed = kept.lazy.filter { $0.value.isChanged }.map(\.key).sorted()

@@ -131,6 +131,14 @@ public struct ApplyContext {
         return request
     }
 
+    /// Sees to it that `scheduled` of these doesn't throw.
+    ///
+    /// - Throws: some are not in memory.
+    func prepare(scheduled keys: [DeadlineKey]) throws(Unready) {
+        let missing = keys.map(\.place).filter { if case .elsewhere = store.find($0) { true } else { false } }
+        guard missing.isEmpty else { throw Unready(missing) }
+    }
+
     /// It is done, or called off.
     mutating func remove(_ key: DeadlineKey) { writes.append(key.removal) }
 

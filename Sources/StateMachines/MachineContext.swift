@@ -347,6 +347,18 @@ extension MachineContext {
         timer = ScheduledCommand(context.group, deadline)
     }
 
+    /// Sees to it that `cancel` finds these in memory: all that are missing are fetched in one go.
+    ///
+    /// - Throws: some are not; that ends the command.
+    package mutating func prepare(cancelling scheduled: [ScheduledCommand]) throws {
+        let group = context.group
+        let deadlines = scheduled.filter { $0.group == group }.map(\.deadline)
+        do throws(Unready) { try context.prepare(scheduled: deadlines) } catch { throw trouble.note(error) }
+    }
+
+    /// Whether a command of this machine scheduled this one; false for one that a client sends.
+    package var isScheduled: Bool { timer != nil }
+
     /// Whether this is that command, at its time; false for one that a client sends.
     package func isDoing(_ scheduled: ScheduledCommand) -> Bool { timer == scheduled }
 }

@@ -68,6 +68,8 @@ private struct Model {
         var attempts: UInt32 = 0
         var delivery: UInt64 = 0
         var session: UInt64 = 0
+        /// Of the wait that got it.
+        var ticket: UInt64 = 0
         var reason = ObjectQueue.Item.Reason.none
     }
     struct Waiter {
@@ -89,9 +91,13 @@ private struct Model {
     func count(_ state: String) -> UInt64 { UInt64(items.values.count { $0.state == state }) }
     func all(_ state: String) -> [UInt64] { items.values.filter { $0.state == state }.map(\.id).sorted() }
 
+    /// Those that have something in flight.
+    var tickets: Set<UInt64> { Set(items.values.map(\.ticket)).subtracting([0]) }
+
     mutating func makeReady(_ id: UInt64) {
         items[id]!.state = "ready"
         items[id]!.session = 0
+        items[id]!.ticket = 0
         let item = items[id]!
         var (low, high) = (0, ready.count)
         while low < high {
@@ -103,13 +109,14 @@ private struct Model {
         ready.insert(id, at: low)
     }
 
-    mutating func deliver(_ count: Int, to session: UInt64) -> [ObjectQueue.Delivery] {
+    mutating func deliver(_ count: Int, to session: UInt64, ticket: UInt64 = 0) -> [ObjectQueue.Delivery] {
         (0..<min(count, ready.count)).map { _ in
             let id = ready.removeFirst()
             items[id]!.state = "in flight"
             items[id]!.attempts += 1
             items[id]!.delivery += 1
             items[id]!.session = session
+            items[id]!.ticket = ticket
             if session != 0 { flights[session, default: []].append(id) }
             let item = items[id]!
             return ObjectQueue.Delivery(
@@ -128,7 +135,7 @@ private struct Model {
                 events.append(.sessionFull(ticket: waiter.ticket, session: session))
                 continue
             }
-            var deliveries = deliver(min(waiter.wanted, room), to: waiter.session)
+            var deliveries = deliver(min(waiter.wanted, room), to: waiter.session, ticket: waiter.ticket)
             for place in deliveries.indices where deliveries[place].valueBytes > 1_024 {
                 deliveries[place].value = nil
             }
@@ -140,6 +147,7 @@ private struct Model {
     mutating func land(_ id: UInt64) {
         flights[items[id]!.session]?.removeAll { $0 == id }
         items[id]!.session = 0
+        items[id]!.ticket = 0
     }
 
     mutating func giveBack(_ id: UInt64, _ reason: ObjectQueue.Item.Reason, delay: UInt64 = 0) {
@@ -238,7 +246,7 @@ private struct Bench {
         let large = model.items.values.count { $0.value.count > 1_024 }
         let records =
             trees[0].records.count + trees[1].records.count + model.items.count + large + 2 * model.ids.count
-            + model.waiters.count + sessions.subtracting([0]).count
+            + model.waiters.count + sessions.subtracting([0]).count + model.tickets.count
         #expect(space.base.records.count == records, sourceLocation: place)
     }
 }
@@ -364,8 +372,46 @@ private struct Bench {
                 try bench.command { queue, space in
                     try queue.extend(receipt, visibilityMillis: UInt64(1 + random.below(4_000)), in: &space)
                 }
+            case 19 where random.isOne(of: 3):
+                // A wait that goes on, one that got something, or one of which nothing is left.
+                let ticket =
+                    (random.isOne(of: 2) ? model.tickets.sorted().last : model.waiters.last?.ticket)
+                    ?? model.nextTicket
+                let waiter = model.waiters.first { $0.ticket == ticket }
+                let has = model.items.values.filter { $0.ticket == ticket }.sorted { $0.id < $1.id }
+                let state = try bench.command { queue, space in try queue.state(ofTicket: ticket, in: &space) }
+                switch state {
+                case .waiting: #expect(waiter != nil)
+                case .over: #expect(waiter == nil && has.isEmpty)
+                case .delivered(let deliveries):
+                    #expect(Set(deliveries.map(\.receipt.item)) == Set(has.map(\.id)) && !has.isEmpty)
+                    #expect(deliveries.allSatisfy { $0.value == model.items[$0.receipt.item]?.value })
+                }
+                let owner = waiter?.session ?? has.first?.session ?? 0
+                if owner != 0 {
+                    let (wasThere, _) = try bench.command { queue, space in
+                        try queue.cancelWait(ticket, session: SessionID(owner + 1), in: &space)
+                    }
+                    #expect(!wasThere)
+                }
+                let (wasThere, events) = try bench.command { queue, space in
+                    try queue.cancelWait(ticket, session: SessionID(owner), in: &space)
+                }
+                #expect(wasThere == (state != .over))
+                if waiter != nil {
+                    model.waiters.removeAll { $0.ticket == ticket }
+                    #expect(events == [.cancelled(ticket: ticket, session: SessionID(owner))])
+                } else {
+                    for item in has {
+                        let reason = item.reason
+                        model.items[item.id]!.attempts -= 1
+                        model.giveBack(item.id, reason)
+                    }
+                    #expect(events == model.serve())
+                }
             case 19 where random.isOne(of: 4):
                 var hasMore = true
+                var gone = model.waiters.filter { $0.session == session && session != 0 }
                 model.waiters.removeAll { $0.session == session && session != 0 }
                 while hasMore {
                     let (events, more) = try bench.command { queue, space in
@@ -373,7 +419,11 @@ private struct Bench {
                     }
                     let back = session == 0 ? [] : Array(model.flights[session, default: []].prefix(64))
                     for id in back { model.giveBack(id, .sessionEnded) }
-                    #expect(events == model.serve())
+                    let told = gone.map {
+                        ObjectQueue.WaiterEvent.cancelled(ticket: $0.ticket, session: SessionID(session))
+                    }
+                    gone = []
+                    #expect(events == told + model.serve())
                     hasMore = more
                     #expect(more == !model.flights[session, default: []].isEmpty)
                 }
@@ -523,7 +573,7 @@ private struct Bench {
             case .sessionFull(let ticket, let session):
                 full.append(ticket)
                 #expect(session == SessionID(7))
-            case .timedOut: Issue.record("nobody's time was over")
+            case .timedOut, .cancelled: Issue.record("nobody's time was over")
             }
         }
         #expect(full == Array(2...16))

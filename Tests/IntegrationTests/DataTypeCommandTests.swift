@@ -146,6 +146,48 @@ extension IntegrationTests {
             }
         }
 
+        @Test func queuesAreServedByReceipts() async throws {
+            try await withCluster { cluster in
+                #expect(try await cluster.bifrost("queue", "push", "jobs", "a", "--id", "once").text == "1\n")
+                try await cluster.bifrost("queue", "push", "jobs", "a", "--id", "once").expect(1, saying: "before")
+                try await cluster.bifrost("queue", "push", "jobs", "b").expect(0)
+                let urgent = try await cluster.bifrost("queue", "push", "jobs", "c", "--priority", "200", "--json")
+                #expect(try urgent.json()["item"] as? Int == 3)
+                #expect(try await cluster.bifrost("queue", "peek", "jobs").text == "3\tc\n1\ta\n2\tb\n")
+                let taken = try await cluster.bifrost("queue", "take", "jobs", "--max", "2", "--visibility", "1h")
+                #expect(taken.text == "3-1\tc\n1-1\ta\n")
+                // Its session has long ended with it, and the items are still in flight.
+                let count = try await cluster.bifrost("queue", "count", "jobs")
+                #expect(count.text == "1 ready, 0 delayed, 2 in flight, 0 dead; 0 who wait\n")
+                #expect(try await cluster.bifrost("queue", "ack", "jobs", "3-1").text == "done\t3-1\n")
+                let late = try await cluster.bifrost("queue", "ack", "jobs", "3-1")
+                late.expect(1, saying: "came back, or are gone")
+                #expect(late.text == "stale\t3-1\n")
+                try await cluster.bifrost("queue", "extend", "jobs", "1-1", "--visibility", "2h").expect(0)
+                try await cluster.bifrost("queue", "nack", "jobs", "1-1").expect(0)
+                try await cluster.bifrost("queue", "ack", "jobs", "11").expect(64, saying: "ITEM-DELIVERY")
+                #expect(try await cluster.bifrost("queue", "pop", "jobs", "--max", "9").text == "a\nb\n")
+                try await cluster.bifrost("queue", "take", "jobs").expect(1, saying: "nothing that is ready")
+                try await cluster.bifrost("queue", "take", "jobs", "--wait", "50ms").expect(1)
+                try await cluster.bifrost("queue", "take", "jobs", "--max", "0").expect(64, saying: "1 to 256")
+
+                try await cluster.bifrost("queue", "set", "jobs", "--deliveries", "1").expect(0)
+                for value in ["d", "e", "f"] { try await cluster.bifrost("queue", "push", "jobs", value).expect(0) }
+                let lines = try lines(try await cluster.bifrost("queue", "take", "jobs", "--max", "3", "--json").text)
+                #expect(lines.map { $0["receipt"] as? String } == ["4-1", "5-1", "6-1"])
+                try await cluster.bifrost("queue", "nack", "jobs", "4-1", "5-1", "6-1").expect(0)
+                #expect(try await cluster.bifrost("queue", "dead", "jobs").text == "4\td\n5\te\n6\tf\n")
+                #expect(try await cluster.bifrost("queue", "requeue", "jobs", "4").text == "1\n")
+                try await cluster.bifrost("queue", "requeue", "jobs", "4").expect(1, saying: "not dead")
+                #expect(try await cluster.bifrost("queue", "purge", "jobs", "5").text == "1\n")
+                #expect(try await cluster.bifrost("queue", "purge", "jobs").text == "1\n")
+                try await cluster.bifrost("queue", "dead", "jobs").expect(1, saying: "nothing that is dead")
+                #expect(try await cluster.bifrost("queue", "clear", "jobs", "--json").json()["count"] as? Int == 1)
+                let counts = try await cluster.bifrost("queue", "count", "jobs", "--json").json()
+                #expect(counts["ready"] as? Int == 0 && counts["deliveriesMax"] as? Int == 1)
+            }
+        }
+
         /// What the benchmark writes of each type it reads back.
         @Test(arguments: ["value", "map"])
         func eachTypeIsMeasured(_ type: String) async throws {

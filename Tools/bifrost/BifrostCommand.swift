@@ -75,6 +75,7 @@ struct BifrostCommand: AsyncParsableCommand {
             ElectionCommands.self,
             ElectCommand.self,
             LeaseCommands.self,
+            QueueCommands.self,
             MachineCommands.self,
             Import.self,
             Export.self,
