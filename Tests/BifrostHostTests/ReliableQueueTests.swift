@@ -182,7 +182,7 @@ import Testing
                     try await hosts.start(round, loops: 1)
                 }
                 try await wait(for: "all to be done") {
-                    guard done.withLock({ $0.count }) >= producers * each else { return false }
+                    guard done.counts.withLock({ $0.count }) >= producers * each else { return false }
                     let counts = try await queue.counts()
                     return counts.ready + counts.inFlight + counts.delayed + counts.dead == 0
                 }
