@@ -29,7 +29,9 @@ final class Errand<Value: Sendable>: Sendable {
     /// - Returns: false: nobody wants it any more.
     func finish(_ result: Result<Value, BifrostError>) -> Bool {
         let (isWanted, continuation) = state.withLock { state in
-            guard !state.isAbandoned else { return (false, nil as CheckedContinuation<Result<Value, BifrostError>, Never>?) }
+            guard !state.isAbandoned else {
+                return (false, nil as CheckedContinuation<Result<Value, BifrostError>, Never>?)
+            }
             let waiting = state.continuation
             (state.result, state.continuation, state.whenAbandoned) = (result, nil, nil)
             return (true, waiting)

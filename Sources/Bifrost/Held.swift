@@ -176,7 +176,8 @@ extension PermitObject: HeldWay {
     func announce(token: UInt64, _ value: Bytes, timeout: Duration?) async throws(BifrostError) -> Bool {
         guard value.count <= PermitLimits.valueBytesMax else {
             throw BifrostError(
-                .tooLarge, "who holds something says at most \(PermitLimits.valueBytesMax) bytes of himself, not \(value.count)")
+                .tooLarge,
+                "who holds something says at most \(PermitLimits.valueBytesMax) bytes of himself, not \(value.count)")
         }
         let command = PermitAnnounce<Machine>(object.name, token: token, value: value)
         return try await object.submit(command, timeout: timeout).answer

@@ -12,7 +12,7 @@ import StateMachines
 package struct PermitObject<Machine: PermitMachine>: Sendable {
     let object: ReliableObject
 
-    package init(_ cluster: Cluster, _ name: Bytes) { 
+    package init(_ cluster: Cluster, _ name: Bytes) {
         // A lock is given back whatever became of the one that guards the rest.
         object = ReliableObject(cluster: cluster, name: name, isBare: true)
     }
@@ -28,15 +28,17 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
     ) async throws(BifrostError) -> Held? {
         guard value.count <= PermitLimits.valueBytesMax else {
             throw BifrostError(
-                .tooLarge, "who holds something says at most \(PermitLimits.valueBytesMax) bytes of himself, not \(value.count)")
+                .tooLarge,
+                "who holds something says at most \(PermitLimits.valueBytesMax) bytes of himself, not \(value.count)")
         }
         guard permits >= 1, permits <= PermitLimits.permitsMax, limit <= PermitLimits.permitsMax else {
             throw BifrostError(
                 .invalid, "1 to \(PermitLimits.permitsMax) permits are possible, not \(permits) of \(limit)")
         }
-        let waitMillis: UInt64 = try wait.map { wait throws(BifrostError) in
-            wait > .zero ? try wait.timeToLiveMillis : 0
-        } ?? .max
+        let waitMillis: UInt64 =
+            try wait.map { wait throws(BifrostError) in
+                wait > .zero ? try wait.timeToLiveMillis : 0
+            } ?? .max
         let millis = try timeToLive?.timeToLiveMillis ?? 0
         let wish = PermitAcquire<Machine>(
             object.name, permits: permits, limit: limit, waitMillis: waitMillis, timeToLiveMillis: millis,
@@ -90,7 +92,8 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
     ) async {
         let held = Held(
             self, token: token, session: answer.session, since: revision,
-            timeToLive: wish.wish.timeToLiveMillis > 0 ? .milliseconds(wish.wish.timeToLiveMillis) : nil, sentAt: sentAt)
+            timeToLive: wish.wish.timeToLiveMillis > 0 ? .milliseconds(wish.wish.timeToLiveMillis) : nil, sentAt: sentAt
+        )
         guard !errand.finish(.success(held)) else { return }
         _ = try? await held.release()
     }
@@ -188,7 +191,9 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
     package func listing(
         waiters: Bool, from: UInt64 = 0, _ consistency: ReadConsistency, timeout: Duration?
     ) async throws(BifrostError) -> PermitListing {
-        try await object.query(PermitList<Machine>(object.name, waiters: waiters, from: from), consistency, timeout: timeout).answer
+        try await object.query(
+            PermitList<Machine>(object.name, waiters: waiters, from: from), consistency, timeout: timeout
+        ).answer
     }
 
     package func release(token: UInt64, timeout: Duration?) async throws(BifrostError) -> Bool {

@@ -23,7 +23,8 @@ final class DataTypeWorkload: SimulatedWorkload {
     private static let maps: [Bytes] = ["map 1", "{m}2", "{m}3"]
     private static let sets: [Bytes] = ["{s}1", "{s}2", "{s}3"]
     private static let locks = [
-        PermitName(machine: LockMachine.number, name: "{l}ock"), PermitName(machine: LockMachine.number, name: "lock 2"),
+        PermitName(machine: LockMachine.number, name: "{l}ock"),
+        PermitName(machine: LockMachine.number, name: "lock 2"),
     ]
     /// What the first lock guards: beside it, and elsewhere.
     private static let guarded: [Bytes] = ["{l}value", "guarded value"]

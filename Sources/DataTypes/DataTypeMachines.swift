@@ -5,7 +5,8 @@ public import StateMachines
 /// Bifrost's data types as state machines: each is used through its commands and queries.
 public enum DataTypeMachines {
     public static let all: [any StateMachine.Type] = [
-        ValueMachine.self, NumberMachine.self, MapMachine.self, SetMachine.self, ArrayMachine.self, QueueMachine.self, LockMachine.self, SemaphoreMachine.self,
+        ValueMachine.self, NumberMachine.self, MapMachine.self, SetMachine.self, ArrayMachine.self, QueueMachine.self,
+        LockMachine.self, SemaphoreMachine.self,
         ElectionMachine.self, LeaseMachine.self,
     ]
 

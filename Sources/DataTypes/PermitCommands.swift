@@ -467,7 +467,8 @@ extension ByteReader {
         let value = readRest()
         guard value.count <= PermitLimits.valueBytesMax else {
             throw DecodingFailure(
-                expected: "at most \(PermitLimits.valueBytesMax) bytes about who wants permits", found: "\(value.count)")
+                expected: "at most \(PermitLimits.valueBytesMax) bytes about who wants permits", found: "\(value.count)"
+            )
         }
         return value
     }

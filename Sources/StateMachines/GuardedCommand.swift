@@ -37,7 +37,8 @@ struct Fencing: Sendable {
     func problem(of guarded: GuardedCommand) -> Refusal? {
         guard !isExclusive, !guarded.isBesideLock else { return nil }
         return .invalid(
-            "tokens that several have at once guard only what lies beside them: give both names the same part in braces")
+            "tokens that several have at once guard only what lies beside them: give both names the same part in braces"
+        )
     }
 }
 

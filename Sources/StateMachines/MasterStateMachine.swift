@@ -309,7 +309,8 @@ public struct MasterStateMachine: Sendable {
             return .unsupported("entry \(entry.index) has no command header of version \(CommandHeader.formatVersion)")
         }
         if header.session != .none {
-            guard group != .meta, header.machine == .keyValue || header.machine == .guards || header.machine.isRegistered
+            guard group != .meta,
+                header.machine == .keyValue || header.machine == .guards || header.machine.isRegistered
             else {
                 return .unsupported(
                     "entry \(entry.index) of session \(header.session) is for sub state machine \(header.machine), which "
@@ -608,7 +609,8 @@ public struct MasterStateMachine: Sendable {
         else { return nil }
         let key = entry.payload[command.key]
         var context = ApplyContext(
-            group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: Ring.slot(of: key),
+            group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next,
+            slot: Ring.slot(of: key),
             machine: .keyValue, store: store)
         if command.isPut { context.put(key, entry.payload[command.value]) } else { context.delete(key) }
         return .done(context.writes, body: Bytes())

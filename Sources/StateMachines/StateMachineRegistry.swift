@@ -109,7 +109,9 @@ public struct StateMachineRegistry: Sendable {
         }
         machines.append((machine.number, "\(machine)"))
         if let swept = machine as? any SweptMachine.Type { timers[machine.number] = swept.timer }
-        if machine.number.isDataType, let fencing = machine as? any FencingMachine.Type { fencings[machine.number] = Fencing(fencing) }
+        if machine.number.isDataType, let fencing = machine as? any FencingMachine.Type {
+            fencings[machine.number] = Fencing(fencing)
+        }
         if let holder = machine as? any SessionHolder.Type { releases[machine.number] = holder.release }
         for command in machine.commands { try add(command: command, of: machine) }
         for query in machine.queries { try add(query: query, of: machine) }

@@ -122,7 +122,9 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
             try await losing.value
             let next = try await bob.lock("{l}door").acquire("bob")
             #expect(next.token.number > held.token.number)
-            let missed = await failure { try await ada.value("{l}balance", of: Int.self).guarded(by: held.token).set(2) }
+            let missed = await failure {
+                try await ada.value("{l}balance", of: Int.self).guarded(by: held.token).set(2)
+            }
             #expect(missed?.code == .lockLost && missed?.mayHaveHappened == false)
             for name in names {
                 try await bob.value(name, of: Int.self).guarded(by: next.token).set(3)
@@ -133,8 +135,10 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
                     await failure { try await ada.kv.guarded(by: held.token).put(name, "4") },
                     await failure { try await ada.kv.guarded(by: held.token).delete(name) },
                     await failure { _ = try await ada.number(name, of: Int.self).guarded(by: held.token).add(1) },
-                    await failure { _ = try await ada.kv.guarded(by: held.token).transaction(
-                            if: [], then: [.put(key: name, value: "5")]) },
+                    await failure {
+                        _ = try await ada.kv.guarded(by: held.token).transaction(
+                            if: [], then: [.put(key: name, value: "5")])
+                    },
                 ] { #expect(late?.code == .lockLost) }
                 #expect(try await ada.value(name, of: Int.self).get()?.value == 3)
                 #expect(try await ada.kv.get(name)?.value == "3")
@@ -211,7 +215,9 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
             let (two, one) = (try await builders.acquire(2), try await builders.acquire())
             #expect(try await builders.tryAcquire(2) == nil)
             #expect(await failure { _ = try await builders.acquire(5) }?.code == .invalid)
-            #expect(await failure { _ = try await cluster.semaphore("builders", permits: 3).acquire() }?.code == .conditionFailed)
+            #expect(
+                await failure { _ = try await cluster.semaphore("builders", permits: 3).acquire() }?.code
+                    == .conditionFailed)
             #expect(try await builders.setLimit(5) == 3)
             let more = try #require(try await cluster.semaphore("builders").tryAcquire(2))
             #expect(try await builders.holders().out == 5)

@@ -49,7 +49,8 @@ import Testing
 
     @Test func commandsAndAnswers() throws {
         try expect(
-            PermitAcquire<LockMachine>("n", permits: 2, limit: 3, waitMillis: 4, timeToLiveMillis: 5, wish: 6, value: "v"),
+            PermitAcquire<LockMachine>(
+                "n", permits: 2, limit: 3, waitMillis: 4, timeToLiveMillis: 5, wish: 6, value: "v"),
             n, int("02"), int("03"), long("04"), long("05"), long("06"), "76")
         try expect(PermitRelease<LockMachine>("n", token: 9), n, long("09"))
         try expect(PermitCancel<LockMachine>("n", wish: 8), n, long("08"))
@@ -64,7 +65,9 @@ import Testing
         var answer = PermitAnswer(state: .queued, SessionID(7), ticket: 8)
         (answer.ahead, answer.holder) = (1, entry)
         try expect(answer, "02", long("07"), long("08"), long("00"), int("01"), "01", entryBytes)
-        try expect(PermitAnswer(state: .granted, SessionID(7), ticket: 8, token: 9), "01", long("07"), long("08"), long("09"), int("00"), "00")
+        try expect(
+            PermitAnswer(state: .granted, SessionID(7), ticket: 8, token: 9), "01", long("07"), long("08"), long("09"),
+            int("00"), "00")
         try expect(PermitTold(holder: entry), long("09"), long("07"), int("01"), "76")
     }
 
@@ -76,7 +79,8 @@ import Testing
         let guarded = try CommandGuard.payload(bare, guardedBy: token)
         let body = hex(bare[CommandHeader.encodedBytes..<bare.count])
         #expect(
-            hex(guarded) == "0700" + "0100" + long("01") + long("02") + long("02") + "01" + "1600" + long("09") + n + "0100"
+            hex(guarded) == "0700" + "0100" + long("01") + long("02") + long("02") + "01" + "1600" + long("09") + n
+                + "0100"
                 + body)
         #expect(CommandGuard.command(in: guarded) == bare)
         #expect(CommandGuard.command(in: bare) == nil)

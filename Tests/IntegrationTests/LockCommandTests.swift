@@ -84,7 +84,9 @@ extension IntegrationTests {
                     "\"$BIFROST\" value set '{door}v' next && \"$BIFROST\" value set elsewhere next && sleep 600")
                 try await wait { try await cluster.bifrost("value", "get", "elsewhere").text == "next" }
                 try Data().write(to: URL(filePath: file))
-                func code(_ place: String) -> String? { try? String(contentsOfFile: "\(file).\(place)", encoding: .utf8) }
+                func code(_ place: String) -> String? {
+                    try? String(contentsOfFile: "\(file).\(place)", encoding: .utf8)
+                }
                 try await wait { code("elsewhere")?.hasSuffix("\n") ?? false }
                 #expect(code("beside") == "75\n" && code("elsewhere") == "75\n")
                 #expect(try await cluster.bifrost("value", "get", "{door}v").text == "next")
@@ -117,7 +119,8 @@ extension IntegrationTests {
 
                 let builds = try await run(
                     cluster, "semaphore", "run", "builders", "--permits", "4", "--count", "3", "--",
-                    "sh", "-c", "\"$BIFROST\" semaphore show builders --json").end(killAfter: .seconds(120))
+                    "sh", "-c", "\"$BIFROST\" semaphore show builders --json"
+                ).end(killAfter: .seconds(120))
                 builds.expect(0)
                 #expect(try builds.json()["out"] as? Int == 3 && (try builds.json()["limit"] as? Int) == 4)
                 try await cluster.bifrost("semaphore", "set", "builders", "2").expect(0)
@@ -127,7 +130,8 @@ extension IntegrationTests {
                 // Renewed: it outlives its time.
                 let lease = try await run(
                     cluster, "lease", "run", "disk", "--for", "1s", "--", "sh", "-c",
-                    "sleep 4; \"$BIFROST\" lease show disk").end(killAfter: .seconds(120))
+                    "sleep 4; \"$BIFROST\" lease show disk"
+                ).end(killAfter: .seconds(120))
                 lease.expect(0)
                 try await cluster.bifrost("lease", "show", "disk").expect(1)
             }

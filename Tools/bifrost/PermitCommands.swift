@@ -204,7 +204,8 @@ private final class SignalForwarder {
 struct HeldCommand: ParsableArguments {
     @Argument(help: "Its name.") var name: KeyArgument
     @Argument(
-        parsing: .postTerminator, help: ArgumentHelp("What to run, behind --, with its arguments.", valueName: "command"))
+        parsing: .postTerminator,
+        help: ArgumentHelp("What to run, behind --, with its arguments.", valueName: "command"))
     var command: [String] = []
 
     func validate() throws {
@@ -247,7 +248,8 @@ struct LockCommands: AsyncParsableCommand {
 struct ElectCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "elect", abstract: "Runs a command while this process leads an election.",
-        discussion: HeldCommandOptions.words + "\n\nEXAMPLE: bifrost elect primary --value \"$(hostname)\" -- ./serve-writes"
+        discussion: HeldCommandOptions.words
+            + "\n\nEXAMPLE: bifrost elect primary --value \"$(hostname)\" -- ./serve-writes"
     )
     @OptionGroup var command: HeldCommand
     @OptionGroup var held: HeldCommandOptions
@@ -326,7 +328,8 @@ struct SemaphoreCommands: AsyncParsableCommand {
 
 struct LeaseCommands: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "lease", abstract: "Leases: run a command with one that is renewed, look who has it, take it away.",
+        commandName: "lease",
+        abstract: "Leases: run a command with one that is renewed, look who has it, take it away.",
         subcommands: [
             Run.self, PermitShow<LeaseKind>.self, PermitRevoke<LeaseKind>.self, PermitWatcher<LeaseKind>.self,
         ])
