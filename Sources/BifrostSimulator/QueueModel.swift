@@ -68,7 +68,10 @@ struct QueueModel {
         }
     }
 
-    func has(ofTicket ticket: UInt64) -> [UInt64] { items.filter { $0.value.ticket == ticket }.map(\.key).sorted() }
+    /// None with ticket 0: those of nobody who waited.
+    func has(ofTicket ticket: UInt64) -> [UInt64] {
+        ticket == 0 ? [] : items.filter { $0.value.ticket == ticket }.map(\.key).sorted()
+    }
 
     // MARK: Commands
 

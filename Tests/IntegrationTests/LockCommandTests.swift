@@ -51,7 +51,7 @@ extension IntegrationTests {
                 try await wait { try await cluster.bifrost("value", "get", "{door}v").text == "one" }
                 let shown = try await cluster.bifrost("lock", "show", "door", "--json").json()
                 let token = try #require(((shown["entries"] as? [[String: Any]])?.first)?["token"] as? Int)
-                try await run(cluster, "lock", "door", "--wait", "0", "--", "true").end(killAfter: .seconds(60))
+                try await run(cluster, "lock", "door", "--no-wait", "--", "true").end(killAfter: .seconds(60))
                     .expect(1, saying: "nothing was run")
                 try await cluster.bifrost("value", "set", "--guard", "lock:\(token - 1):door", "{door}v", "two")
                     .expect(75, saying: "the lock was lost")

@@ -76,7 +76,7 @@ import Testing
                     payload: Bytes()), "kind 77"
             ),
             (.command(1, changed(2, 2), logTime: 9), "header"),
-            (.command(1, changed(0, 7), logTime: 9), "sub state machine 7"),
+            (.command(1, changed(0, 8), logTime: 9), "sub state machine 8"),
             (.command(1, changed(0, 16), logTime: 9), "state machine 16"),
             (.command(1, changed(0, 2), logTime: 9), "sub state machine 2"),
             (.command(1, changed(28, 4), logTime: 9), "does not know"),

@@ -76,10 +76,11 @@ extension FencingToken {
 struct HeldCommandOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "Wait so long at most, as the group counts time; 0: not at all. (default: as long as it takes)",
-            valueName: "time"),
+            "Wait so long at most, as the group counts time. (default: as long as it takes)", valueName: "time"),
         transform: TimeSpan.init(parsing:))
     var wait: TimeSpan?
+
+    @Flag(help: "Don't wait: end with exit code 1 if others have it.") var noWait = false
 
     @Option(
         help: ArgumentHelp(
@@ -114,7 +115,7 @@ struct HeldCommandOptions: ParsableArguments {
         while the token stands. If it is lost, the command \
         is ended (SIGTERM, after --grace SIGKILL; with its process group, unless it reads from a terminal), and the exit \
         code is 75; also if the command ends by itself then. Else the exit code is the command's, 128 and the signal's \
-        number if it was killed; 1 if others held it for all of --wait.
+        number if it was killed; 1 if others had it for all that time.
         """
 
     /// Until the command has ended.
@@ -123,7 +124,7 @@ struct HeldCommandOptions: ParsableArguments {
     ) async throws -> Never {
         let stopping = SignalForwarder()
         let text = value ?? "\(ProcessInfo.processInfo.hostName) \(ProcessInfo.processInfo.processIdentifier)"
-        guard let held = try await acquire(RawArguments.bytes(of: text), wait?.duration) else {
+        guard let held = try await acquire(RawArguments.bytes(of: text), noWait ? .zero : wait?.duration) else {
             await cluster.close()
             throw ToolError(.negative, "others held it for all that time; nothing was run")
         }
