@@ -368,7 +368,8 @@ extension ReliableQueue {
                 let some = Array(receipts[start..<min(start + ObjectQueue.receiptsMax, receipts.count)])
                 _ = try? await object.submit(QueueNack(object.name, some), timeout: .seconds(60))
             }
-            hold?.release()
+            // Others of the same batch may still be in use: the last of them lets go.
+            withExtendedLifetime(hold) {}
         }
     }
 }

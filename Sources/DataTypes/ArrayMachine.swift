@@ -194,13 +194,13 @@ extension MachineFailure {
 
 /// An array's own record.
 ///
-/// `version u8 = 1 | ObjectArray.Head, 58 bytes | cut off u64 | has timer u8 | timer, 22 bytes, if there is one`
+/// `version u8 = 1 | ObjectArray.Head, 58 bytes | cut off u64 | is sweeping u8`
 struct ArrayHead: Message {
     var elements = ObjectArray.Head()
     /// Elements that trims took away whose records are not deleted yet.
     var cutOff: UInt64 = 0
-    /// Of the `ArraySweep` that sees to it that others follow.
-    var timer: ScheduledCommand?
+    /// An `ArraySweep` is scheduled that sees to it that others follow.
+    var isSweeping = false
 
     init() {}
 
@@ -208,14 +208,14 @@ struct ArrayHead: Message {
         writer.write(1 as UInt8)
         elements.encode(into: &writer)
         writer.write(cutOff)
-        writer.writeOptional(timer) { $0.encode(into: &$1) }
+        writer.write(isSweeping)
     }
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         try reader.expectVersion(1, of: "an array's record")
         elements = try ObjectArray.Head(from: &reader)
         cutOff = try reader.read()
-        timer = try reader.readOptional { reader throws(DecodingFailure) in try ScheduledCommand(from: &reader) }
+        isSweeping = try reader.readBool()
     }
 }
 
@@ -284,24 +284,25 @@ struct ArrayEditor {
 
     private mutating func sweep(_ limit: Int, in context: inout MachineContext) throws {
         guard array.head.needsSweep else { return }
+        let before = array.sweptElements
         _ = try array.sweep(limit: limit, in: &context)
-        head.cutOff -= min(UInt64(limit), head.cutOff)
+        head.cutOff -= min(array.sweptElements - before, head.cutOff)
     }
 
     private mutating func scheduleSweeps(in context: inout MachineContext) throws {
-        guard array.head.needsSweep, head.timer == nil else { return }
-        let all = head.cutOff / UInt64(ArrayMachine.elementsMax) + 1
+        guard array.head.needsSweep, !head.isSweeping else { return }
+        let all = min(head.cutOff / UInt64(ArrayMachine.elementsMax) + 1, UInt64(ArrayMachine.sweepsAtOnce))
         // They come in this order, and the last one goes on.
-        for _ in 0..<min(all, ArrayMachine.sweepsAtOnce) {
-            head.timer = try context.schedule(ArraySweep(name: name), after: .milliseconds(1))
+        for number in 1...all {
+            try context.schedule(ArraySweep(name: name, isLast: number == all), after: .milliseconds(1))
         }
+        head.isSweeping = true
     }
 
-    fileprivate mutating func sweep(in context: inout MachineContext) throws {
-        let isLast = head.timer.map { context.isDoing($0) } ?? false
+    fileprivate mutating func sweep(isLast: Bool, in context: inout MachineContext) throws {
         try sweep(ArrayMachine.elementsMax, in: &context)
         guard isLast else { return }
-        head.timer = nil
+        head.isSweeping = false
         try scheduleSweeps(in: &context)
     }
 }
@@ -347,23 +348,33 @@ extension ObjectArray {
 /// Deletes some of what trims have cut off. Scheduled by these; from anybody else it does no more than what will be done
 /// anyway.
 ///
-/// `name`
+/// `name | is last u8`
 public struct ArraySweep: MachineCommand {
     public typealias Machine = ArrayMachine
     public static let number: UInt16 = 7
     public static let bringsDataIn = false
     public var name: Bytes
 
-    package init(name: Bytes) { self.name = name }
+    /// Of those that are scheduled together; from a client it says nothing.
+    public var isLast: Bool
+
+    package init(name: Bytes, isLast: Bool = false) { (self.name, self.isLast) = (name, isLast) }
 
     public var key: Bytes { name }
     public var readKeys: [Bytes] { [ObjectKey(name).record()] }
 
     public func apply(in context: inout MachineContext) throws -> Done {
-        try context.changeArray(name) { editor, context in try editor.sweep(in: &context) }
+        let goesOn = isLast && context.isScheduled
+        try context.changeArray(name) { editor, context in try editor.sweep(isLast: goesOn, in: &context) }
         return Done()
     }
 
-    public func encode(into writer: inout ByteWriter) { writer.writeWithLength(name) }
-    public init(from reader: inout ByteReader) throws(DecodingFailure) { name = try reader.readName() }
+    public func encode(into writer: inout ByteWriter) {
+        writer.writeWithLength(name)
+        writer.write(isLast)
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (name, isLast) = (try reader.readName(), try reader.readBool())
+    }
 }

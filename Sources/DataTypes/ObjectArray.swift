@@ -88,6 +88,9 @@ package struct ObjectArray {
 
     /// Elements that are put in or taken out by one command: with 3 records each at most, and some 150 of the tree, below
     /// what a command may write.
+    /// By this value, since it was made.
+    package private(set) var sweptElements: UInt64 = 0
+
     package static let elementsMax = 256
     /// Of the values that are put in by one command, in bytes, so that keys and nodes have 1 MiB left.
     package static let valuesBytesMax = 3 << 20
@@ -394,8 +397,8 @@ extension ObjectArray {
         head.nextCut += 1
     }
 
-    /// Deletes up to `limit` elements that were cut off, `elementsMax` at most, with the records of their tree. Writes
-    /// at once.
+    /// Deletes up to `limit` elements that were cut off, `elementsMax` at most, with the records of their tree: each cut
+    /// counts as one more. Writes at once; `sweptElements` counts.
     ///
     /// - Returns: whether there are more.
     package mutating func sweep(
@@ -413,7 +416,9 @@ extension ObjectArray {
                 _ = try tree.remove(at: 0, in: &space)
                 try forget(id, in: &space)
             }
-            rest -= ids.count
+            sweptElements += UInt64(ids.count)
+            // A cut has records of its own: many small ones are as many writes.
+            rest -= ids.count + 1
             try tree.flush(into: &space)
             if tree.count > 0 {
                 cuts.set(head.firstCut, to: tree.root)

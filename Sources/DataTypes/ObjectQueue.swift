@@ -92,6 +92,10 @@ package struct ObjectQueue {
     package static let receiptsMax = 64
     /// Items that come back at a session's end, and those that are handed to waiters.
     package static let servesMax = 64
+    /// In the entry that ends a session, which may hold many queues: the rest comes back by commands that follow.
+    package static let endsMax = 8
+    /// Of a wait that is of no session: nothing else ends it.
+    package static let nobodysWaitMillisMax: UInt64 = 3_600_000
     package static let pageItemsMax = 256
     package static let pushedBytesMax = 3 << 20
     /// Of the values of an answer; there is one at least.
@@ -226,6 +230,9 @@ extension ObjectQueue {
         guard (1...Self.takesMax).contains(count) else { throw Failure.tooMany(max: Self.takesMax) }
         try check(visibilityMillis)
         if waitMillis > 0 { try check(waitMillis) }
+        guard session != .none || waitMillis <= Self.nobodysWaitMillisMax else {
+            throw Failure.badTime(max: Self.nobodysWaitMillisMax)
+        }
         var taken = Taken()
         let room = session == .none ? count : Self.inFlightMax - (try of(session, in: &space).items.count)
         if room < count { taken.stop = .sessionFull }
@@ -313,11 +320,11 @@ extension ObjectQueue {
         return events + (try serve(in: &space))
     }
 
-    /// A session has ended: it waits no longer, and what it has in flight comes back, `servesMax` items by each call.
+    /// A session has ended: it waits no longer, and what it has in flight comes back, `limit` items by each call, `servesMax` at most.
     ///
     /// - Returns: `hasMore`: call it again.
     package mutating func end(
-        _ session: SessionID, in space: inout some QueueSpace
+        _ session: SessionID, limit: Int = ObjectQueue.servesMax, in space: inout some QueueSpace
     ) throws -> (events: [WaiterEvent], hasMore: Bool) {
         guard session != .none else { return ([], false) }
         var events: [WaiterEvent] = []
@@ -329,7 +336,7 @@ extension ObjectQueue {
             try leave(ticket, waiter, in: &space)
             events.append(.cancelled(ticket: ticket, session: session))
         }
-        let numbers = Array(try of(session, in: &space).items.prefix(Self.servesMax))
+        let numbers = Array(try of(session, in: &space).items.prefix(min(limit, Self.servesMax)))
         try prepare(numbers, in: &space)
         for number in numbers {
             let item = try known(number, in: &space)

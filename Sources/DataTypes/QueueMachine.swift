@@ -25,7 +25,7 @@ public enum QueueMachine: SessionHolder {
     package static func watchKey(_ name: Bytes, _ ticket: UInt64) -> Bytes { ObjectKey(name).record(2, ticket) }
 
     public static func release(_ name: Bytes, of session: SessionID, in context: inout MachineContext) throws {
-        try context.endQueue(name, of: session)
+        try context.endQueue(name, of: session, limit: ObjectQueue.endsMax)
     }
 }
 
@@ -116,9 +116,9 @@ extension MachineContext {
     }
 
     /// A session is over. What it has here comes back, some of it now, the rest by entries that follow.
-    mutating func endQueue(_ name: Bytes, of session: SessionID) throws {
+    mutating func endQueue(_ name: Bytes, of session: SessionID, limit: Int) throws {
         let hasMore = try withQueue(name) { queue, space in
-            let (events, hasMore) = try queue.end(session, in: &space)
+            let (events, hasMore) = try queue.end(session, limit: limit, in: &space)
             return (hasMore, events)
         }
         if hasMore { try schedule(QueueEnd(name, session), after: .milliseconds(1)) }

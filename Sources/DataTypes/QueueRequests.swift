@@ -495,7 +495,7 @@ public struct QueueEnd: MachineCommand {
 
     public func apply(in context: inout MachineContext) throws -> Done {
         guard context.isScheduled else { return Done() }
-        try context.endQueue(name, of: session)
+        try context.endQueue(name, of: session, limit: ObjectQueue.servesMax)
         return Done()
     }
 

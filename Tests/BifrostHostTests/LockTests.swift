@@ -188,7 +188,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
     func leasesEndUnlessTheyAreRenewed() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
-            let held = try #require(try await ada.lease("disk").grant(for: .milliseconds(300)))
+            let held = try #require(try await ada.lease("disk").grant(for: .seconds(8)))
             #expect(try await bob.lease("disk").grant(for: .seconds(1)) == nil)
             try await held.renew()
             try await held.announce("renewed")

@@ -9,8 +9,11 @@ extension IntegrationTests {
     @Suite(.serialized) struct LockCommandTests {
         private func run(_ cluster: TestCluster, _ words: String...) throws -> ChildProcess {
             var environment = ProcessInfo.processInfo.environment
-            environment["BIFROST_CONNECT"] = cluster.hosts.map(\.address).joined(separator: ",")
-            environment["BIFROST"] = cluster.local.executable
+            let own = [
+                "BIFROST_CONNECT": cluster.hosts.map(\.address).joined(separator: ","),
+                "BIFROST": cluster.local.executable,
+            ]
+            environment.merge(own) { $1 }
             return try ChildProcess(cluster.local.executable, words, environment: environment)
         }
 
@@ -38,7 +41,7 @@ extension IntegrationTests {
                 nothing.expect(64, saying: "a command behind --")
                 let unknown = try await run(cluster, "lock", "door", "--", "no-such-program").end(
                     killAfter: .seconds(60))
-                unknown.expect(1, saying: "no-such-program")
+                unknown.expect(127, saying: "no-such-program")
                 try await cluster.bifrost("lock", "show", "door").expect(1)
                 try await cluster.bifrost("lock", "revoke", "door", "3").expect(1, saying: "nobody has it")
                 try await cluster.bifrost("value", "set", "--guard", "lock:door", "v", "1").expect(

@@ -115,16 +115,24 @@ struct HeldCommandOptions: ParsableArguments {
         while the token stands. If it is lost, the command \
         is ended (SIGTERM, after --grace SIGKILL; with its process group, unless it reads from a terminal), and the exit \
         code is 75; also if the command ends by itself then. Else the exit code is the command's, 128 and the signal's \
-        number if it was killed; 1 if others had it for all that time.
+        number if it was killed, 127 if it can't be started; 1 if others had it for all that time. If this process is killed (SIGKILL) the \
+        command goes on without: then only what is guarded is held back.
         """
 
     /// Until the command has ended.
     func run(
         _ command: [String], cluster: Cluster, _ acquire: (Bytes, Duration?) async throws(BifrostError) -> Held?
     ) async throws -> Never {
-        let stopping = SignalForwarder()
+        let stopping = SignalForwarder(cluster)
         let text = value ?? "\(ProcessInfo.processInfo.hostName) \(ProcessInfo.processInfo.processIdentifier)"
-        guard let held = try await acquire(RawArguments.bytes(of: text), noWait ? .zero : wait?.duration) else {
+        let got: Held?
+        do throws(BifrostError) {
+            got = try await acquire(RawArguments.bytes(of: text), noWait ? .zero : wait?.duration)
+        } catch {
+            guard error.code == .lockLost else { throw error }
+            throw ToolError(.unavailable, "\(error.message); nothing was run")
+        }
+        guard let held = got else {
             await cluster.close()
             throw ToolError(.negative, "others held it for all that time; nothing was run")
         }
@@ -139,9 +147,13 @@ struct HeldCommandOptions: ParsableArguments {
     /// The command's exit code; nil: it was lost.
     private func during(_ held: Held, _ command: [String], _ stopping: SignalForwarder) async throws -> Int32? {
         var environment = ProcessInfo.processInfo.environment
-        environment["BIFROST_LOCK_TOKEN"] = "\(held.token.number)"
-        environment["BIFROST_LOCK_NAME"] = RawArguments.text(of: held.token.name.array)
-        environment["BIFROST_GUARD"] = held.token.machine == SemaphoreMachine.number ? nil : held.token.text
+        let token = held.token
+        var own = [
+            "BIFROST_LOCK_TOKEN": "\(token.number)", "BIFROST_LOCK_NAME": RawArguments.text(of: token.name.array),
+        ]
+        // Of another lock around this one: what is changed here is this one's.
+        if token.machine != SemaphoreMachine.number { own["BIFROST_GUARD"] = token.text }
+        environment.merge(own) { $1 }
         let child: ChildProcess
         do throws(ChildProcess.Failure) {
             child = try ChildProcess(
@@ -149,7 +161,9 @@ struct HeldCommandOptions: ParsableArguments {
                 output: .inherited, errors: .inherited, inForeground: isatty(STDIN_FILENO) == 1)
         } catch {
             _ = try? await held.release(timeout: .seconds(5))
-            throw ToolError(.negative, error.description)
+            Output.note(error.description)
+            // As shells have it.
+            Foundation.exit(127)
         }
         stopping.hand(to: child)
         let grace = grace?.duration ?? .seconds(10)
@@ -174,9 +188,10 @@ struct HeldCommandOptions: ParsableArguments {
 /// SIGINT, SIGTERM and SIGHUP end the command, and this process behind it; before there is one, this process.
 private final class SignalForwarder {
     private let sources: [any DispatchSourceSignal]
-    private let reference = Reference()
+    private let reference: Reference
 
-    init() {
+    init(_ cluster: Cluster) {
+        reference = Reference(cluster)
         let child = reference
         sources = [SIGINT, SIGTERM, SIGHUP].compactMap { number in
             let before = signal(number, SIG_IGN)
@@ -193,10 +208,16 @@ private final class SignalForwarder {
 
     private final class Reference: Sendable {
         private let child = Mutex<ChildProcess?>(nil)
+        private let cluster: Cluster
+        init(_ cluster: Cluster) { self.cluster = cluster }
         func hand(to process: ChildProcess) { child.withLock { $0 = process } }
         func came(_ number: Int32) {
-            guard let child = child.withLock({ $0 }) else { exit(128 + number) }
-            child.sendToAll(number)
+            if let child = child.withLock({ $0 }) { return child.sendToAll(number) }
+            // It waits: its place goes with its session.
+            Task { [cluster] in
+                await cluster.close()
+                exit(128 + number)
+            }
         }
     }
 }

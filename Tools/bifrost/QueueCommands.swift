@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Bifrost
+import Foundation
 import Messages
 import Primitives
 import StateMachines
@@ -104,9 +105,19 @@ struct QueueCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            let taken = try await cluster.queue(name.bytes, of: Bytes.self).take(
-                max: max, visibility: visibility?.duration ?? .seconds(30), wait: wait?.duration,
-                outlivesSession: true)
+            let (queue, count) = (cluster.queue(name.bytes, of: Bytes.self), max)
+            let (visibility, wait) = (visibility?.duration ?? .seconds(30), wait?.duration)
+            let taking = Task {
+                try await queue.take(max: count, visibility: visibility, wait: wait, outlivesSession: true)
+            }
+            // Who gives up gives back what he may have got meanwhile.
+            let interruption = Interruption { signal in
+                taking.cancel()
+                Thread.sleep(forTimeInterval: 1)
+                Foundation.exit(128 + signal)
+            }
+            let taken = try await taking.value
+            interruption.end()
             for delivery in taken {
                 var line = Line(delivery.value)
                 line.receipt = "\(delivery.receipt)"
