@@ -135,7 +135,8 @@ final class DataTypeModel {
             return "entry \(entry.index) came to something else on another replica, or before"
         }
         last = entry.index
-        if machine == .deadlines { return expire(entry, revision) }
+        // Without a word of its machine nothing was done: it had been called off when its entry was on its way.
+        if machine == .deadlines { return body.isEmpty ? nil : expire(entry, revision) }
         if machine == .sessions { return endSessions(entry, revision) }
         guard isKnown else { return nil }
         outcomes[entry.index] = hash(body)
