@@ -2,9 +2,15 @@
 @_exported public import struct DataTypes.ArrayElementID
 @_exported public import enum DataTypes.ArrayPlace
 @_exported public import enum DataTypes.ArrayPoint
+@_exported public import enum DataTypes.BarrierLimits
+@_exported public import struct DataTypes.BarrierState
 @_exported public import typealias DataTypes.EntryCondition
 @_exported public import struct DataTypes.FoundEntry
+@_exported public import struct DataTypes.LatchState
 @_exported public import struct DataTypes.MapTransaction
+@_exported public import enum DataTypes.MembershipLimits
+@_exported public import struct DataTypes.MembershipListing
+@_exported public import struct DataTypes.MembershipMember
 @_exported public import struct DataTypes.NumberFound
 @_exported public import struct DataTypes.NumberState
 @_exported public import enum DataTypes.Numeral

@@ -89,3 +89,17 @@ final class Errand<Value: Sendable>: Sendable {
             cause: CancellationError())
     }
 }
+
+/// Does it until it was done: it does no harm if that is more than once.
+func seeThrough(_ body: () async throws(BifrostError) -> Void) async {
+    while true {
+        do throws(BifrostError) { return try await body() } catch {
+            guard error.isRetrySafe || error.mayHaveHappened else { return }
+            do { try await Task.sleep(for: .seconds(1)) } catch { return }
+        }
+    }
+}
+
+/// So long a command goes on by itself of which the end has to be known; then it is sent again. Hosts forget the session
+/// before, unless they have no quorum: log time stands still then.
+let errandTime = Duration.seconds(3_600)

@@ -1,4 +1,5 @@
-// What a client holds: a lock, permits, leadership, a lease. Owns how long it counts as held, and how it is given back.
+// What a client holds: a lock, permits, leadership, a lease, a place in a membership. Owns how long it counts as held, and
+// how it is given back.
 
 import ClientCore
 import DataTypes
@@ -26,17 +27,27 @@ public final class Held: Sendable {
     private let aliveAt: Mutex<ContinuousClock.Instant>
     private let isReleased = Atomic<Bool>(false)
 
-    init<Machine: PermitMachine>(
+    convenience init<Machine: PermitMachine>(
         _ permits: PermitObject<Machine>, token: UInt64, session: SessionID, since: Revision, timeToLive: Duration?,
         sentAt: ContinuousClock.Instant
     ) {
-        self.token = FencingToken(token, of: permits.object.name, machine: Machine.number)
+        self.init(
+            permits, permits.object, FencingToken(token, of: permits.object.name, machine: Machine.number),
+            session: session, since: since, timeToLive: timeToLive, sentAt: sentAt)
+    }
+
+    /// - Parameter sentAt: when what it was got by was sent.
+    init(
+        _ way: any HeldWay, _ object: ReliableObject, _ token: FencingToken, session: SessionID, since: Revision,
+        timeToLive: Duration? = nil, sentAt: ContinuousClock.Instant = .now
+    ) {
+        self.token = token
         self.session = session
         self.since = since
         self.timeToLive = timeToLive
         aliveAt = Mutex(sentAt)
-        way = permits
-        hold = permits.object.cluster.hold(Ring.slot(of: permits.object.name))
+        self.way = way
+        hold = object.cluster.hold(Ring.slot(of: object.name))
     }
 
     deinit {

@@ -17,9 +17,6 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
         object = ReliableObject(cluster: cluster, name: name, isBare: true)
     }
 
-    /// So long a command goes on by itself that has to be known the end of: hosts forget the session before.
-    static var errandTime: Duration { .seconds(3_600) }
-
     /// - Parameters:
     ///   - wait: zero: not at all; nil: as long as it takes.
     /// - Returns: nil: others have what was wanted, and that did not change within the time.
@@ -54,7 +51,7 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
         defer { hold.release() }
         do throws(BifrostError) {
             let sentAt = ContinuousClock.now
-            let (answer, revision) = try await object.submit(wish, timeout: Self.errandTime)
+            let (answer, revision) = try await object.submit(wish, timeout: errandTime)
             switch answer.state {
             case .busy: _ = errand.finish(.success(nil))
             case .granted: await deliver(answer, answer.token, revision, sentAt, wish, errand)
@@ -68,7 +65,7 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
                     if wish.wish.timeToLiveMillis > 0 {
                         let renewal = PermitRenew<Machine>(
                             object.name, token: token, timeToLiveMillis: wish.wish.timeToLiveMillis)
-                        guard try await object.submit(renewal, timeout: Self.errandTime).answer else {
+                        guard try await object.submit(renewal, timeout: errandTime).answer else {
                             throw BifrostError(.lockLost, "\(object.name): it was over before this was known")
                         }
                     }
@@ -102,17 +99,7 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
     private func giveBack(_ wish: PermitAcquire<Machine>) async {
         await seeThrough { () async throws(BifrostError) in
             _ = try await object.submit(
-                PermitCancel<Machine>(object.name, wish: wish.wish.number), timeout: Self.errandTime)
-        }
-    }
-
-    /// Until it was done: it does no harm if that is more than once.
-    private func seeThrough(_ body: () async throws(BifrostError) -> Void) async {
-        while true {
-            do throws(BifrostError) { return try await body() } catch {
-                guard error.isRetrySafe || error.mayHaveHappened else { return }
-                do { try await Task.sleep(for: .seconds(1)) } catch { return }
-            }
+                PermitCancel<Machine>(object.name, wish: wish.wish.number), timeout: errandTime)
         }
     }
 
@@ -120,7 +107,7 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
         var result: Result<Bool, BifrostError>?
         await seeThrough { () async throws(BifrostError) in
             do throws(BifrostError) {
-                result = .success(try await release(token: token, timeout: Self.errandTime))
+                result = .success(try await release(token: token, timeout: errandTime))
             } catch {
                 result = .failure(error)
                 throw error

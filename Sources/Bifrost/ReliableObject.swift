@@ -111,7 +111,10 @@ struct ReliableObject: Sendable {
             ObjectFailure.badArgument:
             .invalid
         case ObjectFailure.noLimit, ObjectFailure.otherLimit: .conditionFailed
-        case ObjectFailure.tooManyClaims, ObjectFailure.tooManyWaiters: .overloaded
+        case ObjectFailure.tooManyClaims, ObjectFailure.tooManyWaiters, ObjectFailure.tooManyMembers: .overloaded
+        case ObjectFailure.noMembership, ObjectFailure.membersOnline, ObjectFailure.memberOnline,
+            ObjectFailure.noLatch, ObjectFailure.otherRound:
+            .conditionFailed
         case ObjectFailure.noIndex: .noIndex
         case ObjectFailure.noElement: .noElement
         default: .machineFailed

@@ -6,8 +6,8 @@ public import StateMachines
 public enum DataTypeMachines {
     public static let all: [any StateMachine.Type] = [
         ValueMachine.self, NumberMachine.self, MapMachine.self, SetMachine.self, ArrayMachine.self, QueueMachine.self,
-        LockMachine.self, SemaphoreMachine.self,
-        ElectionMachine.self, LeaseMachine.self,
+        LockMachine.self, SemaphoreMachine.self, ElectionMachine.self, LeaseMachine.self, MembershipMachine.self,
+        BarrierMachine.self, LatchMachine.self,
     ]
 
     public static let registry = StateMachineRegistry(dataTypes: all)

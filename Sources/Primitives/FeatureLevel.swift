@@ -22,8 +22,10 @@ public enum FeatureLevel {
     public static let deadlines: UInt32 = 8
     /// Bifrost's data types: machines below 1,024; sweeps; records of sessions of version 2.
     public static let dataTypes: UInt32 = 9
+    /// Memberships, barriers and latches: machines 26 to 28.
+    public static let gatherings: UInt32 = 10
     /// What this version knows.
-    public static let current = dataTypes
+    public static let current = gatherings
 
     /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
     /// an earlier version can't join it.

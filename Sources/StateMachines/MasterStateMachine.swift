@@ -788,11 +788,11 @@ extension MasterStateMachine {
     private static func check(
         machine: SubMachineNumber, _ payload: Bytes, slot: Slot, level: UInt32, _ machines: StateMachineRegistry
     ) -> Refusal? {
-        let needed = machine.isDataType ? FeatureLevel.dataTypes : FeatureLevel.machines
+        let needed = machine.featureLevel
         guard level >= needed else {
             return .unavailable(
-                "\(machine.isDataType ? "data types" : "users' state machines") need feature level \(needed), and this host "
-                    + "knows the cluster to be at \(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
+                "\(machine.isDataType ? "data types like \(machine)" : "users' state machines") need feature level "
+                    + "\(needed), and this host knows the cluster to be at \(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
         }
         let request: MachineRequest
         do throws(DecodingFailure) { request = try MachineRequest(payload: payload) } catch {
@@ -818,6 +818,12 @@ extension MasterStateMachine {
         }
         guard let fencing = machines.fencing(of: guarded.token.machine) else {
             return .unavailable("the host has no state machine \(guarded.token.machine) that gives out fencing tokens")
+        }
+        guard level >= guarded.token.machine.featureLevel else {
+            return .unavailable(
+                "tokens of data type \(guarded.token.machine) need feature level "
+                    + "\(guarded.token.machine.featureLevel), and this host knows the cluster to be at \(level): upgrade "
+                    + "its hosts, then run 'bifrost cluster upgrade'")
         }
         return fencing.problem(of: guarded) ?? check(guarded.payload, slot: slot, level: level, machines: machines)
     }

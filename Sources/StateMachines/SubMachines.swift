@@ -25,6 +25,13 @@ extension SubMachineNumber {
 
     /// One of Bifrost's data types or of users' machines: what it does, a registry says.
     public var isRegistered: Bool { self >= .firstOfDataTypes }
+    /// From which on there are its commands.
+    var featureLevel: UInt32 {
+        guard isDataType else { return FeatureLevel.machines }
+        return self >= .firstOfGatherings ? FeatureLevel.gatherings : FeatureLevel.dataTypes
+    }
+    /// The first of the data types that came later.
+    private static let firstOfGatherings = SubMachineNumber(26)
     /// Its records have keys of its own making, which say nothing of their slot.
     var isDataType: Bool { self >= .firstOfDataTypes && self < .firstOfUsers }
 }
