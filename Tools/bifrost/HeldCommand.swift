@@ -1,0 +1,182 @@
+// A command of somebody else that runs while something is held. Owns its options, its environment, its end, and what ends
+// it.
+
+import ArgumentParser
+import Bifrost
+import DataTypes
+import Foundation
+import Messages
+import Primitives
+import StateMachines
+import Synchronization
+
+/// A name and a command.
+struct HeldCommand: ParsableArguments {
+    @Argument(help: "Its name.") var name: KeyArgument
+    @Argument(
+        parsing: .postTerminator,
+        help: ArgumentHelp("What to run, behind --, with its arguments.", valueName: "command"))
+    var command: [String] = []
+
+    func validate() throws {
+        guard !command.isEmpty else { throw ValidationError("expected a command behind --, as in NAME -- make deploy") }
+    }
+}
+
+/// What to run while something is held, and how long to wait for that.
+struct HeldCommandOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Wait so long at most, as the group counts time. (default: as long as it takes)", valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var wait: TimeSpan?
+
+    @Flag(help: "Don't wait: end with exit code 1 if others have it.") var noWait = false
+
+    @Option(
+        help: ArgumentHelp(
+            "What others see of the holder. (default: this host's name and this process's number)", valueName: "text"))
+    var value: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "What is held is free for others so long after this process's last word, if it ends without one; and it counts "
+                + "as lost after nine tenths of it without an answer.", valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var sessionTtl: TimeSpan?
+
+    @Option(
+        help: ArgumentHelp("The command gets so long to end after SIGTERM; then SIGKILL.", valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var grace: TimeSpan?
+
+    @OptionGroup var options: ClientOptions
+
+    /// 'lock NAME -- COMMAND' is 'lock run NAME -- COMMAND'.
+    static func spelledOut(_ arguments: [String]) -> [String] {
+        let words = ["run", "show", "waiting", "revoke", "watch"]
+        guard arguments.first == "lock", arguments.count > 1, arguments.contains("--"), !words.contains(arguments[1])
+        else { return arguments }
+        return ["lock", "run"] + arguments.dropFirst()
+    }
+
+    static let words = """
+        Runs COMMAND while it is held. It finds the fencing token in its environment as BIFROST_LOCK_TOKEN, and, but for \
+        semaphores, as BIFROST_GUARD, which is the --guard of all 'bifrost' commands in it: what they change they change only \
+        while the token stands. If it is lost, the command \
+        is ended (SIGTERM, after --grace SIGKILL; with its process group, unless it reads from a terminal), and the exit \
+        code is 75; also if the command ends by itself then. Else the exit code is the command's, 128 and the signal's \
+        number if it was killed, 127 if it can't be started; 1 if others had it for all that time. If this process is killed (SIGKILL) the \
+        command goes on without: then only what is guarded is held back.
+        """
+
+    /// Until the command has ended.
+    func run(
+        _ command: [String], cluster: Cluster, _ acquire: (Bytes, Duration?) async throws(BifrostError) -> Held?
+    ) async throws -> Never {
+        let stopping = SignalForwarder(cluster)
+        let text = value ?? "\(ProcessInfo.processInfo.hostName) \(ProcessInfo.processInfo.processIdentifier)"
+        let got: Held?
+        do throws(BifrostError) {
+            got = try await acquire(RawArguments.bytes(of: text), noWait ? .zero : wait?.duration)
+        } catch {
+            guard error.code == .lockLost else { throw error }
+            throw ToolError(.unavailable, "\(error.message); nothing was run")
+        }
+        guard let held = got else {
+            await cluster.close()
+            throw ToolError(.negative, "others held it for all that time; nothing was run")
+        }
+        let status = try await during(held, command, stopping)
+        // The session ends with it, and what it held is free.
+        _ = try? await held.release(timeout: .seconds(5))
+        await cluster.close()
+        if let status { Foundation.exit(status) }
+        throw ToolError(.lockLost, "\(held.token.text) was lost while '\(command[0])' ran")
+    }
+
+    /// The command's exit code; nil: it was lost.
+    private func during(_ held: Held, _ command: [String], _ stopping: SignalForwarder) async throws -> Int32? {
+        var environment = ProcessInfo.processInfo.environment
+        let token = held.token
+        var own = [
+            "BIFROST_LOCK_TOKEN": "\(token.number)", "BIFROST_LOCK_NAME": RawArguments.text(of: token.name.array),
+        ]
+        // Of another lock around this one: what is changed here is this one's.
+        if token.machine != SemaphoreMachine.number { own["BIFROST_GUARD"] = token.text }
+        environment.merge(own) { $1 }
+        let child: ChildProcess
+        do throws(ChildProcess.Failure) {
+            child = try ChildProcess(
+                command[0], Array(command.dropFirst()), environment: environment, input: .inherited,
+                output: .inherited, errors: .inherited, inForeground: isatty(STDIN_FILENO) == 1)
+        } catch {
+            _ = try? await held.release(timeout: .seconds(5))
+            Output.note(error.description)
+            // As shells have it.
+            Foundation.exit(127)
+        }
+        stopping.hand(to: child)
+        let grace = grace?.duration ?? .seconds(10)
+        let loss = Task {
+            guard (try? await held.lost()) != nil else { return false }
+            let isRunning = child.isRunning
+            child.sendToAll(SIGTERM)
+            try? await Task.sleep(for: grace)
+            child.sendToAll(SIGKILL)
+            return isRunning
+        }
+        let result = await child.end()
+        loss.cancel()
+        if await loss.value { return nil }
+        switch result.ending {
+        case .exit(let code): return code
+        case .signal(let number): return 128 + number
+        }
+    }
+}
+
+extension HeldCommandOptions {
+    func cluster() async throws -> Cluster {
+        var settings = options.options(timeout: ClientOptions.timeout)
+        if let sessionTtl { settings.sessionTimeToLive = sessionTtl.duration }
+        return try await Cluster.connect(to: options.addresses, options: settings)
+    }
+}
+
+/// SIGINT, SIGTERM and SIGHUP end the command, and this process behind it; before there is one, this process.
+private final class SignalForwarder {
+    private let sources: [any DispatchSourceSignal]
+    private let reference: Reference
+
+    init(_ cluster: Cluster) {
+        reference = Reference(cluster)
+        let child = reference
+        sources = [SIGINT, SIGTERM, SIGHUP].compactMap { number in
+            let before = signal(number, SIG_IGN)
+            // As Interruption does: what was ignored stays ignored.
+            guard unsafeBitCast(before, to: Int.self) != unsafeBitCast(SIG_IGN, to: Int.self) else { return nil }
+            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+            source.setEventHandler { child.came(number) }
+            source.activate()
+            return source
+        }
+    }
+
+    func hand(to process: ChildProcess) { reference.hand(to: process) }
+
+    private final class Reference: Sendable {
+        private let child = Mutex<ChildProcess?>(nil)
+        private let cluster: Cluster
+        init(_ cluster: Cluster) { self.cluster = cluster }
+        func hand(to process: ChildProcess) { child.withLock { $0 = process } }
+        func came(_ number: Int32) {
+            if let child = child.withLock({ $0 }) { return child.sendToAll(number) }
+            // It waits: its place goes with its session.
+            Task { [cluster] in
+                await cluster.close()
+                exit(128 + number)
+            }
+        }
+    }
+}
