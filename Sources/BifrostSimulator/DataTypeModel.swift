@@ -69,6 +69,9 @@ final class DataTypeModel {
     private var maps: [Bytes: Past<[Bytes: Entry]>] = [:]
     private var sets: [Bytes: Past<Set<Bytes>>] = [:]
     private var permits: [PermitName: Past<PermitModel>] = [:]
+    private var memberships: [Bytes: Past<MembershipModel>] = [:]
+    private var barriers: [Bytes: Past<BarrierModel>] = [:]
+    private var latches: [Bytes: Past<LatchModel>] = [:]
     private var sessions = SessionModel()
     /// By lock and slot: the highest fencing token that was seen.
     private var highest: [GuardName: UInt64] = [:]
@@ -99,6 +102,20 @@ final class DataTypeModel {
         permits[name]?.state(at: index) ?? PermitModel()
     }
 
+    func membership(_ name: Bytes, at index: LogIndex) -> MembershipModel {
+        memberships[name]?.state(at: index) ?? MembershipModel()
+    }
+    func membership(_ name: Bytes) -> MembershipModel { memberships[name]?.now ?? MembershipModel() }
+    func barrier(_ name: Bytes, at index: LogIndex) -> BarrierModel {
+        barriers[name]?.state(at: index) ?? BarrierModel()
+    }
+    func latch(_ name: Bytes, at index: LogIndex) -> LatchModel { latches[name]?.state(at: index) ?? LatchModel() }
+    func latch(_ name: Bytes) -> LatchModel { latches[name]?.now ?? LatchModel() }
+    /// Members put offline by the end of their sessions, those that left in time, and rounds of barriers that are over.
+    var putOffline: Int { memberships.values.reduce(0) { $0 + $1.now.ended } }
+    var forgotten: Int { memberships.values.reduce(0) { $0 + $1.now.forgotten } }
+    var opened: Int { barriers.values.reduce(0) { $0 + $1.now.opened } }
+
     /// Somebody waits, or has something, for a time.
     func hasTimer(_ name: PermitName) -> Bool { permits[name]?.now.hasTimer ?? false }
 
@@ -106,6 +123,7 @@ final class DataTypeModel {
     func hasTimer(_ name: Bytes) -> Bool {
         if let value = values[name]?.now, value.timer != nil { return true }
         if let queue = queues[name]?.now, !queue.timers.isEmpty { return true }
+        if memberships[name]?.now.hasTimer == true { return true }
         return maps[name]?.now.values.contains { $0.timer != nil } ?? false
     }
 
@@ -198,6 +216,7 @@ final class DataTypeModel {
             queues[name]?.become(queue, at: entry.index)
         }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
+        change(allMemberships: moment) { $0.fire(deadline, moment) }
         return change(allPermits: moment) { $0.fire(deadline.index, moment) }
     }
 
@@ -213,6 +232,11 @@ final class DataTypeModel {
         }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
         for id in ids where !sessions.has(id) {
+            change(allMemberships: moment) { $0.end(id, moment) }
+            for name in barriers.keys.sorted() {
+                guard var now = barriers[name]?.now, now.end(id) else { continue }
+                barriers[name]?.become(now, at: entry.index)
+            }
             if let problem = change(
                 allPermits: moment,
                 { permits in
@@ -225,6 +249,13 @@ final class DataTypeModel {
             }
         }
         return nil
+    }
+
+    private func change(allMemberships moment: PermitModel.Moment, _ body: (inout MembershipModel) -> Bool) {
+        for name in memberships.keys.sorted() {
+            guard var now = memberships[name]?.now, body(&now) else { continue }
+            memberships[name]?.become(now, at: moment.index)
+        }
     }
 
     private func change(
@@ -248,6 +279,9 @@ final class DataTypeModel {
         case SemaphoreMachine.number: try apply(request, of: SemaphoreMachine.self, session, moment)
         case ElectionMachine.number: try apply(request, of: ElectionMachine.self, session, moment)
         case LeaseMachine.number: try apply(request, of: LeaseMachine.self, session, moment)
+        case MembershipMachine.number: try apply(membership: request, session, moment)
+        case BarrierMachine.number: try apply(barrier: request, session, moment)
+        case LatchMachine.number: try apply(latch: request, moment)
         default: nil
         }
     }
@@ -286,12 +320,79 @@ final class DataTypeModel {
         return answer
     }
 
+    // MARK: Memberships, barriers and latches
+
+    private func apply(
+        membership request: MachineRequest, _ session: SessionID, _ moment: PermitModel.Moment
+    ) throws -> Expected {
+        var now = membership(request.key)
+        let answer: Expected
+        switch request.number {
+        case MembershipCreate.number: answer = .success(now.create(moment).encoded())
+        case MembershipDelete.number:
+            let force = try MembershipDelete(decoding: request.body).force
+            answer = now.delete(force: force, moment).map { $0.encoded() }
+        case MembershipJoin.number:
+            let wish = try MembershipJoin(decoding: request.body)
+            answer = now.join(wish, of: session, moment).map { $0.encoded() }
+        case MembershipLeave.number:
+            let command = try MembershipLeave(decoding: request.body)
+            answer = .success(now.leave(command, of: session, moment).encoded())
+        case MembershipUpdate.number:
+            let command = try MembershipUpdate(decoding: request.body)
+            answer = .success(now.update(command, of: session, moment).encoded())
+        default: return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
+        }
+        if case .success = answer {
+            memberships[request.key, default: Past(MembershipModel())].become(now, at: moment.index)
+        }
+        return answer
+    }
+
+    private func apply(
+        barrier request: MachineRequest, _ session: SessionID, _ moment: PermitModel.Moment
+    ) throws -> Expected {
+        var now = barrier(request.key, at: moment.index)
+        let answer: Expected
+        switch request.number {
+        case BarrierArrive.number:
+            answer = now.arrive(try BarrierArrive(decoding: request.body), of: session, moment).map { $0.encoded() }
+        case BarrierWithdraw.number:
+            let wish = try BarrierWithdraw(decoding: request.body).wish
+            answer = .success(now.withdraw(wish: wish, of: session).encoded())
+        default: return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
+        }
+        if case .success = answer {
+            barriers[request.key, default: Past(BarrierModel())].become(now, at: moment.index)
+        }
+        return answer
+    }
+
+    private func apply(latch request: MachineRequest, _ moment: PermitModel.Moment) throws -> Expected {
+        var now = latch(request.key)
+        let answer: Expected
+        switch request.number {
+        case LatchSet.number: answer = .success(now.set(try LatchSet(decoding: request.body), moment).encoded())
+        case LatchCountDown.number:
+            answer = now.countDown(try LatchCountDown(decoding: request.body)).map { $0.encoded() }
+        case LatchDelete.number: answer = .success(now.delete().encoded())
+        default: return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
+        }
+        if case .success = answer {
+            latches[request.key, default: Past(LatchModel())].become(now, at: moment.index)
+        }
+        return answer
+    }
+
     // MARK: Guards
 
     /// Whether the token stands, before the command is done.
     private func stands(_ guarded: GuardedCommand, before index: LogIndex) -> Bool {
         let token = guarded.token
         guard !guarded.isBesideLock else {
+            if token.machine == MembershipMachine.number {
+                return membership(token.name, at: LogIndex(index.rawValue - 1)).stands(token.number)
+            }
             let name = PermitName(machine: token.machine, name: token.name)
             return permits(name, at: LogIndex(index.rawValue - 1)).holders.contains { $0.token == token.number }
         }

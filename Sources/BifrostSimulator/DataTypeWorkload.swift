@@ -33,6 +33,12 @@ final class DataTypeWorkload: SimulatedWorkload {
     private static let lease: Bytes = "lease 1"
     /// The last tokens that somebody heard of.
     private var tokens: [PermitName: UInt64] = [:]
+    private static let memberships: [Bytes] = ["{g}roup", "group 2"]
+    /// What tokens of the first membership guard.
+    private static let besideMembership: Bytes = "{g}value"
+    private static let barriers: [Bytes] = ["barrier 1", "{b}2"]
+    private static let latches: [Bytes] = ["latch 1"]
+    private var memberTokens: [UInt64] = [1]
     private static let arrays: [Bytes] = ["array 1", "array 2"]
     private static let queues: [Bytes] = ["queue 1", "{q}2"]
 
@@ -50,6 +56,9 @@ final class DataTypeWorkload: SimulatedWorkload {
     var guarded: Int { models.values.reduce(0) { $0 + $1.guarded } }
     var heldToTheEnd: Int { models.values.reduce(0) { $0 + $1.heldToTheEnd } }
     var trimmed: Int { models.values.reduce(0) { $0 + $1.arrays.trimmed } }
+    var putOffline: Int { models.values.reduce(0) { $0 + $1.putOffline } }
+    var forgotten: Int { models.values.reduce(0) { $0 + $1.forgotten } }
+    var opened: Int { models.values.reduce(0) { $0 + $1.opened } }
     var timedOut: Int { models.values.reduce(0) { $0 + $1.timedOut } }
 
     private func model(_ group: GroupID) -> DataTypeModel {
@@ -64,7 +73,9 @@ final class DataTypeWorkload: SimulatedWorkload {
     func next(random: inout SeededRandom) -> SimulatedRequest {
         let dice = random.below(100)
         if dice < 30 { return read(random: &random) }
-        switch random.below(16) {
+        switch random.below(19) {
+        case 16, 17: return changeMembership(random: &random)
+        case 18: return changeBarrier(random: &random)
         case 13, 14: return changeQueue(random: &random)
         case 15: return changeHeldQueue(random: &random)
         case 8, 9: return changePermits(random: &random)
@@ -389,6 +400,112 @@ final class DataTypeWorkload: SimulatedWorkload {
         return nil
     }
 
+    // MARK: Memberships, barriers and latches
+
+    private func changeMembership(random: inout SeededRandom) -> SimulatedRequest {
+        let name = pick(Self.memberships, &random)
+        let number = random.below(5)
+        let id = Bytes("member \(number)")
+        func heard(_ token: UInt64) {
+            guard name == Self.memberships[0], token > 0 else { return }
+            memberTokens.append(token)
+            if memberTokens.count > 4 { memberTokens.removeFirst() }
+        }
+        func someToken() -> UInt64 { memberTokens[Int(random.below(UInt64(memberTokens.count)))] }
+        func whose() -> MembershipStint {
+            switch random.below(4) {
+            case 0: .any
+            case 1: .own
+            default: .token(someToken())
+            }
+        }
+        switch random.below(24) {
+        case 0..<10:
+            // Times that differ from member to member: by their ends the model tells them apart.
+            let stays: UInt64 =
+                switch random.below(4) {
+                case 0: 0
+                case 1: .max
+                default: 500 + number * 31 + random.below(100) * 37
+                }
+            return command(
+                MembershipJoin(
+                    name, as: id, creates: random.below(4) > 0, takesOver: random.below(3) > 0, staysMillis: stays,
+                    metadata: Bytes("\(random.below(100))"))
+            ) {
+                heard($0.member.token)
+                heard($0.epoch)
+            }
+        case 10..<14:
+            return command(MembershipLeave(name, id, leaves: random.below(2) == 0, whose()))
+        case 14, 15: return command(MembershipUpdate(name, id, whose(), metadata: Bytes("\(random.below(100))")))
+        case 16: return command(MembershipCreate(name))
+        case 17: return command(MembershipDelete(name, force: random.below(2) == 0))
+        case 18..<21:
+            var request = command(ValueSet(Self.besideMembership, someValue(&random)))
+            request.guardToken = FencingToken(
+                someToken(), of: Self.memberships[0], machine: MembershipMachine.number)
+            return request
+        default: return list(members: name, online: random.below(2) == 0, 1 + random.below(6))
+        }
+    }
+
+    private func list(
+        members name: Bytes, online: Bool, _ entriesMax: UInt64 = .max
+    ) -> SimulatedRequest {
+        let query = MembershipList(name, online: online, entriesMax: UInt32(clamping: entriesMax))
+        return self.query(query, .linearizable, 0) { listing, model, index in
+            let known = model.membership(name, at: index)
+            let ids = online ? known.online : known.members.keys.sorted()
+            let expected = ids.prefix(Int(clamping: entriesMax)).compactMap { known.entry($0) }
+            guard listing.entries == expected, (listing.state == .absent) == !known.isThere else {
+                return "\(listing.entries), not \(expected)"
+            }
+            // The page behind the last one may be empty, where the leader's token is all that it has.
+            guard (listing.next == nil) == (ids.count == expected.count) || online else {
+                return "\(expected.count) of \(ids.count), and then \(listing.next ?? "nobody")"
+            }
+            guard listing.version == (known.isThere ? known.last : 0), listing.epoch == known.epoch,
+                listing.leader == known.leader, Int(listing.members) == known.members.count,
+                Int(listing.online) == known.online.count
+            else { return "\(listing), not version \(known.last) with epoch \(known.epoch)" }
+            return nil
+        }
+    }
+
+    private func changeBarrier(random: inout SeededRandom) -> SimulatedRequest {
+        let name = pick(Self.barriers, &random)
+        let latch = Self.latches[0]
+        switch random.below(12) {
+        case 0..<5:
+            return command(
+                BarrierArrive(
+                    name, parties: random.below(8) == 0 ? UInt32(random.below(4)) : 3, wish: random.below(9)))
+        case 5: return command(BarrierWithdraw(name, wish: random.below(9)))
+        case 6:
+            return query(BarrierShow(name), .linearizable, 0) { state, model, index in
+                let expected = model.barrier(name, at: index).state
+                return state == expected ? nil : "\(state), not \(expected)"
+            }
+        case 7: return command(LatchSet(latch, random.below(6), ifAbsent: random.below(2) == 0))
+        case 8, 9:
+            let round = model(groupOf(latch)).latch(latch).state?.round ?? 1
+            return command(
+                LatchCountDown(
+                    latch, by: 1 + random.below(2), round: random.below(2) == 0 ? 0 : round - random.below(2)))
+        case 10 where random.below(3) == 0: return command(LatchDelete(latch))
+        default: return show(latch: latch)
+        }
+    }
+
+    private func show(latch: Bytes) -> SimulatedRequest {
+        query(LatchShow(latch), .linearizable, 0) { found, model, index in
+            let expected = model.latch(latch, at: index).state
+            return found.state == expected
+                ? nil : "\(String(describing: found.state)), not \(String(describing: expected))"
+        }
+    }
+
     private func changeGuarded(random: inout SeededRandom) -> SimulatedRequest {
         let lock = Self.locks[0]
         let known = tokens[lock] ?? 1
@@ -707,6 +824,7 @@ final class DataTypeWorkload: SimulatedWorkload {
             + unsettledPermits(SemaphoreMachine.self, [Self.semaphore])
             + unsettledPermits(LeaseMachine.self, [Self.lease])
             + Self.queues.filter { model(groupOf($0)).hasTimer($0) }.map { count(queue: $0, .linearizable, 0) }
+            + Self.memberships.filter { model(groupOf($0)).hasTimer($0) }.map { list(members: $0, online: false) }
     }
 
     private func unsettledPermits<Machine: PermitMachine>(
@@ -739,6 +857,12 @@ final class DataTypeWorkload: SimulatedWorkload {
             requests.append(page(queue: name, isOfDead: true, .linearizable, 0))
         }
         requests.append(countOfHeldQueue())
+        for name in Self.memberships {
+            requests.append(list(members: name, online: false))
+            requests.append(list(members: name, online: true))
+        }
+        requests += Self.latches.map { show(latch: $0) }
+        requests.append(get(value: Self.besideMembership, .linearizable, 0))
         return requests
     }
 }

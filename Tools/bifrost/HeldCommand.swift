@@ -23,8 +23,8 @@ struct HeldCommand: ParsableArguments {
     }
 }
 
-/// What to run while something is held, and how long to wait for that.
-struct HeldCommandOptions: ParsableArguments {
+/// How long to wait for something that others may hold.
+struct HeldWaitOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "Wait so long at most, as the group counts time. (default: as long as it takes)", valueName: "time"),
@@ -33,6 +33,12 @@ struct HeldCommandOptions: ParsableArguments {
 
     @Flag(help: "Don't wait: end with exit code 1 if others have it.") var noWait = false
 
+    /// nil: as long as it takes.
+    var limit: Duration? { noWait ? .zero : wait?.duration }
+}
+
+/// What to run while something is held.
+struct HeldCommandOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "What others see of the holder. (default: this host's name and this process's number)", valueName: "text"))
@@ -62,7 +68,7 @@ struct HeldCommandOptions: ParsableArguments {
 
     static let words = """
         Runs COMMAND while it is held. It finds the fencing token in its environment as BIFROST_LOCK_TOKEN, and, but for \
-        semaphores, as BIFROST_GUARD, which is the --guard of all 'bifrost' commands in it: what they change they change only \
+        semaphores and memberships, as BIFROST_GUARD, which is the --guard of all 'bifrost' commands in it: what they change they change only \
         while the token stands. If it is lost, the command \
         is ended (SIGTERM, after --grace SIGKILL; with its process group, unless it reads from a terminal), and the exit \
         code is 75; also if the command ends by itself then. Else the exit code is the command's, 128 and the signal's \
@@ -72,13 +78,13 @@ struct HeldCommandOptions: ParsableArguments {
 
     /// Until the command has ended.
     func run(
-        _ command: [String], cluster: Cluster, _ acquire: (Bytes, Duration?) async throws(BifrostError) -> Held?
+        _ command: [String], cluster: Cluster, _ acquire: (Bytes) async throws(BifrostError) -> Held?
     ) async throws -> Never {
         let stopping = SignalForwarder(cluster)
         let text = value ?? "\(ProcessInfo.processInfo.hostName) \(ProcessInfo.processInfo.processIdentifier)"
         let got: Held?
         do throws(BifrostError) {
-            got = try await acquire(RawArguments.bytes(of: text), noWait ? .zero : wait?.duration)
+            got = try await acquire(RawArguments.bytes(of: text))
         } catch {
             guard error.code == .lockLost else { throw error }
             throw ToolError(.unavailable, "\(error.message); nothing was run")
@@ -103,7 +109,7 @@ struct HeldCommandOptions: ParsableArguments {
             "BIFROST_LOCK_TOKEN": "\(token.number)", "BIFROST_LOCK_NAME": RawArguments.text(of: token.name.array),
         ]
         // Of another lock around this one: what is changed here is this one's.
-        if token.machine != SemaphoreMachine.number { own["BIFROST_GUARD"] = token.text }
+        if token.guardsAnything { own["BIFROST_GUARD"] = token.text }
         environment.merge(own) { $1 }
         let child: ChildProcess
         do throws(ChildProcess.Failure) {

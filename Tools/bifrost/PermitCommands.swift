@@ -47,7 +47,11 @@ extension FencingToken {
     private static let words: [(String, SubMachineNumber)] = [
         (LockKind.word, LockMachine.number), (SemaphoreKind.word, SemaphoreMachine.number),
         (ElectionKind.word, ElectionMachine.number), (LeaseKind.word, LeaseMachine.number),
+        ("members", MembershipMachine.number),
     ]
+
+    /// One alone has such a token at a time: also what lies elsewhere can be guarded by it.
+    var guardsAnything: Bool { machine != SemaphoreMachine.number && machine != MembershipMachine.number }
 
     /// As `--guard` takes it.
     var text: String {
@@ -87,13 +91,14 @@ struct LockCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Runs a command while this process has the lock.", discussion: HeldCommandOptions.words)
         @OptionGroup var command: HeldCommand
+        @OptionGroup var wait: HeldWaitOptions
         @OptionGroup var held: HeldCommandOptions
 
         func run() async throws {
             let cluster = try await held.cluster()
-            try await held.run(command.command, cluster: cluster) { (value, wait) async throws(BifrostError) in
+            try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
                 try await PermitObject<LockMachine>(cluster, command.name.bytes).acquire(
-                    permits: 1, limit: 1, wait: wait, timeToLive: nil, value: value)
+                    permits: 1, limit: 1, wait: wait.limit, timeToLive: nil, value: value)
             }
         }
     }
@@ -106,13 +111,14 @@ struct ElectCommand: AsyncParsableCommand {
             + "\n\nEXAMPLE: bifrost elect primary --value \"$(hostname)\" -- ./serve-writes"
     )
     @OptionGroup var command: HeldCommand
+    @OptionGroup var wait: HeldWaitOptions
     @OptionGroup var held: HeldCommandOptions
 
     func run() async throws {
         let cluster = try await held.cluster()
-        try await held.run(command.command, cluster: cluster) { (value, wait) async throws(BifrostError) in
+        try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
             try await PermitObject<ElectionMachine>(cluster, command.name.bytes).acquire(
-                permits: 1, limit: 1, wait: wait, timeToLive: nil, value: value)
+                permits: 1, limit: 1, wait: wait.limit, timeToLive: nil, value: value)
         }
     }
 }
@@ -150,13 +156,14 @@ struct SemaphoreCommands: AsyncParsableCommand {
         @Option(help: "Permits that there are; all users say the same. (default: as was set)") var permits: UInt32?
         @Option(help: "Permits that it takes.") var count: UInt32 = 1
         @OptionGroup var command: HeldCommand
+        @OptionGroup var wait: HeldWaitOptions
         @OptionGroup var held: HeldCommandOptions
 
         func run() async throws {
             let cluster = try await held.cluster()
-            try await held.run(command.command, cluster: cluster) { (value, wait) async throws(BifrostError) in
+            try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
                 try await PermitObject<SemaphoreMachine>(cluster, command.name.bytes).acquire(
-                    permits: count, limit: permits ?? 0, wait: wait, timeToLive: nil, value: value)
+                    permits: count, limit: permits ?? 0, wait: wait.limit, timeToLive: nil, value: value)
             }
         }
     }
@@ -198,14 +205,15 @@ struct LeaseCommands: AsyncParsableCommand {
             transform: TimeSpan.init(parsing:))
         var time: TimeSpan
         @OptionGroup var command: HeldCommand
+        @OptionGroup var wait: HeldWaitOptions
         @OptionGroup var held: HeldCommandOptions
 
         func run() async throws {
             let cluster = try await held.cluster()
             let time = time.duration
-            try await held.run(command.command, cluster: cluster) { (value, wait) async throws(BifrostError) in
+            try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
                 let got = try await PermitObject<LeaseMachine>(cluster, command.name.bytes).acquire(
-                    permits: 1, limit: 1, wait: wait, timeToLive: time, value: value)
+                    permits: 1, limit: 1, wait: wait.limit, timeToLive: time, value: value)
                 if let got {
                     Task { [weak got] in
                         while let got {

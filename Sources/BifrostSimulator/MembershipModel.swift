@@ -1,0 +1,290 @@
+// Memberships, barriers and latches as the rules know them: lists of who belongs, who has come, and what is left.
+
+import DataTypes
+import Messages
+import Primitives
+import StateMachines
+
+/// One membership. What each command comes to is what it has to come to on every replica.
+struct MembershipModel {
+    struct Member {
+        var token: UInt64 = 0
+        var session = SessionID.none
+        var joined: UInt64
+        var changed: UInt64
+        var stays: UInt64
+        var metadata: Bytes
+        /// The entry that put it offline for a time, and when that is over.
+        var timer: LogIndex?
+        var due = LogTime.zero
+    }
+    typealias Moment = PermitModel.Moment
+
+    private(set) var isThere = false
+    private(set) var members: [Bytes: Member] = [:]
+    private(set) var last: UInt64 = 0
+    private var leading: UInt64 = 0
+    private(set) var epoch: UInt64 = 0
+    /// Members that went offline with their sessions, and those that left when their time was over.
+    private(set) var ended = 0
+    private(set) var forgotten = 0
+
+    /// In the order in which they came.
+    var online: [Bytes] {
+        members.filter { $0.value.token > 0 }.sorted { $0.value.token < $1.value.token }.map(\.key)
+    }
+    var hasTimer: Bool { members.values.contains { $0.timer != nil } }
+
+    func entry(_ id: Bytes) -> MembershipMember? {
+        members[id].map {
+            MembershipMember(
+                id: id, token: $0.token, session: $0.session, joined: $0.joined, changed: $0.changed,
+                metadata: $0.metadata)
+        }
+    }
+
+    var leader: MembershipMember? { epoch > 0 ? online.first.flatMap { entry($0) } : nil }
+
+    /// Somebody has this token.
+    func stands(_ token: UInt64) -> Bool {
+        token > 0 && (token == epoch || members.values.contains { $0.token == token })
+    }
+
+    private mutating func number(_ now: Moment) -> UInt64 {
+        last = max(last + 1, now.revision.rawValue)
+        return last
+    }
+
+    private mutating func settle(_ now: Moment) {
+        let first = isThere ? online.first.flatMap { members[$0]?.token } ?? 0 : 0
+        guard first != leading else { return }
+        leading = first
+        let number = number(now)
+        epoch = first > 0 ? number : 0
+    }
+
+    mutating func create(_ now: Moment) -> Bool {
+        guard !isThere else { return false }
+        isThere = true
+        _ = number(now)
+        return true
+    }
+
+    mutating func delete(force: Bool, _ now: Moment) -> Result<MembershipDeleted, MachineFailure> {
+        guard isThere else { return .success(MembershipDeleted(wasThere: false, online: 0)) }
+        let all = online
+        guard force || all.isEmpty else { return .failure(MachineFailure(ObjectFailure.membersOnline, "")) }
+        isThere = false
+        settle(now)
+        // Offline, and then left.
+        for _ in all { _ = (number(now), number(now)) }
+        members = [:]
+        return .success(MembershipDeleted(wasThere: true, online: 0))
+    }
+
+    mutating func join(
+        _ wish: MembershipJoin, of session: SessionID, _ now: Moment
+    ) -> Result<MembershipJoined, MachineFailure> {
+        func failure(_ code: UInt32) -> Result<MembershipJoined, MachineFailure> { .failure(MachineFailure(code, "")) }
+        guard isThere || wish.creates else { return failure(ObjectFailure.noMembership) }
+        guard session != .none else { return failure(MachineFailure.Rule.needsSession.rawValue) }
+        let id = wish.member
+        if let known = members[id], known.token > 0, known.session != session, !wish.takesOver {
+            return failure(ObjectFailure.memberOnline)
+        }
+        _ = create(now)
+        if var known = members[id] {
+            known.stays = wish.staysMillis
+            members[id] = known
+            if known.token > 0, known.session == session {
+                say(id, wish.metadata, now)
+                return joined(id)
+            }
+            if known.token > 0 { goOffline(id, now) }
+        } else {
+            let version = number(now)
+            members[id] = Member(
+                joined: version, changed: version, stays: wish.staysMillis, metadata: wish.metadata)
+        }
+        let token = number(now)
+        members[id]?.timer = nil
+        members[id]?.metadata = wish.metadata
+        members[id]?.token = token
+        members[id]?.changed = token
+        members[id]?.session = session
+        settle(now)
+        return joined(id)
+    }
+
+    private func joined(_ id: Bytes) -> Result<MembershipJoined, MachineFailure> {
+        guard let entry = entry(id) else { return .failure(MachineFailure(0, "it did not join")) }
+        return .success(MembershipJoined(member: entry, epoch: leading == entry.token ? epoch : 0))
+    }
+
+    private mutating func say(_ id: Bytes, _ metadata: Bytes, _ now: Moment) {
+        guard members[id]?.metadata != metadata else { return }
+        let version = number(now)
+        members[id]?.metadata = metadata
+        members[id]?.changed = version
+    }
+
+    private mutating func goOffline(_ id: Bytes, _ now: Moment) {
+        let version = number(now)
+        members[id]?.token = 0
+        members[id]?.session = .none
+        members[id]?.changed = version
+    }
+
+    private mutating func stay(_ id: Bytes, _ now: Moment) {
+        guard let stays = members[id]?.stays, stays > 0 else { return leave(id, now) }
+        guard stays <= MachineContext.Limits.delayMillisMax else { return }
+        members[id]?.timer = now.index
+        members[id]?.due = now.due(after: stays)
+    }
+
+    private mutating func leave(_ id: Bytes, _ now: Moment) {
+        members[id] = nil
+        _ = number(now)
+    }
+
+    private func fits(_ id: Bytes, _ whose: MembershipStint, _ session: SessionID) -> Bool {
+        guard isThere, let member = members[id] else { return false }
+        return switch whose {
+        case .any: true
+        case .token(let token): token > 0 && member.token == token
+        case .own: session != .none && member.session == session
+        }
+    }
+
+    mutating func leave(_ command: MembershipLeave, of session: SessionID, _ now: Moment) -> Bool {
+        let id = command.member
+        guard fits(id, command.whose, session), let token = members[id]?.token else { return false }
+        guard command.leaves || token > 0 else { return false }
+        if token > 0 { goOffline(id, now) }
+        if command.leaves { leave(id, now) } else { stay(id, now) }
+        settle(now)
+        return true
+    }
+
+    mutating func update(_ command: MembershipUpdate, of session: SessionID, _ now: Moment) -> Bool {
+        guard fits(command.member, command.whose, session) else { return false }
+        say(command.member, command.metadata, now)
+        return true
+    }
+
+    /// - Returns: false: no member's time is over.
+    mutating func fire(_ deadline: DeadlineKey, _ now: Moment) -> Bool {
+        guard
+            let id = members.keys.sorted().first(where: {
+                members[$0]?.timer == deadline.index && members[$0]?.due == deadline.time
+            })
+        else { return false }
+        leave(id, now)
+        forgotten += 1
+        return true
+    }
+
+    /// - Returns: false: it had nothing here.
+    mutating func end(_ session: SessionID, _ now: Moment) -> Bool {
+        let own = online.filter { members[$0]?.session == session }
+        guard !own.isEmpty else { return false }
+        for id in own {
+            goOffline(id, now)
+            stay(id, now)
+            ended += 1
+        }
+        settle(now)
+        return true
+    }
+}
+
+/// One barrier.
+struct BarrierModel {
+    private(set) var state = BarrierState(round: 0, parties: 0, arrived: 0, isOpen: false)
+    private var arrivals: [(session: SessionID, wish: UInt64)] = []
+    /// Rounds that are over.
+    private(set) var opened = 0
+
+    mutating func arrive(
+        _ command: BarrierArrive, of session: SessionID, _ now: PermitModel.Moment
+    ) -> Result<BarrierArrival, MachineFailure> {
+        func failure(_ code: UInt32) -> Result<BarrierArrival, MachineFailure> { .failure(MachineFailure(code, "")) }
+        if arrivals.isEmpty {
+            guard command.parties > 0 else { return failure(ObjectFailure.noLimit) }
+        } else {
+            guard command.parties == 0 || command.parties == state.parties else {
+                return failure(ObjectFailure.otherLimit)
+            }
+        }
+        guard arrivals.count(where: { $0.session == session }) < BarrierLimits.arrivalsOfSessionMax else {
+            return failure(ObjectFailure.tooManyClaims)
+        }
+        guard session != .none else { return failure(MachineFailure.Rule.needsSession.rawValue) }
+        if arrivals.isEmpty {
+            state = BarrierState(round: now.revision.rawValue, parties: command.parties, arrived: 0, isOpen: false)
+        }
+        arrivals.append((session, command.wish))
+        state.arrived = UInt32(arrivals.count)
+        var answer = BarrierArrival(session: session, state: state)
+        if state.arrived == state.parties {
+            answer.state.isOpen = true
+            arrivals = []
+            opened += 1
+        }
+        settle()
+        return .success(answer)
+    }
+
+    private mutating func settle() {
+        state.arrived = UInt32(arrivals.count)
+        if arrivals.isEmpty { state = BarrierState(round: 0, parties: 0, arrived: 0, isOpen: false) }
+    }
+
+    mutating func withdraw(wish: UInt64, of session: SessionID) -> BarrierWithdrawal {
+        guard let place = arrivals.firstIndex(where: { $0.session == session && $0.wish == wish }), session != .none
+        else { return BarrierWithdrawal(session: session, waited: false) }
+        arrivals.remove(at: place)
+        settle()
+        return BarrierWithdrawal(session: session, waited: true)
+    }
+
+    /// - Returns: false: it had nothing here.
+    mutating func end(_ session: SessionID) -> Bool {
+        let before = arrivals.count
+        arrivals.removeAll { $0.session == session }
+        guard arrivals.count < before else { return false }
+        settle()
+        return true
+    }
+}
+
+/// One latch.
+struct LatchModel {
+    private(set) var state: LatchState?
+
+    mutating func set(_ command: LatchSet, _ now: PermitModel.Moment) -> LatchState {
+        if command.ifAbsent, let state { return state }
+        let round = now.revision.rawValue
+        let new = LatchState(
+            round: round, count: command.count, initial: command.count,
+            opened: command.count == 0 ? round : state?.opened ?? 0)
+        state = new
+        return new
+    }
+
+    mutating func countDown(_ command: LatchCountDown) -> Result<LatchState, MachineFailure> {
+        guard var now = state else { return .failure(MachineFailure(ObjectFailure.noLatch, "")) }
+        guard command.round == 0 || command.round == now.round else {
+            return .failure(MachineFailure(ObjectFailure.otherRound, ""))
+        }
+        now.count = command.amount >= now.count ? 0 : now.count - command.amount
+        if now.count == 0 { now.opened = now.round }
+        state = now
+        return .success(now)
+    }
+
+    mutating func delete() -> Bool {
+        defer { state = nil }
+        return state != nil
+    }
+}

@@ -1,0 +1,263 @@
+// `bifrost barrier …` and `bifrost latch …`: to wait for others.
+
+import ArgumentParser
+import Bifrost
+import Foundation
+import Messages
+import Primitives
+import StateMachines
+
+struct BarrierCommands: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "barrier", abstract: "Barriers: wait until so many have come.",
+        discussion: """
+            EXAMPLES:
+              bifrost barrier arrive start --parties 3 && ./run
+              bifrost barrier show start
+            """,
+        subcommands: [Arrive.self, Show.self, Watch.self])
+
+    struct Arrive: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Waits until all have come; prints the number of the round.",
+            discussion: """
+                All who waited in a round print the same number. Exit code 1: too few came in --wait. If this process ends \
+                before, its place is given back, after its session's time at the latest.
+                """)
+        @Argument(help: "Its name.") var name: KeyArgument
+        @Option(help: "So many have to come; all say the same. (default: as those say who have come)")
+        var parties: Int?
+        @Option(
+            help: ArgumentHelp("Wait so long at most. (default: as long as it takes)", valueName: "time"),
+            transform: TimeSpan.init(parsing:))
+        var wait: TimeSpan?
+        @OptionGroup var options: ClientOptions
+
+        func run() async throws {
+            let cluster = try await options.cluster()
+            // The place goes with the session.
+            let interruption = Interruption { number in
+                let closed = DispatchSemaphore(value: 0)
+                Task {
+                    await cluster.close()
+                    closed.signal()
+                }
+                _ = closed.wait(timeout: .now() + 2)
+                exit(128 + number)
+            }
+            let round: UInt64
+            do throws(BifrostError) {
+                round = try await cluster.barrier(name.bytes, parties: parties).arrive(wait: wait?.duration)
+            } catch {
+                interruption.end()
+                guard error.code == .deadlineExceeded, let wait else { throw error }
+                await cluster.close()
+                throw ToolError(.negative, "too few came to \(HumanText.quoted(name.bytes)) within \(wait.duration)")
+            }
+            interruption.end()
+            await cluster.close()
+            try Report(round: round).print(options)
+        }
+
+        private struct Report: Encodable {
+            var round: UInt64
+            func print(_ options: ClientOptions) throws {
+                if options.common.json { return try Output.json(self) }
+                try Output.line("\(round)")
+            }
+        }
+    }
+
+    struct Show: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Prints how many have come, how many there are, and the round.",
+            discussion: "With tabs between. Exit code 1: nobody waits.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @OptionGroup var options: ClientOptions
+
+        private struct Report: Encodable {
+            var arrived: UInt32
+            var parties: UInt32
+            var round: UInt64
+        }
+
+        func run() async throws {
+            let cluster = try await options.cluster()
+            let state = try await cluster.barrier(name.bytes).state()
+            await cluster.close()
+            if options.common.json {
+                try Output.json(Report(arrived: state.arrived, parties: state.parties, round: state.round))
+            } else if state.arrived > 0 {
+                try Output.line("\(state.arrived)\t\(state.parties)\t\(state.round)")
+            }
+            guard state.arrived == 0 else { return }
+            throw ToolError(.negative, "nobody waits at \(HumanText.quoted(name.bytes))")
+        }
+    }
+
+    struct Watch: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Prints who comes, change by change.",
+            discussion: "How many have come, how many there are, and the round, as a value with spaces between.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @Flag(help: "Not what is there: only what changes from now on.") var now = false
+        @OptionGroup var watch: WatchOptions
+        @OptionGroup var options: ClientOptions
+
+        func run() async throws {
+            let start = try watch.start(now: now)
+            let cluster = try await options.cluster()
+            let changes = cluster.barrier(name.bytes).watch(from: start)
+            try await ObjectWatchPrinter(options: options, watch: watch, hasElements: false).run(changes) {
+                Bytes("\($0.arrived) \($0.parties) \($0.round)")
+            }
+            await cluster.close()
+        }
+    }
+}
+
+struct LatchCommands: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "latch", abstract: "Latches that count down: wait until they come to zero.",
+        discussion: """
+            EXAMPLES:
+              bifrost latch set migrated 3
+              bifrost latch count-down migrated
+              bifrost latch wait migrated --for 1m && ./next
+            """,
+        subcommands: [Set.self, CountDown.self, Wait.self, Show.self, Delete.self, Watch.self])
+
+    private struct Report: Encodable {
+        var count: UInt64
+        var initial: UInt64
+        var round: UInt64
+
+        init(_ state: LatchState) { (count, initial, round) = (state.count, state.initial, state.round) }
+
+        func print(_ options: ClientOptions) throws {
+            if options.common.json { return try Output.json(self) }
+            try Output.line("\(count)\t\(round)")
+        }
+    }
+
+    struct Set: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Begins a round with this count; prints the count and the round.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @Argument(help: "What is to be counted down.") var count: Int
+        @Flag(help: "A latch that is there stays as it is.") var ifAbsent = false
+        @OptionGroup var options: ClientOptions
+
+        func run() async throws {
+            let cluster = try await options.cluster()
+            let state = try await cluster.latch(name.bytes).set(count, ifAbsent: ifAbsent)
+            await cluster.close()
+            try Report(state).print(options)
+        }
+    }
+
+    struct CountDown: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "count-down",
+            abstract: "Counts down, to zero at most; prints what is left, and the round.",
+            discussion: "Exit code 1: nobody has set it, or it is in another round than --round.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @Option(help: ArgumentHelp("By so much.", valueName: "count")) var by = 1
+        @Option(help: "Only in this round, as 'set' printed it.") var round: UInt64?
+        @OptionGroup var options: ClientOptions
+
+        func run() async throws {
+            let cluster = try await options.cluster()
+            let state = try await cluster.latch(name.bytes).countDown(by: by, round: round)
+            await cluster.close()
+            try Report(state).print(options)
+        }
+    }
+
+    struct Wait: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Waits until it comes to zero; prints the round.",
+            discussion: "Exit code 1: it did not in --for, nobody has set it, or another round began before.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @Option(
+            name: .customLong("for"),
+            help: ArgumentHelp("Wait so long at most. (default: as long as it takes)", valueName: "time"),
+            transform: TimeSpan.init(parsing:))
+        var limit: TimeSpan?
+        @Option(help: "For this round to come to zero. (default: the present one)") var round: UInt64?
+        @OptionGroup var options: ClientOptions
+
+        private struct Report: Encodable { var round: UInt64 }
+
+        func run() async throws {
+            let cluster = try await options.cluster()
+            let reached: UInt64
+            do throws(BifrostError) {
+                reached = try await cluster.latch(name.bytes).wait(round: round, for: limit?.duration)
+            } catch {
+                guard error.code == .deadlineExceeded, let limit else { throw error }
+                await cluster.close()
+                throw ToolError(
+                    .negative, "\(HumanText.quoted(name.bytes)) did not come to zero within \(limit.duration)")
+            }
+            await cluster.close()
+            if options.common.json { return try Output.json(Report(round: reached)) }
+            try Output.line("\(reached)")
+        }
+    }
+
+    struct Show: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Prints what is left, and the round.",
+            discussion: "With a tab between. Exit code 1: nobody has set it.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @OptionGroup var read: ReadOptions
+        @OptionGroup var options: ClientOptions
+
+        func run() async throws {
+            let wanted = try read.reading()
+            let cluster = try await options.cluster()
+            let state = try await cluster.latch(name.bytes).state(wanted)
+            await cluster.close()
+            guard let state else { throw ToolError(.negative, "nobody has set \(HumanText.quoted(name.bytes))") }
+            try Report(state).print(options)
+        }
+    }
+
+    struct Delete: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Deletes a latch: who waits gets an error.", discussion: "Exit code 1: there was none.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @OptionGroup var options: ClientOptions
+
+        func run() async throws {
+            let cluster = try await options.cluster()
+            let wasThere = try await cluster.latch(name.bytes).delete()
+            await cluster.close()
+            var report = ObjectReport()
+            report.found = wasThere
+            try report.print(options, text: wasThere ? "deleted" : nil)
+            if !wasThere { throw ToolError(.negative, "there is no latch \(HumanText.quoted(name.bytes))") }
+        }
+    }
+
+    struct Watch: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Prints what a latch becomes, change by change.",
+            discussion: "What is left and the round, as a value with a space between.")
+        @Argument(help: "Its name.") var name: KeyArgument
+        @Flag(help: "Not what is there: only what changes from now on.") var now = false
+        @OptionGroup var watch: WatchOptions
+        @OptionGroup var options: ClientOptions
+
+        func run() async throws {
+            let start = try watch.start(now: now)
+            let cluster = try await options.cluster()
+            let changes = cluster.latch(name.bytes).watch(from: start)
+            try await ObjectWatchPrinter(options: options, watch: watch, hasElements: false).run(changes) {
+                Bytes("\($0.count) \($0.round)")
+            }
+            await cluster.close()
+        }
+    }
+}
