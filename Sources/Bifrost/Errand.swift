@@ -89,3 +89,28 @@ final class Errand<Value: Sendable>: Sendable {
             cause: CancellationError())
     }
 }
+
+/// What goes on by itself for somebody who may not wait for it any more.
+final class Errands: Sendable {
+    private struct State {
+        var next: UInt64 = 0
+        var tasks: [UInt64: Task<Void, Never>] = [:]
+    }
+    private let state = Mutex(State())
+
+    func start(_ body: @escaping @Sendable () async -> Void) {
+        state.withLock { state in
+            let number = state.next
+            state.next += 1
+            state.tasks[number] = Task { [self] in
+                await body()
+                self.state.withLock { _ = $0.tasks.removeValue(forKey: number) }
+            }
+        }
+    }
+
+    /// Returns when none is under way, those not either that others begin meanwhile.
+    func end() async {
+        while let task = state.withLock({ $0.tasks.values.first }) { await task.value }
+    }
+}

@@ -21,6 +21,7 @@ public final class Held: Sendable {
     private let session: SessionID
     private let hold: SessionHold
     private let way: any HeldWay
+    private let errands: Errands
     private let timeToLive: Duration?
     /// When what keeps it alive was sent the last time.
     private let aliveAt: Mutex<ContinuousClock.Instant>
@@ -36,13 +37,14 @@ public final class Held: Sendable {
         self.timeToLive = timeToLive
         aliveAt = Mutex(sentAt)
         way = permits
+        errands = permits.object.cluster.errands
         hold = permits.object.cluster.hold(Ring.slot(of: permits.object.name))
     }
 
     deinit {
         guard !isReleased.load(ordering: .acquiring) else { return }
         let (way, number, hold) = (way, token.number, hold)
-        Task {
+        errands.start {
             _ = await way.giveBack(token: number)
             hold.release()
         }
@@ -57,7 +59,7 @@ public final class Held: Sendable {
         guard !isReleased.exchange(true, ordering: .acquiringAndReleasing) else { return false }
         let errand = Errand<Bool>()
         let (way, number, hold) = (way, token.number, hold)
-        Task {
+        errands.start {
             let result = await way.giveBack(token: number)
             hold.release()
             _ = errand.finish(result)

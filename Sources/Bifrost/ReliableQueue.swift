@@ -134,7 +134,7 @@ public struct ReliableQueue<Value: Message>: GuardableObject {
                 found = try await granted(ticket, after: revision, wait: wait ?? .zero)
                 if Task.isCancelled { throw BifrostError(.cancelled, "the task was cancelled") }
             } catch {
-                Task {
+                object.cluster.errands.start {
                     _ = try? await object.submit(QueueCancelWait(object.name, ticket), timeout: .seconds(60))
                     hold?.release()
                 }
@@ -363,7 +363,7 @@ extension ReliableQueue {
     fileprivate static func giveBack(_ receipts: [ObjectQueue.Receipt], _ object: ReliableObject, _ hold: SessionHold?)
     {
         guard !receipts.isEmpty else { return }
-        Task {
+        object.cluster.errands.start {
             for start in stride(from: 0, to: receipts.count, by: ObjectQueue.receiptsMax) {
                 let some = Array(receipts[start..<min(start + ObjectQueue.receiptsMax, receipts.count)])
                 _ = try? await object.submit(QueueNack(object.name, some), timeout: .seconds(60))

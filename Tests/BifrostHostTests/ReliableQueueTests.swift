@@ -98,7 +98,8 @@ import Testing
             try await waiters(2)
             given.cancel()
             await #expect(throws: BifrostError(.cancelled, "")) { try await given.value }
-            try await waiters(1)
+            await cluster.settle()
+            #expect(try await producer.counts().waiters == 1)
             // Larger than what is told with the event.
             let large = Bytes([UInt8](repeating: 5, count: 200_000))
             try await producer.push([.init(large), .init("small"), .init("more")])
