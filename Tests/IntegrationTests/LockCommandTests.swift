@@ -107,6 +107,22 @@ extension IntegrationTests {
             }
         }
 
+        @Test func whatIgnoresTheEndOfItsCommandIsKilledAfterTheGrace() async throws {
+            try await withCluster { cluster in
+                // It has the output of 'bifrost lock', which is open as long as it lives.
+                let held = try run(
+                    cluster, "lock", "run", "door", "--grace", "500ms", "--", "bash", "-c",
+                    "(trap '' TERM; \"$BIFROST\" value set ready yes; for ((n = 0; n < 3000; n++)); do sleep 0.1; done) & "
+                        + "wait")
+                try await wait { try await cluster.bifrost("value", "get", "ready").text == "yes" }
+                let shown = try await cluster.bifrost("lock", "show", "door", "--json").json()
+                let token = try #require(((shown["entries"] as? [[String: Any]])?.first)?["token"] as? Int)
+                try await cluster.bifrost("lock", "revoke", "door", "\(token)").expect(0)
+                try await wait { held.waitForEnd(secondsMax: 0) }
+                await held.end().expect(75, saying: "was lost while 'bash' ran")
+            }
+        }
+
         @Test func whoIsEndedWhileHeWaitsLeavesNoPlace() async throws {
             try await withCluster { cluster in
                 func waiters(_ kind: String) async throws -> Int? {

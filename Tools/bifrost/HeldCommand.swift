@@ -144,12 +144,9 @@ struct HeldCommandOptions: ParsableArguments {
         signals.hand(to: child)
         let grace = grace?.duration ?? .seconds(10)
         let loss = Task {
-            guard (try? await held.lost()) != nil else { return false }
-            let isRunning = child.isRunning
-            child.sendToAll(SIGTERM)
-            try? await Task.sleep(for: grace)
-            child.sendToAll(SIGKILL)
-            return isRunning
+            guard (try? await held.lost()) != nil, child.isRunning else { return false }
+            await child.endAll(grace: grace)
+            return true
         }
         let result = await child.end()
         loss.cancel()
