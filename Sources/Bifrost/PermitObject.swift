@@ -17,7 +17,8 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
         object = ReliableObject(cluster: cluster, name: name, isBare: true)
     }
 
-    /// So long a command goes on by itself that has to be known the end of: hosts forget the session before.
+    /// One attempt of a command whose end has to be known. It is not the last: what was got is given back until that is
+    /// answered, as no session is forgotten while its group has no quorum, whose elapsed time stands still.
     static var errandTime: Duration { .seconds(3_600) }
 
     /// - Parameters:

@@ -127,7 +127,8 @@ struct HeldCommandOptions: ParsableArguments {
         var own = [
             "BIFROST_LOCK_TOKEN": "\(token.number)", "BIFROST_LOCK_NAME": RawArguments.text(of: token.name.array),
         ]
-        // Of another lock around this one: what is changed here is this one's.
+        // What is changed here is guarded by this one, and not by another lock around it. Permits of a semaphore guard
+        // nothing, as several have some at once: there the guard of a lock around it stays.
         if token.machine != SemaphoreMachine.number { own["BIFROST_GUARD"] = token.text }
         environment.merge(own) { $1 }
         let child: ChildProcess
