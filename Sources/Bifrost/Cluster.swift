@@ -26,6 +26,7 @@ public final class Cluster: Sendable {
     /// What ends with the cluster: a host that is its own.
     private let closing: (@Sendable () async -> Void)?
     private let inbox = Mutex<[AsyncOperation]>([])
+    let errands = Errands()
 
     private init(loop: ClientLoop, options: ClusterOptions, closing: (@Sendable () async -> Void)?) {
         var options = options
@@ -114,6 +115,10 @@ public final class Cluster: Sendable {
         }
         await closing?()
     }
+
+    /// Waits until all is given back that callers gave up: locks and places among those who wait, items of queues. Also
+    /// for locks that callers still wait for. As long as it takes: without a quorum, until there is one.
+    package func settle() async { await errands.end() }
 
     /// Keys and values.
     public var kv: KeyValueStore { KeyValueStore(cluster: self) }

@@ -100,6 +100,31 @@ func seeThrough(_ body: () async throws(BifrostError) -> Void) async {
     }
 }
 
-/// So long a command goes on by itself of which the end has to be known; then it is sent again. Hosts forget the session
-/// before, unless they have no quorum: log time stands still then.
+/// One attempt of a command whose end has to be known. It is not the last: what was got is given back until that is
+/// answered, as no session is forgotten while its group has no quorum, whose elapsed time stands still.
 let errandTime = Duration.seconds(3_600)
+
+/// What goes on by itself for somebody who may not wait for it any more.
+final class Errands: Sendable {
+    private struct State {
+        var next: UInt64 = 0
+        var tasks: [UInt64: Task<Void, Never>] = [:]
+    }
+    private let state = Mutex(State())
+
+    func start(_ body: @escaping @Sendable () async -> Void) {
+        state.withLock { state in
+            let number = state.next
+            state.next += 1
+            state.tasks[number] = Task { [self] in
+                await body()
+                self.state.withLock { _ = $0.tasks.removeValue(forKey: number) }
+            }
+        }
+    }
+
+    /// Returns when none is under way, those not either that others begin meanwhile.
+    func end() async {
+        while let task = state.withLock({ $0.tasks.values.first }) { await task.value }
+    }
+}

@@ -22,6 +22,7 @@ public final class Held: Sendable {
     private let session: SessionID
     private let hold: SessionHold
     private let way: any HeldWay
+    private let errands: Errands
     private let timeToLive: Duration?
     /// When what keeps it alive was sent the last time.
     private let aliveAt: Mutex<ContinuousClock.Instant>
@@ -48,12 +49,13 @@ public final class Held: Sendable {
         aliveAt = Mutex(sentAt)
         self.way = way
         hold = object.cluster.hold(Ring.slot(of: object.name))
+        errands = object.cluster.errands
     }
 
     deinit {
         guard !isReleased.load(ordering: .acquiring) else { return }
         let (way, number, hold) = (way, token.number, hold)
-        Task {
+        errands.start {
             _ = await way.giveBack(token: number)
             hold.release()
         }
@@ -68,7 +70,7 @@ public final class Held: Sendable {
         guard !isReleased.exchange(true, ordering: .acquiringAndReleasing) else { return false }
         let errand = Errand<Bool>()
         let (way, number, hold) = (way, token.number, hold)
-        Task {
+        errands.start {
             let result = await way.giveBack(token: number)
             hold.release()
             _ = errand.finish(result)

@@ -42,7 +42,7 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
             wish: UInt64.random(in: 1...UInt64.max), value: value)
         let errand = Errand<Held?>()
         // Goes on by itself: nobody else could give back what it gets.
-        Task { await ask(wish, errand) }
+        object.cluster.errands.start { await ask(wish, errand) }
         return try await errand.value(within: wait.map { max($0, .zero) + object.cluster.options.timeout })
     }
 

@@ -43,7 +43,7 @@ public struct ReliableBarrier: Sendable {
         }
         let errand = Errand<UInt64>()
         // Goes on by itself: nobody else could give back the place that it gets.
-        Task { await arrive(parties, wait, errand) }
+        object.cluster.errands.start { await arrive(parties, wait, errand) }
         return try await errand.value(within: wait.map { max($0, .zero) + object.cluster.options.timeout })
     }
 

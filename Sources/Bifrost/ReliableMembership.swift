@@ -75,7 +75,7 @@ public struct ReliableMembership: Sendable {
             metadata: metadata)
         let errand = Errand<Held>()
         // Goes on by itself: nobody else could give up the place that it gets.
-        Task { await join(command, errand) }
+        object.cluster.errands.start { await join(command, errand) }
         return try await errand.value(within: timeout ?? object.cluster.options.timeout)
     }
 

@@ -42,6 +42,9 @@ struct ReliableObject: Sendable {
         ReliableObject(cluster: cluster, name: name, token: token)
     }
 
+    /// For what gives back: that has to be done also when the token is over.
+    var bare: ReliableObject { ReliableObject(cluster: cluster, name: name, isBare: true) }
+
     func submit<Command: MachineCommand>(
         _ command: Command, timeout: Duration?
     ) async throws(BifrostError) -> (answer: Command.Answer, revision: Revision) {

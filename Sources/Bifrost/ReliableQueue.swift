@@ -134,8 +134,8 @@ public struct ReliableQueue<Value: Message>: GuardableObject {
                 found = try await granted(ticket, after: revision, wait: wait ?? .zero)
                 if Task.isCancelled { throw BifrostError(.cancelled, "the task was cancelled") }
             } catch {
-                Task {
-                    _ = try? await object.submit(QueueCancelWait(object.name, ticket), timeout: .seconds(60))
+                object.cluster.errands.start {
+                    _ = try? await object.bare.submit(QueueCancelWait(object.name, ticket), timeout: .seconds(60))
                     hold?.release()
                 }
                 throw error
@@ -363,10 +363,10 @@ extension ReliableQueue {
     fileprivate static func giveBack(_ receipts: [ObjectQueue.Receipt], _ object: ReliableObject, _ hold: SessionHold?)
     {
         guard !receipts.isEmpty else { return }
-        Task {
+        object.cluster.errands.start {
             for start in stride(from: 0, to: receipts.count, by: ObjectQueue.receiptsMax) {
                 let some = Array(receipts[start..<min(start + ObjectQueue.receiptsMax, receipts.count)])
-                _ = try? await object.submit(QueueNack(object.name, some), timeout: .seconds(60))
+                _ = try? await object.bare.submit(QueueNack(object.name, some), timeout: .seconds(60))
             }
             // Others of the same batch may still be in use: the last of them lets go.
             withExtendedLifetime(hold) {}

@@ -216,6 +216,9 @@ extension SimulatedCluster {
         if let dataTypes, dataTypes.heldToTheEnd > 0 { mark(.heldToTheEnd) }
         if let dataTypes, dataTypes.trimmed > 0 { mark(.dataTypeTrimmed) }
         if let dataTypes, dataTypes.timedOut > 0 { mark(.queueItemCameBack) }
+        if let dataTypes, dataTypes.putOffline > 0 { mark(.memberPutOffline) }
+        if let dataTypes, dataTypes.forgotten > 0 { mark(.memberLeftInTime) }
+        if let dataTypes, dataTypes.opened > 0 { mark(.barrierOpened) }
     }
 }
 

@@ -110,6 +110,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case guardHeld, heldToTheEnd
     /// An item of a queue that was not acknowledged in time.
     case queueItemCameBack
+    /// A member went offline with its session; one left when its time offline was over; a barrier's round was over.
+    case memberPutOffline, memberLeftInTime, barrierOpened
     /// A key got a time to live; one was gone when it was looked at again.
     case leaseSet, leaseEnded
     /// A watch was told of a change; one was told that what it asks for is not kept any more.

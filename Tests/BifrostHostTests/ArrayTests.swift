@@ -66,6 +66,58 @@ import Testing
         }
     }
 
+    /// Beside the lock, and elsewhere.
+    @Test(.timeLimit(.minutes(5)), arguments: ["{l}numbers", "numbers"])
+    func aTokenThatIsOverChangesNoArray(_ name: String) async throws {
+        try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
+            let cluster = try await hosts.client()
+            let lock = cluster.lock("{l}door")
+            let held = try await lock.acquire()
+            let plain = cluster.array(Bytes(name), of: Int.self)
+            let array = plain.guarded(by: held.token)
+            let id = try await array.append(2)
+            try await array.append([3, 4, 5, 6, 7, 8])
+            try await array.insert([0, 1], at: 0)
+            try await array.insert([20], at: .behind(id))
+            try await array.set(-1, at: 0)
+            try await array.set(-2, at: .element(id))
+            #expect(try await array.remove(at: 1).value == 1)
+            #expect(try await array.remove(at: .element(id)).value == -2)
+            try await array.removeSubrange(1..<3)
+            #expect(try await array.trim(to: 0..<4) == 2)
+            #expect(try await array.trim(toFirst: 3) == 1)
+            #expect(try await array.trim(toLast: 2) == 1)
+            #expect(try await values(plain) == [4, 5])
+            #expect(try await array.clear() == 2)
+            let stays = try await array.append([1, 2])[0]
+
+            #expect(try await lock.revoke(token: held.token.number))
+            let next = try await lock.acquire()
+            try await plain.guarded(by: next.token).append(3)
+            let commands: [() async throws -> Void] = [
+                { _ = try await array.append(9) },
+                { _ = try await array.append([9, 9]) },
+                { _ = try await array.insert([9], at: 0) },
+                { _ = try await array.insert([9], at: .before(stays)) },
+                { _ = try await array.set(9, at: 0) },
+                { _ = try await array.set(9, at: .element(stays)) },
+                { _ = try await array.remove(at: 0) },
+                { _ = try await array.remove(at: .element(stays)) },
+                { _ = try await array.removeSubrange(0..<1) },
+                { _ = try await array.trim(to: 0..<1) },
+                { _ = try await array.trim(toFirst: 1) },
+                { _ = try await array.trim(toLast: 1) },
+                { _ = try await array.clear() },
+            ]
+            for (number, command) in commands.enumerated() {
+                let error = await #expect(throws: BifrostError.self) { try await command() }
+                #expect(error?.code == .lockLost && error?.mayHaveHappened == false, "\(number): \(error as Any)")
+            }
+            #expect(try await values(plain) == [1, 2, 3])
+            try await next.release()
+        }
+    }
+
     @Test(.timeLimit(.minutes(5)))
     func anArrayOfManyElementsIsTrimmedAndClearedAtOnce() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in

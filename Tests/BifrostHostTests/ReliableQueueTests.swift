@@ -98,7 +98,8 @@ import Testing
             try await waiters(2)
             given.cancel()
             await #expect(throws: BifrostError(.cancelled, "")) { try await given.value }
-            try await waiters(1)
+            await cluster.settle()
+            #expect(try await producer.counts().waiters == 1)
             // Larger than what is told with the event.
             let large = Bytes([UInt8](repeating: 5, count: 200_000))
             try await producer.push([.init(large), .init("small"), .init("more")])
@@ -116,6 +117,75 @@ import Testing
             }
             try await wait(for: "what was not looked at") { try await producer.counts().ready == 4 }
             #expect(try await producer.take(max: 4, visibility: .seconds(60)).map(\.value) == ["0", "1", "2", "3"])
+        }
+    }
+
+    /// Beside the lock, and elsewhere.
+    @Test(.timeLimit(.minutes(5)), arguments: ["{l}jobs", "jobs"])
+    func aTokenThatIsOverChangesNoQueue(_ name: String) async throws {
+        try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
+            let cluster = try await hosts.client()
+            let lock = cluster.lock("{l}door")
+            let held = try await lock.acquire()
+            let plain = cluster.queue(Bytes(name), of: String.self)
+            let jobs = plain.guarded(by: held.token)
+            try await jobs.setDeliveriesMax(1)
+            try await jobs.push("a")
+            try await jobs.push(["b", "c", "d", "e"].map { .init($0) })
+            let taken = try await jobs.take(max: 3, visibility: .seconds(3_600))
+            #expect(taken.map(\.value) == ["a", "b", "c"])
+            #expect(try await taken[0].ack())
+            #expect(try await taken[1].extend(by: .seconds(7_200)))
+            #expect(try await jobs.nack([taken[1].receipt]) == [true])
+            #expect(try await jobs.requeue([2]) == [true])
+            #expect(try await jobs.takeAndAck() == ["b"])
+            let dead = try await jobs.take(visibility: .seconds(3_600))
+            #expect(try await dead[0].nack())
+            let counts = try await plain.counts()
+            #expect((counts.ready, counts.inFlight, counts.dead) == (1, 1, 1))
+            let waiting = Task(executorPreference: OwnExecutor.current) {
+                try await cluster.queue("{l}none", of: String.self).guarded(by: held.token).take(
+                    visibility: .seconds(600), wait: .seconds(3_600))
+            }
+            try await wait(for: "one who waits") {
+                try await cluster.queue("{l}none", of: String.self).counts().waiters == 1
+            }
+
+            #expect(try await lock.revoke(token: held.token.number))
+            let next = try await lock.acquire()
+            try await plain.guarded(by: next.token).setDeliveriesMax(2)
+            let old = taken[2]
+            let commands: [() async throws -> Void] = [
+                { _ = try await jobs.push("late") },
+                { _ = try await jobs.take(visibility: .seconds(3_600)) },
+                {
+                    _ = try await jobs.take(max: 9, visibility: .seconds(3_600), wait: .seconds(3_600))
+                },
+                { _ = try await jobs.takeAndAck() },
+                { _ = try await old.ack() },
+                { _ = try await old.nack() },
+                { _ = try await old.extend(by: .seconds(60)) },
+                { _ = try await jobs.requeue([4]) },
+                { _ = try await jobs.removeDead([4]) },
+                { _ = try await jobs.purgeDead() },
+                { _ = try await jobs.setDeliveriesMax(7) },
+                { _ = try await jobs.clear() },
+            ]
+            for (number, command) in commands.enumerated() {
+                let error = await #expect(throws: BifrostError.self) { try await command() }
+                #expect(error?.code == .lockLost && error?.mayHaveHappened == false, "\(number): \(error as Any)")
+            }
+            let found = try await plain.counts()
+            #expect((found.ready, found.inFlight, found.dead) == (1, 1, 1) && found.deliveriesMax == 2)
+            #expect(try await plain.peek().items.map(\.value) == ["e"])
+            #expect(try await plain.deadItems().items.map(\.value) == ["d"])
+            // What was got before is given back all the same.
+            waiting.cancel()
+            await #expect(throws: BifrostError(.cancelled, "")) { try await waiting.value }
+            await cluster.settle()
+            #expect(try await cluster.queue("{l}none", of: String.self).counts().waiters == 0)
+            #expect(try await plain.guarded(by: next.token).ack([old.receipt]) == [true])
+            try await next.release()
         }
     }
 

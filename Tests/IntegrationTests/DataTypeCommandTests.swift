@@ -188,6 +188,43 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aTakeThatIsEndedWhileItWaitsLeavesNothingBehind() async throws {
+            try await withCluster { cluster in
+                func waiters() async throws -> Int? {
+                    try await cluster.bifrost("queue", "count", "jobs", "--json").json()["waiters"] as? Int
+                }
+                func take() async throws -> ChildProcess {
+                    let take = try ChildProcess(
+                        cluster.local.executable,
+                        ["queue", "take", "jobs", "--wait", "1h", "--connect", cluster.local.addresses])
+                    let end = ContinuousClock.now + .seconds(180)
+                    while try await waiters() != 1 {
+                        try #require(ContinuousClock.now < end, "it does not wait")
+                        await OwnExecutor.pause(milliseconds: 20)
+                    }
+                    return take
+                }
+                for signal in [SIGTERM, SIGINT, SIGHUP] {
+                    let take = try await take()
+                    take.send(signal)
+                    let result = await take.end(killAfter: .seconds(180))
+                    #expect(result.ending == .exit(128 + signal))
+                    #expect(result.text.isEmpty && result.errorText.isEmpty, "\(result.errorText)")
+                    #expect(try await waiters() == 0)
+                }
+                try await cluster.bifrost("queue", "push", "jobs", "a").expect(0)
+                #expect(try await cluster.bifrost("queue", "take", "jobs").text == "1-1\ta\n")
+
+                // Where nobody answers it ends all the same.
+                let last = try await take()
+                for host in cluster.hosts { host.process?.send(SIGSTOP) }
+                last.send(SIGTERM)
+                let result = await last.end(killAfter: .seconds(180))
+                #expect(result.ending == .exit(128 + SIGTERM) && result.errorText.isEmpty, "\(result.errorText)")
+                for host in cluster.hosts { host.process?.send(SIGCONT) }
+            }
+        }
+
         /// What the benchmark writes of each type it reads back.
         @Test(arguments: ["value", "map"])
         func eachTypeIsMeasured(_ type: String) async throws {

@@ -8,6 +8,10 @@ import Testing
 extension IntegrationTests {
     @Suite(.serialized) struct LockCommandTests {
         private func run(_ cluster: TestCluster, _ words: String...) throws -> ChildProcess {
+            try run(cluster, words)
+        }
+
+        private func run(_ cluster: TestCluster, _ words: [String]) throws -> ChildProcess {
             var environment = ProcessInfo.processInfo.environment
             let own = [
                 "BIFROST_CONNECT": cluster.hosts.map(\.address).joined(separator: ","),
@@ -100,6 +104,65 @@ extension IntegrationTests {
                 #expect(result.ending == .exit(75) && result.errorText.contains("lock:") == true)
                 #expect(result.errorText.contains("was lost while 'sh' ran"))
                 next.sendToAll(SIGKILL)
+            }
+        }
+
+        @Test func whatIgnoresTheEndOfItsCommandIsKilledAfterTheGrace() async throws {
+            try await withCluster { cluster in
+                // It has the output of 'bifrost lock', which is open as long as it lives.
+                let held = try run(
+                    cluster, "lock", "run", "door", "--grace", "500ms", "--", "bash", "-c",
+                    "(trap '' TERM; \"$BIFROST\" value set ready yes; for ((n = 0; n < 3000; n++)); do sleep 0.1; done) & "
+                        + "wait")
+                try await wait { try await cluster.bifrost("value", "get", "ready").text == "yes" }
+                let shown = try await cluster.bifrost("lock", "show", "door", "--json").json()
+                let token = try #require(((shown["entries"] as? [[String: Any]])?.first)?["token"] as? Int)
+                try await cluster.bifrost("lock", "revoke", "door", "\(token)").expect(0)
+                try await wait { held.waitForEnd(secondsMax: 0) }
+                await held.end().expect(75, saying: "was lost while 'bash' ran")
+            }
+        }
+
+        @Test func whoIsEndedWhileHeWaitsLeavesNoPlace() async throws {
+            try await withCluster { cluster in
+                func waiters(_ kind: String) async throws -> Int? {
+                    try await cluster.bifrost(kind, "show", "x", "--json").json()["waiters"] as? Int
+                }
+                for (kind, words) in [
+                    ("lock", ["lock", "x"]), ("election", ["elect", "x"]),
+                    ("semaphore", ["semaphore", "run", "x", "--permits", "1"]),
+                    ("lease", ["lease", "run", "x", "--for", "1h"]),
+                ] {
+                    let holder = try run(cluster, words + ["--", "sleep", "600"])
+                    try await wait { try await cluster.bifrost(kind, "show", "x").ending == .exit(0) }
+                    for signal in [SIGTERM, SIGINT] {
+                        let waiter = try run(cluster, words + ["--", "echo", "ran"])
+                        try await wait { try await waiters(kind) == 1 }
+                        waiter.send(signal)
+                        let result = await waiter.end(killAfter: .seconds(180))
+                        #expect(result.ending == .exit(128 + signal))
+                        #expect(result.text.isEmpty && result.errorText.isEmpty, "\(result.errorText)")
+                        #expect(try await waiters(kind) == 0)
+                    }
+                    holder.send(SIGTERM)
+                    #expect(await holder.end(killAfter: .seconds(180)).ending == .exit(128 + SIGTERM))
+                }
+            }
+        }
+
+        @Test func whoIsEndedWhileHeWaitsDoesNotWaitForHosts() async throws {
+            try await withCluster { cluster in
+                let holder = try run(cluster, "lock", "x", "--", "sleep", "600")
+                try await wait { try await cluster.bifrost("lock", "show", "x").ending == .exit(0) }
+                let waiter = try run(cluster, "lock", "x", "--", "echo", "ran")
+                try await wait { try await cluster.bifrost("lock", "waiting", "x").ending == .exit(0) }
+                for host in cluster.hosts { host.process?.send(SIGSTOP) }
+                waiter.send(SIGTERM)
+                let result = await waiter.end(killAfter: .seconds(180))
+                #expect(result.ending == .exit(128 + SIGTERM) && result.errorText.isEmpty, "\(result.errorText)")
+                for host in cluster.hosts { host.process?.send(SIGCONT) }
+                holder.send(SIGTERM)
+                #expect(await holder.end(killAfter: .seconds(180)).ending == .exit(128 + SIGTERM))
             }
         }
 

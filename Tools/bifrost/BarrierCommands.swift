@@ -22,7 +22,7 @@ struct BarrierCommands: AsyncParsableCommand {
             abstract: "Waits until all have come; prints the number of the round.",
             discussion: """
                 All who waited in a round print the same number. Exit code 1: too few came in --wait. If this process ends \
-                before, its place is given back, after its session's time at the latest.
+                before, its place is given back; if it is killed, after its session's time.
                 """)
         @Argument(help: "Its name.") var name: KeyArgument
         @Option(help: "So many have to come; all say the same. (default: as those say who have come)")
@@ -35,26 +35,21 @@ struct BarrierCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            // The place goes with the session.
-            let interruption = Interruption { number in
-                let closed = DispatchSemaphore(value: 0)
-                Task {
-                    await cluster.close()
-                    closed.signal()
-                }
-                _ = closed.wait(timeout: .now() + 2)
-                exit(128 + number)
-            }
+            let signals = SignalForwarder()
+            let barrier = cluster.barrier(name.bytes, parties: parties)
+            let limit = wait?.duration
             let round: UInt64
             do throws(BifrostError) {
-                round = try await cluster.barrier(name.bytes, parties: parties).arrive(wait: wait?.duration)
+                round = try await signals.wait(cluster) { () async throws(BifrostError) in
+                    try await barrier.arrive(wait: limit)
+                } giveBack: { _ in
+                }
             } catch {
-                interruption.end()
-                guard error.code == .deadlineExceeded, let wait else { throw error }
+                guard error.code == .deadlineExceeded, let limit else { throw error }
                 await cluster.close()
-                throw ToolError(.negative, "too few came to \(HumanText.quoted(name.bytes)) within \(wait.duration)")
+                throw ToolError(.negative, "too few came to \(HumanText.quoted(name.bytes)) within \(limit)")
             }
-            interruption.end()
+            signals.end()
             await cluster.close()
             try Report(round: round).print(options)
         }

@@ -50,9 +50,10 @@ struct BifrostCommand: AsyncParsableCommand {
               74  a file can't be read or written
               75  lock, semaphore, elect, lease: what was held is lost; --guard: its token is over
                   (of a command that was run under a lock the exit code is the command's)
-              130 import, snapshot save: ended by SIGINT (Ctrl-C); says how far it came
+              130 import, snapshot save: ended by SIGINT (Ctrl-C); says how far it came;
+                  queue take, and what gets a lock: while it waited; its place is given up
               141 standard output was closed by its reader
-              143 import, snapshot save: ended by SIGTERM; says how far it came
+              143 the same by SIGTERM
             """,
         version: programVersion,
         subcommands: [

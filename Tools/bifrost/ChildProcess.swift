@@ -123,6 +123,32 @@ package final class ChildProcess: Sendable {
         }
     }
 
+    /// SIGTERM to it and its whole group, as `sendToAll`; and after `grace` SIGKILL, if any of them is left: also what a
+    /// child has started that has ended itself. Returns when none is left, or that was sent. Does not care for the task's
+    /// cancellation.
+    package func endAll(grace: Duration) async {
+        sendToAll(SIGTERM)
+        let end = ContinuousClock.now + grace
+        while sendToRest(0) {
+            guard ContinuousClock.now < end else {
+                _ = sendToRest(SIGKILL)
+                return
+            }
+            await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+                DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(20)) { continuation.resume() }
+            }
+        }
+    }
+
+    /// False: nobody was left. A group's number is nobody else's while one of the group is left, whether that is its
+    /// leader or not; so this may be asked for as long as it is asked again and again, and the answer is true.
+    private func sendToRest(_ signal: Int32) -> Bool {
+        state.withLock { state in
+            guard isLeader || state.ending == nil else { return false }
+            return Foundation.kill(isLeader ? -pid : pid, signal) == 0 || errno == EPERM
+        }
+    }
+
     package func closeInput() {
         state.withLock { state in
             if state.input >= 0 { close(state.input) }

@@ -5,10 +5,8 @@ import ArgumentParser
 import Bifrost
 import DataTypes
 import Foundation
-import Messages
 import Primitives
 import StateMachines
-import Synchronization
 
 /// A name and a command.
 struct HeldCommand: ParsableArguments {
@@ -23,21 +21,7 @@ struct HeldCommand: ParsableArguments {
     }
 }
 
-/// How long to wait for something that others may hold.
-struct HeldWaitOptions: ParsableArguments {
-    @Option(
-        help: ArgumentHelp(
-            "Wait so long at most, as the group counts time. (default: as long as it takes)", valueName: "time"),
-        transform: TimeSpan.init(parsing:))
-    var wait: TimeSpan?
-
-    @Flag(help: "Don't wait: end with exit code 1 if others have it.") var noWait = false
-
-    /// nil: as long as it takes.
-    var limit: Duration? { noWait ? .zero : wait?.duration }
-}
-
-/// What to run while something is held.
+/// How something runs while something is held.
 struct HeldCommandOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -72,19 +56,33 @@ struct HeldCommandOptions: ParsableArguments {
         while the token stands. If it is lost, the command \
         is ended (SIGTERM, after --grace SIGKILL; with its process group, unless it reads from a terminal), and the exit \
         code is 75; also if the command ends by itself then. Else the exit code is the command's, 128 and the signal's \
-        number if it was killed, 127 if it can't be started; 1 if others had it for all that time. If this process is killed (SIGKILL) the \
+        number if it was killed, or this process while it waited, which leaves no place among those who wait; 127 if it \
+        can't be started; 1 if others had it for all that time. If this process is killed (SIGKILL) the \
         command goes on without: then only what is guarded is held back.
         """
 
     /// Until the command has ended.
+    ///
+    /// - Parameters:
+    ///   - renewing: of a lease, which is renewed each third of it.
+    ///   - acquire: what is to be held, of this cluster, by somebody who says this of himself.
     func run(
-        _ command: [String], cluster: Cluster, _ acquire: (Bytes) async throws(BifrostError) -> Held?
+        _ command: [String], renewing timeToLive: Duration? = nil,
+        _ acquire: @escaping @Sendable (Cluster, Bytes) async throws(BifrostError) -> Held?
     ) async throws -> Never {
-        let stopping = SignalForwarder(cluster)
+        var settings = options.options(timeout: ClientOptions.timeout)
+        if let sessionTtl { settings.sessionTimeToLive = sessionTtl.duration }
+        let cluster = try await Cluster.connect(to: options.addresses, options: settings)
+        let signals = SignalForwarder()
         let text = value ?? "\(ProcessInfo.processInfo.hostName) \(ProcessInfo.processInfo.processIdentifier)"
+        let value = RawArguments.bytes(of: text)
         let got: Held?
         do throws(BifrostError) {
-            got = try await acquire(RawArguments.bytes(of: text))
+            got = try await signals.wait(cluster) { () async throws(BifrostError) in
+                try await acquire(cluster, value)
+            } giveBack: { held in
+                _ = try? await held?.release()
+            }
         } catch {
             guard error.code == .lockLost else { throw error }
             throw ToolError(.unavailable, "\(error.message); nothing was run")
@@ -93,7 +91,8 @@ struct HeldCommandOptions: ParsableArguments {
             await cluster.close()
             throw ToolError(.negative, "others held it for all that time; nothing was run")
         }
-        let status = try await during(held, command, stopping)
+        if let timeToLive { Self.renew(held, timeToLive) }
+        let status = try await during(held, command, signals)
         // The session ends with it, and what it held is free.
         _ = try? await held.release(timeout: .seconds(5))
         await cluster.close()
@@ -101,14 +100,26 @@ struct HeldCommandOptions: ParsableArguments {
         throw ToolError(.lockLost, "\(held.token.text) was lost while '\(command[0])' ran")
     }
 
+    private static func renew(_ lease: Held, _ time: Duration) {
+        Task { [weak lease] in
+            while let lease {
+                try await Task.sleep(for: time / 3)
+                do throws(BifrostError) { try await lease.renew(timeout: time / 3) } catch {
+                    if error.code == .lockLost { return }
+                }
+            }
+        }
+    }
+
     /// The command's exit code; nil: it was lost.
-    private func during(_ held: Held, _ command: [String], _ stopping: SignalForwarder) async throws -> Int32? {
+    private func during(_ held: Held, _ command: [String], _ signals: SignalForwarder) async throws -> Int32? {
         var environment = ProcessInfo.processInfo.environment
         let token = held.token
         var own = [
             "BIFROST_LOCK_TOKEN": "\(token.number)", "BIFROST_LOCK_NAME": RawArguments.text(of: token.name.array),
         ]
-        // Of another lock around this one: what is changed here is this one's.
+        // What is changed here is guarded by this one, and not by another lock around it. Permits of a semaphore and places
+        // of members guard little, as several have some at once: there the guard of a lock around it stays.
         if token.guardsAnything { own["BIFROST_GUARD"] = token.text }
         environment.merge(own) { $1 }
         let child: ChildProcess
@@ -122,15 +133,12 @@ struct HeldCommandOptions: ParsableArguments {
             // As shells have it.
             Foundation.exit(127)
         }
-        stopping.hand(to: child)
+        signals.hand(to: child)
         let grace = grace?.duration ?? .seconds(10)
         let loss = Task {
-            guard (try? await held.lost()) != nil else { return false }
-            let isRunning = child.isRunning
-            child.sendToAll(SIGTERM)
-            try? await Task.sleep(for: grace)
-            child.sendToAll(SIGKILL)
-            return isRunning
+            guard (try? await held.lost()) != nil, child.isRunning else { return false }
+            await child.endAll(grace: grace)
+            return true
         }
         let result = await child.end()
         loss.cancel()
@@ -142,47 +150,30 @@ struct HeldCommandOptions: ParsableArguments {
     }
 }
 
-extension HeldCommandOptions {
-    func cluster() async throws -> Cluster {
-        var settings = options.options(timeout: ClientOptions.timeout)
-        if let sessionTtl { settings.sessionTimeToLive = sessionTtl.duration }
-        return try await Cluster.connect(to: options.addresses, options: settings)
-    }
-}
+/// What to run while permits are held, and how long to wait for these.
+struct HeldPermitOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Wait so long at most, as the group counts time. (default: as long as it takes)", valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var wait: TimeSpan?
 
-/// SIGINT, SIGTERM and SIGHUP end the command, and this process behind it; before there is one, this process.
-private final class SignalForwarder {
-    private let sources: [any DispatchSourceSignal]
-    private let reference: Reference
+    @Flag(help: "Don't wait: end with exit code 1 if others have it.") var noWait = false
 
-    init(_ cluster: Cluster) {
-        reference = Reference(cluster)
-        let child = reference
-        sources = [SIGINT, SIGTERM, SIGHUP].compactMap { number in
-            let before = signal(number, SIG_IGN)
-            // As Interruption does: what was ignored stays ignored.
-            guard unsafeBitCast(before, to: Int.self) != unsafeBitCast(SIG_IGN, to: Int.self) else { return nil }
-            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
-            source.setEventHandler { child.came(number) }
-            source.activate()
-            return source
-        }
-    }
+    @OptionGroup var held: HeldCommandOptions
 
-    func hand(to process: ChildProcess) { reference.hand(to: process) }
-
-    private final class Reference: Sendable {
-        private let child = Mutex<ChildProcess?>(nil)
-        private let cluster: Cluster
-        init(_ cluster: Cluster) { self.cluster = cluster }
-        func hand(to process: ChildProcess) { child.withLock { $0 = process } }
-        func came(_ number: Int32) {
-            if let child = child.withLock({ $0 }) { return child.sendToAll(number) }
-            // It waits: its place goes with its session.
-            Task { [cluster] in
-                await cluster.close()
-                exit(128 + number)
-            }
+    /// Until the command has ended.
+    ///
+    /// - Parameters:
+    ///   - limit: permits that there are; 0: as was set.
+    ///   - timeToLive: of a lease.
+    func run<Kind: PermitKind>(
+        _: Kind.Type, _ command: HeldCommand, permits: UInt32 = 1, limit: UInt32 = 1, timeToLive: Duration? = nil
+    ) async throws -> Never {
+        let (name, wait) = (command.name.bytes, noWait ? .zero : wait?.duration)
+        try await held.run(command.command, renewing: timeToLive) { (cluster, value) async throws(BifrostError) in
+            try await PermitObject<Kind.Machine>(cluster, name).acquire(
+                permits: permits, limit: limit, wait: wait, timeToLive: timeToLive, value: value)
         }
     }
 }

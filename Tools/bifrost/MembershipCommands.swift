@@ -120,10 +120,11 @@ struct MembershipCommands: AsyncParsableCommand {
         }
 
         func run() async throws {
-            let cluster = try await held.cluster()
-            try await held.run(command, cluster: cluster) { (value) async throws(BifrostError) in
-                try await cluster.membership(name.bytes).join(
-                    id.bytes, metadata: value, stays: stays?.duration, creating: !noCreate, takingOver: !noTakeOver)
+            let (name, id, stays) = (name.bytes, id.bytes, stays?.duration)
+            let (creates, takesOver) = (!noCreate, !noTakeOver)
+            try await held.run(command) { (cluster, value) async throws(BifrostError) in
+                try await cluster.membership(name).join(
+                    id, metadata: value, stays: stays, creating: creates, takingOver: takesOver)
             }
         }
     }

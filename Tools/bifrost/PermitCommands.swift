@@ -14,11 +14,14 @@ protocol PermitKind: Sendable {
     /// What a holder's number is called.
     static var number: String { get }
     static var waiter: String { get }
+    /// What who has it does.
+    static var deed: String { get }
 }
 
 extension PermitKind {
     static var number: String { "token" }
     static var waiter: String { "waiting" }
+    static var deed: String { "has the \(word)" }
 }
 
 enum LockKind: PermitKind {
@@ -36,6 +39,7 @@ enum ElectionKind: PermitKind {
     static let word = "election"
     static let number = "epoch"
     static let waiter = "candidate"
+    static let deed = "leads"
 }
 
 enum LeaseKind: PermitKind {
@@ -71,6 +75,19 @@ extension FencingToken {
     }
 }
 
+/// Of a lock or an election; the others have options of their own.
+struct PermitRun<Kind: PermitKind>: AsyncParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(
+            commandName: "run", abstract: "Runs a command while this process \(Kind.deed).",
+            discussion: HeldCommandOptions.words)
+    }
+    @OptionGroup var command: HeldCommand
+    @OptionGroup var held: HeldPermitOptions
+
+    func run() async throws { try await held.run(Kind.self, command) }
+}
+
 struct LockCommands: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "lock", abstract: "Locks: run a command under one, look who has it, take it away.",
@@ -83,25 +100,9 @@ struct LockCommands: AsyncParsableCommand {
               bifrost lock show deploy
             """,
         subcommands: [
-            Run.self, PermitShow<LockKind>.self, PermitWaiting<LockKind>.self, PermitRevoke<LockKind>.self,
-            PermitWatcher<LockKind>.self,
+            PermitRun<LockKind>.self, PermitShow<LockKind>.self, PermitWaiting<LockKind>.self,
+            PermitRevoke<LockKind>.self, PermitWatcher<LockKind>.self,
         ])
-
-    struct Run: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "Runs a command while this process has the lock.", discussion: HeldCommandOptions.words)
-        @OptionGroup var command: HeldCommand
-        @OptionGroup var wait: HeldWaitOptions
-        @OptionGroup var held: HeldCommandOptions
-
-        func run() async throws {
-            let cluster = try await held.cluster()
-            try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
-                try await PermitObject<LockMachine>(cluster, command.name.bytes).acquire(
-                    permits: 1, limit: 1, wait: wait.limit, timeToLive: nil, value: value)
-            }
-        }
-    }
 }
 
 struct ElectCommand: AsyncParsableCommand {
@@ -110,17 +111,9 @@ struct ElectCommand: AsyncParsableCommand {
         discussion: HeldCommandOptions.words
             + "\n\nEXAMPLE: bifrost elect primary --value \"$(hostname)\" -- ./serve-writes"
     )
-    @OptionGroup var command: HeldCommand
-    @OptionGroup var wait: HeldWaitOptions
-    @OptionGroup var held: HeldCommandOptions
+    @OptionGroup var election: PermitRun<ElectionKind>
 
-    func run() async throws {
-        let cluster = try await held.cluster()
-        try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
-            try await PermitObject<ElectionMachine>(cluster, command.name.bytes).acquire(
-                permits: 1, limit: 1, wait: wait.limit, timeToLive: nil, value: value)
-        }
-    }
+    func run() async throws { try await election.run() }
 }
 
 struct ElectionCommands: AsyncParsableCommand {
@@ -128,16 +121,9 @@ struct ElectionCommands: AsyncParsableCommand {
         commandName: "election", abstract: "Elections: run a command while leading, look who leads, depose.",
         discussion: "'bifrost elect NAME -- COMMAND' is 'bifrost election run NAME -- COMMAND'.",
         subcommands: [
-            Run.self, PermitShow<ElectionKind>.self, PermitWaiting<ElectionKind>.self,
+            PermitRun<ElectionKind>.self, PermitShow<ElectionKind>.self, PermitWaiting<ElectionKind>.self,
             PermitRevoke<ElectionKind>.self, PermitWatcher<ElectionKind>.self,
         ])
-
-    struct Run: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "Runs a command while this process leads.", discussion: HeldCommandOptions.words)
-        @OptionGroup var elect: ElectCommand
-        func run() async throws { try await elect.run() }
-    }
 }
 
 struct SemaphoreCommands: AsyncParsableCommand {
@@ -156,15 +142,10 @@ struct SemaphoreCommands: AsyncParsableCommand {
         @Option(help: "Permits that there are; all users say the same. (default: as was set)") var permits: UInt32?
         @Option(help: "Permits that it takes.") var count: UInt32 = 1
         @OptionGroup var command: HeldCommand
-        @OptionGroup var wait: HeldWaitOptions
-        @OptionGroup var held: HeldCommandOptions
+        @OptionGroup var held: HeldPermitOptions
 
         func run() async throws {
-            let cluster = try await held.cluster()
-            try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
-                try await PermitObject<SemaphoreMachine>(cluster, command.name.bytes).acquire(
-                    permits: count, limit: permits ?? 0, wait: wait.limit, timeToLive: nil, value: value)
-            }
+            try await held.run(SemaphoreKind.self, command, permits: count, limit: permits ?? 0)
         }
     }
 
@@ -205,27 +186,10 @@ struct LeaseCommands: AsyncParsableCommand {
             transform: TimeSpan.init(parsing:))
         var time: TimeSpan
         @OptionGroup var command: HeldCommand
-        @OptionGroup var wait: HeldWaitOptions
-        @OptionGroup var held: HeldCommandOptions
+        @OptionGroup var held: HeldPermitOptions
 
         func run() async throws {
-            let cluster = try await held.cluster()
-            let time = time.duration
-            try await held.run(command.command, cluster: cluster) { (value) async throws(BifrostError) in
-                let got = try await PermitObject<LeaseMachine>(cluster, command.name.bytes).acquire(
-                    permits: 1, limit: 1, wait: wait.limit, timeToLive: time, value: value)
-                if let got {
-                    Task { [weak got] in
-                        while let got {
-                            try await Task.sleep(for: time / 3)
-                            do throws(BifrostError) { try await got.renew(timeout: time / 3) } catch {
-                                if error.code == .lockLost { return }
-                            }
-                        }
-                    }
-                }
-                return got
-            }
+            try await held.run(LeaseKind.self, command, timeToLive: time.duration)
         }
     }
 }

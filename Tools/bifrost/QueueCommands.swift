@@ -2,7 +2,6 @@
 
 import ArgumentParser
 import Bifrost
-import Foundation
 import Messages
 import Primitives
 import StateMachines
@@ -107,17 +106,13 @@ struct QueueCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let (queue, count) = (cluster.queue(name.bytes, of: Bytes.self), max)
             let (visibility, wait) = (visibility?.duration ?? .seconds(30), wait?.duration)
-            let taking = Task {
+            let signals = SignalForwarder()
+            let taken = try await signals.wait(cluster) { () async throws(BifrostError) in
                 try await queue.take(max: count, visibility: visibility, wait: wait, outlivesSession: true)
+            } giveBack: { taken in
+                _ = try? await queue.nack(taken.map(\.receipt))
             }
-            // Who gives up gives back what he may have got meanwhile.
-            let interruption = Interruption { signal in
-                taking.cancel()
-                Thread.sleep(forTimeInterval: 1)
-                Foundation.exit(128 + signal)
-            }
-            let taken = try await taking.value
-            interruption.end()
+            signals.end()
             for delivery in taken {
                 var line = Line(delivery.value)
                 line.receipt = "\(delivery.receipt)"
