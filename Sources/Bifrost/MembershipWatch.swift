@@ -27,7 +27,21 @@ public struct MembershipEvent: Sendable {
         /// Nothing happened up to `revision`, for some seconds.
         case progress
     }
+    /// Why a member is offline, or has left.
+    public enum Reason: String, Hashable, Sendable {
+        /// Its client is gone, or was cut off.
+        case sessionEnded
+        /// It was asked for: by itself, most likely.
+        case asked
+        /// It came online from another client.
+        case takenOver
+        /// It was offline for longer than it stays.
+        case timeOver
+        /// The membership was deleted.
+        case deleted
+    }
     public var kind: Kind
+    public var reason: Reason?
     public var member: MembershipMember?
     /// Of the membership: grows from event to event. Of a leader its epoch; of `present` that of what last became of the
     /// member; 0 of `ready`, `deleted` and `progress`.
@@ -41,7 +55,8 @@ public struct MembershipEvent: Sendable {
 
 /// Events of a membership, one by one: in the order of versions, with no gap and no repetition, across changes of leaders
 /// of its group, lost connections and restarts of hosts. Each iterator is a watch of its own. Throws `compacted` where what
-/// it has to tell next is not kept any more: begin with a snapshot.
+/// it has to tell next is not kept any more: begin with a snapshot. That tells who leads first, and then the members, page
+/// by page: a leader may be told of before it is told to be a member.
 public struct MembershipWatch: AsyncSequence, Sendable {
     public typealias Element = MembershipEvent
     public typealias Failure = BifrostError
@@ -100,6 +115,15 @@ public struct MembershipWatch: AsyncSequence, Sendable {
                     let known: MembershipTold = try ReliableObject.value(told.value)
                     event.member = known.member
                     event.version = known.version
+                    event.reason =
+                        switch known.reason {
+                        case .none: nil
+                        case .sessionEnded: .sessionEnded
+                        case .asked: .asked
+                        case .takenOver: .takenOver
+                        case .timeOver: .timeOver
+                        case .deleted: .deleted
+                        }
                     switch known.cause {
                     case .present: event.kind = .present
                     case .joined: event.kind = .joined

@@ -30,10 +30,11 @@ public struct ReliableBarrier: Sendable {
     /// Arrives, and waits until the round is over.
     ///
     /// - Parameter wait: nil: as long as it takes.
-    /// - Returns: the number of the round, the same for all who waited in it; the next one's is higher.
-    /// - Throws: `deadlineExceeded`, `cancelled`: too few came in that time, and the place was given back. `lockLost`: the
-    ///   session in which it waited is lost, and the place with it; the round may be over all the same. `conditionFailed`:
-    ///   those who wait say another number of parties.
+    /// - Returns: the number of the round, the same for all who waited in it; in its group the next one's is higher.
+    /// - Throws: `deadlineExceeded`, `cancelled`: too few came in that time, as far as is known, and the place is given back;
+    ///   where the group can't be reached for longer than `ClusterOptions.timeout` behind `wait`, the round may be over all
+    ///   the same. `lockLost`: the session in which it waited is lost, and the place with it; the same holds.
+    ///   `conditionFailed`: those who wait say another number of parties.
     @discardableResult
     public func arrive(wait: Duration? = nil) async throws(BifrostError) -> UInt64 {
         let parties = UInt32(exactly: parties ?? 0) ?? .max
@@ -49,10 +50,9 @@ public struct ReliableBarrier: Sendable {
 
     private enum Standing: Sendable {
         case open
+        /// Or nobody waits for it any more.
         case timedOut
         case lost
-        /// It has to be asked.
-        case unknown
     }
 
     private func arrive(_ parties: UInt32, _ wait: Duration?, _ errand: Errand<UInt64>) async {
@@ -61,34 +61,33 @@ public struct ReliableBarrier: Sendable {
         let end = wait.map { ContinuousClock.now + $0 }
         let command = BarrierArrive(name, parties: parties, wish: UInt64.random(in: 1...UInt64.max))
         do throws(BifrostError) {
-            while true {
-                let (arrival, revision) = try await object.submit(command, timeout: errandTime)
-                if arrival.state.isOpen { return _ = errand.finish(.success(arrival.state.round)) }
-                let waiting = Task { await standing(of: arrival, from: revision, hold, until: end) }
-                errand.whenAbandoned { waiting.cancel() }
-                let became = await waiting.value
-                if case .open = became { return _ = errand.finish(.success(arrival.state.round)) }
-                if case .lost = became {
-                    throw BifrostError(.lockLost, "\(name): the session in which it waited is lost")
-                }
+            let (arrival, revision) = try await object.submit(command, timeout: errandTime)
+            if arrival.state.isOpen { return _ = errand.finish(.success(arrival.state.round)) }
+            let waiting = Task { await standing(of: arrival, command, from: revision, hold, until: end) }
+            errand.whenAbandoned { waiting.cancel() }
+            switch await waiting.value {
+            case .open: break
+            case .lost: throw BifrostError(.lockLost, "\(name): the session in which it waited is lost")
+            case .timedOut:
                 // In the same session this tells for sure.
-                let withdrawal = try await object.submit(
+                let standing = try await object.submit(
                     BarrierWithdraw(name, wish: command.wish), timeout: errandTime
                 ).answer
-                guard withdrawal.session == arrival.session else {
+                guard standing.session == arrival.session else {
                     throw BifrostError(.lockLost, "\(name): the session in which it waited is lost")
                 }
-                guard withdrawal.waited else { return _ = errand.finish(.success(arrival.state.round)) }
-                guard case .unknown = became, !errand.isAbandoned else {
+                guard !standing.waits else {
                     throw BifrostError(
                         .deadlineExceeded,
                         "\(name): fewer than \(arrival.state.parties) came within \(wait ?? .zero); the place was given back"
                     )
                 }
             }
+            _ = errand.finish(.success(arrival.state.round))
         } catch {
             let isWanted = errand.finish(.failure(error))
-            guard error.mayHaveHappened || !isWanted else { return }
+            // One whose session is lost by the clock alone may still be there. In another session this does nothing.
+            guard error.mayHaveHappened || error.code == .lockLost || !isWanted else { return }
             await seeThrough { () async throws(BifrostError) in
                 _ = try await object.submit(BarrierWithdraw(name, wish: command.wish), timeout: errandTime)
             }
@@ -96,23 +95,27 @@ public struct ReliableBarrier: Sendable {
     }
 
     private func standing(
-        of arrival: BarrierArrival, from revision: Revision, _ hold: SessionHold, until end: ContinuousClock.Instant?
+        of arrival: BarrierArrival, _ command: BarrierArrive, from revision: Revision, _ hold: SessionHold,
+        until end: ContinuousClock.Instant?
     ) async -> Standing {
         await withTaskGroup(of: Standing.self) { group in
-            group.addTask { await told(of: arrival.state.round, from: revision) }
-            group.addTask { (try? await hold.lost(arrival.session)) != nil ? .lost : .unknown }
-            if let end {
-                group.addTask {
-                    (try? await Task.sleep(until: end, clock: .continuous)) != nil ? .timedOut : .unknown
-                }
-            }
-            let first = await group.next() ?? .unknown
+            group.addTask { await told(of: arrival, command, from: revision) }
+            group.addTask { (try? await hold.lost(arrival.session)) != nil ? .lost : .timedOut }
+            if let end { group.addTask { await Self.timeOver(at: end) } }
+            let first = await group.next() ?? .timedOut
             group.cancelAll()
             return first
         }
     }
 
-    private func told(of round: UInt64, from revision: Revision) async -> Standing {
+    private static func timeOver(at end: ContinuousClock.Instant) async -> Standing {
+        try? await Task.sleep(until: end, clock: .continuous)
+        return .timedOut
+    }
+
+    private func told(
+        of arrival: BarrierArrival, _ command: BarrierArrive, from revision: Revision
+    ) async -> Standing {
         let key = BarrierMachine.openKey(name)
         var feed = WatchFeed(
             cluster: object.cluster, slot: Ring.slot(of: name), machine: BarrierMachine.number, from: key,
@@ -120,13 +123,22 @@ public struct ReliableBarrier: Sendable {
         while !Task.isCancelled {
             do throws(BifrostError) {
                 for change in try await feed.next() {
-                    if let state = try? BarrierState(decoding: change.value), state.round == round { return .open }
+                    guard let state = try? BarrierState(decoding: change.value) else { continue }
+                    if state.round == arrival.state.round { return .open }
                 }
             } catch {
-                return .unknown
+                guard error.code != .cancelled, error.code != .closed else { break }
+                // Too late for what was told, or of a leader of an older version: the session's own log knows.
+                let check = BarrierCheck(name, wish: command.wish)
+                if let (found, revision) = try? await object.submit(check, timeout: nil) {
+                    guard found.session == arrival.session else { return .lost }
+                    guard found.waits else { return .open }
+                    feed.through = revision
+                }
+                guard (try? await Task.sleep(for: .seconds(1))) != nil else { break }
             }
         }
-        return .unknown
+        return .timedOut
     }
 
     /// How many have come, change by change; `isOpen` of a state: its round is over.
@@ -188,6 +200,7 @@ public struct ReliableLatch: GuardableObject {
         guard let amount = UInt64(exactly: amount), amount > 0 else {
             throw BifrostError(.invalid, "a latch counts down by 1 or more, not by \(amount)")
         }
+        try check(round)
         return try await object.submit(LatchCountDown(name, by: amount, round: round ?? 0), timeout: timeout).answer
     }
 
@@ -214,6 +227,7 @@ public struct ReliableLatch: GuardableObject {
     ///   one came to zero (or this is not known any more).
     @discardableResult
     public func wait(round: UInt64? = nil, for limit: Duration? = nil) async throws(BifrostError) -> UInt64 {
+        try check(round)
         let waiting = Task { () -> Result<UInt64, BifrostError> in
             do throws(BifrostError) { return .success(try await reach(round)) } catch { return .failure(error) }
         }
@@ -233,6 +247,10 @@ public struct ReliableLatch: GuardableObject {
             guard error.code == .cancelled, !Task.isCancelled, let limit else { throw error }
             throw BifrostError(.deadlineExceeded, "\(name): the latch did not come to zero within \(limit)")
         }
+    }
+
+    private func check(_ round: UInt64?) throws(BifrostError) {
+        guard round != 0 else { throw BifrostError(.invalid, "\(name): no latch has a round 0") }
     }
 
     private func reach(_ wanted: UInt64?) async throws(BifrostError) -> UInt64 {

@@ -40,12 +40,14 @@ public struct ReliableMembership: Sendable {
     /// - Throws: `conditionFailed`: members are online, and there was no `force`.
     @discardableResult
     public func delete(force: Bool = false, timeout: Duration? = nil) async throws(BifrostError) -> Bool {
-        var wasThere = false
-        while true {
-            let answer = try await object.submit(MembershipDelete(name, force: force), timeout: timeout).answer
-            wasThere = wasThere || answer.wasThere
-            if answer.online == 0 { return wasThere }
+        let first = try await object.submit(MembershipDelete(name, force: force), timeout: timeout).answer
+        var left = first.online
+        while left > 0 {
+            // None that somebody makes meanwhile.
+            let command = MembershipDelete(name, force: force, generation: first.generation)
+            left = try await object.submit(command, timeout: timeout).answer.online
         }
+        return first.generation > 0
     }
 
     // MARK: Members
@@ -59,7 +61,8 @@ public struct ReliableMembership: Sendable {
     ///     `leave`.
     ///   - creating: makes the membership if there is none.
     ///   - takingOver: where a member with this id is online in another session, that one is put offline.
-    /// - Returns: the place. Its token guards commands on what lies beside the membership for as long as it is online
+    /// - Returns: the place. Who joins again from this client while it is online shares it, and it is online until all of
+    ///   these are released. Its token guards commands on what lies beside the membership for as long as it is online
     ///   (`guarded(by:)`); `announce` changes its metadata; `release` puts it offline.
     /// - Throws: `conditionFailed`: there is no such membership, it is being deleted, or the member is online elsewhere.
     public func join(
@@ -72,7 +75,7 @@ public struct ReliableMembership: Sendable {
         }
         let command = MembershipJoin(
             name, as: id, creates: creating, takesOver: takingOver, staysMillis: staysMillis ?? .max,
-            metadata: metadata)
+            wish: UInt64.random(in: 1...UInt64.max), metadata: metadata)
         let errand = Errand<Held>()
         // Goes on by itself: nobody else could give up the place that it gets.
         object.cluster.errands.start { await join(command, errand) }
@@ -85,9 +88,9 @@ public struct ReliableMembership: Sendable {
         do throws(BifrostError) {
             let (answer, revision) = try await object.submit(command, timeout: errandTime)
             let held = Held(
-                MemberWay(object: object, id: command.member), object,
-                FencingToken(answer.member.token, of: name, machine: MembershipMachine.number),
-                session: answer.member.session, since: revision)
+                MemberWay(object: object, id: command.member, wish: command.wish), object,
+                FencingToken(answer.token, of: name, machine: MembershipMachine.number), session: answer.session,
+                since: revision)
             guard !errand.finish(.success(held)) else { return }
             _ = try? await held.release()
         } catch {
@@ -95,7 +98,8 @@ public struct ReliableMembership: Sendable {
             guard error.mayHaveHappened || !isWanted else { return }
             await seeThrough { () async throws(BifrostError) in
                 _ = try await object.submit(
-                    MembershipLeave(name, command.member, leaves: false, .own), timeout: errandTime)
+                    MembershipLeave(name, command.member, leaves: false, .own(wish: command.wish)),
+                    timeout: errandTime)
             }
         }
     }
@@ -182,8 +186,11 @@ public struct ReliableMembership: Sendable {
     ///
     /// - Returns: the token of its leadership, which stands as long as it leads: a guard for commands on what lies beside
     ///   the membership.
-    /// - Throws: `lockLost`: it is online no more.
+    /// - Throws: `lockLost`: it is online no more. `invalid`: it is of another membership.
     public func leadership(of place: Held) async throws(BifrostError) -> FencingToken {
+        guard place.token.name == name, place.token.machine == MembershipMachine.number else {
+            throw BifrostError(.invalid, "\(place.token.name): no place in \(name)")
+        }
         let leads = Task { () -> Result<UInt64, BifrostError> in
             do throws(BifrostError) { return .success(try await epoch(of: place)) } catch { return .failure(error) }
         }
@@ -206,12 +213,27 @@ public struct ReliableMembership: Sendable {
     }
 
     private func epoch(of place: Held) async throws(BifrostError) -> UInt64 {
-        var events = watch().makeAsyncIterator()
-        while let event = try await events.next(isolation: nil) {
-            guard event.kind == .leads || event.kind == .leaderChanged else { continue }
-            if event.member?.token == place.token.number { return event.version }
+        let key = MembershipMachine.leaderKey(name)
+        while true {
+            let (listing, revision) = try await Patience(nil).ask { () async throws(BifrostError) in
+                try await object.query(MembershipList(name, entriesMax: 1))
+            }
+            if listing.leader?.token == place.token.number { return listing.epoch }
+            var feed = WatchFeed(
+                cluster: object.cluster, slot: Ring.slot(of: name), machine: MembershipMachine.number, from: key,
+                end: Bytes(key.array + [0]), patience: nil, through: revision)
+            do throws(BifrostError) {
+                while true {
+                    for change in try await feed.next() {
+                        guard let told = try? MembershipTold(decoding: change.value) else { continue }
+                        if told.member?.token == place.token.number { return told.version }
+                    }
+                }
+            } catch {
+                // Too late for what was told: the membership itself knows.
+                guard error.code == .compacted || error.code == .malformedAnswer else { throw error }
+            }
         }
-        throw BifrostError(.cancelled, "the task was cancelled", cause: CancellationError())
     }
 
     /// Who is there, and what becomes of it.
@@ -224,13 +246,15 @@ public struct ReliableMembership: Sendable {
 private struct MemberWay: HeldWay {
     let object: ReliableObject
     let id: Bytes
+    /// The client's own number for it.
+    let wish: UInt64
 
     var timeout: Duration { object.cluster.options.timeout }
 
     func giveBack(token: UInt64) async -> Result<Bool, BifrostError> {
         var result: Result<Bool, BifrostError>?
         await seeThrough { () async throws(BifrostError) in
-            let command = MembershipLeave(object.name, id, leaves: false, .token(token))
+            let command = MembershipLeave(object.name, id, leaves: false, .token(token, wish: wish))
             do throws(BifrostError) {
                 result = .success(try await object.submit(command, timeout: errandTime).answer)
             } catch {

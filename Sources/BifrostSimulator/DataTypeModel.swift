@@ -330,8 +330,7 @@ final class DataTypeModel {
         switch request.number {
         case MembershipCreate.number: answer = .success(now.create(moment).encoded())
         case MembershipDelete.number:
-            let force = try MembershipDelete(decoding: request.body).force
-            answer = now.delete(force: force, moment).map { $0.encoded() }
+            answer = now.delete(try MembershipDelete(decoding: request.body), moment).map { $0.encoded() }
         case MembershipJoin.number:
             let wish = try MembershipJoin(decoding: request.body)
             answer = now.join(wish, of: session, moment).map { $0.encoded() }
@@ -360,6 +359,9 @@ final class DataTypeModel {
         case BarrierWithdraw.number:
             let wish = try BarrierWithdraw(decoding: request.body).wish
             answer = .success(now.withdraw(wish: wish, of: session).encoded())
+        case BarrierCheck.number:
+            let wish = try BarrierCheck(decoding: request.body).wish
+            answer = .success(now.check(wish: wish, of: session).encoded())
         default: return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
         }
         if case .success = answer {

@@ -12,7 +12,9 @@ struct MembershipModel {
         var session = SessionID.none
         var joined: UInt64
         var changed: UInt64
+        var since: LogTime
         var stays: UInt64
+        var wishes: [UInt64] = []
         var metadata: Bytes
         /// The entry that put it offline for a time, and when that is over.
         var timer: LogIndex?
@@ -21,6 +23,8 @@ struct MembershipModel {
     typealias Moment = PermitModel.Moment
 
     private(set) var isThere = false
+    /// The revision at which it was made.
+    private var generation: UInt64 = 0
     private(set) var members: [Bytes: Member] = [:]
     private(set) var last: UInt64 = 0
     private var leading: UInt64 = 0
@@ -39,7 +43,7 @@ struct MembershipModel {
         members[id].map {
             MembershipMember(
                 id: id, token: $0.token, session: $0.session, joined: $0.joined, changed: $0.changed,
-                metadata: $0.metadata)
+                since: $0.since.rawValue, staysMillis: $0.stays, metadata: $0.metadata)
         }
     }
 
@@ -66,20 +70,25 @@ struct MembershipModel {
     mutating func create(_ now: Moment) -> Bool {
         guard !isThere else { return false }
         isThere = true
+        generation = now.revision.rawValue
         _ = number(now)
         return true
     }
 
-    mutating func delete(force: Bool, _ now: Moment) -> Result<MembershipDeleted, MachineFailure> {
-        guard isThere else { return .success(MembershipDeleted(wasThere: false, online: 0)) }
+    mutating func delete(
+        _ command: MembershipDelete, _ now: Moment
+    ) -> Result<MembershipDeleted, MachineFailure> {
+        guard isThere, command.generation == 0 || command.generation == generation else {
+            return .success(MembershipDeleted(generation: 0, online: 0))
+        }
         let all = online
-        guard force || all.isEmpty else { return .failure(MachineFailure(ObjectFailure.membersOnline, "")) }
+        guard command.force || all.isEmpty else { return .failure(MachineFailure(ObjectFailure.membersOnline, "")) }
         isThere = false
         settle(now)
         // Offline, and then left.
         for _ in all { _ = (number(now), number(now)) }
         members = [:]
-        return .success(MembershipDeleted(wasThere: true, online: 0))
+        return .success(MembershipDeleted(generation: generation, online: 0))
     }
 
     mutating func join(
@@ -92,22 +101,33 @@ struct MembershipModel {
         if let known = members[id], known.token > 0, known.session != session, !wish.takesOver {
             return failure(ObjectFailure.memberOnline)
         }
+        if let known = members[id], known.token > 0, known.session == session, !known.wishes.contains(wish.wish),
+            known.wishes.count == MembershipLimits.placesOfMemberMax
+        {
+            return failure(ObjectFailure.tooManyClaims)
+        }
         _ = create(now)
         if var known = members[id] {
-            known.stays = wish.staysMillis
-            members[id] = known
             if known.token > 0, known.session == session {
-                say(id, wish.metadata, now)
+                if !known.wishes.contains(wish.wish) { known.wishes.append(wish.wish) }
+                if known.metadata != wish.metadata || known.stays != wish.staysMillis { known.changed = number(now) }
+                known.metadata = wish.metadata
+                known.stays = wish.staysMillis
+                members[id] = known
                 return joined(id)
             }
             if known.token > 0 { goOffline(id, now) }
         } else {
             let version = number(now)
             members[id] = Member(
-                joined: version, changed: version, stays: wish.staysMillis, metadata: wish.metadata)
+                joined: version, changed: version, since: now.logTime, stays: wish.staysMillis,
+                metadata: wish.metadata)
         }
         let token = number(now)
         members[id]?.timer = nil
+        members[id]?.stays = wish.staysMillis
+        members[id]?.since = now.logTime
+        members[id]?.wishes = [wish.wish]
         members[id]?.metadata = wish.metadata
         members[id]?.token = token
         members[id]?.changed = token
@@ -118,7 +138,10 @@ struct MembershipModel {
 
     private func joined(_ id: Bytes) -> Result<MembershipJoined, MachineFailure> {
         guard let entry = entry(id) else { return .failure(MachineFailure(0, "it did not join")) }
-        return .success(MembershipJoined(member: entry, epoch: leading == entry.token ? epoch : 0))
+        return .success(
+            MembershipJoined(
+                token: entry.token, epoch: leading == entry.token ? epoch : 0, session: entry.session,
+                joined: entry.joined, changed: entry.changed))
     }
 
     private mutating func say(_ id: Bytes, _ metadata: Bytes, _ now: Moment) {
@@ -132,6 +155,8 @@ struct MembershipModel {
         let version = number(now)
         members[id]?.token = 0
         members[id]?.session = .none
+        members[id]?.wishes = []
+        members[id]?.since = now.logTime
         members[id]?.changed = version
     }
 
@@ -151,7 +176,7 @@ struct MembershipModel {
         guard isThere, let member = members[id] else { return false }
         return switch whose {
         case .any: true
-        case .token(let token): token > 0 && member.token == token
+        case .token(let token, _): token > 0 && member.token == token
         case .own: session != .none && member.session == session
         }
     }
@@ -160,6 +185,13 @@ struct MembershipModel {
         let id = command.member
         guard fits(id, command.whose, session), let token = members[id]?.token else { return false }
         guard command.leaves || token > 0 else { return false }
+        switch command.whose {
+        case .token(_, let wish) where wish > 0, .own(let wish) where wish > 0:
+            guard members[id]?.wishes.contains(wish) == true else { return false }
+            members[id]?.wishes.removeAll { $0 == wish }
+            if members[id]?.wishes.isEmpty == false { return true }
+        default: break
+        }
         if token > 0 { goOffline(id, now) }
         if command.leaves { leave(id, now) } else { stay(id, now) }
         settle(now)
@@ -240,12 +272,18 @@ struct BarrierModel {
         if arrivals.isEmpty { state = BarrierState(round: 0, parties: 0, arrived: 0, isOpen: false) }
     }
 
-    mutating func withdraw(wish: UInt64, of session: SessionID) -> BarrierWithdrawal {
-        guard let place = arrivals.firstIndex(where: { $0.session == session && $0.wish == wish }), session != .none
-        else { return BarrierWithdrawal(session: session, waited: false) }
-        arrivals.remove(at: place)
-        settle()
-        return BarrierWithdrawal(session: session, waited: true)
+    func check(wish: UInt64, of session: SessionID) -> BarrierStanding {
+        let waits = session != .none && arrivals.contains { $0.session == session && $0.wish == wish }
+        return BarrierStanding(session: session, waits: waits)
+    }
+
+    mutating func withdraw(wish: UInt64, of session: SessionID) -> BarrierStanding {
+        let standing = check(wish: wish, of: session)
+        if let place = arrivals.firstIndex(where: { $0.session == session && $0.wish == wish }), standing.waits {
+            arrivals.remove(at: place)
+            settle()
+        }
+        return standing
     }
 
     /// - Returns: false: it had nothing here.
@@ -264,7 +302,7 @@ struct LatchModel {
 
     mutating func set(_ command: LatchSet, _ now: PermitModel.Moment) -> LatchState {
         if command.ifAbsent, let state { return state }
-        let round = now.revision.rawValue
+        let round = max((state?.round ?? 0) + 1, now.revision.rawValue)
         let new = LatchState(
             round: round, count: command.count, initial: command.count,
             opened: command.count == 0 ? round : state?.opened ?? 0)

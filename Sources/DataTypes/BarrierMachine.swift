@@ -11,7 +11,7 @@ public import StateMachines
 public enum BarrierMachine: SessionHolder {
     public static let number = SubMachineNumber(27)
     public static let commands: [any MachineCommand<BarrierMachine>.Type] = [
-        BarrierArrive.self, BarrierWithdraw.self,
+        BarrierArrive.self, BarrierWithdraw.self, BarrierCheck.self,
     ]
     public static let queries: [any MachineQuery<BarrierMachine>.Type] = [BarrierShow.self]
 
@@ -122,6 +122,10 @@ private struct Barrier {
             record = now
         }
         return answer
+    }
+
+    func waits(_ session: SessionID, _ wish: UInt64) -> Bool {
+        session != .none && (record?.arrivals.contains { $0.session == session && $0.wish == wish } ?? false)
     }
 
     /// - Parameter wish: nil: all of the session's.
@@ -246,7 +250,42 @@ public struct BarrierArrive: MachineCommand {
     }
 }
 
-/// The caller's session waits no longer.
+/// Whether the caller's session waits. It changes nothing, and is a command all the same: in the log it comes before or
+/// behind the session's end, and only in the session in which it arrived it tells what became of that.
+///
+/// `name | wish u64`
+public struct BarrierCheck: MachineCommand {
+    public typealias Machine = BarrierMachine
+    public static let number: UInt16 = 3
+    public static let bringsDataIn = false
+    public var name: Bytes
+    public var wish: UInt64
+
+    public init(_ name: Bytes, wish: UInt64) {
+        self.name = name
+        self.wish = wish
+    }
+
+    public var key: Bytes { name }
+    public var readKeys: [Bytes] { [ObjectKey(name).record()] }
+
+    public func apply(in context: inout MachineContext) throws -> BarrierStanding {
+        let barrier = try Barrier(name, in: &context)
+        return BarrierStanding(session: context.session, waits: barrier.waits(context.session, wish))
+    }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.writeWithLength(name)
+        writer.write(wish)
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        name = try reader.readName()
+        wish = try reader.read()
+    }
+}
+
+/// The caller's session waits no longer. Answers whether it did.
 ///
 /// `name | wish u64`
 public struct BarrierWithdraw: MachineCommand {
@@ -264,11 +303,11 @@ public struct BarrierWithdraw: MachineCommand {
     public var key: Bytes { name }
     public var readKeys: [Bytes] { [ObjectKey(name).record()] }
 
-    public func apply(in context: inout MachineContext) throws -> BarrierWithdrawal {
+    public func apply(in context: inout MachineContext) throws -> BarrierStanding {
         var barrier = try Barrier(name, in: &context)
         let waited = barrier.withdraw(context.session, wish: wish, in: &context)
         if waited { try barrier.close(in: &context) }
-        return BarrierWithdrawal(session: context.session, waited: waited)
+        return BarrierStanding(session: context.session, waits: waited)
     }
 
     public func encode(into writer: inout ByteWriter) {
@@ -282,22 +321,22 @@ public struct BarrierWithdraw: MachineCommand {
     }
 }
 
-/// `session u64 | waited u8`
-public struct BarrierWithdrawal: Hashable, Sendable, Message {
+/// `session u64 | waits u8`
+public struct BarrierStanding: Hashable, Sendable, Message {
     /// The caller's.
     public var session: SessionID
-    /// false, and the session is that in which it arrived: the round is over.
-    public var waited: Bool
+    /// It did when it was asked. false, and the session is that in which it arrived: the round is over.
+    public var waits: Bool
 
-    package init(session: SessionID, waited: Bool) { (self.session, self.waited) = (session, waited) }
+    package init(session: SessionID, waits: Bool) { (self.session, self.waits) = (session, waits) }
 
     public func encode(into writer: inout ByteWriter) {
         writer.write(session)
-        writer.write(waited)
+        writer.write(waits)
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
-        (session, waited) = (try reader.read(), try reader.readBool())
+        (session, waits) = (try reader.read(), try reader.readBool())
     }
 }
 

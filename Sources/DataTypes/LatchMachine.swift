@@ -28,7 +28,7 @@ extension ObjectFailure {
 
 /// `round u64 | count u64 | initial u64 | opened u64`
 public struct LatchState: Hashable, Sendable, Message {
-    /// Grows with each round of a latch, also if it was deleted in between.
+    /// Grows with each round of a latch, also if it was deleted in between. Never 0.
     public var round: UInt64
     /// What is still to be counted down; 0: who waits goes on.
     public var count: UInt64
@@ -50,6 +50,7 @@ public struct LatchState: Hashable, Sendable, Message {
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         (round, count) = (try reader.read(), try reader.read())
         (initial, opened) = (try reader.read(), try reader.read())
+        guard round <= 1 << 62 else { throw DecodingFailure(expected: "a latch's round", found: "\(round)") }
     }
 
     fileprivate mutating func countDown(by amount: UInt64) {
@@ -101,9 +102,10 @@ public struct LatchSet: MachineCommand {
         let place = ObjectKey(name).record()
         let before = try context.get(place, as: LatchRecord.self)?.state
         if ifAbsent, let before { return before }
-        // Revisions of a group only grow.
+        // Revisions of a group only grow, and a latch may move to another one.
         var state = LatchState(
-            round: context.revision.rawValue, count: count, initial: count, opened: before?.opened ?? 0)
+            round: max((before?.round ?? 0) + 1, context.revision.rawValue), count: count, initial: count,
+            opened: before?.opened ?? 0)
         state.countDown(by: 0)
         try context.put(place, LatchRecord(state))
         context.tell(.put, place, state.encoded())

@@ -46,10 +46,15 @@ struct Members {
         return true
     }
 
-    /// - Parameter force: also if some are online.
-    /// - Returns: how many are still online: then it goes on by itself.
-    mutating func delete(force: Bool, in context: inout MachineContext) throws -> UInt32 {
-        guard isThere else { return 0 }
+    /// - Parameters:
+    ///   - force: also if some are online.
+    ///   - generation: only this one; 0: whichever it is.
+    /// - Returns: how many are still online: then it goes on by itself. nil: there is none.
+    mutating func delete(
+        force: Bool, generation: UInt64 = 0, in context: inout MachineContext
+    ) throws -> MembershipDeleted? {
+        guard isThere, generation == 0 || generation == head.generation.revision.rawValue else { return nil }
+        let generation = head.generation.revision.rawValue
         guard force || head.state == .closing || head.online == 0 else {
             throw MachineFailure(ObjectFailure.membersOnline, "\(head.online) members are online")
         }
@@ -61,8 +66,8 @@ struct Members {
             guard let stint = try stints.value(of: head.firstOnline, in: &context),
                 var member = try member(stint.id, in: &context)
             else { throw RecordDamage(head.firstOnline, "the first one online is not there") }
-            try goOffline(stint.id, &member, in: &context)
-            try leave(stint.id, member, in: &context)
+            try goOffline(stint.id, &member, .deleted, in: &context)
+            try leave(stint.id, member, .deleted, in: &context)
             evictions += 1
         }
         guard head.online == 0 else {
@@ -70,14 +75,14 @@ struct Members {
                 try context.schedule(
                     MembershipDeleteRest(name: key.name, generation: head.generation), after: .milliseconds(1))
             }
-            return head.online
+            return MembershipDeleted(generation: generation, online: head.online)
         }
         try context.sweep(key.membership(head.generation))
         context.tell(.cleared, key.record(MembershipPart.members))
         let last = head.last
         head = MembershipHead(generation: head.generation)
         head.last = last
-        return 0
+        return MembershipDeleted(generation: generation, online: 0)
     }
 
     // MARK: Members
@@ -111,15 +116,12 @@ struct Members {
             member = known
             member.staysMillis = wish.staysMillis
             if member.token > 0 {
-                if member.session == context.session {
-                    try update(id, &member, wish.metadata, in: &context)
-                    return joined(id, member)
-                }
+                if member.session == context.session { return try join(again: wish, known, in: &context) }
                 guard wish.takesOver else {
                     throw MachineFailure(
                         ObjectFailure.memberOnline, "a member with this id is online, in another session")
                 }
-                try goOffline(id, &member, in: &context)
+                try goOffline(id, &member, .takenOver, in: &context)
             }
             if let timer = member.timer { try context.cancel(timer) }
             member.timer = nil
@@ -129,25 +131,52 @@ struct Members {
                     ObjectFailure.tooManyMembers, "a membership has at most \(MembershipLimits.membersMax) members")
             }
             head.members += 1
-            member = MemberRecord(joined: number(in: context), staysMillis: wish.staysMillis, metadata: wish.metadata)
+            member = MemberRecord(
+                joined: number(in: context), at: context.logTime, staysMillis: wish.staysMillis,
+                metadata: wish.metadata)
             tell(.joined, id, member, in: &context)
         }
         member.metadata = wish.metadata
         member.token = number(in: context)
         member.session = context.session
         member.changed = member.token
+        member.since = context.logTime
+        member.wishes = [wish.wish]
         try link(member.token, id, in: &context)
         own.ids.append(id)
         try context.put(key.memberSession(context.session, head.generation), own)
         try context.put(key.member(id, head.generation), member)
         tell(.online, id, member, in: &context)
         try settle(in: &context)
-        return joined(id, member)
+        return joined(member)
     }
 
-    private func joined(_ id: Bytes, _ member: MemberRecord) -> MembershipJoined {
+    /// In the session in which it is online.
+    private mutating func join(
+        again wish: MembershipJoin, _ known: MemberRecord, in context: inout MachineContext
+    ) throws -> MembershipJoined {
+        var member = known
+        if !member.wishes.contains(wish.wish) {
+            guard member.wishes.count < MembershipLimits.placesOfMemberMax else {
+                throw MachineFailure(
+                    ObjectFailure.tooManyClaims,
+                    "a member is kept online by at most \(MembershipLimits.placesOfMemberMax) in one session")
+            }
+            member.wishes.append(wish.wish)
+        }
+        (member.metadata, member.staysMillis) = (wish.metadata, wish.staysMillis)
+        if member.metadata != known.metadata || member.staysMillis != known.staysMillis {
+            member.changed = number(in: context)
+            tell(.updated, wish.member, member, in: &context)
+        }
+        if member != known { try context.put(key.member(wish.member, head.generation), member) }
+        return joined(member)
+    }
+
+    private func joined(_ member: MemberRecord) -> MembershipJoined {
         MembershipJoined(
-            member: MembershipMember(id, member), epoch: head.leading == member.token ? head.epoch : 0)
+            token: member.token, epoch: head.leading == member.token ? head.epoch : 0, session: member.session,
+            joined: member.joined, changed: member.changed)
     }
 
     /// - Returns: false: nobody like this is online, or in the membership.
@@ -155,19 +184,12 @@ struct Members {
         _ id: Bytes, _ whose: MembershipStint, _ metadata: Bytes, in context: inout MachineContext
     ) throws -> Bool {
         guard var member = try member(id, in: &context), whose.fits(member, context.session) else { return false }
-        try update(id, &member, metadata, in: &context)
-        return true
-    }
-
-    private mutating func update(
-        _ id: Bytes, _ member: inout MemberRecord, _ metadata: Bytes, in context: inout MachineContext
-    ) throws {
-        if member.metadata != metadata {
-            member.metadata = metadata
-            member.changed = number(in: context)
-            tell(.updated, id, member, in: &context)
-        }
+        guard member.metadata != metadata else { return true }
+        member.metadata = metadata
+        member.changed = number(in: context)
+        tell(.updated, id, member, in: &context)
         try context.put(key.member(id, head.generation), member)
+        return true
     }
 
     /// - Parameter leaves: it is no member any more.
@@ -177,8 +199,17 @@ struct Members {
     ) throws -> Bool {
         guard var member = try member(id, in: &context), whose.fits(member, context.session) else { return false }
         guard leaves || member.token > 0 else { return false }
-        if member.token > 0 { try goOffline(id, &member, in: &context) }
-        if leaves { try leave(id, member, in: &context) } else { try stay(id, member, in: &context) }
+        if let wish = whose.wish {
+            guard let place = member.wishes.firstIndex(of: wish) else { return false }
+            member.wishes.remove(at: place)
+            guard member.wishes.isEmpty else {
+                // Others keep it online.
+                try context.put(key.member(id, head.generation), member)
+                return true
+            }
+        }
+        if member.token > 0 { try goOffline(id, &member, .asked, in: &context) }
+        if leaves { try leave(id, member, .asked, in: &context) } else { try stay(id, member, .asked, in: &context) }
         try settle(in: &context)
         return true
     }
@@ -188,18 +219,23 @@ struct Members {
         guard isThere, var member = try member(id, in: &context), let timer = member.timer, context.isDoing(timer)
         else { return }
         member.timer = nil
-        try leave(id, member, in: &context)
+        try leave(id, member, .timeOver, in: &context)
     }
 
     /// The session has ended.
     mutating func end(_ session: SessionID, in context: inout MachineContext) throws {
         guard isThere else { return }
-        for id in try self.session(session, in: &context).ids {
+        let ids = try self.session(session, in: &context).ids
+        guard !ids.isEmpty else { return }
+        try context.prepare(ids.map { key.member($0, head.generation) })
+        for id in ids {
             guard var member = try member(id, in: &context), member.session == session else { continue }
             if isPlanted("session-end-forgets-a-member"), head.online > 1 { continue }
-            try goOffline(id, &member, in: &context)
-            try stay(id, member, in: &context)
+            try putOffline(id, &member, .sessionEnded, in: &context)
+            try stay(id, member, .sessionEnded, in: &context)
         }
+        try context.delete(key.memberSession(session, head.generation))
+        context.letGo(key.name, of: session)
         try settle(in: &context)
     }
 
@@ -208,17 +244,19 @@ struct Members {
         for id in try self.session(session, in: &context).ids {
             guard var member = try member(id, in: &context), member.session == session else { continue }
             stints.remove(member.token)
-            if head.leading == member.token, head.epoch > 0 { stints.remove(head.epoch) }
-            (member.token, member.session) = (0, .none)
+            if head.leading == member.token {
+                if head.epoch > 0 { stints.remove(head.epoch) }
+                (head.leading, head.epoch) = (0, 0)
+            }
+            (member.token, member.session, member.wishes) = (0, .none, [])
             try context.put(key.member(id, head.generation), member)
         }
     }
 
     /// Puts it offline. Its record is the caller's to write.
     private mutating func goOffline(
-        _ id: Bytes, _ member: inout MemberRecord, in context: inout MachineContext
+        _ id: Bytes, _ member: inout MemberRecord, _ reason: MembershipTold.Reason, in context: inout MachineContext
     ) throws {
-        try unlink(member.token, in: &context)
         var own = try session(member.session, in: &context)
         own.ids.removeAll { $0 == id }
         let place = key.memberSession(member.session, head.generation)
@@ -228,14 +266,25 @@ struct Members {
         } else {
             try context.put(place, own)
         }
-        (member.token, member.session) = (0, .none)
+        try putOffline(id, &member, reason, in: &context)
+    }
+
+    /// What its session has is the caller's to write too.
+    private mutating func putOffline(
+        _ id: Bytes, _ member: inout MemberRecord, _ reason: MembershipTold.Reason, in context: inout MachineContext
+    ) throws {
+        try unlink(member.token, in: &context)
+        (member.token, member.session, member.wishes) = (0, .none, [])
         member.changed = number(in: context)
-        tell(.offline, id, member, in: &context)
+        member.since = context.logTime
+        tell(.offline, id, member, reason, in: &context)
     }
 
     /// It is offline, and a member for as long as it said.
-    private mutating func stay(_ id: Bytes, _ member: MemberRecord, in context: inout MachineContext) throws {
-        guard member.staysMillis > 0 else { return try leave(id, member, in: &context) }
+    private mutating func stay(
+        _ id: Bytes, _ member: MemberRecord, _ reason: MembershipTold.Reason, in context: inout MachineContext
+    ) throws {
+        guard member.staysMillis > 0 else { return try leave(id, member, reason, in: &context) }
         var member = member
         if member.staysMillis <= MachineContext.Limits.delayMillisMax {
             member.timer = try context.schedule(
@@ -245,13 +294,15 @@ struct Members {
     }
 
     /// One that is offline.
-    private mutating func leave(_ id: Bytes, _ member: MemberRecord, in context: inout MachineContext) throws {
+    private mutating func leave(
+        _ id: Bytes, _ member: MemberRecord, _ reason: MembershipTold.Reason, in context: inout MachineContext
+    ) throws {
         if let timer = member.timer { try context.cancel(timer) }
         try context.delete(key.member(id, head.generation))
         head.members -= min(1, head.members)
         var member = member
         member.changed = number(in: context)
-        tell(.left, id, member, in: &context)
+        tell(.left, id, member, reason, in: &context)
     }
 
     private func session(_ session: SessionID, in context: inout MachineContext) throws -> MemberSession {
@@ -281,11 +332,12 @@ struct Members {
     // MARK: Inside
 
     private func tell(
-        _ cause: MembershipTold.Cause, _ id: Bytes, _ member: MemberRecord, in context: inout MachineContext
+        _ cause: MembershipTold.Cause, _ id: Bytes, _ member: MemberRecord, _ reason: MembershipTold.Reason = .none,
+        in context: inout MachineContext
     ) {
         context.tell(
             .put, key.record(MembershipPart.members, id),
-            MembershipTold(cause, version: member.changed, MembershipMember(id, member)).encoded())
+            MembershipTold(cause, reason, version: member.changed, MembershipMember(id, member)).encoded())
     }
 
     private mutating func link(_ token: UInt64, _ id: Bytes, in context: inout MachineContext) throws {

@@ -24,11 +24,13 @@ public enum MembershipMachine: SessionHolder, FencingMachine {
     }
 
     public static func release(_ name: Bytes, of session: SessionID, in context: inout MachineContext) throws {
+        let before = context
         do {
             var members = try Members(name, in: &context)
             try members.end(session, in: &context)
             try members.close(in: &context)
         } catch is RecordDamage {
+            context = before
             var members = try Members(name, in: &context)
             try members.endDamaged(session, in: &context)
             try members.close(in: &context)
@@ -56,6 +58,11 @@ public enum MembershipMachine: SessionHolder, FencingMachine {
     package static func membersKey(_ name: Bytes) -> Bytes { ObjectKey(name).record(MembershipPart.members) }
     /// Behind all that they see.
     package static func endOfWatch(_ name: Bytes) -> Bytes { ObjectKey(name).record(MembershipPart.tokens) }
+}
+
+/// What goes with a membership that is deleted: the times that its members stay.
+extension MembershipMachine: SweptMachine {
+    public static func timer(in record: Bytes) -> ScheduledCommand? { (try? MemberRecord(decoding: record))?.timer }
 }
 
 extension ObjectFailure {
@@ -97,18 +104,22 @@ public struct MembershipCreate: MachineCommand {
 /// Deletes a membership with all its members. With many online this goes on by itself once it has begun: meanwhile nobody
 /// joins and nobody leads.
 ///
-/// `name | force u8`
+/// `name | force u8 | generation u64`
 public struct MembershipDelete: MachineCommand {
     public typealias Machine = MembershipMachine
     public static let number: UInt16 = 2
     public static let bringsDataIn = false
     public var name: Bytes
     public var force: Bool
+    public var generation: UInt64
 
-    /// - Parameter force: also if members are online.
-    public init(_ name: Bytes, force: Bool = false) {
+    /// - Parameters:
+    ///   - force: also if members are online.
+    ///   - generation: none but the one that this deleted in part, as it answered; 0: whichever it is.
+    public init(_ name: Bytes, force: Bool = false, generation: UInt64 = 0) {
         self.name = name
         self.force = force
+        self.generation = generation
     }
 
     public var key: Bytes { name }
@@ -116,38 +127,40 @@ public struct MembershipDelete: MachineCommand {
 
     public func apply(in context: inout MachineContext) throws -> MembershipDeleted {
         try MembershipMachine.change(name, in: &context) { members, context in
-            let wasThere = members.isThere
-            return MembershipDeleted(
-                wasThere: wasThere, online: try members.delete(force: force, in: &context))
+            try members.delete(force: force, generation: generation, in: &context)
+                ?? MembershipDeleted(generation: 0, online: 0)
         }
     }
 
     public func encode(into writer: inout ByteWriter) {
         writer.writeWithLength(name)
         writer.write(force)
+        writer.write(generation)
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         name = try reader.readName()
         force = try reader.readBool()
+        generation = try reader.read()
     }
 }
 
-/// `was there u8 | online u32`
+/// `generation u64 | online u32`
 public struct MembershipDeleted: Hashable, Sendable, Message {
-    public var wasThere: Bool
+    /// Which membership of that name it was: the revision at which it was made. 0: there was none.
+    public var generation: UInt64
     /// Still; 0: it is deleted.
     public var online: UInt32
 
-    package init(wasThere: Bool, online: UInt32) { (self.wasThere, self.online) = (wasThere, online) }
+    package init(generation: UInt64, online: UInt32) { (self.generation, self.online) = (generation, online) }
 
     public func encode(into writer: inout ByteWriter) {
-        writer.write(wasThere)
+        writer.write(generation)
         writer.write(online)
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
-        (wasThere, online) = (try reader.readBool(), try reader.read())
+        (generation, online) = (try reader.read(), try reader.read())
     }
 }
 
@@ -189,9 +202,9 @@ public struct MembershipDeleteRest: MachineCommand {
 }
 
 /// Joins, or comes online again: with a new token, as long as the caller's session lives. In the session in which it is
-/// online already only what it says of itself is changed.
+/// online already it keeps its token, and is online until all are given up that came to it by a wish of their own.
 ///
-/// `name | member: length u32, bytes | creates u8 | takes over u8 | stays u64 | metadata: rest`
+/// `name | member: length u32, bytes | creates u8 | takes over u8 | stays u64 | wish u64 | metadata: rest`
 public struct MembershipJoin: MachineCommand {
     public typealias Machine = MembershipMachine
     public static let number: UInt16 = 3
@@ -204,13 +217,16 @@ public struct MembershipJoin: MachineCommand {
     /// So long it is a member while it is offline, in milliseconds of log time; 0: it leaves then; above
     /// `MachineContext.Limits.delayMillisMax`: for ever.
     public var staysMillis: UInt64
+    /// The caller's own number for it: by this it is given up, and nobody else's place with it. Not 0.
+    public var wish: UInt64
     /// What others see of it.
     public var metadata: Bytes
 
     public init(
         _ name: Bytes, as member: Bytes, creates: Bool = true, takesOver: Bool = true, staysMillis: UInt64 = 0,
-        metadata: Bytes = Bytes()
+        wish: UInt64 = 1, metadata: Bytes = Bytes()
     ) {
+        self.wish = wish
         self.name = name
         self.member = member
         self.creates = creates
@@ -232,6 +248,7 @@ public struct MembershipJoin: MachineCommand {
         writer.write(creates)
         writer.write(takesOver)
         writer.write(staysMillis)
+        writer.write(wish)
         writer.write(metadata)
     }
 
@@ -240,67 +257,94 @@ public struct MembershipJoin: MachineCommand {
         member = try reader.readMemberID()
         (creates, takesOver) = (try reader.readBool(), try reader.readBool())
         staysMillis = try reader.read()
+        wish = try reader.read()
+        guard wish > 0 else { throw DecodingFailure(expected: "the caller's own number, not 0", found: "0") }
         metadata = try reader.readMetadata()
     }
 }
 
-/// `epoch u64 | member`
+/// `token u64 | epoch u64 | session u64 | joined u64 | changed u64`
 public struct MembershipJoined: Hashable, Sendable, Message {
-    public var member: MembershipMember
+    /// As long as it is online.
+    public var token: UInt64
     /// Of its leadership; 0: another one leads.
     public var epoch: UInt64
+    /// The caller's.
+    public var session: SessionID
+    /// The versions of the membership at which it joined, and of what last became of it.
+    public var joined: UInt64
+    public var changed: UInt64
 
-    package init(member: MembershipMember, epoch: UInt64) { (self.member, self.epoch) = (member, epoch) }
+    package init(token: UInt64, epoch: UInt64, session: SessionID, joined: UInt64, changed: UInt64) {
+        (self.token, self.epoch, self.session) = (token, epoch, session)
+        (self.joined, self.changed) = (joined, changed)
+    }
 
     public func encode(into writer: inout ByteWriter) {
+        writer.write(token)
         writer.write(epoch)
-        member.encode(into: &writer)
+        writer.write(session)
+        writer.write(joined)
+        writer.write(changed)
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
-        epoch = try reader.read()
-        member = try MembershipMember(from: &reader)
+        (token, epoch, session) = (try reader.read(), try reader.read(), try reader.read())
+        (joined, changed) = (try reader.read(), try reader.read())
     }
 }
 
 /// Which time online of a member is meant.
 ///
-/// `kind u8 | token u64, for kind 1`: 0 whoever's, 1 with this token, 2 in the caller's session.
+/// `kind u8 | token u64, for kind 1 | wish u64, for kinds 1 and 2`: 0 whoever's, 1 with this token, 2 in the caller's
+/// session. Wish 0: all that keep it online there.
 public enum MembershipStint: Hashable, Sendable {
     case any
-    case token(UInt64)
+    case token(UInt64, wish: UInt64 = 0)
     /// Of the caller's session: also where the answer was lost that had its token.
-    case own
+    case own(wish: UInt64 = 0)
 
     func fits(_ member: MemberRecord, _ session: SessionID) -> Bool {
         switch self {
         case .any: true
-        case .token(let token): token > 0 && member.token == token
+        case .token(let token, _): token > 0 && member.token == token
         case .own: session != .none && member.session == session
+        }
+    }
+
+    /// What is given up of those that keep it online; nil: all.
+    var wish: UInt64? {
+        switch self {
+        case .any: nil
+        case .token(_, let wish), .own(let wish): wish > 0 ? wish : nil
         }
     }
 
     func encode(into writer: inout ByteWriter) {
         switch self {
         case .any: writer.write(0 as UInt8)
-        case .token(let token):
+        case .token(let token, let wish):
             writer.write(1 as UInt8)
             writer.write(token)
-        case .own: writer.write(2 as UInt8)
+            writer.write(wish)
+        case .own(let wish):
+            writer.write(2 as UInt8)
+            writer.write(wish)
         }
     }
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         switch try reader.read(UInt8.self) {
         case 0: self = .any
-        case 1: self = .token(try reader.read())
-        case 2: self = .own
+        case 1: self = .token(try reader.read(), wish: try reader.read())
+        case 2: self = .own(wish: try reader.read())
         case let kind: throw DecodingFailure(expected: "whose time online is meant, 0 to 2", found: "\(kind)")
         }
     }
 }
 
-/// Puts a member offline, or has it leave. Answers whether there was one like this.
+/// Puts a member offline, or has it leave: where a wish is named, only if nobody else keeps it online. Answers whether
+/// there was one like this.
 ///
 /// `name | member: length u32, bytes | leaves u8 | whose`
 public struct MembershipLeave: MachineCommand {

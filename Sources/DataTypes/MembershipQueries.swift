@@ -6,7 +6,8 @@ public import StateMachines
 
 /// A member.
 ///
-/// `id: length u32, bytes | token u64 | session u64 | joined u64 | changed u64 | metadata: length u32, bytes`
+/// `id: length u32, bytes | token u64 | session u64 | joined u64 | changed u64 | since u64 | stays u64 |
+/// metadata: length u32, bytes`
 public struct MembershipMember: Hashable, Sendable, Message {
     public var id: Bytes
     /// As long as it is online: a guard for commands on what lies beside the membership. 0: it is offline.
@@ -17,22 +18,29 @@ public struct MembershipMember: Hashable, Sendable, Message {
     public var joined: UInt64
     /// The same of what last became of it.
     public var changed: UInt64
+    /// The group's log time, in milliseconds, at which it came online or went offline.
+    public var since: UInt64
+    /// So long it is a member while it is offline, in milliseconds; `UInt64.max`: for ever.
+    public var staysMillis: UInt64
     /// What it says of itself.
     public var metadata: Bytes
 
     public var isOnline: Bool { token > 0 }
 
     package init(
-        id: Bytes, token: UInt64, session: SessionID, joined: UInt64, changed: UInt64, metadata: Bytes
+        id: Bytes, token: UInt64, session: SessionID, joined: UInt64, changed: UInt64, since: UInt64,
+        staysMillis: UInt64, metadata: Bytes
     ) {
         (self.id, self.token, self.session) = (id, token, session)
         (self.joined, self.changed, self.metadata) = (joined, changed, metadata)
+        (self.since, self.staysMillis) = (since, staysMillis)
     }
 
     init(_ id: Bytes, _ member: MemberRecord) {
         self.id = id
         (token, session) = (member.token, member.session)
         (joined, changed, metadata) = (member.joined, member.changed, member.metadata)
+        (since, staysMillis) = (member.since.rawValue, member.staysMillis)
     }
 
     public func encode(into writer: inout ByteWriter) {
@@ -40,7 +48,7 @@ public struct MembershipMember: Hashable, Sendable, Message {
         writer.write(token)
         writer.write(session)
         writer.write(joined)
-        writer.write(changed)
+        for number in [changed, since, staysMillis] { writer.write(number) }
         writer.writeWithLength(metadata)
     }
 
@@ -48,13 +56,14 @@ public struct MembershipMember: Hashable, Sendable, Message {
         id = try reader.readMemberID()
         (token, session) = (try reader.read(), try reader.read())
         (joined, changed) = (try reader.read(), try reader.read())
+        (since, staysMillis) = (try reader.read(), try reader.read())
         metadata = try reader.readBytesWithLength(limit: MembershipLimits.metadataBytesMax)
     }
 }
 
 /// What watches are told.
 ///
-/// `cause u8 | version u64 | has member u8 | member, if there is one`
+/// `cause u8 | reason u8 | version u64 | has member u8 | member, if there is one`
 package struct MembershipTold: Hashable, Sendable, Message {
     package enum Cause: UInt8, Sendable {
         /// As a snapshot has it: nothing became of it.
@@ -63,17 +72,32 @@ package struct MembershipTold: Hashable, Sendable, Message {
         /// To this member; without one: nobody leads.
         case leaderChanged
     }
+    /// Of `offline` and `left`.
+    package enum Reason: UInt8, Sendable {
+        case none = 0
+        case sessionEnded
+        /// Somebody asked for it, most likely itself.
+        case asked
+        /// It came online in another session.
+        case takenOver
+        /// The time that it stays was over.
+        case timeOver
+        /// With the membership.
+        case deleted
+    }
     package var cause: Cause
+    package var reason: Reason
     /// Of the membership, at which it happened: of a leader its epoch.
     package var version: UInt64
     package var member: MembershipMember?
 
-    package init(_ cause: Cause, version: UInt64, _ member: MembershipMember?) {
-        (self.cause, self.version, self.member) = (cause, version, member)
+    package init(_ cause: Cause, _ reason: Reason = .none, version: UInt64, _ member: MembershipMember?) {
+        (self.cause, self.reason, self.version, self.member) = (cause, reason, version, member)
     }
 
     package func encode(into writer: inout ByteWriter) {
         writer.write(cause.rawValue)
+        writer.write(reason.rawValue)
         writer.write(version)
         writer.writeOptional(member) { $0.encode(into: &$1) }
     }
@@ -84,6 +108,11 @@ package struct MembershipTold: Hashable, Sendable, Message {
             throw DecodingFailure(expected: "what became of a membership, 0 to 6", found: "\(number)")
         }
         cause = known
+        let why = try reader.read(UInt8.self)
+        guard let known = Reason(rawValue: why) else {
+            throw DecodingFailure(expected: "why that became of a member, 0 to 5", found: "\(why)")
+        }
+        reason = known
         version = try reader.read()
         member = try reader.readOptional { reader throws(DecodingFailure) in try MembershipMember(from: &reader) }
     }
@@ -192,7 +221,9 @@ public struct MembershipList: MachineQuery {
             }
             listing.next = page.next.map { id($0) }
         }
-        if head.leading > 0, let stint = try view.get(key.record(MembershipPart.tokens, head.leading), as: MemberStint.self) {
+        if head.leading > 0,
+            let stint = try view.get(key.record(MembershipPart.tokens, head.leading), as: MemberStint.self)
+        {
             let place = key.member(stint.id, head.generation)
             listing.leader = try view.get(place, as: MemberRecord.self).map { MembershipMember(stint.id, $0) }
         }

@@ -792,7 +792,8 @@ extension MasterStateMachine {
         guard level >= needed else {
             return .unavailable(
                 "\(machine.isDataType ? "data types like \(machine)" : "users' state machines") need feature level "
-                    + "\(needed), and this host knows the cluster to be at \(level): upgrade its hosts, then run 'bifrost cluster upgrade'")
+                    + "\(needed), and this host knows the cluster to be at \(level): upgrade its hosts, then run 'bifrost cluster upgrade'"
+            )
         }
         let request: MachineRequest
         do throws(DecodingFailure) { request = try MachineRequest(payload: payload) } catch {

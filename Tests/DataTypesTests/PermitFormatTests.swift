@@ -96,7 +96,7 @@ import Testing
     }
 
     @Test func records() throws {
-        var group = try PermitGroup()
+        var group = try ObjectGroup()
         let (ada, bob) = (group.open(), group.open())
         let first = try group.acquire(of: ada, waitMillis: 0, timeToLiveMillis: 0, value: "a")
         #expect(first.state == .granted)
@@ -131,7 +131,7 @@ import Testing
     }
 
     @Test func aSessionsEndGivesAllBackAndTokensGrow() throws {
-        var group = try PermitGroup()
+        var group = try ObjectGroup()
         let sessions = (0..<20).map { _ in group.open() }
         var tokens: [UInt64] = []
         for session in sessions {
@@ -156,66 +156,7 @@ extension String {
     }
 }
 
-/// One group with a store that remembers everything.
-private struct PermitGroup {
-    private struct Store: RecordStore {
-        var records: [RecordPosition: StoredRecord] = [:]
-
-        mutating func put(
-            slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
-            expiry: LogTime, value: Bytes?
-        ) {
-            let place = RecordPosition(slot: slot, machine: machine, key: Bytes(copying: key))
-            records[place] = value.map { StoredRecord(value: $0.compacted(), revision: revision, expiry: expiry) }
-        }
-
-        mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {}
-
-        func find(_ place: RecordPosition) -> Finding { records[place].map { .found($0) } ?? .absent }
-    }
-
-    private var machine: MasterStateMachine
-    private var store = Store()
-    private var calls: [SessionID: UInt64] = [:]
-
-    init() throws {
-        machine = try MasterStateMachine(group: GroupID(1))
-        machine.machines = DataTypeMachines.registry
-    }
-
-    private mutating func apply(_ payload: Bytes) throws -> Bytes {
-        let entry = LogEntry(
-            index: machine.applied.next, term: Term(1), logTime: LogTime(1_000), kind: .command, payload: payload)
-        guard case .done(_, let body) = machine.apply(entry, into: &store) else { throw Refusal.noQuorum }
-        return body
-    }
-
-    mutating func open() -> SessionID {
-        guard
-            let body = try? apply(
-                SessionCommand.open(timeToLive: 10_000, nonce: machine.applied.rawValue).payload())
-        else { return .none }
-        var reader = ByteReader(body)
-        return (try? reader.read()) ?? .none
-    }
-
-    mutating func close(_ session: SessionID) { _ = try? apply(SessionCommand.close(session).payload()) }
-    mutating func touch() -> Bool { (try? apply(KeyValueCommand.put(key: "k", value: "v").payload())) != nil }
-
-    private mutating func submit<Command: MachineCommand>(
-        _ command: Command, of session: SessionID
-    ) throws -> Command.Answer {
-        calls[session, default: 0] += 1
-        let header = CommandHeader(
-            machine: Command.Machine.number, session: session, sequence: calls[session] ?? 0,
-            firstUnacknowledged: calls[session] ?? 0)
-        let body = try apply(MachineRequest(command).payload(header: header))
-        switch try MachineOutcome(decoding: body) {
-        case .answer(let bytes): return try Command.Answer(decoding: bytes)
-        case .failure(let failure): throw failure
-        }
-    }
-
+extension ObjectGroup {
     mutating func acquire(
         of session: SessionID, waitMillis: UInt64, timeToLiveMillis: UInt64, value: Bytes
     ) throws -> PermitAnswer {
@@ -228,42 +169,15 @@ private struct PermitGroup {
         try submit(PermitRelease<LockMachine>("n", token: token), of: session)
     }
 
-    private func hex(_ bytes: Bytes) -> String {
-        bytes.array.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
-    }
-
     mutating func setLimit(_ limit: UInt32, of session: SessionID) throws {
         _ = try submit(PermitLimit<LockMachine>("n", limit), of: session)
     }
 
-    func records(of machine: SubMachineNumber) -> [String: String] {
-        var found: [String: String] = [:]
-        for (place, record) in store.records where place.machine == machine {
-            found[hex(place.key)] = hex(record.value)
-        }
-        return found
-    }
-
-    /// The one deadline's, as records have it: group, time, index, number.
-    var timerBytes: String {
-        guard let key = store.records.keys.first(where: { $0.machine == .deadlines })?.key else { return "" }
-        var reader = ByteReader(key)
-        guard let time = try? reader.read(UInt64.self), let index = try? reader.read(UInt64.self),
-            let number = try? reader.read(UInt16.self)
-        else { return "" }
-        var writer = ByteWriter(capacity: 22)
-        writer.write(GroupID(1))
-        writer.write(UInt64(bigEndian: time))
-        writer.write(UInt64(bigEndian: index))
-        writer.write(UInt16(bigEndian: number))
-        return hex(writer.take())
-    }
-
     func token(of session: SessionID) -> UInt64? {
-        for (place, record) in store.records where place.machine == LockMachine.number && place.key.count == 12 {
-            var reader = ByteReader(record.value[1..<9].compacted())
-            guard (try? reader.read(SessionID.self)) == session, place.key[3..<4].array == [1] else { continue }
-            var number = ByteReader(place.key[4..<12].compacted())
+        for (key, record) in bytes(of: LockMachine.number) where key.count == 12 {
+            var reader = ByteReader(record[1..<9].compacted())
+            guard (try? reader.read(SessionID.self)) == session, key[3..<4].array == [1] else { continue }
+            var number = ByteReader(key[4..<12].compacted())
             return (try? number.read(UInt64.self)).map { UInt64(bigEndian: $0) }
         }
         return nil

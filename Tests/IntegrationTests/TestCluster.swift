@@ -26,7 +26,7 @@ struct TestCluster: Sendable {
     ) async throws -> ChildProcess.Result {
         let families = [
             "ring", "group", "host", "cluster", "snapshot", "session", "machine", "value", "number", "map", "set",
-            "array", "queue", "lock", "semaphore", "election", "lease",
+            "array", "queue", "lock", "semaphore", "election", "lease", "members", "barrier", "latch",
         ]
         let count = families.contains(words.first ?? "") ? 2 : 1
         let connect = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]

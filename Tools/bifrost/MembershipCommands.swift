@@ -183,7 +183,8 @@ struct MembershipCommands: AsyncParsableCommand {
         }
 
         static let configuration = CommandConfiguration(
-            abstract: "Prints a membership's members: id, online or offline, leader or not, and what each says of itself.",
+            abstract:
+                "Prints a membership's members: id, online or offline, leader or not, and what each says of itself.",
             discussion: """
                 With tabs between; by their ids, or with --online in the order in which they came. Read in pages, each of \
                 one moment. Exit code 1: there is none.
