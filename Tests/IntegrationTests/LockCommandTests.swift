@@ -103,7 +103,8 @@ extension IntegrationTests {
                 let result = await stopped.end(killAfter: .seconds(120))
                 #expect(result.ending == .exit(75) && result.errorText.contains("lock:") == true)
                 #expect(result.errorText.contains("was lost while 'sh' ran"))
-                next.sendToAll(SIGKILL)
+                next.send(SIGTERM)
+                #expect(await next.end(killAfter: .seconds(120)).ending == .exit(128 + SIGTERM))
             }
         }
 
