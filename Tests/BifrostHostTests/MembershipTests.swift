@@ -14,6 +14,8 @@ import Synchronization
 import TestSupport
 import Testing
 
+private final class Comers: Sendable { let count = Mutex(0) }
+
 @Suite(.ownExecutor) struct MembershipTests {
     private func failure(_ body: () async throws -> Void) async -> BifrostError? {
         do {
@@ -173,7 +175,7 @@ import Testing
             let clients = [try await hosts.client(), try await hosts.client(), try await hosts.client()]
             var rounds: [UInt64] = []
             for _ in 0..<5 {
-                let come = Mutex(0)
+                let come = Comers()
                 let found = try await withThrowingTaskGroup(of: UInt64.self) { group in
                     for (number, client) in clients.enumerated() {
                         group.addTask {
@@ -182,9 +184,9 @@ import Testing
                                     await OwnExecutor.pause(milliseconds: 5)
                                 }
                             }
-                            come.withLock { $0 += 1 }
+                            come.count.withLock { $0 += 1 }
                             let round = try await client.barrier("b", parties: 3).arrive()
-                            #expect(come.withLock { $0 } == 3)
+                            #expect(come.count.withLock { $0 } == 3)
                             return round
                         }
                     }
