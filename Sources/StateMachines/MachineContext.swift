@@ -132,7 +132,7 @@ public struct MachineContext {
     /// Why it is applied; nil: a client sent it.
     private var timer: ScheduledCommand?
     /// Of the caller's session.
-    private let holdings: [SessionHolding]
+    private var holdings: [SessionHolding]
     let trouble = MachineTrouble()
 
     init(_ context: ApplyContext, session: SessionID, holdings: [SessionHolding] = []) {
@@ -226,16 +226,23 @@ extension MachineContext {
     package mutating func hold(_ name: Bytes) throws {
         guard session != .none else { throw trouble.note(.needsSession) }
         let holding = SessionHolding(machine: context.machine, slot: context.slot, name: name)
-        var held = Set(holdings)
-        for change in holds where change.session == session {
-            if change.isHeld { held.insert(change.holding) } else { held.remove(change.holding) }
+        var (isHeld, count) = (holdings.has(holding), holdings.count)
+        if holds.contains(where: { $0.session == session }) {
+            var held = Set(holdings)
+            for change in holds where change.session == session {
+                if change.isHeld { held.insert(change.holding) } else { held.remove(change.holding) }
+            }
+            (isHeld, count) = (held.contains(holding), held.count)
         }
-        guard !held.contains(holding) else { return }
-        guard held.count < SessionTable.Limits.holdingsMax, name.count <= SessionTable.Limits.holdingBytesMax else {
+        guard !isHeld else { return }
+        guard count < SessionTable.Limits.holdingsMax, name.count <= SessionTable.Limits.holdingBytesMax else {
             throw trouble.note(.holdsTooMuch)
         }
         holds.append(HoldChange(session: session, holding: holding, isHeld: true))
     }
+
+    /// The command is done: what its session holds is not looked at any more, and may be changed where it is.
+    mutating func forgetHoldings() { holdings = [] }
 
     /// A session has nothing of this object any more.
     package mutating func letGo(_ name: Bytes, of session: SessionID) {

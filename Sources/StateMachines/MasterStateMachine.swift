@@ -664,6 +664,7 @@ public struct MasterStateMachine: Sendable {
         }
         let events = told(by: context, in: slot, machine)
         for told in events { foldEvent(told) }
+        context.forgetHoldings()
         note(context.holds, entry)
         return .done(context.context.writes, body: body, events: events)
     }
