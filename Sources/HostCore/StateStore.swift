@@ -12,29 +12,24 @@ extension Memtable: RecordStore {
     public func find(_ place: RecordPosition) -> Finding { Finding(get(RecordKey(place))) ?? .absent }
 }
 
-/// All layers of a replica's state, as far as they are in memory. One reference, however often a command's context is
-/// made of it.
+/// All layers of a replica's state, as far as they are in memory. Three references: so much an existential holds without
+/// memory of its own, and each command's context has one. What plain puts need is not behind another one.
 struct ReplicaRecords: RecordStore {
     private final class Layers {
-        let memtable: Memtable
         let frozen: FrozenMemtable?
         let hasRuns: Bool
         let fetched: [RecordPosition: Finding]
-        let history: ChangeHistory
         let historyBytesMax: Int
 
-        init(
-            _ memtable: Memtable, _ frozen: FrozenMemtable?, hasRuns: Bool, _ fetched: [RecordPosition: Finding],
-            _ history: ChangeHistory, historyBytesMax: Int
-        ) {
-            self.memtable = memtable
+        init(_ frozen: FrozenMemtable?, hasRuns: Bool, _ fetched: [RecordPosition: Finding], historyBytesMax: Int) {
             self.frozen = frozen
             self.hasRuns = hasRuns
             self.fetched = fetched
-            self.history = history
             self.historyBytesMax = historyBytesMax
         }
     }
+    private let memtable: Memtable
+    private let history: ChangeHistory
     private let layers: Layers
 
     /// - Parameter hasRuns: whether anything lies below the frozen memtable.
@@ -42,8 +37,9 @@ struct ReplicaRecords: RecordStore {
         memtable: Memtable, frozen: FrozenMemtable?, hasRuns: Bool, fetched: [RecordPosition: Finding],
         history: ChangeHistory, historyBytesMax: Int
     ) {
-        layers = Layers(
-            memtable, frozen, hasRuns: hasRuns, fetched, history, historyBytesMax: historyBytesMax)
+        self.memtable = memtable
+        self.history = history
+        layers = Layers(frozen, hasRuns: hasRuns, fetched, historyBytesMax: historyBytesMax)
     }
 
     @inline(__always)
@@ -51,18 +47,18 @@ struct ReplicaRecords: RecordStore {
         slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
         expiry: LogTime, value: Bytes?
     ) {
-        layers.memtable.put(
+        memtable.put(
             slot: slot, machine: machine, key: key, revision: revision, changed: changed, expiry: expiry, value: value)
         guard machine == .keyValue else { return }
         let kind: Change.Kind = value != nil ? .put : expiry > .zero ? .expired : .deleted
-        layers.history.append(
+        history.append(
             kind, slot: slot, machine: machine, revision: revision, expiry: value == nil ? .zero : expiry, key: key,
             value: value, bytesMax: layers.historyBytesMax)
     }
 
     mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {
         event.key.withUnsafeBytes {
-            layers.history.append(
+            history.append(
                 event.kind, number: event.number, slot: slot, machine: machine, revision: revision, key: $0,
                 value: event.body, bytesMax: layers.historyBytesMax)
         }
@@ -70,7 +66,7 @@ struct ReplicaRecords: RecordStore {
 
     func find(_ place: RecordPosition) -> Finding {
         let inMemory = place.key.withUnsafeBytes { key in
-            layers.memtable.value(slot: place.slot, machine: place.machine, key: key)
+            memtable.value(slot: place.slot, machine: place.machine, key: key)
                 ?? layers.frozen?.value(slot: place.slot, machine: place.machine, key: key)
         }
         if let inMemory { return Finding(inMemory) }
@@ -81,7 +77,7 @@ struct ReplicaRecords: RecordStore {
     func isElsewhere(_ place: RecordPosition) -> Bool {
         guard layers.hasRuns, !isPlanted("disk-taken-for-empty") else { return false }
         let isInMemory = place.key.withUnsafeBytes { key in
-            layers.memtable.has(slot: place.slot, machine: place.machine, key: key)
+            memtable.has(slot: place.slot, machine: place.machine, key: key)
                 || layers.frozen?.has(slot: place.slot, machine: place.machine, key: key) == true
         }
         guard !isInMemory else { return false }
