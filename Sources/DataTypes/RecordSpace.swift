@@ -78,67 +78,100 @@ struct RecordTable<Record: Message> {
     }
 
     let prefix: RecordPrefix
-    private var kept: [UInt64: Kept] = [:]
+    /// By number, ascending: where each stands in `kept`. A command has few, most of them in this order.
+    private var places: [(number: UInt64, place: Int)] = []
+    private var kept: [Kept] = []
 
     init(_ prefix: RecordPrefix) { self.prefix = prefix }
 
+    /// The first in `places` that is not below a number.
+    private func position(of number: UInt64) -> Int {
+        var (low, high) = (0, places.count)
+        while low < high {
+            let middle = low + (high - low) / 2
+            if places[middle].number < number { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    private func place(of number: UInt64) -> Int? {
+        let position = position(of: number)
+        return position < places.count && places[position].number == number ? places[position].place : nil
+    }
+
+    private mutating func keep(_ number: UInt64, _ new: Kept) {
+        let position = position(of: number)
+        if position < places.count, places[position].number == number {
+            kept[places[position].place] = new
+        } else {
+            places.insert((number, kept.count), at: position)
+            kept.append(new)
+        }
+    }
+
+    private func isNew(_ number: UInt64, otherwise: Bool) -> Bool {
+        place(of: number).map { kept[$0].isNew } ?? otherwise
+    }
+
     mutating func value(of number: UInt64, in space: inout some RecordReading) throws -> Record? {
-        if let known = kept[number] { return known.record }
+        if let place = place(of: number) { return kept[place].record }
         let record = try space.value(of: prefix.record(number)).map { bytes in try Record(decoding: bytes) }
-        kept[number] = Kept(record: record, isNew: record == nil)
+        keep(number, Kept(record: record, isNew: record == nil))
         return record
     }
 
     /// Reads those that it does not have yet, all at once.
     mutating func load(_ numbers: [UInt64], in space: inout some RecordReading) throws {
-        let missing = numbers.filter { kept[$0] == nil }
+        let missing = numbers.filter { place(of: $0) == nil }
         guard !missing.isEmpty else { return }
         let found = try space.values(of: missing.map { prefix.record($0) })
         for (number, bytes) in zip(missing, found) {
             let record = try bytes.map { bytes in try Record(decoding: bytes) }
-            kept[number] = Kept(record: record, isNew: record == nil)
+            keep(number, Kept(record: record, isNew: record == nil))
         }
     }
 
     mutating func set(_ number: UInt64, to record: Record) {
-        kept[number] = Kept(record: record, isChanged: true, isNew: kept[number]?.isNew ?? false)
+        keep(number, Kept(record: record, isChanged: true, isNew: isNew(number, otherwise: false)))
     }
 
     /// With a number that the space has no record with.
     mutating func add(_ number: UInt64, _ record: Record) {
-        kept[number] = Kept(record: record, isChanged: true, isNew: kept[number]?.isNew ?? true)
+        keep(number, Kept(record: record, isChanged: true, isNew: isNew(number, otherwise: true)))
     }
 
     /// Changes one that was read, or made, before, where it is.
     ///
     /// - Returns: false: there is none.
     mutating func change(_ number: UInt64, _ body: (inout Record) -> Void) -> Bool {
-        guard let place = kept.index(forKey: number), kept.values[place].record != nil else { return false }
-        body(&kept.values[place].record!)
-        kept.values[place].isChanged = true
+        guard let place = place(of: number), kept[place].record != nil else { return false }
+        body(&kept[place].record!)
+        kept[place].isChanged = true
         return true
     }
 
     mutating func remove(_ number: UInt64) {
-        kept[number] = Kept(record: nil, isChanged: true, isNew: kept[number]?.isNew ?? false)
+        keep(number, Kept(record: nil, isChanged: true, isNew: isNew(number, otherwise: false)))
     }
 
     /// The numbers of records that `flush` will remove, ascending.
     var removed: [UInt64] {
-        kept.lazy.filter { $0.value.isChanged && $0.value.record == nil && !$0.value.isNew }.map(\.key).sorted()
+        var numbers: [UInt64] = []
+        for (number, place) in places
+        where kept[place].isChanged && kept[place].record == nil && !kept[place].isNew { numbers.append(number) }
+        return numbers
     }
 
     /// Writes what has changed, in the order of the numbers.
     mutating func flush(into space: inout some RecordSpace) throws {
-        let changed = kept.lazy.filter { $0.value.isChanged }.map(\.key).sorted()
-        for number in changed {
-            guard let now = kept[number] else { continue }
-            if let record = now.record {
+        for (number, place) in places where kept[place].isChanged {
+            if let record = kept[place].record {
                 try space.set(prefix.record(number), to: record.encoded())
-            } else if !now.isNew {
+            } else if !kept[place].isNew {
                 try space.remove(prefix.record(number))
             }
-            kept[number] = Kept(record: now.record, isNew: now.record == nil)
+            kept[place].isChanged = false
+            kept[place].isNew = kept[place].record == nil
         }
     }
 }

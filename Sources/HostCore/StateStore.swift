@@ -12,15 +12,35 @@ extension Memtable: RecordStore {
     public func find(_ place: RecordPosition) -> Finding { Finding(get(RecordKey(place))) ?? .absent }
 }
 
-/// All layers of a replica's state, as far as they are in memory.
+/// All layers of a replica's state, as far as they are in memory. Three references: so much an existential holds without
+/// memory of its own, and each command's context has one. What plain puts need is not behind another one.
 struct ReplicaRecords: RecordStore {
-    let memtable: Memtable
-    let frozen: FrozenMemtable?
-    /// Whether anything lies below the frozen memtable.
-    let hasRuns: Bool
-    let fetched: [RecordPosition: Finding]
-    let history: ChangeHistory
-    let historyBytesMax: Int
+    private final class Layers {
+        let frozen: FrozenMemtable?
+        let hasRuns: Bool
+        let fetched: [RecordPosition: Finding]
+        let historyBytesMax: Int
+
+        init(_ frozen: FrozenMemtable?, hasRuns: Bool, _ fetched: [RecordPosition: Finding], historyBytesMax: Int) {
+            self.frozen = frozen
+            self.hasRuns = hasRuns
+            self.fetched = fetched
+            self.historyBytesMax = historyBytesMax
+        }
+    }
+    private let memtable: Memtable
+    private let history: ChangeHistory
+    private let layers: Layers
+
+    /// - Parameter hasRuns: whether anything lies below the frozen memtable.
+    init(
+        memtable: Memtable, frozen: FrozenMemtable?, hasRuns: Bool, fetched: [RecordPosition: Finding],
+        history: ChangeHistory, historyBytesMax: Int
+    ) {
+        self.memtable = memtable
+        self.history = history
+        layers = Layers(frozen, hasRuns: hasRuns, fetched, historyBytesMax: historyBytesMax)
+    }
 
     @inline(__always)
     mutating func put(
@@ -33,23 +53,35 @@ struct ReplicaRecords: RecordStore {
         let kind: Change.Kind = value != nil ? .put : expiry > .zero ? .expired : .deleted
         history.append(
             kind, slot: slot, machine: machine, revision: revision, expiry: value == nil ? .zero : expiry, key: key,
-            value: value, bytesMax: historyBytesMax)
+            value: value, bytesMax: layers.historyBytesMax)
     }
 
     mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {
         event.key.withUnsafeBytes {
             history.append(
                 event.kind, number: event.number, slot: slot, machine: machine, revision: revision, key: $0,
-                value: event.body, bytesMax: historyBytesMax)
+                value: event.body, bytesMax: layers.historyBytesMax)
         }
     }
 
     func find(_ place: RecordPosition) -> Finding {
-        let key = RecordKey(place)
-        if let found = Finding(memtable.get(key)) { return found }
-        if let found = frozen.flatMap({ Finding($0.get(key)) }) { return found }
-        guard hasRuns else { return .absent }
-        return fetched[place] ?? (isPlanted("disk-taken-for-empty") ? .absent : .elsewhere)
+        let inMemory = place.key.withUnsafeBytes { key in
+            memtable.value(slot: place.slot, machine: place.machine, key: key)
+                ?? layers.frozen?.value(slot: place.slot, machine: place.machine, key: key)
+        }
+        if let inMemory { return Finding(inMemory) }
+        guard layers.hasRuns else { return .absent }
+        return layers.fetched[place] ?? (isPlanted("disk-taken-for-empty") ? .absent : .elsewhere)
+    }
+
+    func isElsewhere(_ place: RecordPosition) -> Bool {
+        guard layers.hasRuns, !isPlanted("disk-taken-for-empty") else { return false }
+        let isInMemory = place.key.withUnsafeBytes { key in
+            memtable.has(slot: place.slot, machine: place.machine, key: key)
+                || layers.frozen?.has(slot: place.slot, machine: place.machine, key: key) == true
+        }
+        guard !isInMemory else { return false }
+        return layers.fetched[place].map { if case .elsewhere = $0 { true } else { false } } ?? true
     }
 }
 
@@ -63,6 +95,14 @@ extension Finding {
             self = .found(
                 StoredRecord(value: record.value ?? Bytes(), revision: record.revision, expiry: record.expiry))
         }
+    }
+}
+
+extension Finding {
+    init(_ value: RecordValue) {
+        self =
+            value.value.map { .found(StoredRecord(value: $0, revision: value.revision, expiry: value.expiry)) }
+            ?? .absent
     }
 }
 
@@ -184,12 +224,14 @@ extension HostCore {
     /// well. Only this group waits.
     func fetch(_ places: [RecordPosition], before entries: ArraySlice<LogEntry>, _ replica: Replica) {
         let records = records(of: replica)
+        // Taken out once: each look at it where it is would copy it.
+        let machine = replica.machine
         var keys = places
         var known = Set(places)
         for entry in entries {
             guard keys.count < Self.fetchedKeysMax, !replica.fetch.isLarge else { break }
-            for place in replica.machine.reads(of: entry, records)
-            where records.find(place) == .elsewhere && known.insert(place).inserted {
+            for place in machine.reads(of: entry, records)
+            where records.isElsewhere(place) && known.insert(place).inserted {
                 keys.append(place)
             }
         }

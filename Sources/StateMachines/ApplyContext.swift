@@ -22,8 +22,11 @@ public struct ApplyContext {
     public var random: SeededRandom
     /// In the order in which they were made.
     private(set) var writes: [RecordWrite] = []
-    /// By key: the place of its last write.
+    /// By key: the place of its last write. Empty as long as there are few, which are quicker looked through.
     private var lastWrites: [Bytes: Int] = [:]
+    /// Of the machine itself, among all of them.
+    private var ownWrites = 0
+    private static let fewWrites = 8
 
     let group: GroupID
     let machine: SubMachineNumber
@@ -57,7 +60,7 @@ public struct ApplyContext {
     ///
     /// - Throws: it is not in memory. The command ends with this error, and is applied again later.
     public func get(_ key: Bytes) throws(Unready) -> StoredRecord? {
-        if let place = lastWrites[key] {
+        if let place = lastWrite(of: key) {
             let own = writes[place]
             return own.value.map { StoredRecord(value: $0, revision: revision, expiry: own.expiry) }
         }
@@ -153,8 +156,17 @@ public struct ApplyContext {
     }
 
     private mutating func append(_ write: RecordWrite) {
-        lastWrites[write.key] = writes.count
+        if !lastWrites.isEmpty { lastWrites[write.key] = writes.count }
         writes.append(write)
+        ownWrites += 1
+        guard lastWrites.isEmpty, ownWrites > Self.fewWrites else { return }
+        for place in writes.indices where writes[place].machine == machine { lastWrites[writes[place].key] = place }
+    }
+
+    private func lastWrite(of key: Bytes) -> Int? {
+        guard lastWrites.isEmpty else { return lastWrites[key] }
+        guard ownWrites > 0 else { return nil }
+        return writes.indices.last { writes[$0].machine == machine && writes[$0].key == key }
     }
 
     private func place(of key: Bytes) -> RecordPosition { RecordPosition(slot: slot, machine: machine, key: key) }

@@ -20,19 +20,21 @@ public struct MachineRecord: Hashable, Sendable {
 /// What a request could not do: it ends like this whatever the machine makes of the error, also in a copy of its context.
 /// Belongs to one request, on one thread.
 final class MachineTrouble {
+    // Unchecked: each is read or set by itself, and nothing of the caller's runs meanwhile.
+
     /// Records have to be fetched first.
-    private(set) var unready: Unready?
-    private(set) var broken: MachineFailure?
+    @exclusivity(unchecked) private(set) var unready: Unready?
+    @exclusivity(unchecked) private(set) var broken: MachineFailure?
     /// Ranges that have to be looked up first.
-    private(set) var rangesUnready: [MachineRange] = []
+    @exclusivity(unchecked) private(set) var rangesUnready: [MachineRange] = []
     /// The disk's own word.
-    var failed: (any Error)?
-    private var reads = 0
-    private var readBytes = 0
-    private var writes = 0
-    private var writtenBytes = 0
-    private var events = 0
-    private var eventBytes = 0
+    @exclusivity(unchecked) var failed: (any Error)?
+    @exclusivity(unchecked) private var reads = 0
+    @exclusivity(unchecked) private var readBytes = 0
+    @exclusivity(unchecked) private var writes = 0
+    @exclusivity(unchecked) private var writtenBytes = 0
+    @exclusivity(unchecked) private var events = 0
+    @exclusivity(unchecked) private var eventBytes = 0
 
     /// Read, and as many more as the look-ups cost, about.
     var bytesOfReads: Int { readBytes + 256 * reads }
@@ -127,12 +129,12 @@ public struct MachineContext {
     }
 
     private(set) var context: ApplyContext
-    private(set) var events: [EmittedEvent] = []
+    private(set) var events: [ToldEvent] = []
     private(set) var holds: [HoldChange] = []
     /// Why it is applied; nil: a client sent it.
     private var timer: ScheduledCommand?
     /// Of the caller's session.
-    private let holdings: [SessionHolding]
+    private var holdings: [SessionHolding]
     let trouble = MachineTrouble()
 
     init(_ context: ApplyContext, session: SessionID, holdings: [SessionHolding] = []) {
@@ -195,7 +197,7 @@ extension MachineContext {
         let (key, body) = (event.key, event.encoded())
         try trouble.check(key, in: context.slot, of: context.machine)
         try trouble.willEmit(key.count + body.count)
-        events.append(EmittedEvent(number: type(of: event).number, key: key, body: body))
+        tell(EmittedEvent(number: type(of: event).number, key: key, body: body))
     }
 }
 
@@ -208,6 +210,8 @@ extension MachineContext {
     ///
     /// - Throws: some are not, or they are more than a command may read; that ends the command.
     package mutating func prepare(_ keys: [Bytes]) throws {
+        // The read of one says so itself.
+        guard keys.count > 1 else { return }
         let isLittle: Bool
         do throws(Unready) { isLittle = try context.prepare(keys, bytesMax: Limits.readBytesMax) } catch {
             throw trouble.note(error)
@@ -217,7 +221,11 @@ extension MachineContext {
 
     /// Tells whoever watches what became of a key, which is the machine's own way to name it.
     package mutating func tell(_ kind: Change.Kind, _ key: Bytes, _ value: Bytes = Bytes()) {
-        events.append(EmittedEvent(kind: kind, number: 0, key: key, body: value))
+        tell(EmittedEvent(kind: kind, number: 0, key: key, body: value))
+    }
+
+    private mutating func tell(_ event: EmittedEvent) {
+        events.append(ToldEvent(slot: context.slot, machine: context.machine, event: event))
     }
 
     /// The caller's session holds this object from now on: when it ends, the machine is told.
@@ -226,16 +234,23 @@ extension MachineContext {
     package mutating func hold(_ name: Bytes) throws {
         guard session != .none else { throw trouble.note(.needsSession) }
         let holding = SessionHolding(machine: context.machine, slot: context.slot, name: name)
-        var held = Set(holdings)
-        for change in holds where change.session == session {
-            if change.isHeld { held.insert(change.holding) } else { held.remove(change.holding) }
+        var (isHeld, count) = (holdings.has(holding), holdings.count)
+        if holds.contains(where: { $0.session == session }) {
+            var held = Set(holdings)
+            for change in holds where change.session == session {
+                if change.isHeld { held.insert(change.holding) } else { held.remove(change.holding) }
+            }
+            (isHeld, count) = (held.contains(holding), held.count)
         }
-        guard !held.contains(holding) else { return }
-        guard held.count < SessionTable.Limits.holdingsMax, name.count <= SessionTable.Limits.holdingBytesMax else {
+        guard !isHeld else { return }
+        guard count < SessionTable.Limits.holdingsMax, name.count <= SessionTable.Limits.holdingBytesMax else {
             throw trouble.note(.holdsTooMuch)
         }
         holds.append(HoldChange(session: session, holding: holding, isHeld: true))
     }
+
+    /// The command is done: what its session holds is not looked at any more, and may be changed where it is.
+    mutating func forgetHoldings() { holdings = [] }
 
     /// A session has nothing of this object any more.
     package mutating func letGo(_ name: Bytes, of session: SessionID) {

@@ -82,6 +82,8 @@ extension MachineRequest: Message {
 /// What a user's command or query came to: `0 u8 | answer`, or `1 u8 | a MachineFailure`. Failures are answers: whoever
 /// asks again in the same session gets the same one.
 public enum MachineOutcome: Message {
+    static let answerKind: UInt8 = 0
+
     /// The machine's own bytes.
     case answer(Bytes)
     case failure(MachineFailure)
@@ -89,7 +91,7 @@ public enum MachineOutcome: Message {
     public func encode(into writer: inout ByteWriter) {
         switch self {
         case .answer(let body):
-            writer.write(0 as UInt8)
+            writer.write(Self.answerKind)
             writer.write(body)
         case .failure(let failure):
             writer.write(1 as UInt8)
@@ -99,7 +101,7 @@ public enum MachineOutcome: Message {
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         switch try reader.read(UInt8.self) {
-        case 0: self = .answer(reader.readRest())
+        case Self.answerKind: self = .answer(reader.readRest())
         case 1: self = .failure(try MachineFailure(from: &reader))
         case let kind: throw DecodingFailure(expected: "an outcome of kind 0 or 1", found: "kind \(kind)")
         }

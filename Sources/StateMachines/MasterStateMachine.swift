@@ -165,6 +165,10 @@ public struct MasterStateMachine: Sendable {
         guard machine.isDataType else {
             return RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot)
         }
+        if let foresee = command.foresee {
+            let keys = (try? foresee(request, ForeseenRecords(slot, machine, store))) ?? []
+            return RecordPosition.named(keys, machine: machine, slot: slot)
+        }
         // What it reads depends on what it finds: as it stands now is a good guess, and nothing of it is kept.
         let session = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session }
         var context = MachineContext(
@@ -405,7 +409,7 @@ public struct MasterStateMachine: Sendable {
                 guard missing.isEmpty, isDone, context.trouble.broken == nil else { continue }
                 writes += context.context.writes
                 deadlines += context.context.deadlinesSet
-                events += told(by: context, in: holding.slot, holding.machine)
+                events += context.events
                 holds += context.holds
                 overlaid.add(context.context.writes, revision: revision.next)
             }
@@ -422,10 +426,6 @@ public struct MasterStateMachine: Sendable {
         guard !holds.isEmpty else { return }
         sessions.note(holds, at: entry.index, revision)
         for hold in holds { take(hold.hash, of: .sessions) }
-    }
-
-    private func told(by context: MachineContext, in slot: Slot, _ machine: SubMachineNumber) -> [ToldEvent] {
-        context.events.map { ToldEvent(slot: slot, machine: machine, event: $0) }
     }
 
     /// Whoever watches sees it: replicas agree in it. What is told of records is in them.
@@ -502,7 +502,7 @@ public struct MasterStateMachine: Sendable {
         guard case .command(let machine, let request) = deadline.purpose else {
             return .unsupported("entry \(entry.index) is to apply a deadline that is no command's")
         }
-        return decide(request, of: machine, entry, store, timer: key)
+        return decide(request, of: machine, in: Ring.slot(of: request.key), entry, store, timer: key)
     }
 
     /// A put with a time to live; nil: it is another command.
@@ -625,27 +625,27 @@ public struct MasterStateMachine: Sendable {
         } catch {
             return .unsupported("entry \(entry.index): \(error)")
         }
-        session?.slot = Ring.slot(of: request.key)
-        return decide(request, of: machine, entry, store, session: session?.header.session ?? .none)
+        let slot = Ring.slot(of: request.key)
+        session?.slot = slot
+        return decide(request, of: machine, in: slot, entry, store, session: session?.header.session ?? .none)
     }
 
     /// - Parameter timer: the command was scheduled, and this goes with it, whatever it comes to.
     private mutating func decide(
-        _ request: MachineRequest, of machine: SubMachineNumber, _ entry: LogEntry, _ store: any RecordStore,
-        session: SessionID = .none, timer: DeadlineKey? = nil
+        _ request: MachineRequest, of machine: SubMachineNumber, in slot: Slot, _ entry: LogEntry,
+        _ store: any RecordStore, session: SessionID = .none, timer: DeadlineKey? = nil
     ) -> Decision {
         guard request.problem() == nil, let command = machines.command(request.number, of: machine) else {
             return .unsupported(
                 "entry \(entry.index) holds command \(request.number) of state machine \(machine), which this host does "
                     + "not have: start it with a program that has it")
         }
-        let slot = Ring.slot(of: request.key)
         var context = MachineContext(
             ApplyContext(
                 group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
                 machine: machine, store: store), session: session, holdings: sessions.holdings(of: session))
         if let timer, !isPlanted("timer-again") { context.begin(timer) }
-        var outcome: MachineOutcome
+        var outcome: StateMachineRegistry.EncodedOutcome
         do throws(DecodingFailure) { outcome = try command.apply(request, &context) } catch {
             return .unsupported("entry \(entry.index), command \(request.number) of state machine \(machine): \(error)")
         }
@@ -655,17 +655,17 @@ public struct MasterStateMachine: Sendable {
             guard timer != nil else { return .unready(unready.places) }
             return .unready(unready.places + Self.hints(command, request, machine, slot, store, beside: unready.places))
         }
-        if let broken = context.trouble.broken { outcome = .failure(broken) }
-        let body = outcome.encoded()
+        if let broken = context.trouble.broken { outcome = StateMachineRegistry.EncodedOutcome(broken) }
+        let body = outcome.body
         // Replicas whose machines answer otherwise must not agree in it.
         take(body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) }, of: machine)
-        if case .failure = outcome, !isPlanted("machine-half-done") {
+        if outcome.isFailure, !isPlanted("machine-half-done") {
             return .done(timer.map { [$0.removal] } ?? [], body: body)
         }
-        let events = told(by: context, in: slot, machine)
-        for told in events { foldEvent(told) }
+        for told in context.events { foldEvent(told) }
+        context.forgetHoldings()
         note(context.holds, entry)
-        return .done(context.context.writes, body: body, events: events)
+        return .done(context.context.writes, body: body, events: context.events)
     }
 
     /// What a scheduled command names to be read and is not in memory, some of it: its entry could not tell before.

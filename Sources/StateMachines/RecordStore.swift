@@ -18,10 +18,17 @@ public protocol RecordStore {
 
     /// What is there, as far as that can be told without waiting for a disk.
     func find(_ place: RecordPosition) -> Finding
+
+    /// Whether that can't be told without waiting for a disk.
+    func isElsewhere(_ place: RecordPosition) -> Bool
 }
 
 extension RecordStore {
     public mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {}
+
+    public func isElsewhere(_ place: RecordPosition) -> Bool {
+        if case .elsewhere = find(place) { true } else { false }
+    }
 }
 
 /// What a machine tells whoever watches.

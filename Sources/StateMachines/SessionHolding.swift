@@ -75,11 +75,29 @@ extension SessionTable {
 
 extension Session {
     mutating func noteHold(_ holding: SessionHolding, isHeld: Bool) -> Bool {
-        let place = holdings.firstIndex { $0 >= holding } ?? holdings.count
+        let place = holdings.place(of: holding)
         let isThere = place < holdings.count && holdings[place] == holding
         guard isThere != isHeld else { return false }
         if isHeld { holdings.insert(holding, at: place) } else { holdings.remove(at: place) }
         return true
+    }
+}
+
+/// Of what a session holds, ascending.
+extension [SessionHolding] {
+    /// Of the first one that is not below this one.
+    fileprivate func place(of holding: SessionHolding) -> Int {
+        var (low, high) = (0, count)
+        while low < high {
+            let middle = low + (high - low) / 2
+            if self[middle] < holding { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    func has(_ holding: SessionHolding) -> Bool {
+        let place = place(of: holding)
+        return place < count && self[place] == holding
     }
 }
 

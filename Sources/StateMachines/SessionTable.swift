@@ -115,6 +115,8 @@ public struct SessionTable: Sendable {
         public static let callsMin: UInt64 = 16
         /// A call's number. No client gets there.
         public static let sequenceMax: UInt64 = 1 << 62
+        /// So many bytes of memory an answer's body may take beside its own.
+        static let slackMax = 64
         /// Of a refusal's text that is kept, in bytes.
         static let textMax = 64
         /// Milliseconds.
@@ -249,7 +251,7 @@ public struct SessionTable: Sendable {
                 answer.outcome = .doneWithoutBody
             } else {
                 // Not a slice of something larger that it would keep in memory.
-                answer.outcome = .done(body.compacted())
+                if body.storageBytes > body.count + Limits.slackMax { answer.outcome = .done(body.compacted()) }
             }
         }
         bodyBytes += answer.bodyBytes

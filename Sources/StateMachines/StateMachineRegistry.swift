@@ -25,12 +25,59 @@ public struct StateMachineRegistry: Sendable {
     public static let commandsMax = 3_840
 
     /// What a host needs to know of a command's type.
-    struct Command: Sendable {
-        var bringsDataIn: Bool
-        var check: @Sendable (MachineRequest) throws(DecodingFailure) -> Void
-        var readKeys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
+    final class Command: Sendable {
+        let bringsDataIn: Bool
+        let check: @Sendable (MachineRequest) throws(DecodingFailure) -> Void
+        let readKeys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
         /// What it came to. The context keeps what it wrote, or why it has to wait.
-        var apply: @Sendable (MachineRequest, inout MachineContext) throws(DecodingFailure) -> MachineOutcome
+        let apply: @Sendable (MachineRequest, inout MachineContext) throws(DecodingFailure) -> EncodedOutcome
+        /// What is to be fetched before `apply`, as far as that can be told without doing all of it; nil: it can't.
+        let foresee: (@Sendable (MachineRequest, ForeseenRecords) throws(DecodingFailure) -> [Bytes])?
+
+        init<Machine: StateMachine, Type: MachineCommand<Machine>>(_ command: Type.Type) {
+            bringsDataIn = command.bringsDataIn
+            check = { request throws(DecodingFailure) in
+                guard try Type(decoding: request.body).key == request.key else {
+                    throw DecodingFailure(expected: "the command's own key in front of it", found: "another")
+                }
+            }
+            readKeys = { request throws(DecodingFailure) in try Type(decoding: request.body).readKeys }
+            apply = { request, context throws(DecodingFailure) in
+                let value = try Type(decoding: request.body)
+                do {
+                    return EncodedOutcome(answer: try value.apply(in: &context))
+                } catch {
+                    return EncodedOutcome(MachineFailure(any: error))
+                }
+            }
+            foresee = (command as? any ForeseeingCommand.Type).map { Command.foreseeing($0) }
+        }
+
+        private static func foreseeing<Type: ForeseeingCommand>(
+            _: Type.Type
+        ) -> @Sendable (MachineRequest, ForeseenRecords) throws(DecodingFailure) -> [Bytes] {
+            { request, records throws(DecodingFailure) in try Type(decoding: request.body).missing(in: records) }
+        }
+    }
+
+    /// An encoded `MachineOutcome`.
+    struct EncodedOutcome {
+        var body: Bytes
+        var isFailure: Bool
+
+        init(_ failure: MachineFailure) {
+            body = MachineOutcome.failure(failure).encoded()
+            isFailure = true
+        }
+
+        /// Encoded where it stays: most answers are short, and there is one to each command.
+        init(answer: some Message) {
+            var writer = ByteWriter(capacity: 48)
+            writer.write(MachineOutcome.answerKind)
+            answer.encode(into: &writer)
+            isFailure = writer.count - 1 > MachineContext.Limits.answerBytesMax
+            body = isFailure ? MachineOutcome.failure(MachineFailure(.answerTooLarge)).encoded() : writer.take()
+        }
     }
 
     struct Query: Sendable {
@@ -39,6 +86,8 @@ public struct StateMachineRegistry: Sendable {
     }
 
     private var commands: [MachineCommandNumber: Command] = [:]
+    /// Those of data types with low numbers, by place: what most commands are.
+    private var near: [Command?] = []
     private var queries: [MachineCommandNumber: Query] = [:]
     private var releases: [SubMachineNumber: Release] = [:]
     private var fencings: [SubMachineNumber: Fencing] = [:]
@@ -101,6 +150,22 @@ public struct StateMachineRegistry: Sendable {
     private mutating func sort() {
         machines.sort { $0.number.rawValue < $1.number.rawValue }
         commandNumbers = commands.keys.sorted()
+        near = []
+        guard commandNumbers.contains(where: { Self.nearPlace($0.command, of: $0.machine) != nil }) else { return }
+        near = Array(repeating: nil, count: Self.nearMachines * Self.nearCommands)
+        for number in commandNumbers {
+            guard let place = Self.nearPlace(number.command, of: number.machine) else { continue }
+            near[place] = commands[number]
+        }
+    }
+
+    private static let nearMachines = 16
+    private static let nearCommands = 32
+
+    private static func nearPlace(_ number: UInt16, of machine: SubMachineNumber) -> Int? {
+        let offset = Int(machine.rawValue) - Int(SubMachineNumber.firstOfDataTypes.rawValue)
+        guard offset >= 0, offset < nearMachines, number < nearCommands else { return nil }
+        return offset * nearCommands + Int(number)
     }
 
     private mutating func add<Machine: StateMachine>(_ machine: Machine.Type) throws(RegistrationFailure) {
@@ -121,27 +186,7 @@ public struct StateMachineRegistry: Sendable {
         command: Type.Type, of machine: Machine.Type
     ) throws(RegistrationFailure) {
         let number = MachineCommandNumber(machine: machine.number, command: command.number)
-        let entry = Command(
-            bringsDataIn: command.bringsDataIn,
-            check: { request throws(DecodingFailure) in
-                guard try Type(decoding: request.body).key == request.key else {
-                    throw DecodingFailure(expected: "the command's own key in front of it", found: "another")
-                }
-            },
-            readKeys: { request throws(DecodingFailure) in try Type(decoding: request.body).readKeys },
-            apply: { request, context throws(DecodingFailure) in
-                let value = try Type(decoding: request.body)
-                do {
-                    let answer = try value.apply(in: &context).encoded()
-                    guard answer.count <= MachineContext.Limits.answerBytesMax else {
-                        return .failure(MachineFailure(.answerTooLarge))
-                    }
-                    return .answer(answer)
-                } catch {
-                    return .failure(MachineFailure(any: error))
-                }
-            })
-        guard commands.updateValue(entry, forKey: number) == nil else {
+        guard commands.updateValue(Command(command), forKey: number) == nil else {
             throw RegistrationFailure("two commands of \(machine) have the number \(command.number)")
         }
     }
@@ -170,7 +215,8 @@ public struct StateMachineRegistry: Sendable {
     }
 
     func command(_ number: UInt16, of machine: SubMachineNumber) -> Command? {
-        commands[MachineCommandNumber(machine: machine, command: number)]
+        if let place = Self.nearPlace(number, of: machine) { return near.isEmpty ? nil : near[place] }
+        return commands[MachineCommandNumber(machine: machine, command: number)]
     }
 
     func query(_ number: UInt16, of machine: SubMachineNumber) -> Query? {

@@ -1,6 +1,6 @@
 // A memtable that nobody writes any more: what a checkpoint turns into a run, and what readers see meanwhile.
 
-import Primitives
+public import Primitives
 import Synchronization
 
 /// Immutable contents of a memtable. Its memory goes back to the pool when the last holder lets go.
@@ -17,6 +17,16 @@ public final class FrozenMemtable: Sendable {
     public var distinctBytes: Int { contents.arena.distinctBytes }
 
     public func get(_ key: RecordKey) -> Lookup { contents.get(key) }
+
+    /// As of a `Memtable`.
+    public func value(slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer) -> RecordValue? {
+        contents.value(sortPrefix(slot, machine), key)
+    }
+
+    /// As of a `Memtable`.
+    public func has(slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer) -> Bool {
+        contents.has(sortPrefix(slot, machine), key)
+    }
 
     /// Calls `body` for the records from a key on, tombstones too, in order, until it returns false.
     /// The first who asks for order sorts: a background thread, not an event loop.

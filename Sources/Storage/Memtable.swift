@@ -55,6 +55,16 @@ public final class Memtable {
 
     public func get(_ key: RecordKey) -> Lookup { contents.get(key) }
 
+    /// What is there, for who knows its key; nil: nothing.
+    public func value(slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer) -> RecordValue? {
+        contents.value(sortPrefix(slot, machine), key)
+    }
+
+    /// Whether anything is there, a tombstone too. Copies nothing.
+    public func has(slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer) -> Bool {
+        contents.has(sortPrefix(slot, machine), key)
+    }
+
     /// Calls `body` with the record in place, or with nil. The view is valid during the call; nothing is copied.
     @inline(__always)
     public func withRecord<Result>(
@@ -111,6 +121,12 @@ final class MemtableContents: @unchecked Sendable {
     func find(_ prefix: UInt32, _ key: UnsafeRawBufferPointer) -> RecordView? {
         arena.find(prefix: prefix, key: key, tag: MemtableArena.hash(prefix, key)).map(MemtableArena.view)
     }
+
+    func value(_ prefix: UInt32, _ key: UnsafeRawBufferPointer) -> RecordValue? {
+        find(prefix, key).map { RecordValue($0) }
+    }
+
+    func has(_ prefix: UInt32, _ key: UnsafeRawBufferPointer) -> Bool { find(prefix, key) != nil }
 
     func get(_ key: RecordKey) -> Lookup {
         key.key.withUnsafeBytes { bytes in

@@ -113,6 +113,20 @@ public enum Lookup: Hashable, Sendable {
     }
 }
 
+/// What a memtable has under a key that whoever asks knows.
+public struct RecordValue: Sendable {
+    /// nil: it was deleted, whatever older layers say.
+    public var value: Bytes?
+    public var revision: Revision
+    public var expiry: LogTime
+
+    init(_ view: RecordView) {
+        value = view.isTombstone ? nil : Bytes(copying: view.value)
+        revision = view.revision
+        expiry = view.expiry
+    }
+}
+
 /// Some records in order, and where to go on.
 public struct RecordPage: Hashable, Sendable {
     public var records: [Record]

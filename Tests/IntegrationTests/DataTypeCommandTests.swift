@@ -226,19 +226,21 @@ extension IntegrationTests {
         }
 
         /// What the benchmark writes of each type it reads back.
-        @Test(arguments: ["value", "map"])
+        @Test(arguments: ["value", "map", "array", "queue", "lock"])
         func eachTypeIsMeasured(_ type: String) async throws {
             try await withHosts(0) { place in
                 let bench = try await place.local.command(
                     [
-                        "bench", "--embedded", "--groups", "2", "--seconds", "0.5", "--seconds-max", "60", "--keys",
+                        "bench", "--embedded", "--groups", "1", "--seconds", "0.5", "--seconds-max", "150", "--keys",
                         "3000",
                         "--window", "64", "--type", type, "--json", "--directory", place.directory,
-                    ], limit: .seconds(120))
+                    ], limit: .seconds(240))
                 bench.expect(0)
                 let report = try bench.json()
                 #expect(report["type"] as? String == type && report["errors"] as? Int == 0)
                 #expect(report["verified"] as? Int == 10_000)
+                let operation = ["queue": "a push or a takeAndAck", "lock": "an acquire", "array": "an append"][type]
+                #expect((report["operation"] as? String)?.hasPrefix(operation ?? "a ") == true)
             }
         }
     }

@@ -23,6 +23,15 @@ struct Bench: AsyncParsableCommand {
             The keys are ~bench/000000000, ~bench/000000001 and so on. On a running cluster they take the place of what had \
             these names, and stay there afterwards.
 
+            An operation is one command or one query, and counts as one. Of each --type the commands are:
+              kv      a put of the plain store         value   a set of a value
+              number  an addition of 1                 map     a put of an entry
+              set     an add or a remove, in turn      array   an append of one value
+              queue   a push or a takeAndAck of one item, in turn: an item is two operations
+              lock    an acquire (without a wait) or a release, in turn: a lock is two operations
+            The read of an array is one of the element that was appended last for a key, that of a queue its count, that of \
+            a lock who has it. Of locks at most 128 are in flight per group: a session holds no more than 256.
+
             With --local the hosts are processes of their own in a new directory below --directory, which has to be on a real \
             disk; they and the directory are removed at the end. With --embedded the one host is in this process, and calls             reach it without a socket; the CPU is that of this process.
 
@@ -56,7 +65,7 @@ struct Bench: AsyncParsableCommand {
     var reads = 0
     @Option(
         help:
-            "What is written and read: keys of the plain store, values, numbers that are added to, maps or sets of 1,000 elements."
+            "What is written and read: keys of the plain store (kv), values, numbers that are added to, maps or sets of 1,000 elements, arrays and queues that 1,000 keys have to do with, locks."
     )
     var type = BenchType.kv
     @Option(help: "Number of keys.")
@@ -284,7 +293,7 @@ struct Bench: AsyncParsableCommand {
             errors: counts.errors, firstError: counts.firstError ?? firstWrong, verified: right, verifiedOf: asked,
             checkpointsPerReplica: hosts.checkpointsMin, secondsMax: secondsMax, seconds: time,
             operations: counts.operations, hosts: map.hosts.count, hostsWithGaps: hosts.gaps, type: type.rawValue,
-            payload: payload,
+            operation: type.operation, payload: payload,
             window: window, keys: keys, reads: reads,
             groups: counts.perGroup.map {
                 BenchReport.Group(

@@ -56,6 +56,8 @@ final class BenchGenerator: @unchecked Sendable {
     private var keysOfGroup: [[Int32]]
     /// How often each key was written; 0: never.
     private var versions: [UInt32]
+    /// What the last answer said of each key (`BenchType.mark`).
+    private var marks: [UInt64]
     private var isBusy: [Bool]
     /// Keys whose last put failed and may have taken effect all the same: they have the next version, or the one that
     /// was acknowledged last.
@@ -71,6 +73,7 @@ final class BenchGenerator: @unchecked Sendable {
     /// Set while every key is written once, in order.
     private var sweep: Range<Int>?
     private var preloaded: ((OperationFailure?) -> Void)?
+    private var isReadingBack = false
 
     init(loop: ClientLoop, map: ClusterMap, settings: Settings) {
         self.loop = loop
@@ -79,6 +82,7 @@ final class BenchGenerator: @unchecked Sendable {
         groups = map.dataGroups.map(\.id)
         keysOfGroup = Array(repeating: [], count: groups.count)
         versions = Array(repeating: 0, count: settings.keys)
+        marks = Array(repeating: 0, count: settings.keys)
         isBusy = Array(repeating: false, count: settings.keys)
         counts = Counts(perGroup: groups.map { GroupCount(group: $0, operations: 0) })
         for key in 0..<settings.keys {
@@ -130,7 +134,8 @@ final class BenchGenerator: @unchecked Sendable {
     func preload(_ finished: @escaping (OperationFailure?) -> Void) {
         loop.eventLoop.preconditionInEventLoop()
         sweep = 0..<settings.keys
-        makeLanes(count: min(settings.keys, 8_192))
+        let lanesMax = settings.type.lanesOfGroupMax.multipliedReportingOverflow(by: groups.count / 2 + 1)
+        makeLanes(count: min(settings.keys, 8_192, lanesMax.overflow ? .max : lanesMax.partialValue))
         preloaded = finished
         drained = { [self] in endPreload(nil) }
         start()
@@ -150,7 +155,8 @@ final class BenchGenerator: @unchecked Sendable {
         idle = []
         for group in groups.indices where !keysOfGroup[group].isEmpty {
             // A key has one operation in flight: a window can't be wider than the group has keys.
-            for _ in 0..<min(settings.window, max(1, keysOfGroup[group].count / 2)) {
+            let lanesMax = min(settings.window, settings.type.lanesOfGroupMax)
+            for _ in 0..<min(lanesMax, max(1, keysOfGroup[group].count / 2)) {
                 idle.append(lanes.count)
                 lanes.append(Lane(group: group, key: 0, isRead: false, started: 0))
             }
@@ -226,7 +232,7 @@ final class BenchGenerator: @unchecked Sendable {
 
     private func get(_ key: Int, deadline: Instant, tag: UInt64, completion: @escaping ClientLoop.Completion) {
         let name = Self.name(key)
-        guard let query = settings.type.query(key, name) else {
+        guard let query = settings.type.query(key, name, mark: marks[key]) else {
             return loop.get(name, deadline: deadline, tag: tag, completion: completion)
         }
         loop.submit(
@@ -237,7 +243,8 @@ final class BenchGenerator: @unchecked Sendable {
     private func put(_ key: Int, deadline: Instant, tag: UInt64, completion: @escaping ClientLoop.Completion) {
         let (name, version) = (Self.name(key), versions[key] + 1)
         let value = value(key, version)
-        guard let command = settings.type.command(key, name, version: version, value: value) else {
+        guard let command = settings.type.command(key, name, version: version, value: value, mark: marks[key])
+        else {
             return loop.put(name, value, deadline: deadline, tag: tag, completion: completion)
         }
         loop.submit(
@@ -262,6 +269,7 @@ final class BenchGenerator: @unchecked Sendable {
         inFlight -= 1
         let key = lanes[lane].key
         isBusy[key] = false
+        var goesOn = false
         switch result {
         case .success(let bytes):
             if lanes[lane].isRead {
@@ -269,6 +277,8 @@ final class BenchGenerator: @unchecked Sendable {
             } else {
                 versions[key] += 1
                 uncertain.remove(key)
+                noteMark(of: key, bytes)
+                goesOn = settings.type.isHalfDone(version: versions[key])
             }
             counts.operations += 1
             counts.lastSuccess = RPCClock.now()
@@ -279,7 +289,32 @@ final class BenchGenerator: @unchecked Sendable {
             if sweep != nil { return preloadFailed(lane, failure) }
             note("\(lanes[lane].isRead ? "get" : "put") of key \(key): \(failure)")
         }
-        next(lane)
+        guard goesOn else { return next(lane) }
+        isBusy[key] = true
+        lanes[lane].started = RPCClock.now().rawValue
+        submit(lane)
+    }
+
+    private func noteMark(of key: Int, _ answer: Bytes) {
+        switch settings.type {
+        case .kv, .value, .number, .map, .set: break
+        case .array, .queue, .lock:
+            do { marks[key] = try settings.type.mark(of: answer, version: versions[key]) } catch {
+                note("put of key \(key): \(error)")
+            }
+        }
+    }
+
+    /// How many items a key's queue may have. Any number while others push and take; one whose push or take failed may be
+    /// there or not.
+    private func items(ofQueueOf key: Int) -> ClosedRange<Int> {
+        let count = BenchType.keysOfObject
+        guard isReadingBack else { return 0...count }
+        let first = key / count * count
+        let keys = first..<min(first + count, versions.count)
+        let unknown = keys.reduce(0) { $0 + (uncertain.contains($1) ? 1 : 0) }
+        let items = keys.reduce(0) { $0 + Int(versions[$1] % 2) }
+        return max(items - unknown, 0)...items + unknown
     }
 
     /// A host that ends takes the outcome of its puts with it; the same put again does no harm. What has no time left
@@ -305,9 +340,10 @@ final class BenchGenerator: @unchecked Sendable {
         do throws(DecodingFailure) {
             let result = try DataResult(decoding: bytes)
             let (type, version) = (settings.type, versions[key])
-            if try type.isRight(result, version: version, value: value(key, version)) { return nil }
+            let items = type == .queue ? items(ofQueueOf: key) : 0...0
+            if try type.isRight(result, version: version, value: value(key, version), items: items) { return nil }
             guard uncertain.contains(key),
-                try type.isRight(result, version: version + 1, value: value(key, version + 1))
+                try type.isRight(result, version: version + 1, value: value(key, version + 1), items: items)
             else { return "key \(key) has not what was acknowledged last" }
             versions[key] += 1
             uncertain.remove(key)
@@ -327,6 +363,7 @@ final class BenchGenerator: @unchecked Sendable {
     /// were right, and the first that was not.
     func verify(count: Int, _ finished: @escaping (_ right: Int, _ asked: Int, _ firstWrong: String?) -> Void) {
         loop.eventLoop.preconditionInEventLoop()
+        isReadingBack = true
         let written = versions.indices.filter { versions[$0] > 0 }
         guard !written.isEmpty else { return finished(0, 0, nil) }
         let asked = (0..<count).map { _ in written[Int(random.below(UInt64(written.count)))] }

@@ -31,6 +31,8 @@ struct BenchReport: Codable {
     /// Whose CPU and checkpoints are not known for all of the time.
     var hostsWithGaps: [BenchHosts.Gap]
     var type: String
+    /// What is counted as one operation that writes.
+    var operation: String
     var payload: Int
     var window: Int
     var keys: Int
@@ -136,7 +138,7 @@ extension BenchReport {
         var lines = [
             perGroup.text,
             "",
-            "operations   \(HumanText.grouped(UInt64(operations))) in \(HumanText.fixed(seconds, 1)) s, \(reads) % reads",
+            "operations   \(HumanText.grouped(UInt64(operations))) in \(HumanText.fixed(seconds, 1)) s, \(reads) % reads; each other is \(operation)",
             "latency      p50 \(micros(p50Micros))   p99 \(micros(p99Micros))   p99.9 \(micros(p999Micros))",
             "CPU          \(HumanText.fixed(cpuMicrosPerOperation, 2)) µs per operation: \(HumanText.count(hosts, "host")) and the generator",
         ]
