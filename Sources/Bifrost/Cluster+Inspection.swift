@@ -177,3 +177,17 @@ public struct RecordPages: AsyncSequence, Sendable {
         }
     }
 }
+
+extension Cluster {
+    /// A command about sessions themselves, of a client that has none of its own (`sessionTimeToLive` zero): for
+    /// measurements. Its answer's body.
+    package func submit(
+        _ command: SessionCommand, in group: GroupID, timeout: Duration?
+    ) async throws(BifrostError) -> Bytes {
+        let bytes = try await perform(
+            kind: .command, target: .group(group), payload: command.payload(), isBare: true, timeout: timeout)
+        do throws(DecodingFailure) { return try DataResult(decoding: bytes).body } catch {
+            throw BifrostError(malformed: error, mayHaveHappened: true)
+        }
+    }
+}

@@ -393,6 +393,10 @@ extension IntegrationTests {
             // No election begins before a promise of 450 ms has ended.
             #expect(try number(firstWrite["leastMillis"]) > 400)
 
+            let sessions = try await measure("sessions", "--sessions", "300", "--ttl", "3", "--seconds", "2")
+            #expect(try number(sessions["keepAlives"]) >= 300 && number(sessions["lost"]) == 0)
+            #expect(try number(sessions["failed"]) == 0)
+
             let idle = try await measure("idle", "--seconds", "1", "--settle", "1", "--writes", "3")
             let hosts = try #require(idle["hosts"] as? [[String: Any]])
             #expect(hosts.count == 3)

@@ -40,7 +40,7 @@ extension IntegrationTests {
                     "echo \"$BIFROST_GUARD\"; exec sleep 600")
                 try await wait { try await cluster.bifrost("members", "leader", "w").ending == .exit(0) }
                 let second = try run(
-                    cluster, "members", "join", "w", "b", "--value", "two", "--stays", "0s", "--", "sleep", "600")
+                    cluster, "members", "join", "w", "b", "--value", "two", "--leaves", "--", "sleep", "600")
                 try await wait {
                     try await cluster.bifrost("members", "list", "w").text
                         == "a\tonline\tleader\tone\nb\tonline\t-\ttwo\n"

@@ -15,7 +15,8 @@ import Ring
 struct Measure: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "measure",
-        abstract: "Measures failover, idle groups, restarts, saves, queries and watches, on hosts of its own.",
+        abstract:
+            "Measures failover, idle groups, restarts, saves, queries, watches and sessions, on hosts of its own.",
         discussion: """
             Each starts host processes on loopback in a new directory below --directory, which has to be on a real disk, \
             makes a cluster of --groups groups and writes a record to each of them before anything is measured. The hosts \
@@ -23,7 +24,7 @@ struct Measure: AsyncParsableCommand {
             """,
         subcommands: [
             MeasureFailover.self, MeasureIdle.self, MeasureRestart.self, MeasureSnapshots.self, MeasureQueries.self,
-            MeasureWatches.self,
+            MeasureWatches.self, MeasureSessions.self,
         ])
 }
 

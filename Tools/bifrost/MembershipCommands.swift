@@ -104,10 +104,11 @@ struct MembershipCommands: AsyncParsableCommand {
         var command: [String] = []
         @Option(
             help: ArgumentHelp(
-                "So long it is a member behind the command's end, offline; 0s: it leaves. (default: until 'members leave')",
+                "So long it is a member behind the command's end, offline. (default: until 'members leave')",
                 valueName: "time"),
             transform: TimeSpan.init(parsing:))
         var stays: TimeSpan?
+        @Flag(help: "It leaves with the command's end, and is no offline member.") var leaves = false
         @Flag(help: "Ends with 1 if the membership was not created before.") var noCreate = false
         @Flag(help: "Ends with 1 if a member with this id is online already, instead of taking its place.")
         var noTakeOver = false
@@ -117,10 +118,13 @@ struct MembershipCommands: AsyncParsableCommand {
             guard !command.isEmpty else {
                 throw ValidationError("expected a command behind --, as in NAME ID -- ./work")
             }
+            guard !leaves || stays == nil else {
+                throw ValidationError("--leaves and --stays are two ends: leave one of them out")
+            }
         }
 
         func run() async throws {
-            let (name, id, stays) = (name.bytes, id.bytes, stays?.duration)
+            let (name, id, stays) = (name.bytes, id.bytes, leaves ? .zero : stays?.duration)
             let (creates, takesOver) = (!noCreate, !noTakeOver)
             try await held.run(command) { (cluster, value) async throws(BifrostError) in
                 try await cluster.membership(name).join(
