@@ -108,7 +108,8 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         var settings = ClientSettings()
         settings.operationsMax = options.operationsMax
         settings.groupWindowMax = options.operationsMax
-        settings.sessionTimeToLiveMilliseconds = options.sessionTimeToLive.nanoseconds / 1_000_000
+        settings.sessionTimeToLiveMilliseconds =
+            options.hasSessions ? options.sessionTimeToLive.nanoseconds / 1_000_000 : 0
         router = ClientRouter(settings: settings, seedCount: seedCount, seed: random.next())
     }
 

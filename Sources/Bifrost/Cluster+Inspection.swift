@@ -179,7 +179,7 @@ public struct RecordPages: AsyncSequence, Sendable {
 }
 
 extension Cluster {
-    /// A command about sessions themselves, of a client that has none of its own (`sessionTimeToLive` zero): for
+    /// A command about sessions themselves, of a client that has none of its own (`hasSessions`): for
     /// measurements. Its answer's body.
     package func submit(
         _ command: SessionCommand, in group: GroupID, timeout: Duration?

@@ -32,6 +32,8 @@ public struct ClusterOptions: Sendable {
     public var sessionTimeToLive: Duration = .seconds(30)
     /// All commands are done only while this token stands, whatever they are about.
     package var guardToken: FencingToken?
+    /// false: commands are in no session, and those about sessions can be sent. For measurements.
+    package var hasSessions = true
     /// Operations queued and in flight together. Beyond: `overloaded`.
     public var operationsMax = 65_536
     /// Where the client lives: one event loop of it. Nil: the process's own group.

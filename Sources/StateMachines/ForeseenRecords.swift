@@ -6,8 +6,9 @@ package import Primitives
 
 /// A command that can tell what it reads without being done.
 package protocol ForeseeingCommand: MachineCommand {
-    /// Keys of records that it will read, as it looks now, and that have to be fetched first.
-    func missing(in records: ForeseenRecords) -> [Bytes]
+    /// Keys of records that it will read, as it looks now, and that have to be fetched first; nil: it reads others too,
+    /// which doing it tells.
+    func missing(in records: ForeseenRecords) -> [Bytes]?
 }
 
 /// A machine's records in one slot, as far as they are in memory.
@@ -29,9 +30,14 @@ package struct ForeseenRecords {
     package func missing(_ key: Bytes) -> [Bytes] { isElsewhere(key) ? [key] : [] }
 
     /// nil: there is none, or it has to be fetched.
-    package func value<Value: Message>(of key: Bytes, as _: Value.Type) -> Value? {
+    package func bytes(of key: Bytes) -> Bytes? {
         guard case .found(let record) = store.find(place(of: key)) else { return nil }
-        return try? Value(decoding: record.value)
+        return record.value
+    }
+
+    /// nil: there is none, or it has to be fetched.
+    package func value<Value: Message>(of key: Bytes, as _: Value.Type) -> Value? {
+        bytes(of: key).flatMap { try? Value(decoding: $0) }
     }
 
     package func isElsewhere(_ key: Bytes) -> Bool { store.isElsewhere(place(of: key)) }

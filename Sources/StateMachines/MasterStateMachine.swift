@@ -165,8 +165,7 @@ public struct MasterStateMachine: Sendable {
         guard machine.isDataType else {
             return RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot)
         }
-        if let foresee = command.foresee {
-            let keys = (try? foresee(request, ForeseenRecords(slot, machine, store))) ?? []
+        if let foresee = command.foresee, let keys = try? foresee(request, ForeseenRecords(slot, machine, store)) {
             return RecordPosition.named(keys, machine: machine, slot: slot)
         }
         // What it reads depends on what it finds: as it stands now is a good guess, and nothing of it is kept.

@@ -32,7 +32,7 @@ public struct StateMachineRegistry: Sendable {
         /// What it came to. The context keeps what it wrote, or why it has to wait.
         let apply: @Sendable (MachineRequest, inout MachineContext) throws(DecodingFailure) -> EncodedOutcome
         /// What is to be fetched before `apply`, as far as that can be told without doing all of it; nil: it can't.
-        let foresee: (@Sendable (MachineRequest, ForeseenRecords) throws(DecodingFailure) -> [Bytes])?
+        let foresee: (@Sendable (MachineRequest, ForeseenRecords) throws(DecodingFailure) -> [Bytes]?)?
 
         init<Machine: StateMachine, Type: MachineCommand<Machine>>(_ command: Type.Type) {
             bringsDataIn = command.bringsDataIn
@@ -45,7 +45,10 @@ public struct StateMachineRegistry: Sendable {
             apply = { request, context throws(DecodingFailure) in
                 let value = try Type(decoding: request.body)
                 do {
-                    return EncodedOutcome(answer: try value.apply(in: &context))
+                    let answer = try value.apply(in: &context)
+                    // Users' answers may be written in other ways than from the front.
+                    return Machine.number.isDataType
+                        ? EncodedOutcome(answer: answer) : EncodedOutcome(encoded: answer.encoded())
                 } catch {
                     return EncodedOutcome(MachineFailure(any: error))
                 }
@@ -55,7 +58,7 @@ public struct StateMachineRegistry: Sendable {
 
         private static func foreseeing<Type: ForeseeingCommand>(
             _: Type.Type
-        ) -> @Sendable (MachineRequest, ForeseenRecords) throws(DecodingFailure) -> [Bytes] {
+        ) -> @Sendable (MachineRequest, ForeseenRecords) throws(DecodingFailure) -> [Bytes]? {
             { request, records throws(DecodingFailure) in try Type(decoding: request.body).missing(in: records) }
         }
     }
@@ -71,10 +74,14 @@ public struct StateMachineRegistry: Sendable {
         }
 
         /// Encoded where it stays: most answers are short, and there is one to each command.
-        init(answer: some Message) {
+        init(answer: some Message) { self.init { answer.encode(into: &$0) } }
+
+        init(encoded answer: Bytes) { self.init { $0.write(answer) } }
+
+        private init(_ answer: (inout ByteWriter) -> Void) {
             var writer = ByteWriter(capacity: 48)
             writer.write(MachineOutcome.answerKind)
-            answer.encode(into: &writer)
+            answer(&writer)
             isFailure = writer.count - 1 > MachineContext.Limits.answerBytesMax
             body = isFailure ? MachineOutcome.failure(MachineFailure(.answerTooLarge)).encoded() : writer.take()
         }

@@ -76,6 +76,12 @@ struct ForeseenReadsTests {
             #expect(isDone, "\(command) waits all the same")
             group.store.memory = nil
         }
+        // A time to live is called off: its deadline is read as well.
+        let lives = try group.submit(ValueSet("t", "1", timeToLiveMillis: 1_000))
+        let entryLives = try group.submit(MapPut("tm", "a", "1", timeToLiveMillis: 1_000))
+        #expect(lives != nil && entryLives != nil)
+        try check(ValueSet("t", "2"), rounds: 2, records: 2)
+        try check(MapPut("tm", "a", "2"), rounds: 3, records: 3)
         let put = try group.submit(MapPut("m", "a", "1"))
         let added = try group.submit(SetAdd("s", ["a", "b"]))
         #expect(put != nil && added != nil)

@@ -79,17 +79,16 @@ struct ObjectGroup {
         return false
     }
 
-    /// Time goes on, and what is due is done: all of it.
+    /// Time goes on, and commands that are due are done.
     mutating func pass(millis: UInt64) throws {
         logTime += millis
-        while let due = deadlines.first(where: { $0.time.rawValue <= logTime }) {
-            _ = try apply(DeadlineCommand.fire(due).payload())
-        }
+        for due in deadlines where due.time.rawValue <= logTime { _ = try apply(DeadlineCommand.fire(due).payload()) }
     }
 
-    /// Ascending.
+    /// Of commands that are to come, ascending.
     var deadlines: [DeadlineKey] {
-        store.records.filter { $0.key.machine == .deadlines }.compactMap { place, _ -> DeadlineKey? in
+        store.records.filter { $0.key.machine == .deadlines && $0.value.value.array.first == 2 }.compactMap {
+            place, _ -> DeadlineKey? in
             var reader = ByteReader(place.key)
             guard let time = try? reader.read(UInt64.self), let index = try? reader.read(UInt64.self),
                 let number = try? reader.read(UInt16.self)

@@ -133,7 +133,7 @@ extension IntegrationTests {
                     1, saying: "did not come to zero")
                 let waiting = try run(cluster, "latch", "wait", "done")
                 #expect(try await cluster.bifrost("latch", "count-down", "done").text == "1\t\(number)\n")
-                try await cluster.bifrost("latch", "count-down", "done", "--round", "1").expect(1)
+                try await cluster.bifrost("latch", "count-down", "done", "--round", "\(number + 1)").expect(1)
                 #expect(try await cluster.bifrost("latch", "count-down", "done").text == "0\t\(number)\n")
                 #expect(await waiting.end(killAfter: .seconds(120)).text == "\(number)\n")
                 try await cluster.bifrost("latch", "delete", "done").expect(0)

@@ -17,7 +17,11 @@ enum Shelf: StateMachine {
 struct Count: Message {
     var value: UInt64
     init(_ value: UInt64) { self.value = value }
-    func encode(into writer: inout ByteWriter) { writer.write(value) }
+    /// In a way of its own: the writer that an answer gets begins with the answer.
+    func encode(into writer: inout ByteWriter) {
+        writer.write(0 as UInt64)
+        writer.overwrite(value, at: 0)
+    }
     init(from reader: inout ByteReader) throws(DecodingFailure) { value = try reader.read() }
 }
 

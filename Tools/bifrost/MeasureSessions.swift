@@ -90,7 +90,7 @@ struct MeasureSessions: AsyncParsableCommand {
             let quiet = try cluster.figures()
 
             var own = ClusterOptions()
-            own.sessionTimeToLive = .zero
+            own.hasSessions = false
             own.operationsMax = 131_072
             own.name = "measure"
             own.timeout = .seconds(120)
