@@ -8,7 +8,9 @@ import Synchronization
 /// anybody takes the result.
 final class Errand<Value: Sendable>: Sendable {
     private struct State {
+        /// Until it is taken: what it has may be given back when nobody has it any more.
         var result: Result<Value, BifrostError>?
+        var isDone = false
         var continuation: CheckedContinuation<Result<Value, BifrostError>, Never>?
         var isAbandoned = false
         var whenAbandoned: (@Sendable () -> Void)?
@@ -33,7 +35,8 @@ final class Errand<Value: Sendable>: Sendable {
                 return (false, nil as CheckedContinuation<Result<Value, BifrostError>, Never>?)
             }
             let waiting = state.continuation
-            (state.result, state.continuation, state.whenAbandoned) = (result, nil, nil)
+            (state.isDone, state.continuation, state.whenAbandoned) = (true, nil, nil)
+            if waiting == nil { state.result = result }
             return (true, waiting)
         }
         continuation?.resume(returning: result)
@@ -42,7 +45,7 @@ final class Errand<Value: Sendable>: Sendable {
 
     private func abandon(_ error: BifrostError) {
         let (continuation, whenAbandoned) = state.withLock { state in
-            guard state.result == nil, !state.isAbandoned else {
+            guard !state.isDone, !state.isAbandoned else {
                 return (nil as CheckedContinuation<Result<Value, BifrostError>, Never>?, nil as (@Sendable () -> Void)?)
             }
             state.isAbandoned = true
@@ -70,7 +73,10 @@ final class Errand<Value: Sendable>: Sendable {
         let result = await withTaskCancellationHandler {
             await withCheckedContinuation { (continuation: CheckedContinuation<Result<Value, BifrostError>, Never>) in
                 let known: Result<Value, BifrostError>? = state.withLock { state in
-                    if let result = state.result { return result }
+                    if let result = state.result {
+                        state.result = nil
+                        return result
+                    }
                     if state.isAbandoned { return .failure(Self.cancelled) }
                     state.continuation = continuation
                     return nil

@@ -33,7 +33,8 @@ public struct ReliableBarrier: Sendable {
     /// - Returns: the number of the round, the same for all who waited in it; in its group the next one's is higher.
     /// - Throws: `deadlineExceeded`, `cancelled`: too few came in that time, as far as is known, and the place is given back;
     ///   where the group can't be reached for longer than `ClusterOptions.timeout` behind `wait`, the round may be over all
-    ///   the same. `lockLost`: the session in which it waited is lost, and the place with it; the same holds.
+    ///   the same. `outcomeUnknown`: the session in which it waited is lost; it was counted in a round that is over, or in
+    ///   none.
     ///   `conditionFailed`: those who wait say another number of parties.
     @discardableResult
     public func arrive(wait: Duration? = nil) async throws(BifrostError) -> UInt64 {
@@ -67,15 +68,13 @@ public struct ReliableBarrier: Sendable {
             errand.whenAbandoned { waiting.cancel() }
             switch await waiting.value {
             case .open: break
-            case .lost: throw BifrostError(.lockLost, "\(name): the session in which it waited is lost")
+            case .lost: throw lost
             case .timedOut:
                 // In the same session this tells for sure.
                 let standing = try await object.submit(
                     BarrierWithdraw(name, wish: command.wish), timeout: errandTime
                 ).answer
-                guard standing.session == arrival.session else {
-                    throw BifrostError(.lockLost, "\(name): the session in which it waited is lost")
-                }
+                guard standing.session == arrival.session else { throw lost }
                 guard !standing.waits else {
                     throw BifrostError(
                         .deadlineExceeded,
@@ -87,11 +86,18 @@ public struct ReliableBarrier: Sendable {
         } catch {
             let isWanted = errand.finish(.failure(error))
             // One whose session is lost by the clock alone may still be there. In another session this does nothing.
-            guard error.mayHaveHappened || error.code == .lockLost || !isWanted else { return }
+            guard error.mayHaveHappened || !isWanted else { return }
             await seeThrough { () async throws(BifrostError) in
                 _ = try await object.submit(BarrierWithdraw(name, wish: command.wish), timeout: errandTime)
             }
         }
+    }
+
+    private var lost: BifrostError {
+        BifrostError(
+            .outcomeUnknown,
+            "\(name): the session in which it waited is lost: it was counted in a round that is over, or in none",
+            mayHaveHappened: true)
     }
 
     private func standing(

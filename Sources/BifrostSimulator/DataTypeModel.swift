@@ -217,7 +217,7 @@ final class DataTypeModel {
         }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
         change(allMemberships: moment) { $0.fire(deadline, moment) }
-        return change(allPermits: moment) { $0.fire(deadline.index, moment) }
+        return change(allPermits: moment) { $0.fire(deadline, moment) }
     }
 
     // MARK: Permits

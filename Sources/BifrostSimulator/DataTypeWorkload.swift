@@ -421,12 +421,12 @@ final class DataTypeWorkload: SimulatedWorkload {
         }
         switch random.below(24) {
         case 0..<10:
-            // Times that differ from member to member: by their ends the model tells them apart.
+            // Times that differ from member to member of all memberships: by their ends the model tells them apart.
             let stays: UInt64 =
                 switch random.below(4) {
                 case 0: 0
                 case 1: .max
-                default: 500 + number * 31 + random.below(100) * 37
+                default: 500 + number * 31 + random.below(100) * 37 + (name == Self.memberships[0] ? 0 : 7)
                 }
             return command(
                 MembershipJoin(

@@ -160,11 +160,11 @@ struct PermitModel {
         return out
     }
 
-    /// What the entry with this index scheduled is over, if it is due.
-    mutating func fire(_ timer: LogIndex, _ now: Moment) -> Bool {
+    /// What an entry scheduled for this time is over.
+    mutating func fire(_ deadline: DeadlineKey, _ now: Moment) -> Bool {
         let before = holders.count + waiters.count
-        holders.removeAll { $0.timer == timer && $0.due <= now.logTime }
-        waiters.removeAll { $0.timer == timer && $0.due <= now.logTime }
+        holders.removeAll { $0.timer == deadline.index && $0.due == deadline.time }
+        waiters.removeAll { $0.timer == deadline.index && $0.due == deadline.time }
         guard holders.count + waiters.count < before else { return false }
         serve(now)
         return true

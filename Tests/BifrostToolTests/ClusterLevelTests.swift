@@ -58,8 +58,8 @@ import Testing
         #expect(try decide(2, registered: [4, 2, 4]) == "there")
         #expect(try decide(4, registered: [4, 4, 4], to: 4) == "there")
         // This program would not understand what follows.
-        #expect(try decide(FeatureLevel.current, registered: [9, 9, 9]) == "there")
-        #expect(try decide(2, registered: [9, 9, 9]) == "raise to \(FeatureLevel.current)")
+        #expect(try decide(FeatureLevel.current, registered: [99, 99, 99]) == "there")
+        #expect(try decide(2, registered: [99, 99, 99]) == "raise to \(FeatureLevel.current)")
     }
 
     @Test func whoHoldsItBackIsNamed() throws {
@@ -72,7 +72,7 @@ import Testing
         #expect(
             try decide(4, registered: [4, 4, 4], to: 3).hasPrefix("negative: the cluster uses feature level 4, which"))
         #expect(
-            try decide(4, registered: [9, 9, 9], to: FeatureLevel.current + 1)
+            try decide(4, registered: [99, 99, 99], to: FeatureLevel.current + 1)
                 .hasPrefix("usage: this program knows feature levels up to \(FeatureLevel.current)"))
     }
 

@@ -21,8 +21,9 @@ struct BarrierCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Waits until all have come; prints the number of the round.",
             discussion: """
-                All who waited in a round print the same number. Exit code 1: too few came in --wait. If this process ends \
-                before, its place is given back; if it is killed, after its session's time.
+                All who waited in a round print the same number. Exit code 1: too few came in --wait. 2: its \
+                session is lost, and it was counted in a round that is over, or in none. If this process ends before, its \
+                place is given back; if it is killed, after --session-ttl.
                 """)
         @Argument(help: "Its name.") var name: KeyArgument
         @Option(help: "So many have to come; all say the same. (default: as those say who have come)")
@@ -31,10 +32,18 @@ struct BarrierCommands: AsyncParsableCommand {
             help: ArgumentHelp("Wait so long at most. (default: as long as it takes)", valueName: "time"),
             transform: TimeSpan.init(parsing:))
         var wait: TimeSpan?
+        @Option(
+            help: ArgumentHelp(
+                "If this process ends without a word, its place is given back after so long. (default: 30s)",
+                valueName: "time"),
+            transform: TimeSpan.init(parsing:))
+        var sessionTtl: TimeSpan?
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            var settings = options.options(timeout: ClientOptions.timeout)
+            if let sessionTtl { settings.sessionTimeToLive = sessionTtl.duration }
+            let cluster = try await Cluster.connect(to: options.addresses, options: settings)
             let signals = SignalForwarder()
             let barrier = cluster.barrier(name.bytes, parties: parties)
             let limit = wait?.duration

@@ -48,7 +48,7 @@ struct BifrostCommand: AsyncParsableCommand {
               73  serve, recover: the data directory can't be used: held by another process, of
                   another cluster, newer, damaged; snapshot restore: it is not empty
               74  a file can't be read or written
-              75  lock, semaphore, elect, lease: what was held is lost; --guard: its token is over
+              75  lock, semaphore, elect, lease, members join: what was held is lost; --guard: its token is over
                   (of a command that was run under a lock the exit code is the command's)
               130 import, snapshot save: ended by SIGINT (Ctrl-C); says how far it came;
                   queue take, and what gets a lock: while it waited; its place is given up

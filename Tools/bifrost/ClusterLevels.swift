@@ -101,7 +101,9 @@ package struct ClusterLevels: Sendable, Equatable {
         case FeatureLevel.sessions: "sessions: commands that are done once, however often they are sent"
         case FeatureLevel.machines: "state machines of users"
         case FeatureLevel.deadlines: "times to live of keys, timers and events of state machines, digests compared"
-        case FeatureLevel.dataTypes: "data types: values, numbers, maps, sets"
+        case FeatureLevel.dataTypes:
+            "data types: values, numbers, maps, sets, arrays, queues, locks, semaphores, elections, leases"
+        case FeatureLevel.gatherings: "memberships of clients, barriers, latches"
         default: "unknown to this program"
         }
     }

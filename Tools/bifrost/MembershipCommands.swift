@@ -191,7 +191,7 @@ struct MembershipCommands: AsyncParsableCommand {
                 "Prints a membership's members: id, online or offline, leader or not, and what each says of itself.",
             discussion: """
                 With tabs between; by their ids, or with --online in the order in which they came. Read in pages, each of \
-                one moment. Exit code 1: there is none.
+                one moment. Exit code 1: there is none, or nobody to show.
                 """)
         @Argument(help: "Its name.") var name: KeyArgument
         @Flag(help: "Those alone that are online.") var online = false
@@ -270,6 +270,7 @@ struct MembershipCommands: AsyncParsableCommand {
             var member: String?
             var memberBase64: String?
             var version: UInt64?
+            var reason: String?
             var value: String?
             var valueBase64: String?
             var revision: UInt64
@@ -279,9 +280,11 @@ struct MembershipCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Prints what becomes of a membership.",
             discussion: """
-                First its members (present) and who leads (leads), then each event, until Ctrl-C or --limit: joined, online, \
-                offline, updated, left, leaderChanged, deleted; with its version, the member's id and what it says of \
-                itself, with tabs between.
+                First who leads (leads) and its members (present), then each event, until Ctrl-C or --limit, and to the end \
+                of that revision: joined, online, offline, updated, left, leaderChanged, deleted (without a version); with \
+                its version, the member's id, what it says of itself, and why it is offline or has left (sessionEnded, \
+                asked, takenOver, timeOver, deleted), with tabs between. Versions grow, and not by one: a gap is no event \
+                that was missed. With --json also progress, where nothing happens for some seconds.
                 """)
         @Argument(help: "Its name.") var name: KeyArgument
         @Flag(help: "Not what is there: only what changes from now on.") var now = false
@@ -299,7 +302,8 @@ struct MembershipCommands: AsyncParsableCommand {
                     guard event.kind != .progress || options.common.json else { continue }
                     do { try print(event) } catch { throw BifrostError(.closed, "", cause: error) }
                     if ![.ready, .present, .leads, .progress].contains(event.kind) { left -= 1 }
-                    if left == 0 { break }
+                    // Of one revision all are told, so that who goes on behind it misses none and gets none twice.
+                    if left <= 0, event.resume == event.revision { break }
                 }
             } catch {
                 throw error.cause as? ToolError ?? error.ofWatch(at: position)
@@ -311,7 +315,8 @@ struct MembershipCommands: AsyncParsableCommand {
             if options.common.json {
                 var line = Line(
                     change: event.kind.rawValue, version: event.version > 0 ? event.version : nil,
-                    revision: event.revision.rawValue, resume: event.resume.map(\.rawValue))
+                    reason: event.reason?.rawValue, revision: event.revision.rawValue,
+                    resume: event.resume.map(\.rawValue))
                 if let member = event.member {
                     (line.member, line.memberBase64) = member.id.forJSON
                     (line.value, line.valueBase64) = member.metadata.forJSON
@@ -321,6 +326,7 @@ struct MembershipCommands: AsyncParsableCommand {
             var fields = [Bytes(event.kind.rawValue)]
             if event.version > 0 { fields.append(Bytes("\(event.version)")) }
             if let member = event.member { fields += [member.id, member.metadata] }
+            if let reason = event.reason { fields.append(Bytes(reason.rawValue)) }
             try Output.write(RecordFormat.line(fields))
         }
     }
