@@ -86,7 +86,8 @@ struct Dev: AsyncParsableCommand {
         }
         while true {
             try await Task.sleep(for: Self.lookPause)
-            guard let ended = cluster.hosts.first(where: { !$0.isRunning }) else { continue }
+            // One that a signal has stopped ends as it should, and this process behind it.
+            guard let ended = cluster.hosts.first(where: { !$0.isRunning }), !cluster.isEnding else { continue }
             for line in ended.lastWords { Output.note(line) }
             throw ToolError(.unavailable, "host \(ended.number) ended; its log is \(ended.log)")
         }

@@ -53,6 +53,8 @@ package final class LocalCluster: Sendable {
         /// Commands and hosts, for the end.
         var children: [ChildProcess] = []
         var isDisposed = false
+        /// A signal came that ends it.
+        var isEnding = false
         var signals: [SignalSource] = []
     }
 
@@ -65,6 +67,8 @@ package final class LocalCluster: Sendable {
     package let hosts: [HostProcess]
     package let executable: String
     private let state = Mutex(State())
+    /// A signal has come that ends all of it.
+    package var isEnding: Bool { state.withLock { $0.isEnding } }
     /// Held while processes are ended and the directory is removed.
     private let disposal = Mutex(())
 
@@ -273,6 +277,7 @@ package final class LocalCluster: Sendable {
             let source = DispatchSource.makeSignalSource(signal: number, queue: queue)
             source.setEventHandler { [weak self] in
                 guard let self else { return }
+                state.withLock { $0.isEnding = true }
                 if isExpected { stopAll() }
                 dispose(keepDirectory: keepDirectory) {
                     if isExpected { _exit(ExitStatus.done.rawValue) }
