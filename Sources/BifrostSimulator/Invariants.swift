@@ -433,8 +433,8 @@ final class Invariants {
         if call.group == nil, call.answered != nil { return }
         let group = call.group.map { groups[Int($0.rawValue)] }
         let models = group?.replicas.filter { $0.host == host.place } ?? []
-        // What a read finds on disk was decided on before the replica was removed.
-        if call.command == nil, models.last?.isBuried == true { return }
+        // What a read finds on disk was decided on before the replica was removed, whether or not another one is to come.
+        if call.command == nil, models.last(where: { $0.isHere || $0.isBuried })?.isBuried == true { return }
         guard let group, let model = models.last(where: { $0.isHere && !$0.isBuried }) else {
             return world.fail("placement", "host \(host.id) answers for a group that it has no replica of")
         }
