@@ -16,6 +16,8 @@ extension MachineContext: RecordSpace {
         return found
     }
 
+    package mutating func fetch(along keys: [Bytes]) { wait(along: keys) }
+
     package mutating func set(_ key: Bytes, to value: Bytes) throws { try put(key, value) }
 
     package mutating func remove(_ key: Bytes) throws { try delete(key) }

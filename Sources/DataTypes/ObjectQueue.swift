@@ -636,8 +636,15 @@ extension ObjectQueue {
         _ count: Int, in space: inout some RecordReading
     ) throws -> (numbers: [UInt64], isCut: Bool) {
         let keys = try ready.entries(from: 0, limit: count, in: &space)
-        let numbers = try fitting(keys.map(QueueItem.number), in: &space)
-        return (numbers, numbers.count < keys.count)
+        do {
+            let numbers = try fitting(keys.map(QueueItem.number), in: &space)
+            return (numbers, numbers.count < keys.count)
+        } catch {
+            // Who takes behind it takes what stands behind that. The leaf has been read.
+            let behind = keys.isEmpty ? [] : try? ready.leaf(from: UInt64(keys.count - 1), in: &space).dropFirst()
+            space.fetch(along: (behind ?? []).map { items.prefix.record(QueueItem.number($0)) })
+            throw error
+        }
     }
 
     private mutating func fitting(_ numbers: [UInt64], in space: inout some RecordReading) throws -> [UInt64] {

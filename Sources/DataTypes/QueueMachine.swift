@@ -59,6 +59,7 @@ struct QueueContext: QueueSpace {
 
     mutating func value(of key: Bytes) throws -> Bytes? { try context.value(of: key) }
     mutating func values(of keys: [Bytes]) throws -> [Bytes?] { try context.values(of: keys) }
+    mutating func fetch(along keys: [Bytes]) { context.fetch(along: keys) }
     mutating func set(_ key: Bytes, to value: Bytes) throws { try context.set(key, to: value) }
     mutating func remove(_ key: Bytes) throws { try context.remove(key) }
 

@@ -188,6 +188,12 @@ extension RecordTree {
         return try known(leaf.node, in: &space).items[leaf.slot]
     }
 
+    /// The entries from an index on that are in the same leaf. One read for each level.
+    package mutating func leaf(from index: UInt64, in space: inout some RecordReading) throws -> ArraySlice<UInt64> {
+        guard index < root.count, let leaf = try path(to: index, in: &space).last else { return [] }
+        return try known(leaf.node, in: &space).items[leaf.slot...]
+    }
+
     /// Up to `limit` entries from an index on. A level is read in one go: as many rounds as there are levels.
     package mutating func entries(
         from index: UInt64, limit: Int, in space: inout some RecordReading

@@ -78,10 +78,10 @@ package struct RecordTreeNode: Message {
         writer.write(level)
         writer.write(UInt8(truncatingIfNeeded: items.count))
         if order == .positional { writer.write(parent) }
-        for item in items { writer.write(item) }
-        for count in counts { writer.write(count) }
-        for key in keys { writer.write(key) }
+        for numbers in [items, counts, keys] { writer.write(numbers: numbers) }
     }
+
+    package var encodedBytesExpected: Int { 12 + 8 * (items.count + counts.count + keys.count) }
 
     package init(from reader: inout ByteReader) throws(DecodingFailure) {
         try reader.expectVersion(1, of: "a tree's node")
@@ -154,11 +154,25 @@ struct RecordTreePlace: Message {
 
 extension ByteReader {
     mutating func readNumbers(_ count: Int) throws(DecodingFailure) -> [UInt64] {
-        try check(count: count, ofSize: 8)
-        var numbers: [UInt64] = []
-        numbers.reserveCapacity(count)
-        for _ in 0..<count { numbers.append(try read()) }
-        return numbers
+        let bytes = try readBytes(count: 8 * count)
+        return bytes.withUnsafeBytes { bytes in
+            [UInt64](unsafeUninitializedCapacity: count) { numbers, initialized in
+                for place in 0..<count {
+                    let number = bytes.loadUnaligned(fromByteOffset: 8 * place, as: UInt64.self)
+                    numbers.initializeElement(at: place, to: UInt64(littleEndian: number))
+                }
+                initialized = count
+            }
+        }
+    }
+}
+
+extension ByteWriter {
+    mutating func write(numbers: [UInt64]) {
+        let place = extend(by: 8 * numbers.count)
+        for (index, number) in numbers.enumerated() {
+            place.storeBytes(of: number.littleEndian, toByteOffset: 8 * index, as: UInt64.self)
+        }
     }
 }
 

@@ -123,6 +123,8 @@ struct StateFetch {
     /// What it brought: true of all that lies below the memtables, until a checkpoint adds to that.
     private(set) var found: [RecordPosition: Finding] = [:]
     private var bytes = 0
+    /// What is known of the entries behind.
+    var survey = ReadSurvey()
     /// The entry that waited for the last one.
     private var head = LogIndex.zero
 
@@ -160,10 +162,12 @@ struct StateFetch {
         if isUnderWay { number += 1 }
         isUnderWay = false
         isPutOff = false
-        if !found.isEmpty { drop() }
+        drop()
     }
 
     private mutating func drop() {
+        survey = ReadSurvey()
+        guard !found.isEmpty else { return }
         found = [:]
         bytes = 0
     }
@@ -228,10 +232,10 @@ extension HostCore {
         let machine = replica.machine
         var keys = places
         var known = Set(places)
+        replica.fetch.survey.begin()
         for entry in entries {
             guard keys.count < Self.fetchedKeysMax, !replica.fetch.isLarge else { break }
-            for place in machine.reads(of: entry, records)
-            where records.isElsewhere(place) && known.insert(place).inserted {
+            for place in replica.fetch.survey.missing(of: entry, machine, records) where known.insert(place).inserted {
                 keys.append(place)
             }
         }

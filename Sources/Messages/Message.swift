@@ -62,6 +62,8 @@ public enum Limits {
 /// Something that is sent as the body of a frame, or as a part of one. All integers are little-endian.
 public protocol Message: Hashable, Sendable {
     func encode(into writer: inout ByteWriter)
+    /// So much memory is taken for it before it is encoded; more is taken as it is needed.
+    var encodedBytesExpected: Int { get }
     init(from reader: inout ByteReader) throws(DecodingFailure)
 }
 
@@ -73,8 +75,10 @@ extension Message {
         try reader.expectEnd()
     }
 
+    public var encodedBytesExpected: Int { 256 }
+
     public func encoded() -> Bytes {
-        var writer = ByteWriter()
+        var writer = ByteWriter(capacity: encodedBytesExpected)
         encode(into: &writer)
         return writer.take()
     }

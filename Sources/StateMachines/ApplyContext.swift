@@ -94,6 +94,11 @@ public struct ApplyContext {
         return true
     }
 
+    /// Those of the keys whose records have to be fetched before they can be read.
+    func elsewhere(_ keys: [Bytes]) -> [RecordPosition] {
+        keys.map { place(of: $0) }.filter { store.isElsewhere($0) }
+    }
+
     /// Sets the key's record.
     ///
     /// - Parameter expiry: in log time; 0: never.

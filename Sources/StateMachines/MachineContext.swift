@@ -50,6 +50,9 @@ final class MachineTrouble {
         return error
     }
 
+    /// It has to wait for records: these are fetched along.
+    func wait(along places: [RecordPosition]) { unready?.places += places }
+
     func note(_ range: MachineRange) -> Unready {
         rangesUnready.append(range)
         return note(Unready([]))
@@ -217,6 +220,13 @@ extension MachineContext {
             throw trouble.note(error)
         }
         if !isLittle { throw trouble.note(.readsTooMuch) }
+    }
+
+    /// The command has to wait for records. These are fetched along with them if they are not in memory: commands behind
+    /// it will read them.
+    package mutating func wait(along keys: [Bytes]) {
+        guard trouble.unready?.places.isEmpty == false else { return }
+        trouble.wait(along: context.elsewhere(keys))
     }
 
     /// Tells whoever watches what became of a key, which is the machine's own way to name it.
