@@ -117,29 +117,22 @@ public struct ReliableBarrier: Sendable {
     private func told(
         of arrival: BarrierArrival, _ command: BarrierArrive, from revision: Revision
     ) async -> Standing {
-        let key = BarrierMachine.openKey(name)
-        var feed = WatchFeed(
-            cluster: object.cluster, slot: Ring.slot(of: name), machine: BarrierMachine.number, from: key,
-            end: Bytes(key.array + [0]), patience: nil, through: revision)
-        while !Task.isCancelled {
-            do throws(BifrostError) {
-                for change in try await feed.next() {
-                    guard let state = try? BarrierState(decoding: change.value) else { continue }
-                    if state.round == arrival.state.round { return .open }
-                }
-            } catch {
-                guard error.code != .cancelled, error.code != .closed else { break }
-                // Too late for what was told, or of a leader of an older version: the session's own log knows.
-                let check = BarrierCheck(name, wish: command.wish)
-                if let (found, revision) = try? await object.submit(check, timeout: nil) {
-                    guard found.session == arrival.session else { return .lost }
-                    guard found.waits else { return .open }
-                    feed.through = revision
-                }
-                guard (try? await Task.sleep(for: .seconds(1))) != nil else { break }
+        let record = RecordWatch(
+            object: object, machine: BarrierMachine.number, key: BarrierMachine.openKey(name), isSteadfast: true)
+        do throws(BifrostError) {
+            return try await record.first(behind: revision) { (change) -> Standing? in
+                guard let state = try? BarrierState(decoding: change.value) else { return nil }
+                return state.round == arrival.state.round ? .open : nil
+            } asked: { () async throws(BifrostError) -> (Standing?, Revision) in
+                // A command: the session's own log knows for sure.
+                let (found, revision) = try await object.submit(
+                    BarrierCheck(name, wish: command.wish), timeout: nil)
+                guard found.session == arrival.session else { return (.lost, revision) }
+                return (found.waits ? nil : .open, revision)
             }
+        } catch {
+            return .timedOut
         }
-        return .timedOut
     }
 
     /// How many have come, change by change; `isOpen` of a state: its round is over.

@@ -3,7 +3,6 @@
 public import DataTypes
 import Messages
 public import Primitives
-import Ring
 import StateMachines
 
 extension Cluster {
@@ -106,31 +105,18 @@ public struct ReliableLatch: GuardableObject {
 
     private func reach(_ wanted: UInt64?) async throws(BifrostError) -> UInt64 {
         var round = wanted
-        while true {
-            let (found, revision) = try await Patience(nil).ask { () async throws(BifrostError) in
-                try await object.query(LatchShow(name))
+        let record = RecordWatch(object: object, machine: LatchMachine.number, key: LatchMachine.stateKey(name))
+        return try await record.first { (change) throws(BifrostError) -> UInt64? in
+            guard change.kind == .put, let state = try? LatchState(decoding: change.value) else {
+                throw gone("the latch was deleted before it came to zero")
             }
+            return try isOpen(round ?? state.round, state) ? state.opened : nil
+        } asked: { () async throws(BifrostError) -> (UInt64?, Revision) in
+            let (found, revision) = try await object.query(LatchShow(name))
             guard let state = found.state else { throw gone("nobody has set the latch, or it was deleted") }
             let wanted = round ?? state.round
             round = wanted
-            if try isOpen(wanted, state) { return wanted }
-            let key = LatchMachine.stateKey(name)
-            var feed = WatchFeed(
-                cluster: object.cluster, slot: Ring.slot(of: name), machine: LatchMachine.number, from: key,
-                end: Bytes(key.array + [0]), patience: nil, through: revision)
-            do throws(BifrostError) {
-                while true {
-                    for change in try await feed.next() {
-                        guard change.kind == .put, let state = try? LatchState(decoding: change.value) else {
-                            throw gone("the latch was deleted before it came to zero")
-                        }
-                        if try isOpen(wanted, state) { return wanted }
-                    }
-                }
-            } catch {
-                // Too late for what was told: the latch itself knows.
-                guard error.code == .compacted || error.code == .malformedAnswer else { throw error }
-            }
+            return (try isOpen(wanted, state) ? wanted : nil, revision)
         }
     }
 
