@@ -59,15 +59,7 @@ struct BarrierCommands: AsyncParsableCommand {
             }
             signals.end()
             await cluster.close()
-            try Report(round: round).print(options)
-        }
-
-        private struct Report: Encodable {
-            var round: UInt64
-            func print(_ options: ClientOptions) throws {
-                if options.common.json { return try Output.json(self) }
-                try Output.line("\(round)")
-            }
+            try RoundReport(round: round).print(options)
         }
     }
 

@@ -77,8 +77,6 @@ struct LatchCommands: AsyncParsableCommand {
         @Option(help: "For this round to come to zero. (default: the present one)") var round: UInt64?
         @OptionGroup var options: ClientOptions
 
-        private struct Report: Encodable { var round: UInt64 }
-
         func run() async throws {
             let cluster = try await options.cluster()
             let reached: UInt64
@@ -91,8 +89,7 @@ struct LatchCommands: AsyncParsableCommand {
                     .negative, "\(HumanText.quoted(name.bytes)) did not come to zero within \(limit.duration)")
             }
             await cluster.close()
-            if options.common.json { return try Output.json(Report(round: reached)) }
-            try Output.line("\(reached)")
+            try RoundReport(round: reached).print(options)
         }
     }
 
@@ -124,10 +121,8 @@ struct LatchCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let wasThere = try await cluster.latch(name.bytes).delete()
             await cluster.close()
-            var report = ObjectReport()
-            report.found = wasThere
-            try report.print(options, text: wasThere ? "deleted" : nil)
-            if !wasThere { throw ToolError(.negative, "there is no latch \(HumanText.quoted(name.bytes))") }
+            try ObjectReport(found: wasThere).end(
+                wasThere, options, yes: "deleted", no: "there is no latch \(HumanText.quoted(name.bytes))")
         }
     }
 

@@ -161,9 +161,7 @@ struct SemaphoreCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let out = try await cluster.semaphore(name.bytes).setLimit(permits)
             await cluster.close()
-            var report = ObjectReport()
-            report.count = out
-            try report.print(options, text: "\(out)")
+            try ObjectReport.print(count: out, options)
         }
     }
 }

@@ -101,10 +101,8 @@ struct PermitRevoke<Kind: PermitKind>: AsyncParsableCommand {
         let cluster = try await options.cluster()
         let wasHeld = try await PermitObject<Kind.Machine>(cluster, name.bytes).release(token: number, timeout: nil)
         await cluster.close()
-        var report = ObjectReport()
-        report.found = wasHeld
-        try report.print(options, text: wasHeld ? "revoked" : nil)
-        if !wasHeld { throw ToolError(.negative, "nobody has it with \(Kind.number) \(number)") }
+        try ObjectReport(found: wasHeld).end(
+            wasHeld, options, yes: "revoked", no: "nobody has it with \(Kind.number) \(number)")
     }
 }
 
@@ -159,7 +157,7 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
                 change: change.kind.rawValue, token: hasToken ? change.token : nil, permits: change.holder?.permits,
                 revision: change.revision.rawValue, resume: change.resume.map(\.rawValue))
             if let holder = change.holder { (line.value, line.valueBase64) = holder.value.forJSON }
-            return try Output.write(Bytes(try Output.jsonText(line) + "\n"))
+            return try Output.json(line)
         }
         var fields = [Bytes(change.kind.rawValue)]
         if hasToken { fields.append(Bytes("\(change.token)")) }
