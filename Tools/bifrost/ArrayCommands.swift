@@ -182,8 +182,8 @@ struct ArrayCommands: AsyncParsableCommand {
             if let found, options.common.json, index == nil { index = try await array.index(of: found.id, wanted) }
             await cluster.close()
             guard let found else {
-                throw ToolError(
-                    .negative,
+                try ObjectReport.endEmpty(
+                    options,
                     "the array \(HumanText.quoted(name.bytes)) has no element "
                         + (place.id.map { "with the id \($0)" } ?? "at \(place.index ?? 0)"))
             }
@@ -261,8 +261,8 @@ struct ArrayCommands: AsyncParsableCommand {
                 try ArrayCommands.print(element, at: page.index + offset, options)
             }
             guard !page.elements.isEmpty else {
-                throw ToolError(
-                    .negative,
+                try ObjectReport.endEmpty(
+                    options,
                     "the array \(HumanText.quoted(name.bytes)) has \(page.count) elements, none from \(from) on")
             }
         }
@@ -299,7 +299,8 @@ struct ArrayCommands: AsyncParsableCommand {
             let isAny = index > Int(clamping: from)
             await cluster.close()
             guard isAny else {
-                throw ToolError(.negative, "the array \(HumanText.quoted(name.bytes)) has no element from \(from) on")
+                try ObjectReport.endEmpty(
+                    options, "the array \(HumanText.quoted(name.bytes)) has no element from \(from) on")
             }
         }
     }

@@ -17,8 +17,11 @@ struct EntryPoint {
     }
 
     private static func run(_ arguments: [String]) async -> ExitStatus {
+        var isJSON = false
         do {
-            guard var command = try parse(arguments) else { return .done }
+            guard let parsed = try parse(arguments) else { return .done }
+            var command = parsed.command
+            isJSON = parsed.isJSON
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {
@@ -33,13 +36,27 @@ struct EntryPoint {
             return .done
         } catch {
             let error = ToolError(error)
+            if isJSON, error.status == .negative, !Output.hasBegun {
+                try? Output.json(Negative(reason: error.message))
+            }
             if !error.message.isEmpty { Output.note(error.message) }
             return error.status
         }
     }
 
+    /// With --json the answer no is an object, too: this one, where the command has none of its own.
+    private struct Negative: Encodable {
+        var done = false
+        var reason: String
+    }
+
+    private struct Parsed {
+        var command: any ParsableCommand
+        var isJSON: Bool
+    }
+
     /// Nil: help or the version was asked for, and is printed.
-    private static func parse(_ arguments: [String]) throws -> (any ParsableCommand)? {
+    private static func parse(_ arguments: [String]) throws -> Parsed? {
         let shape = CommandShape.root
         let environment = ProcessInfo.processInfo.environment
         // Once: what this program starts itself says nothing of it.
@@ -61,7 +78,9 @@ struct EntryPoint {
                     + "expected one of \(unknown.expected.joined(separator: ", "))")
         }
         do {
-            return try BifrostCommand.parseAsRoot(settings.arguments)
+            // What scan prints is imported, line by line, and nothing is no line.
+            let isJSON = (settings.isOnCommandLine("json") || settings.isGiven("json")) && settings.path != ["scan"]
+            return Parsed(command: try BifrostCommand.parseAsRoot(settings.arguments), isJSON: isJSON)
         } catch {
             guard BifrostCommand.exitCode(for: error) != .success else {
                 try Output.line(BifrostCommand.fullMessage(for: error))

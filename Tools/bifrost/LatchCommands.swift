@@ -106,7 +106,9 @@ struct LatchCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let state = try await cluster.latch(name.bytes).state(wanted)
             await cluster.close()
-            guard let state else { throw ToolError(.negative, "nobody has set \(HumanText.quoted(name.bytes))") }
+            guard let state else {
+                try ObjectReport.endEmpty(options, "nobody has set \(HumanText.quoted(name.bytes))")
+            }
             try Report(state).print(options)
         }
     }

@@ -136,7 +136,8 @@ struct MapCommands: AsyncParsableCommand {
             }
             await cluster.close()
             guard isAny else {
-                throw ToolError(.negative, "the map \(HumanText.quoted(name.bytes)) has no key in this range")
+                try ObjectReport.endEmpty(
+                    options, "the map \(HumanText.quoted(name.bytes)) has no key in this range")
             }
         }
 

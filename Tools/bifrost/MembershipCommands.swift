@@ -240,7 +240,7 @@ struct MembershipCommands: AsyncParsableCommand {
             let listing = try await cluster.membership(name.bytes).members()
             await cluster.close()
             guard let leader = listing.leader else {
-                throw ToolError(.negative, "nobody leads \(HumanText.quoted(name.bytes))")
+                try ObjectReport.endEmpty(options, "nobody leads \(HumanText.quoted(name.bytes))")
             }
             if options.common.json { return try Output.json(Report(epoch: listing.epoch, leader)) }
             try Output.write(RecordFormat.line([leader.id, Bytes("\(listing.epoch)"), leader.metadata]))

@@ -101,6 +101,12 @@ struct ObjectReport: Encodable {
         if !isDone { throw ToolError(.negative, no()) }
     }
 
+    /// The end of a command that looks for something, and finds nothing.
+    static func endEmpty(_ options: ClientOptions, _ message: String) throws -> Never {
+        if options.common.json { try Output.json(ObjectReport(found: false)) }
+        throw ToolError(.negative, message)
+    }
+
     /// - Parameter value: as it is.
     func print(_ options: ClientOptions, value: Bytes?) throws {
         if options.common.json { return try Output.json(self) }

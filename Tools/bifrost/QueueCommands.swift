@@ -121,7 +121,8 @@ struct QueueCommands: AsyncParsableCommand {
             }
             await cluster.close()
             if taken.isEmpty {
-                throw ToolError(.negative, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
+                try ObjectReport.endEmpty(
+                    options, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
             }
         }
     }
@@ -214,7 +215,8 @@ struct QueueCommands: AsyncParsableCommand {
             for value in values { try Line.print(Line(value), [value], options) }
             await cluster.close()
             if values.isEmpty {
-                throw ToolError(.negative, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
+                try ObjectReport.endEmpty(
+                    options, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
             }
         }
     }
@@ -282,8 +284,8 @@ struct QueueCommands: AsyncParsableCommand {
             } while left > 0 && after != nil
             await cluster.close()
             if left == limit ?? .max {
-                throw ToolError(
-                    .negative,
+                try ObjectReport.endEmpty(
+                    options,
                     "the queue \(HumanText.quoted(name.bytes)) has nothing that is \(isOfDead ? "dead" : "ready")")
             }
         }

@@ -185,7 +185,8 @@ struct SetCommands: AsyncParsableCommand {
             }
             await cluster.close()
             guard count > 0 else {
-                throw ToolError(.negative, "the set \(HumanText.quoted(name.bytes)) has no such element")
+                try ObjectReport.endEmpty(
+                    options, "the set \(HumanText.quoted(name.bytes)) has no such element")
             }
         }
     }
