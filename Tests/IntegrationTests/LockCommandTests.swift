@@ -49,7 +49,9 @@ extension IntegrationTests {
                 try await cluster.bifrost("lock", "show", "door").expect(1)
                 try await cluster.bifrost("lock", "revoke", "door", "3").expect(1, saying: "nobody has it")
                 try await cluster.bifrost("value", "set", "--guard", "lock:door", "v", "1").expect(
-                    64, saying: "lock:17:NAME")
+                    64, saying: "lock:17:NAME", "members:17:NAME")
+                let help = try await cluster.bifrost("value", "set", "--help").text
+                #expect(help.split(whereSeparator: \.isWhitespace).contains("members:EPOCH:NAME,"), "\(help)")
 
                 // One at a time, in turn; and what a token guards.
                 let first = try run(
@@ -61,7 +63,7 @@ extension IntegrationTests {
                 try await run(cluster, "lock", "door", "--no-wait", "--", "true").end(killAfter: .seconds(60))
                     .expect(1, saying: "nothing was run")
                 try await cluster.bifrost("value", "set", "--guard", "lock:\(token - 1):door", "{door}v", "two")
-                    .expect(75, saying: "the lock was lost")
+                    .expect(75, saying: "lock door: its token is over (\(token - 1)); nothing was changed")
                 try await cluster.bifrost("value", "set", "--guard", "lock:\(token):door", "{door}v", "three").expect(0)
                 let watch = try run(cluster, "lock", "watch", "door", "--limit", "2", "--json")
                 let second = try run(cluster, "lock", "door", "--", "echo", "second")

@@ -69,7 +69,8 @@ extension FencingToken {
             let number = UInt64(parts[1]), !parts[2].isEmpty, parts[2].utf8.count <= Self.nameBytesMax
         else {
             throw ValidationError(
-                "expected a token as 'bifrost lock' gives it in BIFROST_GUARD, such as lock:17:NAME, found '\(text)'")
+                "expected a token as 'bifrost lock' gives it in BIFROST_GUARD, such as lock:17:NAME, or members:17:NAME with "
+                    + "an epoch, found '\(text)'")
         }
         self.init(number, of: RawArguments.bytes(of: String(parts[2])), machine: machine)
     }
