@@ -22,6 +22,9 @@ extension PermitKind {
     static var number: String { "token" }
     static var waiter: String { "waiting" }
     static var deed: String { "has the \(word)" }
+
+    /// The token, where it is called so.
+    static func epoch(_ token: UInt64?) -> UInt64? { number == "epoch" ? token : nil }
 }
 
 enum LockKind: PermitKind {
