@@ -204,6 +204,12 @@ extension IntegrationTests {
                 try await run("help", "ring", "shwo").expect(64, saying: "did you mean 'ring show'?")
                 try await run("ring", "shwo").expect(64, saying: "there is no command 'ring shwo'")
                 try await run("help", "ring", "show").expect(0)
+                // A command that is to be run has a place of its own.
+                for words in [
+                    ["lock", "door", "true"], ["lock", "--wait", "5s", "door", "true"],
+                    ["lock", "run", "door", "true"],
+                    ["elect", "door", "make", "deploy"], ["members", "join", "w", "a", "true"],
+                ] { try await place.local.command(words).expect(64, saying: "behind --", "NAME") }
                 let unknown = try await run("chas")
                 unknown.expect(64)
                 #expect(!unknown.errorText.contains("chaos"))

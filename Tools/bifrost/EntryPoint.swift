@@ -75,7 +75,8 @@ struct EntryPoint {
             throw ToolError(
                 .usage,
                 "there is no command \(HumanText.quoted(RawArguments.bytes(of: place + unknown.word)))\(meant ?? ";") "
-                    + "expected one of \(unknown.expected.joined(separator: ", "))")
+                    + "expected one of \(unknown.expected.joined(separator: ", "))"
+                    + (arguments.first == "lock" ? ". \(HeldCommandOptions.hint)" : ""))
         }
         do {
             // What scan prints is imported, line by line, and nothing is no line.
@@ -97,7 +98,7 @@ struct EntryPoint {
             if let culprit {
                 throw ToolError(.usage, "\(settings.given[culprit].source): \(message)")
             }
-            throw ToolError(.usage, "\(message.ended)\(Self.hint(settings.rest, message)) See '\(help)'")
+            throw ToolError(.usage, "\(message.ended)\(Self.hint(settings, message)) See '\(help)'")
         }
     }
 }
@@ -129,8 +130,10 @@ extension EntryPoint {
         return takes("1") ? ": expected a whole number" : ""
     }
 
-    /// For who meant a key or a value that begins with a dash.
-    private static func hint(_ arguments: [String], _ message: String) -> String {
+    /// For who meant a command to be run, or a key or a value that begins with a dash.
+    private static func hint(_ settings: Settings, _ message: String) -> String {
+        let arguments = settings.rest
+        if settings.path == ["lock"] { return " \(HeldCommandOptions.hint)" }
         guard ["Unknown option", "Missing expected argument"].contains(where: message.hasPrefix) else { return "" }
         let word = arguments.prefix { $0 != "--" }.first { $0.hasPrefix("-") && !$0.hasPrefix("--") && $0 != "-" }
         guard let word else { return "" }
