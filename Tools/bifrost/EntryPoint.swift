@@ -79,9 +79,10 @@ struct EntryPoint {
                     + (arguments.first == "lock" ? ". \(HeldCommandOptions.hint)" : ""))
         }
         do {
+            let command = try parseJoining(&settings)
             // What scan prints is imported, line by line, and nothing is no line.
             let isJSON = (settings.isOnCommandLine("json") || settings.isGiven("json")) && settings.path != ["scan"]
-            return Parsed(command: try BifrostCommand.parseAsRoot(settings.arguments), isJSON: isJSON)
+            return Parsed(command: command, isJSON: isJSON)
         } catch {
             guard BifrostCommand.exitCode(for: error) != .success else {
                 try Output.line(BifrostCommand.fullMessage(for: error))
@@ -104,6 +105,23 @@ struct EntryPoint {
 }
 
 extension EntryPoint {
+    /// A negative number behind an option is taken for another option by the parser, which then misses the value: both
+    /// become one word, and whoever the value is for says whether it is right.
+    private static func parseJoining(_ settings: inout Settings) throws -> any ParsableCommand {
+        while true {
+            do { return try BifrostCommand.parseAsRoot(settings.arguments) } catch {
+                let words = settings.rest.prefix { $0 != "--" }
+                guard
+                    let match = BifrostCommand.message(for: error).firstMatch(of: /^Missing value for '(--[a-z-]+)/),
+                    let place = words.indices.dropLast().first(where: {
+                        words[$0] == match.1 && words[$0 + 1].contains(/^-[0-9]/)
+                    })
+                else { throw error }
+                settings.rest.replaceSubrange(place...place + 1, with: ["\(words[place])=\(words[place + 1])"])
+            }
+        }
+    }
+
     /// What an option takes whose value the parser refuses without saying it: found by trying, as the parser tells
     /// nobody.
     private static func expectation(_ arguments: [String], _ error: any Error) -> String {
@@ -127,7 +145,9 @@ extension EntryPoint {
             }
         }
         if takes("0.5") { return ": expected a number" }
-        return takes("1") ? ": expected a whole number" : ""
+        guard takes("1") else { return "" }
+        let bound = value.hasPrefix("-") ? takes("0") ? ", 0 or above" : ", above 0" : ""
+        return ": expected a whole number\(bound)"
     }
 
     /// For who meant a command to be run, or a key or a value that begins with a dash.
