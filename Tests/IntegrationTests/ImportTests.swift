@@ -140,7 +140,9 @@ extension IntegrationTests {
 
         @Test func anImportWhoseClusterGoesAwayGoesOnWhenItIsBack() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
-                let text = (1...Self.lines).map { "k\($0)\tv\($0)\n" }.joined()
+                // More than the others, so that it is not through before anybody looks.
+                let lines = 4 * Self.lines
+                let text = (1...lines).map { "k\($0)\tv\($0)\n" }.joined()
                 let file = try write(text, to: "in.tsv", cluster)
                 let note = cluster.directory + "/note"
                 let words = [
@@ -155,7 +157,7 @@ extension IntegrationTests {
                 cluster.local.kill(cluster.hosts[0])
                 let ended = await first.end(killAfter: .seconds(30))
                 let line = try noted(note)
-                #expect(line > 0 && line < Self.lines, "\(line) lines: this test shows nothing")
+                #expect(line > 0 && line < lines, "\(line) lines: this test shows nothing")
                 #expect([.exit(2), .exit(4)].contains(ended.ending), "\(ended.errorText)")
                 #expect(
                     ended.errorText.contains("the same command goes on from line \(line + 1)"), "\(ended.errorText)")
@@ -166,7 +168,7 @@ extension IntegrationTests {
                 let second = try await cluster.local.command(words)
                 #expect(second.ending == .exit(0), "\(second.errorText)")
                 #expect(try second.json()["recordsBefore"] as? Int == line)
-                #expect(try second.json()["records"] as? Int == Self.lines)
+                #expect(try second.json()["records"] as? Int == lines)
                 let export = try await cluster.bifrost("export", "--json", cluster.directory + "/out.tsv").json()
                 #expect(try export["digest"] as? String == second.json()["digest"] as? String)
             }
