@@ -50,7 +50,8 @@ private func loopback(of directory: String) -> String {
     return "127.\(1 + number % 254).\(1 + number / 254 % 254).\(1 + number / 64_516 % 254)"
 }
 
-/// Starts a host. One that was stopped a moment ago in this process is let some time to let its directory go.
+/// Starts a host. One that was stopped a moment ago in this process is let some time to let its directory go, and its
+/// port: other tests start processes, which have all that is open here until they are their own program.
 func startHost(_ directory: String, port: Int = 0, loops: Int = 1, _ adapt: (inout HostSettings) -> Void = { _ in })
     async throws -> Host
 {
@@ -62,12 +63,14 @@ func startHost(_ directory: String, port: Int = 0, loops: Int = 1, _ adapt: (ino
     adapt(&configuration.settings)
     var logger = Logger(label: "host")
     logger.logLevel = .critical
-    let end = ContinuousClock.now + .seconds(5)
+    let end = ContinuousClock.now + .seconds(30)
     while true {
         do {
             return try await Host.start(configuration, logger: logger) { Issue.record("the disk failed: \($0)") }
         } catch let error as HostError {
-            guard error.message.contains("this process has it open"), ContinuousClock.now < end else { throw error }
+            let isHeld = error.message.contains("this process has it open")
+            let isTaken = port > 0 && error.message.contains("Address already in use")
+            guard isHeld || isTaken, ContinuousClock.now < end else { throw error }
             await OwnExecutor.pause(milliseconds: 5)
         }
     }
