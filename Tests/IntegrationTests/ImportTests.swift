@@ -77,8 +77,11 @@ extension IntegrationTests {
             }
         }
 
-        /// Some seconds' worth.
+        /// Some seconds' worth, if few puts are under way at a time.
         private static let lines = 150_000
+        /// For runs that are to be interrupted: each put waits for its own synced write, so that no machine is through
+        /// with all lines before the first note is looked at.
+        private static let slowly = ["--window", "1"]
 
         private func noted(_ note: String) throws -> Int {
             guard let data = FileManager.default.contents(atPath: note) else { return 0 }
@@ -93,7 +96,7 @@ extension IntegrationTests {
                 let file = try write(text, to: "in.tsv", cluster)
                 let note = cluster.directory + "/note"
                 let words = ["import", "--connect", cluster.hosts[0].address, "--skip-bad", "--resume", note]
-                let first = try ChildProcess(cluster.local.executable, words + ["--json", file])
+                let first = try ChildProcess(cluster.local.executable, words + Self.slowly + ["--json", file])
                 let end = ContinuousClock.now + .seconds(30)
                 while try noted(note) == 0, first.isRunning, ContinuousClock.now < end {
                     await OwnExecutor.pause(milliseconds: 20)
@@ -140,16 +143,14 @@ extension IntegrationTests {
 
         @Test func anImportWhoseClusterGoesAwayGoesOnWhenItIsBack() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
-                // More than the others, so that it is not through before anybody looks.
-                let lines = 4 * Self.lines
-                let text = (1...lines).map { "k\($0)\tv\($0)\n" }.joined()
+                let text = (1...Self.lines).map { "k\($0)\tv\($0)\n" }.joined()
                 let file = try write(text, to: "in.tsv", cluster)
                 let note = cluster.directory + "/note"
                 let words = [
                     "import", "--connect", cluster.hosts[0].address, "--timeout", "2s", "--resume", note, "--json",
                     file,
                 ]
-                let first = try ChildProcess(cluster.local.executable, words)
+                let first = try ChildProcess(cluster.local.executable, words + Self.slowly)
                 let end = ContinuousClock.now + .seconds(30)
                 while try noted(note) == 0, first.isRunning, ContinuousClock.now < end {
                     await OwnExecutor.pause(milliseconds: 20)
@@ -157,7 +158,7 @@ extension IntegrationTests {
                 cluster.local.kill(cluster.hosts[0])
                 let ended = await first.end(killAfter: .seconds(30))
                 let line = try noted(note)
-                #expect(line > 0 && line < lines, "\(line) lines: this test shows nothing")
+                #expect(line > 0 && line < Self.lines, "\(line) lines: this test shows nothing")
                 #expect([.exit(2), .exit(4)].contains(ended.ending), "\(ended.errorText)")
                 #expect(
                     ended.errorText.contains("the same command goes on from line \(line + 1)"), "\(ended.errorText)")
@@ -168,7 +169,7 @@ extension IntegrationTests {
                 let second = try await cluster.local.command(words)
                 #expect(second.ending == .exit(0), "\(second.errorText)")
                 #expect(try second.json()["recordsBefore"] as? Int == line)
-                #expect(try second.json()["records"] as? Int == lines)
+                #expect(try second.json()["records"] as? Int == Self.lines)
                 let export = try await cluster.bifrost("export", "--json", cluster.directory + "/out.tsv").json()
                 #expect(try export["digest"] as? String == second.json()["digest"] as? String)
             }
