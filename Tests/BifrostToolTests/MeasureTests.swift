@@ -24,6 +24,28 @@ import Testing
         #expect(MeasureSpread.percentile([], 99) == nil)
     }
 
+    @Test func anOrderOfElementsIsTheOneInWhichTheyCame() {
+        var order = ElementOrder()
+        var plain: [Int] = []
+        var random = SystemRandomNumberGenerator()
+        var next = 0
+        for _ in 0..<300 {
+            if Bool.random(using: &random) {
+                // Now and then those before it come later.
+                let gap = Int.random(in: 0..<3, using: &random)
+                let numbers = next + gap..<next + gap + Int.random(in: 0..<9, using: &random)
+                next = numbers.upperBound
+                order.append(numbers)
+                plain += numbers
+            } else if !plain.isEmpty {
+                order.removeFirst()
+                plain.removeFirst()
+            }
+            #expect(order.count == plain.count)
+            #expect(plain.indices.map { order.number(at: $0) } == plain)
+        }
+    }
+
     @Test func whatTheSystemSaysOfAProcessIsItsOwn() throws {
         let before = try #require(ProcessFigures(of: getpid()))
         #expect(before.residentBytes > 1 << 20 && before.threads >= 1 && before.mappings > 10)

@@ -455,6 +455,48 @@ extension IntegrationTests {
             #expect(try number(slowOnes["compacted"]) > 0 && number(slowOnes["passedOver"]) > 0)
         }
 
+        @Test(arguments: ["map", "set", "array", "queue"])
+        func collectionsAreFilledUsedMovedAndCleared(type: String) async throws {
+            let place = "/var/tmp/bifrost-test-collections-" + String(UInt64.random(in: 0..<UInt64.max), radix: 36)
+            try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: true)
+            defer { try? FileManager.default.removeItem(atPath: place) }
+            let result = try await ChildProcess(
+                Executable.path(),
+                [
+                    "measure", "collections", "--type", type, "--elements", "2000", "--calls", "20", "--groups", "2",
+                    "--directory", place, "--json",
+                ]
+            ).end(killAfter: .seconds(240))
+            result.expect(0)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: place).isEmpty)
+            let report = try result.json()
+            func number(_ value: Any?) throws -> Double { try #require(value as? NSNumber).doubleValue }
+            let sizes = try #require(report["sizes"] as? [[String: Any]])
+            #expect(try sizes.map { try number($0["elements"]) } == [1_000, 2_000])
+            for size in sizes {
+                let operations = try #require(size["operations"] as? [[String: Any]])
+                #expect(operations.count >= 5)
+                for operation in operations {
+                    #expect(try number(operation["calls"]) >= 20)
+                    #expect(try 0 < number(operation["p50Micros"]))
+                    #expect(try number(operation["p50Micros"]) <= number(operation["p99Micros"]))
+                }
+            }
+            let load = try #require(report["load"] as? [String: Any])
+            #expect(try number(load["elementsPerSecond"]) > 0 && number(load["cpuMicrosPerElement"]) > 0)
+            let replicas = try #require(report["replicas"] as? [[String: Any]])
+            #expect(replicas.count == 3)
+            #expect(try replicas.count { try #require($0["isLeader"] as? Bool) } == 1)
+            let transfer = try #require(report["transfer"] as? [String: Any])
+            #expect(try number((transfer["readsAfterwards"] as? [String: Any])?["calls"]) == 20)
+            let clear = try #require(report["clear"] as? [String: Any])
+            #expect(try number(clear["recordsLeft"]) <= 1)
+            // Some hundred records to an entry.
+            #expect(try number(clear["sweptEntries"]) >= 2)
+            // Each of the elements was listed.
+            #expect(try number(report["checked"]) > 2_000 && number(report["wrong"]) == 0)
+        }
+
         @Test func sessionsAreListedWhileTheirClientsLive() async throws {
             try await withCluster { cluster in
                 let none = try await cluster.bifrost("session", "list")
