@@ -80,12 +80,9 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     private var notInitialisedCount = 0
     private var lastConnectFailure: RPCError?
     private var mapWaiters: [(deadline: Instant, resume: (Result<ClusterMap, BifrostError>) -> Void)] = []
-    /// Of sessions that are not lost yet, as far as is known.
-    private var lossWaiters: [LossWaiter] = []
-    /// When the first of these sessions counts as lost if nothing is answered in it any more.
-    private var lossDue: (at: Instant, task: Scheduled<Void>)?
-    /// What the router had counted when they were looked at.
-    private var sessionChangesSeen: UInt64 = 0
+    private var losses = SessionLosses()
+    /// Looks at them again.
+    private var lossTask: (at: Instant, task: Scheduled<Void>)?
     private let isOver = Atomic<Bool>(false)
 
     /// How long the first map waits for other seeds. Hosts that live say who they are much sooner.
@@ -162,34 +159,6 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         needTurn()
         needTicks()
         return handle
-    }
-
-    /// Submits a put. The completion's bytes are a `DataResult`. Keys and values over the limits complete with
-    /// `tooLarge`.
-    package func put(_ key: Bytes, _ value: Bytes, deadline: Instant, tag: UInt64, completion: @escaping Completion) {
-        let command = KeyValueCommand.put(key: key, value: value)
-        if let problem = command.problem() {
-            return completion(tag, .failure(OperationFailure(refusal: problem)))
-        }
-        submit(
-            kind: .command, target: .slot(slot(of: key)), payload: command.payload(), deadline: deadline, tag: tag,
-            completion: completion)
-    }
-
-    /// Submits a get. The body of the completion's `DataResult` is a `KeyValueReading`.
-    package func get(
-        _ key: Bytes, _ consistency: ReadConsistency = .linearizable, deadline: Instant, tag: UInt64,
-        completion: @escaping Completion
-    ) {
-        let query = KeyValueQuery.get(key: key)
-        if let problem = query.problem() {
-            return completion(tag, .failure(OperationFailure(refusal: problem)))
-        }
-        submit(
-            kind: .query, target: .slot(slot(of: key)), pinned: consistency.host, machine: .keyValue,
-            consistency: consistency.onWire, bound: consistency.bound, payload: query.encoded(), deadline: deadline,
-            tag: tag,
-            completion: completion)
     }
 
     /// See `ClientRouter.withdraw`: false if the operation goes on in the background.
@@ -304,42 +273,30 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     /// Resumes the waiter when its session counts as lost: also when the client is closed, which ends all sessions.
     func wait(_ waiter: LossWaiter) {
         eventLoop.preconditionInEventLoop()
-        lossWaiters.append(waiter)
+        losses.add(waiter)
         checkLosses(now: RPCClock.now())
     }
 
     func stopWaiting(_ waiter: LossWaiter) {
         eventLoop.preconditionInEventLoop()
-        lossWaiters.removeAll { $0 === waiter }
-        if lossWaiters.isEmpty { scheduleLoss(at: nil) }
+        losses.remove(waiter)
+        scheduleLosses()
     }
 
-    /// Resumes those whose sessions are lost, and comes back when the next one may be. Words that are answered meanwhile
-    /// move that moment, so it is looked at no more than about once in a session's time. Cost: O(waiters).
+    /// Resumes those whose sessions are lost, and comes back when the next one may be.
     private func checkLosses(now: Instant) {
-        sessionChangesSeen = router.sessionChanges
-        guard !lossWaiters.isEmpty else { return }
-        var next: Instant?
-        var lost: [LossWaiter] = []
-        lossWaiters.removeAll { waiter in
-            if let life = router.sessionLife(of: waiter.slot), life.id == waiter.id, life.endsAt > now {
-                next = min(next ?? life.endsAt, life.endsAt)
-                return false
-            }
-            lost.append(waiter)
-            return true
-        }
-        scheduleLoss(at: next)
+        let lost = losses.take(now: now, changes: router.sessionChanges) { router.sessionLife(of: $0) }
+        scheduleLosses()
         for waiter in lost { waiter.resume(isLost: true) }
     }
 
-    private func scheduleLoss(at next: Instant?) {
-        guard next != lossDue?.at else { return }
-        lossDue?.task.cancel()
-        lossDue = next.map { next in
+    private func scheduleLosses() {
+        guard losses.dueAt != lossTask?.at else { return }
+        lossTask?.task.cancel()
+        lossTask = losses.dueAt.map { next in
             let pause = TimeAmount.nanoseconds(Int64(next.since(RPCClock.now())))
             let task = eventLoop.scheduleTask(in: pause) { [self] in
-                lossDue = nil
+                lossTask = nil
                 checkLosses(now: RPCClock.now())
             }
             // The loop is shut down, though the client was not closed: nobody would ever be told anything.
@@ -352,24 +309,14 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     private func loseAll() {
         isOver.store(true, ordering: .relaxed)
-        lossDue = nil
-        let waiters = lossWaiters
-        lossWaiters = []
-        for waiter in waiters { waiter.resume(isLost: true) }
-    }
-
-    /// Whoever waits for losses has to know before he is told anything else: this process may have stood still, and the
-    /// timers of a machine that slept are late.
-    private var mayHaveLost: Bool {
-        router.sessionChanges != sessionChangesSeen || lossDue.map { $0.at <= turnNow } ?? false
+        lossTask = nil
+        for waiter in losses.takeAll() { waiter.resume(isLost: true) }
     }
 
     // MARK: turns
 
     private func needTurn() {
-        guard !isInTurn, !isTurnScheduled, !effects.isEmpty || router.sessionChanges != sessionChangesSeen else {
-            return
-        }
+        guard !isInTurn, !isTurnScheduled, !effects.isEmpty || losses.isNew(router.sessionChanges) else { return }
         isTurnScheduled = true
         eventLoop.execute { [self] in
             isTurnScheduled = false
@@ -383,7 +330,9 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
         isInTurn = true
         turnNow = batchNow == .zero ? RPCClock.now() : batchNow
         batchNow = .zero
-        if mayHaveLost { checkLosses(now: turnNow) }
+        // Whoever waits for losses has to know before he is told anything else: this process may have stood still, and the
+        // timers of a machine that slept are late.
+        if losses.isDue(now: turnNow, changes: router.sessionChanges) { checkLosses(now: turnNow) }
         var rounds = 0
         while !effects.isEmpty, rounds < Self.roundsMax {
             rounds += 1
@@ -470,40 +419,8 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
             sessionCallEnded(send.call)
             return router.callFailed(send.call, .notSent, now: turnNow, into: &effects)
         }
-        let connection = links[index].connection
-        let tag = send.call.rawValue
         do throws(RPCError) {
-            switch send.kind {
-            case .command:
-                try connection.call(
-                    service: ServiceNumber.data, method: DataMethod.execute, deadline: send.deadline, tag: tag
-                ) { writer in
-                    ExecuteRequest.encodeHeader(group: send.group, epoch: send.epoch, slot: send.slot, into: &writer)
-                    send.encodeCommand(into: &writer)
-                }
-            case .query:
-                try connection.call(
-                    service: ServiceNumber.data, method: DataMethod.query, deadline: send.deadline, tag: tag
-                ) { writer in
-                    QueryRequest(
-                        group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine,
-                        consistency: send.consistency, bound: send.bound, query: send.payload
-                    ).encode(into: &writer)
-                }
-            case .watch:
-                try connection.call(
-                    service: ServiceNumber.data, method: DataMethod.watch, deadline: send.deadline, tag: tag
-                ) { writer in
-                    WatchRequest.encodeHeader(
-                        group: send.group, epoch: send.epoch, slot: send.slot, machine: send.machine, into: &writer)
-                    writer.write(send.payload)
-                }
-            case .page:
-                try connection.call(
-                    service: ServiceNumber.data, method: DataMethod.page, payload: send.payload,
-                    deadline: send.deadline,
-                    tag: tag)
-            }
+            try links[index].connection.call(send, tag: send.call.rawValue)
         } catch {
             sessionCallEnded(send.call)
             router.callFailed(send.call, CallFailure(error), now: turnNow, into: &effects)
@@ -702,30 +619,4 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     }
 
     package func readComplete(_ connection: RPCConnection) { runTurn() }
-}
-
-extension CallFailure {
-    /// What a call's end without an answer says about the request.
-    init(_ error: RPCError) {
-        switch error.code {
-        // Whatever the flag says: the host's own fault may lie behind the point where the command was proposed.
-        case .internalFailure, .answerDropped, .cancelled: self = .perhapsSent
-        case _ where error.mayHaveBeenSent: self = .perhapsSent
-        case .overloaded: self = .congested
-        case .notConnected, .connectionLost, .closed, .connectFailed, .connectRefused: self = .notSent
-        case .invalid, .unknownService, .unknownMethod, .tooLarge: self = .rejected(error.message)
-        default: self = .refused
-        }
-    }
-}
-
-extension OperationFailure {
-    /// Of the client's own check of a request.
-    init(refusal: Refusal) {
-        switch refusal {
-        case .tooLarge(let text): self.init(code: .tooLarge, mayHaveHappened: false, message: text)
-        case .invalid(let text): self.init(code: .invalid, mayHaveHappened: false, message: text)
-        default: self.init(code: .unavailable, mayHaveHappened: refusal.mayHaveHappened, message: refusal.description)
-        }
-    }
 }

@@ -134,7 +134,8 @@ public final class Cluster: Sendable {
         isBare: Bool = false, timeout: Duration?
     ) async throws(BifrostError) -> Bytes {
         var payload = payload
-        if kind == .command, !isBare, let token = token ?? options.guardToken {
+        let token = kind == .command && !isBare ? token ?? options.guardToken : nil
+        if let token {
             do throws(DecodingFailure) { payload = try CommandGuard.payload(payload, guardedBy: token) } catch {
                 throw BifrostError(.invalid, "\(error)")
             }
@@ -152,7 +153,10 @@ public final class Cluster: Sendable {
         } onCancel: {
             loop.eventLoop.execute { [loop] in ticket.cancel(on: loop) }
         }
-        return try result.get()
+        do throws(BifrostError) { return try result.get() } catch {
+            guard let token, error.code == .lockLost else { throw error }
+            throw token.isOver(error)
+        }
     }
 
     /// Operations of all tasks that come until the loop gets to them are taken over in one go.

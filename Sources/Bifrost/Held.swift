@@ -197,28 +197,18 @@ extension PermitObject: HeldWay {
     }
 
     func isOver(token: UInt64, after revision: Revision) async -> Bool {
-        let key = Machine.tokenRecord(object.name, token)
-        var feed = WatchFeed(
-            cluster: object.cluster, slot: Ring.slot(of: object.name), machine: Machine.number, from: key,
-            end: Bytes(key.array + [0]), patience: nil, through: revision)
-        while !Task.isCancelled {
-            do throws(BifrostError) {
-                for change in try await feed.next() where change.kind != .put && change.kind != .event { return true }
-            } catch {
-                guard error.code == .compacted || error.code == .malformedAnswer else {
-                    if error.code == .closed { return true }
-                    // Of a leader of an older version, say. Its session and its time tell as well.
-                    guard (try? await Task.sleep(for: .seconds(1))) != nil else { return false }
-                    continue
-                }
-                guard
-                    let (found, revision) = try? await object.query(
-                        PermitList<Machine>(object.name, from: token, entriesMax: 1))
-                else { continue }
-                guard found.entries.first?.number == token else { return true }
-                feed.through = revision
+        let record = RecordWatch(
+            object: object, machine: Machine.number, key: Machine.tokenRecord(object.name, token), isSteadfast: true)
+        do throws(BifrostError) {
+            return try await record.first(behind: revision) { (change) -> Bool? in
+                change.kind == .put || change.kind == .event ? nil : true
+            } asked: { () async throws(BifrostError) -> (Bool?, Revision) in
+                let (found, revision) = try await object.query(
+                    PermitList<Machine>(object.name, from: token, entriesMax: 1))
+                return (found.entries.first?.number == token ? nil : true, revision)
             }
+        } catch {
+            return error.code == .closed
         }
-        return false
     }
 }

@@ -140,37 +140,31 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
     }
 
     private func told(of answer: PermitAnswer, from revision: Revision) async -> Standing {
-        let key = Machine.ticketKey(object.name, answer.ticket)
-        var feed = WatchFeed(
-            cluster: object.cluster, slot: Ring.slot(of: object.name), machine: Machine.number, from: key,
-            end: Bytes(key.array + [0]), patience: nil, through: revision)
-        while !Task.isCancelled {
-            do throws(BifrostError) {
-                for change in try await feed.next() {
-                    switch change.kind {
-                    case .put:
-                        guard let told = try? PermitTold(decoding: change.value), told.token > 0 else { continue }
-                        return .granted(told.token, change.revision)
-                    case .expired: return .timedOut
-                    case .deleted, .cleared: return .lost("its place among those who wait was given up")
-                    case .event: continue
-                    }
+        let record = RecordWatch(
+            object: object, machine: Machine.number, key: Machine.ticketKey(object.name, answer.ticket),
+            isSteadfast: true)
+        do throws(BifrostError) {
+            return try await record.first(behind: revision) { (change) -> Standing? in
+                switch change.kind {
+                case .put:
+                    guard let told = try? PermitTold(decoding: change.value), told.token > 0 else { return nil }
+                    return .granted(told.token, change.revision)
+                case .expired: return .timedOut
+                case .deleted, .cleared: return .lost("its place among those who wait was given up")
+                case .event: return nil
                 }
-            } catch {
-                guard error.code == .compacted || error.code == .malformedAnswer else {
-                    return error.code == .cancelled ? .givenUp : .lost("\(error)")
-                }
-                // Too late for what was told: the object itself knows.
-                let query = PermitTicket<Machine>(object.name, of: answer.session, ticket: answer.ticket)
-                guard let (found, revision) = try? await object.query(query) else { continue }
+            } asked: { () async throws(BifrostError) -> (Standing?, Revision) in
+                let (found, revision) = try await object.query(
+                    PermitTicket<Machine>(object.name, of: answer.session, ticket: answer.ticket))
                 switch found.state {
-                case .granted: return .granted(found.token, revision)
-                case .over: return .timedOut
-                case .waiting: feed.through = revision
+                case .granted: return (.granted(found.token, revision), revision)
+                case .over: return (.timedOut, revision)
+                case .waiting: return (nil, revision)
                 }
             }
+        } catch {
+            return error.code == .cancelled ? .givenUp : .lost("\(error)")
         }
-        return .givenUp
     }
 
     // MARK: Looking

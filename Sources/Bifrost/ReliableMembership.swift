@@ -213,26 +213,14 @@ public struct ReliableMembership: Sendable {
     }
 
     private func epoch(of place: Held) async throws(BifrostError) -> UInt64 {
-        let key = MembershipMachine.leaderKey(name)
-        while true {
-            let (listing, revision) = try await Patience(nil).ask { () async throws(BifrostError) in
-                try await object.query(MembershipList(name, entriesMax: 1))
-            }
-            if listing.leader?.token == place.token.number { return listing.epoch }
-            var feed = WatchFeed(
-                cluster: object.cluster, slot: Ring.slot(of: name), machine: MembershipMachine.number, from: key,
-                end: Bytes(key.array + [0]), patience: nil, through: revision)
-            do throws(BifrostError) {
-                while true {
-                    for change in try await feed.next() {
-                        guard let told = try? MembershipTold(decoding: change.value) else { continue }
-                        if told.member?.token == place.token.number { return told.version }
-                    }
-                }
-            } catch {
-                // Too late for what was told: the membership itself knows.
-                guard error.code == .compacted || error.code == .malformedAnswer else { throw error }
-            }
+        let record = RecordWatch(
+            object: object, machine: MembershipMachine.number, key: MembershipMachine.leaderKey(name))
+        return try await record.first { (change) -> UInt64? in
+            guard let told = try? MembershipTold(decoding: change.value) else { return nil }
+            return told.member?.token == place.token.number ? told.version : nil
+        } asked: { () async throws(BifrostError) -> (UInt64?, Revision) in
+            let (listing, revision) = try await object.query(MembershipList(name, entriesMax: 1))
+            return (listing.leader?.token == place.token.number ? listing.epoch : nil, revision)
         }
     }
 
@@ -279,32 +267,21 @@ private struct MemberWay: HeldWay {
     }
 
     func isOver(token: UInt64, after revision: Revision) async -> Bool {
-        let key = Bytes(MembershipMachine.membersKey(object.name).array + id.array)
-        var feed = WatchFeed(
-            cluster: object.cluster, slot: Ring.slot(of: object.name), machine: MembershipMachine.number, from: key,
-            end: Bytes(key.array + [0]), patience: nil, through: revision)
-        while !Task.isCancelled {
-            do throws(BifrostError) {
-                for change in try await feed.next() {
-                    guard change.kind == .put else { return true }
-                    guard let told = try? MembershipTold(decoding: change.value) else { continue }
-                    if told.member?.token != token { return true }
-                }
-            } catch {
-                guard error.code == .compacted || error.code == .malformedAnswer else {
-                    if error.code == .closed { return true }
-                    // Of a leader of an older version, say. Its session tells as well.
-                    guard (try? await Task.sleep(for: .seconds(1))) != nil else { return false }
-                    continue
-                }
-                guard
-                    let (found, revision) = try? await object.query(
-                        MembershipList(object.name, from: id, entriesMax: 1))
-                else { continue }
-                guard let member = found.entries.first, member.id == id, member.token == token else { return true }
-                feed.through = revision
+        let record = RecordWatch(
+            object: object, machine: MembershipMachine.number,
+            key: Bytes(MembershipMachine.membersKey(object.name).array + id.array), isSteadfast: true)
+        do throws(BifrostError) {
+            return try await record.first(behind: revision) { (change) -> Bool? in
+                guard change.kind == .put else { return true }
+                guard let told = try? MembershipTold(decoding: change.value) else { return nil }
+                return told.member?.token == token ? nil : true
+            } asked: { () async throws(BifrostError) -> (Bool?, Revision) in
+                let (found, revision) = try await object.query(MembershipList(object.name, from: id, entriesMax: 1))
+                let isThere = found.entries.first.map { $0.id == id && $0.token == token } ?? false
+                return (isThere ? nil : true, revision)
             }
+        } catch {
+            return error.code == .closed
         }
-        return false
     }
 }

@@ -28,6 +28,27 @@ public protocol GuardableObject: Sendable {
     func guarded(by token: FencingToken) -> Self
 }
 
+extension FencingToken {
+    /// What kind of object gave it.
+    private var kind: String {
+        switch machine {
+        case LockMachine.number: "lock"
+        case SemaphoreMachine.number: "semaphore"
+        case ElectionMachine.number: "election"
+        case LeaseMachine.number: "lease"
+        case MembershipMachine.number: "membership"
+        default: "object of machine \(machine)"
+        }
+    }
+
+    /// The refusal of a command that it guarded, in words that name what it is of: the host's know of locks alone.
+    func isOver(_ refusal: BifrostError) -> BifrostError {
+        var refusal = refusal
+        refusal.message = "\(kind) \(name): its token is over (\(number)); nothing was changed"
+        return refusal
+    }
+}
+
 /// An object of a cluster, by its name. The part of it in `{…}`, or all of it, says where it lives: objects with the same
 /// part live together, each of them whole in one group.
 struct ReliableObject: Sendable {

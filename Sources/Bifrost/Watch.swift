@@ -49,6 +49,12 @@ struct WatchFeed: Sendable {
         self.through = through
     }
 
+    /// Goes on behind a revision that came from elsewhere, perhaps of another group: the slot may have moved.
+    mutating func restart(behind revision: Revision) {
+        through = revision
+        group = .meta
+    }
+
     /// For one attempt, with all that the client does to find the leader.
     private static let timeout = Duration.seconds(20)
 

@@ -215,6 +215,49 @@ private final class Comers: Sendable { let count = Mutex(0) }
         }
     }
 
+    /// Watches can't tell anything here: whoever waits has to ask the object itself.
+    @Test(.timeLimit(.minutes(5)))
+    func whoWaitsLearnsOfItAlsoWhereNoChangeIsKept() async throws {
+        try await withHosts(
+            loops: [1], groups: 1, featureLevel: FeatureLevel.current, { $0.historyBytesOfGroupMax = 0 }
+        ) { hosts in
+            let (ada, bob) = (try await hosts.client(), try await hosts.client())
+            let lock = ada.lock("door")
+            let held = try await lock.acquire()
+            let waiting = Task { try await bob.lock("door").acquire() }
+            while try await lock.waiters().waiters == 0 { await pause() }
+            #expect(try await held.release())
+            let next = try await waiting.value
+            #expect(next.token.number > held.token.number)
+            let losing = Task { try await next.lost() }
+            for _ in 0..<3 { await pause() }
+            #expect(try await lock.revoke(token: next.token.number))
+            try await losing.value
+
+            let workers = ada.membership("workers")
+            let (first, second) = (try await workers.join("a"), try await workers.join("b"))
+            let leading = Task { try await workers.leadership(of: second) }
+            let leaving = Task { try await first.lost() }
+            for _ in 0..<3 { await pause() }
+            #expect(try await bob.membership("workers").putOffline("a"))
+            try await leaving.value
+            let leader = try await leading.value
+            #expect(try await workers.members().epoch == leader.number)
+
+            let arriving = Task { try await ada.barrier("start", parties: 2).arrive() }
+            while try await bob.barrier("start").state().arrived == 0 { await pause() }
+            let round = try await bob.barrier("start").arrive()
+            #expect(try await arriving.value == round)
+
+            let latch = ada.latch("done")
+            let set = try await latch.set(1)
+            let reaching = Task { try await bob.latch("done").wait() }
+            for _ in 0..<3 { await pause() }
+            try await latch.countDown()
+            #expect(try await reaching.value == set.round)
+        }
+    }
+
     @Test(.timeLimit(.minutes(5)))
     func aLatchCountsDownInRounds() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in

@@ -38,7 +38,7 @@ extension IntegrationTests {
                 #expect(try await cluster.bifrost("number", "divide", "n", "2").text == "-7\n")
                 try await cluster.bifrost("number", "divide", "n", "0").expect(1, saying: "division by zero")
                 try await cluster.bifrost("number", "add", "n", "1.5").expect(64, saying: "not both integers")
-                try await cluster.bifrost("number", "bound", "n", "--at-most", "10").expect(0)
+                try await cluster.bifrost("number", "bound", "n", "--at-least", "-20", "--at-most", "10").expect(0)
                 try await cluster.bifrost("number", "add", "n", "20").expect(1, saying: "bounds")
                 try await cluster.bifrost("number", "set", "n", "9223372036854775807").expect(1)
                 try await cluster.bifrost("number", "cas", "n", "--", "-7", "8").expect(0)
@@ -169,7 +169,9 @@ extension IntegrationTests {
                 #expect(try await cluster.bifrost("queue", "pop", "jobs", "--max", "9").text == "a\nb\n")
                 try await cluster.bifrost("queue", "take", "jobs").expect(1, saying: "nothing that is ready")
                 try await cluster.bifrost("queue", "take", "jobs", "--wait", "50ms").expect(1)
-                try await cluster.bifrost("queue", "take", "jobs", "--max", "0").expect(64, saying: "1 to 256")
+                for count in ["0", "-1"] {
+                    try await cluster.bifrost("queue", "take", "jobs", "--max", count).expect(64, saying: "1 to 256")
+                }
 
                 try await cluster.bifrost("queue", "set", "jobs", "--deliveries", "1").expect(0)
                 for value in ["d", "e", "f"] { try await cluster.bifrost("queue", "push", "jobs", value).expect(0) }

@@ -49,7 +49,9 @@ extension IntegrationTests {
                 try await cluster.bifrost("lock", "show", "door").expect(1)
                 try await cluster.bifrost("lock", "revoke", "door", "3").expect(1, saying: "nobody has it")
                 try await cluster.bifrost("value", "set", "--guard", "lock:door", "v", "1").expect(
-                    64, saying: "lock:17:NAME")
+                    64, saying: "lock:17:NAME", "members:17:NAME")
+                let help = try await cluster.bifrost("value", "set", "--help").text
+                #expect(help.split(whereSeparator: \.isWhitespace).contains("members:EPOCH:NAME,"), "\(help)")
 
                 // One at a time, in turn; and what a token guards.
                 let first = try run(
@@ -57,11 +59,13 @@ extension IntegrationTests {
                     "\"$BIFROST\" value set '{door}v' one && sleep 600")
                 try await wait { try await cluster.bifrost("value", "get", "{door}v").text == "one" }
                 let shown = try await cluster.bifrost("lock", "show", "door", "--json").json()
-                let token = try #require(((shown["entries"] as? [[String: Any]])?.first)?["token"] as? Int)
+                let entry = try #require((shown["entries"] as? [[String: Any]])?.first)
+                let token = try #require(entry["token"] as? Int)
+                #expect(entry["epoch"] == nil)
                 try await run(cluster, "lock", "door", "--no-wait", "--", "true").end(killAfter: .seconds(60))
                     .expect(1, saying: "nothing was run")
                 try await cluster.bifrost("value", "set", "--guard", "lock:\(token - 1):door", "{door}v", "two")
-                    .expect(75, saying: "the lock was lost")
+                    .expect(75, saying: "lock door: its token is over (\(token - 1)); nothing was changed")
                 try await cluster.bifrost("value", "set", "--guard", "lock:\(token):door", "{door}v", "three").expect(0)
                 let watch = try run(cluster, "lock", "watch", "door", "--limit", "2", "--json")
                 let second = try run(cluster, "lock", "door", "--", "echo", "second")
@@ -174,7 +178,13 @@ extension IntegrationTests {
                 let standby = try run(cluster, "election", "run", "primary", "--value", "two", "--", "sleep", "600")
                 try await wait { try await cluster.bifrost("election", "candidates", "primary").ending == .exit(0) }
                 let shown = try await cluster.bifrost("election", "show", "primary", "--json").json()
-                let epoch = try #require(((shown["entries"] as? [[String: Any]])?.first)?["token"] as? Int)
+                let entry = try #require((shown["entries"] as? [[String: Any]])?.first)
+                let epoch = try #require(entry["epoch"] as? Int)
+                #expect(entry["token"] as? Int == epoch)
+                let observed = try await cluster.bifrost(
+                    "election", "observe", "primary", "--after", "0", "--limit", "1", "--json"
+                ).json()
+                #expect(observed["epoch"] as? Int == epoch && observed["token"] as? Int == epoch, "\(observed)")
                 // Deposed: its command is ended, and the next one leads.
                 try await cluster.bifrost("election", "depose", "primary", "\(epoch)").expect(0)
                 await leader.end(killAfter: .seconds(120)).expect(75, saying: "was lost")

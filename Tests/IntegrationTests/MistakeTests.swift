@@ -204,11 +204,24 @@ extension IntegrationTests {
                 try await run("help", "ring", "shwo").expect(64, saying: "did you mean 'ring show'?")
                 try await run("ring", "shwo").expect(64, saying: "there is no command 'ring shwo'")
                 try await run("help", "ring", "show").expect(0)
+                // A command that is to be run has a place of its own.
+                for words in [
+                    ["lock", "door", "true"], ["lock", "--wait", "5s", "door", "true"],
+                    ["lock", "run", "door", "true"],
+                    ["elect", "door", "make", "deploy"], ["members", "join", "w", "a", "true"],
+                ] { try await place.local.command(words).expect(64, saying: "behind --", "NAME") }
                 let unknown = try await run("chas")
                 unknown.expect(64)
                 #expect(!unknown.errorText.contains("chaos"))
                 try await run("bench", "--seconds", "abc").expect(64, saying: "'abc'", "expected a number")
                 try await run("serve", "--directory", "x", "--scrub-rate=-1").expect(64, saying: "0 to 65536 MiB")
+                for words in [["--after", "-1"], ["--after=-1"]] {
+                    try await place.local.command(["watch", "k"] + words).expect(
+                        64, saying: "'-1' is invalid for '--after", "expected a whole number, 0 or above")
+                }
+                try await run("put", "k", "v", "--ttl", "-1s").expect(64, saying: "'-1s'", "a time above 0")
+                try await run("scan", "{k}", "--limit", "-1").expect(64, saying: "at least 1, not -1")
+                try await run("watch", "k", "--after", "--limit", "1").expect(64, saying: "Missing value for '--after")
                 try await run("serve", "--directory", "x", "--loops=1.5").expect(64, saying: "expected a whole number")
 
                 let misspelt = try await ChildProcess(

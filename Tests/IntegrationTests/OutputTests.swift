@@ -44,6 +44,53 @@ extension IntegrationTests {
             }
         }
 
+        @Test func noIsAnObjectToo() async throws {
+            try await withCluster { cluster in
+                func no(_ words: [String], saying text: String) async throws -> NSDictionary {
+                    let result = try await cluster.local.command(
+                        words + ["--json", "--connect", cluster.local.addresses])
+                    result.expect(1, saying: text)
+                    #expect(result.text.split(separator: "\n").count == 1, "\(words): \(result.text)")
+                    return try result.json() as NSDictionary
+                }
+                // Who looks for something finds it or not.
+                for words in [
+                    ["value", "get", "x"], ["array", "get", "x", "--at", "0"], ["array", "list", "x"],
+                    ["array", "slice", "x", "0"], ["map", "get", "x", "y"], ["map", "list", "x"], ["set", "list", "x"],
+                    ["queue", "take", "x"], ["queue", "pop", "x"], ["queue", "peek", "x"], ["queue", "dead", "x"],
+                    ["members", "leader", "x"], ["latch", "show", "x"], ["latch", "delete", "x"],
+                ] {
+                    let answer = try await no(words, saying: "x'")
+                    #expect(answer == ["found": false], "\(words): \(answer)")
+                }
+                // Of what was to be done it is told why it was not.
+                try await cluster.bifrost("value", "set", "v", "1").expect(0)
+                try await cluster.bifrost("latch", "set", "l", "1").expect(0)
+                for (words, text) in [
+                    (["value", "set", "v", "2", "--if-absent"], "nothing was changed"),
+                    (["value", "cas", "v", "3", "2"], "nothing was changed"),
+                    (["put", "k", "2", "--if-present"], "nothing was changed"),
+                    (["map", "put", "m", "k", "v", "--if-present"], "nothing was changed"),
+                    (["array", "set", "a", "v", "--at", "7"], "nothing was changed"),
+                    (["number", "divide", "n", "0"], "division by zero"),
+                    (["latch", "wait", "l", "--for", "50ms"], "did not come to zero"),
+                    (["latch", "count-down", "none"], "set it first"),
+                    (["barrier", "arrive", "b", "--parties", "2", "--wait", "50ms"], "too few came"),
+                ] {
+                    let answer = try await no(words, saying: text)
+                    #expect(answer["done"] as? Bool == false && answer.count == 2, "\(words): \(answer)")
+                    #expect((answer["reason"] as? String)?.contains(text) ?? false, "\(words): \(answer)")
+                }
+                // What scan prints is imported, line by line.
+                let scan = try await cluster.bifrost("scan", "--json", "{none}")
+                scan.expect(1)
+                #expect(scan.output.isEmpty)
+                // And all of them say nothing on standard output without --json.
+                let text = try await cluster.bifrost("value", "cas", "v", "3", "2")
+                #expect(text.ending == .exit(1) && text.output.isEmpty)
+            }
+        }
+
         @Test func aResultThatCannotBeWrittenDoesNotHideThatTheWriteHappened() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 try await shell(cluster, "bifrost put k v > /dev/full").expect(

@@ -182,8 +182,8 @@ struct ArrayCommands: AsyncParsableCommand {
             if let found, options.common.json, index == nil { index = try await array.index(of: found.id, wanted) }
             await cluster.close()
             guard let found else {
-                throw ToolError(
-                    .negative,
+                try ObjectReport.endEmpty(
+                    options,
                     "the array \(HumanText.quoted(name.bytes)) has no element "
                         + (place.id.map { "with the id \($0)" } ?? "at \(place.index ?? 0)"))
             }
@@ -218,9 +218,7 @@ struct ArrayCommands: AsyncParsableCommand {
             if let count, let index = place.index {
                 try await array.removeSubrange(Int(index)..<Int(index) + count)
                 await cluster.close()
-                var report = ObjectReport()
-                report.count = count
-                return try report.print(options, text: nil)
+                return try ObjectReport(count: count).print(options, text: nil)
             }
             let removed = try await array.remove(at: place.place, if: condition.test)
             await cluster.close()
@@ -263,8 +261,8 @@ struct ArrayCommands: AsyncParsableCommand {
                 try ArrayCommands.print(element, at: page.index + offset, options)
             }
             guard !page.elements.isEmpty else {
-                throw ToolError(
-                    .negative,
+                try ObjectReport.endEmpty(
+                    options,
                     "the array \(HumanText.quoted(name.bytes)) has \(page.count) elements, none from \(from) on")
             }
         }
@@ -301,7 +299,8 @@ struct ArrayCommands: AsyncParsableCommand {
             let isAny = index > Int(clamping: from)
             await cluster.close()
             guard isAny else {
-                throw ToolError(.negative, "the array \(HumanText.quoted(name.bytes)) has no element from \(from) on")
+                try ObjectReport.endEmpty(
+                    options, "the array \(HumanText.quoted(name.bytes)) has no element from \(from) on")
             }
         }
     }
@@ -313,10 +312,9 @@ struct ArrayCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            var report = ObjectReport()
-            report.count = try await cluster.array(name.bytes, of: Bytes.self).count()
+            let count = try await cluster.array(name.bytes, of: Bytes.self).count()
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 
@@ -351,16 +349,16 @@ struct ArrayCommands: AsyncParsableCommand {
         func run() async throws {
             let cluster = try await options.cluster()
             let array = cluster.array(name.bytes, of: Bytes.self)
-            var report = ObjectReport()
-            if let first {
-                report.count = try await array.trim(toFirst: Int(first))
-            } else if let last {
-                report.count = try await array.trim(toLast: Int(last))
-            } else {
-                report.count = try await array.trim(to: Int(from ?? 0)..<Int(before ?? 0))
-            }
+            let count =
+                if let first {
+                    try await array.trim(toFirst: Int(first))
+                } else if let last {
+                    try await array.trim(toLast: Int(last))
+                } else {
+                    try await array.trim(to: Int(from ?? 0)..<Int(before ?? 0))
+                }
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 
@@ -372,10 +370,9 @@ struct ArrayCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            var report = ObjectReport()
-            report.count = try await cluster.array(name.bytes, of: Bytes.self).clear()
+            let count = try await cluster.array(name.bytes, of: Bytes.self).clear()
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 

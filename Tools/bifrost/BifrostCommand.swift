@@ -19,7 +19,8 @@ struct BifrostCommand: AsyncParsableCommand {
               bifrost put greeting hello
               bifrost get greeting
 
-            Results go to standard output, all else to standard error. --json prints results as one JSON object.
+            Results go to standard output, all else to standard error. --json prints results as one JSON object, also where \
+            the answer is no: {"done":false,"reason":"…"} if the command has no more to say.
 
             SETTINGS: every long flag can also come from an environment variable, as BIFROST_CONNECT for --connect or \
             BIFROST_LOG_LEVEL for --log-level, and from the JSON file that --config or BIFROST_CONFIG names, as in

@@ -17,8 +17,11 @@ struct EntryPoint {
     }
 
     private static func run(_ arguments: [String]) async -> ExitStatus {
+        var isJSON = false
         do {
-            guard var command = try parse(arguments) else { return .done }
+            guard let parsed = try parse(arguments) else { return .done }
+            var command = parsed.command
+            isJSON = parsed.isJSON
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {
@@ -33,13 +36,27 @@ struct EntryPoint {
             return .done
         } catch {
             let error = ToolError(error)
+            if isJSON, error.status == .negative, !Output.hasBegun {
+                try? Output.json(Negative(reason: error.message))
+            }
             if !error.message.isEmpty { Output.note(error.message) }
             return error.status
         }
     }
 
+    /// With --json the answer no is an object, too: this one, where the command has none of its own.
+    private struct Negative: Encodable {
+        var done = false
+        var reason: String
+    }
+
+    private struct Parsed {
+        var command: any ParsableCommand
+        var isJSON: Bool
+    }
+
     /// Nil: help or the version was asked for, and is printed.
-    private static func parse(_ arguments: [String]) throws -> (any ParsableCommand)? {
+    private static func parse(_ arguments: [String]) throws -> Parsed? {
         let shape = CommandShape.root
         let environment = ProcessInfo.processInfo.environment
         // Once: what this program starts itself says nothing of it.
@@ -58,10 +75,14 @@ struct EntryPoint {
             throw ToolError(
                 .usage,
                 "there is no command \(HumanText.quoted(RawArguments.bytes(of: place + unknown.word)))\(meant ?? ";") "
-                    + "expected one of \(unknown.expected.joined(separator: ", "))")
+                    + "expected one of \(unknown.expected.joined(separator: ", "))"
+                    + (arguments.first == "lock" ? ". \(HeldCommandOptions.hint)" : ""))
         }
         do {
-            return try BifrostCommand.parseAsRoot(settings.arguments)
+            let command = try parseJoining(&settings)
+            // What scan prints is imported, line by line, and nothing is no line.
+            let isJSON = (settings.isOnCommandLine("json") || settings.isGiven("json")) && settings.path != ["scan"]
+            return Parsed(command: command, isJSON: isJSON)
         } catch {
             guard BifrostCommand.exitCode(for: error) != .success else {
                 try Output.line(BifrostCommand.fullMessage(for: error))
@@ -78,12 +99,29 @@ struct EntryPoint {
             if let culprit {
                 throw ToolError(.usage, "\(settings.given[culprit].source): \(message)")
             }
-            throw ToolError(.usage, "\(message.ended)\(Self.hint(settings.rest, message)) See '\(help)'")
+            throw ToolError(.usage, "\(message.ended)\(Self.hint(settings, message)) See '\(help)'")
         }
     }
 }
 
 extension EntryPoint {
+    /// A negative number behind an option is taken for another option by the parser, which then misses the value: both
+    /// become one word, and whoever the value is for says whether it is right.
+    private static func parseJoining(_ settings: inout Settings) throws -> any ParsableCommand {
+        while true {
+            do { return try BifrostCommand.parseAsRoot(settings.arguments) } catch {
+                let words = settings.rest.prefix { $0 != "--" }
+                guard
+                    let match = BifrostCommand.message(for: error).firstMatch(of: /^Missing value for '(--[a-z-]+)/),
+                    let place = words.indices.dropLast().first(where: {
+                        words[$0] == match.1 && words[$0 + 1].contains(/^-[0-9]/)
+                    })
+                else { throw error }
+                settings.rest.replaceSubrange(place...place + 1, with: ["\(words[place])=\(words[place + 1])"])
+            }
+        }
+    }
+
     /// What an option takes whose value the parser refuses without saying it: found by trying, as the parser tells
     /// nobody.
     private static func expectation(_ arguments: [String], _ error: any Error) -> String {
@@ -107,11 +145,15 @@ extension EntryPoint {
             }
         }
         if takes("0.5") { return ": expected a number" }
-        return takes("1") ? ": expected a whole number" : ""
+        guard takes("1") else { return "" }
+        let bound = value.hasPrefix("-") ? takes("0") ? ", 0 or above" : ", above 0" : ""
+        return ": expected a whole number\(bound)"
     }
 
-    /// For who meant a key or a value that begins with a dash.
-    private static func hint(_ arguments: [String], _ message: String) -> String {
+    /// For who meant a command to be run, or a key or a value that begins with a dash.
+    private static func hint(_ settings: Settings, _ message: String) -> String {
+        let arguments = settings.rest
+        if settings.path == ["lock"] { return " \(HeldCommandOptions.hint)" }
         guard ["Unknown option", "Missing expected argument"].contains(where: message.hasPrefix) else { return "" }
         let word = arguments.prefix { $0 != "--" }.first { $0.hasPrefix("-") && !$0.hasPrefix("--") && $0 != "-" }
         guard let word else { return "" }

@@ -42,6 +42,9 @@ struct HeldCommandOptions: ParsableArguments {
 
     @OptionGroup var options: ClientOptions
 
+    /// For who leaves the -- out, by which 'lock' is known to be meant so.
+    static let hint = "What is to be run stands behind --, as in 'bifrost lock NAME -- COMMAND'."
+
     /// 'lock NAME -- COMMAND' is 'lock run NAME -- COMMAND'.
     static func spelledOut(_ arguments: [String]) -> [String] {
         let words = ["run", "show", "waiting", "revoke", "watch"]

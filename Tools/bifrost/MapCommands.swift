@@ -30,11 +30,7 @@ struct MapCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let found = try await cluster.map(name.bytes, of: Bytes.self).get(key.bytes, wanted)
             await cluster.close()
-            var report = ObjectReport()
-            report.found = found != nil
-            report.revision = found?.revision.rawValue
-            if let found { (report.value, report.valueBase64) = found.value.forJSON }
-            try report.print(options, value: found?.value)
+            try ObjectReport(found).print(options, value: found?.value)
             if found == nil {
                 throw ToolError(
                     .negative, "the map \(HumanText.quoted(name.bytes)) has no key \(HumanText.quoted(key.bytes))")
@@ -84,10 +80,7 @@ struct MapCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let previous = try await cluster.map(name.bytes, of: Bytes.self).remove(key.bytes, if: condition.test)
             await cluster.close()
-            var report = ObjectReport()
-            report.found = previous != nil
-            report.previous = previous?.reported
-            try report.print(options, value: previous?.value)
+            try ObjectReport(previous: previous).print(options, value: previous?.value)
         }
     }
 
@@ -143,7 +136,8 @@ struct MapCommands: AsyncParsableCommand {
             }
             await cluster.close()
             guard isAny else {
-                throw ToolError(.negative, "the map \(HumanText.quoted(name.bytes)) has no key in this range")
+                try ObjectReport.endEmpty(
+                    options, "the map \(HumanText.quoted(name.bytes)) has no key in this range")
             }
         }
 
@@ -172,10 +166,9 @@ struct MapCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            var report = ObjectReport()
-            report.count = try await cluster.map(name.bytes, of: Bytes.self).count()
+            let count = try await cluster.map(name.bytes, of: Bytes.self).count()
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 
@@ -188,10 +181,9 @@ struct MapCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            var report = ObjectReport()
-            report.count = try await cluster.map(name.bytes, of: Bytes.self).clear()
+            let count = try await cluster.map(name.bytes, of: Bytes.self).clear()
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 

@@ -65,10 +65,8 @@ struct MembershipCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let isNew = try await cluster.membership(name.bytes).create()
             await cluster.close()
-            var report = ObjectReport()
-            report.found = !isNew
-            try report.print(options, text: isNew ? "created" : nil)
-            if !isNew { throw ToolError(.negative, "there is a membership \(HumanText.quoted(name.bytes))") }
+            try ObjectReport(found: !isNew).end(
+                isNew, options, yes: "created", no: "there is a membership \(HumanText.quoted(name.bytes))")
         }
     }
 
@@ -83,10 +81,8 @@ struct MembershipCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let wasThere = try await cluster.membership(name.bytes).delete(force: force)
             await cluster.close()
-            var report = ObjectReport()
-            report.found = wasThere
-            try report.print(options, text: wasThere ? "deleted" : nil)
-            if !wasThere { throw ToolError(.negative, "there is no membership \(HumanText.quoted(name.bytes))") }
+            try ObjectReport(found: wasThere).end(
+                wasThere, options, yes: "deleted", no: "there is no membership \(HumanText.quoted(name.bytes))")
         }
     }
 
@@ -167,13 +163,9 @@ struct MembershipCommands: AsyncParsableCommand {
         let cluster = try await options.cluster()
         let wasThere = try await body(cluster)
         await cluster.close()
-        var report = ObjectReport()
-        report.found = wasThere
-        try report.print(options, text: wasThere ? word : nil)
-        guard !wasThere else { return }
-        throw ToolError(
-            .negative,
-            "\(HumanText.quoted(member.name.bytes)) has no such member\(word == "left" ? "" : " online"): "
+        try ObjectReport(found: wasThere).end(
+            wasThere, options, yes: word,
+            no: "\(HumanText.quoted(member.name.bytes)) has no such member\(word == "left" ? "" : " online"): "
                 + HumanText.quoted(member.id.bytes))
     }
 
@@ -248,7 +240,7 @@ struct MembershipCommands: AsyncParsableCommand {
             let listing = try await cluster.membership(name.bytes).members()
             await cluster.close()
             guard let leader = listing.leader else {
-                throw ToolError(.negative, "nobody leads \(HumanText.quoted(name.bytes))")
+                try ObjectReport.endEmpty(options, "nobody leads \(HumanText.quoted(name.bytes))")
             }
             if options.common.json { return try Output.json(Report(epoch: listing.epoch, leader)) }
             try Output.write(RecordFormat.line([leader.id, Bytes("\(listing.epoch)"), leader.metadata]))
@@ -321,7 +313,7 @@ struct MembershipCommands: AsyncParsableCommand {
                     (line.member, line.memberBase64) = member.id.forJSON
                     (line.value, line.valueBase64) = member.metadata.forJSON
                 }
-                return try Output.write(Bytes(try Output.jsonText(line) + "\n"))
+                return try Output.json(line)
             }
             var fields = [Bytes(event.kind.rawValue)]
             if event.version > 0 { fields.append(Bytes("\(event.version)")) }

@@ -54,6 +54,23 @@ struct ObjectReport: Encodable {
     init() {}
     init(revision: Revision) { self.revision = revision.rawValue }
 
+    init(found: Bool) { self.found = found }
+
+    init(count: Int) { self.count = count }
+
+    /// What there is.
+    init(_ found: Versioned<Bytes>?) {
+        self.found = found != nil
+        revision = found?.revision.rawValue
+        if let found { (value, valueBase64) = found.value.forJSON }
+    }
+
+    /// What there was.
+    init(previous: Versioned<Bytes>?) {
+        found = previous != nil
+        self.previous = previous?.reported
+    }
+
     init(number: Numeral) {
         switch number {
         case .integer(let value): integer = value
@@ -73,10 +90,37 @@ struct ObjectReport: Encodable {
         if let text { try Output.line(text) }
     }
 
+    /// How many, and nothing else.
+    static func print(count: Int, _ options: ClientOptions) throws {
+        try ObjectReport(count: count).print(options, text: "\(count)")
+    }
+
+    /// Of what is done or not: in text a word where it was done; else exit code 1, and why.
+    func end(_ isDone: Bool, _ options: ClientOptions, yes: String, no: @autoclosure () -> String) throws {
+        try print(options, text: isDone ? yes : nil)
+        if !isDone { throw ToolError(.negative, no()) }
+    }
+
+    /// The end of a command that looks for something, and finds nothing.
+    static func endEmpty(_ options: ClientOptions, _ message: String) throws -> Never {
+        if options.common.json { try Output.json(ObjectReport(found: false)) }
+        throw ToolError(.negative, message)
+    }
+
     /// - Parameter value: as it is.
     func print(_ options: ClientOptions, value: Bytes?) throws {
         if options.common.json { return try Output.json(self) }
         if let value { try Output.value(value) }
+    }
+}
+
+/// Of barriers and latches: a round that is over.
+struct RoundReport: Encodable {
+    var round: UInt64
+
+    func print(_ options: ClientOptions) throws {
+        if options.common.json { return try Output.json(self) }
+        try Output.line("\(round)")
     }
 }
 
@@ -156,7 +200,7 @@ struct ObjectWatchPrinter {
             let isOfElement = ![.ready, .progress, .cleared].contains(change.kind)
             if hasElements, isOfElement { (line.element, line.elementBase64) = change.element.forJSON }
             if let value { (line.value, line.valueBase64) = value.forJSON }
-            return try Output.write(Bytes(try Output.jsonText(line) + "\n"))
+            return try Output.json(line)
         }
         var fields = [Bytes(change.kind.rawValue)]
         if hasElements, ![.ready, .cleared].contains(change.kind) { fields.append(change.element) }

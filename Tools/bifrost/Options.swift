@@ -42,8 +42,11 @@ struct ClientOptions: ParsableArguments {
     @Option(
         name: .customLong("guard"),
         help: ArgumentHelp(
-            "Changes are made only while this fencing token stands: BIFROST_GUARD of 'bifrost lock NAME -- COMMAND'. Exit code "
-                + "75: it does not, and nothing was changed.", valueName: "token"),
+            "Changes are made only while this fencing token stands: BIFROST_GUARD of 'bifrost lock NAME -- COMMAND', or "
+                + "KIND:NUMBER:NAME, where KIND is lock, semaphore, election, lease or members. As members:EPOCH:NAME, with "
+                + "the epoch of 'members leader', while that member leads; with the token of 'members list --json', while "
+                + "that member is online. Exit code 75: its token is over, and nothing was changed.", valueName: "token"
+        ),
         transform: FencingToken.init(parsing:))
     var guardToken: FencingToken?
 

@@ -3,8 +3,14 @@
 
 import Foundation
 import Primitives
+import Synchronization
 
 enum Output {
+    private static let isBegun = Atomic<Bool>(false)
+
+    /// Something was written to standard output.
+    static var hasBegun: Bool { isBegun.load(ordering: .relaxed) }
+
     /// A person looks at standard output.
     static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
     static var isErrorTerminal: Bool { isatty(STDERR_FILENO) == 1 }
@@ -56,6 +62,7 @@ enum Output {
     /// Writes all bytes. A reader that went away ends the command silently, as it would have ended it by SIGPIPE.
     static func write(_ bytes: UnsafeRawBufferPointer, to descriptor: Int32, name: String) throws(ToolError) {
         var offset = 0
+        if descriptor == STDOUT_FILENO, !bytes.isEmpty { isBegun.store(true, ordering: .relaxed) }
         while offset < bytes.count {
             let count = Glibc.write(descriptor, bytes.baseAddress! + offset, bytes.count - offset)
             if count >= 0 {

@@ -22,6 +22,9 @@ extension PermitKind {
     static var number: String { "token" }
     static var waiter: String { "waiting" }
     static var deed: String { "has the \(word)" }
+
+    /// The token, where it is called so.
+    static func epoch(_ token: UInt64?) -> UInt64? { number == "epoch" ? token : nil }
 }
 
 enum LockKind: PermitKind {
@@ -69,7 +72,8 @@ extension FencingToken {
             let number = UInt64(parts[1]), !parts[2].isEmpty, parts[2].utf8.count <= Self.nameBytesMax
         else {
             throw ValidationError(
-                "expected a token as 'bifrost lock' gives it in BIFROST_GUARD, such as lock:17:NAME, found '\(text)'")
+                "expected a token as 'bifrost lock' gives it in BIFROST_GUARD, such as lock:17:NAME, or members:17:NAME with "
+                    + "an epoch, found '\(text)'")
         }
         self.init(number, of: RawArguments.bytes(of: String(parts[2])), machine: machine)
     }
@@ -161,9 +165,7 @@ struct SemaphoreCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let out = try await cluster.semaphore(name.bytes).setLimit(permits)
             await cluster.close()
-            var report = ObjectReport()
-            report.count = out
-            try report.print(options, text: "\(out)")
+            try ObjectReport.print(count: out, options)
         }
     }
 }

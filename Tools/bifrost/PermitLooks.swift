@@ -11,14 +11,17 @@ import StateMachines
 private struct PermitReport: Encodable {
     struct Entry: Encodable {
         var token: UInt64?
+        /// The same, of an election.
+        var epoch: UInt64?
         var ticket: UInt64?
         var session: String
         var permits: UInt32
         var value: String?
         var valueBase64: String?
 
-        init(_ entry: PermitEntry, isWaiter: Bool) {
+        init<Kind: PermitKind>(_ entry: PermitEntry, of _: Kind.Type, isWaiter: Bool) {
             if isWaiter { ticket = entry.number } else { token = entry.number }
+            epoch = Kind.epoch(token)
             session = "\(entry.session)"
             permits = entry.permits
             (value, valueBase64) = entry.value.forJSON
@@ -71,7 +74,7 @@ private func list<Kind: PermitKind>(
         try Output.json(
             PermitReport(
                 limit: listing.limit, out: listing.out, waiters: listing.waiters,
-                entries: listing.entries.map { PermitReport.Entry($0, isWaiter: waiters) }))
+                entries: listing.entries.map { PermitReport.Entry($0, of: Kind.self, isWaiter: waiters) }))
     } else {
         for entry in listing.entries {
             try Output.write(RecordFormat.line([Bytes("\(entry.number)"), Bytes("\(entry.permits)"), entry.value]))
@@ -101,10 +104,8 @@ struct PermitRevoke<Kind: PermitKind>: AsyncParsableCommand {
         let cluster = try await options.cluster()
         let wasHeld = try await PermitObject<Kind.Machine>(cluster, name.bytes).release(token: number, timeout: nil)
         await cluster.close()
-        var report = ObjectReport()
-        report.found = wasHeld
-        try report.print(options, text: wasHeld ? "revoked" : nil)
-        if !wasHeld { throw ToolError(.negative, "nobody has it with \(Kind.number) \(number)") }
+        try ObjectReport(found: wasHeld).end(
+            wasHeld, options, yes: "revoked", no: "nobody has it with \(Kind.number) \(number)")
     }
 }
 
@@ -112,6 +113,7 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
     private struct Line: Encodable {
         var change: String
         var token: UInt64?
+        var epoch: UInt64?
         var permits: UInt32?
         var value: String?
         var valueBase64: String?
@@ -158,8 +160,9 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
             var line = Line(
                 change: change.kind.rawValue, token: hasToken ? change.token : nil, permits: change.holder?.permits,
                 revision: change.revision.rawValue, resume: change.resume.map(\.rawValue))
+            line.epoch = Kind.epoch(line.token)
             if let holder = change.holder { (line.value, line.valueBase64) = holder.value.forJSON }
-            return try Output.write(Bytes(try Output.jsonText(line) + "\n"))
+            return try Output.json(line)
         }
         var fields = [Bytes(change.kind.rawValue)]
         if hasToken { fields.append(Bytes("\(change.token)")) }

@@ -38,8 +38,8 @@ struct QueueCommands: AsyncParsableCommand {
         init(_ value: Bytes) { (self.value, valueBase64) = value.forJSON }
 
         static func print(_ line: Line, _ fields: [Bytes], _ options: ClientOptions) throws {
-            try Output.write(
-                options.common.json ? Bytes(try Output.jsonText(line) + "\n") : RecordFormat.line(fields))
+            if options.common.json { return try Output.json(line) }
+            try Output.write(RecordFormat.line(fields))
         }
     }
 
@@ -121,7 +121,8 @@ struct QueueCommands: AsyncParsableCommand {
             }
             await cluster.close()
             if taken.isEmpty {
-                throw ToolError(.negative, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
+                try ObjectReport.endEmpty(
+                    options, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
             }
         }
     }
@@ -150,10 +151,11 @@ struct QueueCommands: AsyncParsableCommand {
             let isDone = try await body(cluster.queue(name.bytes, of: Bytes.self), parsed)
             await cluster.close()
             for (receipt, isDone) in zip(parsed, isDone) {
-                let line = RecordFormat.line([Bytes(isDone ? "done" : "stale"), Bytes("\(receipt)")])
-                try Output.write(
-                    options.common.json
-                        ? Bytes(try Output.jsonText(Report(receipt: "\(receipt)", done: isDone)) + "\n") : line)
+                if options.common.json {
+                    try Output.json(Report(receipt: "\(receipt)", done: isDone))
+                } else {
+                    try Output.write(RecordFormat.line([Bytes(isDone ? "done" : "stale"), Bytes("\(receipt)")]))
+                }
             }
             if isDone.contains(false) {
                 throw ToolError(
@@ -213,7 +215,8 @@ struct QueueCommands: AsyncParsableCommand {
             for value in values { try Line.print(Line(value), [value], options) }
             await cluster.close()
             if values.isEmpty {
-                throw ToolError(.negative, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
+                try ObjectReport.endEmpty(
+                    options, "the queue \(HumanText.quoted(name.bytes)) has nothing that is ready")
             }
         }
     }
@@ -281,8 +284,8 @@ struct QueueCommands: AsyncParsableCommand {
             } while left > 0 && after != nil
             await cluster.close()
             if left == limit ?? .max {
-                throw ToolError(
-                    .negative,
+                try ObjectReport.endEmpty(
+                    options,
                     "the queue \(HumanText.quoted(name.bytes)) has nothing that is \(isOfDead ? "dead" : "ready")")
             }
         }
@@ -315,9 +318,7 @@ struct QueueCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let isDone = try await cluster.queue(name.bytes, of: Bytes.self).requeue(items)
             await cluster.close()
-            var report = ObjectReport()
-            report.count = isDone.count { $0 }
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: isDone.count { $0 }, options)
             if isDone.contains(false) { throw ToolError(.negative, "some of these items are not dead") }
         }
     }
@@ -333,15 +334,11 @@ struct QueueCommands: AsyncParsableCommand {
         func run() async throws {
             let cluster = try await options.cluster()
             let queue = cluster.queue(name.bytes, of: Bytes.self)
-            var report = ObjectReport()
-            if items.isEmpty {
-                report.count = try await queue.purgeDead()
-            } else {
-                report.count = try await queue.removeDead(items).count { $0 }
-            }
+            let count =
+                items.isEmpty ? try await queue.purgeDead() : try await queue.removeDead(items).count { $0 }
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
-            if !items.isEmpty, report.count != items.count {
+            try ObjectReport.print(count: count, options)
+            if !items.isEmpty, count != items.count {
                 throw ToolError(.negative, "some of these items are not dead")
             }
         }
@@ -359,9 +356,7 @@ struct QueueCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             try await cluster.queue(name.bytes, of: Bytes.self).setDeliveriesMax(deliveries)
             await cluster.close()
-            var report = ObjectReport()
-            report.count = deliveries
-            try report.print(options, text: nil)
+            try ObjectReport(count: deliveries).print(options, text: nil)
         }
     }
 
@@ -373,10 +368,9 @@ struct QueueCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            var report = ObjectReport()
-            report.count = try await cluster.queue(name.bytes, of: Bytes.self).clear()
+            let count = try await cluster.queue(name.bytes, of: Bytes.self).clear()
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 }

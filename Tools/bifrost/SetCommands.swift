@@ -83,10 +83,9 @@ struct SetCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            var report = ObjectReport()
-            report.count = try await cluster.set(name.bytes).count()
+            let count = try await cluster.set(name.bytes).count()
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 
@@ -98,10 +97,9 @@ struct SetCommands: AsyncParsableCommand {
 
         func run() async throws {
             let cluster = try await options.cluster()
-            var report = ObjectReport()
-            report.count = try await cluster.set(name.bytes).clear()
+            let count = try await cluster.set(name.bytes).clear()
             await cluster.close()
-            try report.print(options, text: "\(report.count ?? 0)")
+            try ObjectReport.print(count: count, options)
         }
     }
 
@@ -118,14 +116,9 @@ struct SetCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let wasThere = try await cluster.set(name.bytes).move(element.bytes, to: target.bytes)
             await cluster.close()
-            var report = ObjectReport()
-            report.found = wasThere
-            try report.print(options, text: wasThere ? "moved" : nil)
-            if !wasThere {
-                throw ToolError(
-                    .negative,
-                    "the set \(HumanText.quoted(name.bytes)) has no element \(HumanText.quoted(element.bytes))")
-            }
+            try ObjectReport(found: wasThere).end(
+                wasThere, options, yes: "moved",
+                no: "the set \(HumanText.quoted(name.bytes)) has no element \(HumanText.quoted(element.bytes))")
         }
     }
 
@@ -156,7 +149,7 @@ struct SetCommands: AsyncParsableCommand {
                         continue
                     }
                     let (text, base64) = element.forJSON
-                    try Output.write(Bytes(try Output.jsonText(Line(element: text, elementBase64: base64)) + "\n"))
+                    try Output.json(Line(element: text, elementBase64: base64))
                 }
                 count += min(page.elements.count, left)
                 left -= min(page.elements.count, left)
@@ -192,7 +185,8 @@ struct SetCommands: AsyncParsableCommand {
             }
             await cluster.close()
             guard count > 0 else {
-                throw ToolError(.negative, "the set \(HumanText.quoted(name.bytes)) has no such element")
+                try ObjectReport.endEmpty(
+                    options, "the set \(HumanText.quoted(name.bytes)) has no such element")
             }
         }
     }

@@ -32,11 +32,7 @@ struct ValueCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let found = try await cluster.value(name.bytes, of: Bytes.self).get(wanted)
             await cluster.close()
-            var report = ObjectReport()
-            report.found = found != nil
-            report.revision = found?.revision.rawValue
-            if let found { (report.value, report.valueBase64) = found.value.forJSON }
-            try report.print(options, value: found?.value)
+            try ObjectReport(found).print(options, value: found?.value)
             if found == nil { throw ToolError(.negative, "there is no value \(HumanText.quoted(name.bytes))") }
         }
     }
@@ -82,10 +78,7 @@ struct ValueCommands: AsyncParsableCommand {
             let previous = try await cluster.value(name.bytes, of: Bytes.self).swap(
                 bytes, timeToLive: lifetime.ttl?.duration)
             await cluster.close()
-            var report = ObjectReport()
-            report.found = previous != nil
-            report.previous = previous?.reported
-            try report.print(options, value: previous?.value)
+            try ObjectReport(previous: previous).print(options, value: previous?.value)
         }
     }
 
@@ -122,9 +115,7 @@ struct ValueCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             let wasThere = try await cluster.value(name.bytes, of: Bytes.self).delete(if: condition.test)
             await cluster.close()
-            var report = ObjectReport()
-            report.found = wasThere
-            try report.print(options, text: wasThere ? "deleted" : "there was none")
+            try ObjectReport(found: wasThere).print(options, text: wasThere ? "deleted" : "there was none")
         }
     }
 
