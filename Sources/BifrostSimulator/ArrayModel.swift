@@ -6,7 +6,7 @@ import Primitives
 import StateMachines
 
 /// All arrays of one group.
-struct ArrayModel {
+struct ArrayModel: WatchedModel {
     struct Item: Equatable {
         var id: UInt64
         var entry: DataTypeModel.Entry
@@ -20,6 +20,7 @@ struct ArrayModel {
     /// Trims that cut something off, and arrays that were emptied.
     private(set) var trimmed = 0
     private(set) var cleared = 0
+    var events: [ObjectEvent] = []
 
     func items(_ name: Bytes, at index: LogIndex) -> [Item] { arrays[name]?.state(at: index) ?? [] }
     func lastID(_ name: Bytes) -> UInt64 { lastIDs[name] ?? 0 }
@@ -42,6 +43,9 @@ struct ArrayModel {
                 Item(id: first + UInt64(number), entry: DataTypeModel.Entry(value: value, revision: revision))
             }
             items.insert(contentsOf: new, at: place)
+            for (number, item) in new.enumerated() {
+                tell(.put, item.id, .inserted(at: UInt64(place + number), item.entry.value))
+            }
             return ArrayInsert.Answer(
                 index: UInt64(place), ids: first..<first + UInt64(new.count), count: UInt64(items.count)
             ).encoded()
@@ -51,6 +55,7 @@ struct ArrayModel {
             let old = items[place]
             guard command.condition?.isTrue(of: old.entry) ?? true else { throw Self.failure(.conditionFailed) }
             items[place].entry = DataTypeModel.Entry(value: command.value, revision: revision)
+            tell(.put, old.id, .set(at: UInt64(place), command.value))
             return found(old, at: place, hasValue: command.answersPrevious)
         case ArrayRemove.number:
             let command = try ArrayRemove(decoding: request.body)
@@ -58,27 +63,49 @@ struct ArrayModel {
             guard command.condition?.isTrue(of: items[place].entry) ?? true else {
                 throw Self.failure(.conditionFailed)
             }
-            return found(items.remove(at: place), at: place, hasValue: command.answersPrevious)
+            let old = items.remove(at: place)
+            tell(.deleted, old.id, .removed(at: UInt64(place)))
+            return found(old, at: place, hasValue: command.answersPrevious)
         case ArrayRemoveRange.number:
             let range = try range(try ArrayRemoveRange(decoding: request.body).range, in: items)
+            for item in items[range] { tell(.deleted, item.id, .removed(at: UInt64(range.lowerBound))) }
             items.removeSubrange(range)
             return ObjectCount(UInt64(range.count)).encoded()
         case ArrayTrim.number:
+            let kept: Range<Int>
             switch try ArrayTrim(decoding: request.body).kept {
-            case .range(let range): items = Array(items[try self.range(range, in: items)])
-            case .first(let count): items = Array(items.prefix(Int(clamping: count)))
-            case .last(let count): items = Array(items.suffix(Int(clamping: count)))
+            case .range(let range): kept = try self.range(range, in: items)
+            case .first(let count): kept = items.prefix(Int(clamping: count)).indices
+            case .last(let count): kept = items.suffix(Int(clamping: count)).indices
             }
-            if !items.isEmpty, items.count < before.count { trimmed += 1 }
+            items = Array(items[kept])
+            if items.isEmpty {
+                tellCleared(before)
+            } else if items.count < before.count {
+                trimmed += 1
+                let change = ArrayChange.trimmed(to: UInt64(kept.lowerBound)..<UInt64(kept.upperBound))
+                events.append(ObjectEvent(.deleted, part: Self.elements, value: change.encoded()))
+            }
             return ObjectCount(UInt64(before.count - items.count)).encoded()
         case ArrayClear.number:
             if !items.isEmpty { cleared += 1 }
+            tellCleared(items)
             items = []
             return ObjectCount(UInt64(before.count)).encoded()
         // Nobody sees what it does.
         case ArraySweep.number: return Done().encoded()
         default: throw MachineFailure(0, "command \(request.number) of arrays is not modelled")
         }
+    }
+
+    private static let elements: UInt8 = 1
+
+    private mutating func tell(_ kind: Change.Kind, _ id: UInt64, _ change: ArrayChange) {
+        events.append(ObjectEvent(kind, part: Self.elements, number: id, value: change.encoded()))
+    }
+
+    private mutating func tellCleared(_ before: [Item]) {
+        if !before.isEmpty { events.append(ObjectEvent(.cleared, part: Self.elements)) }
     }
 
     private enum Reason { case noIndex, noElement, conditionFailed }

@@ -62,6 +62,10 @@ final class DataTypeModel {
 
     private(set) var last = LogIndex.zero
     private var logTime = LogTime.zero
+    /// Of the entry that is applied.
+    private var revision = Revision.zero
+    /// What watches are told of it all.
+    private(set) var events = ObjectEvents()
     /// By index: a hash of what the command there came to.
     private var outcomes: [LogIndex: UInt64] = [:]
     private var values: [Bytes: Past<Entry?>] = [:]
@@ -153,6 +157,7 @@ final class DataTypeModel {
             return "entry \(entry.index) came to something else on another replica, or before"
         }
         last = entry.index
+        self.revision = revision
         // Without a word of its machine nothing was done: it had been called off when its entry was on its way.
         if machine == .deadlines { return body.isEmpty ? nil : expire(entry, revision) }
         if machine == .sessions { return endSessions(entry, revision) }
@@ -200,19 +205,24 @@ final class DataTypeModel {
             guard let value = values[name]?.now, value.timer == deadline.index, value.due <= logTime else { continue }
             expired += 1
             values[name]?.become(nil, at: entry.index)
+            tell(.expired, ValueMachine.number, name)
         }
         for name in maps.keys.sorted() {
             guard var map = maps[name]?.now else { continue }
             let over = map.keys.sorted().filter { map[$0]?.timer == deadline.index && map[$0]?.due ?? .zero <= logTime }
             guard !over.isEmpty else { continue }
             expired += over.count
-            for key in over { map[key] = nil }
+            for key in over {
+                map[key] = nil
+                tell(.expired, MapMachine.number, name, key)
+            }
             maps[name]?.become(map, at: entry.index)
         }
         for name in queues.keys.sorted() {
             guard var queue = queues[name]?.now,
                 queue.fire(deadline, QueueModel.Moment(index: entry.index, logTime: logTime))
             else { continue }
+            tell(queue.takeEvents(), QueueMachine.number, name)
             queues[name]?.become(queue, at: entry.index)
         }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
@@ -235,6 +245,7 @@ final class DataTypeModel {
             change(allMemberships: moment) { $0.end(id, moment) }
             for name in barriers.keys.sorted() {
                 guard var now = barriers[name]?.now, now.end(id) else { continue }
+                tell(now.takeEvents(), BarrierMachine.number, name)
                 barriers[name]?.become(now, at: entry.index)
             }
             if let problem = change(
@@ -254,6 +265,7 @@ final class DataTypeModel {
     private func change(allMemberships moment: PermitModel.Moment, _ body: (inout MembershipModel) -> Bool) {
         for name in memberships.keys.sorted() {
             guard var now = memberships[name]?.now, body(&now) else { continue }
+            tell(now.takeEvents(), MembershipMachine.number, name)
             memberships[name]?.become(now, at: moment.index)
         }
     }
@@ -263,6 +275,7 @@ final class DataTypeModel {
     ) -> String? {
         for name in permits.keys.sorted() {
             guard var now = permits[name]?.now, body(&now) else { continue }
+            tell(now.takeEvents(), name.machine, name.name)
             permits[name]?.become(now, at: moment.index)
             if let problem = now.problem { return "\(name.name) at \(moment.index): \(problem)" }
         }
@@ -315,6 +328,7 @@ final class DataTypeModel {
             return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
         }
         if case .success = answer {
+            tell(permits.takeEvents(), Machine.number, request.key)
             self.permits[place, default: Past(PermitModel())].become(permits, at: moment.index)
         }
         return answer
@@ -343,6 +357,7 @@ final class DataTypeModel {
         default: return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
         }
         if case .success = answer {
+            tell(now.takeEvents(), MembershipMachine.number, request.key)
             memberships[request.key, default: Past(MembershipModel())].become(now, at: moment.index)
         }
         return answer
@@ -365,6 +380,7 @@ final class DataTypeModel {
         default: return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
         }
         if case .success = answer {
+            tell(now.takeEvents(), BarrierMachine.number, request.key)
             barriers[request.key, default: Past(BarrierModel())].become(now, at: moment.index)
         }
         return answer
@@ -381,6 +397,7 @@ final class DataTypeModel {
         default: return .failure(MachineFailure(0, "command \(request.number) is not modelled"))
         }
         if case .success = answer {
+            tell(now.takeEvents(), LatchMachine.number, request.key)
             latches[request.key, default: Past(LatchModel())].become(now, at: moment.index)
         }
         return answer
@@ -448,7 +465,10 @@ final class DataTypeModel {
         case (NumberMachine.number, NumberDelete.number):
             let name = try NumberDelete(decoding: request.body).name
             let before = numbers[name]?.now
-            if before != nil { numbers[name]?.become(nil, at: index) }
+            if before ?? nil != nil {
+                numbers[name]?.become(nil, at: index)
+                tell(.deleted, NumberMachine.number, name)
+            }
             return .success(NumberFound(before ?? nil).encoded())
         case (MapMachine.number, MapPut.number):
             return put(try MapPut(decoding: request.body), at: index, revision)
@@ -460,6 +480,7 @@ final class DataTypeModel {
             let before = maps[name]?.now ?? [:]
             if !before.isEmpty {
                 maps[name]?.become([:], at: index)
+                tell(.cleared, MapMachine.number, name)
                 collectionsCleared += 1
             }
             return .success(ObjectCount(UInt64(before.count)).encoded())
@@ -472,11 +493,16 @@ final class DataTypeModel {
             let before = sets[name]?.now ?? []
             if !before.isEmpty {
                 sets[name]?.become([], at: index)
+                tell(.cleared, SetMachine.number, name)
                 collectionsCleared += 1
             }
             return .success(ObjectCount(UInt64(before.count)).encoded())
         case (ArrayMachine.number, _):
-            do { return .success(try arrays.apply(request, at: index, revision)) } catch let failure as MachineFailure {
+            do {
+                let answer = try arrays.apply(request, at: index, revision)
+                tell(arrays.takeEvents(), ArrayMachine.number, request.key)
+                return .success(answer)
+            } catch let failure as MachineFailure {
                 return .failure(failure)
             }
         case (QueueMachine.number, _):
@@ -485,6 +511,7 @@ final class DataTypeModel {
             guard let answer = try queue.apply(request, at: moment) else {
                 return .failure(MachineFailure(0, "command \(request.number) of queues is not modelled"))
             }
+            tell(queue.takeEvents(), QueueMachine.number, request.key)
             queues[request.key, default: Past(QueueModel())].become(queue, at: index)
             return .success(answer)
         default:
@@ -495,6 +522,18 @@ final class DataTypeModel {
     private func due(after millis: UInt64) -> LogTime { LogTime(logTime.rawValue + millis) }
 
     private func conditionFailed() -> Expected { .failure(MachineFailure(ObjectFailure.conditionFailed, "")) }
+
+    /// Watches are told of an entry of a collection, of an object that is one record, or of all of it.
+    private func tell(
+        _ kind: Change.Kind, _ machine: SubMachineNumber, _ name: Bytes, _ element: Bytes = Bytes(),
+        value: Bytes = Bytes()
+    ) {
+        tell([ObjectEvent(kind, part: 1, element, value: value)], machine, name)
+    }
+
+    private func tell(_ new: [ObjectEvent], _ machine: SubMachineNumber, _ name: Bytes) {
+        events.tell(new, of: name, machine, at: revision)
+    }
 
     // MARK: Values
 
@@ -507,13 +546,17 @@ final class DataTypeModel {
             entry.due = due(after: command.timeToLiveMillis)
         }
         values[command.name, default: Past(nil)].become(entry, at: index)
+        tell(.put, ValueMachine.number, command.name, value: command.value)
         return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
     }
 
     private func delete(_ command: ValueDelete, at index: LogIndex) -> Expected {
         let before = values[command.name]?.now ?? nil
         guard command.condition?.isTrue(of: before) ?? true else { return conditionFailed() }
-        if before != nil { values[command.name]?.become(nil, at: index) }
+        if before != nil {
+            values[command.name]?.become(nil, at: index)
+            tell(.deleted, ValueMachine.number, command.name)
+        }
         return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
     }
 
@@ -569,8 +612,16 @@ final class DataTypeModel {
         var state = before ?? NumberState(value: after)
         state.value = after
         guard state.isWithinBounds else { return .failure(MachineFailure(ObjectFailure.outOfBounds, "")) }
-        numbers[command.name, default: Past(nil)].become(state, at: index)
+        become(state, command.name, at: index)
         return .success(NumberChanged(value: after, previous: before?.value).encoded())
+    }
+
+    /// Of one that stays as it is nobody is told. By its bytes: -0 is another number than 0.
+    private func become(_ state: NumberState, _ name: Bytes, at index: LogIndex) {
+        let before = numbers[name]?.now ?? nil
+        numbers[name, default: Past(nil)].become(state, at: index)
+        guard state.encoded() != before?.encoded() else { return }
+        tell(.put, NumberMachine.number, name, value: state.encoded())
     }
 
     private func bound(_ command: NumberBound, at index: LogIndex) -> Expected {
@@ -596,7 +647,7 @@ final class DataTypeModel {
             }
         }
         guard state.isWithinBounds else { return .failure(MachineFailure(ObjectFailure.outOfBounds, "")) }
-        numbers[command.name, default: Past(nil)].become(state, at: index)
+        become(state, command.name, at: index)
         return .success(NumberFound(state).encoded())
     }
 
@@ -608,6 +659,7 @@ final class DataTypeModel {
         guard command.condition?.isTrue(of: before) ?? true else { return conditionFailed() }
         map[command.element] = entry(command.value, command.timeToLiveMillis, at: index, revision)
         maps[command.name, default: Past([:])].become(map, at: index)
+        tell(.put, MapMachine.number, command.name, command.element, value: command.value)
         return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
     }
 
@@ -627,6 +679,7 @@ final class DataTypeModel {
         if before != nil {
             map[command.element] = nil
             maps[command.name]?.become(map, at: index)
+            tell(.deleted, MapMachine.number, command.name, command.element)
         }
         return .success(PreviousEntry(before?.found, hasValue: command.answersPrevious).encoded())
     }
@@ -642,9 +695,11 @@ final class DataTypeModel {
             switch operation {
             case .put(let element, let value, let millis):
                 map[element] = entry(value, millis, at: index, revision)
+                tell(.put, MapMachine.number, command.name, element, value: value)
                 results.append(bare)
             case .remove(let element):
                 map[element] = nil
+                if old != nil { tell(.deleted, MapMachine.number, command.name, element) }
                 results.append(bare)
             case .get: results.append(old?.found)
             }
@@ -658,6 +713,9 @@ final class DataTypeModel {
     private func add(_ named: NamedElements, at index: LogIndex) -> Expected {
         var set = sets[named.name]?.now ?? []
         let isNew = named.elements.map { set.insert($0).inserted }
+        for (element, isNew) in zip(named.elements, isNew) where isNew {
+            tell(.put, SetMachine.number, named.name, element)
+        }
         sets[named.name, default: Past([])].become(set, at: index)
         return .success(SetAnswer(isNew).encoded())
     }
@@ -665,6 +723,9 @@ final class DataTypeModel {
     private func remove(_ named: NamedElements, at index: LogIndex) -> Expected {
         var set = sets[named.name]?.now ?? []
         let wasThere = named.elements.map { set.remove($0) != nil }
+        for (element, wasThere) in zip(named.elements, wasThere) where wasThere {
+            tell(.deleted, SetMachine.number, named.name, element)
+        }
         sets[named.name, default: Past([])].become(set, at: index)
         return .success(SetAnswer(wasThere).encoded())
     }
@@ -674,7 +735,10 @@ final class DataTypeModel {
         guard source.remove(command.element) != nil else { return .success(SetAnswer([false]).encoded()) }
         guard command.name != command.target else { return .success(SetAnswer([true]).encoded()) }
         var target = sets[command.target]?.now ?? []
-        target.insert(command.element)
+        tell(.deleted, SetMachine.number, command.name, command.element)
+        if target.insert(command.element).inserted {
+            tell(.put, SetMachine.number, command.target, command.element)
+        }
         sets[command.name, default: Past([])].become(source, at: index)
         sets[command.target, default: Past([])].become(target, at: index)
         return .success(SetAnswer([true]).encoded())

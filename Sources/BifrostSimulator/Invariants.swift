@@ -150,6 +150,7 @@ final class Invariants {
         }
         world.mark(.replicaRemoved)
         model.isBuried = true
+        model.buriedAt = world.now
         model.written = LogModel()
         let group = groups[Int(model.group.rawValue)]
         guard isWanted(model.group), !cluster.hosts[model.host].isRotten else { return }
@@ -433,8 +434,13 @@ final class Invariants {
         if call.group == nil, call.answered != nil { return }
         let group = call.group.map { groups[Int($0.rawValue)] }
         let models = group?.replicas.filter { $0.host == host.place } ?? []
-        // What a read finds on disk was decided on before the replica was removed, whether or not another one is to come.
-        if call.command == nil, models.last(where: { $0.isHere || $0.isBuried })?.isBuried == true { return }
+        // What a read finds on disk was decided on before the replica was removed, whether or not another one is to come
+        // or is there by now. It was asked for before.
+        if call.command == nil,
+            models.contains(where: { $0.isHere && $0.isBuried && call.received <= $0.buriedAt })
+        {
+            return
+        }
         guard let group, let model = models.last(where: { $0.isHere && !$0.isBuried }) else {
             return world.fail("placement", "host \(host.id) answers for a group that it has no replica of")
         }

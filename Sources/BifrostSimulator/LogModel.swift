@@ -97,8 +97,9 @@ final class ReplicaModel {
     @exclusivity(unchecked) var logTime = LogTime.zero
     /// Its host has it: it was born or restored in the process that runs.
     @exclusivity(unchecked) var isHere = false
-    /// Its tombstone was given to the journal, and is durable: it never comes back.
+    /// Its tombstone was given to the journal, at this time, and is durable: it never comes back.
     @exclusivity(unchecked) var isBuried = false
+    @exclusivity(unchecked) var buriedAt: UInt64 = 0
     @exclusivity(unchecked) var isGone = false
 
     init(group: GroupID, replica: ReplicaID, host: Int) {

@@ -6,7 +6,7 @@ import Primitives
 import StateMachines
 
 /// One membership. What each command comes to is what it has to come to on every replica.
-struct MembershipModel {
+struct MembershipModel: WatchedModel {
     struct Member {
         var token: UInt64 = 0
         var session = SessionID.none
@@ -32,6 +32,7 @@ struct MembershipModel {
     /// Members that went offline with their sessions, and those that left when their time was over.
     private(set) var ended = 0
     private(set) var forgotten = 0
+    var events: [ObjectEvent] = []
 
     /// In the order in which they came.
     var online: [Bytes] {
@@ -65,7 +66,20 @@ struct MembershipModel {
         leading = first
         let number = number(now)
         epoch = first > 0 ? number : 0
+        let told = MembershipTold(.leaderChanged, version: number, first > 0 ? online.first.flatMap { entry($0) } : nil)
+        events.append(ObjectEvent(.put, part: 0, value: told.encoded()))
     }
+
+    /// Watches are told what became of a member, as it is now.
+    private mutating func tell(
+        _ cause: MembershipTold.Cause, _ id: Bytes, _ reason: MembershipTold.Reason = .none
+    ) {
+        guard let entry = entry(id) else { return }
+        let told = MembershipTold(cause, reason, version: entry.changed, entry)
+        events.append(ObjectEvent(.put, part: Self.memberPart, id, value: told.encoded()))
+    }
+
+    private static let memberPart: UInt8 = 1
 
     mutating func create(_ now: Moment) -> Bool {
         guard !isThere else { return false }
@@ -85,9 +99,12 @@ struct MembershipModel {
         guard command.force || all.isEmpty else { return .failure(MachineFailure(ObjectFailure.membersOnline, "")) }
         isThere = false
         settle(now)
-        // Offline, and then left.
-        for _ in all { _ = (number(now), number(now)) }
+        for id in all {
+            goOffline(id, .deleted, now)
+            leave(id, .deleted, now)
+        }
         members = [:]
+        events.append(ObjectEvent(.cleared, part: Self.memberPart))
         return .success(MembershipDeleted(generation: generation, online: 0))
     }
 
@@ -110,18 +127,23 @@ struct MembershipModel {
         if var known = members[id] {
             if known.token > 0, known.session == session {
                 if !known.wishes.contains(wish.wish) { known.wishes.append(wish.wish) }
-                if known.metadata != wish.metadata || known.stays != wish.staysMillis { known.changed = number(now) }
+                let isOther = known.metadata != wish.metadata || known.stays != wish.staysMillis
+                if isOther { known.changed = number(now) }
                 known.metadata = wish.metadata
                 known.stays = wish.staysMillis
                 members[id] = known
+                if isOther { tell(.updated, id) }
                 return joined(id)
             }
-            if known.token > 0 { goOffline(id, now) }
+            // It stays for as long as the one says who comes.
+            members[id]?.stays = wish.staysMillis
+            if known.token > 0 { goOffline(id, .takenOver, now) }
         } else {
             let version = number(now)
             members[id] = Member(
                 joined: version, changed: version, since: now.logTime, stays: wish.staysMillis,
                 metadata: wish.metadata)
+            tell(.joined, id)
         }
         let token = number(now)
         members[id]?.timer = nil
@@ -132,6 +154,7 @@ struct MembershipModel {
         members[id]?.token = token
         members[id]?.changed = token
         members[id]?.session = session
+        tell(.online, id)
         settle(now)
         return joined(id)
     }
@@ -149,27 +172,31 @@ struct MembershipModel {
         let version = number(now)
         members[id]?.metadata = metadata
         members[id]?.changed = version
+        tell(.updated, id)
     }
 
-    private mutating func goOffline(_ id: Bytes, _ now: Moment) {
+    private mutating func goOffline(_ id: Bytes, _ reason: MembershipTold.Reason, _ now: Moment) {
         let version = number(now)
         members[id]?.token = 0
         members[id]?.session = .none
         members[id]?.wishes = []
         members[id]?.since = now.logTime
         members[id]?.changed = version
+        tell(.offline, id, reason)
     }
 
-    private mutating func stay(_ id: Bytes, _ now: Moment) {
-        guard let stays = members[id]?.stays, stays > 0 else { return leave(id, now) }
+    private mutating func stay(_ id: Bytes, _ reason: MembershipTold.Reason, _ now: Moment) {
+        guard let stays = members[id]?.stays, stays > 0 else { return leave(id, reason, now) }
         guard stays <= MachineContext.Limits.delayMillisMax else { return }
         members[id]?.timer = now.index
         members[id]?.due = now.due(after: stays)
     }
 
-    private mutating func leave(_ id: Bytes, _ now: Moment) {
+    private mutating func leave(_ id: Bytes, _ reason: MembershipTold.Reason, _ now: Moment) {
+        let version = number(now)
+        members[id]?.changed = version
+        tell(.left, id, reason)
         members[id] = nil
-        _ = number(now)
     }
 
     private func fits(_ id: Bytes, _ whose: MembershipStint, _ session: SessionID) -> Bool {
@@ -192,8 +219,8 @@ struct MembershipModel {
             if members[id]?.wishes.isEmpty == false { return true }
         default: break
         }
-        if token > 0 { goOffline(id, now) }
-        if command.leaves { leave(id, now) } else { stay(id, now) }
+        if token > 0 { goOffline(id, .asked, now) }
+        if command.leaves { leave(id, .asked, now) } else { stay(id, .asked, now) }
         settle(now)
         return true
     }
@@ -211,7 +238,7 @@ struct MembershipModel {
                 members[$0]?.timer == deadline.index && members[$0]?.due == deadline.time
             })
         else { return false }
-        leave(id, now)
+        leave(id, .timeOver, now)
         forgotten += 1
         return true
     }
@@ -221,8 +248,8 @@ struct MembershipModel {
         let own = online.filter { members[$0]?.session == session }
         guard !own.isEmpty else { return false }
         for id in own {
-            goOffline(id, now)
-            stay(id, now)
+            goOffline(id, .sessionEnded, now)
+            stay(id, .sessionEnded, now)
             ended += 1
         }
         settle(now)
@@ -231,11 +258,12 @@ struct MembershipModel {
 }
 
 /// One barrier.
-struct BarrierModel {
+struct BarrierModel: WatchedModel {
     private(set) var state = BarrierState(round: 0, parties: 0, arrived: 0, isOpen: false)
     private var arrivals: [(session: SessionID, wish: UInt64)] = []
     /// Rounds that are over.
     private(set) var opened = 0
+    var events: [ObjectEvent] = []
 
     mutating func arrive(
         _ command: BarrierArrive, of session: SessionID, _ now: PermitModel.Moment
@@ -263,8 +291,21 @@ struct BarrierModel {
             arrivals = []
             opened += 1
         }
+        tell(answer.state)
+        if answer.state.isOpen { events.append(ObjectEvent(.put, part: 1, value: answer.state.encoded())) }
         settle()
         return .success(answer)
+    }
+
+    private mutating func tell(_ state: BarrierState) {
+        events.append(ObjectEvent(.put, part: 0, value: state.encoded()))
+    }
+
+    /// Some went.
+    private mutating func leave() {
+        state.arrived = UInt32(arrivals.count)
+        tell(state)
+        settle()
     }
 
     private mutating func settle() {
@@ -281,7 +322,7 @@ struct BarrierModel {
         let standing = check(wish: wish, of: session)
         if let place = arrivals.firstIndex(where: { $0.session == session && $0.wish == wish }), standing.waits {
             arrivals.remove(at: place)
-            settle()
+            leave()
         }
         return standing
     }
@@ -291,14 +332,15 @@ struct BarrierModel {
         let before = arrivals.count
         arrivals.removeAll { $0.session == session }
         guard arrivals.count < before else { return false }
-        settle()
+        leave()
         return true
     }
 }
 
 /// One latch.
-struct LatchModel {
+struct LatchModel: WatchedModel {
     private(set) var state: LatchState?
+    var events: [ObjectEvent] = []
 
     mutating func set(_ command: LatchSet, _ now: PermitModel.Moment) -> LatchState {
         if command.ifAbsent, let state { return state }
@@ -307,6 +349,7 @@ struct LatchModel {
             round: round, count: command.count, initial: command.count,
             opened: command.count == 0 ? round : state?.opened ?? 0)
         state = new
+        tell(new)
         return new
     }
 
@@ -317,12 +360,19 @@ struct LatchModel {
         }
         now.count = command.amount >= now.count ? 0 : now.count - command.amount
         if now.count == 0 { now.opened = now.round }
+        if now != state { tell(now) }
         state = now
         return .success(now)
     }
 
     mutating func delete() -> Bool {
-        defer { state = nil }
-        return state != nil
+        guard state != nil else { return false }
+        state = nil
+        events.append(ObjectEvent(.deleted, part: 0))
+        return true
+    }
+
+    private mutating func tell(_ state: LatchState) {
+        events.append(ObjectEvent(.put, part: 0, value: state.encoded()))
     }
 }

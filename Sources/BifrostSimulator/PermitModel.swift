@@ -1,11 +1,12 @@
 // Locks, semaphores, elections and leases as the rules know them: lists of who has permits and who waits.
 
 import DataTypes
+import Messages
 import Primitives
 import StateMachines
 
 /// One object. What each command comes to is what it has to come to on every replica.
-struct PermitModel {
+struct PermitModel: WatchedModel {
     struct Holder {
         var token: UInt64
         var session: SessionID
@@ -50,6 +51,7 @@ struct PermitModel {
     private var lastToken: UInt64 = 0
     private(set) var granted = 0
     private(set) var ended = 0
+    var events: [ObjectEvent] = []
 
     var out: UInt32 { holders.reduce(0) { $0 + $1.permits } }
     var hasTimer: Bool { holders.contains { $0.timer != nil } || waiters.contains { $0.timer != nil } }
@@ -91,6 +93,7 @@ struct PermitModel {
                 waiter.due = now.due(after: wish.waitMillis)
             }
             waiters.append(waiter)
+            tell(waiter, token: 0)
         }
         return .success(answer)
     }
@@ -105,6 +108,7 @@ struct PermitModel {
             holder.due = now.due(after: waiter.timeToLive)
         }
         holders.append(holder)
+        tell(holder)
         granted += 1
         return token
     }
@@ -113,17 +117,18 @@ struct PermitModel {
         while let first = waiters.first {
             guard first.permits <= limit else {
                 waiters.removeFirst()
+                tellGone(first)
                 continue
             }
             guard UInt64(out) + UInt64(first.permits) <= UInt64(limit) else { return }
             waiters.removeFirst()
-            _ = grant(first, token: number(now), now)
+            tell(first, token: grant(first, token: number(now), now))
         }
     }
 
     mutating func release(token: UInt64, _ now: Moment) -> Bool {
         guard let place = holders.firstIndex(where: { $0.token == token }) else { return false }
-        holders.remove(at: place)
+        tellGone(holders.remove(at: place))
         serve(now)
         return true
     }
@@ -134,8 +139,7 @@ struct PermitModel {
             + waiters.filter { $0.session == session && $0.wish == wish }.map(\.ticket)
         // The one that came first.
         guard let ticket = tickets.min() else { return false }
-        holders.removeAll { $0.ticket == ticket }
-        waiters.removeAll { $0.ticket == ticket }
+        remove { $0 == ticket }
         serve(now)
         return true
     }
@@ -144,12 +148,14 @@ struct PermitModel {
         guard let place = holders.firstIndex(where: { $0.token == token }) else { return false }
         holders[place].timer = millis > 0 ? now.index : nil
         holders[place].due = now.due(after: millis)
+        tell(holders[place])
         return true
     }
 
     mutating func announce(token: UInt64, _ value: Bytes) -> Bool {
         guard let place = holders.firstIndex(where: { $0.token == token }) else { return false }
         holders[place].value = value
+        tell(holders[place])
         return true
     }
 
@@ -162,23 +168,62 @@ struct PermitModel {
 
     /// What an entry scheduled for this time is over.
     mutating func fire(_ deadline: DeadlineKey, _ now: Moment) -> Bool {
-        let before = holders.count + waiters.count
-        holders.removeAll { $0.timer == deadline.index && $0.due == deadline.time }
-        waiters.removeAll { $0.timer == deadline.index && $0.due == deadline.time }
-        guard holders.count + waiters.count < before else { return false }
+        let over =
+            holders.filter { $0.timer == deadline.index && $0.due == deadline.time }.map(\.ticket)
+            + waiters.filter { $0.timer == deadline.index && $0.due == deadline.time }.map(\.ticket)
+        guard !over.isEmpty else { return false }
+        remove(.expired) { over.contains($0) }
         serve(now)
         return true
     }
 
     /// - Returns: false: it had nothing here.
     mutating func end(_ session: SessionID, _ now: Moment) -> Bool {
-        let before = holders.count + waiters.count
-        holders.removeAll { $0.session == session }
-        waiters.removeAll { $0.session == session }
-        guard holders.count + waiters.count < before else { return false }
+        let own =
+            holders.filter { $0.session == session }.map(\.ticket)
+            + waiters.filter { $0.session == session }.map(\.ticket)
+        guard !own.isEmpty else { return false }
+        remove { own.contains($0) }
         ended += 1
         serve(now)
         return true
+    }
+
+    /// Those with these tickets have nothing any more, and wait no longer: in the order in which they came.
+    private mutating func remove(_ kind: Change.Kind = .deleted, _ isMeant: (UInt64) -> Bool) {
+        for ticket in (holders.map(\.ticket) + waiters.map(\.ticket)).filter(isMeant).sorted() {
+            if let place = holders.firstIndex(where: { $0.ticket == ticket }) {
+                tellGone(holders.remove(at: place), kind)
+            }
+            if let place = waiters.firstIndex(where: { $0.ticket == ticket }) {
+                tellGone(waiters.remove(at: place), kind)
+            }
+        }
+    }
+
+    // MARK: What watches are told
+
+    private mutating func tell(_ holder: Holder) {
+        events.append(
+            ObjectEvent(
+                .put, part: PermitPart.holders, number: holder.token,
+                value: PermitTold(holder: holder.entry).encoded()))
+    }
+
+    /// - Parameter token: what he got; 0: he waits.
+    private mutating func tell(_ waiter: Waiter, token: UInt64) {
+        var told = PermitTold(holder: waiter.entry)
+        told.token = token
+        events.append(
+            ObjectEvent(.put, part: PermitPart.waiters, number: waiter.ticket, value: told.encoded()))
+    }
+
+    private mutating func tellGone(_ holder: Holder, _ kind: Change.Kind = .deleted) {
+        events.append(ObjectEvent(kind, part: PermitPart.holders, number: holder.token))
+    }
+
+    private mutating func tellGone(_ waiter: Waiter, _ kind: Change.Kind = .deleted) {
+        events.append(ObjectEvent(kind, part: PermitPart.waiters, number: waiter.ticket))
     }
 
     /// What is wrong with it whatever happened.

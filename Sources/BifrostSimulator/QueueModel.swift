@@ -7,7 +7,7 @@ import Primitives
 import StateMachines
 
 /// One queue, by the rules: taken by nobody's session.
-struct QueueModel {
+struct QueueModel: WatchedModel {
     struct Item {
         var priority: UInt8
         var value: Bytes
@@ -41,6 +41,7 @@ struct QueueModel {
     private var nextTicket: UInt64 = 1
     /// Items that came back because their time was over.
     private(set) var timedOut = 0
+    var events: [ObjectEvent] = []
 
     func count(_ state: String) -> Int { items.values.count { $0.state == state } }
 
@@ -135,6 +136,7 @@ struct QueueModel {
             if waiters.contains(where: { $0.ticket == ticket }) {
                 cancel(.waiter(ticket))
                 waiters.removeAll { $0.ticket == ticket }
+                tell(ticket, QueueTicketState(.cancelled))
                 return QueueFlag(true).encoded()
             }
             let mine = has(ofTicket: ticket)
@@ -163,7 +165,9 @@ struct QueueModel {
                 timedOut += 1
                 giveBack(number, .timedOut, delay: 0, moment)
             }
-        case .waiter(let ticket): waiters.removeAll { $0.ticket == ticket }
+        case .waiter(let ticket):
+            waiters.removeAll { $0.ticket == ticket }
+            tell(ticket, QueueTicketState(.timedOut))
         case .duplicate(let number): ids = ids.filter { $0.value != number }
         }
         serve(moment)
@@ -212,10 +216,17 @@ struct QueueModel {
         while let waiter = waiters.first, !ready.isEmpty {
             waiters.removeFirst()
             cancel(.waiter(waiter.ticket))
+            var deliveries: [ObjectQueue.Delivery] = []
             for number in ready.prefix(waiter.wanted) {
-                _ = deliver(number, waiter.visibility, ticket: waiter.ticket, moment)
+                deliveries += deliver(number, waiter.visibility, ticket: waiter.ticket, moment)
             }
+            tell(waiter.ticket, QueueTicketState(.delivered, deliveries))
         }
+    }
+
+    /// Who waits is told once.
+    private mutating func tell(_ ticket: UInt64, _ state: QueueTicketState) {
+        events.append(ObjectEvent(.put, part: 2, number: ticket, value: state.encoded()))
     }
 
     private mutating func deliver(

@@ -584,6 +584,8 @@ final class SimulatedHost {
 
     private func add(_ call: SimulatedCall) -> CallToken {
         nextCall += 1
+        var call = call
+        call.received = world.now
         calls[nextCall] = call
         return CallToken(rawValue: nextCall)
     }
@@ -612,6 +614,8 @@ struct SimulatedCall {
     var generation: UInt64 = 0
     var frame = SimulatedFrame()
     var answered: ((Response<DataResult>) -> Void)?
+    /// When it came to the host.
+    var received: UInt64 = 0
     /// By whose log it is answered; nil: by none.
     var group: GroupID?
     /// What is to be proposed; nil: it is a read.

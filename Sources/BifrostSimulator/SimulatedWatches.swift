@@ -1,5 +1,6 @@
 // Watches under simulation: whether any misses a change, hears of one twice, or of one that was none. Owns what watches
-// were told; what is true of it is judged at the end, by what clients were told of their own changes.
+// were told. Of the plain store that is judged at the end, by what clients were told of their own changes; of data types at
+// once, by what their models tell of committed entries.
 
 import ClientCore
 import Messages
@@ -7,7 +8,7 @@ import Primitives
 import Ring
 import StateMachines
 
-/// A client that watches a key, or the keys of a tag.
+/// A client that watches a key, the keys of a tag, or something of an object.
 final class SimulatedWatch {
     /// Told without a gap: all changes behind `after`, up to `through`.
     struct Segment {
@@ -19,16 +20,31 @@ final class SimulatedWatch {
     let slot: Slot
     let from: Bytes
     let end: Bytes?
+    /// nil: it watches the plain store.
+    let object: WatchedObject?
     var segments: [Segment] = []
     /// The last one goes on.
     var isOpen = false
+    /// Whose revisions they are, as the last answer said.
+    var group = GroupID.meta
 
     init(client: Int, slot: Slot, from: Bytes, end: Bytes?) {
         self.client = client
         self.slot = slot
         self.from = from
         self.end = end
+        object = nil
     }
+
+    init(client: Int, slot: Slot, _ object: WatchedObject) {
+        self.client = client
+        self.slot = slot
+        from = object.from
+        end = object.end
+        self.object = object
+    }
+
+    var machine: SubMachineNumber { object?.machine ?? .keyValue }
 
     func contains(_ key: Bytes) -> Bool { key >= from && end.map { key < $0 } ?? true }
 }
@@ -42,15 +58,30 @@ extension SimulatedCluster {
             let from = isRange ? tag ?? key : key
             let end = isRange ? Bytes(from.array.dropLast() + [UInt8(ascii: "0")]) : Bytes(from.array + [0])
             let watch = SimulatedWatch(client: number % clients.count, slot: slot(of: key), from: from, end: end)
-            watches.append(watch)
-            world.schedule(after: world.random.below(3_000_000_000), "watch %h begins", UInt64(number)) {
-                [unowned self] in goOn(watch)
-            }
+            begin(watch)
+        }
+        guard let dataTypes else { return }
+        for number in 0...world.random.below(12) {
+            let object = dataTypes.nextWatch(random: &world.random)
+            begin(
+                SimulatedWatch(client: Int(number) % clients.count, slot: slot(of: object.name), object))
+        }
+    }
+
+    private func begin(_ watch: SimulatedWatch) {
+        watches.append(watch)
+        world.schedule(after: world.random.below(3_000_000_000), "watch %h begins", UInt64(watches.count - 1)) {
+            [unowned self] in goOn(watch)
         }
     }
 
     private func goOn(_ watch: SimulatedWatch) {
         guard isLoadOn else { return }
+        guard watch.object == nil || map.featureLevel >= FeatureLevel.gatherings else {
+            return world.schedule(after: 300_000_000, "a watch of client %h goes on", UInt64(watch.client)) {
+                [unowned self] in goOn(watch)
+            }
+        }
         let isShort = world.random.below(3) == 0
         let bytesMax = UInt32(1 + world.random.below(world.random.below(2) == 0 ? 300 : 100_000))
         let wait = UInt32(world.random.below(2_000))
@@ -70,26 +101,39 @@ extension SimulatedCluster {
         _ ended: @escaping () -> Void
     ) {
         guard watch.isOpen, let segment = watch.segments.last else {
-            let query = KeyValueQuery.scan(
-                KeyValueScan(from: watch.from, end: Bytes(watch.from.array + [0]), recordsMax: 1))
-            return clients[watch.client].submit(
-                kind: .query, target: .slot(watch.slot), payload: query.encoded(), nanoseconds: nanoseconds
-            ) { result in
-                if case .success(let bytes) = result, let result = try? DataResult(decoding: bytes) {
-                    watch.segments.append(.init(after: result.revision, through: result.revision))
+            return askForMoment(of: watch, nanoseconds: nanoseconds) { [unowned self] result in
+                if let now = result?.revision {
+                    // As one that was told up to some revision before.
+                    let resumes = watch.object != nil && world.random.below(4) == 0
+                    let after = resumes ? Revision(world.random.below(now.rawValue + 1)) : now
+                    watch.segments.append(.init(after: after, through: after))
                     watch.isOpen = true
                 }
                 ended()
             }
         }
         let range = WatchRange(
-            after: segment.through, waitMillis: waitMillis, bytesMax: bytesMax, from: watch.from, end: watch.end)
+            after: segment.through, of: watch.group, waitMillis: waitMillis, bytesMax: bytesMax, from: watch.from,
+            end: watch.end)
         clients[watch.client].submit(
-            kind: .watch, target: .slot(watch.slot), machine: .keyValue, payload: range.encoded(),
+            kind: .watch, target: .slot(watch.slot), machine: watch.machine, payload: range.encoded(),
             nanoseconds: nanoseconds
         ) { [unowned self] result in
             take(result, watch)
             ended()
+        }
+    }
+
+    /// - Parameter asked: is given an answer that says at which revision the watch's group is; nil: there is none.
+    private func askForMoment(
+        of watch: SimulatedWatch, nanoseconds: UInt64, _ asked: @escaping (DataResult?) -> Void
+    ) {
+        let scan = KeyValueScan(from: watch.from, end: Bytes(watch.from.array + [0]), recordsMax: 1)
+        clients[watch.client].submit(
+            kind: .query, target: .slot(watch.slot), machine: watch.machine,
+            payload: watch.object?.moment.encoded() ?? KeyValueQuery.scan(scan).encoded(), nanoseconds: nanoseconds
+        ) { result in
+            asked((try? result.get()).flatMap { bytes in try? DataResult(decoding: bytes) })
         }
     }
 
@@ -98,13 +142,15 @@ extension SimulatedCluster {
         switch result {
         case .failure(let failure):
             guard failure.code == .compacted else { return }
-            mark(.watchCompacted)
+            mark(watch.object == nil ? .watchCompacted : .objectWatchCompacted)
             watch.isOpen = false
         case .success(let bytes):
             do throws(DecodingFailure) {
                 let result = try DataResult(decoding: bytes)
                 var before = watch.segments[last].through
-                for change in try WatchAnswer(decoding: result.body).changes {
+                let answer = try WatchAnswer(decoding: result.body)
+                if let object = watch.object { return take(answer, through: result.revision, of: object, watch) }
+                for change in answer.changes {
                     let isFirst = before == watch.segments[last].through
                     if change.revision < before || isFirst && change.revision == before
                         || change.revision > result.revision || !watch.contains(change.key)
@@ -125,11 +171,40 @@ extension SimulatedCluster {
         }
     }
 
-    /// When nothing changes any more: what was told last of each key is what is there.
+    /// All that the model tells of the object behind what was told before is in the answer, in order, and nothing else.
+    private func take(
+        _ answer: WatchAnswer, through revision: Revision, of object: WatchedObject, _ watch: SimulatedWatch
+    ) {
+        let last = watch.segments.count - 1
+        let before = watch.segments[last].through
+        guard revision >= before else {
+            return fail("watches of data types", "the answer goes back from \(before) to \(revision)")
+        }
+        if let problem = dataTypes?.problem(
+            of: answer.changes, object, after: before, through: revision, in: answer.group)
+        {
+            fail(
+                "watches of data types", "client \(watch.client), \(object.name), machine \(object.machine): \(problem)"
+            )
+        }
+        if !answer.changes.isEmpty { mark(.objectWatchTold) }
+        report.watchedEvents += answer.changes.count
+        watch.segments[last].through = revision
+        watch.group = answer.group
+    }
+
+    /// When nothing changes any more: what was told last of each key is what is there, and watches of objects come to where
+    /// their group is.
     func finishWatches() throws(SimulationFailure) {
         var open = 0
         for watch in watches where watch.isOpen {
             open += 1
+            guard watch.object == nil else {
+                askForMoment(of: watch, nanoseconds: 25_000_000_000) { [unowned self] result in
+                    goOn(watch, to: result?.revision ?? .zero) { open -= 1 }
+                }
+                continue
+            }
             let query = KeyValueQuery.scan(KeyValueScan(from: watch.from, end: watch.end))
             clients[watch.client].submit(
                 kind: .query, target: .slot(watch.slot), payload: query.encoded(), nanoseconds: 25_000_000_000
@@ -151,6 +226,15 @@ extension SimulatedCluster {
             "\(open) watches got no last answer")
         judgeWatches()
         if let failure { throw failure }
+    }
+
+    private func goOn(_ watch: SimulatedWatch, to end: Revision, _ ended: @escaping () -> Void) {
+        guard watch.isOpen, let through = watch.segments.last?.through, through < end else { return ended() }
+        step(watch, waitMillis: 0, nanoseconds: 25_000_000_000) { [unowned self] in
+            world.schedule(after: 50_000_000, "a watch of client %h comes to its end", UInt64(watch.client)) {
+                [unowned self] in goOn(watch, to: end, ended)
+            }
+        }
     }
 
     private func compare(_ watch: SimulatedWatch, _ page: KeyValueScanPage, at revision: Revision) {
@@ -182,7 +266,7 @@ extension SimulatedCluster {
         }
         var known: [Place: Change] = [:]
         var judged = 0
-        for watch in watches {
+        for watch in watches where watch.object == nil {
             guard let group = map.owner(of: watch.slot) else { continue }
             for segment in watch.segments {
                 var told: [Place: Change] = [:]

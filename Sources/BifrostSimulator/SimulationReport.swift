@@ -29,6 +29,8 @@ public struct SimulationReport: Hashable, Codable, Sendable {
     public var stateReads = 0
     /// Clients' changes that watches were told, as they had to be.
     public var watchedChanges = 0
+    /// Events of data types that watches were told, each as its model tells it.
+    public var watchedEvents = 0
     public var logReads = 0
     public var bulkPayloads = 0
     /// How often each rare path was taken, by `SimulationMark.rawValue`.
@@ -64,6 +66,7 @@ public struct SimulationReport: Hashable, Codable, Sendable {
         coldReads += other.coldReads
         stateReads += other.stateReads
         watchedChanges += other.watchedChanges
+        watchedEvents += other.watchedEvents
         logReads += other.logReads
         bulkPayloads += other.bulkPayloads
         for place in marks.indices { marks[place] += other.marks[place] }
@@ -116,6 +119,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case leaseSet, leaseEnded
     /// A watch was told of a change; one was told that what it asks for is not kept any more.
     case watchTold, watchCompacted
+    /// The same of watches of data types.
+    case objectWatchTold, objectWatchCompacted
     /// A query of one went on for records that it had not named.
     case machineReadOn
     /// A page of a scan was answered.

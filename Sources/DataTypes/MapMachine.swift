@@ -53,6 +53,7 @@ private struct MapEditor {
         if kind != .expired, let timer = before.timer { try context.cancel(timer) }
         try context.delete(collection.place(of: key))
         collection.shrink()
+        if isPlanted("removal-untold"), kind == .deleted { return }
         context.tell(kind, collection.key.watchKey(key))
     }
 }

@@ -278,7 +278,7 @@ public struct QueueTicketState: Hashable, Sendable, Message {
     public var kind: Kind
     package var deliveries: [ObjectQueue.Delivery]
 
-    init(_ kind: Kind, _ deliveries: [ObjectQueue.Delivery] = []) {
+    package init(_ kind: Kind, _ deliveries: [ObjectQueue.Delivery] = []) {
         (self.kind, self.deliveries) = (kind, deliveries)
     }
 
