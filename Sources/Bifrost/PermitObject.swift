@@ -141,8 +141,7 @@ package struct PermitObject<Machine: PermitMachine>: Sendable {
 
     private func told(of answer: PermitAnswer, from revision: Revision) async -> Standing {
         let record = RecordWatch(
-            object: object, machine: Machine.number, key: Machine.ticketKey(object.name, answer.ticket),
-            isSteadfast: true)
+            object: object, machine: Machine.number, key: Machine.ticketKey(object.name, answer.ticket))
         do throws(BifrostError) {
             return try await record.first(behind: revision) { (change) -> Standing? in
                 switch change.kind {

@@ -32,6 +32,8 @@ struct RecordWatch: Sendable {
             cluster: object.cluster, slot: Ring.slot(of: object.name), machine: machine, from: key,
             end: Bytes(key.array + [0]), patience: nil, through: revision ?? .zero)
         var asks = revision == nil
+        // An answer has come since the object was asked.
+        var isTold = true
         while true {
             if asks {
                 do throws(BifrostError) {
@@ -42,15 +44,17 @@ struct RecordWatch: Sendable {
                     try await pause(after: error)
                     continue
                 }
-                asks = false
+                (asks, isTold) = (false, false)
             }
             let changes: [Change]
             do throws(BifrostError) { changes = try await feed.next() } catch {
                 asks = true
-                // Too late for what was told: the object itself knows, at once.
-                if error.code != .compacted, error.code != .malformedAnswer { try await pause(after: error) }
+                // Too late for what was told: the object itself knows. At once, but not again and again.
+                let isLate = error.code == .compacted || error.code == .malformedAnswer
+                if !isLate { try await pause(after: error) } else if !isTold { try await sleep() }
                 continue
             }
+            isTold = true
             for change in changes {
                 if let answer = try told(change) { return answer }
             }
@@ -60,6 +64,10 @@ struct RecordWatch: Sendable {
     /// - Throws: the error, where nothing better can come of it.
     private func pause(after error: BifrostError) async throws(BifrostError) {
         guard isSteadfast, error.code != .cancelled, error.code != .closed else { throw error }
+        try await sleep()
+    }
+
+    private func sleep() async throws(BifrostError) {
         do { try await Task.sleep(for: Self.pause) } catch {
             throw BifrostError(.cancelled, "the task was cancelled", cause: error)
         }

@@ -12,8 +12,8 @@ package protocol RecordReading {
     /// All of them, in the order of the keys. A space that may have to fetch records asks for all that it misses in one
     /// go: a command then waits once, and not once for each.
     mutating func values(of keys: [Bytes]) throws -> [Bytes?]
-    /// A read has thrown because a record has to be fetched. Commands behind this one will read these: a space that
-    /// fetches for all of them does it in one go.
+    /// A read has thrown because a record has to be fetched. Commands behind this one will read these, one each: a space
+    /// that fetches for all of them does it in one go.
     mutating func fetch(along keys: [Bytes])
 }
 

@@ -231,13 +231,10 @@ extension HostCore {
         // Taken out once: each look at it where it is would copy it.
         let machine = replica.machine
         var keys = places
-        var known = Set(places)
-        replica.fetch.survey.begin()
+        replica.fetch.survey.begin(places)
         for entry in entries {
             guard keys.count < Self.fetchedKeysMax, !replica.fetch.isLarge else { break }
-            for place in replica.fetch.survey.missing(of: entry, machine, records) where known.insert(place).inserted {
-                keys.append(place)
-            }
+            keys += replica.fetch.survey.missing(of: entry, machine, records)
         }
         replica.fetch.begin(before: replica.core.appliedIndex.next)
         effects.stateReads.append(

@@ -50,8 +50,8 @@ final class MachineTrouble {
         return error
     }
 
-    /// It has to wait for records: these are fetched along.
-    func wait(along places: [RecordPosition]) { unready?.places += places }
+    /// It has to wait for records: these may be fetched along.
+    func wait(along places: [RecordPosition]) { unready?.along += places }
 
     func note(_ range: MachineRange) -> Unready {
         rangesUnready.append(range)
@@ -222,8 +222,8 @@ extension MachineContext {
         if !isLittle { throw trouble.note(.readsTooMuch) }
     }
 
-    /// The command has to wait for records. These are fetched along with them if they are not in memory: commands behind
-    /// it will read them.
+    /// The command has to wait for records. Those of these that are not in memory are fetched along with them if there are
+    /// commands of the same object behind it: one for each.
     package mutating func wait(along keys: [Bytes]) {
         guard trouble.unready?.places.isEmpty == false else { return }
         trouble.wait(along: context.elsewhere(keys))

@@ -121,24 +121,31 @@ public struct MasterStateMachine: Sendable {
     ///
     /// - Parameter store: what is in memory already, for entries that name commands which stand there.
     public func reads(of entry: LogEntry, _ store: any RecordStore) -> [RecordPosition] {
-        guard entry.kind == .command, group != .meta,
-            let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
-        else { return [] }
-        if machine.isRegistered { return reads(of: entry, machine, store) }
-        if machine == .deadlines { return reads(ofDeadlines: entry, store) }
-        if machine == .guards { return reads(ofGuarded: entry, store) }
-        guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
-            let transaction = try? KeyValueTransaction(payload: entry.payload)
-        else { return [] }
-        return transaction.readKeys.map {
-            RecordPosition(slot: Ring.slot(of: $0), machine: .keyValue, key: $0)
-        }
+        lacking(of: entry, store).places
     }
 
-    private func reads(ofGuarded entry: LogEntry, _ store: any RecordStore) -> [RecordPosition] {
-        guard let guarded = try? GuardedCommand(payload: entry.payload) else { return [] }
-        let place = machines.fencing(of: guarded.token.machine)?.place(of: guarded)
-        return (place.map { [$0] } ?? []) + reads(of: entry.with(guarded.payload), store)
+    /// The same, and what commands of the same object behind it may read.
+    func lacking(of entry: LogEntry, _ store: any RecordStore) -> Unready {
+        guard entry.kind == .command, group != .meta,
+            let machine = entry.payload.withUnsafeBytes({ CommandHeader(of: $0)?.machine })
+        else { return Unready([]) }
+        if machine.isRegistered { return lacking(of: entry, machine, store) }
+        if machine == .deadlines { return Unready(reads(ofDeadlines: entry, store)) }
+        if machine == .guards { return lacking(ofGuarded: entry, store) }
+        guard machine == .keyValue, entry.payload.withUnsafeBytes({ KeyValueTransaction.isOne($0) }),
+            let transaction = try? KeyValueTransaction(payload: entry.payload)
+        else { return Unready([]) }
+        return Unready(
+            transaction.readKeys.map { RecordPosition(slot: Ring.slot(of: $0), machine: .keyValue, key: $0) })
+    }
+
+    private func lacking(ofGuarded entry: LogEntry, _ store: any RecordStore) -> Unready {
+        guard let guarded = try? GuardedCommand(payload: entry.payload) else { return Unready([]) }
+        var lacking = lacking(of: entry.with(guarded.payload), store)
+        if let place = machines.fencing(of: guarded.token.machine)?.place(of: guarded) {
+            lacking.places.insert(place, at: 0)
+        }
+        return lacking
     }
 
     private func reads(ofDeadlines entry: LogEntry, _ store: any RecordStore) -> [RecordPosition] {
@@ -155,18 +162,18 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
-    private func reads(
+    private func lacking(
         of entry: LogEntry, _ machine: SubMachineNumber, _ store: any RecordStore
-    ) -> [RecordPosition] {
+    ) -> Unready {
         guard let request = try? MachineRequest(payload: entry.payload),
             let command = machines.command(request.number, of: machine)
-        else { return [] }
+        else { return Unready([]) }
         let slot = Ring.slot(of: request.key)
         guard machine.isDataType else {
-            return RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot)
+            return Unready(RecordPosition.named((try? command.readKeys(request)) ?? [], machine: machine, slot: slot))
         }
         if let foresee = command.foresee, let keys = try? foresee(request, ForeseenRecords(slot, machine, store)) {
-            return RecordPosition.named(keys, machine: machine, slot: slot)
+            return Unready(RecordPosition.named(keys, machine: machine, slot: slot))
         }
         // What it reads depends on what it finds: as it stands now is a good guess, and nothing of it is kept.
         let session = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session }
@@ -175,7 +182,7 @@ public struct MasterStateMachine: Sendable {
                 group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
                 machine: machine, store: store), session: session ?? .none)
         _ = try? command.apply(request, &context)
-        return context.trouble.unready?.places ?? []
+        return context.trouble.unready ?? Unready([])
     }
 
     /// What a key-value command writes: ranges of the entry's payload. Apart from `apply`, as the next, so that only the

@@ -13,28 +13,39 @@ public struct ReadSurvey {
     private var ready: [Bool] = []
     /// The first one of these.
     private var first = LogIndex.zero
-    /// Objects one of whose commands lacks a record in this round: others of them would lack the same.
-    private var waiting: Set<RecordPosition> = []
+    /// What is fetched in this round.
+    private var named: Set<RecordPosition> = []
+    /// Objects one of whose commands lacks nothing but what others lack: so will those behind it, whatever they read then.
+    /// With what they may read then.
+    private var waiting: [RecordPosition: ArraySlice<RecordPosition>] = [:]
 
     public init() {}
 
     /// A round begins: what was missing in the last one has come.
-    public mutating func begin() { waiting.removeAll(keepingCapacity: true) }
+    ///
+    /// - Parameter places: what the first entry lacks.
+    public mutating func begin(_ places: [RecordPosition]) {
+        named = Set(places)
+        waiting.removeAll(keepingCapacity: true)
+    }
 
-    /// What has to be fetched for an entry, as it looks now.
+    /// What has to be fetched for an entry, as it looks now, and is not yet.
     public mutating func missing(
         of entry: LogEntry, _ machine: MasterStateMachine, _ store: any RecordStore
     ) -> [RecordPosition] {
         guard !isReady(entry.index) else { return [] }
         let object = machine.objectToTry(of: entry)
-        if let object, waiting.contains(object) { return [] }
-        let places = machine.reads(of: entry, store).filter { store.isElsewhere($0) }
+        if let object, let place = waiting[object]?.popFirst() { return named.insert(place).inserted ? [place] : [] }
+        if let object, waiting[object] != nil { return [] }
+        let lacking = machine.lacking(of: entry, store)
+        let places = lacking.places.filter { store.isElsewhere($0) }
+        let new = places.filter { named.insert($0).inserted }
         if places.isEmpty {
             noteReady(entry.index)
-        } else if let object {
-            waiting.insert(object)
+        } else if new.isEmpty, let object {
+            waiting[object] = lacking.along[...]
         }
-        return places
+        return new
     }
 
     private func isReady(_ index: LogIndex) -> Bool {

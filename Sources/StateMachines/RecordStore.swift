@@ -74,6 +74,8 @@ public struct StoredRecord: Hashable, Sendable {
 /// its beginning.
 public struct Unready: Error, Hashable, Sendable {
     public var places: [RecordPosition]
+    /// What commands behind it may read next, as the object looks now.
+    var along: [RecordPosition] = []
     public init(_ places: [RecordPosition]) { self.places = places }
 }
 

@@ -43,7 +43,7 @@ public final class FrozenMemtable: Sendable {
     /// Sorts, unless that was done. The positions below need it.
     func sort() {
         isOrdered.withLock { isOrdered in
-            if !isOrdered { contents.updateOrder() }
+            if !isOrdered { contents.updateOrder(isLast: true) }
             isOrdered = true
         }
     }

@@ -76,7 +76,7 @@ public final class Memtable {
 
     /// Calls `body` for the records from a key on, tombstones too, in order, until it returns false. `body` puts
     /// nothing.
-    /// Cost: sorts what came since the last time.
+    /// Cost: sorts what came since the last time; a pass over all where that is a sixteenth of all and more.
     public func forEach(from first: RecordKey? = nil, _ body: (RecordView) throws -> Bool) rethrows {
         contents.updateOrder()
         try contents.forEachOrdered(from: first, body)
@@ -134,12 +134,12 @@ final class MemtableContents: @unchecked Sendable {
         }
     }
 
-    func updateOrder() { order.update(&arena) }
+    func updateOrder(isLast: Bool = false) { order.update(&arena, isLast: isLast) }
 
     var orderedCount: Int { order.count }
 
     @inline(__always)
-    func record(at position: Int) -> RecordView { MemtableArena.view(arena.latest(order.items[position].record)) }
+    func record(at position: Int) -> RecordView { MemtableArena.view(arena.latest(order.record(at: position))) }
 
     func position(of key: RecordKey?) -> Int {
         guard let key else { return 0 }
@@ -147,24 +147,26 @@ final class MemtableContents: @unchecked Sendable {
     }
 
     func forEachOrdered(from first: RecordKey?, _ body: (RecordView) throws -> Bool) rethrows {
-        for position in position(of: first)..<order.count {
-            guard try body(record(at: position)) else { return }
-        }
+        try order.forEach(from: position(of: first)) { try body(MemtableArena.view(arena.latest($0))) }
     }
 
     func page(from first: RecordKey?, end: RecordKey?, recordsMax: Int, bytesMax: Int) -> RecordPage {
         var page = RecordPage(records: [], next: nil)
         var bytes = 0
         let begin = position(of: first)
-        for position in begin..<max(begin, end.map { self.position(of: $0) } ?? order.count) {
-            let record = record(at: position)
+        var rest = (end.map { position(of: $0) } ?? order.count) - begin
+        guard rest > 0 else { return page }
+        order.forEach(from: begin) {
+            let record = MemtableArena.view(arena.latest($0))
             let size = RecordEncoding.encodedBytes(sortKeyBytes: record.sortKey.count, valueBytes: record.value.count)
             if !page.records.isEmpty, page.records.count >= recordsMax || bytes + size > bytesMax {
                 page.next = record.key
-                break
+                return false
             }
             page.records.append(record.copy())
             bytes += size
+            rest -= 1
+            return rest > 0
         }
         return page
     }

@@ -104,6 +104,47 @@ import Testing
         }
     }
 
+    /// Few new ones are put where they belong, and the pieces that they are put into grow and are cut.
+    @Test func pagesBetweenSinglePutsHaveWhatWasPut() {
+        var random = SeededRandom(seed: 7)
+        let memtable = Memtable()
+        // Sorted; keys of one form, so that a number's place is known.
+        var model: [UInt64] = []
+        func put(_ number: UInt64) {
+            memtable.put(record(storeKey(1, digits(number)), number, "value"))
+            let place = model.place(of: number)
+            if place == model.count || model[place] != number { model.insert(number, at: place) }
+        }
+        func key(_ number: UInt64) -> RecordKey { storeKey(1, digits(number)) }
+        for _ in 0..<4_000 { put(random.below(1_000_000)) }
+        for round in 0..<4_000 {
+            // Many of them at one place, at the front and at the end.
+            let span: Range<UInt64> =
+                switch round % 4 {
+                case 0: 500_000..<510_000
+                case 1: 0..<100
+                case 2: 999_900..<1_000_000
+                default: 0..<1_000_000
+                }
+            for _ in 0...random.below(3) { put(span.lowerBound + random.below(UInt64(span.count))) }
+            let from = random.below(1_000_100)
+            let end = from + random.below(100_000)
+            let page = memtable.page(from: key(from), end: key(end), recordsMax: 20, bytesMax: 1 << 20)
+            let first = model.place(of: from)
+            let rest = model[first...].prefix { $0 < end }
+            #expect(page.records.map(\.key) == rest.prefix(20).map(key))
+            #expect(page.next == rest.dropFirst(20).first.map(key))
+        }
+        #expect(memtable.count == model.count)
+        var seen: [RecordKey] = []
+        let frozen = memtable.freeze()
+        frozen.forEach {
+            seen.append($0.key)
+            return true
+        }
+        #expect(seen == model.map(key))
+    }
+
     @Test func pagesJoinWithoutGapOrRepetition() {
         let memtable = Memtable()
         for number in 0..<100 as Range<UInt64> {
@@ -134,5 +175,20 @@ import Testing
         #expect(
             RecordPage.overlaid(newer: RecordPage(records: newer.records, next: nil), older: older, tombstones: true)
                 .records.map(\.changed.rawValue) == [1, 9, 8, 3])
+    }
+}
+
+/// As many digits for each number.
+private func digits(_ number: UInt64) -> String { String(String(10_000_000 + number).dropFirst()) }
+
+extension [UInt64] {
+    /// Of an ascending array: the first place whose number is not below.
+    fileprivate func place(of number: UInt64) -> Int {
+        var (low, high) = (0, count)
+        while low < high {
+            let middle = (low + high) / 2
+            if self[middle] < number { low = middle + 1 } else { high = middle }
+        }
+        return low
     }
 }
