@@ -1,4 +1,4 @@
-// What clients do with locks, semaphores and leases, with what tokens guard, and what they have to find there.
+// What clients do with locks, elections, semaphores and leases, with what tokens guard, and what they have to find there.
 
 import DataTypes
 import Messages
@@ -7,7 +7,8 @@ import StateMachines
 
 extension DataTypeWorkload {
     func changePermits(random: inout SeededRandom) -> SimulatedRequest {
-        switch random.below(7) {
+        switch random.below(9) {
+        case 7, 8: return changePermits(of: ElectionMachine.self, Self.election.name, limit: 1, random: &random)
         case 0...3:
             let lock = Self.locks[random.below(3) == 0 ? 1 : 0].name
             return changePermits(of: LockMachine.self, lock, limit: 1, random: &random)
@@ -74,7 +75,7 @@ extension DataTypeWorkload {
     }
 
     func changeGuarded(random: inout SeededRandom) -> SimulatedRequest {
-        let lock = Self.locks[0]
+        let lock = random.below(3) == 0 ? Self.election : Self.locks[0]
         let known = tokens[lock] ?? 1
         let token = random.below(3) == 0 ? UInt64(random.below(known + 1)) : known
         var request = command(ValueSet(pick(Self.guarded, &random), someValue(&random)))

@@ -58,7 +58,8 @@ extension DataTypeWorkload {
                 : WatchedObject(
                     QueueCount(name), from: QueueMachine.watchKey(name, 0), end: QueueMachine.watchKey(name, .max))
         case 11, 12:
-            switch random.below(4) {
+            switch random.below(6) {
+            case 4, 5: return permits(ElectionMachine.self, Self.election.name, &random)
             case 0: return permits(SemaphoreMachine.self, Self.semaphore, &random)
             case 1: return permits(LeaseMachine.self, Self.lease, &random)
             default: return permits(LockMachine.self, pick(Self.locks.map(\.name), &random), &random)

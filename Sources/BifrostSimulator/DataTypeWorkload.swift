@@ -26,7 +26,8 @@ final class DataTypeWorkload: SimulatedWorkload {
         PermitName(machine: LockMachine.number, name: "{l}ock"),
         PermitName(machine: LockMachine.number, name: "lock 2"),
     ]
-    /// What the first lock guards: beside it, and elsewhere.
+    static let election = PermitName(machine: ElectionMachine.number, name: "{l}eader")
+    /// What the first lock and the election guard: beside them, and elsewhere.
     static let guarded: [Bytes] = ["{l}value", "guarded value"]
     static let semaphore: Bytes = "{l}semaphore"
     /// One alone: by its entry the model knows which time is over.
@@ -226,6 +227,7 @@ final class DataTypeWorkload: SimulatedWorkload {
         Self.values.filter { model(groupOf($0)).hasTimer($0) }.map { get(value: $0, .linearizable, 0) }
             + Self.maps.filter { model(groupOf($0)).hasTimer($0) }.map { count(map: $0, .linearizable, 0) }
             + unsettledPermits(LockMachine.self, Self.locks.map(\.name))
+            + unsettledPermits(ElectionMachine.self, [Self.election.name])
             + unsettledPermits(SemaphoreMachine.self, [Self.semaphore])
             + unsettledPermits(LeaseMachine.self, [Self.lease])
             + Self.queues.filter { model(groupOf($0)).hasTimer($0) }.map { count(queue: $0, .linearizable, 0) }
@@ -244,6 +246,8 @@ final class DataTypeWorkload: SimulatedWorkload {
             requests.append(list(LockMachine.self, lock.name, waiters: false))
             requests.append(list(LockMachine.self, lock.name, waiters: true))
         }
+        requests.append(list(ElectionMachine.self, Self.election.name, waiters: false))
+        requests.append(list(ElectionMachine.self, Self.election.name, waiters: true))
         requests.append(list(SemaphoreMachine.self, Self.semaphore, waiters: false))
         requests.append(list(LeaseMachine.self, Self.lease, waiters: false))
         requests += Self.sets.map { page(set: $0, from: Bytes(), elementsMax: .max, .linearizable, 0) }

@@ -232,7 +232,7 @@ extension HostCore {
         let machine = replica.machine
         var keys = places
         replica.fetch.survey.begin(places)
-        for entry in entries {
+        for entry in entries.dropFirst() {
             guard keys.count < Self.fetchedKeysMax, !replica.fetch.isLarge else { break }
             keys += replica.fetch.survey.missing(of: entry, machine, records)
         }

@@ -21,7 +21,7 @@ public struct ReadSurvey {
 
     public init() {}
 
-    /// A round begins: what was missing in the last one has come.
+    /// A round begins: what was missing in the last one has come. It goes on with the entries behind the first one.
     ///
     /// - Parameter places: what the first entry lacks.
     public mutating func begin(_ places: [RecordPosition]) {
@@ -35,8 +35,7 @@ public struct ReadSurvey {
     ) -> [RecordPosition] {
         guard !isReady(entry.index) else { return [] }
         let object = machine.objectToTry(of: entry)
-        if let object, let place = waiting[object]?.popFirst() { return named.insert(place).inserted ? [place] : [] }
-        if let object, waiting[object] != nil { return [] }
+        if let object, waiting[object] != nil { return next(of: object) }
         let lacking = machine.lacking(of: entry, store)
         let places = lacking.places.filter { store.isElsewhere($0) }
         let new = places.filter { named.insert($0).inserted }
@@ -44,8 +43,14 @@ public struct ReadSurvey {
             noteReady(entry.index)
         } else if new.isEmpty, let object {
             waiting[object] = lacking.along[...]
+            return next(of: object)
         }
         return new
+    }
+
+    private mutating func next(of object: RecordPosition) -> [RecordPosition] {
+        guard let place = waiting[object]?.popFirst(), named.insert(place).inserted else { return [] }
+        return [place]
     }
 
     private func isReady(_ index: LogIndex) -> Bool {

@@ -76,7 +76,7 @@ private struct Group {
                 let before = store.looks.count
                 survey.begin(places)
                 var fetched = Set(places)
-                for entry in entries { fetched.formUnion(survey.missing(of: entry, machine, store)) }
+                for entry in entries.dropFirst() { fetched.formUnion(survey.missing(of: entry, machine, store)) }
                 looks += store.looks.count - before
                 store.memory?.formUnion(fetched)
             default: return (rounds, looks, false)
