@@ -114,6 +114,9 @@ public struct GroupRecord: Hashable, Sendable {
     /// Nothing is under way: each replica is what it is to be, and none is to go.
     public var isSettled: Bool { replicas.allSatisfy(\.isSettled) }
 
+    /// A change of members is under way, or only the first half of a move is done.
+    var isMoving: Bool { replicas.contains { !$0.isSettled || $0.successorOf != .none } }
+
     /// Whether a committed configuration that is not joint says what the record does not know yet.
     public func isNews(_ current: Configuration) -> Bool {
         guard current.index == configurationIndex else { return current.index > configurationIndex }

@@ -4,12 +4,12 @@
 struct LeaderBalance {
     let weights: [UInt64]
     /// Hosts of each group.
-    private var members: [[Int]] = []
+    private(set) var members: [[Int]] = []
     /// Host that leads each group.
     private(set) var leader: [Int] = []
-    private var count: [UInt64]
+    private(set) var count: [UInt64]
     /// Groups that each host leads, ascending.
-    private var led: [[Int]]
+    private(set) var led: [[Int]]
 
     /// - Parameter leaders: who leads already; where it is nil, or if it is left out, the emptiest host gets the lead.
     init(weights: [UInt64], members: [[Int]], leaders: [Int?] = []) {
@@ -39,10 +39,16 @@ struct LeaderBalance {
     /// Passes leads from the fullest host to a much emptier one, along a chain of groups that reach from one to the
     /// other, until no chain helps. Each pass lowers the sum of squares of the loads, so it ends; the bound is for
     /// time.
-    mutating func level() {
+    ///
+    /// - Parameter limits: how many groups each host may lead, if that may be uneven: then leads are passed only as
+    ///   long as somebody is out of them, and each pass lowers the sum of the distances from them.
+    mutating func level(within limits: [ClosedRange<Int>] = []) {
         var rounds = 4 * count.count + members.count
         var settled = Array(repeating: false, count: count.count)
         while rounds > 0 {
+            guard limits.isEmpty || count.indices.contains(where: { !limits[$0].contains(Int(count[$0])) }) else {
+                return
+            }
             var fullest: Int?
             for host in count.indices where !settled[host] {
                 guard let other = fullest else { fullest = host; continue }
@@ -50,7 +56,7 @@ struct LeaderBalance {
             }
             guard let fullest else { return }
             rounds -= 1
-            if pass(from: fullest) {
+            if pass(from: fullest, within: limits) {
                 settled = Array(repeating: false, count: count.count)
             } else {
                 settled[fullest] = true
@@ -58,9 +64,10 @@ struct LeaderBalance {
         }
     }
 
-    private mutating func pass(from source: Int) -> Bool {
+    private mutating func pass(from source: Int, within limits: [ClosedRange<Int>]) -> Bool {
         func helps(_ member: Int) -> Bool {
-            count[source] * weights[member] > (count[member] + 1) * weights[source]
+            if !limits.isEmpty { return distance(from: source, to: member, within: limits) < 0 }
+            return count[source] * weights[member] > (count[member] + 1) * weights[source]
         }
         // Mostly nobody is that much emptier, and no chain need be looked for.
         guard count.indices.contains(where: helps) else { return false }
@@ -75,15 +82,11 @@ struct LeaderBalance {
                 for member in members[group] where member != source && via[member] < 0 {
                     via[member] = group
                     if helps(member) {
-                        count[source] -= 1
-                        count[member] += 1
                         var place = member
                         while place != source {
                             let group = via[place]
                             let giver = leader[group]
-                            leader[group] = place
-                            led[giver].remove(at: led[giver].place { $0 < group })
-                            led[place].insert(group, at: led[place].place { $0 < group })
+                            hand(group, to: place)
                             place = giver
                         }
                         return true
@@ -93,5 +96,22 @@ struct LeaderBalance {
             }
         }
         return false
+    }
+
+    /// What a lead more at one and less at the other changes in their distances from the limits.
+    func distance(from source: Int, to member: Int, within limits: [ClosedRange<Int>]) -> Int {
+        let (own, other) = (Int(count[source]), Int(count[member]))
+        return limits[source].distance(to: own - 1) + limits[member].distance(to: other + 1)
+            - limits[source].distance(to: own) - limits[member].distance(to: other)
+    }
+
+    /// The host, a member of the group, leads it from now on.
+    mutating func hand(_ group: Int, to host: Int) {
+        let giver = leader[group]
+        leader[group] = host
+        led[giver].remove(at: led[giver].place { $0 < group })
+        led[host].insert(group, at: led[host].place { $0 < group })
+        count[giver] -= 1
+        count[host] += 1
     }
 }

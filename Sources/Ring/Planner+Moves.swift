@@ -177,9 +177,6 @@ extension GroupRecord {
     fileprivate func waits(for away: [HostID]) -> Bool {
         !away.isEmpty && replicas.contains { !$0.isSettled && away.contains($0.host) }
     }
-
-    /// A change of members is under way, or only the first half of a move is done.
-    fileprivate var isMoving: Bool { replicas.contains { !$0.isSettled || $0.successorOf != .none } }
 }
 
 /// How many data groups prefer each host.

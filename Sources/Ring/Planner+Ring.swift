@@ -62,7 +62,7 @@ private struct Shares {
         if weights > 0 {
             let goal = (2 * UInt64(Slot.count) * UInt64(newcomer.weight) + weights) / (2 * weights)
             for (place, count) in gifts(Int(goal)).enumerated() where count > 0 {
-                var preferring = shares[place].slots.map { score(newcomer.group, $0) }
+                var preferring = shares[place].slots.map { preference(of: $0, for: newcomer.group) }
                 preferring.sort(by: >)
                 let slots = preferring.map { Slot(UInt16($0 & UInt64(Slot.count - 1))) }
                 taken += slots[..<count]
@@ -100,12 +100,6 @@ private struct Shares {
         return owners
     }
 
-    /// How much a slot wants to belong to a group; the slot itself in the lowest 14 bits, so that no two are equal.
-    private func score(_ group: GroupID, _ slot: Slot) -> UInt64 {
-        let low = UInt64(Slot.count - 1)
-        return mix(mix(UInt64(group.rawValue)) ^ UInt64(slot.rawValue)) & ~low | UInt64(slot.rawValue)
-    }
-
     private func position(of group: GroupID) -> Int? {
         var low = 0
         var high = shares.count
@@ -115,4 +109,11 @@ private struct Shares {
         }
         return low < shares.count && shares[low].group == group ? low : nil
     }
+}
+
+/// How much a slot wants to belong to a group: rendezvous hashing. The slot itself is in the lowest 14 bits, so that no
+/// two are equal.
+func preference(of slot: Slot, for group: GroupID) -> UInt64 {
+    let low = UInt64(Slot.count - 1)
+    return mix(mix(UInt64(group.rawValue)) ^ UInt64(slot.rawValue)) & ~low | UInt64(slot.rawValue)
 }
