@@ -113,7 +113,7 @@ extension ByteWriter {
     public mutating func write(slots: [Slot]) {
         var runs: [(first: UInt16, count: UInt16)] = []
         for slot in slots {
-            if let last = runs.last, last.first + last.count == slot.rawValue {
+            if let last = runs.last, last.first &+ last.count == slot.rawValue {
                 runs[runs.count - 1].count += 1
             } else {
                 runs.append((slot.rawValue, 1))
