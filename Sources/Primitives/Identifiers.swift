@@ -74,6 +74,14 @@ public struct Revision: Identifier {
     @inlinable public var previous: Revision { Revision(rawValue == 0 ? 0 : rawValue - 1) }
 }
 
+/// One move of slots from a group to another. The version of the map that it came with, so a later one has a higher number,
+/// and none is used again. 0 is none.
+public struct MigrationID: Identifier {
+    public var rawValue: UInt64
+    @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
+    @inlinable public static var none: MigrationID { MigrationID(0) }
+}
+
 /// Version of the ring, raised by one with each change of ownership.
 public struct Epoch: Identifier {
     public var rawValue: UInt64

@@ -4,20 +4,25 @@
 public import Primitives
 
 extension ClusterMap {
-    public static let formatVersion: UInt16 = 1
+    /// The newest that is read. Version 1 is written while no slots move, so that hosts of the version before read it.
+    public static let formatVersion: UInt16 = 2
 
-    /// `version u16 = 1 | head | as many host records as the head says | as many group records | slot table`
+    /// `version u16 | head | as many host records as the head says | as many group records | slot table`, and in version 2
+    /// `migrations u32 | as many migration records`
     public func encode(into writer: inout ByteWriter) {
-        writer.write(Self.formatVersion)
+        writer.write(migrations.isEmpty ? 1 : 2 as UInt16)
         head.encode(into: &writer)
         for host in hosts { host.encode(into: &writer) }
         for group in groups { group.encode(into: &writer) }
         ring.encode(into: &writer)
+        guard !migrations.isEmpty else { return }
+        writer.write(UInt32(migrations.count))
+        for migration in migrations { migration.encode(into: &writer) }
     }
 
     /// Reads what `encode` wrote, and checks the map's invariants.
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
-        try reader.expect(version: Self.formatVersion, of: "a cluster map")
+        let version = try reader.expect(versionUpTo: Self.formatVersion, of: "a cluster map")
         let head = try ClusterMapHead(from: &reader)
         let hostCount = Int(head.hosts)
         guard hostCount <= Self.hostsMax else {
@@ -33,28 +38,44 @@ extension ClusterMap {
         try reader.check(count: groupCount, ofSize: GroupRecord.encodedBytesMin)
         var groups: [GroupRecord] = []
         for _ in 0..<groupCount { groups.append(try GroupRecord(from: &reader)) }
-        try self.init(head: head, hosts: hosts, groups: groups, ring: SlotTable(from: &reader))
+        let ring = try SlotTable(from: &reader)
+        var migrations: [MigrationRecord] = []
+        if version > 1 {
+            let count = Int(try reader.read(UInt32.self))
+            guard count <= Self.migrationsMax else {
+                throw DecodingFailure(expected: "at most \(Self.migrationsMax) migrations", found: "\(count)")
+            }
+            try reader.check(count: count, ofSize: MigrationRecord.encodedBytesMin)
+            for _ in 0..<count { migrations.append(try MigrationRecord(from: &reader)) }
+        }
+        try self.init(head: head, hosts: hosts, groups: groups, ring: ring, migrations: migrations)
     }
 
     /// Puts a map together from its parts and checks that none is missing, and its invariants.
     public init(
-        head: ClusterMapHead, hosts: [HostRecord], groups: [GroupRecord], ring: SlotTable
+        head: ClusterMapHead, hosts: [HostRecord], groups: [GroupRecord], ring: SlotTable,
+        migrations: [MigrationRecord] = []
     ) throws(DecodingFailure) {
-        guard hosts.count == Int(head.hosts), groups.count == Int(head.groups) else {
+        guard hosts.count == Int(head.hosts), groups.count == Int(head.groups),
+            migrations.count == Int(head.migrations)
+        else {
             throw DecodingFailure(
-                expected: "\(head.hosts) hosts and \(head.groups) groups", found: "\(hosts.count) and \(groups.count)")
+                expected: "\(head.hosts) hosts, \(head.groups) groups and \(head.migrations) migrations",
+                found: "\(hosts.count), \(groups.count) and \(migrations.count)")
         }
         self.init(
             cluster: head.cluster, version: head.version, featureLevel: head.featureLevel, hosts: hosts, groups: groups,
-            ring: ring, nextHost: head.nextHost, nextGroup: head.nextGroup, nextReplica: head.nextReplica)
+            ring: ring, migrations: migrations, nextHost: head.nextHost, nextGroup: head.nextGroup,
+            nextReplica: head.nextReplica)
         if let problem = problem() { throw DecodingFailure(expected: "a consistent cluster map", found: problem) }
     }
 
-    /// All but hosts, groups and ring.
+    /// All but hosts, groups, ring and migrations.
     public var head: ClusterMapHead {
         ClusterMapHead(
             cluster: cluster, version: version, featureLevel: featureLevel, nextHost: nextHost,
-            nextGroup: nextGroup, nextReplica: nextReplica, hosts: UInt32(hosts.count), groups: UInt32(groups.count))
+            nextGroup: nextGroup, nextReplica: nextReplica, hosts: UInt32(hosts.count), groups: UInt32(groups.count),
+            migrations: UInt32(migrations.count))
     }
 }
 
@@ -69,12 +90,14 @@ public struct ClusterMapHead: Hashable, Sendable {
     /// How many there are, so that a missing record shows.
     public var hosts: UInt32
     public var groups: UInt32
+    public var migrations: UInt32
 
-    public static let formatVersion: UInt16 = 1
+    /// As the map's.
+    public static let formatVersion: UInt16 = 2
 
     init(
         cluster: ClusterID, version: UInt64, featureLevel: UInt32, nextHost: HostID, nextGroup: GroupID,
-        nextReplica: ReplicaID, hosts: UInt32, groups: UInt32
+        nextReplica: ReplicaID, hosts: UInt32, groups: UInt32, migrations: UInt32
     ) {
         self.cluster = cluster
         self.version = version
@@ -84,12 +107,13 @@ public struct ClusterMapHead: Hashable, Sendable {
         self.nextReplica = nextReplica
         self.hosts = hosts
         self.groups = groups
+        self.migrations = migrations
     }
 
-    /// `version u16 = 1 | cluster u64 × 2 | map version u64 | feature level u32 | next host u64 | next group u32 |
-    /// next replica u64 | hosts u32 | groups u32`
+    /// `version u16 | cluster u64 × 2 | map version u64 | feature level u32 | next host u64 | next group u32 |
+    /// next replica u64 | hosts u32 | groups u32`, and in version 2 `migrations u32`
     public func encode(into writer: inout ByteWriter) {
-        writer.write(Self.formatVersion)
+        writer.write(migrations == 0 ? 1 : 2 as UInt16)
         writer.write(cluster)
         writer.write(version)
         writer.write(featureLevel)
@@ -98,10 +122,11 @@ public struct ClusterMapHead: Hashable, Sendable {
         writer.write(nextReplica)
         writer.write(hosts)
         writer.write(groups)
+        if migrations > 0 { writer.write(migrations) }
     }
 
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
-        try reader.expect(version: Self.formatVersion, of: "a cluster map's head")
+        let format = try reader.expect(versionUpTo: Self.formatVersion, of: "a cluster map's head")
         cluster = try reader.readClusterID()
         version = try reader.read()
         featureLevel = try reader.read()
@@ -110,6 +135,7 @@ public struct ClusterMapHead: Hashable, Sendable {
         nextReplica = try reader.read()
         hosts = try reader.read()
         groups = try reader.read()
+        migrations = format > 1 ? try reader.read() : 0
     }
 }
 
@@ -201,13 +227,6 @@ extension GroupRecord {
 }
 
 extension ByteReader {
-    fileprivate mutating func expect(version: UInt16, of what: String) throws(DecodingFailure) {
-        let found = try read(UInt16.self)
-        guard found == version else {
-            throw DecodingFailure(expected: "\(what) of version \(version)", found: "version \(found)")
-        }
-    }
-
     fileprivate mutating func expect(versionUpTo newest: UInt16, of what: String) throws(DecodingFailure) -> UInt16 {
         let found = try read(UInt16.self)
         guard found >= 1, found <= newest else {

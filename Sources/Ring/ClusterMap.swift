@@ -1,5 +1,5 @@
 // All that a host or a client must know to find a record: hosts, groups with their replicas, the ring. The meta group
-// owns it; everybody else has a copy with a version. Refuses to own: health, load, migrations.
+// owns it; everybody else has a copy with a version. Refuses to own: health, load.
 
 public import Primitives
 
@@ -47,7 +47,7 @@ public struct HostRecord: Hashable, Sendable {
 /// Invariants, checked by `problem` and so after every decoding: hosts and groups ascend by id; addresses and
 /// incarnations are unique; replicas ascend by id, each of another host that exists, and belong to one group only; each
 /// group has one that is to vote, and the preferred leader is such a one; founders ascend, and there is one; every owner
-/// in the ring is a group of the map; all ids are below the next ones; the cluster has an id, and no counter is near the
+/// in the ring is a group of the map; migrations ascend, between groups of the map, and no slot is in two; all ids are below the next ones; the cluster has an id, and no counter is near the
 /// end of its type.
 public struct ClusterMap: Hashable, Sendable {
     public static let hostsMax = 4_096
@@ -68,6 +68,8 @@ public struct ClusterMap: Hashable, Sendable {
     public var hosts: [HostRecord]
     public var groups: [GroupRecord]
     public var ring: SlotTable
+    /// Moves of slots that are under way.
+    public var migrations: [MigrationRecord] = []
     /// The ids to give next. They are never given twice, so they only grow.
     public var nextHost: HostID
     public var nextGroup: GroupID
@@ -75,7 +77,8 @@ public struct ClusterMap: Hashable, Sendable {
 
     public init(
         cluster: ClusterID, version: UInt64 = 1, featureLevel: UInt32 = FeatureLevel.first, hosts: [HostRecord],
-        groups: [GroupRecord], ring: SlotTable, nextHost: HostID, nextGroup: GroupID, nextReplica: ReplicaID
+        groups: [GroupRecord], ring: SlotTable, migrations: [MigrationRecord] = [], nextHost: HostID,
+        nextGroup: GroupID, nextReplica: ReplicaID
     ) {
         self.cluster = cluster
         self.version = version
@@ -83,6 +86,7 @@ public struct ClusterMap: Hashable, Sendable {
         self.hosts = hosts
         self.groups = groups
         self.ring = ring
+        self.migrations = migrations
         self.nextHost = nextHost
         self.nextGroup = nextGroup
         self.nextReplica = nextReplica
@@ -175,7 +179,7 @@ public struct ClusterMap: Hashable, Sendable {
         if let owner = ring.owner(outside: groups.map(\.id)) {
             return "the ring names group \(owner), which does not exist"
         }
-        return nil
+        return problemOfMigrations()
     }
 }
 

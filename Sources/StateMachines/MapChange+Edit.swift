@@ -15,6 +15,10 @@ struct MapEdit {
         case hostRemoved(HostID)
         case group(GroupRecord)
         case groupRemoved(GroupID)
+        case migration(MigrationRecord)
+        /// The ring changes with it.
+        case migrationCommitted(MigrationRecord)
+        case migrationRemoved(MigrationID)
         case featureLevel(UInt32)
     }
     var part: Part
@@ -38,6 +42,11 @@ struct MapEdit {
         case .hostRemoved(let id): map.removeHost(id)
         case .group(let group): map.replace(group)
         case .groupRemoved(let id): map.removeGroup(id)
+        case .migration(let migration): map.replace(migration)
+        case .migrationCommitted(let migration):
+            map.replace(migration)
+            map.ring.assign(migration.slots, to: migration.target)
+        case .migrationRemoved(let id): map.removeMigration(id)
         case .featureLevel(let level): map.featureLevel = level
         }
         map.nextGroup = nextGroup
@@ -60,6 +69,8 @@ extension MapChange {
         let least: UInt32 =
             switch self {
             case .setGroupState, .setHostWeight: FeatureLevel.transactions
+            case .migrate, .commitMigration, .migrationReleased, .migrationActivated, .abortMigration, .migrationDone:
+                FeatureLevel.migrations
             default: FeatureLevel.membership
             }
         guard map.featureLevel < least else { return nil }
@@ -156,6 +167,20 @@ extension MapChange {
             var record = old
             record.preferredLeader = replica
             return try edit(of: old, to: record, replica, map)
+        case .migrate(let slots, let source, let target): return try migrating(slots, source, target, map)
+        case .commitMigration(let id, let index, let digest): return try committing(id, index, digest, map)
+        case .migrationReleased(let id, let index):
+            return try stepping(id, to: .released, map) { (migration) throws(Refusal) in
+                guard index > migration.sourceIndex else {
+                    throw .invalid(
+                        "migration \(id) was frozen at index \(migration.sourceIndex), and can't be released at \(index)"
+                    )
+                }
+                migration.sourceIndex = index
+            }
+        case .migrationActivated(let id): return try stepping(id, to: .activated, map) { _ in }
+        case .abortMigration(let id): return try aborting(id, map)
+        case .migrationDone(let id, let side): return try finishing(id, side, map)
         }
     }
 
@@ -326,6 +351,9 @@ extension MapChange {
         let slots = map.ring.slots(of: group.id).count
         guard slots == 0 else {
             throw .invalid("group \(group.id) has \(slots) slots: move them to other groups first")
+        }
+        if let migration = map.migrations.first(where: { $0.source == group.id || $0.target == group.id }) {
+            throw .invalid("group \(group.id) is part of migration \(migration.id): wait until it is over, or abort it")
         }
         var edit = MapEdit(.groupRemoved(group.id), of: map)
         edit.group = group.id

@@ -41,6 +41,22 @@ public enum MapChange: Hashable, Sendable {
     case setGroupState(GroupID, GroupRecord.State)
     /// 15, `host u64 | weight u32`: from feature level 5 on.
     case setHostWeight(HostID, UInt32)
+    /// 16, `source u32 | target u32 | slots (`ByteWriter.write(slots:)`)`: a migration of slots that the source owns and
+    /// no migration has. This and the next ones: from feature level 11 on.
+    case migrate([Slot], from: GroupID, to: GroupID)
+    /// 17, `migration u64 | index u64 | digest u64`: the target's leader says that its group has all of the slots as they
+    /// were frozen at this index of the source's log, and the digest that both have of it. That is the decision: the ring
+    /// names the target. An aborted one is not decided any more.
+    case commitMigration(MigrationID, frozen: LogIndex, digest: UInt64)
+    /// 18, `migration u64 | index u64`: the source's leader says that its group has released the slots at this index.
+    case migrationReleased(MigrationID, LogIndex)
+    /// 19, `migration u64`: the target's leader says that its group serves the slots.
+    case migrationActivated(MigrationID)
+    /// 20, `migration u64`: nothing moves; only before it is decided.
+    case abortMigration(MigrationID)
+    /// 21, `migration u64 | side u8`: the group on this side has forgotten one that is aborted, or, of the source, has
+    /// cleaned up behind one that is activated.
+    case migrationDone(MigrationID, MigrationSide)
 
     /// A planned step, as a change.
     public init(_ step: Planner.Step) {
@@ -53,7 +69,7 @@ public enum MapChange: Hashable, Sendable {
     }
 
     /// 13 is a recovery's.
-    static func isOne(_ number: UInt8) -> Bool { number >= 3 && number <= 15 && number != 13 }
+    static func isOne(_ number: UInt8) -> Bool { number >= 3 && number <= 21 && number != 13 }
 
     var number: UInt8 {
         switch self {
@@ -69,6 +85,12 @@ public enum MapChange: Hashable, Sendable {
         case .preferLeader: 12
         case .setGroupState: 14
         case .setHostWeight: 15
+        case .migrate: 16
+        case .commitMigration: 17
+        case .migrationReleased: 18
+        case .migrationActivated: 19
+        case .abortMigration: 20
+        case .migrationDone: 21
         }
     }
 
@@ -107,6 +129,21 @@ public enum MapChange: Hashable, Sendable {
         case .setHostWeight(let host, let weight):
             writer.write(host)
             writer.write(weight)
+        case .migrate(let slots, let source, let target):
+            writer.write(source)
+            writer.write(target)
+            writer.write(slots: slots)
+        case .commitMigration(let migration, let index, let digest):
+            writer.write(migration)
+            writer.write(index)
+            writer.write(digest)
+        case .migrationReleased(let migration, let index):
+            writer.write(migration)
+            writer.write(index)
+        case .migrationActivated(let migration), .abortMigration(let migration): writer.write(migration)
+        case .migrationDone(let migration, let side):
+            writer.write(migration)
+            writer.write(side.rawValue)
         }
     }
 
@@ -144,7 +181,21 @@ public enum MapChange: Hashable, Sendable {
             }
             self = .setGroupState(group, state)
         case 15: self = .setHostWeight(try reader.read(), try reader.read())
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 15", found: "kind \(number)")
+        case 16:
+            let (source, target) = (try reader.read(GroupID.self), try reader.read(GroupID.self))
+            self = .migrate(try reader.readSlots(), from: source, to: target)
+        case 17: self = .commitMigration(try reader.read(), frozen: try reader.read(), digest: try reader.read())
+        case 18: self = .migrationReleased(try reader.read(), try reader.read())
+        case 19: self = .migrationActivated(try reader.read())
+        case 20: self = .abortMigration(try reader.read())
+        case 21:
+            let migration = try reader.read(MigrationID.self)
+            let number = try reader.read(UInt8.self)
+            guard let side = MigrationSide(rawValue: number) else {
+                throw DecodingFailure(expected: "a side of a migration, 1 or 2", found: "\(number)")
+            }
+            self = .migrationDone(migration, side)
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 21", found: "kind \(number)")
         }
     }
 }

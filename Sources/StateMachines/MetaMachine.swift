@@ -96,7 +96,7 @@ public enum MetaCommand: Hashable, Sendable {
             let expecting = try reader.read(UInt64.self)
             self = .change(try MapChange(number: number, from: &reader), expecting: expecting)
         case Self.recoverNumber: self = .recover(try ClusterMap(from: &reader))
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 15", found: "kind \(number)")
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 21", found: "kind \(number)")
         }
         try reader.expectEnd()
     }
@@ -177,10 +177,8 @@ public struct MetaRecord: Hashable, Sendable {
 }
 
 /// The map, live. Its records: "head" with the map's own numbers and counts, "ring", "host/" and the id (u64,
-/// big-endian, so that
-/// records sort like ids) for each host, "group/" and the id (u32, big-endian) for each group; values as the parts of
-/// the
-/// map encode themselves.
+/// big-endian, so that records sort like ids) for each host, "group/" and the id (u32, big-endian) for each group,
+/// "migration/" and the id (u64, big-endian) for each migration; values as the parts of the map encode themselves.
 public struct MetaMachine: Sendable {
     /// Nil before the cluster's first map.
     public private(set) var map: ClusterMap?
@@ -264,6 +262,7 @@ public struct MetaMachine: Sendable {
         guard let old else { return [] }
         return old.hosts.filter { map.host($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
             + old.groups.filter { map.group($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
+            + old.migrations.filter { map.migration($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
     }
 
     private mutating func register(_ registration: HostRegistration) -> Effect {
@@ -318,9 +317,17 @@ public struct MetaMachine: Sendable {
         case .hostRemoved(let id): records = [MetaRecord(key: Self.key(of: id), value: nil)]
         case .group(let group): records = [Self.record(Self.key(of: group.id)) { group.encode(into: &$0) }]
         case .groupRemoved(let id): records = [MetaRecord(key: Self.key(of: id), value: nil)]
+        case .migration(let migration):
+            records = [Self.record(Self.key(of: migration.id)) { migration.encode(into: &$0) }]
+        case .migrationCommitted(let migration):
+            records = [Self.record(Self.key(of: migration.id)) { migration.encode(into: &$0) }]
+        case .migrationRemoved(let id): records = [MetaRecord(key: Self.key(of: id), value: nil)]
         case .featureLevel: break
         }
         edit.apply(to: &map!)
+        if case .migrationCommitted = edit.part {
+            records.append(Self.record(Self.ringKey) { map!.ring.encode(into: &$0) })
+        }
         outcome.mapVersion = map!.version
         let head = map!.head
         return .done([Self.record(Self.headKey) { head.encode(into: &$0) }] + records, outcome.encoded())
@@ -344,6 +351,9 @@ public struct MetaMachine: Sendable {
         for group in map.groups where group != old?.group(group.id) {
             add(key(of: group.id)) { group.encode(into: &$0) }
         }
+        for migration in map.migrations where migration != old?.migration(migration.id) {
+            add(key(of: migration.id)) { migration.encode(into: &$0) }
+        }
         return records
     }
 
@@ -353,6 +363,7 @@ public struct MetaMachine: Sendable {
         var ring: SlotTable?
         var hosts: [HostRecord] = []
         var groups: [GroupRecord] = []
+        var migrations: [MigrationRecord] = []
         for record in records {
             guard let value = record.value else { continue }
             var reader = ByteReader(value)
@@ -366,19 +377,23 @@ public struct MetaMachine: Sendable {
             } else if record.key.count > 6, record.key[0..<6] == Self.groupPrefix {
                 groups.append(try GroupRecord(from: &reader))
                 try Self.expect(record.key, Self.key(of: groups[groups.count - 1].id))
+            } else if record.key.count > 10, record.key[0..<10] == Self.migrationPrefix {
+                migrations.append(try MigrationRecord(from: &reader))
+                try Self.expect(record.key, Self.key(of: migrations[migrations.count - 1].id))
             } else {
                 throw DecodingFailure(
                     expected: "a record of the cluster's map", found: "one with the key \(record.key)")
             }
             try reader.expectEnd()
         }
-        if head == nil, ring == nil, hosts.isEmpty, groups.isEmpty { return }
+        if head == nil, ring == nil, hosts.isEmpty, groups.isEmpty, migrations.isEmpty { return }
         guard let head, let ring else {
             throw DecodingFailure(expected: "a map's head and ring", found: "records without them")
         }
         hosts.sort { $0.id < $1.id }
         groups.sort { $0.id < $1.id }
-        map = try ClusterMap(head: head, hosts: hosts, groups: groups, ring: ring)
+        migrations.sort { $0.id < $1.id }
+        map = try ClusterMap(head: head, hosts: hosts, groups: groups, ring: ring, migrations: migrations)
     }
 
     private static func expect(_ found: Bytes, _ expected: Bytes) throws(DecodingFailure) {
@@ -391,9 +406,11 @@ public struct MetaMachine: Sendable {
     private static var ringKey: Bytes { "ring" }
     private static var hostPrefix: Bytes { "host/" }
     private static var groupPrefix: Bytes { "group/" }
+    private static var migrationPrefix: Bytes { "migration/" }
 
     private static func key(of host: HostID) -> Bytes { key(hostPrefix, host.rawValue.bigEndian) }
     private static func key(of group: GroupID) -> Bytes { key(groupPrefix, group.rawValue.bigEndian) }
+    private static func key(of migration: MigrationID) -> Bytes { key(migrationPrefix, migration.rawValue.bigEndian) }
 
     private static func key(_ prefix: Bytes, _ bigEndian: some FixedWidthInteger) -> Bytes {
         var bytes = prefix.array

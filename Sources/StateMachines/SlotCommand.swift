@@ -1,0 +1,231 @@
+// What the two groups of a migration do for it, as commands of their own logs. Owns their encoding; what they do is in
+// SlotOwnership. Their leaders propose them, as the map says; every one may come again, and late.
+
+public import Messages
+public import Primitives
+import Ring
+
+/// Sub state machine 5's commands, leaders' alone: `number u8 | version u8 = 1 | migration u64 | fields` behind a header. They
+/// need feature level `FeatureLevel.migrations`.
+public enum SlotCommand: Hashable, Sendable {
+    /// 1, `target u32 | slots`. The source: what its records of these slots are is of interest from now on.
+    case beginExport(MigrationID, [Slot], target: GroupID)
+    /// 2, `source u32 | source time u64 | slots`. The target: takes in pages from now on. `sourceTime` is a log time of the
+    /// source: deadlines are as far behind the target's own one as they were behind that.
+    case beginImport(MigrationID, [Slot], source: GroupID, sourceTime: LogTime)
+    /// 3. The target takes the next page, and does nothing at others.
+    case page(MigrationID, MigrationPage)
+    /// 4. The source takes no commands for these slots from now on.
+    case freeze(MigrationID)
+    /// 5, `revision u64`. The target has all, as of the source's revision: its own goes on above that.
+    case seal(MigrationID, Revision)
+    /// 6, `epoch u64`. The source does not own the slots any more, since that epoch of the ring.
+    case release(MigrationID, Epoch)
+    /// 7. The target serves the slots.
+    case activate(MigrationID)
+    /// 8. It is aborted: the source serves the slots as before, the target begins to clear what it has of them.
+    case forget(MigrationID)
+    /// 9, `count u16 | places`. Records of slots that are cleared, as the leader found them.
+    case clear(MigrationID, [RecordPosition])
+    /// 10. The leader found none any more.
+    case cleared(MigrationID)
+
+    static let formatVersion: UInt8 = 1
+    /// Places in one command.
+    public static let clearedMax = 1_024
+
+    public var migration: MigrationID {
+        switch self {
+        case .beginExport(let id, _, _), .beginImport(let id, _, _, _), .page(let id, _), .freeze(let id),
+            .seal(let id, _), .release(let id, _), .activate(let id), .forget(let id), .clear(let id, _),
+            .cleared(let id):
+            id
+        }
+    }
+
+    private var number: UInt8 {
+        switch self {
+        case .beginExport: 1
+        case .beginImport: 2
+        case .page: 3
+        case .freeze: 4
+        case .seal: 5
+        case .release: 6
+        case .activate: 7
+        case .forget: 8
+        case .clear: 9
+        case .cleared: 10
+        }
+    }
+
+    /// A whole payload.
+    public func payload() -> Bytes {
+        var writer = ByteWriter(capacity: 128)
+        CommandHeader(machine: .slotOwnership).encode(into: &writer)
+        writer.write(number)
+        writer.write(Self.formatVersion)
+        writer.write(migration)
+        switch self {
+        case .beginExport(_, let slots, let target):
+            writer.write(target)
+            writer.write(slots: slots)
+        case .beginImport(_, let slots, let source, let time):
+            writer.write(source)
+            writer.write(time)
+            writer.write(slots: slots)
+        case .page(_, let page): page.encode(into: &writer)
+        case .seal(_, let revision): writer.write(revision)
+        case .release(_, let epoch): writer.write(epoch)
+        case .clear(_, let places):
+            writer.write(UInt16(places.count))
+            for place in places { writer.write(place.encoded()) }
+        case .freeze, .activate, .forget, .cleared: break
+        }
+        return writer.take()
+    }
+
+    /// Reads a whole payload, header included.
+    public init(payload: Bytes) throws(DecodingFailure) {
+        var reader = ByteReader(payload)
+        _ = try reader.readBytes(count: CommandHeader.encodedBytes)
+        let (number, version) = (try reader.read(UInt8.self), try reader.read(UInt8.self))
+        guard version == Self.formatVersion else {
+            throw DecodingFailure(expected: "a command about slots of version 1", found: "version \(version)")
+        }
+        let id = try reader.read(MigrationID.self)
+        guard id != .none else { throw DecodingFailure(expected: "a migration's number", found: "0") }
+        switch number {
+        case 1:
+            let target = try reader.read(GroupID.self)
+            self = .beginExport(id, try reader.readSlots(), target: target)
+        case 2:
+            let (source, time) = (try reader.read(GroupID.self), try reader.read(LogTime.self))
+            self = .beginImport(id, try reader.readSlots(), source: source, sourceTime: time)
+        case 3: self = .page(id, try MigrationPage(from: &reader))
+        case 4: self = .freeze(id)
+        case 5: self = .seal(id, try reader.read())
+        case 6: self = .release(id, try reader.read())
+        case 7: self = .activate(id)
+        case 8: self = .forget(id)
+        case 9:
+            let count = Int(try reader.read(UInt16.self))
+            guard count <= Self.clearedMax else {
+                throw DecodingFailure(expected: "at most \(Self.clearedMax) records", found: "\(count)")
+            }
+            var places: [RecordPosition] = []
+            for _ in 0..<count { places.append(try RecordPosition(from: &reader)) }
+            self = .clear(id, places)
+        case 10: self = .cleared(id)
+        default: throw DecodingFailure(expected: "a command about slots, 1 to 10", found: "\(number)")
+        }
+        try reader.expectEnd()
+    }
+}
+
+/// Some of what a source has of the slots that move: records, deletions, and what is due.
+///
+/// `number u64 | revision u64 | records: count u32, each: slot u16, machine u16, revision u64, expiry u64, has value u8, key:
+/// length u32, bytes, value likewise if there is one | deadlines: count u32, each: time u64, index u64, number u16, value:
+/// length u32, bytes; a length of 2^32 - 1: it is gone`
+public struct MigrationPage: Hashable, Sendable {
+    public struct Record: Hashable, Sendable {
+        public var place: RecordPosition
+        public var revision: Revision
+        /// By the source's log time; 0: never.
+        public var expiry: LogTime
+        /// nil: it is deleted.
+        public var value: Bytes?
+
+        public init(place: RecordPosition, revision: Revision, expiry: LogTime, value: Bytes?) {
+            self.place = place
+            self.revision = revision
+            self.expiry = expiry
+            self.value = value
+        }
+    }
+
+    /// The source's key of it, and what is due then; nil: nothing any more.
+    public struct Due: Hashable, Sendable {
+        public var key: DeadlineKey
+        public var value: Bytes?
+
+        public init(key: DeadlineKey, value: Bytes?) { (self.key, self.value) = (key, value) }
+    }
+
+    /// From 1 on.
+    public var number: UInt64
+    /// None of the records has a higher one.
+    public var revision: Revision
+    public var records: [Record]
+    public var dues: [Due]
+
+    /// Of records and of what is due, each.
+    public static let countMax = 4_096
+
+    public init(number: UInt64, revision: Revision, records: [Record], dues: [Due]) {
+        self.number = number
+        self.revision = revision
+        self.records = records
+        self.dues = dues
+    }
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(number)
+        writer.write(revision)
+        writer.write(UInt32(records.count))
+        for record in records {
+            writer.write(record.place.slot)
+            writer.write(record.place.machine)
+            writer.write(record.revision)
+            writer.write(record.expiry)
+            writer.write(record.value != nil)
+            writer.writeWithLength(record.place.key)
+            if let value = record.value { writer.writeWithLength(value) }
+        }
+        writer.write(UInt32(dues.count))
+        for due in dues {
+            due.key.encode(into: &writer)
+            if let value = due.value { writer.writeWithLength(value) } else { writer.write(UInt32.max) }
+        }
+    }
+
+    init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (number, revision) = (try reader.read(), try reader.read())
+        records = []
+        for _ in 0..<(try reader.readCount(ofSize: 25)) {
+            let (slot, machine) = (try reader.read(Slot.self), try reader.read(SubMachineNumber.self))
+            let (revision, expiry) = (try reader.read(Revision.self), try reader.read(LogTime.self))
+            let hasValue = try reader.readBool()
+            let key = try reader.readBytesWithLength(limit: Limits.keyBytesMax)
+            records.append(
+                Record(
+                    place: RecordPosition(slot: slot, machine: machine, key: key), revision: revision, expiry: expiry,
+                    value: hasValue ? try reader.readBytesWithLength(limit: 2 * Limits.valueBytesMax) : nil))
+        }
+        dues = []
+        for _ in 0..<(try reader.readCount(ofSize: 22)) {
+            let key = try DeadlineKey(from: &reader)
+            let length = try reader.read(UInt32.self)
+            guard length != .max else {
+                dues.append(Due(key: key, value: nil))
+                continue
+            }
+            guard length <= 2 * UInt32(Limits.valueBytesMax) else {
+                throw DecodingFailure(
+                    expected: "at most \(2 * Limits.valueBytesMax) bytes", found: "a length of \(length)")
+            }
+            dues.append(Due(key: key, value: try reader.readBytes(count: Int(length))))
+        }
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func readCount(ofSize size: Int) throws(DecodingFailure) -> Int {
+        let count = Int(try read(UInt32.self))
+        guard count <= MigrationPage.countMax else {
+            throw DecodingFailure(expected: "at most \(MigrationPage.countMax) in one page", found: "\(count)")
+        }
+        try check(count: count, ofSize: size)
+        return count
+    }
+}
