@@ -67,7 +67,7 @@ public struct MigrationRecord: Hashable, Sendable {
 
 extension MigrationRecord {
     public static let formatVersion: UInt16 = 1
-    static let encodedBytesMin = 45
+    static let encodedBytesMin = 44
     /// Of one migration: what moves in one go should be little, so that writes wait shortly for its last round.
     public static let slotsMax = 4_096
 

@@ -120,23 +120,35 @@ public struct ApplyContext {
     /// What is to be done then, if it is a command of this machine in this slot that nobody called off.
     ///
     /// - Throws: it is not in memory.
-    func scheduled(_ key: DeadlineKey) throws(Unready) -> MachineRequest? {
-        let value: Bytes?
-        let place = key.place
-        // Few commands set or call off any, and these few.
-        if let own = writes.last(where: { $0.machine == .deadlines && $0.key == place.key }) {
-            value = own.value
-        } else {
-            switch store.find(place) {
-            case .absent: value = nil
-            case .found(let record): value = record.value
-            case .elsewhere: throw Unready([place])
-            }
+    func scheduled(_ command: ScheduledCommand) throws(Unready) -> (Deadline, MachineRequest)? {
+        var found: Deadline?
+        if command.group == group { found = try deadline(command.deadline) }
+        if found == nil {
+            // It may have come here with its slot, or come back.
+            let timer = MovedTimer(of: command)
+            if let value = try value(at: timer.place), let key = try? timer.key(value) { found = try deadline(key) }
         }
-        guard let value, case .command(machine, let request)? = (try? Deadline(key: key.key, value: value))?.purpose,
-            Ring.slot(of: request.key) == slot
+        guard let found, case .command(machine, let request) = found.purpose, Ring.slot(of: request.key) == slot,
+            found.handle(in: group) == command
         else { return nil }
-        return request
+        return (found, request)
+    }
+
+    private func deadline(_ key: DeadlineKey) throws(Unready) -> Deadline? {
+        try value(at: key.place).flatMap { try? Deadline(key: key.key, value: $0) }
+    }
+
+    /// Of a record beside the machine's own. Few commands write any, and these few.
+    private func value(at place: RecordPosition) throws(Unready) -> Bytes? {
+        if let own = writes.last(where: { $0.machine == place.machine && $0.slot == place.slot && $0.key == place.key })
+        {
+            return own.value
+        }
+        switch store.find(place) {
+        case .absent: return nil
+        case .found(let record): return record.value
+        case .elsewhere: throw Unready([place])
+        }
     }
 
     /// Sees to it that `scheduled` of these doesn't throw.
@@ -148,7 +160,7 @@ public struct ApplyContext {
     }
 
     /// It is done, or called off.
-    mutating func remove(_ key: DeadlineKey) { writes.append(key.removal) }
+    mutating func remove(_ deadline: Deadline) { writes += deadline.removals }
 
     /// When a record ends that lives for so long from now on; 0: never.
     func expiry(afterMillis timeToLive: UInt64) -> LogTime {
@@ -185,4 +197,6 @@ public struct ApplyContext {
     @usableFromInline var expiry: LogTime
     /// nil: deleted.
     @usableFromInline var value: Bytes?
+    /// Of what comes or goes with its slot, and is no change of its own; nil: the entry's.
+    @usableFromInline var revision: Revision?
 }

@@ -4,31 +4,37 @@
 
 public import Messages
 public import Primitives
+import Ring
 
 /// When something is to be done, and which of all that a group has to do: the key of its record, in the order of times.
 ///
-/// `time u64 | index u64 | number u16`, big-endian, 18 bytes.
+/// `time u64 | index u64 | number u16`, big-endian, 18 bytes; behind it `group u32` if it came with its slot from there.
 public struct DeadlineKey: Hashable, Sendable {
     /// In log time.
     public var time: LogTime
     /// Of the entry that set it, and which of that entry's: no two deadlines of a group have all three in common.
     public var index: LogIndex
     public var number: UInt16
+    /// The group that set it, if it came from there; `.meta`: it was set here.
+    public var origin: GroupID
 
-    public init(time: LogTime, index: LogIndex, number: UInt16) {
+    public init(time: LogTime, index: LogIndex, number: UInt16, origin: GroupID = .meta) {
         self.time = time
         self.index = index
         self.number = number
+        self.origin = origin
     }
 
     static let bytes = 18
+    private static let bytesWithOrigin = 22
 
     /// Of its record.
     public var key: Bytes {
-        var writer = ByteWriter(capacity: Self.bytes)
+        var writer = ByteWriter(capacity: Self.bytesWithOrigin)
         writer.write(time.rawValue.bigEndian)
         writer.write(index.rawValue.bigEndian)
         writer.write(number.bigEndian)
+        if origin != .meta { writer.write(origin.rawValue.bigEndian) }
         return writer.take()
     }
 
@@ -36,16 +42,22 @@ public struct DeadlineKey: Hashable, Sendable {
     var place: RecordPosition { RecordPosition(slot: .group, machine: .deadlines, key: key) }
 
     public init(key: Bytes) throws(DecodingFailure) {
-        guard key.count == Self.bytes else {
-            throw DecodingFailure(expected: "a deadline's key of \(Self.bytes) bytes", found: "\(key.count)")
+        guard key.count == Self.bytes || key.count == Self.bytesWithOrigin else {
+            throw DecodingFailure(
+                expected: "a deadline's key of \(Self.bytes) or \(Self.bytesWithOrigin) bytes", found: "\(key.count)")
         }
         var reader = ByteReader(key)
         time = LogTime(UInt64(bigEndian: try reader.read()))
         index = LogIndex(UInt64(bigEndian: try reader.read()))
         number = UInt16(bigEndian: try reader.read())
+        origin = .meta
+        if !reader.isAtEnd {
+            origin = GroupID(UInt32(bigEndian: try reader.read()))
+            guard origin != .meta else { throw DecodingFailure(expected: "a group with slots", found: "\(origin)") }
+        }
     }
 
-    /// In commands: `time u64 | index u64 | number u16`, little-endian as all integers there.
+    /// In commands: `time u64 | index u64 | number u16`, little-endian as all integers there; where it was set is not said.
     func encode(into writer: inout ByteWriter) {
         writer.write(time)
         writer.write(index)
@@ -54,6 +66,7 @@ public struct DeadlineKey: Hashable, Sendable {
 
     init(from reader: inout ByteReader) throws(DecodingFailure) {
         (time, index, number) = (try reader.read(), try reader.read(), try reader.read())
+        origin = .meta
     }
 
     /// It is done, or called off.
@@ -71,6 +84,8 @@ public struct DeadlineKey: Hashable, Sendable {
 ///   written again meanwhile has another, and is left: so nobody has to read a record in order to write it.
 /// * `2 | machine u16 | a MachineRequest`: the command of the machine is applied.
 /// * `3 | a Sweep`: the records go that nobody needs any more, some at a time. From feature level 9 on.
+/// * `4 | time u64 | machine u16 | a MachineRequest`: as 2, set in another group: when it was due there. From feature level 11
+///   on.
 public struct Deadline: Hashable, Sendable {
     public enum Purpose: Hashable, Sendable {
         case record(RecordPosition)
@@ -80,10 +95,34 @@ public struct Deadline: Hashable, Sendable {
 
     public var key: DeadlineKey
     public var purpose: Purpose
+    /// When it was due by the log that it was set in; nil: that is this one.
+    public var originTime: LogTime?
 
-    public init(_ key: DeadlineKey, _ purpose: Purpose) {
+    public init(_ key: DeadlineKey, _ purpose: Purpose, originTime: LogTime? = nil) {
         self.key = key
         self.purpose = purpose
+        self.originTime = originTime
+    }
+
+    /// Of what it changes.
+    public var slot: Slot? {
+        switch purpose {
+        case .record(let place): place.slot
+        case .command(_, let request): Ring.slot(of: request.key)
+        case .sweep(let sweep): sweep.slot
+        }
+    }
+
+    /// The number of a scheduled command for whoever scheduled it, wherever that was.
+    func handle(in group: GroupID) -> ScheduledCommand {
+        ScheduledCommand(
+            key.origin == .meta ? group : key.origin,
+            DeadlineKey(time: originTime ?? key.time, index: key.index, number: key.number))
+    }
+
+    /// It is done, or called off.
+    var removals: [RecordWrite] {
+        key.origin == .meta ? [key.removal] : [key.removal, MovedTimer(of: key, in: key.origin).removal]
     }
 
     public var isCommand: Bool { if case .command = purpose { true } else { false } }
@@ -92,6 +131,7 @@ public struct Deadline: Hashable, Sendable {
         static let record: UInt8 = 1
         static let command: UInt8 = 2
         static let sweep: UInt8 = 3
+        static let movedCommand: UInt8 = 4
     }
 
     /// The first key that a deadline of this time may have.
@@ -105,7 +145,8 @@ public struct Deadline: Hashable, Sendable {
             writer.write(Kind.record)
             writer.write(place.encoded())
         case .command(let machine, let request):
-            writer.write(Kind.command)
+            writer.write(originTime == nil ? Kind.command : Kind.movedCommand)
+            if let originTime { writer.write(originTime) }
             writer.write(machine)
             request.encode(into: &writer)
         case .sweep(let sweep):
@@ -127,7 +168,11 @@ public struct Deadline: Hashable, Sendable {
         case Kind.sweep:
             purpose = .sweep(try Sweep(from: &reader))
             try reader.expectEnd()
-        case let kind: throw DecodingFailure(expected: "a deadline of kind 1 to 3", found: "\(kind)")
+        case Kind.movedCommand:
+            originTime = try reader.read()
+            let machine = try reader.read(SubMachineNumber.self)
+            purpose = .command(machine, try MachineRequest(decoding: reader.readRest()))
+        case let kind: throw DecodingFailure(expected: "a deadline of kind 1 to 4", found: "\(kind)")
         }
     }
 
@@ -142,7 +187,8 @@ public struct Deadline: Hashable, Sendable {
 ///
 /// * `1 u8 | version u8 = 1 | count u16 | each: deadline (time u64, index u64, number u16), slot u16, machine u16, key:
 ///   length u32, bytes`: each record ends if its expiry is that time.
-/// * `2 u8 | version u8 = 1 | deadline`: the command that stands there is applied, if the deadline is still there.
+/// * `2 u8 | version u8 = 1 | deadline`: the command that stands there is applied, if the deadline is still there. Behind it
+///   `group u32` if it came with its slot from there.
 /// * `3 u8 | version u8 = 1 | count u16 | each a SweepStep`: steps of sweeps that are still there; from feature level 9 on.
 public enum DeadlineCommand: Hashable, Sendable {
     public struct Ending: Hashable, Sendable {
@@ -191,6 +237,7 @@ public enum DeadlineCommand: Hashable, Sendable {
             writer.write(Number.fire)
             writer.write(Self.formatVersion)
             deadline.encode(into: &writer)
+            if deadline.origin != .meta { writer.write(deadline.origin) }
         case .sweep(let steps):
             writer.write(Number.sweep)
             writer.write(Self.formatVersion)
@@ -217,7 +264,10 @@ public enum DeadlineCommand: Hashable, Sendable {
                 endings.append(Ending(try DeadlineKey(from: &reader), try RecordPosition(from: &reader)))
             }
             self = .end(endings)
-        case (Number.fire, Self.formatVersion): self = .fire(try DeadlineKey(from: &reader))
+        case (Number.fire, Self.formatVersion):
+            var deadline = try DeadlineKey(from: &reader)
+            if !reader.isAtEnd { deadline.origin = try reader.read() }
+            self = .fire(deadline)
         case (Number.sweep, Self.formatVersion):
             let count = Int(try reader.read(UInt16.self))
             guard count <= Self.countMax else {

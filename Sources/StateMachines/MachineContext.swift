@@ -286,7 +286,7 @@ public struct ScheduledCommand: Message, Hashable {
     let group: GroupID
     let deadline: DeadlineKey
 
-    fileprivate init(_ group: GroupID, _ deadline: DeadlineKey) { (self.group, self.deadline) = (group, deadline) }
+    init(_ group: GroupID, _ deadline: DeadlineKey) { (self.group, self.deadline) = (group, deadline) }
 
     public func encode(into writer: inout ByteWriter) {
         writer.write(group)
@@ -357,19 +357,18 @@ extension MachineContext {
     public mutating func cancel(_ scheduled: ScheduledCommand) throws -> Bool {
         try trouble.willRead()
         try trouble.willWrite(0)
-        guard scheduled.group == context.group else { return false }
-        let found: MachineRequest?
-        do throws(Unready) { found = try context.scheduled(scheduled.deadline) } catch { throw trouble.note(error) }
+        let found: (deadline: Deadline, request: MachineRequest)?
+        do throws(Unready) { found = try context.scheduled(scheduled) } catch { throw trouble.note(error) }
         guard let found else { return false }
-        try trouble.hasRead(found.body.count)
-        context.remove(scheduled.deadline)
+        try trouble.hasRead(found.request.body.count)
+        context.remove(found.deadline)
         return true
     }
 
     /// The command that is applied has been taken off the list: its own number is not there for it any more.
-    mutating func begin(_ deadline: DeadlineKey) {
+    mutating func begin(_ deadline: Deadline) {
         context.remove(deadline)
-        timer = ScheduledCommand(context.group, deadline)
+        timer = deadline.handle(in: context.group)
     }
 
     /// Sees to it that `cancel` finds these in memory: all that are missing are fetched in one go.

@@ -16,7 +16,7 @@ public struct MasterStateMachine: Sendable {
     /// The last entry applied.
     public private(set) var applied: LogIndex
     /// The group's counter of changes: raised by one with each command that changes records.
-    public private(set) var revision: Revision
+    public internal(set) var revision: Revision
     /// Elapsed time as the entries carry it; never falls.
     public private(set) var logTime: LogTime
     /// Over all records written since the group began, in their order: replicas agree at equal index.
@@ -24,7 +24,9 @@ public struct MasterStateMachine: Sendable {
     /// What the sub machines did since digests were last compared.
     var interval: MachineDigests
     /// Who may ask for what he asked before.
-    public private(set) var sessions = SessionTable()
+    public internal(set) var sessions = SessionTable()
+    /// Which slots it does not serve now, and what it does for those that move.
+    public internal(set) var ownership = SlotOwnership()
     /// Sessions that nothing changed behind this entry are among the records already.
     private var sessionsWritten: LogIndex
     /// The cluster's map; in the meta group only.
@@ -43,7 +45,8 @@ public struct MasterStateMachine: Sendable {
     public init(
         group: GroupID, applied: LogIndex = .zero, revision: Revision = .zero, logTime: LogTime = .zero,
         digest: UInt64 = 0,
-        metaRecords: some Sequence<MetaRecord> = [], sessionRecords: some Sequence<SessionRecord> = []
+        metaRecords: some Sequence<MetaRecord> = [], sessionRecords: some Sequence<SessionRecord> = [],
+        slotRecords: some Sequence<SlotRecord> = []
     ) throws(DecodingFailure) {
         self.group = group
         self.applied = applied
@@ -53,6 +56,7 @@ public struct MasterStateMachine: Sendable {
         interval = MachineDigests(after: applied, digest: digest, revision: revision)
         meta = try MetaMachine(restoring: metaRecords)
         sessions = try SessionTable(restoring: sessionRecords)
+        ownership = try SlotOwnership(restoring: slotRecords)
         sessionsWritten = applied
     }
 
@@ -76,8 +80,13 @@ public struct MasterStateMachine: Sendable {
             }
             for write in writes {
                 write.key.withUnsafeBytes {
-                    store.put(
-                        slot: write.slot, machine: write.machine, key: $0, revision: revision, changed: entry.index,
+                    guard let own = write.revision else {
+                        return store.put(
+                            slot: write.slot, machine: write.machine, key: $0, revision: revision,
+                            changed: entry.index, expiry: write.expiry, value: write.value)
+                    }
+                    store.putUntold(
+                        slot: write.slot, machine: write.machine, key: $0, revision: own, changed: entry.index,
                         expiry: write.expiry, value: write.value)
                 }
             }
@@ -211,6 +220,7 @@ public struct MasterStateMachine: Sendable {
             }
             let key = payload.slice(command.key)
             let slot = Ring.slot(of: key)
+            guard !ownership.isGated(slot) || isPlanted("gate-not-looked-at") else { return nil }
             revision = revision.next
             fold(
                 slot: slot, machine: .keyValue, key: key, value: command.isPut ? payload.slice(command.value) : nil,
@@ -249,7 +259,10 @@ public struct MasterStateMachine: Sendable {
         case .nothing, .refused, .repeated: break
         case .done(let writes, _, let events):
             // What clients say of their sessions changes no data, nor does a deadline that is met in vain.
-            let machine = writes.first { $0.machine != .sessions && $0.machine != .deadlines }?.machine
+            // What comes with slots has revisions of its own.
+            let machine = writes.first {
+                $0.revision == nil && $0.machine != .sessions && $0.machine != .deadlines
+            }?.machine
             if let machine = machine ?? events.first?.machine {
                 revision = revision.next
                 interval.addChange(of: machine)
@@ -341,10 +354,23 @@ public struct MasterStateMachine: Sendable {
                 return .repeated(answer)
             }
         }
+        if ownership.hasGates, let refusal = refusalByOwnership(of: entry.payload, header),
+            !isPlanted("gate-not-looked-at")
+        {
+            // Nothing of it is kept: who is told to wait asks again, and who is sent away is done here.
+            if let call = session {
+                fold(call.header, refusal)
+                sessions.noteRefused(
+                    call.header, at: call.place, index: entry.index, revision, max(logTime, entry.logTime))
+                session = nil
+            }
+            return .refused(refusal)
+        }
         switch header.machine {
         case .sessions where group != .meta: return decideSession(entry, store)
         case .meta where group == .meta: return decideMeta(entry)
         case .deadlines where group != .meta: return decideDeadlines(entry, store)
+        case .slotOwnership where group != .meta: return decideSlots(entry, store)
         case .keyValue where group != .meta:
             if let decision = decidePut(entry, store, &session) { return decision }
             return decideTransaction(entry, store, &session)
@@ -380,8 +406,14 @@ public struct MasterStateMachine: Sendable {
                 entry.payload.withUnsafeBytes { hash64($0, seed: UInt64(truncatingIfNeeded: missing.count)) },
                 of: .sessions)
             return .done([], body: Session.body(of: missing))
-        case .close(let id): return end(sessions.place(of: id) == nil ? [] : [id], entry, store)
-        case .expire(let expiries): return end(sessions.over(expiries, logTime: time), entry, store)
+        case .close(let id):
+            guard !sessions.isHeldUp(id, by: ownership) else {
+                return .refused(.unavailable("session \(id) holds something in a slot that is about to move"))
+            }
+            return end(sessions.place(of: id) == nil ? [] : [id], entry, store)
+        case .expire(let expiries):
+            let over = sessions.over(expiries, logTime: time).filter { !sessions.isHeldUp($0, by: ownership) }
+            return end(over, entry, store)
         }
     }
 
@@ -449,7 +481,12 @@ public struct MasterStateMachine: Sendable {
         do throws(Unready) {
             switch command {
             case .end(let endings):
-                return .done(try endings.writes(at: max(logTime, entry.logTime), store), body: Bytes())
+                let time = max(logTime, entry.logTime)
+                guard ownership.hasGates else { return .done(try endings.writes(at: time, store), body: Bytes()) }
+                let writes = try endings.filter { ownership.gate(of: $0.place.slot) == .open }.writes(at: time, store)
+                // What went is another group's to end.
+                let superfluous = endings.filter { ownership.isGone($0.place.slot) && $0.deadline.time <= time }
+                return .done(writes + superfluous.map(\.deadline.removal), body: Bytes())
             case .fire(let deadline): return try decideTimer(deadline, entry, store)
             case .sweep(let steps): return try decideSweeps(steps, entry, store)
             }
@@ -477,6 +514,7 @@ public struct MasterStateMachine: Sendable {
                 guard case .sweep(let sweep) = try Deadline(key: step.deadline.key, value: record.value).purpose else {
                     return .unsupported("entry \(entry.index) sweeps by a deadline that is no sweep")
                 }
+                guard !ownership.isGated(sweep.slot) else { continue }
                 writes += sweep.writes(
                     step, at: max(logTime, entry.logTime), entry.index, number: UInt16(truncatingIfNeeded: number))
             } catch {
@@ -508,7 +546,10 @@ public struct MasterStateMachine: Sendable {
         guard case .command(let machine, let request) = deadline.purpose else {
             return .unsupported("entry \(entry.index) is to apply a deadline that is no command's")
         }
-        return decide(request, of: machine, in: Ring.slot(of: request.key), entry, store, timer: key)
+        let slot = Ring.slot(of: request.key)
+        // Put off until the slot is served; or until what is left of it here is deleted.
+        guard !ownership.isGated(slot) else { return .done([], body: Bytes()) }
+        return decide(request, of: machine, in: slot, entry, store, timer: deadline)
     }
 
     /// A put with a time to live; nil: it is another command.
@@ -639,7 +680,7 @@ public struct MasterStateMachine: Sendable {
     /// - Parameter timer: the command was scheduled, and this goes with it, whatever it comes to.
     private mutating func decide(
         _ request: MachineRequest, of machine: SubMachineNumber, in slot: Slot, _ entry: LogEntry,
-        _ store: any RecordStore, session: SessionID = .none, timer: DeadlineKey? = nil
+        _ store: any RecordStore, session: SessionID = .none, timer: Deadline? = nil
     ) -> Decision {
         guard request.problem() == nil, let command = machines.command(request.number, of: machine) else {
             return .unsupported(
@@ -666,7 +707,7 @@ public struct MasterStateMachine: Sendable {
         // Replicas whose machines answer otherwise must not agree in it.
         take(body.withUnsafeBytes { hash64($0, seed: UInt64(machine.rawValue)) }, of: machine)
         if outcome.isFailure, !isPlanted("machine-half-done") {
-            return .done(timer.map { [$0.removal] } ?? [], body: body)
+            return .done(timer?.removals ?? [], body: body)
         }
         for told in context.events { foldEvent(told) }
         context.forgetHoldings()

@@ -13,6 +13,11 @@ public protocol RecordStore {
         slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
         expiry: LogTime, value: Bytes?)
 
+    /// The same, of what is no change for whoever watches: it comes or goes with its slot.
+    mutating func putUntold(
+        slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
+        expiry: LogTime, value: Bytes?)
+
     /// A machine's command has something to tell whoever watches. It is no record, and not kept.
     mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision)
 
@@ -24,6 +29,13 @@ public protocol RecordStore {
 }
 
 extension RecordStore {
+    public mutating func putUntold(
+        slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
+        expiry: LogTime, value: Bytes?
+    ) {
+        put(slot: slot, machine: machine, key: key, revision: revision, changed: changed, expiry: expiry, value: value)
+    }
+
     public mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {}
 
     public func isElsewhere(_ place: RecordPosition) -> Bool {

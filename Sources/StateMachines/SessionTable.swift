@@ -106,8 +106,9 @@ public struct SessionTable: Sendable {
         public static let sessionBytesMax = 262_144
         /// Of all bodies of a group.
         public static let groupBytesMax = 67_108_864
-        /// Of a group.
+        /// Of a group, but for those that come with slots which they hold something in.
         public static let sessionsMax = 16_384
+        static let restoredMax = 16 * sessionsMax
         /// Of all sessions of a group: calls from the first unacknowledged to the last that came. What one call brings
         /// may be beyond it by a window.
         public static let groupCallsMax = 1_048_576
@@ -161,8 +162,8 @@ public struct SessionTable: Sendable {
             }
         }
         for place in sessions.indices { sessions[place].room = sessions[place].answers.count }
-        guard sessions.count <= Limits.sessionsMax else {
-            throw DecodingFailure(expected: "at most \(Limits.sessionsMax) sessions", found: "\(sessions.count)")
+        guard sessions.count <= Limits.restoredMax else {
+            throw DecodingFailure(expected: "at most \(Limits.restoredMax) sessions", found: "\(sessions.count)")
         }
         bodyBytes = sessions.reduce(0) { $0 + $1.bodyBytes }
         calls = sessions.reduce(0) { $0 + $1.answers.count }
@@ -282,7 +283,7 @@ public struct SessionTable: Sendable {
         bodyBytes -= freed.bytes
     }
 
-    private mutating func touch(_ place: Int, at index: LogIndex, _ revision: Revision, _ logTime: LogTime) {
+    mutating func touch(_ place: Int, at index: LogIndex, _ revision: Revision, _ logTime: LogTime) {
         sessions[place].touch(at: index, revision, logTime)
     }
 
@@ -305,12 +306,21 @@ public struct SessionTable: Sendable {
         }
         // One of some 2^50 or less.
         guard places[id] == nil else { return .unavailable("the session's number is another one's: open it again") }
+        _ = insert(id, timeToLive: timeToLive, at: index, revision, logTime)
+        return nil
+    }
+
+    /// Returns the place of the session; one that is there stays.
+    mutating func insert(
+        _ id: SessionID, timeToLive: UInt64, at index: LogIndex, _ revision: Revision, _ logTime: LogTime
+    ) -> Int {
+        if let place = places[id] { return place }
         places[id] = sessions.count
         let session = Session(
             id: id, timeToLive: timeToLive, activeAt: logTime, activeIndex: index, changed: index, revision: revision)
         sessions.append(session)
         nobodyBefore = min(nobodyBefore, session.deadline)
-        return nil
+        return sessions.count - 1
     }
 
     /// Notes a sign of life, and what is acknowledged with it. Returns those that are not there (any more).

@@ -8,7 +8,7 @@ import Ring
 /// Sub state machine 5's commands, leaders' alone: `number u8 | version u8 = 1 | migration u64 | fields` behind a header. They
 /// need feature level `FeatureLevel.migrations`.
 public enum SlotCommand: Hashable, Sendable {
-    /// 1, `target u32 | slots`. The source: what its records of these slots are is of interest from now on.
+    /// 1, `target u32 | slots`. The source: what becomes of its records of these slots is of interest from now on.
     case beginExport(MigrationID, [Slot], target: GroupID)
     /// 2, `source u32 | source time u64 | slots`. The target: takes in pages from now on. `sourceTime` is a log time of the
     /// source: deadlines are as far behind the target's own one as they were behind that.
@@ -17,15 +17,16 @@ public enum SlotCommand: Hashable, Sendable {
     case page(MigrationID, MigrationPage)
     /// 4. The source takes no commands for these slots from now on.
     case freeze(MigrationID)
-    /// 5, `revision u64`. The target has all, as of the source's revision: its own goes on above that.
-    case seal(MigrationID, Revision)
+    /// 5, `frozen index u64 | revision u64`. The target has all, as of the source's entry that froze it, and its revision
+    /// then: its own goes on above that.
+    case seal(MigrationID, frozen: LogIndex, Revision)
     /// 6, `epoch u64`. The source does not own the slots any more, since that epoch of the ring.
     case release(MigrationID, Epoch)
     /// 7. The target serves the slots.
     case activate(MigrationID)
-    /// 8. It is aborted: the source serves the slots as before, the target begins to clear what it has of them.
-    case forget(MigrationID)
-    /// 9, `count u16 | places`. Records of slots that are cleared, as the leader found them.
+    /// 8, `slots`. It is aborted: the source serves the slots as before, the target begins to delete what it has of them.
+    case forget(MigrationID, [Slot])
+    /// 9, `count u16 | places`. Records of slots that are to be deleted, as the leader found them.
     case clear(MigrationID, [RecordPosition])
     /// 10. The leader found none any more.
     case cleared(MigrationID)
@@ -37,7 +38,7 @@ public enum SlotCommand: Hashable, Sendable {
     public var migration: MigrationID {
         switch self {
         case .beginExport(let id, _, _), .beginImport(let id, _, _, _), .page(let id, _), .freeze(let id),
-            .seal(let id, _), .release(let id, _), .activate(let id), .forget(let id), .clear(let id, _),
+            .seal(let id, _, _), .release(let id, _), .activate(let id), .forget(let id, _), .clear(let id, _),
             .cleared(let id):
             id
         }
@@ -74,12 +75,15 @@ public enum SlotCommand: Hashable, Sendable {
             writer.write(time)
             writer.write(slots: slots)
         case .page(_, let page): page.encode(into: &writer)
-        case .seal(_, let revision): writer.write(revision)
+        case .seal(_, let index, let revision):
+            writer.write(index)
+            writer.write(revision)
         case .release(_, let epoch): writer.write(epoch)
+        case .forget(_, let slots): writer.write(slots: slots)
         case .clear(_, let places):
             writer.write(UInt16(places.count))
             for place in places { writer.write(place.encoded()) }
-        case .freeze, .activate, .forget, .cleared: break
+        case .freeze, .activate, .cleared: break
         }
         return writer.take()
     }
@@ -103,10 +107,12 @@ public enum SlotCommand: Hashable, Sendable {
             self = .beginImport(id, try reader.readSlots(), source: source, sourceTime: time)
         case 3: self = .page(id, try MigrationPage(from: &reader))
         case 4: self = .freeze(id)
-        case 5: self = .seal(id, try reader.read())
+        case 5:
+            let index = try reader.read(LogIndex.self)
+            self = .seal(id, frozen: index, try reader.read())
         case 6: self = .release(id, try reader.read())
         case 7: self = .activate(id)
-        case 8: self = .forget(id)
+        case 8: self = .forget(id, try reader.readSlots())
         case 9:
             let count = Int(try reader.read(UInt16.self))
             guard count <= Self.clearedMax else {
@@ -122,11 +128,12 @@ public enum SlotCommand: Hashable, Sendable {
     }
 }
 
-/// Some of what a source has of the slots that move: records, deletions, and what is due.
+/// Some of what a source has of the slots that move: records, deletions, what is due, and who holds something.
 ///
-/// `number u64 | revision u64 | records: count u32, each: slot u16, machine u16, revision u64, expiry u64, has value u8, key:
-/// length u32, bytes, value likewise if there is one | deadlines: count u32, each: time u64, index u64, number u16, value:
-/// length u32, bytes; a length of 2^32 - 1: it is gone`
+/// `number u64 | base u64 | start u64 | through: length u32, bytes | revision u64 | records: count u32, each: slot u16,
+/// machine u16, revision u64, expiry u64, has value u8, key: length u32, bytes, value likewise if there is one | deadlines:
+/// count u32, each: key: length u32, bytes, has value u8, value likewise if there is one | holders: count u32, each: session
+/// u64, time to live u64, count u16, each a SessionHolding`
 public struct MigrationPage: Hashable, Sendable {
     public struct Record: Hashable, Sendable {
         public var place: RecordPosition
@@ -144,7 +151,7 @@ public struct MigrationPage: Hashable, Sendable {
         }
     }
 
-    /// The source's key of it, and what is due then; nil: nothing any more.
+    /// A record of the source's deadlines: a command that is due then, or a sweep; nil: it is not due any more.
     public struct Due: Hashable, Sendable {
         public var key: DeadlineKey
         public var value: Bytes?
@@ -152,25 +159,57 @@ public struct MigrationPage: Hashable, Sendable {
         public init(key: DeadlineKey, value: Bytes?) { (self.key, self.value) = (key, value) }
     }
 
+    /// A session of the source, and what it holds in these slots.
+    public struct Holder: Hashable, Sendable {
+        public var session: SessionID
+        /// Milliseconds.
+        public var timeToLive: UInt64
+        public var holdings: [SessionHolding]
+
+        public init(session: SessionID, timeToLive: UInt64, holdings: [SessionHolding]) {
+            self.session = session
+            self.timeToLive = timeToLive
+            self.holdings = holdings
+        }
+    }
+
     /// From 1 on.
     public var number: UInt64
+    /// What changed behind it in the source's log is there; 0: whatever there is.
+    public var base: LogIndex
+    /// The source had applied so much when the first page of the round was read.
+    public var start: LogIndex
+    /// What the round has passed with this page, as a `RecordPosition`; empty: it is complete.
+    public var through: Bytes
     /// None of the records has a higher one.
     public var revision: Revision
     public var records: [Record]
     public var dues: [Due]
+    public var holders: [Holder]
 
-    /// Of records and of what is due, each.
+    /// Of records, of what is due, and of holders, each.
     public static let countMax = 4_096
+    static let positionBytesMax = 8 + Limits.keyBytesMax + 1
 
-    public init(number: UInt64, revision: Revision, records: [Record], dues: [Due]) {
+    public init(
+        number: UInt64, base: LogIndex, start: LogIndex, through: Bytes, revision: Revision, records: [Record] = [],
+        dues: [Due] = [], holders: [Holder] = []
+    ) {
         self.number = number
+        self.base = base
+        self.start = start
+        self.through = through
         self.revision = revision
         self.records = records
         self.dues = dues
+        self.holders = holders
     }
 
-    func encode(into writer: inout ByteWriter) {
+    public func encode(into writer: inout ByteWriter) {
         writer.write(number)
+        writer.write(base)
+        writer.write(start)
+        writer.writeWithLength(through)
         writer.write(revision)
         writer.write(UInt32(records.count))
         for record in records {
@@ -184,13 +223,28 @@ public struct MigrationPage: Hashable, Sendable {
         }
         writer.write(UInt32(dues.count))
         for due in dues {
-            due.key.encode(into: &writer)
-            if let value = due.value { writer.writeWithLength(value) } else { writer.write(UInt32.max) }
+            writer.writeWithLength(due.key.key)
+            writer.write(due.value != nil)
+            if let value = due.value { writer.writeWithLength(value) }
+        }
+        writer.write(UInt32(holders.count))
+        for holder in holders {
+            writer.write(holder.session)
+            writer.write(holder.timeToLive)
+            writer.write(UInt16(truncatingIfNeeded: holder.holdings.count))
+            for holding in holder.holdings { holding.encode(into: &writer) }
         }
     }
 
-    init(from reader: inout ByteReader) throws(DecodingFailure) {
-        (number, revision) = (try reader.read(), try reader.read())
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        (number, base, start) = (try reader.read(), try reader.read(), try reader.read())
+        // As everywhere, numbers from 2^62 on are left alone: what is added to one does not overflow.
+        guard number < 1 << 62, base.rawValue < 1 << 62, start.rawValue < 1 << 62 else {
+            throw DecodingFailure(expected: "numbers below 2^62", found: "\(number), \(base), \(start)")
+        }
+        through = try reader.readBytesWithLength(limit: Self.positionBytesMax)
+        if !through.isEmpty { _ = try RecordPosition(decoding: through) }
+        revision = try reader.read()
         records = []
         for _ in 0..<(try reader.readCount(ofSize: 25)) {
             let (slot, machine) = (try reader.read(Slot.self), try reader.read(SubMachineNumber.self))
@@ -200,23 +254,33 @@ public struct MigrationPage: Hashable, Sendable {
             records.append(
                 Record(
                     place: RecordPosition(slot: slot, machine: machine, key: key), revision: revision, expiry: expiry,
-                    value: hasValue ? try reader.readBytesWithLength(limit: 2 * Limits.valueBytesMax) : nil))
+                    value: hasValue ? try reader.readBytesWithLength(limit: Self.valueBytesMax) : nil))
         }
         dues = []
-        for _ in 0..<(try reader.readCount(ofSize: 22)) {
-            let key = try DeadlineKey(from: &reader)
-            let length = try reader.read(UInt32.self)
-            guard length != .max else {
-                dues.append(Due(key: key, value: nil))
-                continue
-            }
-            guard length <= 2 * UInt32(Limits.valueBytesMax) else {
+        for _ in 0..<(try reader.readCount(ofSize: 5)) {
+            let key = try DeadlineKey(key: reader.readBytesWithLength(limit: 64))
+            dues.append(
+                Due(
+                    key: key,
+                    value: try reader.readBool() ? try reader.readBytesWithLength(limit: Self.valueBytesMax) : nil))
+        }
+        holders = []
+        for _ in 0..<(try reader.readCount(ofSize: 18)) {
+            let (session, timeToLive) = (try reader.read(SessionID.self), try reader.read(UInt64.self))
+            let count = Int(try reader.read(UInt16.self))
+            guard count <= SessionTable.Limits.holdingsMax else {
                 throw DecodingFailure(
-                    expected: "at most \(2 * Limits.valueBytesMax) bytes", found: "a length of \(length)")
+                    expected: "at most \(SessionTable.Limits.holdingsMax) objects of one session", found: "\(count)")
             }
-            dues.append(Due(key: key, value: try reader.readBytes(count: Int(length))))
+            try reader.check(count: count, ofSize: SessionHolding.encodedBytesMin)
+            var holdings: [SessionHolding] = []
+            for _ in 0..<count { holdings.append(try SessionHolding(from: &reader)) }
+            holders.append(Holder(session: session, timeToLive: timeToLive, holdings: holdings))
         }
     }
+
+    /// What machines make of a value that a client sends may be some larger than that.
+    private static let valueBytesMax = 2 * Limits.valueBytesMax
 }
 
 extension ByteReader {

@@ -52,7 +52,8 @@ import Testing
         func slots(of group: UInt32, _ count: Int) -> [Slot] { Array(map.ring.slots(of: GroupID(group)).prefix(count)) }
     }
 
-    private let (one, two) = (GroupID(1), GroupID(2))
+    private let one = GroupID(1)
+    private let two = GroupID(2)
 
     @Test func slotsMoveStepByStep() throws {
         var meta = try Meta()
