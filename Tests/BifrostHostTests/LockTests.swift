@@ -33,7 +33,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         return options
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func oneHasTheLockAndTheOthersGetItInTurn() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
@@ -75,7 +75,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func whatIsAbandonedIsGivenBack() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -107,7 +107,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func aTokenThatIsOverChangesNothing() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
@@ -156,7 +156,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(10)))
+    @Test(.timeLimit(.minutes(15)))
     func aClientThatIsGoneLosesWhatItHeld() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let bob = try await hosts.client()
@@ -196,7 +196,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func leasesEndUnlessTheyAreRenewed() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
@@ -221,7 +221,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func permitsAreCountedAndElectionsSeen() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
