@@ -194,7 +194,7 @@ import Testing
         try await withHosts(loops: [1, 1, 1], groups: 1, featureLevel: FeatureLevel.current) { hosts in
             var options = ClusterOptions()
             options.timeout = .seconds(60)
-            options.sessionTimeToLive = .seconds(6)
+            options.sessionTimeToLive = .seconds(18)
             let holder = try await Cluster.connect(to: hosts.addresses, options: options)
             let cluster = try await hosts.client()
             let jobs = cluster.queue("jobs", of: Int.self)
@@ -203,7 +203,7 @@ import Testing
             #expect(taken.map(\.value) == Array(0..<140))
             // As long as they are held, the session stays: for more than its time.
             let began = ContinuousClock.now
-            try await wait(for: "more than a session's time") { ContinuousClock.now - began > .seconds(9) }
+            try await wait(for: "more than a session's time") { ContinuousClock.now - began > .seconds(24) }
             #expect(try await jobs.counts().inFlight == 140)
             #expect(try await taken[0].ack())
             await holder.close()
