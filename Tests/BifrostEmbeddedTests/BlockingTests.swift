@@ -90,7 +90,7 @@ private let patient = Duration.seconds(180)
     }
 
     /// More than is fetched ahead, of many threads that write.
-    @Test(.timeLimit(.minutes(5))) func aThreadIsToldAllThatHappensInItsOrder() async throws {
+    @Test(.timeLimit(.minutes(15))) func aThreadIsToldAllThatHappensInItsOrder() async throws {
         try await withWaiting { cluster in
             for number in 0..<40 { try cluster.put(Bytes("{w}\(number)"), "before") }
             let watch = cluster.watch(prefix: "{w}")
@@ -138,7 +138,7 @@ private let patient = Duration.seconds(180)
         }
     }
 
-    @Test(.timeLimit(.minutes(5)), arguments: [true, false])
+    @Test(.timeLimit(.minutes(15)), arguments: [true, false])
     func aWatchEndsByCancelFromAnotherThreadAndWithItsCluster(byCancel: Bool) async throws {
         try await withWaiting { cluster in
             let watch = cluster.watch("k", from: .now)
@@ -170,7 +170,7 @@ private let patient = Duration.seconds(180)
         }
     }
 
-    @Test(.timeLimit(.minutes(5))) func whoWaitsNoLongerThanSoMuchMissesNothing() async throws {
+    @Test(.timeLimit(.minutes(15))) func whoWaitsNoLongerThanSoMuchMissesNothing() async throws {
         try await withWaiting { cluster in
             let watch = cluster.watch("k", from: .now)
             #expect(try watch.next(within: patient)?.kind == .ready)
@@ -187,7 +187,7 @@ private let patient = Duration.seconds(180)
         }
     }
 
-    @Test(.timeLimit(.minutes(5))) func aWatchThatCanNotGoOnSaysWhy() async throws {
+    @Test(.timeLimit(.minutes(15))) func aWatchThatCanNotGoOnSaysWhy() async throws {
         try await withWaiting { cluster in
             let wrong = cluster.watch(prefix: "no tag")
             for change in wrong { Issue.record("\(change)") }
@@ -206,7 +206,7 @@ private let patient = Duration.seconds(180)
         }
     }
 
-    @Test(.timeLimit(.minutes(5))) func eventsStandWhenTheyAreReturned() async throws {
+    @Test(.timeLimit(.minutes(15))) func eventsStandWhenTheyAreReturned() async throws {
         try await withWaiting(machines: [Gong.self]) { cluster in
             for round in 0..<20 {
                 let gong = "gong \(round)"
@@ -225,7 +225,7 @@ private let patient = Duration.seconds(180)
         }
     }
 
-    @Test(.timeLimit(.minutes(5))) func aWatchThatNobodyHasKeepsNoCluster() async throws {
+    @Test(.timeLimit(.minutes(15))) func aWatchThatNobodyHasKeepsNoCluster() async throws {
         let directory = TestDirectory()
         try await onThread {
             let cluster = try openWaiting(directory.path)
@@ -252,7 +252,7 @@ private let patient = Duration.seconds(180)
     }
 
     /// It would wait for itself, for ever.
-    @Test(.timeLimit(.minutes(5))) func onAnEventLoopItEndsTheProgram() async throws {
+    @Test(.timeLimit(.minutes(15))) func onAnEventLoopItEndsTheProgram() async throws {
         await #expect(processExitsWith: .failure) {
             let ended = try? await MultiThreadedEventLoopGroup.singleton.next().submit {
                 try? BlockingCluster.connect(to: ["nowhere"])

@@ -23,7 +23,7 @@ import Testing
         return values
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func elementsKeepTheirOrderAndTheirIDs() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -67,7 +67,7 @@ import Testing
     }
 
     /// Beside the lock, and elsewhere.
-    @Test(.timeLimit(.minutes(5)), arguments: ["{l}numbers", "numbers"])
+    @Test(.timeLimit(.minutes(15)), arguments: ["{l}numbers", "numbers"])
     func aTokenThatIsOverChangesNoArray(_ name: String) async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -118,7 +118,7 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func anArrayOfManyElementsIsTrimmedAndClearedAtOnce() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -159,7 +159,7 @@ import Testing
     }
 
     /// A snapshot, and then all that happens, of an array that others change meanwhile; hosts end and begin again.
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func aWatchOfAnArrayKeepsACopyOfIt() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()

@@ -63,7 +63,7 @@ func startHost(_ directory: String, port: Int = 0, loops: Int = 1, _ adapt: (ino
     adapt(&configuration.settings)
     var logger = Logger(label: "host")
     logger.logLevel = .critical
-    let end = ContinuousClock.now + .seconds(30)
+    let end = ContinuousClock.now + .seconds(180)
     while true {
         do {
             return try await Host.start(configuration, logger: logger) { Issue.record("the disk failed: \($0)") }
@@ -89,7 +89,7 @@ struct Probe: Sendable {
     }
 
     func ask<Question: Message, Answer: Message>(
-        _ method: UInt16, _ question: Question, _: Answer.Type = Answer.self, seconds: UInt64 = 10
+        _ method: UInt16, _ question: Question, _: Answer.Type = Answer.self, seconds: UInt64 = 180
     ) async throws -> Answer {
         try Answer(
             decoding: try await connection.request(
@@ -171,7 +171,8 @@ final class TestHosts {
     func client(_ name: String = "test") async throws -> Cluster {
         var options = ClusterOptions()
         options.name = name
-        options.timeout = .seconds(20)
+        options.timeout = .seconds(180)
+        options.connectTimeout = .seconds(180)
         return try await Cluster.connect(to: addresses, options: options)
     }
 

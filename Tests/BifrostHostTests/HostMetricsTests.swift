@@ -133,7 +133,7 @@ private struct Pass: MachineQuery, JSONMessage {
         }
     }
 
-    @Test(.timeLimit(.minutes(10))) func watchesAndQueriesMoveTheirMetrics() async throws {
+    @Test(.timeLimit(.minutes(15))) func watchesAndQueriesMoveTheirMetrics() async throws {
         let metrics = TestMetrics()
         let machines = try StateMachineRegistry([Gate.self])
         try await withHost(groups: 2, loops: 2) {

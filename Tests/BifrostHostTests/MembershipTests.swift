@@ -26,7 +26,7 @@ private final class Comers: Sendable { let count = Mutex(0) }
 
     private func pause() async { await OwnExecutor.pause(milliseconds: 20) }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func membersComeAndGoAndOneLeads() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())
@@ -95,7 +95,7 @@ private final class Comers: Sendable { let count = Mutex(0) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func placesThatAreForgottenOrCancelledAreGivenUp() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -132,7 +132,7 @@ private final class Comers: Sendable { let count = Mutex(0) }
         }
     }
 
-    @Test(.timeLimit(.minutes(10)))
+    @Test(.timeLimit(.minutes(15)))
     func aClientThatIsGoneIsOfflineAndOthersGoOn() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let bob = try await hosts.client()
@@ -169,7 +169,7 @@ private final class Comers: Sendable { let count = Mutex(0) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func allWaitForTheLastOneAndThenGoOn() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let clients = [try await hosts.client(), try await hosts.client(), try await hosts.client()]
@@ -216,7 +216,7 @@ private final class Comers: Sendable { let count = Mutex(0) }
     }
 
     /// Watches can't tell anything here: whoever waits has to ask the object itself.
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func whoWaitsLearnsOfItAlsoWhereNoChangeIsKept() async throws {
         try await withHosts(
             loops: [1], groups: 1, featureLevel: FeatureLevel.current, { $0.historyBytesOfGroupMax = 0 }
@@ -258,7 +258,7 @@ private final class Comers: Sendable { let count = Mutex(0) }
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func aLatchCountsDownInRounds() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let (ada, bob) = (try await hosts.client(), try await hosts.client())

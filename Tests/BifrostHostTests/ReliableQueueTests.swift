@@ -20,7 +20,7 @@ import Testing
         } catch { return error }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func itemsAreTakenByPriorityAndComeBack() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -75,7 +75,7 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func whoWaitsGetsWhatComesAndWhoGivesUpGetsNothing() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -121,7 +121,7 @@ import Testing
     }
 
     /// Beside the lock, and elsewhere.
-    @Test(.timeLimit(.minutes(5)), arguments: ["{l}jobs", "jobs"])
+    @Test(.timeLimit(.minutes(15)), arguments: ["{l}jobs", "jobs"])
     func aTokenThatIsOverChangesNoQueue(_ name: String) async throws {
         try await withHosts(loops: [1, 2, 1], groups: 3, featureLevel: FeatureLevel.current) { hosts in
             let cluster = try await hosts.client()
@@ -189,12 +189,12 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func whatAClientHadComesBackWhenItEnds() async throws {
         try await withHosts(loops: [1, 1, 1], groups: 1, featureLevel: FeatureLevel.current) { hosts in
             var options = ClusterOptions()
             options.timeout = .seconds(60)
-            options.sessionTimeToLive = .seconds(6)
+            options.sessionTimeToLive = .seconds(18)
             let holder = try await Cluster.connect(to: hosts.addresses, options: options)
             let cluster = try await hosts.client()
             let jobs = cluster.queue("jobs", of: Int.self)
@@ -203,7 +203,7 @@ import Testing
             #expect(taken.map(\.value) == Array(0..<140))
             // As long as they are held, the session stays: for more than its time.
             let began = ContinuousClock.now
-            try await wait(for: "more than a session's time") { ContinuousClock.now - began > .seconds(9) }
+            try await wait(for: "more than a session's time") { ContinuousClock.now - began > .seconds(24) }
             #expect(try await jobs.counts().inFlight == 140)
             #expect(try await taken[0].ack())
             await holder.close()
@@ -215,7 +215,7 @@ import Testing
 
     /// Producers and consumers, while hosts end: nothing is lost, nothing acknowledged twice, and each consumer sees first
     /// deliveries in the order in which they were pushed.
-    @Test(.timeLimit(.minutes(10)))
+    @Test(.timeLimit(.minutes(15)))
     func nothingIsLostOrDoneTwiceThoughHostsEnd() async throws {
         try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.current) { hosts in
             let (producers, each, consumers) = (2, 120, 3)

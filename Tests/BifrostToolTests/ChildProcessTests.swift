@@ -13,7 +13,7 @@ import Testing
         let child = try ChildProcess(
             "/bin/bash",
             ["-c", "for ((n = 3; n < \(leaked) + 64; n++)); do [[ ! -S /proc/self/fd/$n ]] || echo $n; done"])
-        let result = await child.end(killAfter: .seconds(20))
+        let result = await child.end(killAfter: .seconds(180))
         #expect(result.ending == .exit(0))
         #expect(result.text.isEmpty, "\(result.text)")
     }

@@ -34,7 +34,7 @@ extension IntegrationTests {
                     let path = paths.map { "\($0)/\(shell)" }.first { FileManager.default.isExecutableFile(atPath: $0) }
                     #expect(path != nil || shell != "bash")
                     guard let path else { continue }
-                    let check = try await ChildProcess(path, ["-n", file]).end(killAfter: .seconds(20))
+                    let check = try await ChildProcess(path, ["-n", file]).end(killAfter: .seconds(180))
                     #expect(check.ending == .exit(0) && check.errorText.isEmpty, "\(shell): \(check.errorText)")
                 }
                 try await place.local.command(["--generate-completion-script", "nosuch"]).expect(
@@ -57,7 +57,7 @@ extension IntegrationTests {
                         [[ ${#COMPREPLY[@]} = 0 ]] || printf '%s\\n' "${COMPREPLY[@]}"
                         """
                     let result = try await ChildProcess("/bin/bash", ["-c", driver, "bash"] + words).end(
-                        killAfter: .seconds(20))
+                        killAfter: .seconds(180))
                     #expect(result.ending == .exit(0) && result.errorText.isEmpty, "\(words): \(result.errorText)")
                     return result.text.split(separator: "\n").map(String.init).sorted()
                 }

@@ -29,7 +29,7 @@ extension IntegrationTests {
                 func verify(_ unit: String) async throws -> ChildProcess.Result {
                     try unit.replacing(installed, with: place.local.executable).write(
                         toFile: file, atomically: true, encoding: .utf8)
-                    return try await ChildProcess(analyse, ["verify", file]).end(killAfter: .seconds(20))
+                    return try await ChildProcess(analyse, ["verify", file]).end(killAfter: .seconds(180))
                 }
                 let verified = try await verify(unit)
                 #expect(verified.ending == .exit(0) && verified.errorText.isEmpty, "\(verified.errorText)")
@@ -57,11 +57,11 @@ extension IntegrationTests {
                     if host === cluster.hosts[0] {
                         try await cluster.local.run(["init", "--hosts", host.address, "--groups", "1"])
                         child.send(SIGTERM)
-                        #expect(await child.end(killAfter: .seconds(20)).ending == .exit(0))
+                        #expect(await child.end(killAfter: .seconds(180)).ending == .exit(0))
                         try cluster.start(host)
                         continue
                     }
-                    let end = ContinuousClock.now + .seconds(20)
+                    let end = ContinuousClock.now + .seconds(180)
                     var hosts: [[String: Any]] = []
                     while hosts.count < 2, ContinuousClock.now < end {
                         let list = try await cluster.bifrost("host", "list", "--json", at: [cluster.hosts[0]])

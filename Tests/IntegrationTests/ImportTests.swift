@@ -97,12 +97,12 @@ extension IntegrationTests {
                 let note = cluster.directory + "/note"
                 let words = ["import", "--connect", cluster.hosts[0].address, "--skip-bad", "--resume", note]
                 let first = try ChildProcess(cluster.local.executable, words + Self.slowly + ["--json", file])
-                let end = ContinuousClock.now + .seconds(30)
+                let end = ContinuousClock.now + .seconds(180)
                 while try noted(note) == 0, first.isRunning, ContinuousClock.now < end {
                     await OwnExecutor.pause(milliseconds: 20)
                 }
                 first.send(signal)
-                let ended = await first.end(killAfter: .seconds(20))
+                let ended = await first.end(killAfter: .seconds(180))
                 let line = try noted(note)
                 #expect(line > 0 && line < Self.lines, "\(line) lines: this test shows nothing")
                 if signal == SIGINT {
@@ -151,12 +151,12 @@ extension IntegrationTests {
                     file,
                 ]
                 let first = try ChildProcess(cluster.local.executable, words + Self.slowly)
-                let end = ContinuousClock.now + .seconds(30)
+                let end = ContinuousClock.now + .seconds(180)
                 while try noted(note) == 0, first.isRunning, ContinuousClock.now < end {
                     await OwnExecutor.pause(milliseconds: 20)
                 }
                 cluster.local.kill(cluster.hosts[0])
-                let ended = await first.end(killAfter: .seconds(30))
+                let ended = await first.end(killAfter: .seconds(180))
                 let line = try noted(note)
                 #expect(line > 0 && line < Self.lines, "\(line) lines: this test shows nothing")
                 #expect([.exit(2), .exit(4)].contains(ended.ending), "\(ended.errorText)")

@@ -29,7 +29,7 @@ extension IntegrationTests {
             try await withCluster { cluster in
                 try await cluster.bifrost("members", "list", "w").expect(1, saying: "there is no membership")
                 try await run(cluster, "members", "join", "w", "a", "--no-create", "--", "true").end(
-                    killAfter: .seconds(60)
+                    killAfter: .seconds(180)
                 ).expect(1)
                 try await cluster.bifrost("members", "create", "w").expect(0)
                 try await cluster.bifrost("members", "create", "w").expect(1)
@@ -46,7 +46,7 @@ extension IntegrationTests {
                 }
                 #expect(try await cluster.bifrost("members", "leader", "w").text.hasPrefix("a\t"))
                 try await run(cluster, "members", "join", "w", "b", "--no-take-over", "--", "true").end(
-                    killAfter: .seconds(60)
+                    killAfter: .seconds(180)
                 ).expect(1)
                 let listed = try await cluster.bifrost("members", "list", "w", "--online", "--json").json()
                 #expect(listed["online"] as? Int == 2 && listed["epoch"] as? Int ?? 0 > 0)
@@ -59,12 +59,12 @@ extension IntegrationTests {
 
                 // It is put offline, its command is ended, and the other one leads.
                 try await cluster.bifrost("members", "offline", "w", "a").expect(0)
-                let lost = await first.end(killAfter: .seconds(120))
+                let lost = await first.end(killAfter: .seconds(180))
                 #expect(lost.ending == .exit(75) && lost.text == "\n", "\(lost.errorText)")
                 try await cluster.bifrost("members", "offline", "w", "a").expect(1)
                 #expect(try await cluster.bifrost("members", "leader", "w").text.hasPrefix("b\t"))
                 second.send(SIGTERM)
-                #expect(await second.end(killAfter: .seconds(120)).ending == .exit(128 + SIGTERM))
+                #expect(await second.end(killAfter: .seconds(180)).ending == .exit(128 + SIGTERM))
                 #expect(try await cluster.bifrost("members", "list", "w").text == "a\toffline\t-\tone\n")
                 try await cluster.bifrost("members", "list", "w", "--online").expect(1)
                 try await cluster.bifrost("members", "leave", "w", "a").expect(0)
@@ -77,7 +77,7 @@ extension IntegrationTests {
         @Test func aMemberThatIsStoppedIsOfflineAndItsWritesAreRefused() async throws {
             try await withCluster { cluster in
                 let stopped = try run(
-                    cluster, "members", "join", "{w}", "a", "--session-ttl", "2s", "--", "sleep", "600")
+                    cluster, "members", "join", "{w}", "a", "--session-ttl", "10s", "--", "sleep", "600")
                 try await wait { try await cluster.bifrost("members", "leader", "{w}").ending == .exit(0) }
                 let second = try run(cluster, "members", "join", "{w}", "b", "--", "sleep", "600")
                 func listed() async throws -> [String: Any] {
@@ -102,10 +102,10 @@ extension IntegrationTests {
                 #expect(try #require(try await listed()["epoch"] as? Int) > epoch)
                 #expect(try await cluster.bifrost("value", "get", "{w}v").text == "early")
                 stopped.send(SIGCONT)
-                await stopped.end(killAfter: .seconds(120)).expect(75, saying: "was lost while 'sleep' ran")
+                await stopped.end(killAfter: .seconds(180)).expect(75, saying: "was lost while 'sleep' ran")
                 try await cluster.bifrost("members", "delete", "{w}").expect(1, saying: "online")
                 try await cluster.bifrost("members", "delete", "{w}", "--force").expect(0)
-                await second.end(killAfter: .seconds(120)).expect(75)
+                await second.end(killAfter: .seconds(180)).expect(75)
             }
         }
 
@@ -117,7 +117,7 @@ extension IntegrationTests {
                 let ended = try run(cluster, "barrier", "arrive", "start", "--parties", "2")
                 try await wait { try await cluster.bifrost("barrier", "show", "start").text.hasPrefix("1\t2\t") }
                 ended.send(SIGTERM)
-                let result = await ended.end(killAfter: .seconds(120))
+                let result = await ended.end(killAfter: .seconds(180))
                 #expect(result.ending == .exit(128 + SIGTERM) && result.errorText.isEmpty, "\(result.errorText)")
                 try await cluster.bifrost("barrier", "show", "start").expect(1)
                 // A watch of what comes later may begin too late: this one is told what was before it.
@@ -126,7 +126,7 @@ extension IntegrationTests {
                 let first = try run(cluster, "barrier", "arrive", "start", "--parties", "2")
                 try await wait { try await cluster.bifrost("barrier", "show", "start").ending == .exit(0) }
                 let round = try await cluster.bifrost("barrier", "arrive", "start").text
-                #expect(await first.end(killAfter: .seconds(120)).text == round && Int(round.dropLast()) ?? 0 > 0)
+                #expect(await first.end(killAfter: .seconds(180)).text == round && Int(round.dropLast()) ?? 0 > 0)
                 let told = try await cluster.bifrost(
                     "barrier", "watch", "start", "--after", "\(revision)", "--limit", "2")
                 #expect(told.text == "put\t1 2 \(round)put\t2 2 \(round)", "\(told.text)")
@@ -141,7 +141,7 @@ extension IntegrationTests {
                 #expect(try await cluster.bifrost("latch", "count-down", "done").text == "1\t\(number)\n")
                 try await cluster.bifrost("latch", "count-down", "done", "--round", "\(number + 1)").expect(1)
                 #expect(try await cluster.bifrost("latch", "count-down", "done").text == "0\t\(number)\n")
-                #expect(await waiting.end(killAfter: .seconds(120)).text == "\(number)\n")
+                #expect(await waiting.end(killAfter: .seconds(180)).text == "\(number)\n")
                 try await cluster.bifrost("latch", "delete", "done").expect(0)
                 try await cluster.bifrost("latch", "delete", "done").expect(1)
             }

@@ -48,7 +48,7 @@ extension IntegrationTests {
     @Suite struct MetricsTests {
         /// Where a host says that its metrics are.
         private func address(_ cluster: TestCluster, _ host: LocalCluster.HostProcess) async throws -> String {
-            for _ in 0..<1_000 {
+            for _ in 0..<18_000 {
                 if let line = cluster.log(host).split(separator: "\n").first(where: { $0.hasPrefix("listening ") }),
                     let range = line.firstRange(of: " metrics ")
                 {
@@ -60,7 +60,7 @@ extension IntegrationTests {
         }
 
         private func waitUntilItListens(_ cluster: TestCluster, _ host: LocalCluster.HostProcess) async throws {
-            for _ in 0..<1_000 where !cluster.log(host).contains("listening") {
+            for _ in 0..<18_000 where !cluster.log(host).contains("listening") {
                 await OwnExecutor.pause(milliseconds: 10)
             }
         }
@@ -95,7 +95,7 @@ extension IntegrationTests {
                 try await cluster.bifrost("put", "first", "v").expect(0)
                 func pages() async throws -> [Page] {
                     // Until all replicas have applied the same.
-                    for _ in 0..<500 {
+                    for _ in 0..<9_000 {
                         var pages: [Page] = []
                         for address in addresses { pages.append(try await page(address)) }
                         if Set(pages.map { $0["bifrost_commands_applied_total"] }).count == 1,
@@ -137,8 +137,8 @@ extension IntegrationTests {
                     #expect(page["bifrost_space_level"] >= 0 && page["bifrost_damages_total"] == 0)
                     #expect(page["process_resident_memory_bytes"] > 1_000_000 && page["process_open_fds"] > 10)
                     let now = Date().timeIntervalSince1970
-                    #expect(abs(page["bifrost_recorded_timestamp_seconds"] - now) < 60)
-                    #expect((now - 600...now + 1).contains(page["process_start_time_seconds"]))
+                    #expect(abs(page["bifrost_recorded_timestamp_seconds"] - now) < 180)
+                    #expect((now - 3_600...now + 1).contains(page["process_start_time_seconds"]))
                     #expect(page.types["bifrost_commit_latency_seconds"] == "histogram")
                 }
                 #expect(after.reduce(0) { $0 + $1["bifrost_groups_led"] } == 5)
@@ -154,10 +154,14 @@ extension IntegrationTests {
                 cluster.local.kill(cluster.hosts[gone])
                 let others = addresses.indices.filter { $0 != gone }
                 var pair: [Page] = []
-                for _ in 0..<500 {
+                for _ in 0..<9_000 {
                     pair = []
                     for number in others { pair.append(try await page(addresses[number])) }
-                    if pair.reduce(0, { $0 + $1["bifrost_groups_led"] }) == 5 { break }
+                    if pair.reduce(0, { $0 + $1["bifrost_groups_led"] }) == 5,
+                        pair.allSatisfy({ $0["bifrost_peers_connected"] == 1 })
+                    {
+                        break
+                    }
                     await OwnExecutor.pause(milliseconds: 20)
                 }
                 #expect(pair.reduce(0) { $0 + $1["bifrost_groups_led"] } == 5)

@@ -10,7 +10,7 @@ import Primitives
 import Testing
 
 extension IntegrationTests {
-    @Suite(.serialized, .timeLimit(.minutes(4))) struct Safety {
+    @Suite(.serialized, .timeLimit(.minutes(15))) struct Safety {
         @Test(arguments: SimulationProfile.allCases) func noRuleIsBroken(_ profile: SimulationProfile) throws {
             var total = SimulationReport()
             for seed in 1_001...1_010 as ClosedRange<UInt64> {

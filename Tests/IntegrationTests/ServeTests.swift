@@ -23,6 +23,9 @@ extension IntegrationTests {
                 try cluster.local.start(host, arguments: ["--config", settings])
                 try await cluster.local.run(["init", "--hosts", host.address, "--groups", "1"])
                 #expect(try RawConnection(host.address).isClosedAfter(Array("GET / HTTP/1.1\r\n\r\n".utf8)))
+                try await wait("it says so") {
+                    try lines(host, cluster).contains { $0["level"] as? String == "warning" }
+                }
                 let closed = try #require(try lines(host, cluster).last { $0["level"] as? String == "warning" })
                 #expect(closed["logger"] as? String == "bifrost" && closed["source"] as? String == "RPC", "\(closed)")
                 #expect((closed["metadata"] as? [String: Any])?.isEmpty == false, "\(closed)")
@@ -45,7 +48,7 @@ extension IntegrationTests {
                 _ = try await cluster.waitForStatus(0)
                 #expect(try RawConnection(host.address).isClosedAfter(Array("GET / HTTP/1.1\r\n\r\n".utf8)))
                 quiet.send(SIGTERM)
-                let ended = await quiet.end(killAfter: .seconds(20))
+                let ended = await quiet.end(killAfter: .seconds(180))
                 #expect(ended.ending == .exit(0) && ended.errorText.isEmpty, "\(ended.errorText)")
             }
         }
@@ -56,7 +59,7 @@ extension IntegrationTests {
                     try await ChildProcess(
                         place.local.executable, ["serve", "--directory", place.directory + "/x"] + words,
                         environment: variables
-                    ).end(killAfter: .seconds(20))
+                    ).end(killAfter: .seconds(180))
                 }
                 try await serve("--log-level", "loud").expect(
                     64, saying: "'loud'", "--log-level", "trace", "debug", "info", "notice", "warning", "error",
@@ -71,10 +74,10 @@ extension IntegrationTests {
         }
 
         private func wait(_ what: String, _ isSo: () async throws -> Bool) async throws {
-            let end = ContinuousClock.now + .seconds(30)
+            let end = ContinuousClock.now + .seconds(180)
             while try await !isSo() {
                 guard ContinuousClock.now < end else {
-                    Issue.record("not within 30 s: \(what)")
+                    Issue.record("not within 180 s: \(what)")
                     return
                 }
                 await OwnExecutor.pause(milliseconds: 50)
@@ -100,9 +103,11 @@ extension IntegrationTests {
                 for host in old { try cluster.local.start(host) }
                 try await cluster.local.run(
                     ["init", "--hosts", old.map(\.address).joined(separator: ","), "--groups", "2"])
-                // It saw hosts of no cluster in between, or the cluster at once.
-                if !new.isRunning { try cluster.local.start(new, arguments: join) }
-                try await wait("it is a member") { try await hosts(cluster, at: old) == [1, 2, 3, 4] }
+                try await wait("it is a member") {
+                    // It saw hosts of no cluster in between, or the cluster at once.
+                    if !new.isRunning { try cluster.local.start(new, arguments: join) }
+                    return try await hosts(cluster, at: old) == [1, 2, 3, 4]
+                }
                 #expect(cluster.log(new).contains("this host is host 4 of cluster"), "\(cluster.log(new))")
                 _ = try await cluster.waitForStatus(0)
                 try await cluster.bifrost("put", "k", "v").expect(0)
@@ -164,7 +169,7 @@ extension IntegrationTests {
                             [
                                 "serve", "--directory", directory, "--listen", "127.0.0.1:0", "--join",
                                 join.joined(separator: ","),
-                            ], limit: .seconds(20))
+                            ], limit: .seconds(180))
                     }
                     let new = cluster.directory + "/new"
                     try await serve(new, ours.address, theirs.address).expect(64, saying: "hosts of two clusters")
@@ -173,7 +178,7 @@ extension IntegrationTests {
                         [
                             "serve", "--directory", new, "--listen", "127.0.0.1:\(port)", "--join",
                             "127.0.0.1:\(port)",
-                        ], limit: .seconds(20))
+                        ], limit: .seconds(180))
                     itself.expect(64, saying: "--join names this host itself")
 
                     // A directory of one cluster, and a host of another.
@@ -188,7 +193,7 @@ extension IntegrationTests {
                         [
                             "serve", "--directory", cluster.directory + "/older", "--listen", "127.0.0.1:0",
                             "--feature-level", "5", "--join", ours.address,
-                        ], limit: .seconds(20))
+                        ], limit: .seconds(180))
                     older.expect(1, saying: "refused", "feature level")
 
                     // Hosts of no cluster.
@@ -205,7 +210,7 @@ extension IntegrationTests {
                         ["serve", "--directory", new, "--listen", "127.0.0.1:\(port)", "--join", ours.address])
                     try await wait("it is a member") { try await hosts(cluster, at: [ours]) == [1, 2] }
                     host.send(SIGTERM)
-                    #expect(await host.end(killAfter: .seconds(20)).ending == .exit(0))
+                    #expect(await host.end(killAfter: .seconds(180)).ending == .exit(0))
                 }
             }
         }

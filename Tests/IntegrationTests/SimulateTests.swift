@@ -2,6 +2,7 @@
 
 import BifrostTool
 import Foundation
+import TestSupport
 import Testing
 
 extension IntegrationTests {
@@ -13,7 +14,7 @@ extension IntegrationTests {
 
         @Test func theSummaryCountsWhatHappened() async throws {
             let command = try simulate("--seeds", "1..6", "--seconds", "10", "--jobs", "2", "--no-corpus", "--json")
-            let result = await command.end(killAfter: .seconds(120))
+            let result = await command.end(killAfter: .seconds(180))
             #expect(result.ending == .exit(0), "\(result.errorText)")
             let decoded = Summary.decoded(result.output)
             #expect(decoded != nil, "\(result.text)")
@@ -43,7 +44,7 @@ extension IntegrationTests {
             var stories: [String] = []
             for _ in 0..<2 {
                 let command = try simulate("--seed", "7", "--seconds", "2", "--trace")
-                let result = await command.end(killAfter: .seconds(60))
+                let result = await command.end(killAfter: .seconds(180))
                 #expect(result.ending == .exit(0))
                 stories.append(result.text)
             }
@@ -51,18 +52,34 @@ extension IntegrationTests {
             #expect(stories[0].contains(" leads group ") && stories[0].contains("no violation; trace hash "))
         }
 
+        /// A process that this one has started, as soon as it has computed for half a second: it has seen many events
+        /// then, and is far from its end.
+        @inline(never) private func busyWorker(of command: ChildProcess) async -> Int32? {
+            let end = ContinuousClock.now + .seconds(180)
+            while command.isRunning, ContinuousClock.now < end {
+                // Started by any of its threads.
+                let place = "/proc/\(command.pid)/task"
+                for task in (try? FileManager.default.contentsOfDirectory(atPath: place)) ?? [] {
+                    let text = (try? String(contentsOfFile: "\(place)/\(task)/children", encoding: .utf8)) ?? ""
+                    for worker in text.split(separator: " ").compactMap({ Int32($0) }) {
+                        let line = (try? String(contentsOfFile: "/proc/\(worker)/stat", encoding: .utf8)) ?? ""
+                        // Behind the name, which may have blanks in it; user time in ticks.
+                        let fields = line[(line.lastIndex(of: ")") ?? line.startIndex)...].split(separator: " ")
+                        let ticks = fields.count > 12 ? Int(fields[12]) ?? 0 : 0
+                        if 2 * ticks > sysconf(Int32(_SC_CLK_TCK)) { return worker }
+                    }
+                }
+                await OwnExecutor.pause(milliseconds: 20)
+            }
+            return nil
+        }
+
         @Test func aTrapIsAViolationWithItsSeedAndItsLastEvents() async throws {
             let command = try simulate("--seeds", "5..5", "--seconds", "3600", "--no-corpus")
-            try await Task.sleep(for: .seconds(2))
-            // Started by any of its threads.
-            var workers: [Int32] = []
-            for task in try FileManager.default.contentsOfDirectory(atPath: "/proc/\(command.pid)/task") {
-                let text = try String(contentsOfFile: "/proc/\(command.pid)/task/\(task)/children", encoding: .utf8)
-                workers += text.split(separator: " ").compactMap { Int32($0) }
-            }
-            let worker = try #require(workers.first, "no process that simulates")
+            let found = await busyWorker(of: command)
+            let worker = try #require(found, "no process that simulates")
             kill(worker, SIGILL)
-            let result = await command.end(killAfter: .seconds(30))
+            let result = await command.end(killAfter: .seconds(180))
             #expect(result.ending == .exit(1))
             #expect(result.errorText.contains("seed 5: no trap: signal 4"))
             #expect(result.errorText.split(separator: "\n").count > 50)

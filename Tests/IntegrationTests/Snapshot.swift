@@ -14,7 +14,7 @@ import TestSupport
 import Testing
 
 extension IntegrationTests {
-    @Suite(.serialized, .timeLimit(.minutes(4))) struct Snapshot {
+    @Suite(.serialized, .timeLimit(.minutes(15))) struct Snapshot {
         /// Journals that wait for nobody, and hosts that are down or cut off for a while.
         @Test func replicasThatWereLeftBehindGoOnFromSnapshotsUnderFaults() throws {
             var total = SimulationReport()
@@ -39,7 +39,7 @@ extension IntegrationTests {
                 try cluster.local.startAll()
                 let three = cluster.hosts[..<3].map(\.address).joined(separator: ",")
                 try await cluster.local.run(["init", "--hosts", three, "--groups", "1"])
-                let client = try await Cluster.connect(to: cluster.hosts.map(\.address))
+                let client = try await cluster.client()
                 let block = String(repeating: "snapshot ", count: 20_000)
                 @Sendable func value(_ key: Int) -> Bytes { Bytes("\(key) \(block)") }
                 try await client.write(0..<120, atATime: 8, value)
@@ -73,9 +73,9 @@ extension IntegrationTests {
                 let host = cluster.hosts[3]
                 for host in cluster.hosts { cluster.local.kill(host) }
                 try cluster.start(host)
-                let alone = try await Cluster.connect(to: [host.address])
+                let alone = try await cluster.client(at: [host])
                 for key in [0, 5, 10] {
-                    let found = try await alone.kv.get(Bytes("key \(key)"), .localAt(HostID(4)), timeout: .seconds(20))
+                    let found = try await alone.kv.get(Bytes("key \(key)"), .localAt(HostID(4)))
                     #expect(found?.value == value(key), "key \(key)")
                 }
                 await alone.close()

@@ -10,7 +10,7 @@ import TestSupport
 import Testing
 
 extension IntegrationTests {
-    @Suite(.serialized, .timeLimit(.minutes(4))) struct SnapshotTests {
+    @Suite(.serialized, .timeLimit(.minutes(15))) struct SnapshotTests {
         /// Lines of an import, by number.
         private func lines(_ numbers: ClosedRange<Int>, valueBytes: Int = 40) -> [UInt8] {
             var text = ""
@@ -21,7 +21,7 @@ extension IntegrationTests {
         }
 
         private func snapshot(_ cluster: TestCluster, _ words: String...) async throws -> ChildProcess.Result {
-            try await cluster.local.command(["snapshot"] + words, limit: .seconds(60))
+            try await cluster.local.command(["snapshot"] + words, limit: .seconds(180))
         }
 
         /// `--host` for each of its hosts.
@@ -31,7 +31,7 @@ extension IntegrationTests {
 
         private func restore(_ save: String, to cluster: TestCluster) async throws -> ChildProcess.Result {
             try await cluster.local.command(
-                ["snapshot", "restore", save, "--json"] + targets(cluster), limit: .seconds(60))
+                ["snapshot", "restore", save, "--json"] + targets(cluster), limit: .seconds(180))
         }
 
         /// The size of a file, 0 if there is none.
@@ -68,10 +68,10 @@ extension IntegrationTests {
                 let save = cluster.directory + "/save"
                 let input = lines(1...3_000)
                 try await cluster.bifrost("import", "-", input: input).expect(0)
-                let client = try await Cluster.connect(to: cluster.hosts.map(\.address))
+                let client = try await cluster.client()
                 let counters = Counters()
                 let writing = Task(executorPreference: OwnExecutor.current) { try await counters.run(client) }
-                let end = ContinuousClock.now + .seconds(20)
+                let end = ContinuousClock.now + .seconds(180)
                 while counters.acknowledged[7] < 3, ContinuousClock.now < end {
                     await OwnExecutor.pause(milliseconds: 5)
                 }
@@ -147,7 +147,7 @@ extension IntegrationTests {
                     #expect(status.text.contains("degraded"), "\(status.text)")
                     #expect(try await other.bifrost("get", "new", at: [other.hosts[0]]).text == "record")
                     stranger.send(SIGKILL)
-                    _ = await stranger.end(killAfter: .seconds(10))
+                    _ = await stranger.end(killAfter: .seconds(180))
                     try other.start(other.hosts[2])
                     _ = try await other.waitForStatus(0)
                 }
@@ -193,7 +193,7 @@ extension IntegrationTests {
                     // What is left of it is no host's directory, and the next restoration takes it.
                     let served = try await other.local.command(
                         ["serve", "--directory", other.hosts[0].directory, "--listen", other.hosts[0].address],
-                        limit: .seconds(20))
+                        limit: .seconds(180))
                     served.expect(73, saying: "half of a restoration")
                     try flip(file, at: place)
 
@@ -224,7 +224,7 @@ extension IntegrationTests {
                         [
                             "snapshot", "restore", save, "--host", "127.0.0.1:1=\(other.directory)/x", "--host",
                             "127.0.0.1:2=\(other.directory)/x",
-                        ], limit: .seconds(20))
+                        ], limit: .seconds(180))
                     twice.expect(64, saying: "each host needs its own")
                     try await restore(save, to: other).expect(0)
                     try await restore(save, to: other).expect(73, saying: "is not empty")
@@ -278,12 +278,12 @@ extension IntegrationTests {
             let child = try ChildProcess(
                 cluster.local.executable,
                 ["snapshot", "save", "--connect", cluster.hosts.map(\.address).joined(separator: ","), directory])
-            let end = ContinuousClock.now + .seconds(20)
+            let end = ContinuousClock.now + .seconds(180)
             while child.isRunning, bytes(partial) < 2 << 20, ContinuousClock.now < end {
                 await OwnExecutor.pause(milliseconds: 1)
             }
             child.send(signal)
-            let ending = await child.end(killAfter: .seconds(20)).ending
+            let ending = await child.end(killAfter: .seconds(180)).ending
             return bytes(partial) > 0 ? ending : nil
         }
 
@@ -328,19 +328,19 @@ extension IntegrationTests {
                             "--json",
                             save,
                         ])
-                    let end = ContinuousClock.now + .seconds(20)
+                    let end = ContinuousClock.now + .seconds(180)
                     while child.isRunning, bytes(partial) < 2 << 20, ContinuousClock.now < end {
                         await OwnExecutor.pause(milliseconds: 1)
                     }
                     // Its number is in the file's head.
                     let head = FileHandle(forReadingAtPath: partial)?.readData(ofLength: 32) ?? Data()
                     guard head.count == 32 else {
-                        _ = await child.end(killAfter: .seconds(30))
+                        _ = await child.end(killAfter: .seconds(180))
                         continue
                     }
                     let giver = cluster.hosts[Int(head[24]) - 1]
                     cluster.local.kill(giver)
-                    let result = await child.end(killAfter: .seconds(60))
+                    let result = await child.end(killAfter: .seconds(180))
                     try cluster.start(giver)
                     result.expect(0)
                     let groups = try #require(try result.json()["groups"] as? [[String: Any]])

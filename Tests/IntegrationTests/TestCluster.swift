@@ -1,5 +1,6 @@
 // Hosts and commands as processes, for the tests of the whole. Owns finding the executable and removing what was made.
 
+import Bifrost
 import BifrostTool
 import Foundation
 import Synchronization
@@ -18,25 +19,65 @@ struct TestCluster: Sendable {
     var hosts: [LocalCluster.HostProcess] { local.hosts }
     var directory: String { local.directory }
 
-    /// `bifrost WORDS…` with `--connect` to all hosts.
+    /// Those whose default time of ten seconds a machine that stands still may take from them. Where it is of
+    /// consequence a test says another one.
+    private static let quick: Set<String> = [
+        "put", "get", "delete", "txn", "scan", "value", "number", "map", "set", "array", "queue", "members",
+    ]
+
+    /// `bifrost WORDS…` with `--connect` to all hosts. One of them that was started a moment ago is let some time to
+    /// listen: a command gives up a second after all have refused.
     @discardableResult
     func bifrost(
         _ words: String..., input: [UInt8]? = nil, at hosts: [LocalCluster.HostProcess]? = nil,
-        limit: Duration = .seconds(60)
+        limit: Duration = .seconds(240)
     ) async throws -> ChildProcess.Result {
         let families = [
             "ring", "group", "host", "cluster", "snapshot", "session", "machine", "value", "number", "map", "set",
             "array", "queue", "lock", "semaphore", "election", "lease", "members", "barrier", "latch",
         ]
         let count = families.contains(words.first ?? "") ? 2 : 1
-        let connect = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]
+        var options = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]
+        if Self.quick.contains(words.first ?? ""), !words.contains("--timeout") { options += ["--timeout", "170s"] }
+        await waitUntilOneListens(hosts ?? self.hosts)
         return try await local.command(
-            Array(words.prefix(count)) + connect + words.dropFirst(count), input: input, limit: limit)
+            Array(words.prefix(count)) + options + words.dropFirst(count), input: input, limit: limit)
+    }
+
+    /// Of those whose process runs; none may be meant to.
+    private func waitUntilOneListens(_ hosts: [LocalCluster.HostProcess]) async {
+        let end = ContinuousClock.now + .seconds(180)
+        while ContinuousClock.now < end {
+            let running = hosts.filter(\.isRunning)
+            if running.isEmpty || running.contains(where: { Self.isListening($0.address) }) { return }
+            await OwnExecutor.pause(milliseconds: 10)
+        }
+    }
+
+    /// Whether somebody listens on this port of loopback, as the system says: a host would log who only tries.
+    private static func isListening(_ address: String) -> Bool {
+        guard let port = address.split(separator: ":").last.flatMap({ Int($0) }),
+            let table = try? String(contentsOfFile: "/proc/net/tcp", encoding: .utf8)
+        else { return true }
+        return table.split(separator: "\n").contains { line in
+            let words = line.split(separator: " ")
+            // LISTEN is 0A.
+            guard words.count > 3, words[3] == "0A", let own = words[1].split(separator: ":").last else { return false }
+            return Int(own, radix: 16) == port
+        }
+    }
+
+    /// A client that a machine that stands still for a while does not make give up.
+    func client(at hosts: [LocalCluster.HostProcess]? = nil) async throws -> Cluster {
+        var options = ClusterOptions()
+        options.timeout = .seconds(180)
+        options.connectTimeout = .seconds(180)
+        return try await Cluster.connect(to: (hosts ?? self.hosts).map(\.address), options: options)
     }
 
     /// Runs `bifrost status` until it ends with this code, and not only because followers have not yet noticed that
     /// their leader is gone: an election is still to come then, and `unavailable` for its time.
-    func waitForStatus(_ code: Int32, seconds: Double = 60) async throws -> ChildProcess.Result {
+    func waitForStatus(_ code: Int32, seconds: Double = 180) async throws -> ChildProcess.Result {
         let end = ContinuousClock.now + .seconds(seconds)
         while true {
             // The last look begins after the end, however long the one before took.
@@ -55,7 +96,7 @@ struct TestCluster: Sendable {
         }
     }
 
-    /// Starts a host and waits until it answers.
+    /// Starts a host; commands wait until it listens.
     func start(_ host: LocalCluster.HostProcess) throws { try local.start(host) }
 
     /// Ends a host of this cluster and the only one of another, and starts that one where the first was.

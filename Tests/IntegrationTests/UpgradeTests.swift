@@ -50,7 +50,7 @@ extension IntegrationTests {
                 // The third is of the old version, and another one is away.
                 try await cluster.bifrost("cluster", "upgrade", "--to", "4").expect(
                     1, saying: "host 3 (\(cluster.hosts[2].address)) registers \(level): start a newer version there")
-                let end = ContinuousClock.now + .seconds(30)
+                let end = ContinuousClock.now + .seconds(180)
                 while try await levels(cluster).registered != [top, top, level], ContinuousClock.now < end {
                     await OwnExecutor.pause(milliseconds: 100)
                 }

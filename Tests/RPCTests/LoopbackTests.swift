@@ -121,8 +121,10 @@ final class Recorder: RPCConnectionDelegate {
             calls.withLock { $0.hasEnded = true }
         }
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-        let end = soon(20_000)
-        while calls.withLock({ $0.connected.count }) < 100, RPCClock.now() < end {
+        let (enough, end) = (soon(20_000), soon())
+        while true {
+            let count = calls.withLock { $0.connected.count }
+            if count >= 100 || RPCClock.now() >= (count == 0 ? end : enough) { break }
             try await RPCServer.check(NetworkAddress(host: "127.0.0.1", port: port), group: group)
         }
         calls.withLock { $0.isOver = true }
@@ -133,7 +135,7 @@ final class Recorder: RPCConnectionDelegate {
         // so to who sends.
         for descriptor in connected { send(descriptor, [1], 1, Int32(MSG_NOSIGNAL)) }
         var waiting = connected.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
-        let patience = soon(5_000)
+        let patience = soon()
         while waiting.contains(where: { $0.revents == 0 }), RPCClock.now() < patience {
             poll(&waiting, nfds_t(waiting.count), 100)
         }
@@ -250,17 +252,24 @@ final class Recorder: RPCConnectionDelegate {
         try await Loopback.run { loopback async throws in
             let client = loopback.client()
             try await client.waitUntilUp(deadline: soon())
-            let start = RPCClock.now()
-            do throws(RPCError) {
-                _ = try await client.request(service: 2, method: 3, payload: "", deadline: soon(80))
-                Issue.record("answered")
-            } catch {
-                #expect(error.code == .deadlineExceeded)
-                #expect(error.mayHaveBeenSent)
+            // On a machine that stands still it may pass before the call has left, or be noticed late: again then.
+            var (hasLeft, took, calls) = (false, UInt64.max, 0)
+            for _ in 0..<10 where !hasLeft || took >= 2_000 {
+                let start = RPCClock.now()
+                do throws(RPCError) {
+                    _ = try await client.request(service: 2, method: 3, payload: "", deadline: soon(80))
+                    Issue.record("answered")
+                } catch {
+                    #expect(error.code == .deadlineExceeded)
+                    hasLeft = error.mayHaveBeenSent
+                    calls += hasLeft ? 1 : 0
+                }
+                took = RPCClock.now().since(start) / 1_000_000
+                #expect(took >= 80)
             }
-            let took = RPCClock.now().since(start) / 1_000_000
-            #expect(took >= 80 && took < 2_000)
-            #expect(await eventually { loopback.echo.state.withLock { $0.cancelled.count } == 1 })
+            #expect(hasLeft && took < 2_000)
+            let left = calls
+            #expect(await eventually { loopback.echo.state.withLock { $0.cancelled.count } == left })
             let call = loopback.echo.state.withLock { $0.kept[0] }
             #expect(call.deadline != nil)
             call.reply.respond("late")
@@ -506,7 +515,7 @@ final class Recorder: RPCConnectionDelegate {
         #expect(times[4].since(times[0]) >= 150_000_000)
         #expect(downs.dropFirst().allSatisfy { $0.code == .connectRefused && $0.message.contains("refused") })
         let second = try await Loopback(port: port.number)
-        #expect(try await client.ask(service: 2, method: 1, payload: "b", deadline: soon(8_000)) == "b")
+        #expect(try await client.ask(service: 2, method: 1, payload: "b", deadline: soon()) == "b")
         #expect(recorder.state.withLock { $0.ups } == 2)
         client.close()
         #expect(await eventually { recorder.state.withLock { $0.downs.last?.code } == .closed })
@@ -529,12 +538,12 @@ final class Recorder: RPCConnectionDelegate {
         for _ in 0..<3 {
             await #expect(throws: RPCError(.connectRefused, "")) {
                 try await client.request(
-                    service: 2, method: 1, payload: "a", deadline: soon(30_000), isPatient: false)
+                    service: 2, method: 1, payload: "a", deadline: soon(), isPatient: false)
             }
         }
         let second = try await Loopback(port: port.number)
         let answer = try await client.request(
-            service: 2, method: 1, payload: "b", deadline: soon(30_000), isPatient: false)
+            service: 2, method: 1, payload: "b", deadline: soon(), isPatient: false)
         #expect(answer == "b")
         client.close()
         try await second.stop()

@@ -119,7 +119,7 @@ struct Loopback {
     }
 }
 
-func soon(_ milliseconds: UInt64 = 5_000) -> Instant { RPCClock.now() + milliseconds * 1_000_000 }
+func soon(_ milliseconds: UInt64 = 180_000) -> Instant { RPCClock.now() + milliseconds * 1_000_000 }
 
 /// Looks again and again until `condition` holds; false after three minutes: other tests may have the processor for long.
 func eventually(_ condition: () async throws -> Bool) async rethrows -> Bool {

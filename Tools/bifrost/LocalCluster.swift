@@ -181,7 +181,7 @@ package final class LocalCluster: Sendable {
     package func kill(_ host: HostProcess) {
         guard let child = host.process else { return }
         child.send(SIGKILL)
-        _ = child.waitForEnd(secondsMax: 10)
+        _ = child.waitForEnd(secondsMax: 60)
     }
 
     /// SIGTERM, and SIGKILL after ten seconds.
