@@ -107,6 +107,24 @@ extension HostLoop {
         }
     }
 
+    func startMigrationRead(_ read: MigrationRead) {
+        guard let store else { return }
+        shell.readers.submit { [self] _ in
+            var found: MigrationReadResult?
+            do {
+                found = try read.result(from: store)
+            } catch {
+                _ = unreadable(error, in: read.group)
+                tellDamage(error, in: read.group)
+            }
+            eventLoop.execute { [self, found] in
+                guard let core, !isStopping else { return }
+                if let found { core.migrationRead(found) } else { core.migrationUnread(read) }
+                scheduleTurn()
+            }
+        }
+    }
+
     /// Queries of users' machines, spread over their threads: one that takes long keeps the others of its share waiting, and
     /// nobody else.
     func startMachineReads(_ reads: [MachineRead]) {

@@ -198,6 +198,7 @@ final class HostLoop: @unchecked Sendable {
         for page in effects.coldPages { startColdPage(page) }
         for read in effects.stateReads { startStateRead(read) }
         for read in effects.deadlineReads { startDeadlineRead(read) }
+        for read in effects.migrationReads { startMigrationRead(read) }
         startMachineReads(effects.machineReads)
         for read in effects.logReads { startLogRead(read) }
         for read in effects.snapshotReads { startSnapshotRead(read) }

@@ -141,7 +141,7 @@ final class DataTypeModel {
         if isNew {
             precondition(entry.index == last.next, "somebody applies each entry first")
             logTime = max(logTime, entry.logTime)
-            _ = sessions.commit(EntryMark(entry, after: nil, configuration: nil), at: entry.index)
+            _ = sessions.commit(EntryMark(entry, after: nil, configuration: nil), at: entry.index, isGated: false)
         }
         if case .refused(.guardFailed) = outcome { return judgeRefusal(of: entry) }
         guard case .done(let revision, let body) = outcome,

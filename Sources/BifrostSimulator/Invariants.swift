@@ -19,11 +19,15 @@ final class Invariants {
     /// Batches of a commit that was reported as failed, and the journal's sequence before it, by host.
     private var doubtful: [(batches: [JournalBatch], after: UInt64)]
     private var owners = SlotOwners()
+    /// Who serves slots that moved; `.meta`: nobody just now.
+    private var servers: [Slot: GroupID] = [:]
+    private let firstMap: ClusterMap
 
     init(cluster: SimulatedCluster) {
         self.cluster = cluster
         world = cluster.world
         doubtful = Array(repeating: ([], 0), count: world.plan.hosts)
+        firstMap = cluster.map
         learn(cluster.map)
     }
 
@@ -663,10 +667,38 @@ final class Invariants {
         }
     }
 
+    /// A migration's step. False: a rule is broken.
+    private func take(_ step: MigrationStep, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
+        switch group.slots.commit(step) {
+        case .nothing: break
+        case .released(let slots):
+            world.mark(.slotsReleased)
+            for slot in slots {
+                guard servers[slot] ?? firstMap.owner(of: slot) == model.group else {
+                    fail("one group serves a slot", model, "releases slot \(slot), which it does not serve")
+                    return false
+                }
+                servers[slot] = .meta
+            }
+        case .activated(let slots):
+            world.mark(.slotsActivated)
+            for slot in slots {
+                guard servers[slot] == .meta else {
+                    fail("one group serves a slot", model, "activates slot \(slot), which another serves")
+                    return false
+                }
+                servers[slot] = model.group
+            }
+        }
+        return true
+    }
+
     /// What a committed entry does, by the model of sessions. False: a rule is broken.
     private func takeEffect(_ mark: EntryMark, at index: LogIndex, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
         var isDone = false
-        switch group.sessions.commit(mark, at: index) {
+        if case .step(let step)? = mark.call, !take(step, model, group) { return false }
+        let isGated = mark.slot.map { group.slots.isGated($0) } ?? false
+        switch group.sessions.commit(mark, at: index, isGated: isGated) {
         case .done: isDone = true
         case .repeated: world.mark(.commandRepeated)
         case .void: world.mark(.sessionGone)
@@ -674,6 +706,12 @@ final class Invariants {
         }
         group.takesEffect.append(isDone)
         guard isDone else { return true }
+        if let slot = mark.slot, let server = servers[slot] ?? firstMap.owner(of: slot), server != model.group {
+            fail(
+                "one group serves a slot", model,
+                "entry \(index) takes effect in slot \(slot), which group \(server) serves")
+            return false
+        }
         guard group.commands.insert(mark.command).inserted else {
             fail("at most once", model, "entry \(index) repeats a command")
             return false

@@ -16,6 +16,8 @@ struct EntryMark: Equatable {
     var command: UInt64
     /// What a command says to its group's sessions.
     var call: CallMark?
+    /// Of a client's command.
+    var slot: Slot?
     var logTime: LogTime
     /// Of this entry's hash and all before it: equal chains mean logs that are equal up to here.
     var chain: UInt64
@@ -29,6 +31,7 @@ struct EntryMark: Equatable {
         term = entry.term.rawValue
         command = entry.kind == .command ? Self.command(of: entry.payload) : 0
         call = entry.kind == .command ? CallMark(entry.payload) : nil
+        slot = entry.kind == .command ? MasterStateMachine.slot(of: entry.payload) : nil
         logTime = entry.logTime
         hash = Self.hash(of: entry)
         chain = mix((previous?.chain ?? 0) ^ hash)
@@ -141,6 +144,7 @@ final class GroupModel {
     /// What took effect: nothing may twice.
     @exclusivity(unchecked) var commands: Set<UInt64> = []
     @exclusivity(unchecked) var sessions = SessionModel()
+    @exclusivity(unchecked) var slots = SlotModel()
     /// Of clients' commands, by index: the entry took effect.
     @exclusivity(unchecked) var takesEffect: [Bool] = []
     /// Clients were answered that their command took effect in this entry, and in what way: hashes of the answers.

@@ -10,6 +10,8 @@ enum CallMark: Equatable {
     case other(SessionCommand)
     /// Of the group's own.
     case own
+    /// Of a migration.
+    case step(MigrationStep)
 
     init?(_ payload: Bytes) {
         guard let header = payload.withUnsafeBytes({ CommandHeader(of: $0) }) else { return nil }
@@ -18,6 +20,8 @@ enum CallMark: Equatable {
                 header.session, sequence: header.sequence, firstUnacknowledged: header.firstUnacknowledged)
         } else if header.machine == .sessions, let command = try? SessionCommand(payload: payload) {
             self = .other(command)
+        } else if header.machine == .slotOwnership, let command = try? SlotCommand(payload: payload) {
+            self = MigrationStep(command).map { .step($0) } ?? .own
         } else if header.machine == .deadlines {
             self = .own
         } else {
@@ -52,17 +56,24 @@ struct SessionModel {
     func has(_ id: SessionID) -> Bool { sessions[id] != nil }
 
     /// Takes the next committed entry.
-    mutating func commit(_ mark: EntryMark, at index: LogIndex) -> Effect {
+    ///
+    /// - Parameter isGated: the slot of its command takes none now.
+    mutating func commit(_ mark: EntryMark, at index: LogIndex, isGated: Bool) -> Effect {
         logTime = max(logTime, mark.logTime)
         switch mark.call {
-        case nil: return mark.command == 0 ? .none(expired: 0) : .done
-        case .own: return .none(expired: 0)
+        case nil: return mark.command == 0 ? .none(expired: 0) : isGated ? .void : .done
+        case .own, .step: return .none(expired: 0)
         case .call(let id, let sequence, let firstUnacknowledged):
             guard var session = sessions[id] else { return .void }
             let first = max(session.firstUnacknowledged, firstUnacknowledged)
             guard sequence >= first, sequence - first < SessionTable.Limits.window else { return .void }
             session.activeAt = max(session.activeAt, logTime)
             session.activeIndex = index
+            if isGated, !session.done.contains(sequence) {
+                session.firstUnacknowledged = first
+                sessions[id] = session
+                return .void
+            }
             let isNew = session.done.insert(sequence).inserted
             session.firstUnacknowledged = first
             sessions[id] = session

@@ -36,7 +36,7 @@ extension SimulatedCluster {
         startWatches()
         let end = UInt64(settings.seconds) * 1_000_000_000
         switch settings.profile {
-        case .safety, .rot, .membership:
+        case .safety, .rot, .membership, .moves:
             beginFaults()
             administrator?.start()
             try pass(end)

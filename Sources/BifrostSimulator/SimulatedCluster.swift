@@ -80,7 +80,7 @@ public final class SimulatedCluster {
                 cluster: ClusterID(high: 1, low: seed | 1), hosts: records, groups: plan.groups,
                 replicas: plan.replicas,
                 featureLevel: plan.featureLevels.isEmpty
-                    ? FeatureLevel.current : FeatureLevel.ofNewMap(hosts: records.map(\.featureLevel)))
+                    ? plan.newestLevel : FeatureLevel.ofNewMap(hosts: records.map(\.featureLevel)))
         } catch { preconditionFailure("no map: \(error)") }
         keys = (0..<plan.keys).map { number in
             plan.scanPercent > 0 && number % 4 < 2 ? Bytes("\(Self.tags[number % 2])\(number)") : Bytes("key \(number)")
@@ -233,7 +233,8 @@ public final class SimulatedCluster {
 
     /// Each group has the members that are wanted, but for those on lost hosts, and no host is on its way out.
     var isSettled: Bool {
-        map.hosts.allSatisfy { $0.state == .active } && map.featureLevel == FeatureLevel.current
+        map.hosts.allSatisfy { $0.state == .active } && map.featureLevel == world.plan.newestLevel
+            && map.migrations.isEmpty
             && map.groups.allSatisfy { $0.replicas.allSatisfy { $0.isSettled || hosts[place(of: $0.host)].isLost } }
             && Planner.moves(map, movesMax: .max).steps.allSatisfy { MapChange($0).refusal(by: map) != nil }
     }
@@ -258,6 +259,9 @@ public final class SimulatedCluster {
     func describeReplicas() -> String {
         (map.groups.map { describe($0) } + strays.map { "no map has \($0)" }
             + map.hosts.filter { $0.state == .draining }.map { "host \($0.id) drains" }
+            + map.migrations.map {
+                "migration \($0.id) of \($0.slots.count) slots, \($0.source) to \($0.target), is \($0.state)"
+            }
             + ["feature level \(map.featureLevel), of hosts \(map.hosts.map(\.featureLevel))"]).joined(separator: "\n")
     }
 

@@ -269,6 +269,21 @@ extension SimulatedHost {
         }
     }
 
+    func startMigrationRead(_ read: MigrationRead, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: records that move come from disk") {
+            [unowned self, unowned loop] in
+            guard let store else { return }
+            do {
+                loop.core.migrationRead(try read.result(from: store))
+            } catch {
+                _ = refusal(unread: error, "records that move")
+                loop.core.migrationUnread(read)
+                tellDamage(error, in: read.group, to: loop)
+            }
+            loop.scheduleTurn()
+        }
+    }
+
     func startMachineRead(_ read: MachineRead, of loop: SimulatedHostLoop) {
         loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a machine answers a query") {
             [unowned self, unowned loop] in

@@ -194,7 +194,7 @@ final class SimulatedHost {
     /// Its next process is of the newest version.
     func upgrade() {
         precondition(!isRunning)
-        featureLevel = FeatureLevel.current
+        featureLevel = world.plan.newestLevel
     }
 
     /// Starts the process on what the disks hold.
@@ -202,7 +202,7 @@ final class SimulatedHost {
         precondition(!isRunning)
         guard isMember, !isLost else { return }
         // Somebody upgrades hosts, one by one, as their processes end.
-        if featureLevel < FeatureLevel.current, life > 0, mix(world.seed ^ mix(life) ^ UInt64(place)) % 3 == 0 {
+        if featureLevel < world.plan.newestLevel, life > 0, mix(world.seed ^ mix(life) ^ UInt64(place)) % 3 == 0 {
             upgrade()
         }
         isRunning = true
@@ -443,6 +443,7 @@ final class SimulatedHost {
         }
         for read in work.stateReads { startStateRead(read, of: loop) }
         for read in work.deadlineReads { startDeadlineRead(read, of: loop) }
+        for read in work.migrationReads { startMigrationRead(read, of: loop) }
         for read in work.machineReads { startMachineRead(read, of: loop) }
         if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read, of: loop) } }
         if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }

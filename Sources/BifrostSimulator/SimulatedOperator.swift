@@ -55,7 +55,8 @@ final class SimulatedOperator {
     private func act() {
         // Hosts that are empty are few: the rest of the draws would let most of them come back first.
         if below(2) == 0, removeHost() { return }
-        if map.featureLevel < FeatureLevel.current, below(4) == 0 { return raiseLevel() }
+        if map.featureLevel < world.plan.newestLevel, below(4) == 0 { return raiseLevel() }
+        if world.random.below(100) < world.plan.migrationPercent { return migrate() }
         guard let group = any(map.groups) else { return }
         let active = map.hosts.filter { $0.state == .active }
         let free = active.filter { group.replica(on: $0.id) == nil }
@@ -98,10 +99,26 @@ final class SimulatedOperator {
         }
     }
 
+    /// Some slots go from one group to another, or what is under way is called off.
+    private func migrate() {
+        if below(6) == 0, let migration = any(map.migrations) { return submit(.abortMigration(migration.id)) }
+        guard let source = any(map.dataGroups)?.id, let target = any(map.dataGroups.filter { $0.id != source })?.id
+        else {
+            return
+        }
+        // Those of keys that somebody writes, mostly, and a few beside.
+        let keys = cluster.keys.map { Ring.slot(of: $0) }.filter { map.owner(of: $0) == source }
+        var slots = Set(keys.filter { _ in below(3) == 0 })
+        let all = map.ring.slots(of: source)
+        for _ in 0..<below(4) { if let slot = any(all) { slots.insert(slot) } }
+        guard !slots.isEmpty else { return }
+        submit(.migrate(slots.sorted(), from: source, to: target))
+    }
+
     /// Mostly to what all hosts have registered, sometimes to what some have not, or to less.
     private func raiseLevel() {
-        let possible = map.hosts.map(\.featureLevel).min() ?? FeatureLevel.current
-        let level = below(3) > 0 ? possible : 1 + UInt32(below(Int(FeatureLevel.current)))
+        let possible = map.hosts.map(\.featureLevel).min() ?? world.plan.newestLevel
+        let level = below(3) > 0 ? possible : 1 + UInt32(below(Int(world.plan.newestLevel)))
         submit(.raiseFeatureLevel(level))
     }
 
@@ -254,15 +271,17 @@ final class SimulatedOperator {
         }
         for place in map.hosts.map({ cluster.place(of: $0.id) }) {
             let host = cluster.hosts[place]
-            if host.featureLevel < FeatureLevel.current, host.isRunning {
+            if host.featureLevel < world.plan.newestLevel, host.isRunning {
                 world.note("the operator upgrades host %h", UInt64(place))
                 cluster.crash(place)
                 host.upgrade()
             }
         }
         // As soon as the map says of all hosts that they are upgraded.
-        if map.featureLevel < FeatureLevel.current, map.hosts.allSatisfy({ $0.featureLevel == FeatureLevel.current }) {
-            submit(.raiseFeatureLevel(FeatureLevel.current))
+        if map.featureLevel < world.plan.newestLevel,
+            map.hosts.allSatisfy({ $0.featureLevel == world.plan.newestLevel })
+        {
+            submit(.raiseFeatureLevel(world.plan.newestLevel))
         }
         for host in map.hosts where host.state == .draining { submit(.setHostState(host.id, .active)) }
         // To the end: what was asked for before may still come about.

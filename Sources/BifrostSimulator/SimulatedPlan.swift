@@ -68,6 +68,10 @@ package struct SimulatedPlan: Sendable {
     package var joiners = 0
     /// Between two changes of members, groups and hosts; 0: there are none.
     package var operatorPauseNanosecondsMax: UInt64 = 0
+    /// The newest feature level that hosts know.
+    package var newestLevel = FeatureLevel.current
+    /// Of so many changes that the operator asks for, per hundred, that slots move; 0: none do.
+    package var migrationPercent: UInt64 = 0
     /// Of each host's version at first, of those to come too; it is started with the newest one some time later. Empty: all
     /// are of that from the beginning.
     package var featureLevels: [UInt32] = []
@@ -206,13 +210,31 @@ package struct SimulatedPlan: Sendable {
         // Their states are larger: in the smallest pieces members would not catch up with a log that keeps next to nothing.
         if simulation.profile == .membership, dataTypePercent > 0 { settings.snapshotPieceBytes += 5_000 }
         settings.sweptRecordsMax = 1 + Int(later.below(20))
+        if simulation.profile == .moves { move(&later) }
+    }
+
+    private mutating func move(_ random: inout SeededRandom) {
+        newestLevel = FeatureLevel.migrations
+        migrationPercent = 30 + random.below(70)
+        joiners = 0
+        groups = 2 + Int(random.below(5))
+        operatorPauseNanosecondsMax = 200_000_000 + random.below(2_000_000_000)
+        settings.movesMax = 1 + Int(random.below(4))
+        settings.raft.promotionLagMax = 1 + Int(random.below(200))
+        // Pages of a few records, so that a migration has many.
+        settings.migrationPageBytes = 20 + Int(random.below(2_000))
+        settings.migrationPageRecords = 1 + Int(random.below(20))
+        // Not followed by the rules yet where slots move.
+        dataTypePercent = 0
+        machinePercent = 0
+        watches = 0
     }
 }
 
 extension SimulatedPlan {
     /// Of its first process.
     func featureLevel(of place: Int) -> UInt32 {
-        featureLevels.isEmpty ? FeatureLevel.current : featureLevels[place]
+        featureLevels.isEmpty ? newestLevel : featureLevels[place]
     }
 }
 

@@ -173,6 +173,9 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case membersChange
     /// A replica that was out was deleted from its host.
     case replicaRemoved
+    /// A group has let go of slots, and another one serves them.
+    case slotsReleased
+    case slotsActivated
     /// A group that was deleted was there before.
     case groupDeleted
     /// A host joined the cluster while it served.

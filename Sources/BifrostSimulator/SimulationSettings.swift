@@ -11,6 +11,8 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     case rot
     /// As `safety`, and meanwhile replicas, groups and hosts come and go.
     case membership
+    /// As `membership`, and slots move from group to group.
+    case moves
 }
 
 /// What a run is told beside its seed. The same seed with other settings is another run.

@@ -17,6 +17,8 @@ package enum ClusterWord: Hashable, Sendable {
     case machines([MachineCommandNumber], asks: Bool)
     /// 4: what a replica had at a point of comparison.
     case digest(DigestWord)
+    /// 5: what a migration's groups say to each other. From feature level 11 on.
+    case migration(MigrationWord)
     case unknown(UInt8)
 
     private static var mapBytesMax: Int { 15 << 20 }
@@ -49,6 +51,11 @@ package enum ClusterWord: Hashable, Sendable {
             word.encode(into: &bytes)
             writer.write(4 as UInt8)
             writer.writeWithLength(bytes.take())
+        case .migration(let word):
+            var bytes = ByteWriter(capacity: 64)
+            word.encode(into: &bytes)
+            writer.write(5 as UInt8)
+            writer.writeWithLength(bytes.take())
         case .unknown(let kind):
             writer.write(kind)
             writer.writeWithLength(Bytes())
@@ -79,6 +86,9 @@ package enum ClusterWord: Hashable, Sendable {
             var bytes = ByteReader(try reader.readBytesWithLength(limit: DigestWord.encodedBytesMax))
             // The same.
             self = .digest(try DigestWord(from: &bytes))
+        case 5:
+            var bytes = ByteReader(try reader.readBytesWithLength(limit: Self.mapBytesMax))
+            self = .migration(try MigrationWord(from: &bytes))
         default:
             _ = try reader.readBytesWithLength(limit: Self.mapBytesMax)
             self = .unknown(kind)

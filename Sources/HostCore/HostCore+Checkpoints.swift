@@ -198,7 +198,8 @@ extension HostCore {
         case .merge:
             replica.isMerging = true
             mergesUnderWay += 1
-            effects.storeJobs.append(.merge(replica.group, replica.id))
+            let kept = isPlanted("deletions-not-kept") ? LogIndex(.max) : replica.machine.ownership.tombstonesThrough
+            effects.storeJobs.append(.merge(replica.group, replica.id, tombstonesThrough: kept))
         }
     }
 
@@ -303,7 +304,7 @@ extension HostCore {
                 replica.checkpointTick = tickCount + replica.checkpointPauseTicks
                 jobsPutOff += 1
             }
-        case .merge(let its, _):
+        case .merge(let its, _, _):
             mergesUnderWay -= 1
             group = its
             if let replica = replica(of: its) { putOffMerge(replica) }

@@ -255,9 +255,7 @@ extension HostCore {
                 }
                 break
             }
-            if case .command(let machine, let request) = deadline.purpose,
-                let reason = refusalToFire(request, of: machine, replica)
-            {
+            if let reason = refusalToCarryOut(deadline, replica) {
                 holdBack(record.key, of: replica, reason)
                 continue
             }
@@ -277,6 +275,18 @@ extension HostCore {
         propose(due, replica)
     }
 
+    /// Why something that is due does not go into the log now; nil: it does. What moves with its slot waits until that is
+    /// served again.
+    private func refusalToCarryOut(_ deadline: Deadline, _ replica: Replica) -> Refusal? {
+        if let slot = deadline.slot, let refusal = replica.machine.ownership.refusal(of: slot) {
+            // What ended a record that went is of no use, and goes.
+            guard case .moved = refusal, deadline.endsARecord else { return refusal }
+            return nil
+        }
+        guard case .command(let machine, let request) = deadline.purpose else { return nil }
+        return refusalToFire(request, of: machine, replica)
+    }
+
     /// Why a scheduled command does not go into the log now; nil: it does. As for one that a client sends.
     private func refusalToFire(_ request: MachineRequest, of machine: SubMachineNumber, _ replica: Replica) -> Refusal?
     {
@@ -290,7 +300,7 @@ extension HostCore {
         guard !isPlanted("timer-passed-over") else { return }
         if !replica.deadlines.held.isTold {
             replica.deadlines.held.isTold = true
-            effects.notices.append("group \(replica.group): a scheduled command that is due waits: \(reason)")
+            effects.notices.append("group \(replica.group): something that is due waits: \(reason)")
         }
         if replica.deadlines.held.first == nil {
             replica.deadlines.held.tick = tickCount + Self.retrySeconds * secondTicks
@@ -317,14 +327,13 @@ extension HostCore {
         replica.deadlines.held.next = result.next
         for record in result.records {
             guard record.key.machine == .deadlines,
-                let deadline = try? Deadline(key: record.key.key, value: record.value ?? Bytes()),
-                case .command(let machine, let request) = deadline.purpose
+                let deadline = try? Deadline(key: record.key.key, value: record.value ?? Bytes())
             else { continue }
             guard deadline.key.time <= replica.logTime.certain else {
                 replica.deadlines.held.next = nil
                 break
             }
-            if refusalToFire(request, of: machine, replica) == nil {
+            if refusalToCarryOut(deadline, replica) == nil {
                 replica.deadlines.back = min(replica.deadlines.back ?? deadline.key.time, deadline.key.time)
             } else if replica.deadlines.held.found.map({ record.key < $0 }) ?? true {
                 replica.deadlines.held.found = record.key

@@ -22,6 +22,9 @@ package struct HostCounts: Sendable {
     package var snapshotBytesGiven: UInt64 = 0
     package var snapshotBytesTaken: UInt64 = 0
     package var snapshotsInstalled: UInt64 = 0
+    /// Of records of slots that move, to other groups and from them.
+    package var migrationBytesGiven: UInt64 = 0
+    package var migrationBytesTaken: UInt64 = 0
     /// Points at which a majority of the voters had the state of a replica here, as it learned.
     package var digestsAgreed: UInt64 = 0
     /// Changes in answers to watches, each as often as it was told.

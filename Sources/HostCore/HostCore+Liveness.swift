@@ -27,6 +27,7 @@ extension HostCore {
         retryFetches()
         expireSessions()
         carryOutDeadlines()
+        tickMigrations()
         endIdleWatches()
         boundJournal()
         handOverForSpace()

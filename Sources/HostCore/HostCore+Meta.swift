@@ -54,6 +54,7 @@ extension HostCore {
             tell(.machines(commands, of: host))
             if asks, let peer = peer(host) { tellMachines(to: peer, asks: false) }
         case .digest(let word): receive(word, from: host)
+        case .migration(let word): receive(word, from: host)
         case .unknown: strayMessages += 1
         }
     }
@@ -86,6 +87,8 @@ extension HostCore {
             // Of its own replicas only.
             guard map.group(its)?.host(of: lost) == reporter else { return }
             group = its
+        case .commitMigration, .migrationReleased, .migrationActivated, .abortMigration, .migrationDone:
+            return receiveReport(change, payload, map, replica, from: reporter)
         default:
             strayMessages += 1
             return
@@ -95,6 +98,38 @@ extension HostCore {
         guard replica.machine.meta.isChanged(by: change) else { return }
         reportTicks[group] = tickCount
         _ = propose(payload, to: replica)
+    }
+
+    /// Of a migration: writers wait for it, so it goes into the log at once, and once.
+    private func receiveReport(
+        _ change: MapChange, _ payload: Bytes, _ map: ClusterMap, _ replica: Replica, from reporter: HostID
+    ) {
+        guard let (id, side) = change.migrationReported, let migration = map.migration(id),
+            map.group(side == .source ? migration.source : migration.target)?.replica(on: reporter) != nil
+        else { return }
+        if let known = migrationReports[id], known.change == change, tickCount - known.tick < 2 * secondTicks { return }
+        guard change.refusal(by: map) == nil, replica.machine.meta.isChanged(by: change) else { return }
+        migrationReports[id] = (change, tickCount)
+        if migrationReports.count > 2 * ClusterMap.migrationsMax {
+            migrationReports = migrationReports.filter { map.migration($0.key) != nil }
+        }
+        _ = propose(payload, to: replica)
+    }
+
+    /// Those that take part in what changed hear of it at once: writers wait for what they do next.
+    func spreadMigrations(_ map: ClusterMap, before older: ClusterMap?) {
+        guard isMetaLeader else { return }
+        var groups: Set<GroupID> = []
+        for migration in map.migrations where older?.migration(migration.id) != migration {
+            groups.insert(migration.source)
+            groups.insert(migration.target)
+        }
+        for peer in peers {
+            guard peer.isConnected, peer.isBulkConnected, peer.knowsMigrations, peer.mapVersion ?? 0 < map.version,
+                map.groups.contains(where: { groups.contains($0.id) && $0.replica(on: peer.host) != nil })
+            else { continue }
+            write(to: peer, over: .bulk, bytes: 64 * map.groups.count) { $0.append(.map(map)) }
+        }
     }
 
     // MARK: Feature levels

@@ -36,8 +36,10 @@ extension HostCore {
         if loop.isFirst {
             effects.map = map
             tell(.map(newer))
+            if newer.migrations != older?.migrations ?? [] { spreadMigrations(newer, before: older) }
         }
         askForBirths()
+        areMigrationsDue = true
     }
 
     /// Replicas that the map places here and that have not been added. The shell asks its disk: one that is known there

@@ -14,7 +14,17 @@ extension HostCore {
     /// A command. Its answer comes as a reply of a later turn, or of this one if it is refused.
     public func execute(_ request: ExecuteRequest, call: CallToken) {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
-        if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
+        if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) {
+            guard case .moved = refusal else { return refuse(call, refusal) }
+            return turnAway(request, replica, refusal, call)
+        }
+        if let refusal = replica.machine.ownership.refusal(of: request.slot), !isPlanted("gate-not-looked-at") {
+            return turnAway(request, replica, refusal, call)
+        }
+        let epoch = replica.machine.ownership.epoch(of: request.slot)
+        if request.epoch < epoch, !isPlanted("sent-before-the-move") {
+            return refuse(call, .moved(group: request.group, epoch: epoch))
+        }
         if let refusal = MasterStateMachine.check(
             request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first,
             machines: settings.machines)
@@ -26,6 +36,10 @@ extension HostCore {
             return refuse(call, .invalid("group \(GroupID.meta) takes no commands of data"))
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        // Slots that moved may stand in its log, and it does not know yet.
+        guard replica.core.hasAppliedEarlierTerms || map?.featureLevel ?? 0 < FeatureLevel.migrations else {
+            return refuse(call, .overloaded(retryAfterMillis: 5))
+        }
         guard !isBusy(replica) else { return refuse(call, overloaded) }
         if let refusal = refusalByMembers(of: request.payload, replica) {
             return refuse(call, refusal)
@@ -56,6 +70,25 @@ extension HostCore {
         case .notLeader: refuse(call, notLeader(replica))
         case .overloaded: refuse(call, overloaded)
         case .refused: preconditionFailure("only configurations are refused")
+        }
+    }
+
+    /// A command on a slot that is another group's by now. One that was done here before is answered; of one that was not it
+    /// is certain that it never will be, and that may be said only when the group has let go of the slot.
+    private func turnAway(_ request: ExecuteRequest, _ replica: Replica, _ refusal: Refusal, _ call: CallToken) {
+        guard let header = request.payload.withUnsafeBytes({ CommandHeader(of: $0) }), header.session != .none else {
+            return refuse(call, refusal)
+        }
+        guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        let known = replica.machine.sessions.answer(to: header)
+        switch known {
+        case nil:
+            guard case .moved = replica.machine.ownership.gate(of: request.slot) else {
+                return refuse(call, .unavailable("slot \(request.slot) is about to move: its commands wait"))
+            }
+            refuse(call, refusal)
+        case .answered(let answer)?: effects.replies.append(HostReply(call: call, response: respond(answer)))
+        case .unknown(let other)?: refuse(call, other)
         }
     }
 
@@ -93,15 +126,18 @@ extension HostCore {
         switch outcome {
         case .nothing: .done(DataResult(index: entry.index, revision: .zero))
         case .done(let revision, let body): .done(DataResult(index: entry.index, revision: revision, body: body))
-        case .repeated(let answer):
-            switch answer.outcome {
-            case .done(let body): .done(DataResult(index: answer.index, revision: answer.revision, body: body))
-            case .doneWithoutBody: .refused(.answerNotKept(index: answer.index, revision: answer.revision))
-            case .refused(let refusal): .refused(refusal)
-            }
+        case .repeated(let answer): respond(answer)
         case .refused(let refusal): .refused(refusal)
         case .unsupported(let what): .refused(.unavailable("the replica does not understand its log: \(what)"))
         case .unready: preconditionFailure("an entry is answered when it was applied")
+        }
+    }
+
+    private func respond(_ answer: SessionAnswer) -> Response<DataResult> {
+        switch answer.outcome {
+        case .done(let body): .done(DataResult(index: answer.index, revision: answer.revision, body: body))
+        case .doneWithoutBody: .refused(.answerNotKept(index: answer.index, revision: answer.revision))
+        case .refused(let refusal): .refused(refusal)
         }
     }
 
@@ -370,6 +406,11 @@ extension HostCore {
 
     /// The event loop answers from memory; what may touch cold pages goes to the readers with the view of this moment.
     private func serve(_ read: WaitingRead, from replica: Replica) {
+        // Whatever map this host has: the group's own log says whose the slot is.
+        if let slot = read.slot, let refusal = refusalToRead(slot, replica), !isPlanted("read-though-moved") {
+            close(read)
+            return refuse(read.call, refusal)
+        }
         switch read.kind {
         case .key(let key):
             var found = replica.memtable.get(key)
@@ -399,6 +440,16 @@ extension HostCore {
         case .sessions(let query): serve(query, call: read.call, from: replica)
         case .snapshot(let number): pin(replica, number, call: read.call)
         }
+    }
+
+    /// Whatever a read may miss, it misses nothing that was there before its slot came: a replica that is behind may not
+    /// have got to that.
+    func refusalToRead(_ slot: Slot, _ replica: Replica) -> Refusal? {
+        if let refusal = replica.machine.ownership.refusalToRead(slot) { return refusal }
+        guard let epoch = map?.ring.epoch(of: slot), epoch > SlotTable.firstEpoch,
+            epoch > replica.machine.ownership.epoch(of: slot)
+        else { return nil }
+        return .unavailable("slot \(slot) has moved, and the replica on host \(host) has not got to that")
     }
 
     /// The answer to a query of one key, from wherever it was found.

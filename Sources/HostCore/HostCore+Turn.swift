@@ -12,11 +12,14 @@ extension HostCore {
     public var hasWork: Bool {
         !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty || !loopQuestions.isEmpty
             || !comparing.isEmpty || !effects.machineReads.isEmpty || !effects.deadlineReads.isEmpty
+            || !effects.migrationReads.isEmpty || !migrationWords.isEmpty || areMigrationsDue
     }
 
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.
     public func turn(now: Instant, into out: inout HostEffects) {
         if now > self.now { self.now = now }
+        hearOwnMigrations()
+        if areMigrationsDue { driveMigrations() }
         // Groups that still have something to do afterwards (a bounded piece was done) go into the next turn.
         stepped.clear()
         swap(&stepped, &ready)
@@ -248,6 +251,7 @@ extension HostCore {
         replica.core.applied(through: applied)
         noteSessions(of: replica)
         noteDeadlines(of: replica)
+        if replica.drives > 0 { areMigrationsDue = true }
         wakeWatches(of: replica)
         noteUnsaved(replica)
         let pinnedBytesMax = max(settings.logPinnedBytesMax / replicas.count, 4 * settings.logMemoryBytesMax)

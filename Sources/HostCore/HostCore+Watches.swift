@@ -192,6 +192,7 @@ extension HostCore {
             return refuse(call, .invalid("sub state machine \(request.machine) is not watched in this version"))
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        if let refusal = refusalToRead(request.slot, replica) { return refuse(call, refusal) }
         // Nobody would ever be told anything.
         guard
             request.machine == .keyValue || settings.machines.machines.contains(where: { $0.number == request.machine })
@@ -245,6 +246,8 @@ extension HostCore {
     }
 
     private func serve(_ watch: WaitingWatches.Watch, from replica: Replica) {
+        var watch = watch
+        goOn(&watch, replica)
         let range = watch.request.range
         let isOver = tickCount >= watch.endTick
         // Nobody was ever told of a revision that an established leader has not come to, but in a log that was lost.
@@ -273,6 +276,10 @@ extension HostCore {
         // past them would find itself behind the floor of a leader that began with a later state.
         let isAll = through >= replica.history.last
         let upTo = max(range.after, isAll ? replica.machine.revision : through)
+        if changes.isEmpty, isAll, let refusal = replica.machine.ownership.refusalToRead(watch.request.slot) {
+            // It has all that ever changed here.
+            return end(watch, .refused(refusal))
+        }
         guard !changes.isEmpty || isOver || !isAll else {
             // Changes that do not concern it: it goes on waiting, from here.
             var again = watch
@@ -285,6 +292,26 @@ extension HostCore {
         counts.changesTold += UInt64(changes.count)
         if through == replica.history.last { watchAnswer = (watch.request, through, changes.count, body) }
         end(watch, .done(result(body, through: upTo, replica)))
+    }
+
+    /// One that saw all of what was changed where the slot was before goes on here, from where the slot came.
+    private func goOn(_ watch: inout WaitingWatches.Watch, _ replica: Replica) {
+        guard let origin = replica.machine.ownership.origin(of: watch.request.slot) else { return }
+        let range = watch.request.range
+        if range.group == origin.source, range.after >= origin.sourceRevision {
+            watch.request.range.group = replica.group
+            watch.request.range.after = origin.revision
+        } else if range.group != origin.source, range.after < origin.revision {
+            // Whatever it has seen, it was not here.
+            watch.request.range.group = origin.source
+        }
+    }
+
+    /// Slots went: whoever watches them has to go on elsewhere.
+    func endWatchesOfGone(_ replica: Replica) {
+        guard replica.watches.count > 0 else { return }
+        replica.watches.wakeAll(after: replica.watches.woken)
+        markReady(replica)
     }
 
     private func result(_ body: Bytes, through revision: Revision, _ replica: Replica) -> DataResult {

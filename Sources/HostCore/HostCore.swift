@@ -45,6 +45,7 @@ public final class HostCore {
         var knowsSilence: Bool { featureLevel >= FeatureLevel.silence }
         var knowsMachines: Bool { featureLevel >= FeatureLevel.machines }
         var knowsDigests: Bool { featureLevel >= FeatureLevel.deadlines }
+        var knowsMigrations: Bool { featureLevel >= FeatureLevel.migrations }
         /// Users' commands that its program can apply; nil: it has not said so on this connection. Looked up only.
         var machines: Set<MachineCommandNumber>?
         /// Its replicas of this loop's groups that say nothing, as it said last; ascending by group. And the sum over them.
@@ -193,6 +194,16 @@ public final class HostCore {
     var withSessions: [Replica] = []
     /// Leaders whose groups may have deadlines.
     var withDeadlines: [Replica] = []
+    /// What this loop's leaders do for migrations.
+    var drives: [MigrationDrive] = []
+    /// Something happened that may make it a migration's next step's turn.
+    var areMigrationsDue = false
+    /// What groups of this loop said to each other, to be heard in the next turn.
+    var migrationWords: [MigrationWord] = []
+    /// Loop 0: what was said last of each migration, and when.
+    var migrationReports: [MigrationID: (change: MapChange, tick: UInt64)] = [:]
+    /// That may be read for targets now.
+    var migrationBytesLeft = 0
     /// Those at which watches wait.
     var watched: [Replica] = []
     /// Of all replicas' histories of changes, about.
@@ -329,6 +340,7 @@ public final class HostCore {
         fetchesToRetry.removeAll { $0 === replica }
         withSessions.removeAll { $0 === replica }
         withDeadlines.removeAll { $0 === replica }
+        drives.removeAll { $0.replica === replica }
         endWatches(of: replica, .unknownGroup)
         watched.removeAll { $0 === replica }
         historyBytes -= replica.history.bytes

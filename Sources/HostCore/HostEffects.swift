@@ -102,8 +102,8 @@ public struct SnapshotRead: Sendable {
 public enum StoreJob: Sendable {
     /// Write the frozen memtable as a run and publish it; answered by `HostCore.checkpointDone`.
     case checkpoint(GroupID, FrozenMemtable, ManifestHeader)
-    /// Merge the replica's runs; answered by `HostCore.mergeDone`.
-    case merge(GroupID, ReplicaID)
+    /// Merge the replica's runs; answered by `HostCore.mergeDone`. Deletions that changed behind the index stay.
+    case merge(GroupID, ReplicaID, tombstonesThrough: LogIndex)
     /// Put a piece of a snapshot beside the replica's state; answered by `HostCore.snapshotTaken` or `snapshotFailed`.
     case takeSnapshot(SnapshotPieceToTake)
     /// Make the snapshot, all of which is there, the replica's state; answered by `snapshotInstalled` or
@@ -156,6 +156,7 @@ public struct HostEffects: Sendable {
     public var coldPages: [ColdPage] = []
     public var stateReads: [StateRead] = []
     public var deadlineReads: [DeadlineRead] = []
+    public var migrationReads: [MigrationRead] = []
     public var machineReads: [MachineRead] = []
     public var logReads: [JournalRead] = []
     public var snapshotReads: [SnapshotRead] = []
@@ -183,6 +184,7 @@ public struct HostEffects: Sendable {
         coldPages.clear()
         stateReads.clear()
         deadlineReads.clear()
+        migrationReads.clear()
         machineReads.clear()
         logReads.clear()
         snapshotReads.clear()

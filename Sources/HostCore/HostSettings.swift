@@ -106,6 +106,11 @@ public struct HostSettings: Sendable {
     public var snapshotCountBytes = 2 << 20
     /// Snapshots that one loop gives at a time, and those that it gets.
     public var snapshotsMax = 4
+    /// A page of records of slots that move, at most, but for one record.
+    package var migrationPageBytes = 256 << 10
+    package var migrationPageRecords = 1_024
+    /// Bytes of slots that move that one loop reads in a second for their new groups.
+    public var migrationBytesPerSecond = 64 << 20
     /// States that one loop keeps for clients at a time, while they copy them; beyond it, `overloaded`. What they read
     /// counts among what is read for other hosts, and records are counted for one of them at a time.
     public var clientSnapshotsMax = 2

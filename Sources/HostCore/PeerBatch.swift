@@ -250,7 +250,7 @@ public struct PeerBatchPart: Sendable {
     package private(set) var messages: [(group: GroupID, message: RaftMessage)] = []
     package private(set) var floors: [LogFloor] = []
     package private(set) var snapshots: [SnapshotMessage] = []
-    /// Loop 0's, but for those on one group's digests.
+    /// Loop 0's, but for those on one group's digests or migrations.
     package private(set) var words: [ClusterWord] = []
     package private(set) var heartbeat: HostHeartbeat?
     package private(set) var reply: HostHeartbeatReply?
@@ -280,6 +280,7 @@ public struct PeerBatchPart: Sendable {
         for word in batch.words {
             var loop = 0
             if case .digest(let digest) = word { loop = LoopPlace.owner(of: digest.group, loops: loops) }
+            if case .migration(let word) = word { loop = LoopPlace.owner(of: word.group, loops: loops) }
             parts[loop, default: PeerBatchPart()].words.append(word)
         }
         if let silent = batch.silent {

@@ -63,6 +63,8 @@ final class Replica {
     /// What changed last.
     let history: ChangeHistory
     var watches = WaitingWatches()
+    /// Parts in migrations that this host takes care of, as its leader.
+    var drives = 0
     /// What commands read that is not in memory.
     var fetch = StateFetch()
     var isMerging = false
@@ -288,6 +290,16 @@ struct WaitingRead {
     }
     var call: CallToken
     var kind: Kind
+
+    /// nil: it is of the group as a whole.
+    var slot: Slot? {
+        switch kind {
+        case .key(let key): key.slot
+        case .page(let range): range.isScan ? range.from?.slot : nil
+        case .machine(let reading): reading.slot
+        case .sessions, .snapshot: nil
+        }
+    }
 }
 
 /// Log time: elapsed time, from the last entry on, by the monotonic clock's progress, at most

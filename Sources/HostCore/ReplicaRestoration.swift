@@ -115,6 +115,7 @@ public struct RestoredReplica: Sendable {
         let header = view.manifest.header
         var records: [MetaRecord] = []
         var sessions: [SessionRecord] = []
+        var slots: [SlotRecord] = []
         if !view.manifest.runs.isEmpty {
             var from: RecordKey? = RecordKey.first(of: .group)
             while let first = from {
@@ -129,6 +130,8 @@ public struct RestoredReplica: Sendable {
                             SessionRecord(
                                 key: record.key.key, changed: record.changed, revision: record.revision,
                                 value: record.value))
+                    case .slotOwnership where group != .meta:
+                        slots.append(SlotRecord(key: record.key.key, value: record.value))
                     default: break
                     }
                 }
@@ -138,7 +141,7 @@ public struct RestoredReplica: Sendable {
         return try MasterStateMachine(
             group: group, applied: header.index, revision: header.revision, logTime: header.logTime,
             digest: header.digest,
-            metaRecords: records, sessionRecords: sessions)
+            metaRecords: records, sessionRecords: sessions, slotRecords: slots)
     }
 }
 

@@ -56,6 +56,14 @@ struct ReplicaRecords: RecordStore {
             value: value, bytesMax: layers.historyBytesMax)
     }
 
+    mutating func putUntold(
+        slot: Slot, machine: SubMachineNumber, key: UnsafeRawBufferPointer, revision: Revision, changed: LogIndex,
+        expiry: LogTime, value: Bytes?
+    ) {
+        memtable.put(
+            slot: slot, machine: machine, key: key, revision: revision, changed: changed, expiry: expiry, value: value)
+    }
+
     mutating func emit(_ event: EmittedEvent, slot: Slot, machine: SubMachineNumber, revision: Revision) {
         event.key.withUnsafeBytes {
             history.append(

@@ -171,7 +171,7 @@ extension StoreJobRunner {
             // Neither the manifest is there nor, in the end, the chunks that no manifest names.
             switch entry.job {
             case .checkpoint: foundNoSpace(entry, error)
-            case .merge(let group, _): ended(entry, .mergeFoundNoSpace(group, "\(error)"))
+            case .merge(let group, _, _): ended(entry, .mergeFoundNoSpace(group, "\(error)"))
             case .takeSnapshot, .installSnapshot, .dropSnapshot, .removeReplica: throw error
             }
         }
@@ -183,10 +183,10 @@ extension StoreJobRunner {
             publishing(header)
             published(try store.checkpoint(frozen, header))
             ended(entry, .checkpointed(group, try view(of: header.replica, in: store)))
-        case .merge(let group, let replica):
+        case .merge(let group, let replica, let tombstonesThrough):
             let range = runsToMerge(of: store.manifest(of: replica)?.runs.count ?? 0)
             // A merge is long; checkpoints of all groups go on between its pieces, and make room for apply.
-            let manifest = try store.merge(replica, range: range) {
+            let manifest = try store.merge(replica, range: range, tombstonesThrough: tombstonesThrough) {
                 try passTime()
                 while let checkpoint = nextCheckpoint() { try attemptOrTell(checkpoint, in: store) }
                 _ = try reclaimPiece(of: store)

@@ -240,6 +240,9 @@ extension RaftCore {
     public var readsPending: Int { reads.count + forwards.count }
     /// Whether a leader has committed an entry of its own term, so that reads and commit counting have their ground.
     public var isEstablished: Bool { role == .leader && commit >= firstOfTerm }
+
+    /// It leads, and has applied all that earlier leaders left in its log.
+    public var hasAppliedEarlierTerms: Bool { role == .leader && appliedIndex >= firstOfTerm }
     /// Where terms begin, of all entries above `base`.
     public var termRuns: [TermRun] { log.runs }
 

@@ -19,7 +19,7 @@ extension Planner {
         }
         var shares = Shares(groups: [groups[first]], owner: { _ in groups[first].group })
         for newcomer in groups.dropFirst(first + 1) { _ = shares.add(newcomer) }
-        return SlotTable(epoch: Epoch(1), owners: shares.owners())
+        return SlotTable(epoch: SlotTable.firstEpoch, owners: shares.owners())
     }
 
     /// The slots that a new group takes from the present owners: about its weight's share, and nothing else moves.

@@ -14,6 +14,9 @@ public struct SlotTable: Hashable, Sendable {
     private var owners: [GroupID]
     private var changes: [Epoch]
 
+    /// Of a new cluster's table: no slot has moved.
+    public static let firstEpoch = Epoch(1)
+
     /// Nobody owns anything, epoch 0.
     public init() {
         epoch = .zero

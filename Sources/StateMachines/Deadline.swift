@@ -125,6 +125,7 @@ public struct Deadline: Hashable, Sendable {
         key.origin == .meta ? [key.removal] : [key.removal, MovedTimer(of: key, in: key.origin).removal]
     }
 
+    public var endsARecord: Bool { if case .record = purpose { true } else { false } }
     public var isCommand: Bool { if case .command = purpose { true } else { false } }
 
     private enum Kind {

@@ -2,7 +2,7 @@
 // one that says what is known changes nothing, and one of a step that is not the next one is refused.
 
 import Messages
-import Primitives
+package import Primitives
 import Ring
 
 /// One of a migration's two groups. Numbers are part of the format.
@@ -12,6 +12,16 @@ public enum MigrationSide: UInt8, Hashable, Sendable, CaseIterable {
 }
 
 extension MapChange {
+    /// Which migration a host speaks of when it says this, and for which of its groups; nil: of none.
+    package var migrationReported: (MigrationID, MigrationSide)? {
+        switch self {
+        case .commitMigration(let id, _, _), .migrationActivated(let id), .abortMigration(let id): (id, .target)
+        case .migrationReleased(let id, _): (id, .source)
+        case .migrationDone(let id, let side): (id, side)
+        default: nil
+        }
+    }
+
     func migrating(
         _ slots: [Slot], _ source: GroupID, _ target: GroupID, _ map: ClusterMap
     ) throws(Refusal) -> MapEdit {

@@ -24,6 +24,11 @@ extension MasterStateMachine {
         return (try? MachineRequest(payload: payload)).map { Ring.slot(of: $0.key) }
     }
 
+    /// The same, header included.
+    package static func slot(of payload: Bytes) -> Slot? {
+        payload.withUnsafeBytes { CommandHeader(of: $0) }.flatMap { slot(of: payload, $0) }
+    }
+
     mutating func decideSlots(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
         let command: SlotCommand
         do throws(DecodingFailure) { command = try SlotCommand(payload: entry.payload) } catch {
@@ -56,8 +61,8 @@ extension MasterStateMachine {
             // From now on they are held by the sessions of the same numbers in the other group.
             for hash in sessions.letGo(of: task, at: entry.index, revision) { take(hash, of: .sessions) }
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
-        case .activate:
-            guard let task = ownership.activate(id, revision) else { return .comesOutOfTurn }
+        case .activate(_, let epoch):
+            guard let task = ownership.activate(id, revision, since: epoch) else { return .comesOutOfTurn }
             sessions.begin(task, at: entry.index, revision, time)
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
         case .forget(_, let slots):

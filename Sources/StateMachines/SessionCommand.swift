@@ -149,6 +149,13 @@ public struct SessionRecord: Hashable, Sendable {
     /// nil: it ended.
     public var value: Bytes?
 
+    public static func key(of id: SessionID) -> Bytes { Session.key(of: id) }
+
+    /// nil: it is none of a session's.
+    public static func id(ofKey key: Bytes) -> SessionID? {
+        key.count == 8 ? key.withUnsafeBytes { SessionID(UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self))) } : nil
+    }
+
     public init(key: Bytes, changed: LogIndex, revision: Revision, value: Bytes?) {
         self.key = key
         self.changed = changed

@@ -201,6 +201,23 @@ public struct SessionTable: Sendable {
         case full(place: Int, Refusal)
     }
 
+    /// What is known of a call that is not to be applied any more.
+    public enum Known: Sendable {
+        case answered(SessionAnswer)
+        /// Nobody can tell: why.
+        case unknown(Refusal)
+    }
+
+    /// nil: it was never applied.
+    public func answer(to header: CommandHeader) -> Known? {
+        var copy = self
+        switch copy.standing(of: header) {
+        case .new, .full: return nil
+        case .answered(let answer): return .answered(answer)
+        case .refused(let refusal): return .unknown(refusal)
+        }
+    }
+
     mutating func standing(of header: CommandHeader) -> Standing {
         guard let place = place(of: header.session) else { return .refused(.sessionExpired) }
         recent = place

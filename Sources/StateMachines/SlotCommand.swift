@@ -22,8 +22,8 @@ public enum SlotCommand: Hashable, Sendable {
     case seal(MigrationID, frozen: LogIndex, Revision)
     /// 6, `epoch u64`. The source does not own the slots any more, since that epoch of the ring.
     case release(MigrationID, Epoch)
-    /// 7. The target serves the slots.
-    case activate(MigrationID)
+    /// 7, `epoch u64`. The target serves the slots, since that epoch of the ring.
+    case activate(MigrationID, Epoch)
     /// 8, `slots`. It is aborted: the source serves the slots as before, the target begins to delete what it has of them.
     case forget(MigrationID, [Slot])
     /// 9, `count u16 | places`. Records of slots that are to be deleted, as the leader found them.
@@ -38,7 +38,7 @@ public enum SlotCommand: Hashable, Sendable {
     public var migration: MigrationID {
         switch self {
         case .beginExport(let id, _, _), .beginImport(let id, _, _, _), .page(let id, _), .freeze(let id),
-            .seal(let id, _, _), .release(let id, _), .activate(let id), .forget(let id, _), .clear(let id, _),
+            .seal(let id, _, _), .release(let id, _), .activate(let id, _), .forget(let id, _), .clear(let id, _),
             .cleared(let id):
             id
         }
@@ -78,12 +78,12 @@ public enum SlotCommand: Hashable, Sendable {
         case .seal(_, let index, let revision):
             writer.write(index)
             writer.write(revision)
-        case .release(_, let epoch): writer.write(epoch)
+        case .release(_, let epoch), .activate(_, let epoch): writer.write(epoch)
         case .forget(_, let slots): writer.write(slots: slots)
         case .clear(_, let places):
             writer.write(UInt16(places.count))
             for place in places { writer.write(place.encoded()) }
-        case .freeze, .activate, .cleared: break
+        case .freeze, .cleared: break
         }
         return writer.take()
     }
@@ -111,7 +111,7 @@ public enum SlotCommand: Hashable, Sendable {
             let index = try reader.read(LogIndex.self)
             self = .seal(id, frozen: index, try reader.read())
         case 6: self = .release(id, try reader.read())
-        case 7: self = .activate(id)
+        case 7: self = .activate(id, try reader.read())
         case 8: self = .forget(id, try reader.readSlots())
         case 9:
             let count = Int(try reader.read(UInt16.self))
@@ -189,7 +189,7 @@ public struct MigrationPage: Hashable, Sendable {
 
     /// Of records, of what is due, and of holders, each.
     public static let countMax = 4_096
-    static let positionBytesMax = 8 + Limits.keyBytesMax + 1
+    package static let positionBytesMax = 8 + Limits.keyBytesMax + 1
 
     public init(
         number: UInt64, base: LogIndex, start: LogIndex, through: Bytes, revision: Revision, records: [Record] = [],

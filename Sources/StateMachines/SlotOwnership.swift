@@ -38,6 +38,13 @@ public struct SlotOwnership: Sendable {
     /// It went to another group.
     func isGone(_ slot: Slot) -> Bool { isGated(slot) && gates[Int(slot.rawValue)] == .moved }
 
+    /// Since when the slot is here, if it came from elsewhere; 0: it was always here, or is not. What was sent before that is
+    /// not to be done: it may have been sent elsewhere since.
+    public func epoch(of slot: Slot) -> Epoch {
+        guard !marks.isEmpty, let mark = marks[slot], mark.standing == .open else { return .zero }
+        return mark.epoch
+    }
+
     public func gate(of slot: Slot) -> Gate {
         guard isGated(slot), let mark = marks[slot] else { return .open }
         switch mark.standing {
@@ -63,6 +70,14 @@ public struct SlotOwnership: Sendable {
         tasks.reduce(LogIndex(.max)) {
             $1.phase == .exporting || $1.phase == .frozen ? min($0, $1.begun) : $0
         }
+    }
+
+    /// Why a read of the slot is not answered; nil: it is.
+    public func refusalToRead(_ slot: Slot) -> Refusal? { gate(of: slot) == .frozen ? nil : refusal(of: slot) }
+
+    /// Nothing that this or an earlier migration asks for is begun here any more.
+    public func hasSeen(_ id: MigrationID, _ slots: [Slot]) -> Bool {
+        slots.allSatisfy { (marks[$0]?.migration ?? .none) >= id }
     }
 
     public func task(_ id: MigrationID) -> MigrationTask? {
@@ -100,7 +115,7 @@ struct SlotMark: Hashable, Sendable {
     var standing: Standing
     /// To whom it went, or from whom it came last.
     var group = GroupID.meta
-    /// Of the ring that gave it away.
+    /// Of the ring that gave it away, or brought it.
     var epoch = Epoch.zero
     /// It came from there: the source's revision then, and this group's when it began to serve it.
     var sourceRevision = Revision.zero
@@ -161,13 +176,27 @@ public struct MigrationTask: Hashable, Sendable {
         return low < slots.count && slots[low] == slot
     }
 
-    /// A time of the source's log, as the target has it. Never early: this log's time goes on no faster than real time, and
+    /// A time of the source's log, as the target has it.
+    func time(_ other: LogTime) -> LogTime { MigrationClock(sourceTime: sourceTime, ownTime: ownTime).time(other) }
+}
+
+/// How times of a source's log are those of a target's.
+public struct MigrationClock: Hashable, Sendable {
+    public var sourceTime: LogTime
+    public var ownTime: LogTime
+
+    public init(sourceTime: LogTime, ownTime: LogTime) {
+        self.sourceTime = sourceTime
+        self.ownTime = ownTime
+    }
+
+    /// A time of the source's log, as the target has it. Never early: the target's time goes on no faster than real time, and
     /// began to be counted no earlier.
-    func time(_ other: LogTime) -> LogTime {
+    public func time(_ other: LogTime) -> LogTime {
         guard other > .zero else { return .zero }
         let ahead = other.rawValue > sourceTime.rawValue
         let difference = ahead ? other.rawValue - sourceTime.rawValue : sourceTime.rawValue - other.rawValue
-        guard ahead else { return LogTime(max(ownTime.rawValue, difference + 1) - difference) }
+        guard ahead else { return LogTime(ownTime.rawValue > difference ? ownTime.rawValue - difference : 1) }
         let (sum, isBeyond) = ownTime.rawValue.addingReportingOverflow(difference)
         return LogTime(isBeyond ? .max - 1 : sum)
     }
@@ -185,7 +214,7 @@ public struct MigrationProgress: Hashable, Sendable {
     public var through = Bytes()
 
     /// Whether a page goes on here.
-    func isContinued(by page: MigrationPage) -> Bool {
+    public func isContinued(by page: MigrationPage) -> Bool {
         guard page.number == self.page + 1, page.start >= page.base, page.start > .zero else { return false }
         return through.isEmpty ? page.base == start : page.base == base && page.start == start
     }
@@ -263,11 +292,12 @@ extension SlotOwnership {
     }
 
     /// - Parameter revision: the group's own, which is above all that it took.
-    mutating func activate(_ id: MigrationID, _ revision: Revision) -> MigrationTask? {
+    mutating func activate(_ id: MigrationID, _ revision: Revision, since epoch: Epoch) -> MigrationTask? {
         guard let task = task(id), task.phase == .sealed else { return nil }
         for slot in task.slots {
             mark(slot) {
                 $0.standing = .open
+                $0.epoch = epoch
                 $0.sourceRevision = task.revision
                 $0.revision = revision
             }

@@ -1,7 +1,7 @@
 // Reads through a view, on any thread: the frozen memtable, then runs, newest first. What the live memtable says comes
 // before all this, on the replica's event loop.
 
-import Primitives
+public import Primitives
 
 extension Store {
     /// What the view says about a key. `.absent`: no layer knows it. Cost: nothing read for the runs whose filter says
@@ -49,17 +49,20 @@ extension Store {
     /// for a
     /// single large one, `bytesMax` (bound both: a page is one read transaction). A page over many tombstones may be
     /// empty and yet have a `next`.
+    ///
+    /// - Parameter base: only what changed behind it is shown, and runs that have nothing of that are not looked at.
     @_specialize(where Storage == LMDBDisk)
     public func page(
         in view: StoreView, from first: RecordKey? = nil, end: RecordKey? = nil, recordsMax: Int = 10_000,
-        bytesMax: Int = 1 << 20, tombstones keepsTombstones: Bool = false
+        bytesMax: Int = 1 << 20, tombstones keepsTombstones: Bool = false, changedAfter base: LogIndex = .zero
     ) throws -> RecordPage {
         let endSortKey = end?.sortKey
         return try withExtendedLifetime(view) {
             try disk.read { reader in
                 var page = RecordPage(records: [], next: nil)
                 var bytes = 0
-                let cursors = view.runs.reversed().map { RunCursor($0, loadsChunks: false) }
+                let cursors = view.runs.reversed().filter { $0.descriptor.to > base }
+                    .map { RunCursor($0, loadsChunks: false) }
                 if let first {
                     try first.sortKey.withUnsafeBytes { sortKey in
                         for cursor in cursors { try cursor.seek(sortKey, reader) }
@@ -90,7 +93,7 @@ extension Store {
                     }
                     let size = RecordEncoding.encodedBytes(
                         sortKeyBytes: record.sortKey.count, valueBytes: record.overflow?.bytes ?? record.value.count)
-                    let isShown = keepsTombstones || !record.isTombstone
+                    let isShown = (keepsTombstones || !record.isTombstone) && record.changed > base
                     if passed > 0,
                         page.records.count >= recordsMax || passed >= passedMax
                             || isShown && bytes > 0 && bytes + size > bytesMax

@@ -1,0 +1,111 @@
+// Which slots a group serves, as the rules know it: from committed entries alone.
+
+import Primitives
+import StateMachines
+
+/// What an entry does for a migration, but for what it carries.
+enum MigrationStep: Equatable {
+    case beginExport(MigrationID, [Slot])
+    case beginImport(MigrationID, [Slot])
+    case freeze(MigrationID)
+    case seal(MigrationID)
+    case release(MigrationID)
+    case activate(MigrationID)
+    case forget(MigrationID, [Slot])
+    case cleared(MigrationID)
+
+    init?(_ command: SlotCommand) {
+        switch command {
+        case .beginExport(let id, let slots, _): self = .beginExport(id, slots)
+        case .beginImport(let id, let slots, _, _): self = .beginImport(id, slots)
+        case .freeze(let id): self = .freeze(id)
+        case .seal(let id, _, _): self = .seal(id)
+        case .release(let id, _): self = .release(id)
+        case .activate(let id, _): self = .activate(id)
+        case .forget(let id, let slots): self = .forget(id, slots)
+        case .cleared(let id): self = .cleared(id)
+        case .page, .clear: return nil
+        }
+    }
+}
+
+/// A group's part in migrations.
+struct SlotModel {
+    enum Standing { case open, frozen, gone, coming }
+    private enum Phase { case exporting, frozen, released, importing, sealed, dropping }
+    private struct Task {
+        var slots: [Slot]
+        var phase: Phase
+    }
+
+    private var standings: [Slot: Standing] = [:]
+    private var highest: [Slot: MigrationID] = [:]
+    private var tasks: [MigrationID: Task] = [:]
+
+    func isGated(_ slot: Slot) -> Bool { standings[slot, default: .open] != .open }
+
+    /// What became of ownership with an entry.
+    enum Change {
+        case nothing
+        case released([Slot])
+        case activated([Slot])
+    }
+
+    /// Takes the next committed step. One that is not its migration's next comes to nothing.
+    mutating func commit(_ step: MigrationStep) -> Change {
+        switch step {
+        case .beginExport(let id, let slots):
+            guard slots.allSatisfy({ !isGated($0) }) else { break }
+            _ = begin(id, slots, .exporting)
+        case .beginImport(let id, let slots):
+            guard begin(id, slots, .importing) else { break }
+            for slot in slots { standings[slot] = .coming }
+        case .freeze(let id):
+            if let slots = advance(id, from: .exporting, to: .frozen) {
+                for slot in slots { standings[slot] = .frozen }
+            }
+        case .seal(let id): _ = advance(id, from: .importing, to: .sealed)
+        case .release(let id):
+            guard let slots = advance(id, from: .frozen, to: .released) else { break }
+            for slot in slots { standings[slot] = .gone }
+            return .released(slots)
+        case .activate(let id):
+            guard let slots = advance(id, from: .sealed, to: .sealed) else { break }
+            tasks[id] = nil
+            for slot in slots { standings[slot] = .open }
+            return .activated(slots)
+        case .forget(let id, let slots):
+            guard let task = tasks[id] else {
+                for slot in slots { highest[slot] = max(highest[slot, default: .none], id) }
+                break
+            }
+            switch task.phase {
+            case .exporting, .frozen:
+                for slot in task.slots { standings[slot] = .open }
+                tasks[id] = nil
+            case .importing, .sealed: tasks[id]?.phase = .dropping
+            case .released, .dropping: break
+            }
+        case .cleared(let id):
+            guard let task = tasks[id], task.phase == .released || task.phase == .dropping else { break }
+            for slot in task.slots { standings[slot] = .gone }
+            tasks[id] = nil
+        }
+        return .nothing
+    }
+
+    private mutating func begin(_ id: MigrationID, _ slots: [Slot], _ phase: Phase) -> Bool {
+        guard slots.allSatisfy({ highest[$0, default: .none] < id }),
+            !tasks.values.contains(where: { !Set($0.slots).isDisjoint(with: slots) })
+        else { return false }
+        for slot in slots { highest[slot] = id }
+        tasks[id] = Task(slots: slots, phase: phase)
+        return true
+    }
+
+    private mutating func advance(_ id: MigrationID, from phase: Phase, to next: Phase) -> [Slot]? {
+        guard let task = tasks[id], task.phase == phase else { return nil }
+        tasks[id]?.phase = next
+        return task.slots
+    }
+}

@@ -1,0 +1,200 @@
+// A migration's source: gives what it has, freezes the slots when the target asks for it, releases them when the map has given
+// them away, and deletes what is left.
+
+import Messages
+import Primitives
+import RaftCore
+import Ring
+import StateMachines
+import Storage
+
+extension HostCore {
+    func driveSource(_ drive: MigrationDrive, _ migration: MigrationRecord, _ map: ClusterMap) {
+        let replica = drive.replica
+        let task = replica.machine.ownership.task(migration.id)
+        switch (migration.state, task?.phase) {
+        case (.copying, nil):
+            guard !hasForgotten(migration, replica) else { return }
+            propose(.beginExport(migration.id, migration.slots, target: migration.target), drive)
+        case (.copying, .frozen):
+            if let asked = drive.freezeAsked {
+                drive.freezeAsked = nil
+                sayStanding(drive, to: asked.host, asked.number, migration)
+            }
+            compare(drive, migration)
+        case (.committed, .frozen):
+            guard let epoch = migration.slots.first.map({ map.ring.epoch(of: $0) }) else { return }
+            propose(.release(migration.id, epoch), drive)
+        case (.committed, .released): report(.migrationReleased(migration.id, replica.machine.applied), drive)
+        case (.activated, .released): clear(drive, migration)
+        case (.activated, nil): report(.migrationDone(migration.id, .source), drive)
+        case (.aborting, nil) where hasForgotten(migration, replica):
+            if !migration.isSourceDone { report(.migrationDone(migration.id, .source), drive) }
+        case (.aborting, nil), (.aborting, .exporting), (.aborting, .frozen):
+            propose(.forget(migration.id, migration.slots), drive)
+        default: break
+        }
+    }
+
+    func asked(_ word: MigrationWord, by other: HostID) {
+        guard let replica = replica(of: word.group) else { return }
+        func refuse(_ reason: MigrationRefusal) {
+            guard let target = map?.migration(word.migration)?.target else { return }
+            let leader = replica.host(of: replica.core.leader) ?? HostID(0)
+            say(.refused(reason, leader: leader), to: target, word.migration, word.number, on: other)
+        }
+        guard let migration = map?.migration(word.migration), migration.source == word.group else { return }
+        guard replica.role == .leader, replica.core.isEstablished else { return refuse(.notLeader) }
+        driveMigrations()
+        guard let drive = drive(of: migration.id, .source), drive.replica === replica else { return refuse(.notNow) }
+        let task = replica.machine.ownership.task(migration.id)
+        switch word.kind {
+        case .howFar: sayStanding(drive, to: other, word.number, migration)
+        case .freeze:
+            guard migration.state == .copying, let task else { return refuse(.notNow) }
+            if task.phase == .frozen { return sayStanding(drive, to: other, word.number, migration) }
+            drive.freezeAsked = (other, word.number)
+            propose(.freeze(migration.id), drive)
+        case .fetch(let base, let start, let through):
+            guard let task, task.phase == .exporting || task.phase == .frozen else { return refuse(.notNow) }
+            give(drive, task, migration, base: base, start: start, through: through, to: other, word.number)
+        case .compare(let sourceTime, let ownTime):
+            guard task?.phase == .frozen else { return refuse(.notNow) }
+            drive.compareAsked = (other, word.number, MigrationClock(sourceTime: sourceTime, ownTime: ownTime))
+            compare(drive, migration)
+        case .standing, .page, .digest, .refused: break
+        }
+    }
+
+    private func sayStanding(
+        _ drive: MigrationDrive, to other: HostID, _ number: UInt64, _ migration: MigrationRecord
+    ) {
+        let replica = drive.replica
+        let task = replica.machine.ownership.task(migration.id)
+        advanceLogTime(replica)
+        replica.logTime.follow(replica.withCore { $0.lastLogTime })
+        let standing = MigrationStanding(
+            phase: task?.phase, frozen: task?.frozenIndex ?? .zero, revision: task?.revision ?? .zero,
+            logTime: max(replica.logTime.certain, replica.machine.logTime))
+        say(.standing(standing), to: migration.target, migration.id, number, on: other)
+    }
+
+    // MARK: Pages
+
+    private func give(
+        _ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord, base: LogIndex, start: LogIndex,
+        through: Bytes, to other: HostID, _ number: UInt64
+    ) {
+        func refuse(_ reason: MigrationRefusal) {
+            say(.refused(reason, leader: host), to: migration.target, migration.id, number, on: other)
+        }
+        let replica = drive.replica
+        let applied = replica.core.appliedIndex
+        // Another leader may have been further.
+        guard applied >= max(start, base), applied >= task.begun else { return refuse(.notNow) }
+        guard !drive.isReading else { return refuse(.notNow) }
+        guard base == .zero || replica.view.manifest.horizon <= base || isPlanted("deletions-not-missed") else {
+            return refuse(.deletionsForgotten)
+        }
+        guard migrationBytesLeft > 0 else { return refuse(.notNow) }
+        migrationBytesLeft -= settings.migrationPageBytes
+        let place = through.isEmpty ? nil : try? RecordPosition(decoding: through)
+        let asked = MigrationPageAsked(
+            host: other, number: number, base: base, start: start == .zero ? applied : start,
+            revision: replica.machine.revision, isFrozen: task.phase == .frozen)
+        if let place, place.slot == .group, place.machine == .sessions {
+            // All but holders was given.
+            return send(drive, asked, task, MigrationPage(asked, through: Bytes()), behind: place, migration)
+        }
+        read(
+            drive, .page(asked), MigrationRanges(slots: task.slots, hasDeadlines: true),
+            from: place.map { RecordKey(slot: $0.slot, machine: $0.machine, key: $0.key) }, base: base)
+    }
+
+    /// It was read.
+    func give(_ drive: MigrationDrive, _ asked: MigrationPageAsked, _ result: MigrationReadResult) {
+        guard let task = drive.replica.machine.ownership.task(drive.id), let migration = map?.migration(drive.id) else {
+            return
+        }
+        var page = MigrationPage(
+            asked,
+            through: result.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key).encoded() }
+                ?? Bytes())
+        for record in result.records {
+            let place = RecordPosition(slot: record.key.slot, machine: record.key.machine, key: record.key.key)
+            guard record.key.slot == .group else {
+                page.records.append(
+                    MigrationPage.Record(
+                        place: place, revision: record.revision, expiry: record.expiry, value: record.value))
+                continue
+            }
+            guard let key = try? DeadlineKey(key: record.key.key) else { continue }
+            guard let value = record.value else {
+                page.dues.append(MigrationPage.Due(key: key, value: nil))
+                continue
+            }
+            guard let deadline = try? Deadline(key: record.key.key, value: value), !deadline.endsARecord,
+                let slot = deadline.slot, task.has(slot)
+            else { continue }
+            page.dues.append(MigrationPage.Due(key: key, value: value))
+        }
+        counts.migrationBytesGiven += UInt64(page.bytes)
+        guard asked.isFrozen, result.next == nil else {
+            return say(.page(page), to: migration.target, migration.id, asked.number, on: asked.host)
+        }
+        send(drive, asked, task, page, behind: nil, migration)
+    }
+
+    /// With as many of those that hold something as fit: they are the last that comes.
+    private func send(
+        _ drive: MigrationDrive, _ asked: MigrationPageAsked, _ task: MigrationTask, _ page: MigrationPage,
+        behind place: RecordPosition?, _ migration: MigrationRecord
+    ) {
+        var page = page
+        let last = place.flatMap { SessionRecord.id(ofKey: $0.key) }
+        let holders = drive.replica.machine.sessions.holders(
+            in: task, behind: last, countMax: MigrationPage.holdersMax + 1)
+        page.holders = Array(holders.prefix(MigrationPage.holdersMax))
+        if holders.count > page.holders.count, let last = page.holders.last {
+            page.through = RecordPosition(
+                slot: .group, machine: .sessions, key: SessionRecord.key(of: last.session)
+            ).encoded()
+        }
+        say(.page(page), to: migration.target, migration.id, asked.number, on: asked.host)
+    }
+
+    // MARK: Digest
+
+    private func compare(_ drive: MigrationDrive, _ migration: MigrationRecord) {
+        guard let asked = drive.compareAsked, !drive.isReading, tickCount >= drive.notBefore else { return }
+        // Frozen slots do not change: who asks again goes on where he was.
+        if drive.digestClock != asked.clock {
+            drive.digestClock = asked.clock
+            drive.digest = MigrationDigest()
+            drive.hasDigest = false
+            drive.walk = nil
+        }
+        guard drive.hasDigest else {
+            return read(
+                drive, .digest(asked.clock), MigrationRanges(slots: migration.slots, hasDeadlines: false),
+                from: drive.walk)
+        }
+        drive.compareAsked = nil
+        say(.digest(drive.digest.value), to: migration.target, migration.id, asked.number, on: asked.host)
+    }
+}
+
+extension MigrationPage {
+    init(_ asked: MigrationPageAsked, through: Bytes) {
+        self.init(
+            number: 0, base: asked.base, start: asked.start, through: through, revision: asked.revision)
+    }
+
+    /// In one page: each may hold much.
+    static var holdersMax: Int { 64 }
+
+    var bytes: Int {
+        records.reduce(0) { $0 + $1.place.key.count + ($1.value?.count ?? 0) }
+            + dues.reduce(0) { $0 + 22 + ($1.value?.count ?? 0) }
+    }
+}

@@ -1,0 +1,163 @@
+// A migration's target: fetches what the source has, round by round, asks it to freeze the slots when little is left, compares,
+// and serves them when the map says that the source does not any more.
+
+import Messages
+import Primitives
+import RaftCore
+import Ring
+import StateMachines
+import Storage
+
+extension HostCore {
+    /// A question that was not answered is asked again after so long.
+    private var askTicks: UInt64 { max(1, secondTicks / 2) }
+    /// What the last round before the freeze may have brought, in bytes: so much may come again while writers wait.
+    private static var littleBytes: Int { 256 << 10 }
+    /// Rounds after which a migration that does not converge is given up.
+    private static var roundsMax: Int { 24 }
+
+    func driveTarget(_ drive: MigrationDrive, _ migration: MigrationRecord, _ map: ClusterMap) {
+        let replica = drive.replica
+        let task = replica.machine.ownership.task(migration.id)
+        switch (migration.state, task?.phase) {
+        case (.copying, nil):
+            guard !hasForgotten(migration, replica) else { return }
+            begin(drive, migration)
+        case (.copying, .importing): if let task { copy(drive, task, migration) }
+        case (.copying, .sealed): if let task { compare(drive, task, migration) }
+        case (.released, .sealed):
+            guard let epoch = migration.slots.first.map({ map.ring.epoch(of: $0) }) else { return }
+            propose(.activate(migration.id, epoch), drive)
+        case (.released, nil) where hasForgotten(migration, replica):
+            report(.migrationActivated(migration.id), drive)
+        case (.aborting, nil) where hasForgotten(migration, replica):
+            if !migration.isTargetDone { report(.migrationDone(migration.id, .target), drive) }
+        case (.aborting, nil), (.aborting, .importing), (.aborting, .sealed):
+            propose(.forget(migration.id, migration.slots), drive)
+        case (.aborting, .dropping): clear(drive, migration)
+        default: break
+        }
+    }
+
+    private func begin(_ drive: MigrationDrive, _ migration: MigrationRecord) {
+        guard let standing = drive.standing, standing.phase == .exporting || standing.phase == .frozen else {
+            return ask(.howFar, drive, migration)
+        }
+        propose(
+            .beginImport(
+                migration.id, migration.slots, source: migration.source, sourceTime: standing.logTime), drive)
+    }
+
+    private func copy(_ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord) {
+        guard let standing = drive.standing else { return ask(.howFar, drive, migration) }
+        let progress = task.progress
+        let isComplete = progress.through.isEmpty && progress.page > 0
+        if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
+            return propose(.seal(migration.id, frozen: standing.frozen, standing.revision), drive)
+        }
+        if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= Self.littleBytes {
+            return ask(.freeze, drive, migration)
+        }
+        guard drive.rounds < Self.roundsMax else {
+            if drive.rounds == Self.roundsMax {
+                drive.rounds += 1
+                effects.notices.append(
+                    "migration \(migration.id) does not converge: \(drive.lastRoundBytes) bytes changed in its last round"
+                )
+            }
+            return report(.abortMigration(migration.id), drive)
+        }
+        ask(
+            progress.through.isEmpty
+                ? .fetch(base: progress.start, start: .zero, through: Bytes())
+                : .fetch(base: progress.base, start: progress.start, through: progress.through), drive, migration)
+    }
+
+    private func compare(_ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord) {
+        if drive.sourceDigest == nil {
+            ask(.compare(sourceTime: task.sourceTime, ownTime: task.ownTime), drive, migration)
+        }
+        if !drive.hasDigest {
+            guard !drive.isReading, tickCount >= drive.notBefore else { return }
+            return read(
+                drive, .digest(nil), MigrationRanges(slots: migration.slots, hasDeadlines: false), from: drive.walk)
+        }
+        guard let theirs = drive.sourceDigest else { return }
+        guard theirs == drive.digest.value || isPlanted("digests-not-compared") else {
+            if drive.rounds <= Self.roundsMax {
+                drive.rounds = Self.roundsMax + 1
+                effects.notices.append(
+                    "migration \(migration.id) is given up: group \(migration.target) has not what group "
+                        + "\(migration.source) has")
+            }
+            return report(.abortMigration(migration.id), drive)
+        }
+        report(.commitMigration(migration.id, frozen: task.frozenIndex, digest: theirs), drive)
+    }
+
+    // MARK: Asking
+
+    private func ask(_ kind: MigrationWord.Kind, _ drive: MigrationDrive, _ migration: MigrationRecord) {
+        if let tick = drive.askedTick {
+            guard tickCount - tick >= askTicks else { return }
+            // Whoever leads it now.
+            drive.source = nil
+        }
+        guard tickCount >= drive.notBefore else { return }
+        guard let source = drive.source ?? someHost(of: migration.source) else { return }
+        drive.source = source
+        drive.asked += 1
+        drive.askedTick = tickCount
+        say(kind, to: migration.source, migration.id, drive.asked, on: source)
+    }
+
+    /// Who may lead a group: known here, or any.
+    private func someHost(of group: GroupID) -> HostID? {
+        if let replica = replica(of: group), let leader = replica.host(of: replica.core.leader) { return leader }
+        guard let record = map?.group(group) else { return nil }
+        let hosts = record.replicas.filter { $0.host == host || peer($0.host)?.isConnected == true }.map(\.host)
+        return hosts.isEmpty ? nil : hosts[Int(random.below(UInt64(hosts.count)))]
+    }
+
+    func answered(_ word: MigrationWord, by other: HostID) {
+        guard let drive = drive(of: word.migration, .target), drive.replica.group == word.group,
+            drive.askedTick != nil, drive.asked == word.number, drive.replica.role == .leader,
+            let migration = map?.migration(word.migration)
+        else { return }
+        drive.askedTick = nil
+        drive.source = other
+        switch word.kind {
+        case .standing(let standing):
+            drive.standing = standing
+            if standing.phase == nil { drive.notBefore = tickCount + 1 }
+        case .page(let page): take(page, drive, migration)
+        case .digest(let digest): drive.sourceDigest = digest
+        case .refused(.deletionsForgotten, _):
+            effects.notices.append(
+                "migration \(migration.id) is given up: group \(migration.source) has forgotten deletions")
+            report(.abortMigration(migration.id), drive)
+            drive.notBefore = tickCount + secondTicks
+        case .refused(.notLeader, let leader):
+            drive.source = leader == HostID(0) || leader == other ? nil : leader
+            drive.notBefore = tickCount + 1
+        case .refused(.notNow, _): drive.notBefore = tickCount + 1
+        case .howFar, .fetch, .freeze, .compare: break
+        }
+        driveMigrations(of: drive.replica)
+    }
+
+    private func take(_ page: MigrationPage, _ drive: MigrationDrive, _ migration: MigrationRecord) {
+        guard let task = drive.replica.machine.ownership.task(migration.id), task.phase == .importing else { return }
+        var page = page
+        page.number = task.progress.page + 1
+        guard task.progress.isContinued(by: page) else { return }
+        if task.progress.through.isEmpty { drive.roundBytes = 0 }
+        drive.roundBytes += page.bytes
+        counts.migrationBytesTaken += UInt64(page.bytes)
+        propose(.page(migration.id, page), drive)
+        // Of a page that is not proposed nothing is remembered: it is asked for again.
+        guard drive.proposed != nil, page.through.isEmpty else { return }
+        drive.lastRoundBytes = drive.roundBytes
+        drive.rounds += 1
+    }
+}
