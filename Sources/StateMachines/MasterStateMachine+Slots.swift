@@ -114,7 +114,17 @@ extension MasterStateMachine {
                 case .elsewhere: missing.append(timer.place)
                 // It is of another slot, or was never here.
                 case .absent: break
-                case .found(let record): writes += timer.removals(record.value)
+                case .found(let record):
+                    guard let key = try? timer.key(record.value) else { break }
+                    switch store.find(key.place) {
+                    case .elsewhere: missing.append(key.place)
+                    case .absent: writes.append(timer.removal)
+                    // Of another slot: it came with that before, and the source has only deleted what it had left.
+                    case .found(let own)
+                    where !task.has((try? Deadline(key: key.key, value: own.value))?.slot ?? .group):
+                        break
+                    case .found: writes += timer.removals(record.value)
+                    }
                 }
                 continue
             }
