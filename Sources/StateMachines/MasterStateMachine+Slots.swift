@@ -59,9 +59,12 @@ extension MasterStateMachine {
         case .activate:
             guard let task = ownership.activate(id, revision) else { return .comesOutOfTurn }
             sessions.begin(task, at: entry.index, revision, time)
+            // What was put off is due now, and a leader may have passed it over.
+            earliestDeadline = .zero
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
         case .forget(_, let slots):
             ownership.forget(id, slots)
+            earliestDeadline = .zero
             return .done(untold(ownership.writes(of: id, slots)), body: Bytes())
         case .clear(_, let places): return decideClearing(places, of: id, entry, store)
         case .cleared:

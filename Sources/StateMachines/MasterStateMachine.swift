@@ -36,7 +36,7 @@ public struct MasterStateMachine: Sendable {
     public private(set) var bytesBesideEntries = 0
     /// No deadline among the records is earlier, as far as the entries tell that were applied here; 0: nothing is known.
     /// What a leader has seen to it takes (`takeEarliestDeadline`).
-    public private(set) var earliestDeadline = LogTime.zero
+    public internal(set) var earliestDeadline = LogTime.zero
     /// Users' machines that this host has. Entries for others can't be applied; their records are kept as they are.
     public var machines = StateMachineRegistry()
 
