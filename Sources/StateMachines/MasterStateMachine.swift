@@ -259,9 +259,10 @@ public struct MasterStateMachine: Sendable {
         case .nothing, .refused, .repeated: break
         case .done(let writes, _, let events):
             // What clients say of their sessions changes no data, nor does a deadline that is met in vain.
-            // What comes with slots has revisions of its own.
+            // What comes with slots has revisions of its own; where a timer went that came with one is part of its deadline.
             let machine = writes.first {
                 $0.revision == nil && $0.machine != .sessions && $0.machine != .deadlines
+                    && $0.machine != .slotOwnership
             }?.machine
             if let machine = machine ?? events.first?.machine {
                 revision = revision.next
