@@ -479,6 +479,9 @@ extension MigrationTask {
         progress = MigrationProgress(
             page: try reader.read(), base: try reader.read(), start: try reader.read(),
             through: try reader.readBytesWithLength(limit: MigrationPage.positionBytesMax))
+        guard progress.page < 1 << 62 else {
+            throw DecodingFailure(expected: "a page's number below 2^62", found: "\(progress.page)")
+        }
         slots = try reader.readSlots()
     }
 }
