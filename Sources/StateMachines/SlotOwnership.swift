@@ -7,7 +7,7 @@ import Ring
 
 /// What a group knows of slots that moved, or are moving. It names exceptions: a slot of which it says nothing is open, and
 /// the map alone says whose it is.
-public struct SlotOwnership: Sendable {
+public struct SlotOwnership: Equatable, Sendable {
     /// What commands on a slot meet.
     public enum Gate: Hashable, Sendable {
         case open
