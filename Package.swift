@@ -117,7 +117,7 @@ let parts: [Part] = [
     Part(name: "MessagesTests", kind: .test, needs: ["TestSupport", "Messages", "Ring", "Primitives"]),
     Part(
         name: "StateMachinesTests", kind: .test,
-        needs: ["TestSupport", "StateMachines", "Messages", "Ring", "Primitives"]),
+        needs: ["TestSupport", "DataTypes", "StateMachines", "Messages", "Ring", "Primitives"]),
     Part(
         name: "DataTypesTests", kind: .test,
         needs: ["TestSupport", "DataTypes", "StateMachines", "Messages", "Ring", "Primitives"]),

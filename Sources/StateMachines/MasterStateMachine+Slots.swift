@@ -64,9 +64,12 @@ extension MasterStateMachine {
         case .activate(_, let epoch):
             guard let task = ownership.activate(id, revision, since: epoch) else { return .comesOutOfTurn }
             sessions.begin(task, at: entry.index, revision, time)
+            // What was put off is due now, and a leader may have passed it over.
+            earliestDeadline = .zero
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
         case .forget(_, let slots):
             ownership.forget(id, slots)
+            earliestDeadline = .zero
             return .done(untold(ownership.writes(of: id, slots)), body: Bytes())
         case .clear(_, let places): return decideClearing(places, of: id, entry, store)
         case .cleared:
@@ -119,7 +122,17 @@ extension MasterStateMachine {
                 case .elsewhere: missing.append(timer.place)
                 // It is of another slot, or was never here.
                 case .absent: break
-                case .found(let record): writes += timer.removals(record.value)
+                case .found(let record):
+                    guard let key = try? timer.key(record.value) else { break }
+                    switch store.find(key.place) {
+                    case .elsewhere: missing.append(key.place)
+                    case .absent: writes.append(timer.removal)
+                    // Of another slot: it came with that before, and the source has only deleted what it had left.
+                    case .found(let own)
+                    where !task.has((try? Deadline(key: key.key, value: own.value))?.slot ?? .group):
+                        break
+                    case .found: writes += timer.removals(record.value)
+                    }
                 }
                 continue
             }

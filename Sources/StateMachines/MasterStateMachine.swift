@@ -36,7 +36,7 @@ public struct MasterStateMachine: Sendable {
     public private(set) var bytesBesideEntries = 0
     /// No deadline among the records is earlier, as far as the entries tell that were applied here; 0: nothing is known.
     /// What a leader has seen to it takes (`takeEarliestDeadline`).
-    public private(set) var earliestDeadline = LogTime.zero
+    public internal(set) var earliestDeadline = LogTime.zero
     /// Users' machines that this host has. Entries for others can't be applied; their records are kept as they are.
     public var machines = StateMachineRegistry()
 
@@ -259,9 +259,10 @@ public struct MasterStateMachine: Sendable {
         case .nothing, .refused, .repeated: break
         case .done(let writes, _, let events):
             // What clients say of their sessions changes no data, nor does a deadline that is met in vain.
-            // What comes with slots has revisions of its own.
+            // What comes with slots has revisions of its own; where a timer went that came with one is part of its deadline.
             let machine = writes.first {
                 $0.revision == nil && $0.machine != .sessions && $0.machine != .deadlines
+                    && $0.machine != .slotOwnership
             }?.machine
             if let machine = machine ?? events.first?.machine {
                 revision = revision.next

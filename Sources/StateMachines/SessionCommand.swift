@@ -270,10 +270,8 @@ extension Session {
 
     private static func holdings(from reader: inout ByteReader) throws(DecodingFailure) -> [SessionHolding] {
         let count = Int(try reader.read(UInt16.self))
-        guard count <= SessionTable.Limits.holdingsMax else {
-            throw DecodingFailure(
-                expected: "at most \(SessionTable.Limits.holdingsMax) objects that a session holds", found: "\(count)")
-        }
+        // More than `holdingsMax` where several slots came one after the other.
+        try reader.check(count: count, ofSize: SessionHolding.encodedBytesMin)
         var holdings: [SessionHolding] = []
         for _ in 0..<count {
             let holding = try SessionHolding(from: &reader)

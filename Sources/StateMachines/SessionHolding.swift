@@ -24,7 +24,7 @@ public struct SessionHolding: Hashable, Sendable, Comparable {
         writer.writeWithLength(name)
     }
 
-    init(machine: SubMachineNumber, slot: Slot, name: Bytes) {
+    package init(machine: SubMachineNumber, slot: Slot, name: Bytes) {
         self.machine = machine
         self.slot = slot
         self.name = name

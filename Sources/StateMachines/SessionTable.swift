@@ -123,7 +123,7 @@ public struct SessionTable: Sendable {
         /// Milliseconds.
         public static let timeToLiveMin: UInt64 = 1_000
         public static let timeToLiveMax: UInt64 = 3_600_000
-        /// Objects that a session holds.
+        /// Objects that a session holds, but for those that came with slots.
         public static let holdingsMax = 256
         /// Of such an object's name, in bytes.
         public static let holdingBytesMax = 1_024

@@ -268,10 +268,6 @@ public struct MigrationPage: Hashable, Sendable {
         for _ in 0..<(try reader.readCount(ofSize: 18)) {
             let (session, timeToLive) = (try reader.read(SessionID.self), try reader.read(UInt64.self))
             let count = Int(try reader.read(UInt16.self))
-            guard count <= SessionTable.Limits.holdingsMax else {
-                throw DecodingFailure(
-                    expected: "at most \(SessionTable.Limits.holdingsMax) objects of one session", found: "\(count)")
-            }
             try reader.check(count: count, ofSize: SessionHolding.encodedBytesMin)
             var holdings: [SessionHolding] = []
             for _ in 0..<count { holdings.append(try SessionHolding(from: &reader)) }

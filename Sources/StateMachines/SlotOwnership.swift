@@ -7,7 +7,7 @@ import Ring
 
 /// What a group knows of slots that moved, or are moving. It names exceptions: a slot of which it says nothing is open, and
 /// the map alone says whose it is.
-public struct SlotOwnership: Sendable {
+public struct SlotOwnership: Equatable, Sendable {
     /// What commands on a slot meet.
     public enum Gate: Hashable, Sendable {
         case open
@@ -509,6 +509,9 @@ extension MigrationTask {
         progress = MigrationProgress(
             page: try reader.read(), base: try reader.read(), start: try reader.read(),
             through: try reader.readBytesWithLength(limit: MigrationPage.positionBytesMax))
+        guard progress.page < 1 << 62 else {
+            throw DecodingFailure(expected: "a page's number below 2^62", found: "\(progress.page)")
+        }
         slots = try reader.readSlots()
     }
 }
