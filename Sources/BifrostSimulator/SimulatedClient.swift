@@ -177,7 +177,10 @@ final class SimulatedClient {
             let isNew = kind == .command || [.linearizable, .linearizableAnywhere, .lease].contains(consistency)
             let called = called ?? (isNew && kind != .watch ? cluster.now : 0)
             waiting[tag] = { [unowned self] result in
-                if case .success(let bytes) = result, let told = DataResult.index(of: bytes) {
+                // Which group answers for a slot that moved is not known here.
+                if cluster.map.ring.epoch(of: slot) == SlotTable.firstEpoch, case .success(let bytes) = result,
+                    let told = DataResult.index(of: bytes)
+                {
                     let old = seen[group] ?? (.zero, 0)
                     // A state behind two others is behind the moments of both.
                     seen[group] = (max(old.index, told), max(old.called, called))

@@ -55,9 +55,9 @@ extension HostCore {
             if task.phase == .frozen { return sayStanding(drive, to: other, word.number, migration) }
             drive.freezeAsked = (other, word.number)
             propose(.freeze(migration.id), drive)
-        case .fetch(let base, let start, let through):
+        case .fetch(let base, let start, let next):
             guard let task, task.phase == .exporting || task.phase == .frozen else { return refuse(.notNow) }
-            give(drive, task, migration, base: base, start: start, through: through, to: other, word.number)
+            give(drive, task, migration, base: base, start: start, next: next, to: other, word.number)
         case .compare(let sourceTime, let ownTime):
             guard task?.phase == .frozen else { return refuse(.notNow) }
             drive.compareAsked = (other, word.number, MigrationClock(sourceTime: sourceTime, ownTime: ownTime))
@@ -83,7 +83,7 @@ extension HostCore {
 
     private func give(
         _ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord, base: LogIndex, start: LogIndex,
-        through: Bytes, to other: HostID, _ number: UInt64
+        next: Bytes, to other: HostID, _ number: UInt64
     ) {
         func refuse(_ reason: MigrationRefusal) {
             say(.refused(reason, leader: host), to: migration.target, migration.id, number, on: other)
@@ -98,13 +98,13 @@ extension HostCore {
         }
         guard migrationBytesLeft > 0 else { return refuse(.notNow) }
         migrationBytesLeft -= settings.migrationPageBytes
-        let place = through.isEmpty ? nil : try? RecordPosition(decoding: through)
+        let place = next.isEmpty ? nil : try? RecordPosition(decoding: next)
         let asked = MigrationPageAsked(
-            host: other, number: number, base: base, start: start == .zero ? applied : start,
+            host: other, number: number, base: base, start: start == .zero ? applied : start, from: next,
             revision: replica.machine.revision, isFrozen: task.phase == .frozen)
         if let place, place.slot == .group, place.machine == .sessions {
             // All but holders was given.
-            return send(drive, asked, task, MigrationPage(asked, through: Bytes()), behind: place, migration)
+            return send(drive, asked, task, MigrationPage(asked, next: Bytes()), behind: place, migration)
         }
         read(
             drive, .page(asked), MigrationRanges(slots: task.slots, hasDeadlines: true),
@@ -118,7 +118,7 @@ extension HostCore {
         }
         var page = MigrationPage(
             asked,
-            through: result.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key).encoded() }
+            next: result.next.map { RecordPosition(slot: $0.slot, machine: $0.machine, key: $0.key).encoded() }
                 ?? Bytes())
         for record in result.records {
             let place = RecordPosition(slot: record.key.slot, machine: record.key.machine, key: record.key.key)
@@ -156,7 +156,7 @@ extension HostCore {
             in: task, behind: last, countMax: MigrationPage.holdersMax + 1)
         page.holders = Array(holders.prefix(MigrationPage.holdersMax))
         if holders.count > page.holders.count, let last = page.holders.last {
-            page.through = RecordPosition(
+            page.next = RecordPosition(
                 slot: .group, machine: .sessions, key: SessionRecord.key(of: last.session)
             ).encoded()
         }
@@ -185,9 +185,9 @@ extension HostCore {
 }
 
 extension MigrationPage {
-    init(_ asked: MigrationPageAsked, through: Bytes) {
+    init(_ asked: MigrationPageAsked, next: Bytes) {
         self.init(
-            number: 0, base: asked.base, start: asked.start, through: through, revision: asked.revision)
+            number: 0, base: asked.base, start: asked.start, from: asked.from, next: next, revision: asked.revision)
     }
 
     /// In one page: each may hold much.

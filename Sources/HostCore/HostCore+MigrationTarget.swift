@@ -51,7 +51,7 @@ extension HostCore {
     private func copy(_ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord) {
         guard let standing = drive.standing else { return ask(.howFar, drive, migration) }
         let progress = task.progress
-        let isComplete = progress.through.isEmpty && progress.page > 0
+        let isComplete = progress.next.isEmpty && progress.page > 0
         if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
             return propose(.seal(migration.id, frozen: standing.frozen, standing.revision), drive)
         }
@@ -68,9 +68,9 @@ extension HostCore {
             return report(.abortMigration(migration.id), drive)
         }
         ask(
-            progress.through.isEmpty
-                ? .fetch(base: progress.start, start: .zero, through: Bytes())
-                : .fetch(base: progress.base, start: progress.start, through: progress.through), drive, migration)
+            progress.next.isEmpty
+                ? .fetch(base: progress.start, start: .zero, next: Bytes())
+                : .fetch(base: progress.base, start: progress.start, next: progress.next), drive, migration)
     }
 
     private func compare(_ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord) {
@@ -151,12 +151,12 @@ extension HostCore {
         var page = page
         page.number = task.progress.page + 1
         guard task.progress.isContinued(by: page) else { return }
-        if task.progress.through.isEmpty { drive.roundBytes = 0 }
+        if task.progress.next.isEmpty { drive.roundBytes = 0 }
         drive.roundBytes += page.bytes
         counts.migrationBytesTaken += UInt64(page.bytes)
         propose(.page(migration.id, page), drive)
         // Of a page that is not proposed nothing is remembered: it is asked for again.
-        guard drive.proposed != nil, page.through.isEmpty else { return }
+        guard drive.proposed != nil, page.next.isEmpty else { return }
         drive.lastRoundBytes = drive.roundBytes
         drive.rounds += 1
     }

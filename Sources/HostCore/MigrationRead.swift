@@ -79,6 +79,8 @@ package struct MigrationPageAsked: Sendable {
     var number: UInt64
     var base: LogIndex
     var start: LogIndex
+    /// As it was asked for.
+    var from: Bytes
     var revision: Revision
     /// The slots were frozen when it was read: with it goes who holds what.
     var isFrozen: Bool

@@ -17,9 +17,9 @@ package struct MigrationWord: Hashable, Sendable {
     package enum Kind: Hashable, Sendable {
         /// 1: how far is the source?
         case howFar
-        /// 2, `base u64 | start u64 | through: length u32, bytes`: the next page of a round, or the first of another one
+        /// 2, `base u64 | start u64 | next: length u32, bytes`: the next page of a round, or the first of another one
         /// (`start` 0).
-        case fetch(base: LogIndex, start: LogIndex, through: Bytes)
+        case fetch(base: LogIndex, start: LogIndex, next: Bytes)
         /// 3: little is left, freeze the slots.
         case freeze
         /// 4, `source time u64 | own time u64`: the digest of all that is there, with times as the target has them.
@@ -47,11 +47,11 @@ package struct MigrationWord: Hashable, Sendable {
         writer.write(number)
         switch kind {
         case .howFar: writer.write(1 as UInt8)
-        case .fetch(let base, let start, let through):
+        case .fetch(let base, let start, let next):
             writer.write(2 as UInt8)
             writer.write(base)
             writer.write(start)
-            writer.writeWithLength(through)
+            writer.writeWithLength(next)
         case .freeze: writer.write(3 as UInt8)
         case .compare(let sourceTime, let ownTime):
             writer.write(4 as UInt8)
@@ -88,9 +88,9 @@ package struct MigrationWord: Hashable, Sendable {
             guard base.rawValue < 1 << 62, start.rawValue < 1 << 62 else {
                 throw DecodingFailure(expected: "an index below 2^62", found: "\(base) and \(start)")
             }
-            let through = try reader.readBytesWithLength(limit: MigrationPage.positionBytesMax)
-            if !through.isEmpty { _ = try RecordPosition(decoding: through) }
-            kind = .fetch(base: base, start: start, through: through)
+            let next = try reader.readBytesWithLength(limit: MigrationPage.positionBytesMax)
+            if !next.isEmpty { _ = try RecordPosition(decoding: next) }
+            kind = .fetch(base: base, start: start, next: next)
         case 3: kind = .freeze
         case 4:
             let sourceTime = try reader.read(LogTime.self)

@@ -130,7 +130,7 @@ public enum SlotCommand: Hashable, Sendable {
 
 /// Some of what a source has of the slots that move: records, deletions, what is due, and who holds something.
 ///
-/// `number u64 | base u64 | start u64 | through: length u32, bytes | revision u64 | records: count u32, each: slot u16,
+/// `number u64 | base u64 | start u64 | from: length u32, bytes | next likewise | revision u64 | records: count u32, each: slot u16,
 /// machine u16, revision u64, expiry u64, has value u8, key: length u32, bytes, value likewise if there is one | deadlines:
 /// count u32, each: key: length u32, bytes, has value u8, value likewise if there is one | holders: count u32, each: session
 /// u64, time to live u64, count u16, each a SessionHolding`
@@ -179,8 +179,10 @@ public struct MigrationPage: Hashable, Sendable {
     public var base: LogIndex
     /// The source had applied so much when the first page of the round was read.
     public var start: LogIndex
-    /// What the round has passed with this page, as a `RecordPosition`; empty: it is complete.
-    public var through: Bytes
+    /// The first place that this page looked at, as a `RecordPosition`; empty: the beginning.
+    public var from: Bytes
+    /// The first one that the round has not passed with it; empty: it is complete.
+    public var next: Bytes
     /// None of the records has a higher one.
     public var revision: Revision
     public var records: [Record]
@@ -192,13 +194,15 @@ public struct MigrationPage: Hashable, Sendable {
     package static let positionBytesMax = 8 + Limits.keyBytesMax + 1
 
     public init(
-        number: UInt64, base: LogIndex, start: LogIndex, through: Bytes, revision: Revision, records: [Record] = [],
+        number: UInt64, base: LogIndex, start: LogIndex, from: Bytes, next: Bytes, revision: Revision,
+        records: [Record] = [],
         dues: [Due] = [], holders: [Holder] = []
     ) {
         self.number = number
         self.base = base
         self.start = start
-        self.through = through
+        self.from = from
+        self.next = next
         self.revision = revision
         self.records = records
         self.dues = dues
@@ -209,7 +213,8 @@ public struct MigrationPage: Hashable, Sendable {
         writer.write(number)
         writer.write(base)
         writer.write(start)
-        writer.writeWithLength(through)
+        writer.writeWithLength(from)
+        writer.writeWithLength(next)
         writer.write(revision)
         writer.write(UInt32(records.count))
         for record in records {
@@ -242,8 +247,9 @@ public struct MigrationPage: Hashable, Sendable {
         guard number < 1 << 62, base.rawValue < 1 << 62, start.rawValue < 1 << 62 else {
             throw DecodingFailure(expected: "numbers below 2^62", found: "\(number), \(base), \(start)")
         }
-        through = try reader.readBytesWithLength(limit: Self.positionBytesMax)
-        if !through.isEmpty { _ = try RecordPosition(decoding: through) }
+        from = try reader.readBytesWithLength(limit: Self.positionBytesMax)
+        next = try reader.readBytesWithLength(limit: Self.positionBytesMax)
+        for place in [from, next] where !place.isEmpty { _ = try RecordPosition(decoding: place) }
         revision = try reader.read()
         records = []
         for _ in 0..<(try reader.readCount(ofSize: 25)) {

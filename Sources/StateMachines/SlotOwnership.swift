@@ -125,7 +125,7 @@ struct SlotMark: Hashable, Sendable {
 /// What a group does for a migration.
 ///
 /// In `Slot.group`, machine 5, under `2 u8 | migration u64`, big-endian: `version u8 = 1 | phase u8 | group u32 | begun u64 | source time
-/// u64 | own time u64 | frozen index u64 | revision u64 | page u64 | base u64 | start u64 | through: length u32, bytes |
+/// u64 | own time u64 | frozen index u64 | revision u64 | page u64 | base u64 | start u64 | next: length u32, bytes |
 /// slots`.
 public struct MigrationTask: Hashable, Sendable {
     /// Numbers are part of the format.
@@ -210,13 +210,15 @@ public struct MigrationProgress: Hashable, Sendable {
     public var page: UInt64 = 0
     public var base = LogIndex.zero
     public var start = LogIndex.zero
-    /// The last place that the round has passed, as a `RecordPosition`; empty: the round is complete, or none has begun.
-    public var through = Bytes()
+    /// The first place that the round has not passed, as a `RecordPosition`; empty: it is complete, or none has begun.
+    public var next = Bytes()
 
     /// Whether a page goes on here.
     public func isContinued(by page: MigrationPage) -> Bool {
-        guard page.number == self.page + 1, page.start >= page.base, page.start > .zero else { return false }
-        return through.isEmpty ? page.base == start : page.base == base && page.start == start
+        guard page.number == self.page + 1, page.from == next, page.start >= page.base, page.start > .zero else {
+            return false
+        }
+        return next.isEmpty ? page.base == start : page.base == base && page.start == start
     }
 }
 
@@ -262,14 +264,14 @@ extension SlotOwnership {
     mutating func advance(_ id: MigrationID, _ page: MigrationPage) {
         _ = change(id, from: .importing, to: .importing) {
             $0.progress = MigrationProgress(
-                page: page.number, base: page.base, start: page.start, through: page.through)
+                page: page.number, base: page.base, start: page.start, next: page.next)
         }
     }
 
     /// All of the source is here as of the entry that froze it.
     func canSeal(_ id: MigrationID, frozen index: LogIndex) -> Bool {
         guard let task = task(id), task.phase == .importing else { return false }
-        return task.progress.through.isEmpty && task.progress.start >= index && index > .zero
+        return task.progress.next.isEmpty && task.progress.start >= index && index > .zero
     }
 
     mutating func seal(_ id: MigrationID, _ revision: Revision, frozen index: LogIndex) {
@@ -492,7 +494,7 @@ extension MigrationTask {
         writer.write(progress.page)
         writer.write(progress.base)
         writer.write(progress.start)
-        writer.writeWithLength(progress.through)
+        writer.writeWithLength(progress.next)
         writer.write(slots: slots)
     }
 
@@ -508,7 +510,7 @@ extension MigrationTask {
         (frozenIndex, revision) = (try reader.read(), try reader.read())
         progress = MigrationProgress(
             page: try reader.read(), base: try reader.read(), start: try reader.read(),
-            through: try reader.readBytesWithLength(limit: MigrationPage.positionBytesMax))
+            next: try reader.readBytesWithLength(limit: MigrationPage.positionBytesMax))
         guard progress.page < 1 << 62 else {
             throw DecodingFailure(expected: "a page's number below 2^62", found: "\(progress.page)")
         }

@@ -275,11 +275,12 @@ extension MovingGroup {
     func nextPage(of id: MigrationID, from source: MovingGroup, countMax: Int) -> MigrationPage? {
         guard let task = ownership.task(id), task.phase == .importing else { return nil }
         let progress = task.progress
-        let isNew = progress.through.isEmpty
+        let isNew = progress.next.isEmpty
         var page = MigrationPage(
             number: progress.page + 1, base: isNew ? progress.start : progress.base,
-            start: isNew ? source.machine.applied : progress.start, through: Bytes(), revision: source.machine.revision)
-        let passed = (try? RecordPosition(decoding: progress.through)).map {
+            start: isNew ? source.machine.applied : progress.start, from: progress.next, next: Bytes(),
+            revision: source.machine.revision)
+        let passed = (try? RecordPosition(decoding: progress.next)).map {
             ModelStore.Key(slot: $0.slot, machine: $0.machine, key: $0.key)
         }
         var last: ModelStore.Key?
@@ -289,7 +290,7 @@ extension MovingGroup {
             let isDue = key.slot == .group && key.machine == .deadlines
             guard isDue || task.has(key.slot) && key.machine.hasRecordsInSlots else { continue }
             if let last, page.records.count + page.dues.count >= countMax {
-                page.through = RecordPosition(slot: last.slot, machine: last.machine, key: last.key).encoded()
+                page.next = RecordPosition(slot: last.slot, machine: last.machine, key: last.key).encoded()
                 return page
             }
             last = key
@@ -319,7 +320,7 @@ extension MovingGroup {
             apply(.page(id, page))
             let task = try #require(ownership.task(id))
             try #require(task.progress.page == page.number)
-            if task.progress.through.isEmpty { return }
+            if task.progress.next.isEmpty { return }
         }
         throw Refusal.invalid("a round without end")
     }
@@ -346,7 +347,7 @@ extension MovingGroup {
     mutating func releaseAndActivate(_ id: MigrationID, from source: inout MovingGroup, _ epoch: Epoch) throws {
         source.apply(.release(id, epoch))
         try #require(source.ownership.task(id)?.phase == .released)
-        apply(.activate(id))
+        apply(.activate(id, Epoch(2)))
         try #require(ownership.task(id) == nil)
     }
 

@@ -27,7 +27,8 @@ import Testing
     private var page: MigrationPage {
         let key = DeadlineKey(time: LogTime(8), index: LogIndex(9), number: 10)
         return MigrationPage(
-            number: 2, base: LogIndex(3), start: LogIndex(4), through: place.encoded(), revision: Revision(5),
+            number: 2, base: LogIndex(3), start: LogIndex(4), from: place.encoded(), next: place.encoded(),
+            revision: Revision(5),
             records: [
                 .init(place: place, revision: Revision(5), expiry: LogTime(6), value: "v"),
                 .init(place: place, revision: Revision(4), expiry: .zero, value: nil),
@@ -49,7 +50,7 @@ import Testing
             long("04"), long("00"), "00", "01000000", "6b")
         let dues = join("02000000", "12000000", due, "01", "01000000", "64", "16000000", due, "0000000b", "00")
         let holders = join("01000000", long("0c"), long("0d"), "0100", "1600", "0500", "01000000", "6e")
-        let place = join(long("02"), long("03"), long("04"), "09000000", position, long("05"))
+        let place = join(long("02"), long("03"), long("04"), "09000000", position, "09000000", position, long("05"))
         return [
             (.beginExport(id, slots, target: GroupID(2)), join("01", began, "02000000", runs)),
             (
@@ -60,7 +61,7 @@ import Testing
             (.freeze(id), join("04", began)),
             (.seal(id, frozen: LogIndex(8), Revision(9)), join("05", began, long("08"), long("09"))),
             (.release(id, Epoch(8)), join("06", began, long("08"))),
-            (.activate(id), join("07", began)),
+            (.activate(id, Epoch(8)), join("07", began, long("08"))),
             (.forget(id, slots), join("08", began, runs)),
             (.clear(id, [self.place]), join("09", began, "0100", position)),
             (.cleared(id), join("0a", began)),
@@ -90,7 +91,7 @@ import Testing
         #expect(throws: DecodingFailure.self) { try read(.forget(id, [.group])) }
         for change: (inout MigrationPage) -> Void in [
             { $0.number = 1 << 62 }, { $0.base = LogIndex(1 << 62) }, { $0.start = LogIndex(1 << 62) },
-            { $0.through = "x" },
+            { $0.from = "x" }, { $0.next = "x" },
             { $0.records = Array(repeating: $0.records[0], count: MigrationPage.countMax + 1) },
             { $0.dues = Array(repeating: $0.dues[0], count: MigrationPage.countMax + 1) },
             { $0.holders = Array(repeating: $0.holders[0], count: MigrationPage.countMax + 1) },
@@ -158,14 +159,14 @@ import Testing
         let first = try #require(target.nextPage(of: id, from: source, countMax: 1))
         target.apply(.page(id, first))
         let times = "8813000000000000" + "e803000000000000"
-        let through = "873c" + "0100" + "04000000" + "7b617d6b"
+        let next = "873c" + "0100" + "04000000" + "7b617d6b"
         expect(
             target,
             [
                 mark: join("01", long("07"), "04", "01000000", nothing, nothing, nothing),
                 task: join(
                     "01", "04", "01000000", long("01"), times, nothing, nothing, long("01"), nothing, long("03"),
-                    "0c000000", through, run),
+                    "0c000000", next, run),
             ])
         try target.takeRound(of: id, from: source)
         try target.freezeAndSeal(id, from: &source)

@@ -58,10 +58,11 @@ import Testing
         // Nothing before its turn.
         #expect(target.nextPage(of: id, from: source, countMax: 3) == nil)
         let first = MigrationPage(
-            number: 1, base: .zero, start: source.machine.applied, through: Bytes(), revision: source.machine.revision)
+            number: 1, base: .zero, start: source.machine.applied, from: Bytes(), next: Bytes(),
+            revision: source.machine.revision)
         for command: SlotCommand in [
             .page(id, first), .freeze(id), .seal(id, frozen: LogIndex(1), Revision(99)), .release(id, epoch),
-            .activate(id), .clear(id, []), .cleared(id),
+            .activate(id, Epoch(2)), .clear(id, []), .cleared(id),
         ] {
             let writes = (source.store.writes, target.store.writes)
             source.apply(command)
@@ -89,7 +90,7 @@ import Testing
             _ = source.put("{a}0", Bytes("round 1, page \(pages)"))
             _ = source.put(Bytes("{b}new\(pages)"), "n")
             _ = source.apply(KeyValueCommand.delete(key: Bytes("{c}\(pages)")).payload())
-        } while try #require(target.ownership.task(id)).progress.through.count > 0
+        } while try #require(target.ownership.task(id)).progress.next.count > 0
         #expect(pages > 8)
         // A second one. A map is cleared, and a sweep is under way when all of it freezes.
         source.pass(30_000)
@@ -132,8 +133,8 @@ import Testing
         #expect(source.put("{a}0", "late") == .refused(.moved(group: target.id, epoch: epoch)))
         #expect(isRefused(target.put("{a}0", "too soon")))
         expectSame(given, target.records(in: moving), task)
-        source.apply(.activate(id))
-        target.apply(.activate(id))
+        source.apply(.activate(id, Epoch(2)))
+        target.apply(.activate(id, Epoch(2)))
         #expect(target.ownership.tasks.isEmpty && moving.allSatisfy { target.ownership.gate(of: $0) == .open })
         let above = given.values.map(\.revision).max() ?? .zero
         guard case .done(let revision, _) = target.put("{a}0", "served") else { throw Refusal.noQuorum }
@@ -191,7 +192,7 @@ import Testing
                 target.apply(.forget(id, moving))
                 #expect(target.ownership.task(id)?.phase == .dropping && isRefused(target.put("{a}0", "v")))
                 // It comes too late.
-                target.apply(.activate(id))
+                target.apply(.activate(id, Epoch(2)))
                 source.apply(.release(id, epoch))
                 source.apply(.beginExport(id, moving, target: target.id))
                 #expect(source.ownership.tasks.isEmpty && target.ownership.task(id)?.phase == .dropping)
@@ -243,8 +244,8 @@ import Testing
             let two = try #require(target.nextPage(of: id, from: source, countMax: 5))
             for page in one.number % 2 == 0 ? [one, two, one] : [two, one, two] { target.apply(.page(id, page)) }
             let progress = try #require(target.ownership.task(id)).progress
-            #expect(progress.page == one.number && progress.through == (one.number % 2 == 0 ? one : two).through)
-            if progress.through.isEmpty { rounds += 1 }
+            #expect(progress.page == one.number && progress.next == (one.number % 2 == 0 ? one : two).next)
+            if progress.next.isEmpty { rounds += 1 }
         }
         try target.freezeAndSeal(id, from: &source)
         expectSame(source.records(in: moving), target.records(in: moving), try #require(target.ownership.task(id)))

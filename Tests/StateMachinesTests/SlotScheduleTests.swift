@@ -397,7 +397,7 @@ private struct World {
                 }
                 return
             }
-            let isThrough = taken.progress.through.isEmpty
+            let isThrough = taken.progress.next.isEmpty
             if given.phase == .frozen, isThrough, taken.progress.start >= given.frozenIndex {
                 return propose(.seal(id, frozen: given.frozenIndex, given.revision), move.target)
             }
@@ -416,7 +416,7 @@ private struct World {
                 propose(.release(id, epoch), move.source)
             }
         case .released:
-            if taken == nil { moves[number].state = .activated } else { propose(.activate(id), move.target) }
+            if taken == nil { moves[number].state = .activated } else { propose(.activate(id, Epoch(2)), move.target) }
         case .activated: if given == nil { moves.remove(at: number) } else { clear(id, move.source) }
         case .aborting:
             for (side, place) in [move.source, move.target].enumerated() where !move.isForgotten[side] {
