@@ -22,9 +22,11 @@
 @_exported public import enum Ring.HostState
 @_exported public import struct Ring.ReplicaRecord
 @_exported public import struct Ring.SlotTable
+@_exported public import struct StateMachines.GroupLoad
 @_exported public import enum StateMachines.KeyValueReading
 @_exported public import struct StateMachines.KeyValueScanPage
 @_exported public import struct StateMachines.KeyValueTransaction
 @_exported public import struct StateMachines.SessionPage
 @_exported public import struct StateMachines.SessionQuery
 @_exported public import struct StateMachines.SessionStanding
+@_exported public import struct StateMachines.SlotLoad

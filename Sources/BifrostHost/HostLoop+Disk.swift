@@ -70,6 +70,24 @@ extension HostLoop {
         }
     }
 
+    /// Who reads a record does not wait behind it.
+    func startLoadRead(_ read: LoadRead) {
+        guard let store else { return }
+        shell.copies.submit { [self] in
+            let response: Response<DataResult>
+            do {
+                response = .done(try read.result(from: store))
+            } catch {
+                response = .refused(.unavailable(unreadable(error, in: read.group)))
+                tellDamage(error, in: read.group)
+            }
+            eventLoop.execute { [self, response] in
+                core?.pageDone()
+                answer(read.call, response) { $0.body.count }
+            }
+        }
+    }
+
     func startStateRead(_ read: StateRead) {
         guard let store else { return }
         shell.readers.submit { [self] _ in

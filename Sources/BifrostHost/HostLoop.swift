@@ -196,6 +196,7 @@ final class HostLoop: @unchecked Sendable {
         }
         if !effects.coldReads.isEmpty { startColdReads(effects.coldReads[...]) }
         for page in effects.coldPages { startColdPage(page) }
+        for read in effects.loadReads { startLoadRead(read) }
         for read in effects.stateReads { startStateRead(read) }
         for read in effects.deadlineReads { startDeadlineRead(read) }
         for read in effects.migrationReads { startMigrationRead(read) }

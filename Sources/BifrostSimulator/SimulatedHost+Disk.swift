@@ -237,6 +237,21 @@ extension SimulatedHost {
         }
     }
 
+    func startLoadRead(_ read: LoadRead, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: what slots have comes from disk") {
+            [unowned self, unowned loop] in
+            loop.core.pageDone()
+            guard let store else { return }
+            do {
+                answer(read.call, .done(try read.result(from: store))) { $0.index }
+            } catch {
+                let refusal = refusal(unread: error, "what slots have")
+                answer(read.call, Response<DataResult>.refused(refusal)) { $0.index }
+                tellDamage(error, in: read.group, to: loop)
+            }
+        }
+    }
+
     func startStateRead(_ read: StateRead, of loop: SimulatedHostLoop) {
         world.report.stateReads += 1
         world.mark(.stateRead)

@@ -34,6 +34,7 @@ extension HostCore {
         watchJournal()
         tickSnapshots()
         if tickCount % 20 == 0 { announceFloors() }
+        if tickCount % secondTicks == 0 { slotWork.pass(second: tickCount / secondTicks) }
         if tickCount % secondTicks == 0 { checkpointForAgeAndMemory() }
         tickMembership()
         tickMeta()

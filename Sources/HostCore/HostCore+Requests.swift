@@ -65,7 +65,7 @@ extension HostCore {
                     HostReply(call: call, response: .done(DataResult(index: index, revision: .zero))))
                 return markReady(replica)
             }
-            replica.proposals.append(Replica.Proposal(index: index, term: term, call: call))
+            replica.proposals.append(Replica.Proposal(index: index, term: term, call: call, slot: request.slot))
             markReady(replica)
         case .notLeader: refuse(call, notLeader(replica))
         case .overloaded: refuse(call, overloaded)
@@ -181,6 +181,7 @@ extension HostCore {
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
         if request.machine.isRegistered { return queryMachine(request, replica, call) }
         if request.machine == .sessions { return querySessions(request, replica, call) }
+        if request.machine == .slotOwnership { return queryLoad(request, replica, call) }
         guard request.machine == .keyValue else {
             return refuse(call, .invalid("sub state machine \(request.machine) answers no queries in this version"))
         }
@@ -241,7 +242,7 @@ extension HostCore {
     func wait(
         _ read: WaitingRead, in replica: Replica, consistency: Consistency, bound: UInt64? = nil
     ) {
-        if case .page = read.kind {
+        if read.kind.isPage {
             guard pagesOpen < settings.pagesMax else { return refuse(read.call, overloaded) }
         }
         if case .machine = read.kind {
@@ -276,7 +277,7 @@ extension HostCore {
 
     private func open(_ read: WaitingRead) {
         switch read.kind {
-        case .page: pagesOpen += 1
+        case .page, .load: pagesOpen += 1
         case .machine: queriesOpen += 1
         case .key, .sessions, .snapshot: break
         }
@@ -285,13 +286,13 @@ extension HostCore {
     /// A read ends without having been served.
     func close(_ read: WaitingRead) {
         switch read.kind {
-        case .page: pagesOpen -= 1
+        case .page, .load: pagesOpen -= 1
         case .machine: queriesOpen -= 1
         case .key, .sessions, .snapshot: break
         }
     }
 
-    /// A `ColdPage` was answered.
+    /// A `ColdPage` or a `LoadRead` was answered.
     public func pageDone() { pagesOpen -= 1 }
 
     /// All reads that came since the last turn share one confirmation.
@@ -407,10 +408,11 @@ extension HostCore {
     /// The event loop answers from memory; what may touch cold pages goes to the readers with the view of this moment.
     private func serve(_ read: WaitingRead, from replica: Replica) {
         // Whatever map this host has: the group's own log says whose the slot is.
-        if let slot = read.slot, let refusal = refusalToRead(slot, replica), !isPlanted("read-though-moved") {
+        if let slot = read.kind.slot, let refusal = refusalToRead(slot, replica), !isPlanted("read-though-moved") {
             close(read)
             return refuse(read.call, refusal)
         }
+        if let slot = read.kind.slot, replica.role == .leader { slotWork.note(slot) }
         switch read.kind {
         case .key(let key):
             var found = replica.memtable.get(key)
@@ -438,6 +440,7 @@ extension HostCore {
                     bytesMax: range.bytesMax, live: live, isScan: range.isScan, view: replica.coldView))
         case .machine(let reading): serve(reading, call: read.call, from: replica)
         case .sessions(let query): serve(query, call: read.call, from: replica)
+        case .load: serveLoad(call: read.call, from: replica)
         case .snapshot(let number): pin(replica, number, call: read.call)
         }
     }

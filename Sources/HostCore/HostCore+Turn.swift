@@ -271,6 +271,7 @@ extension HostCore {
             replica.proposals.removeFirst()
             if first.index == entry.index, first.term == entry.term {
                 counts.commitTimes.note(nanoseconds: now.rawValue - first.begun)
+                slotWork.note(first.slot)
                 effects.replies.append(HostReply(call: first.call, response: respond(outcome, entry)))
             } else {
                 effects.replies.append(HostReply(call: first.call, response: .refused(notLeader(replica))))

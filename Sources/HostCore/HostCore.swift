@@ -252,6 +252,7 @@ public final class HostCore {
     var snapshotBytesLeft = 0
     /// For operators.
     var counts = HostCounts()
+    var slotWork = SlotWork()
     /// Reads that were served by lease.
     public internal(set) var leaseReads: UInt64 = 0
     /// Reads with a bound on their age that were answered without asking anybody.

@@ -63,6 +63,24 @@ public struct ColdPage: Sendable {
     public var view: StoreView
 }
 
+/// What a group's slots have and do, for a thread that may wait, which answers the call. When it is answered,
+/// `HostCore.pageDone` follows.
+public struct LoadRead: Sendable {
+    public var call: CallToken
+    public var group: GroupID
+    public var index: LogIndex
+    public var revision: Revision
+    /// That the group owns, ascending, each with what it was asked for in a thousand seconds.
+    package var rates: [(slot: Slot, operations: UInt32)]
+    /// That the rates are of.
+    package var seconds: UInt32
+    /// Of the live memtable, by slot.
+    package var live: [UInt64]
+    /// Of all memtables.
+    package var memtableBytes: UInt64
+    public var view: StoreView
+}
+
 /// Entries that a follower needs and that are no longer in memory: for a reader thread, answered by `HostCore.supply`.
 public struct JournalRead: Sendable {
     public var group: GroupID
@@ -154,6 +172,7 @@ public struct HostEffects: Sendable {
     public var replies: [HostReply] = []
     public var coldReads: [ColdRead] = []
     public var coldPages: [ColdPage] = []
+    public var loadReads: [LoadRead] = []
     public var stateReads: [StateRead] = []
     public var deadlineReads: [DeadlineRead] = []
     public var migrationReads: [MigrationRead] = []
@@ -182,6 +201,7 @@ public struct HostEffects: Sendable {
         replies.clear()
         coldReads.clear()
         coldPages.clear()
+        loadReads.clear()
         stateReads.clear()
         deadlineReads.clear()
         migrationReads.clear()

@@ -22,6 +22,7 @@ final class Replica {
         var call: CallToken
         /// The clock of the turn that it came with; 0 until then.
         var begun: UInt64 = 0
+        var slot = Slot.group
     }
 
     /// Reads that share one round of confirmation.
@@ -278,8 +279,27 @@ struct WaitingRead {
         case page(PageRange)
         case machine(MachineReading)
         case sessions(SessionQuery)
+        case load
         /// A client's copy of the state begins: the number that it chose.
         case snapshot(UInt64)
+
+        /// It counts among the pages that are asked for.
+        var isPage: Bool {
+            switch self {
+            case .page, .load: true
+            case .key, .machine, .sessions, .snapshot: false
+            }
+        }
+
+        /// Whose work it is; nil: no slot's.
+        var slot: Slot? {
+            switch self {
+            case .key(let key): key.slot
+            case .page(let range): range.isScan ? range.from?.slot : nil
+            case .machine(let reading): reading.slot
+            case .sessions, .load, .snapshot: nil
+            }
+        }
     }
     struct PageRange {
         var from: RecordKey?
@@ -290,15 +310,6 @@ struct WaitingRead {
     }
     var call: CallToken
     var kind: Kind
-
-    /// nil: it is of the group as a whole.
-    var slot: Slot? {
-        switch kind {
-        case .key(let key): key.slot
-        case .page(let range): range.isScan ? range.from?.slot : nil
-        case .machine(let reading): reading.slot
-        case .sessions, .snapshot: nil
-        }
     }
 }
 

@@ -35,6 +35,11 @@ public final class FrozenMemtable: Sendable {
         try contents.forEachOrdered(from: first, body)
     }
 
+    /// As of a `Memtable`. Who sorts meanwhile waits.
+    public func add(toBytesOfSlots bytes: inout [UInt64]) {
+        isOrdered.withLock { _ in contents.add(toBytesOfSlots: &bytes) }
+    }
+
     public func page(from first: RecordKey? = nil, recordsMax: Int, bytesMax: Int) -> RecordPage {
         sort()
         return contents.page(from: first, end: nil, recordsMax: recordsMax, bytesMax: bytesMax)

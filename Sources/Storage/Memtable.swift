@@ -89,6 +89,10 @@ public final class Memtable {
         return contents.page(from: first, end: end, recordsMax: recordsMax, bytesMax: bytesMax)
     }
 
+    /// Adds what each slot's records will take in a run, by the slot's number, of 16,385. Looks at all records, in place:
+    /// about a millisecond for 100,000.
+    public func add(toBytesOfSlots bytes: inout [UInt64]) { contents.add(toBytesOfSlots: &bytes) }
+
     /// Gives the contents away; the memtable is empty afterwards. Costs nothing here: who reads in order sorts.
     public func freeze() -> FrozenMemtable {
         let frozen = FrozenMemtable(contents)
@@ -140,6 +144,15 @@ final class MemtableContents: @unchecked Sendable {
 
     @inline(__always)
     func record(at position: Int) -> RecordView { MemtableArena.view(arena.latest(order.record(at: position))) }
+
+    func add(toBytesOfSlots bytes: inout [UInt64]) {
+        arena.forEachStanding { record in
+            let view = MemtableArena.view(record)
+            guard view.slot <= Slot.group else { return }
+            bytes[Int(view.slot.rawValue)] += UInt64(
+                RecordEncoding.encodedBytes(sortKeyBytes: view.sortKey.count, valueBytes: view.value.count))
+        }
+    }
 
     func position(of key: RecordKey?) -> Int {
         guard let key else { return 0 }

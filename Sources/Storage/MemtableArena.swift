@@ -324,6 +324,21 @@ struct MemtableArena: ~Copyable {
         }
     }
 
+    /// Calls `body` for the records that stand, in no order that means anything.
+    func forEachStanding(_ body: (UnsafeMutableRawPointer) -> Void) {
+        for index in 0..<blockCount {
+            let block = blocks[index]
+            var offset = 0
+            while offset < block.used {
+                let record = block.base + offset
+                if record.load(fromByteOffset: Field.forward, as: UInt32.self) == 0 { body(record) }
+                offset +=
+                    Field.key + Int(record.load(fromByteOffset: Field.keyBytes, as: UInt16.self))
+                    + Int(record.load(fromByteOffset: Field.valueCapacity, as: UInt32.self))
+            }
+        }
+    }
+
     /// Reads a record in place.
     @inline(__always)
     static func view(_ record: UnsafeMutableRawPointer) -> RecordView {

@@ -87,6 +87,17 @@ final class Run: Sendable {
         return node
     }
 
+    /// The same for who looks at all of them once: it is not kept in memory, nor does it keep others out of it.
+    func passingNode<Reader: DiskReader>(_ number: Int, _ reader: Reader) throws -> RunIndexNode {
+        if let known = parts.withLock({ $0.nodes[number] }) { return known }
+        let chunk = Int(descriptor.dataChunks) + number
+        let (payload, level) = try single(.index, chunk, reader)
+        guard let node = RunIndexNode(level: level, payload: payload) else {
+            throw corrupt(chunk, "the index does not parse")
+        }
+        return node
+    }
+
     private func filter<Reader: DiskReader>(_ number: Int, _ reader: Reader) throws -> Bytes {
         let part = Int(descriptor.indexChunks) + number
         let known = parts.withLock { parts in

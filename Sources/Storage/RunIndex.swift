@@ -54,6 +54,19 @@ struct RunIndexNode: Sendable {
         }
     }
 
+    /// Calls `body` for all entries, in order.
+    func forEach(_ body: (_ chunk: Int, _ block: Int, _ separator: UnsafeRawBufferPointer) throws -> Void) rethrows {
+        try payload.withUnsafeBytes { bytes in
+            for entry in 0..<count {
+                let offset = Self.offset(bytes, entry)
+                try body(
+                    Int(UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: UInt32.self))),
+                    Int(UInt16(littleEndian: bytes.loadUnaligned(fromByteOffset: offset + 4, as: UInt16.self))),
+                    UnsafeRawBufferPointer(rebasing: bytes[offset + 8..<offset + 8 + Self.keyBytes(bytes, offset)]))
+            }
+        }
+    }
+
     @inline(__always)
     private static func offset(_ bytes: UnsafeRawBufferPointer, _ entry: Int) -> Int {
         Int(UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 4 + 4 * entry, as: UInt32.self)))

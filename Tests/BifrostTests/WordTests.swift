@@ -12,6 +12,8 @@ private struct Kept {
     var pageRecord: PageRecord?
     var position: RecordPosition?
     var sessions: SessionPage?
+    var load: GroupLoad?
+    var slotLoad: SlotLoad?
     var standing: SessionStanding?
     var session = SessionID.none
     var index = LogIndex.zero

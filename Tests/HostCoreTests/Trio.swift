@@ -149,6 +149,10 @@ final class TestHost {
                 core.stateDamaged(group: read.group, "\(error)")
             }
         }
+        for read in work.loadReads {
+            core.pageDone()
+            replies[read.call] = .done(try read.result(from: store))
+        }
         for read in work.machineReads {
             let result = try read.result(from: store)
             if let response = read.response(to: result) {

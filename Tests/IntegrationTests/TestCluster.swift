@@ -35,6 +35,7 @@ struct TestCluster: Sendable {
         let families = [
             "ring", "group", "host", "cluster", "snapshot", "session", "machine", "value", "number", "map", "set",
             "array", "queue", "lock", "semaphore", "election", "lease", "members", "barrier", "latch",
+            "rebalance",
         ]
         let count = families.contains(words.first ?? "") ? 2 : 1
         var options = ["--connect", (hosts ?? self.hosts).map(\.address).joined(separator: ",")]

@@ -90,6 +90,7 @@ struct BifrostCommand: AsyncParsableCommand {
             HostCommand.self,
             ClusterCommand.self,
             SessionTool.self,
+            RebalanceCommand.self,
             RecoverCommand.self,
             SnapshotCommand.self,
             // Trials and measurements, from here on.

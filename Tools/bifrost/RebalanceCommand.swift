@@ -1,0 +1,159 @@
+// `bifrost rebalance plan`: what should move so that load is even. Asks the groups' leaders what their slots have and do;
+// what follows from it is the planner's business, and nothing here changes anything.
+
+import ArgumentParser
+import Bifrost
+import Primitives
+import Ring
+import StateMachines
+
+struct RebalanceCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rebalance", abstract: "Says what should move so that groups and hosts have even loads.",
+        subcommands: [RebalancePlanCommand.self])
+}
+
+struct RebalancePlanCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "plan", abstract: "Prints which slots, replicas and leads should move, and what comes of it.",
+        discussion: """
+            Nothing is carried out: it only reads. Each group's leader says how many bytes its slots have, about, and how \
+            often they were asked for in the last ten to twenty seconds: run it while the usual work is done. Leads are \
+            preferences, which leadership follows. Bytes of hosts are not bounded by their free space, which no host \
+            tells.
+
+            Whatever has no more and no less than its share by weight, give or take the per cents, stays. Slots of groups \
+            that do not answer count as the mean of the others. Documentation/Rebalancing.md tells the rest.
+
+            EXAMPLES:
+              bifrost rebalance plan
+              bifrost rebalance plan --steps --bytes-percent 20
+              bifrost rebalance plan --json --progress
+            """)
+
+    @Option(
+        help: ArgumentHelp(
+            "By how much of its share a host or a group may have more or fewer bytes.", valueName: "percent"))
+    var bytesPercent = RebalanceInput.Rules().bytesPercent
+
+    @Option(
+        help: ArgumentHelp(
+            "The same of operations per second: of groups, and of what hosts lead.", valueName: "percent"))
+    var operationsPercent = RebalanceInput.Rules().operationsPercent
+
+    @Option(help: ArgumentHelp("The same of the groups that a host leads.", valueName: "percent"))
+    var leadersPercent = RebalanceInput.Rules().leadersPercent
+
+    @Flag(help: "Print each step, in the order in which they are allowed.")
+    var steps = false
+
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Show on standard error which groups are still asked. (default: if that is a terminal)")
+    var progress: Bool?
+
+    @OptionGroup var options: ClientOptions
+
+    /// Groups that are asked at the same time: each takes a thread of its host some while.
+    private static let asksMax = 16
+    /// For hosts to say that they are up.
+    private static let hostsTimeout = Duration.seconds(2)
+
+    func validate() throws {
+        for (name, percent) in [
+            ("bytes", bytesPercent), ("operations", operationsPercent), ("leaders", leadersPercent),
+        ] where !(0...1_000).contains(percent) {
+            throw ValidationError("--\(name)-percent is 0 to 1000, not \(percent)")
+        }
+    }
+
+    func run() async throws {
+        let cluster = try await options.cluster()
+        let map = try await cluster.map(refresh: true)
+        let accounts = try await cluster.accounts(timeout: options.timeout?.duration ?? Self.hostsTimeout)
+        let answers = await loads(of: map.dataGroups, cluster)
+        await cluster.close()
+        if let failure = answers.compactMap(\.failure).first, !answers.contains(where: { $0.load != nil }) {
+            throw failure
+        }
+        var rules = RebalanceInput.Rules()
+        (rules.bytesPercent, rules.operationsPercent) = (bytesPercent, operationsPercent)
+        rules.leadersPercent = leadersPercent
+        let isUp = accounts.map { (host: $0.host.id, isUp: $0.status != nil) }
+        let plan = Planner.rebalance(
+            RebalanceInput(
+                map: map, hosts: isUp.map { RebalanceInput.HostFacts(host: $0.host, isUp: $0.isUp) },
+                loads: answers.flatMap { $0.slots(in: map) }, rules: rules))
+        let report = RebalanceReport(
+            plan, map: map, down: isUp.filter { !$0.isUp }.map(\.host), answers: answers)
+        if options.common.json { try Output.json(report) } else { try Output.line(report.text(steps: steps)) }
+    }
+
+    /// In the order of the groups.
+    private func loads(of groups: [GroupRecord], _ cluster: Cluster) async -> [GroupAnswer] {
+        let meter = StandingMeter(
+            "asking what slots have", counting: "group", isShown: progress ?? Output.isErrorTerminal)
+        defer { meter.finish() }
+        var answers: [GroupAnswer?] = Array(repeating: nil, count: groups.count)
+        func show() {
+            meter.show(groups.indices.filter { answers[$0] == nil }.map { groups[$0].id.words })
+        }
+        show()
+        await withTaskGroup(of: (Int, GroupAnswer).self) { tasks in
+            for (place, group) in groups.enumerated() {
+                if place >= Self.asksMax, let (done, answer) = await tasks.next() {
+                    answers[done] = answer
+                    show()
+                }
+                tasks.addTask { (place, await Self.load(of: group, cluster)) }
+            }
+            for await (done, answer) in tasks {
+                answers[done] = answer
+                show()
+            }
+        }
+        return answers.compactMap { $0 }
+    }
+
+    private static func load(of group: GroupRecord, _ cluster: Cluster) async -> GroupAnswer {
+        guard group.state != .stopped else {
+            return GroupAnswer(
+                group: group.id,
+                failure: ToolError(.unavailable, "\(group.id.words) is stopped: start it, or plan without it"))
+        }
+        do throws(BifrostError) {
+            return GroupAnswer(group: group.id, load: try await cluster.load(of: group.id))
+        } catch {
+            var failure = ToolError(error)
+            if error.code == .invalid {
+                failure = ToolError(
+                    .unavailable,
+                    "its leader's host is of a version that does not measure loads: upgrade it (\(error.message))")
+            }
+            failure.message = "\(group.id.words): \(failure.message)"
+            return GroupAnswer(group: group.id, failure: failure)
+        }
+    }
+}
+
+/// What one group said of its load.
+struct GroupAnswer: Sendable {
+    var group: GroupID
+    var load: GroupLoad?
+    var failure: ToolError?
+
+    /// All of its slots, those that have nothing too; none if it did not answer. Operations in thousandths per second, so
+    /// that many slots with less than one count.
+    func slots(in map: ClusterMap) -> [RebalanceInput.SlotLoad] {
+        guard let load else { return [] }
+        var next = load.slots[...]
+        return map.ring.slots(of: group).map { slot in
+            while let first = next.first, first.slot < slot { next.removeFirst() }
+            guard let found = next.first, found.slot == slot else {
+                return RebalanceInput.SlotLoad(slot: slot, bytes: 0, operations: 0)
+            }
+            return RebalanceInput.SlotLoad(
+                slot: slot, bytes: found.bytes, operations: UInt64(found.operationsPer1000Seconds))
+        }
+    }
+}

@@ -1,0 +1,256 @@
+// A plan of rebalancing as people and programs read it. Pure.
+
+import Primitives
+import Ring
+import StateMachines
+
+struct RebalanceReport: Encodable {
+    struct Figures: Encodable {
+        /// Of a host: of all its replicas. Of a group: in one replica.
+        var bytes: UInt64
+        /// Of a host: of the groups that prefer it as leader.
+        var operationsPerSecond: Double
+        var replicas: Int
+        /// Groups that prefer it; of a group: whether anybody is preferred.
+        var leads: Int
+        var slots: Int
+
+        init(_ figures: RebalancePlan.Figures) {
+            bytes = figures.bytes
+            operationsPerSecond = Double(figures.operations) / 1_000
+            replicas = figures.replicas
+            leads = figures.leaders
+            slots = figures.slots
+        }
+    }
+    struct Host: Encodable {
+        var host: UInt64
+        var name: String
+        var address: String
+        var zone: String
+        var weight: UInt32
+        var state: String
+        var isUp: Bool
+        var before: Figures
+        var after: Figures
+    }
+    struct Group: Encodable {
+        var group: UInt32
+        var before: Figures
+        var after: Figures
+        /// As its leader has it.
+        var stateBytes: UInt64?
+        var memtableBytes: UInt64?
+        /// Of sessions, and of slots that are moving.
+        var otherBytes: UInt64?
+        /// That operations were counted for.
+        var seconds: UInt32?
+        /// Why nothing was measured.
+        var problem: String?
+    }
+    struct Step: Encodable {
+        enum Kind: String, Encodable { case slots, replica, lead }
+        var kind: Kind
+        var group: UInt32
+        var slots: [UInt16]?
+        var toGroup: UInt32?
+        var replica: UInt64?
+        var fromHost: UInt64?
+        var toHost: UInt64?
+        var reason: String
+        var bytes: UInt64
+    }
+    struct Unreached: Encodable {
+        var host: UInt64?
+        var group: UInt32?
+        var zone: String?
+        var why: String
+    }
+    var mapVersion: UInt64
+    /// Never: this is a plan.
+    var carriedOut = false
+    /// There is nothing to do.
+    var inBalance: Bool
+    /// That the steps write, in all replicas.
+    var bytes: UInt64
+    var hosts: [Host]
+    var groups: [Group]
+    var steps: [Step]
+    var unreached: [Unreached]
+
+    init(_ plan: RebalancePlan, map: ClusterMap, down: [HostID], answers: [GroupAnswer]) {
+        mapVersion = map.version
+        inBalance = plan.steps.isEmpty
+        bytes = plan.bytes
+        hosts = plan.hosts.compactMap { change in
+            guard let host = map.hosts.first(where: { $0.id == change.host }) else { return nil }
+            return Host(
+                host: host.id.rawValue, name: host.name, address: host.address, zone: host.zone, weight: host.weight,
+                state: host.state.word, isUp: !down.contains(host.id), before: Figures(change.before),
+                after: Figures(change.after))
+        }
+        var rest = answers[...]
+        groups = plan.groups.filter { $0.group != .meta }.map { change in
+            while let first = rest.first, first.group < change.group { rest.removeFirst() }
+            let answer = rest.first.flatMap { $0.group == change.group ? $0 : nil }
+            return Group(
+                group: change.group.rawValue, before: Figures(change.before), after: Figures(change.after),
+                stateBytes: answer?.load?.stateBytes, memtableBytes: answer?.load?.memtableBytes,
+                otherBytes: answer?.load?.otherBytes, seconds: answer?.load?.seconds,
+                problem: answer?.failure?.message)
+        }
+        steps = plan.steps.map(Step.init)
+        unreached = plan.unreached.map { lack in
+            switch lack.subject {
+            case .host(let id): Unreached(host: id.rawValue, why: lack.why)
+            case .group(let id): Unreached(group: id.rawValue, why: lack.why)
+            case .zone(let name): Unreached(zone: name, why: lack.why)
+            case .plan: Unreached(why: lack.why)
+            }
+        }
+    }
+
+    // MARK: - Text
+
+    func text(steps isEachShown: Bool) -> String {
+        var lines = [heading]
+        lines.append(
+            "\(HumanText.count(hosts.count, "host")), \(HumanText.count(groups.count, "group")), map version "
+                + "\(mapVersion); bytes and operations per second as the groups' leaders measured them")
+        let silent = groups.filter { $0.problem != nil }
+        if !silent.isEmpty {
+            lines.append("\(HumanText.count(silent.count, "group")) did not say, and count as the mean of the others:")
+            lines += silent.prefix(Self.silentMax).map { "  \($0.problem ?? "")" }
+            if silent.count > Self.silentMax { lines.append("  … and \(silent.count - Self.silentMax) more") }
+        }
+        lines.append(hostTable)
+        if !steps.isEmpty { lines.append(isEachShown ? stepLines : summary) }
+        if !unreached.isEmpty {
+            lines.append(steps.isEmpty ? "out of bounds:" : "out of bounds with all of it done:")
+            lines += unreached.map { "  \($0.subject)\($0.why)" }
+        }
+        return lines.joined(separator: "\n")
+    }
+
+    private static let silentMax = 8
+
+    private var heading: String {
+        if !steps.isEmpty {
+            return "a plan of \(HumanText.count(steps.count, "step")), to write \(HumanText.bytes(bytes)); nothing is "
+                + "carried out"
+        }
+        return unreached.isEmpty ? "in balance: nothing to do" : "in balance as far as it can be: nothing to do"
+    }
+
+    private var hostTable: String {
+        var table = Table([
+            ("host", .right), ("name", .left), ("weight", .right), ("replicas", .left), ("bytes", .left),
+            ("leads", .left), ("operations/s", .left), ("state", .left),
+        ])
+        for host in hosts {
+            func change(_ text: (Figures) -> String) -> String {
+                let (before, after) = (text(host.before), text(host.after))
+                return before == after ? before : "\(before) → \(after)"
+            }
+            table.add([
+                "\(host.host)", host.name, "\(host.weight)", change { "\($0.replicas)" },
+                change { HumanText.bytes($0.bytes) }, change { "\($0.leads)" },
+                change { Self.rate($0.operationsPerSecond) },
+                host.isUp ? host.state : "\(host.state), no answer",
+            ])
+        }
+        return table.text
+    }
+
+    private static func rate(_ number: Double) -> String {
+        number < 100 ? HumanText.fixed(number, 1) : HumanText.grouped(UInt64(number.rounded()))
+    }
+
+    /// Steps of a kind and for a reason, in the order of the first of them.
+    private var summary: String {
+        var sums: [(kind: Step.Kind, reason: String, count: Int, slots: Int, bytes: UInt64)] = []
+        for step in steps {
+            let known = sums.firstIndex { $0.kind == step.kind && $0.reason == step.reason }
+            let place = known ?? sums.count
+            if known == nil { sums.append((step.kind, step.reason, 0, 0, 0)) }
+            sums[place].count += 1
+            sums[place].slots += step.slots?.count ?? 0
+            sums[place].bytes += step.bytes
+        }
+        var table = Table([("steps", .right), ("what", .left), ("writes", .right), ("why", .left)])
+        for sum in sums {
+            let what =
+                switch sum.kind {
+                case .slots: "\(HumanText.count(sum.slots, "slot")) to other groups"
+                case .replica: "replicas to other hosts"
+                case .lead: "leads to other hosts"
+                }
+            table.add(["\(sum.count)", what, HumanText.bytes(sum.bytes), sum.reason])
+        }
+        return table.text
+    }
+
+    private var stepLines: String {
+        var table = Table([("step", .right), ("what", .left), ("writes", .right), ("why", .left)])
+        for (place, step) in steps.enumerated() {
+            table.add(["\(place + 1)", step.text, HumanText.bytes(step.bytes), step.reason])
+        }
+        return table.text
+    }
+}
+
+extension RebalanceReport.Step {
+    fileprivate init(_ step: RebalancePlan.Step) {
+        (reason, bytes) = (step.reason.description, step.bytes)
+        switch step.move {
+        case .slots(let moving, let from, let to):
+            (kind, group) = (.slots, from.rawValue)
+            slots = moving.map(\.rawValue)
+            toGroup = to.rawValue
+        case .replica(let id, let moving, let from, let to):
+            (kind, group) = (.replica, id.rawValue)
+            replica = moving.rawValue
+            (fromHost, toHost) = (from.rawValue, to.rawValue)
+        case .leader(let id, let from, let to):
+            (kind, group) = (.lead, id.rawValue)
+            (fromHost, toHost) = (from.rawValue, to.rawValue)
+        }
+    }
+
+    fileprivate var text: String {
+        func name(_ host: UInt64?) -> String { "host \(host ?? 0)" }
+        let words = GroupID(group).words
+        return switch kind {
+        case .slots: "slots \(ranges) of \(words) to group \(toGroup ?? 0)"
+        case .replica: "replica \(replica ?? 0) of \(words) from \(name(fromHost)) to \(name(toHost))"
+        case .lead: "lead of \(words) from \(name(fromHost)) to \(name(toHost))"
+        }
+    }
+
+    /// The first of them, as in 3, 8-11, 40; the rest as a number.
+    private var ranges: String {
+        var runs: [ClosedRange<UInt16>] = []
+        for slot in slots ?? [] {
+            if let last = runs.last, slot == last.upperBound + 1 {
+                runs[runs.count - 1] = last.lowerBound...slot
+            } else {
+                runs.append(slot...slot)
+            }
+        }
+        let shown = runs.prefix(Self.rangesMax)
+        let rest = runs.dropFirst(Self.rangesMax).reduce(0) { $0 + $1.count }
+        return shown.map { $0.count == 1 ? "\($0.lowerBound)" : "\($0.lowerBound)-\($0.upperBound)" }
+            .joined(separator: ", ") + (rest > 0 ? " and \(rest) more" : "")
+    }
+
+    private static let rangesMax = 8
+}
+
+extension RebalanceReport.Unreached {
+    fileprivate var subject: String {
+        if let host { return "host \(host): " }
+        if let group { return "group \(group): " }
+        if let zone { return "zone \(zone.isEmpty ? "-" : zone): " }
+        return ""
+    }
+}
