@@ -93,7 +93,7 @@ extension HostCore {
         // Another leader may have been further.
         guard applied >= max(start, base), applied >= task.begun else { return refuse(.notNow) }
         guard !drive.isReading else { return refuse(.notNow) }
-        guard base == .zero || replica.view.manifest.horizon <= base || isPlanted("deletions-not-missed") else {
+        guard base == .zero || replica.view.manifest.horizon <= base else {
             return refuse(.deletionsForgotten)
         }
         guard migrationBytesLeft > 0 else { return refuse(.notNow) }

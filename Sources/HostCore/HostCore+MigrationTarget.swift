@@ -83,7 +83,7 @@ extension HostCore {
                 drive, .digest(nil), MigrationRanges(slots: migration.slots, hasDeadlines: false), from: drive.walk)
         }
         guard let theirs = drive.sourceDigest else { return }
-        guard theirs == drive.digest.value || isPlanted("digests-not-compared") else {
+        guard theirs == drive.digest.value else {
             if drive.rounds <= Self.roundsMax {
                 drive.rounds = Self.roundsMax + 1
                 effects.notices.append(

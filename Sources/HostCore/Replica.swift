@@ -310,7 +310,6 @@ struct WaitingRead {
     }
     var call: CallToken
     var kind: Kind
-    }
 }
 
 /// Log time: elapsed time, from the last entry on, by the monotonic clock's progress, at most

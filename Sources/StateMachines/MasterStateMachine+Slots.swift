@@ -54,7 +54,7 @@ extension MasterStateMachine {
             guard ownership.canSeal(id, frozen: frozen) else { return .comesOutOfTurn }
             ownership.seal(id, sourceRevision, frozen: frozen)
             // What this group does to the slots has higher revisions than whatever was done to them before.
-            if !isPlanted("revision-not-raised") { revision = max(revision, sourceRevision) }
+            revision = max(revision, sourceRevision)
             return .done(untold([ownership.write(of: id)]), body: Bytes())
         case .release(_, let epoch):
             guard let task = ownership.release(id, since: epoch) else { return .comesOutOfTurn }

@@ -104,7 +104,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
             // Some come up in few seeds of a hundred, or in two of many hundred; those have tests of their own.
             let rare: [SimulationMark] = [.snapshotFailed, .membersSettledWithoutLoad, .steppedDownForHang]
             for mark in SimulationMark.allCases
-            where !mark.isOfDamage && !mark.isOfMembership && !rare.contains(mark) {
+            where !mark.isOfDamage && !mark.isOfMembership && !mark.isOfMoves && !rare.contains(mark) {
                 #expect(total.marks[mark.rawValue] > 0, "\(mark) never happened")
             }
         }
@@ -119,6 +119,10 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
             SimulationMark.allCases.filter(\.isOfMembership), within: 1...130,
             SimulationSettings(profile: .membership, seconds: 30))
         #expect(total.marks[SimulationMark.membersSettledWithoutLoad.rawValue] <= 2, "an exception, not the rule")
+    }
+
+    @Test func slotsMoveUnderFaults() {
+        expect([.slotsReleased, .slotsActivated], within: 1...40, SimulationSettings(profile: .moves, seconds: 30))
     }
 
     @Test func damageIsNoticedAndNothingWrongServed() {
@@ -238,6 +242,8 @@ extension SimulationMark {
     fileprivate var isOfMembership: Bool {
         [.membersChange, .replicaRemoved, .groupDeleted, .hostJoined, .hostRemoved, .levelRaised].contains(self)
     }
+
+    fileprivate var isOfMoves: Bool { [.slotsReleased, .slotsActivated].contains(self) }
 
     fileprivate var isOfDamage: Bool {
         [
