@@ -33,14 +33,14 @@ enum MigrationStep: Equatable {
 struct SlotModel {
     enum Standing { case open, frozen, gone, coming }
     private enum Phase { case exporting, frozen, released, importing, sealed, dropping }
-    private struct Task {
+    private struct Part {
         var slots: [Slot]
         var phase: Phase
     }
 
     private var standings: [Slot: Standing] = [:]
     private var highest: [Slot: MigrationID] = [:]
-    private var tasks: [MigrationID: Task] = [:]
+    private var tasks: [MigrationID: Part] = [:]
 
     func isGated(_ slot: Slot) -> Bool { standings[slot, default: .open] != .open }
 
@@ -99,7 +99,7 @@ struct SlotModel {
             !tasks.values.contains(where: { !Set($0.slots).isDisjoint(with: slots) })
         else { return false }
         for slot in slots { highest[slot] = id }
-        tasks[id] = Task(slots: slots, phase: phase)
+        tasks[id] = Part(slots: slots, phase: phase)
         return true
     }
 
