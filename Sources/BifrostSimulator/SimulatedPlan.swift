@@ -227,7 +227,6 @@ package struct SimulatedPlan: Sendable {
         // Not followed by the rules yet where slots move.
         dataTypePercent = 0
         machinePercent = 0
-        watches = 0
     }
 }
 

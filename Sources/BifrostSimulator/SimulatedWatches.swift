@@ -107,6 +107,8 @@ extension SimulatedCluster {
                     let resumes = watch.object != nil && world.random.below(4) == 0
                     let after = resumes ? Revision(world.random.below(now.rawValue + 1)) : now
                     watch.segments.append(.init(after: after, through: after))
+                    // Whose revision that is was not said.
+                    watch.group = .meta
                     watch.isOpen = true
                 }
                 ended()
@@ -165,6 +167,7 @@ extension SimulatedCluster {
                     fail("watches", "the answer goes back from \(watch.segments[last].through) to \(result.revision)")
                 }
                 watch.segments[last].through = result.revision
+                watch.group = answer.group
             } catch {
                 fail("wire", "an answer to a watch that can't be read: \(error)")
             }
@@ -260,18 +263,18 @@ extension SimulatedCluster {
     /// Every change that a client made is told once, with its revision; and all watches are told the same.
     private func judgeWatches() {
         struct Place: Hashable {
-            var group: GroupID
+            /// Revisions of one key go on growing where its slot moves.
+            var slot: Slot
             var revision: Revision
             var key: Bytes
         }
         var known: [Place: Change] = [:]
         var judged = 0
         for watch in watches where watch.object == nil {
-            guard let group = map.owner(of: watch.slot) else { continue }
             for segment in watch.segments {
                 var told: [Place: Change] = [:]
                 for change in segment.changes {
-                    let place = Place(group: group, revision: change.revision, key: change.key)
+                    let place = Place(slot: watch.slot, revision: change.revision, key: change.key)
                     // One transaction of these clients changes a key once.
                     if told.updateValue(change, forKey: place) != nil { fail("watches", "\(change) was told twice") }
                     if known.updateValue(change, forKey: place) ?? change != change {
@@ -289,7 +292,7 @@ extension SimulatedCluster {
                     default: continue
                     }
                     judged += 1
-                    let change = told[Place(group: group, revision: revision, key: operation.key)]
+                    let change = told[Place(slot: watch.slot, revision: revision, key: operation.key)]
                     if change?.kind != (value == nil ? .deleted : .put) || change?.value != value ?? Bytes() {
                         fail(
                             "watches",

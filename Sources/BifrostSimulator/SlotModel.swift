@@ -21,7 +21,7 @@ enum MigrationStep: Equatable {
         case .freeze(let id): self = .freeze(id)
         case .seal(let id, _, _): self = .seal(id)
         case .release(let id, _): self = .release(id)
-        case .activate(let id, _): self = .activate(id)
+        case .activate(let id, _, _): self = .activate(id)
         case .forget(let id, let slots): self = .forget(id, slots)
         case .cleared(let id): self = .cleared(id)
         case .page, .clear: return nil

@@ -198,7 +198,10 @@ extension HostCore {
         case .merge:
             replica.isMerging = true
             mergesUnderWay += 1
-            let kept = isPlanted("deletions-not-kept") ? LogIndex(.max) : replica.machine.ownership.tombstonesThrough
+            // Runs that come before it begins may have deletions that are to be kept.
+            let kept =
+                isPlanted("deletions-not-kept")
+                ? LogIndex(.max) : min(replica.machine.ownership.tombstonesThrough, replica.core.appliedIndex)
             effects.storeJobs.append(.merge(replica.group, replica.id, tombstonesThrough: kept))
         }
     }

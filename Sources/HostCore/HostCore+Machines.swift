@@ -98,6 +98,8 @@ extension HostCore {
             return endQuery(read, .unknownGroup)
         }
         if let refusal = refusal(of: replica, slot: reading.slot, epoch: .zero) { return endQuery(read, refusal) }
+        // What of it is here by now may be a part of what was.
+        if let refusal = refusalToRead(reading.slot, replica) { return endQuery(read, refusal) }
         guard replica.core.appliedIndex >= read.index else {
             return endQuery(read, .unavailable("the replica has begun anew: ask again"))
         }

@@ -104,8 +104,10 @@ extension HostCore {
     private func receiveReport(
         _ change: MapChange, _ payload: Bytes, _ map: ClusterMap, _ replica: Replica, from reporter: HostID
     ) {
-        guard let (id, side) = change.migrationReported, let migration = map.migration(id),
-            map.group(side == .source ? migration.source : migration.target)?.replica(on: reporter) != nil
+        guard let (id, sides) = change.migrationReported, let migration = map.migration(id),
+            sides.contains(where: {
+                map.group($0 == .source ? migration.source : migration.target)?.replica(on: reporter) != nil
+            })
         else { return }
         if let known = migrationReports[id], known.change == change, tickCount - known.tick < 2 * secondTicks { return }
         guard change.refusal(by: map) == nil, replica.machine.meta.isChanged(by: change) else { return }

@@ -22,10 +22,15 @@ extension HostCore {
                 sayStanding(drive, to: asked.host, asked.number, migration)
             }
             compare(drive, migration)
+            // The target does not come to an end, and writers wait.
+            let since = drive.frozenSinceTick ?? tickCount
+            drive.frozenSinceTick = since
+            if tickCount - since >= frozenTicksMax { report(.abortMigration(migration.id), drive) }
         case (.committed, .frozen):
             guard let epoch = migration.slots.first.map({ map.ring.epoch(of: $0) }) else { return }
             propose(.release(migration.id, epoch), drive)
-        case (.committed, .released): report(.migrationReleased(migration.id, replica.machine.applied), drive)
+        case (.committed, .released):
+            report(.migrationReleased(migration.id, replica.machine.applied, replica.machine.revision), drive)
         case (.activated, .released): clear(drive, migration)
         case (.activated, nil): report(.migrationDone(migration.id, .source), drive)
         case (.aborting, nil) where hasForgotten(migration, replica):
@@ -36,6 +41,8 @@ extension HostCore {
         }
     }
 
+    private var frozenTicksMax: UInt64 { 15 * secondTicks }
+
     func asked(_ word: MigrationWord, by other: HostID) {
         guard let replica = replica(of: word.group) else { return }
         func refuse(_ reason: MigrationRefusal) {
@@ -43,7 +50,9 @@ extension HostCore {
             let leader = replica.host(of: replica.core.leader) ?? HostID(0)
             say(.refused(reason, leader: leader), to: target, word.migration, word.number, on: other)
         }
-        guard let migration = map?.migration(word.migration), migration.source == word.group else { return }
+        guard let migration = map?.migration(word.migration), migration.source == word.group,
+            map?.group(migration.target)?.replica(on: other) != nil
+        else { return strayMessages += 1 }
         guard replica.role == .leader, replica.core.isEstablished else { return refuse(.notLeader) }
         driveMigrations()
         guard let drive = drive(of: migration.id, .source), drive.replica === replica else { return refuse(.notNow) }
@@ -151,15 +160,10 @@ extension HostCore {
         behind place: RecordPosition?, _ migration: MigrationRecord
     ) {
         var page = page
-        let last = place.flatMap { SessionRecord.id(ofKey: $0.key) }
-        let holders = drive.replica.machine.sessions.holders(
-            in: task, behind: last, countMax: MigrationPage.holdersMax + 1)
-        page.holders = Array(holders.prefix(MigrationPage.holdersMax))
-        if holders.count > page.holders.count, let last = page.holders.last {
-            page.next = RecordPosition(
-                slot: .group, machine: .sessions, key: SessionRecord.key(of: last.session)
-            ).encoded()
-        }
+        let (holders, next) = drive.replica.machine.sessions.holders(
+            in: task, behind: place?.key, bytesMax: max(settings.migrationPageBytes - page.bytes, 1))
+        page.holders = holders
+        if let next { page.next = RecordPosition(slot: .group, machine: .sessions, key: next).encoded() }
         say(.page(page), to: migration.target, migration.id, asked.number, on: asked.host)
     }
 
@@ -190,11 +194,9 @@ extension MigrationPage {
             number: 0, base: asked.base, start: asked.start, from: asked.from, next: next, revision: asked.revision)
     }
 
-    /// In one page: each may hold much.
-    static var holdersMax: Int { 64 }
-
     var bytes: Int {
         records.reduce(0) { $0 + $1.place.key.count + ($1.value?.count ?? 0) }
-            + dues.reduce(0) { $0 + 22 + ($1.value?.count ?? 0) }
+            + dues.reduce(0) { $0 + 32 + ($1.value?.count ?? 0) }
+            + holders.reduce(0) { $1.holdings.reduce($0 + 18) { $0 + 8 + $1.name.count } }
     }
 }

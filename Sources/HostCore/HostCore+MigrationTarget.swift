@@ -13,6 +13,8 @@ extension HostCore {
     private var askTicks: UInt64 { max(1, secondTicks / 2) }
     /// What the last round before the freeze may have brought, in bytes: so much may come again while writers wait.
     private static var littleBytes: Int { 256 << 10 }
+    /// More than a source gives.
+    private static var pageBytesMax: Int { 3 << 20 }
     /// Rounds after which a migration that does not converge is given up.
     private static var roundsMax: Int { 24 }
 
@@ -27,7 +29,7 @@ extension HostCore {
         case (.copying, .sealed): if let task { compare(drive, task, migration) }
         case (.released, .sealed):
             guard let epoch = migration.slots.first.map({ map.ring.epoch(of: $0) }) else { return }
-            propose(.activate(migration.id, epoch), drive)
+            propose(.activate(migration.id, epoch, migration.sourceRevision), drive)
         case (.released, nil) where hasForgotten(migration, replica):
             report(.migrationActivated(migration.id), drive)
         case (.aborting, nil) where hasForgotten(migration, replica):
@@ -99,7 +101,8 @@ extension HostCore {
 
     private func ask(_ kind: MigrationWord.Kind, _ drive: MigrationDrive, _ migration: MigrationRecord) {
         if let tick = drive.askedTick {
-            guard tickCount - tick >= askTicks else { return }
+            guard tickCount - tick >= askTicks << min(drive.silences, 4) else { return }
+            drive.silences += 1
             // Whoever leads it now.
             drive.source = nil
         }
@@ -121,10 +124,12 @@ extension HostCore {
 
     func answered(_ word: MigrationWord, by other: HostID) {
         guard let drive = drive(of: word.migration, .target), drive.replica.group == word.group,
-            drive.askedTick != nil, drive.asked == word.number, drive.replica.role == .leader,
-            let migration = map?.migration(word.migration)
-        else { return }
-        drive.askedTick = nil
+            word.number > drive.askedBefore, word.number <= drive.asked, drive.replica.role == .leader,
+            let migration = map?.migration(word.migration),
+            map?.group(migration.source)?.replica(on: other) != nil
+        else { return strayMessages += 1 }
+        if word.number == drive.asked { drive.askedTick = nil }
+        drive.silences = 0
         drive.source = other
         switch word.kind {
         case .standing(let standing):
@@ -151,6 +156,13 @@ extension HostCore {
         var page = page
         page.number = task.progress.page + 1
         guard task.progress.isContinued(by: page) else { return }
+        // Nothing that would stop the group goes into its log, nor what does not fit into a frame.
+        guard task.problem(of: page) == nil, page.bytes <= Self.pageBytesMax else {
+            effects.notices.append(
+                "migration \(migration.id) is given up: group \(migration.source) gives a page that can't be: "
+                    + "\(task.problem(of: page) ?? "\(page.bytes) bytes")")
+            return report(.abortMigration(migration.id), drive)
+        }
         if task.progress.next.isEmpty { drive.roundBytes = 0 }
         drive.roundBytes += page.bytes
         counts.migrationBytesTaken += UInt64(page.bytes)

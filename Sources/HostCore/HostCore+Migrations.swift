@@ -35,16 +35,21 @@ final class MigrationDrive {
     var saidVersion: UInt64 = 0
     /// Of the last read: what another one brings is not taken.
     var number: UInt64
-    /// Of the last question to the source; nil: nothing is asked.
+    /// Of the last question to the source, and before the first; whoever is answered late may be answered all the same.
     var asked: UInt64
+    let askedBefore: UInt64
     var askedTick: UInt64?
+    /// Questions without an answer, one after the other.
+    var silences: UInt64 = 0
     var isReading = false
-    /// A walk through all records goes on here.
+    /// A digest's walk through all records goes on here, and that of who deletes them.
     var walk: RecordKey?
-    /// The walk has found something, so that another one has to follow.
+    var clearingWalk: RecordKey?
+    /// The latter has found something, so that another one has to follow.
     var hasFound = false
 
     // A source.
+    var frozenSinceTick: UInt64?
     var hasEndedWatches = false
     /// Who waits for what.
     var freezeAsked: (host: HostID, number: UInt64)?
@@ -72,6 +77,7 @@ final class MigrationDrive {
         term = replica.core.term
         self.number = number
         asked = number
+        askedBefore = number
     }
 }
 
@@ -146,7 +152,12 @@ extension HostCore {
 
     func propose(_ command: SlotCommand, _ drive: MigrationDrive) {
         let replica = drive.replica
-        guard drive.proposed == nil, !turnsSessionsDown(replica) else { return }
+        guard drive.proposed == nil else { return }
+        switch command {
+        // They bring data in. The rest is little, and makes room in the end.
+        case .page, .beginImport: guard !turnsSessionsDown(replica) else { return }
+        default: break
+        }
         advanceLogTime(replica)
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
         let outcome = replica.core.propose(
@@ -167,7 +178,7 @@ extension HostCore {
     /// Deletes what the group has of the slots: records, and what is due there. A leader names them, as it finds them.
     func clear(_ drive: MigrationDrive, _ migration: MigrationRecord) {
         guard !drive.isReading, drive.proposed == nil else { return }
-        read(drive, .clearing, MigrationRanges(slots: migration.slots, hasDeadlines: true), from: drive.walk)
+        read(drive, .clearing, MigrationRanges(slots: migration.slots, hasDeadlines: true), from: drive.clearingWalk)
     }
 
     private func cleared(_ drive: MigrationDrive, _ result: MigrationReadResult) {
@@ -187,7 +198,7 @@ extension HostCore {
             propose(.clear(drive.id, Array(places.prefix(SlotCommand.clearedMax))), drive)
             // What was not proposed is found by the next walk.
         }
-        drive.walk = result.next
+        drive.clearingWalk = result.next
         guard result.next == nil else { return }
         // A walk that finds nothing ends it.
         if !drive.hasFound { propose(.cleared(drive.id), drive) }
@@ -268,7 +279,7 @@ extension HostCore {
         guard let peer = peer(other), peer.isConnected, peer.isBulkConnected, peer.knowsMigrations else { return }
         let bytes: Int
         if case .page(let page) = kind {
-            bytes = page.records.reduce(1_024) { $0 + 64 + $1.place.key.count + ($1.value?.count ?? 0) }
+            bytes = 1_024 + 64 * page.records.count + page.bytes
         } else {
             bytes = 64
         }

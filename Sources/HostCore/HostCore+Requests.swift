@@ -23,7 +23,7 @@ extension HostCore {
         }
         let epoch = replica.machine.ownership.epoch(of: request.slot)
         if request.epoch < epoch, !isPlanted("sent-before-the-move") {
-            return refuse(call, .moved(group: request.group, epoch: epoch))
+            return turnAway(request, replica, .moved(group: request.group, epoch: epoch), call)
         }
         if let refusal = MasterStateMachine.check(
             request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first,
@@ -73,23 +73,31 @@ extension HostCore {
         }
     }
 
-    /// A command on a slot that is another group's by now. One that was done here before is answered; of one that was not it
-    /// is certain that it never will be, and that may be said only when the group has let go of the slot.
+    /// A command on a slot that this group does not serve now, or did not when it was sent. One that was done here before is
+    /// answered. Of one that was not it may be said that it never will be only if the group has let go of the slot since the
+    /// epoch that the client names, and so since whatever it sent before.
     private func turnAway(_ request: ExecuteRequest, _ replica: Replica, _ refusal: Refusal, _ call: CallToken) {
         guard let header = request.payload.withUnsafeBytes({ CommandHeader(of: $0) }), header.session != .none else {
             return refuse(call, refusal)
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
-        let known = replica.machine.sessions.answer(to: header)
-        switch known {
-        case nil:
-            guard case .moved = replica.machine.ownership.gate(of: request.slot) else {
-                return refuse(call, .unavailable("slot \(request.slot) is about to move: its commands wait"))
-            }
-            refuse(call, refusal)
-        case .answered(let answer)?: effects.replies.append(HostReply(call: call, response: respond(answer)))
-        case .unknown(let other)?: refuse(call, other)
+        switch replica.machine.sessions.answer(to: header) {
+        case .answered(let answer)?:
+            return effects.replies.append(HostReply(call: call, response: respond(answer)))
+        case .unknown(let other)?: return refuse(call, other)
+        case nil: break
         }
+        let ownership = replica.machine.ownership
+        let since: Epoch
+        switch ownership.gate(of: request.slot) {
+        case .moved(_, let epoch): since = epoch
+        case .open: since = ownership.epoch(of: request.slot)
+        case .frozen, .arriving: since = .zero
+        }
+        guard case .moved = refusal, request.epoch < since else {
+            return refuse(call, .unavailable("slot \(request.slot) is on the move: its commands wait"))
+        }
+        refuse(call, refusal)
     }
 
     private func isBusy(_ replica: Replica) -> Bool {

@@ -261,11 +261,14 @@ extension HostCore {
             counts.watchesCompacted += 1
             return end(watch, .refused(.compacted(oldest: min(replica.history.floor, replica.machine.revision))))
         }
+        // What this group does behind that is of no interest where its slot is now.
+        let last = replica.machine.ownership.lastRevision(of: watch.request.slot) ?? Revision(.max)
         if let known = watchAnswer, known.request == watch.request, known.through == replica.history.last {
             repliedBytes += known.body.count
             counts.changesTold += UInt64(known.changes)
             // Who asks behind what a new leader has applied is not sent back.
-            return end(watch, .done(result(known.body, through: max(range.after, replica.machine.revision), replica)))
+            let upTo = max(range.after, replica.machine.revision)
+            return end(watch, .done(result(known.body, through: min(upTo, last), replica)))
         }
         guard
             let (changes, through) = replica.history.changes(
@@ -291,7 +294,7 @@ extension HostCore {
         repliedBytes += body.count
         counts.changesTold += UInt64(changes.count)
         if through == replica.history.last { watchAnswer = (watch.request, through, changes.count, body) }
-        end(watch, .done(result(body, through: upTo, replica)))
+        end(watch, .done(result(body, through: min(upTo, last), replica)))
     }
 
     /// One that saw all of what was changed where the slot was before goes on here, from where the slot came.

@@ -102,7 +102,8 @@ package struct MigrationWord: Hashable, Sendable {
             }
             kind = .standing(
                 MigrationStanding(
-                    phase: MigrationTask.Phase(rawValue: phase), frozen: try reader.read(), revision: try reader.read(),
+                    phase: MigrationTask.Phase(rawValue: phase), frozen: try reader.read(),
+                    revision: try reader.readRevision(),
                     logTime: try reader.read()))
         case 6: kind = .page(try MigrationPage(from: &reader))
         case 7: kind = .digest(try reader.read())

@@ -37,6 +37,8 @@ public struct MigrationRecord: Hashable, Sendable {
     public var state: State
     /// Of the source's log: where these slots were frozen, and from `released` on, where they were released; 0 before.
     public var sourceIndex: LogIndex
+    /// From `released` on: nobody was told of a higher one of the source for these slots; 0 before.
+    public var sourceRevision: Revision
     /// Over all that the target has of the slots, as the source has it when they are frozen; 0 before.
     public var digest: UInt64
     /// While aborting: who has forgotten it.
@@ -45,7 +47,8 @@ public struct MigrationRecord: Hashable, Sendable {
 
     public init(
         id: MigrationID, slots: [Slot], source: GroupID, target: GroupID, state: State = .copying,
-        sourceIndex: LogIndex = .zero, digest: UInt64 = 0, isSourceDone: Bool = false, isTargetDone: Bool = false
+        sourceIndex: LogIndex = .zero, sourceRevision: Revision = .zero, digest: UInt64 = 0, isSourceDone: Bool = false,
+        isTargetDone: Bool = false
     ) {
         self.id = id
         self.slots = slots
@@ -53,6 +56,7 @@ public struct MigrationRecord: Hashable, Sendable {
         self.target = target
         self.state = state
         self.sourceIndex = sourceIndex
+        self.sourceRevision = sourceRevision
         self.digest = digest
         self.isSourceDone = isSourceDone
         self.isTargetDone = isTargetDone
@@ -67,11 +71,11 @@ public struct MigrationRecord: Hashable, Sendable {
 
 extension MigrationRecord {
     public static let formatVersion: UInt16 = 1
-    static let encodedBytesMin = 44
+    static let encodedBytesMin = 52
     /// Of one migration: what moves in one go should be little, so that writes wait shortly for its last round.
     public static let slotsMax = 4_096
 
-    /// `version u16 = 1 | id u64 | source u32 | target u32 | state u8 | source index u64 | digest u64 | done u8 (bit 0: the
+    /// `version u16 = 1 | id u64 | source u32 | target u32 | state u8 | source index u64 | source revision u64 | digest u64 | done u8 (bit 0: the
     /// source, bit 1: the target) | runs u32 | each: first u16, count u16`. The runs ascend, with a slot between them that
     /// is not among these.
     public func encode(into writer: inout ByteWriter) {
@@ -81,6 +85,7 @@ extension MigrationRecord {
         writer.write(target)
         writer.write(state.rawValue)
         writer.write(sourceIndex)
+        writer.write(sourceRevision)
         writer.write(digest)
         writer.write((isSourceDone ? 1 : 0) | (isTargetDone ? 2 : 0) as UInt8)
         writer.write(slots: slots)
@@ -100,6 +105,7 @@ extension MigrationRecord {
         }
         self.state = state
         sourceIndex = try reader.read()
+        sourceRevision = try reader.read()
         digest = try reader.read()
         let done = try reader.read(UInt8.self)
         guard done < 4 else { throw DecodingFailure(expected: "who is done, 0 to 3", found: "\(done)") }
@@ -197,9 +203,8 @@ extension ClusterMap {
             guard migration.source != migration.target, migration.source != .meta, migration.target != .meta,
                 group(migration.source) != nil, group(migration.target) != nil
             else { return "migration \(id) goes from group \(migration.source) to \(migration.target), which can't be" }
-            guard migration.sourceIndex.rawValue < Self.counterMax else {
-                return "the source's index of migration \(id) is not below 2^62"
-            }
+            guard migration.sourceIndex.rawValue < Self.counterMax, migration.sourceRevision.rawValue < Self.counterMax
+            else { return "the source's index or revision of migration \(id) is not below 2^62" }
             guard (migration.isSourceDone || migration.isTargetDone) == false || migration.state == .aborting else {
                 return "migration \(id) is forgotten by one of its groups, though it is not aborted"
             }

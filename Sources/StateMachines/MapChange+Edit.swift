@@ -169,14 +169,18 @@ extension MapChange {
             return try edit(of: old, to: record, replica, map)
         case .migrate(let slots, let source, let target): return try migrating(slots, source, target, map)
         case .commitMigration(let id, let index, let digest): return try committing(id, index, digest, map)
-        case .migrationReleased(let id, let index):
+        case .migrationReleased(let id, let index, let revision):
             return try stepping(id, to: .released, map) { (migration) throws(Refusal) in
                 guard index > migration.sourceIndex else {
                     throw .invalid(
                         "migration \(id) was frozen at index \(migration.sourceIndex), and can't be released at \(index)"
                     )
                 }
+                guard revision.rawValue < ClusterMap.counterMax else {
+                    throw .invalid("revision \(revision) of migration \(id) is not below 2^62")
+                }
                 migration.sourceIndex = index
+                migration.sourceRevision = revision
             }
         case .migrationActivated(let id): return try stepping(id, to: .activated, map) { _ in }
         case .abortMigration(let id): return try aborting(id, map)

@@ -12,12 +12,13 @@ public enum MigrationSide: UInt8, Hashable, Sendable, CaseIterable {
 }
 
 extension MapChange {
-    /// Which migration a host speaks of when it says this, and for which of its groups; nil: of none.
-    package var migrationReported: (MigrationID, MigrationSide)? {
+    /// Which migration a host speaks of when it says this, and whose leaders may; nil: of none.
+    package var migrationReported: (MigrationID, [MigrationSide])? {
         switch self {
-        case .commitMigration(let id, _, _), .migrationActivated(let id), .abortMigration(let id): (id, .target)
-        case .migrationReleased(let id, _): (id, .source)
-        case .migrationDone(let id, let side): (id, side)
+        case .commitMigration(let id, _, _), .migrationActivated(let id): (id, [.target])
+        case .abortMigration(let id): (id, [.source, .target])
+        case .migrationReleased(let id, _, _): (id, [.source])
+        case .migrationDone(let id, let side): (id, [side])
         default: nil
         }
     }

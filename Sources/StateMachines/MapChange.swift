@@ -48,8 +48,9 @@ public enum MapChange: Hashable, Sendable {
     /// were frozen at this index of the source's log, and the digest that both have of it. That is the decision: the ring
     /// names the target. An aborted one is not decided any more.
     case commitMigration(MigrationID, frozen: LogIndex, digest: UInt64)
-    /// 18, `migration u64 | index u64`: the source's leader says that its group has released the slots at this index.
-    case migrationReleased(MigrationID, LogIndex)
+    /// 18, `migration u64 | index u64 | revision u64`: the source's leader says that its group has released the slots by this
+    /// index, and that nobody was told of a higher revision for them.
+    case migrationReleased(MigrationID, LogIndex, Revision)
     /// 19, `migration u64`: the target's leader says that its group serves the slots.
     case migrationActivated(MigrationID)
     /// 20, `migration u64`: nothing moves; only before it is decided.
@@ -137,9 +138,10 @@ public enum MapChange: Hashable, Sendable {
             writer.write(migration)
             writer.write(index)
             writer.write(digest)
-        case .migrationReleased(let migration, let index):
+        case .migrationReleased(let migration, let index, let revision):
             writer.write(migration)
             writer.write(index)
+            writer.write(revision)
         case .migrationActivated(let migration), .abortMigration(let migration): writer.write(migration)
         case .migrationDone(let migration, let side):
             writer.write(migration)
@@ -185,7 +187,7 @@ public enum MapChange: Hashable, Sendable {
             let (source, target) = (try reader.read(GroupID.self), try reader.read(GroupID.self))
             self = .migrate(try reader.readSlots(), from: source, to: target)
         case 17: self = .commitMigration(try reader.read(), frozen: try reader.read(), digest: try reader.read())
-        case 18: self = .migrationReleased(try reader.read(), try reader.read())
+        case 18: self = .migrationReleased(try reader.read(), try reader.read(), try reader.read())
         case 19: self = .migrationActivated(try reader.read())
         case 20: self = .abortMigration(try reader.read())
         case 21:

@@ -2,7 +2,7 @@
 // and sessions.
 
 import Messages
-public import Primitives
+package import Primitives
 import Ring
 
 extension MasterStateMachine {
@@ -57,12 +57,14 @@ extension MasterStateMachine {
             revision = max(revision, sourceRevision)
             return .done(untold([ownership.write(of: id)]), body: Bytes())
         case .release(_, let epoch):
-            guard let task = ownership.release(id, since: epoch) else { return .comesOutOfTurn }
+            guard let task = ownership.release(id, since: epoch, at: revision) else { return .comesOutOfTurn }
             // From now on they are held by the sessions of the same numbers in the other group.
             for hash in sessions.letGo(of: task, at: entry.index, revision) { take(hash, of: .sessions) }
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
-        case .activate(_, let epoch):
-            guard let task = ownership.activate(id, revision, since: epoch) else { return .comesOutOfTurn }
+        case .activate(_, let epoch, let sourceRevision):
+            let raised = max(revision, sourceRevision)
+            guard let task = ownership.activate(id, raised, since: epoch) else { return .comesOutOfTurn }
+            revision = raised
             sessions.begin(task, at: entry.index, revision, time)
             // What was put off is due now, and a leader may have passed it over.
             earliestDeadline = .zero
@@ -96,6 +98,7 @@ extension MasterStateMachine {
         guard let task = ownership.task(id), task.phase == .importing, task.progress.isContinued(by: page) else {
             return .comesOutOfTurn
         }
+        if let problem = task.problem(of: page) { return .unsupported("entry \(entry.index): \(problem)") }
         var writes: [RecordWrite] = []
         var deadlines: UInt16 = 0
         func set(_ time: LogTime, _ purpose: Deadline.Purpose) {
@@ -104,9 +107,6 @@ extension MasterStateMachine {
         }
         for record in page.records {
             let place = record.place
-            guard task.has(place.slot), place.machine.hasRecordsInSlots, record.revision <= page.revision else {
-                return .unsupported("entry \(entry.index) has a record of slot \(place.slot), which does not move")
-            }
             let expiry = record.value == nil ? .zero : task.time(record.expiry)
             writes.append(
                 RecordWrite(
@@ -140,20 +140,12 @@ extension MasterStateMachine {
             do throws(DecodingFailure) { deadline = try Deadline(key: due.key.key, value: value) } catch {
                 return .unsupported("entry \(entry.index): \(error)")
             }
-            guard let slot = deadline.slot, task.has(slot) else {
-                return .unsupported("entry \(entry.index) has a deadline of a slot that does not move")
-            }
             switch deadline.purpose {
             // Theirs are made from them.
             case .record: break
             // Nobody calls it off, and twice does no harm.
             case .sweep: set(task.time(due.key.time), deadline.purpose)
             case .command: writes += timer.writes(deadline, at: task.time(due.key.time))
-            }
-        }
-        for holder in page.holders {
-            guard holder.holdings.allSatisfy({ task.has($0.slot) }) else {
-                return .unsupported("entry \(entry.index) has a session that holds what does not move")
             }
         }
         guard missing.isEmpty else { return .unready(missing) }
@@ -204,6 +196,32 @@ extension MasterStateMachine {
 extension MasterStateMachine.Decision {
     /// A step of a migration that is done, or is not the next one.
     fileprivate static var comesOutOfTurn: Self { .done([], body: Bytes()) }
+}
+
+extension MigrationTask {
+    /// Why a page can't be one of this migration's; nil: it can.
+    public func problem(of page: MigrationPage) -> String? {
+        for record in page.records {
+            let place = record.place
+            guard has(place.slot), place.machine.hasRecordsInSlots, record.revision <= page.revision else {
+                return "a record of machine \(place.machine) in slot \(place.slot), which does not move"
+            }
+        }
+        for due in page.dues {
+            guard let value = due.value else { continue }
+            do throws(DecodingFailure) {
+                guard let slot = try Deadline(key: due.key.key, value: value).slot, has(slot) else {
+                    return "a deadline of a slot that does not move"
+                }
+            } catch {
+                return "\(error)"
+            }
+        }
+        for holder in page.holders {
+            guard holder.holdings.allSatisfy({ has($0.slot) }) else { return "a session that holds what does not move" }
+        }
+        return nil
+    }
 }
 
 extension SubMachineNumber {
@@ -275,7 +293,8 @@ extension SessionTable {
     mutating func adopt(
         _ holder: MigrationPage.Holder, at index: LogIndex, _ revision: Revision, _ logTime: LogTime
     ) -> [UInt64] {
-        let place = insert(holder.session, timeToLive: holder.timeToLive, at: index, revision, logTime)
+        let place = insert(
+            holder.session, timeToLive: holder.timeToLive, at: index, revision, logTime, isAdopted: true)
         return holder.holdings.map { holding in
             noteHold(holding, isHeld: true, at: place, index: index, revision)
             return HoldChange(session: holder.session, holding: holding, isHeld: true).hash
@@ -302,18 +321,41 @@ extension SessionTable {
         }
     }
 
-    /// Of sessions that hold something in slots of which a migration is about to take leave, ascending by session: some behind
-    /// one.
-    public func holders(
-        in task: MigrationTask, behind last: SessionID?, countMax: Int
-    ) -> [MigrationPage.Holder] {
-        sessions.filter { session in
-            (last.map { session.id > $0 } ?? true) && session.holdings.contains { task.has($0.slot) }
-        }.sorted { $0.id < $1.id }.prefix(countMax).map { session in
-            MigrationPage.Holder(
-                session: session.id, timeToLive: session.timeToLive,
-                holdings: session.holdings.filter { task.has($0.slot) })
+    /// What sessions hold in slots that a migration is about to take away: in order, some behind a place.
+    ///
+    /// - Parameters:
+    ///   - place: as an answer before had it; nil: from the beginning.
+    ///   - bytesMax: of all of it, but for one object.
+    /// - Returns: and the place where it goes on; nil: that is all.
+    package func holders(
+        in task: MigrationTask, behind place: Bytes?, bytesMax: Int
+    ) -> (holders: [MigrationPage.Holder], next: Bytes?) {
+        var holders: [MigrationPage.Holder] = []
+        var bytes = 0
+        var last: Bytes?
+        for session in sessions.filter({ $0.holdings.contains { task.has($0.slot) } }).sorted(by: { $0.id < $1.id }) {
+            for holding in session.holdings where task.has(holding.slot) {
+                // Big-endian, as ids and what is held stand in order.
+                var key = ByteWriter(capacity: 16 + holding.name.count)
+                key.write(session.id.rawValue.bigEndian)
+                key.write(holding.machine.rawValue.bigEndian)
+                key.write(holding.slot.rawValue.bigEndian)
+                key.write(holding.name)
+                let own = key.take()
+                if let place, own <= place { continue }
+                if bytes >= bytesMax, let last { return (holders, last) }
+                last = own
+                bytes += 26 + holding.name.count
+                if holders.last?.session == session.id {
+                    holders[holders.count - 1].holdings.append(holding)
+                } else {
+                    holders.append(
+                        MigrationPage.Holder(
+                            session: session.id, timeToLive: session.timeToLive, holdings: [holding]))
+                }
+            }
         }
+        return (holders, nil)
     }
 
     /// It holds something that is about to go or to come: it can't end meanwhile, as nobody could give that back.

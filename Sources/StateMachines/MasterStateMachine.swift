@@ -109,7 +109,7 @@ public struct MasterStateMachine: Sendable {
     public mutating func sessionsDue(
         at logTime: LogTime, countMax: Int, holdingsMax: Int = .max
     ) -> [SessionCommand.Expiry] {
-        sessions.due(at: logTime, countMax: countMax, holdingsMax: holdingsMax)
+        sessions.due(at: logTime, countMax: countMax, holdingsMax: holdingsMax, ownership)
     }
 
     /// Writes what is live in memory and is not among the records yet: before they are frozen.

@@ -169,10 +169,12 @@ public struct SessionRecord: Hashable, Sendable {
 /// `version u8 = 1 | time to live u64 | active at u64 | active index u64 | first unacknowledged u64 | answers u32 | each:
 /// call u64, slot u16, index u64, revision u64, outcome u8 (0 done, 1 done without body, 2 refused), bytes: length u32`
 ///
-/// One that holds objects is of version 2: behind all this `holdings u16 | each: a SessionHolding`.
+/// One that holds objects is of version 2: behind all this `holdings u16 | each: a SessionHolding`. One that came with slots
+/// is of version 3, which is otherwise as 2.
 extension Session {
     static let formatVersion: UInt8 = 1
     private static let versionWithHoldings: UInt8 = 2
+    private static let versionAdopted: UInt8 = 3
 
     static func body(of ids: [SessionID]) -> Bytes {
         var writer = ByteWriter(capacity: max(1, ids.count * 8))
@@ -186,7 +188,8 @@ extension Session {
 
     func encoded() -> Bytes {
         var writer = ByteWriter(capacity: 64 + answers.count * 32 + bodyBytes)
-        writer.write(holdings.isEmpty ? Self.formatVersion : Self.versionWithHoldings)
+        writer.write(
+            isAdopted ? Self.versionAdopted : holdings.isEmpty ? Self.formatVersion : Self.versionWithHoldings)
         writer.write(timeToLive)
         writer.write(activeAt)
         writer.write(activeIndex)
@@ -210,7 +213,7 @@ extension Session {
                 writer.writeWithLength(refusal.encoded())
             }
         }
-        if !holdings.isEmpty {
+        if !holdings.isEmpty || isAdopted {
             writer.write(UInt16(truncatingIfNeeded: holdings.count))
             for holding in holdings { holding.encode(into: &writer) }
         }
@@ -224,8 +227,8 @@ extension Session {
         let id = key.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self)) }
         var reader = ByteReader(value)
         let version = try reader.read(UInt8.self)
-        guard version == Self.formatVersion || version == Self.versionWithHoldings else {
-            throw DecodingFailure(expected: "a session of version 1 or 2", found: "version \(version)")
+        guard (Self.formatVersion...Self.versionAdopted).contains(version) else {
+            throw DecodingFailure(expected: "a session of version 1 to 3", found: "version \(version)")
         }
         let timeToLive = try reader.read(UInt64.self)
         let activeAt = try reader.read(LogTime.self)
@@ -264,7 +267,8 @@ extension Session {
             bodyBytes += answer.bodyBytes
             answers.append(answer)
         }
-        if version == Self.versionWithHoldings { holdings = try Self.holdings(from: &reader) }
+        if version != Self.formatVersion { holdings = try Self.holdings(from: &reader) }
+        isAdopted = version == Self.versionAdopted
         try reader.expectEnd()
     }
 

@@ -47,6 +47,8 @@ struct Session: Hashable, Sendable {
     var bodyBytes = 0
     /// Ascending.
     var holdings: [SessionHolding] = []
+    /// It came with slots from another group, and takes no calls: what was done in one of this number before is not known.
+    var isAdopted = false
     /// How many answers there were at most since the memory for them was given back.
     var room = 0
 
@@ -108,7 +110,7 @@ public struct SessionTable: Sendable {
         public static let groupBytesMax = 67_108_864
         /// Of a group, but for those that come with slots which they hold something in.
         public static let sessionsMax = 16_384
-        static let restoredMax = 16 * sessionsMax
+        static let restoredMax = 1 << 20
         /// Of all sessions of a group: calls from the first unacknowledged to the last that came. What one call brings
         /// may be beyond it by a window.
         public static let groupCallsMax = 1_048_576
@@ -221,6 +223,7 @@ public struct SessionTable: Sendable {
     mutating func standing(of header: CommandHeader) -> Standing {
         guard let place = place(of: header.session) else { return .refused(.sessionExpired) }
         recent = place
+        guard !sessions[place].isAdopted else { return .refused(.sessionExpired) }
         guard header.sequence >= 1, header.sequence <= Limits.sequenceMax else {
             return .refused(.invalid("a call's number is 1 to 2^62, not \(header.sequence)"))
         }
@@ -329,12 +332,14 @@ public struct SessionTable: Sendable {
 
     /// Returns the place of the session; one that is there stays.
     mutating func insert(
-        _ id: SessionID, timeToLive: UInt64, at index: LogIndex, _ revision: Revision, _ logTime: LogTime
+        _ id: SessionID, timeToLive: UInt64, at index: LogIndex, _ revision: Revision, _ logTime: LogTime,
+        isAdopted: Bool = false
     ) -> Int {
         if let place = places[id] { return place }
         places[id] = sessions.count
-        let session = Session(
+        var session = Session(
             id: id, timeToLive: timeToLive, activeAt: logTime, activeIndex: index, changed: index, revision: revision)
+        session.isAdopted = isAdopted
         sessions.append(session)
         nobodyBefore = min(nobodyBefore, session.deadline)
         return sessions.count - 1
@@ -389,8 +394,12 @@ public struct SessionTable: Sendable {
     ///
     /// Cost: looks at all sessions, once in the time that the first of them has left.
     ///
-    /// - Parameter holdingsMax: of all of them together, but for one of them.
-    mutating func due(at logTime: LogTime, countMax: Int, holdingsMax: Int = .max) -> [SessionCommand.Expiry] {
+    /// - Parameters:
+    ///   - holdingsMax: of all of them together, but for one of them.
+    ///   - ownership: who holds something in a slot that is on the move does not end.
+    mutating func due(
+        at logTime: LogTime, countMax: Int, holdingsMax: Int = .max, _ ownership: SlotOwnership = SlotOwnership()
+    ) -> [SessionCommand.Expiry] {
         guard logTime >= nobodyBefore, !sessions.isEmpty else { return [] }
         var due: [SessionCommand.Expiry] = []
         var first = LogTime(.max)
@@ -398,6 +407,7 @@ public struct SessionTable: Sendable {
         for session in sessions {
             first = min(first, session.deadline)
             guard session.deadline <= logTime, due.count < countMax,
+                !ownership.hasGates || !session.holdings.contains(where: { ownership.isGated($0.slot) }),
                 due.isEmpty || holdings + session.holdings.count <= holdingsMax
             else { continue }
             holdings += session.holdings.count

@@ -22,8 +22,9 @@ public enum SlotCommand: Hashable, Sendable {
     case seal(MigrationID, frozen: LogIndex, Revision)
     /// 6, `epoch u64`. The source does not own the slots any more, since that epoch of the ring.
     case release(MigrationID, Epoch)
-    /// 7, `epoch u64`. The target serves the slots, since that epoch of the ring.
-    case activate(MigrationID, Epoch)
+    /// 7, `epoch u64 | revision u64`. The target serves the slots, since that epoch of the ring. Nobody was told of a higher
+    /// revision for them where they were: what is changed here has higher ones.
+    case activate(MigrationID, Epoch, Revision)
     /// 8, `slots`. It is aborted: the source serves the slots as before, the target begins to delete what it has of them.
     case forget(MigrationID, [Slot])
     /// 9, `count u16 | places`. Records of slots that are to be deleted, as the leader found them.
@@ -38,7 +39,7 @@ public enum SlotCommand: Hashable, Sendable {
     public var migration: MigrationID {
         switch self {
         case .beginExport(let id, _, _), .beginImport(let id, _, _, _), .page(let id, _), .freeze(let id),
-            .seal(let id, _, _), .release(let id, _), .activate(let id, _), .forget(let id, _), .clear(let id, _),
+            .seal(let id, _, _), .release(let id, _), .activate(let id, _, _), .forget(let id, _), .clear(let id, _),
             .cleared(let id):
             id
         }
@@ -78,7 +79,10 @@ public enum SlotCommand: Hashable, Sendable {
         case .seal(_, let index, let revision):
             writer.write(index)
             writer.write(revision)
-        case .release(_, let epoch), .activate(_, let epoch): writer.write(epoch)
+        case .release(_, let epoch): writer.write(epoch)
+        case .activate(_, let epoch, let revision):
+            writer.write(epoch)
+            writer.write(revision)
         case .forget(_, let slots): writer.write(slots: slots)
         case .clear(_, let places):
             writer.write(UInt16(places.count))
@@ -109,9 +113,11 @@ public enum SlotCommand: Hashable, Sendable {
         case 4: self = .freeze(id)
         case 5:
             let index = try reader.read(LogIndex.self)
-            self = .seal(id, frozen: index, try reader.read())
+            self = .seal(id, frozen: index, try reader.readRevision())
         case 6: self = .release(id, try reader.read())
-        case 7: self = .activate(id, try reader.read())
+        case 7:
+            let epoch = try reader.read(Epoch.self)
+            self = .activate(id, epoch, try reader.readRevision())
         case 8: self = .forget(id, try reader.readSlots())
         case 9:
             let count = Int(try reader.read(UInt16.self))
@@ -250,11 +256,11 @@ public struct MigrationPage: Hashable, Sendable {
         from = try reader.readBytesWithLength(limit: Self.positionBytesMax)
         next = try reader.readBytesWithLength(limit: Self.positionBytesMax)
         for place in [from, next] where !place.isEmpty { _ = try RecordPosition(decoding: place) }
-        revision = try reader.read()
+        revision = try reader.readRevision()
         records = []
         for _ in 0..<(try reader.readCount(ofSize: 25)) {
             let (slot, machine) = (try reader.read(Slot.self), try reader.read(SubMachineNumber.self))
-            let (revision, expiry) = (try reader.read(Revision.self), try reader.read(LogTime.self))
+            let (revision, expiry) = (try reader.readRevision(), try reader.read(LogTime.self))
             let hasValue = try reader.readBool()
             let key = try reader.readBytesWithLength(limit: Limits.keyBytesMax)
             records.append(
@@ -273,6 +279,11 @@ public struct MigrationPage: Hashable, Sendable {
         holders = []
         for _ in 0..<(try reader.readCount(ofSize: 18)) {
             let (session, timeToLive) = (try reader.read(SessionID.self), try reader.read(UInt64.self))
+            guard (1...SessionTable.Limits.timeToLiveMax).contains(timeToLive), session != .none else {
+                throw DecodingFailure(
+                    expected: "a session that lives for up to \(SessionTable.Limits.timeToLiveMax) ms",
+                    found: "\(session), \(timeToLive) ms")
+            }
             let count = Int(try reader.read(UInt16.self))
             try reader.check(count: count, ofSize: SessionHolding.encodedBytesMin)
             var holdings: [SessionHolding] = []
@@ -286,6 +297,15 @@ public struct MigrationPage: Hashable, Sendable {
 }
 
 extension ByteReader {
+    /// One that may become a group's: what is added to it does not overflow.
+    package mutating func readRevision() throws(DecodingFailure) -> Revision {
+        let revision = try read(Revision.self)
+        guard revision.rawValue < 1 << 62 else {
+            throw DecodingFailure(expected: "a revision below 2^62", found: "\(revision)")
+        }
+        return revision
+    }
+
     fileprivate mutating func readCount(ofSize size: Int) throws(DecodingFailure) -> Int {
         let count = Int(try read(UInt32.self))
         guard count <= MigrationPage.countMax else {

@@ -41,7 +41,9 @@ public struct SlotOwnership: Equatable, Sendable {
     /// Since when the slot is here, if it came from elsewhere; 0: it was always here, or is not. What was sent before that is
     /// not to be done: it may have been sent elsewhere since.
     public func epoch(of slot: Slot) -> Epoch {
-        guard !marks.isEmpty, let mark = marks[slot], mark.standing == .open else { return .zero }
+        guard !marks.isEmpty, let mark = marks[slot], mark.standing == .open || mark.standing == .frozen else {
+            return .zero
+        }
         return mark.epoch
     }
 
@@ -74,6 +76,12 @@ public struct SlotOwnership: Equatable, Sendable {
 
     /// Why a read of the slot is not answered; nil: it is.
     public func refusalToRead(_ slot: Slot) -> Refusal? { gate(of: slot) == .frozen ? nil : refusal(of: slot) }
+
+    /// Of a slot that moved: nobody is told of a later one for it. nil: it is here, or never was.
+    public func lastRevision(of slot: Slot) -> Revision? {
+        guard isGone(slot), let mark = marks[slot], mark.revision > .zero else { return nil }
+        return mark.revision
+    }
 
     /// Nothing that this or an earlier migration asks for is begun here any more.
     public func hasSeen(_ id: MigrationID, _ slots: [Slot]) -> Bool {
@@ -117,7 +125,8 @@ struct SlotMark: Hashable, Sendable {
     var group = GroupID.meta
     /// Of the ring that gave it away, or brought it.
     var epoch = Epoch.zero
-    /// It came from there: the source's revision then, and this group's when it began to serve it.
+    /// It came from there: the source's revision then, and this group's when it began to serve it; or, of one that went, this
+    /// group's when it went.
     var sourceRevision = Revision.zero
     var revision = Revision.zero
 }
@@ -281,7 +290,8 @@ extension SlotOwnership {
         }
     }
 
-    mutating func release(_ id: MigrationID, since epoch: Epoch) -> MigrationTask? {
+    /// - Parameter revision: the group's.
+    mutating func release(_ id: MigrationID, since epoch: Epoch, at revision: Revision) -> MigrationTask? {
         guard let group = task(id)?.group else { return nil }
         return change(id, from: .frozen, to: .released) { _ in
         } marking: {
@@ -289,7 +299,7 @@ extension SlotOwnership {
             $0.group = group
             $0.epoch = epoch
             $0.sourceRevision = .zero
-            $0.revision = .zero
+            $0.revision = revision
         }
     }
 

@@ -64,7 +64,7 @@ import Testing
         #expect(meta.map.migration(id)?.state == .copying && meta.map.migration(of: slots[1])?.id == id)
         #expect(slots.allSatisfy { meta.map.owner(of: $0) == one })
         // Out of turn.
-        #expect(meta.apply(.migrationReleased(id, LogIndex(9))) != nil)
+        #expect(meta.apply(.migrationReleased(id, LogIndex(9), Revision(5))) != nil)
         #expect(meta.apply(.migrationActivated(id)) != nil)
         #expect(meta.apply(.migrationDone(id, .source)) != nil)
         #expect(meta.apply(.deleteGroup(two)) != nil)
@@ -73,8 +73,8 @@ import Testing
         #expect(slots.allSatisfy { meta.map.owner(of: $0) == two && meta.map.ring.epoch(of: $0) == epoch.next })
         #expect(meta.map.ring.epoch == epoch.next)
         #expect(meta.apply(.abortMigration(id)) != nil)
-        #expect(meta.apply(.migrationReleased(id, LogIndex(7))) != nil)
-        #expect(meta.apply(.migrationReleased(id, LogIndex(8))) == nil)
+        #expect(meta.apply(.migrationReleased(id, LogIndex(7), Revision(5))) != nil)
+        #expect(meta.apply(.migrationReleased(id, LogIndex(8), Revision(5))) == nil)
         #expect(meta.apply(.migrationActivated(id)) == nil)
         #expect(meta.map.migration(id)?.state == .activated && meta.map.migration(id)?.sourceIndex == LogIndex(8))
         // No slot of it moves again before it is over.
@@ -82,14 +82,14 @@ import Testing
         // Late and repeated words change nothing.
         let version = meta.map.version
         #expect(meta.apply(.commitMigration(id, frozen: LogIndex(7), digest: 99)) == nil)
-        #expect(meta.apply(.migrationReleased(id, LogIndex(8))) == nil)
+        #expect(meta.apply(.migrationReleased(id, LogIndex(8), Revision(5))) == nil)
         #expect(meta.apply(.migrationActivated(id)) == nil)
         #expect(meta.map.version == version)
         #expect(meta.apply(.migrationDone(id, .target)) != nil)
         #expect(meta.apply(.migrationDone(id, .source)) == nil)
         #expect(meta.map.migrations.isEmpty && meta.map.version == version + 1)
         for late in [
-            MapChange.migrationReleased(id, LogIndex(8)), .migrationActivated(id), .migrationDone(id, .source),
+            MapChange.migrationReleased(id, LogIndex(8), Revision(5)), .migrationActivated(id), .migrationDone(id, .source),
         ] { #expect(meta.apply(late) == nil) }
         #expect(meta.apply(.commitMigration(id, frozen: LogIndex(7), digest: 99)) != nil)
         #expect(meta.map.version == version + 1)
@@ -159,7 +159,7 @@ import Testing
                 }
                 change = .migrate(slots, from: source, to: GroupID(UInt32(1 + random.below(4))))
             case 2, 3: change = .commitMigration(id, frozen: LogIndex(step), digest: step)
-            case 4: change = .migrationReleased(id, LogIndex(1_000 + step))
+            case 4: change = .migrationReleased(id, LogIndex(1_000 + step), Revision(5))
             case 5: change = .migrationActivated(id)
             case 6: change = random.below(4) == 0 ? .abortMigration(id) : .migrationDone(id, .source)
             default: change = .migrationDone(id, random.below(2) == 0 ? .source : .target)

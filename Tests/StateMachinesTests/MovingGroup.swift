@@ -347,7 +347,7 @@ extension MovingGroup {
     mutating func releaseAndActivate(_ id: MigrationID, from source: inout MovingGroup, _ epoch: Epoch) throws {
         source.apply(.release(id, epoch))
         try #require(source.ownership.task(id)?.phase == .released)
-        apply(.activate(id, Epoch(2)))
+        apply(.activate(id, Epoch(2), .zero))
         try #require(ownership.task(id) == nil)
     }
 

@@ -61,7 +61,7 @@ import Testing
             (.freeze(id), join("04", began)),
             (.seal(id, frozen: LogIndex(8), Revision(9)), join("05", began, long("08"), long("09"))),
             (.release(id, Epoch(8)), join("06", began, long("08"))),
-            (.activate(id, Epoch(8)), join("07", began, long("08"))),
+            (.activate(id, Epoch(8), Revision(9)), join("07", began, long("08"), long("09"))),
             (.forget(id, slots), join("08", began, runs)),
             (.clear(id, [self.place]), join("09", began, "0100", position)),
             (.cleared(id), join("0a", began)),

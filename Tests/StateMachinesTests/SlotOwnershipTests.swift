@@ -62,7 +62,7 @@ import Testing
             revision: source.machine.revision)
         for command: SlotCommand in [
             .page(id, first), .freeze(id), .seal(id, frozen: LogIndex(1), Revision(99)), .release(id, epoch),
-            .activate(id, Epoch(2)), .clear(id, []), .cleared(id),
+            .activate(id, Epoch(2), .zero), .clear(id, []), .cleared(id),
         ] {
             let writes = (source.store.writes, target.store.writes)
             source.apply(command)
@@ -133,8 +133,8 @@ import Testing
         #expect(source.put("{a}0", "late") == .refused(.moved(group: target.id, epoch: epoch)))
         #expect(isRefused(target.put("{a}0", "too soon")))
         expectSame(given, target.records(in: moving), task)
-        source.apply(.activate(id, Epoch(2)))
-        target.apply(.activate(id, Epoch(2)))
+        source.apply(.activate(id, Epoch(2), .zero))
+        target.apply(.activate(id, Epoch(2), .zero))
         #expect(target.ownership.tasks.isEmpty && moving.allSatisfy { target.ownership.gate(of: $0) == .open })
         let above = given.values.map(\.revision).max() ?? .zero
         guard case .done(let revision, _) = target.put("{a}0", "served") else { throw Refusal.noQuorum }
@@ -192,7 +192,7 @@ import Testing
                 target.apply(.forget(id, moving))
                 #expect(target.ownership.task(id)?.phase == .dropping && isRefused(target.put("{a}0", "v")))
                 // It comes too late.
-                target.apply(.activate(id, Epoch(2)))
+                target.apply(.activate(id, Epoch(2), .zero))
                 source.apply(.release(id, epoch))
                 source.apply(.beginExport(id, moving, target: target.id))
                 #expect(source.ownership.tasks.isEmpty && target.ownership.task(id)?.phase == .dropping)

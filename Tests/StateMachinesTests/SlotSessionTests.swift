@@ -138,7 +138,7 @@ import Testing
             #expect(source.records(in: moving) == left && source.machine.sessions.count == 1)
             #expect(try source.send(Acquire("{b}lock"), of: bob, call: 2).state == .granted)
 
-            target.apply(.activate(id, Epoch(2)))
+            target.apply(.activate(id, Epoch(2), .zero))
             if isRestarted { try target.restart() }
             #expect(try holder(target) == ada)
             // From now on it has all of its time.

@@ -242,7 +242,7 @@ import Testing
         #expect(source.records(in: moving) == left && source.deadlines.count == 1)
         target.pass()
         #expect(target.value("{a}k") == "v")
-        target.apply(.activate(id, Epoch(2)))
+        target.apply(.activate(id, Epoch(2), .zero))
         target.pass()
         #expect(target.value("{a}k") == nil && target.value("{a}other") == "v")
         // Written again, it has another end.
