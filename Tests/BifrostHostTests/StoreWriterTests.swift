@@ -74,7 +74,7 @@ import Testing
         for index in 1...3 as ClosedRange<UInt64> { _ = try store.checkpoint(frozen(index), header(index, 7)) }
         let busy = DispatchSemaphore(value: 0)
         writer.perform("waiting") { busy.wait() }
-        writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 1)
+        writer.submit(.merge(GroupID(7), ReplicaID(7), tombstonesThrough: LogIndex(.max)), in: store, from: 1)
         writer.submit(.checkpoint(GroupID(8), frozen(1, records: 1), header(1, 8)), in: store, from: 0)
         busy.signal()
         try await wait(for: "both jobs") { outcomes.list.withLock { $0.count } == 2 }
@@ -90,7 +90,7 @@ import Testing
         for index in 1...3 as ClosedRange<UInt64> { _ = try store.checkpoint(frozen(index), header(index, 7)) }
         let chunk = try #require(disk.contents().first { $0.key.table == 3 })
         disk.flipBit(in: chunk.key, bit: 8 * (chunk.value.count - 1))
-        writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 1)
+        writer.submit(.merge(GroupID(7), ReplicaID(7), tombstonesThrough: LogIndex(.max)), in: store, from: 1)
         writer.submit(.checkpoint(GroupID(8), frozen(1, records: 1), header(1, 8)), in: store, from: 0)
         try await wait(for: "both jobs") { outcomes.list.withLock { $0.count } == 2 }
         try await writer.shutDown()
@@ -112,7 +112,7 @@ import Testing
         try await wait(for: "the checkpoint to be tried again") { outcomes.full.withLock { $0.count > 1 } }
         #expect(outcomes.list.withLock { $0 } == [])
         #expect(outcomes.full.withLock { $0.allSatisfy { $0?.contains("full") == true } })
-        writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 1)
+        writer.submit(.merge(GroupID(7), ReplicaID(7), tombstonesThrough: LogIndex(.max)), in: store, from: 1)
         try await wait(for: "both jobs") { outcomes.list.withLock { $0.count } == 2 }
         try await writer.shutDown()
         #expect(outcomes.list.withLock { $0 } == ["1: 7 has 2 run", "0: 8 at 1"])
@@ -128,7 +128,7 @@ import Testing
             writer.submit(.checkpoint(GroupID(7), frozen(index), header(index, 7)), in: store, from: 0)
             jobs += 1
             if index % 3 == 0 {
-                writer.submit(.merge(GroupID(7), ReplicaID(7)), in: store, from: 0)
+                writer.submit(.merge(GroupID(7), ReplicaID(7), tombstonesThrough: LogIndex(.max)), in: store, from: 0)
                 jobs += 1
                 try await wait(for: "\(jobs) jobs") { outcomes.list.withLock { $0.count } == jobs }
             }

@@ -329,7 +329,7 @@ private let group = GroupID(1)
         let groups = [GroupID(1), GroupID(2)]
         let host = trio.hosts[0]
         func mergesAsked() -> [GroupID] {
-            host.takeJobs().compactMap { if case .merge(let group, _) = $0 { group } else { nil } }
+            host.takeJobs().compactMap { if case .merge(let group, _, _) = $0 { group } else { nil } }
         }
         var token: UInt64 = 0
         for round in 0..<3 {

@@ -208,7 +208,7 @@ import Testing
         #expect(try value("{bank 1}k", trio, token: 401) == nil)
         let before = try book(trio, at: leader, token: 402)
         #expect(before.posts == 300 && before.settled == 0)
-        let told = trio.hosts[leader].notices.filter { $0.contains("a scheduled command that is due waits") }
+        let told = trio.hosts[leader].notices.filter { $0.contains("something that is due waits") }
         #expect(told.count == 1 && told.first?.contains("command 4 of state machine 1024") == true, "\(told)")
 
         try tell(all)

@@ -154,7 +154,7 @@ import Testing
         let before = host.core.leaderCount
         host.core.checkpointAll()
         try host.turn()
-        host.core.storeDamaged(.merge(GroupID(1), ReplicaID(1)), "a test")
+        host.core.storeDamaged(.merge(GroupID(1), ReplicaID(1), tombstonesThrough: LogIndex(.max)), "a test")
         // Nobody gives it a state meanwhile.
         host.holdsStore = true
         try trio.tick(200)

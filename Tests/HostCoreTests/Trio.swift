@@ -309,7 +309,7 @@ extension TestHost: StoreJobRunner {
         case .checkpointed(let group, let view): core(of: group).checkpointDone(group: group, view: view)
         case .merged(let group, let view): core(of: group).mergeDone(group: group, view: view)
         case .mergeFoundNoSpace(let group, _): core(of: group).mergeFoundNoSpace(group: group)
-        case .damaged(.checkpoint(let group, _, _), let what), .damaged(.merge(let group, _), let what):
+        case .damaged(.checkpoint(let group, _, _), let what), .damaged(.merge(let group, _, _), let what):
             core(of: group).storeDamaged(entry.job, what)
         case .damaged: break
         case .removed(let group): core(of: group).replicaRemoved(group: group)

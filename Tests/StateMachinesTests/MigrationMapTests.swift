@@ -89,7 +89,8 @@ import Testing
         #expect(meta.apply(.migrationDone(id, .source)) == nil)
         #expect(meta.map.migrations.isEmpty && meta.map.version == version + 1)
         for late in [
-            MapChange.migrationReleased(id, LogIndex(8), Revision(5)), .migrationActivated(id), .migrationDone(id, .source),
+            MapChange.migrationReleased(id, LogIndex(8), Revision(5)), .migrationActivated(id),
+            .migrationDone(id, .source),
         ] { #expect(meta.apply(late) == nil) }
         #expect(meta.apply(.commitMigration(id, frozen: LogIndex(7), digest: 99)) != nil)
         #expect(meta.map.version == version + 1)

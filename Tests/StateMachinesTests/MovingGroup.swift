@@ -308,7 +308,7 @@ extension MovingGroup {
         }
         // Who holds what is settled when the source is frozen.
         if let given = source.ownership.task(id), given.phase == .frozen {
-            page.holders = source.machine.sessions.holders(in: given, behind: nil, countMax: 100)
+            page.holders = source.machine.sessions.holders(in: given, behind: nil, bytesMax: .max).holders
         }
         return page
     }

@@ -174,7 +174,7 @@ import Testing
         expect(
             source,
             [
-                mark: join("01", long("07"), "03", "02000000", long("06"), nothing, nothing),
+                mark: join("01", long("07"), "03", "02000000", long("06"), nothing, long("01")),
                 task: join(
                     "01", "03", "02000000", long("03"), nothing, nothing, long("04"), long("01"), nothing, nothing,
                     nothing, "00000000", run),
@@ -184,7 +184,7 @@ import Testing
         expect(
             target,
             [
-                mark: join("01", long("07"), "01", "01000000", nothing, long("01"), long("01")),
+                mark: join("01", long("07"), "01", "01000000", long("02"), long("01"), long("01")),
                 timer: "8813000000000000",
             ])
         let deadline = try #require(target.records(of: .deadlines).first)

@@ -416,7 +416,11 @@ private struct World {
                 propose(.release(id, epoch), move.source)
             }
         case .released:
-            if taken == nil { moves[number].state = .activated } else { propose(.activate(id, Epoch(2), .zero), move.target) }
+            if taken == nil {
+                moves[number].state = .activated
+            } else {
+                propose(.activate(id, Epoch(2), .zero), move.target)
+            }
         case .activated: if given == nil { moves.remove(at: number) } else { clear(id, move.source) }
         case .aborting:
             for (side, place) in [move.source, move.target].enumerated() where !move.isForgotten[side] {
