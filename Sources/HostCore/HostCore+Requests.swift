@@ -18,11 +18,11 @@ extension HostCore {
             guard case .moved = refusal else { return refuse(call, refusal) }
             return turnAway(request, replica, refusal, call)
         }
-        if let refusal = replica.machine.ownership.refusal(of: request.slot), !isPlanted("gate-not-looked-at") {
+        if let refusal = replica.machine.ownership.refusal(of: request.slot) {
             return turnAway(request, replica, refusal, call)
         }
         let epoch = replica.machine.ownership.epoch(of: request.slot)
-        if request.epoch < epoch, !isPlanted("sent-before-the-move") {
+        if request.epoch < epoch {
             return turnAway(request, replica, .moved(group: request.group, epoch: epoch), call)
         }
         if let refusal = MasterStateMachine.check(
@@ -416,7 +416,7 @@ extension HostCore {
     /// The event loop answers from memory; what may touch cold pages goes to the readers with the view of this moment.
     private func serve(_ read: WaitingRead, from replica: Replica) {
         // Whatever map this host has: the group's own log says whose the slot is.
-        if let slot = read.kind.slot, let refusal = refusalToRead(slot, replica), !isPlanted("read-though-moved") {
+        if let slot = read.kind.slot, let refusal = refusalToRead(slot, replica) {
             close(read)
             return refuse(read.call, refusal)
         }

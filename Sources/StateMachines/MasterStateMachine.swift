@@ -220,7 +220,7 @@ public struct MasterStateMachine: Sendable {
             }
             let key = payload.slice(command.key)
             let slot = Ring.slot(of: key)
-            guard !ownership.isGated(slot) || isPlanted("gate-not-looked-at") else { return nil }
+            guard !ownership.isGated(slot) else { return nil }
             revision = revision.next
             fold(
                 slot: slot, machine: .keyValue, key: key, value: command.isPut ? payload.slice(command.value) : nil,
@@ -355,9 +355,7 @@ public struct MasterStateMachine: Sendable {
                 return .repeated(answer)
             }
         }
-        if ownership.hasGates, let refusal = refusalByOwnership(of: entry.payload, header),
-            !isPlanted("gate-not-looked-at")
-        {
+        if ownership.hasGates, let refusal = refusalByOwnership(of: entry.payload, header) {
             // Nothing of it is kept: who is told to wait asks again, and who is sent away is done here.
             if let call = session {
                 fold(call.header, refusal)
