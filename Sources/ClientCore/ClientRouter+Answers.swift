@@ -200,15 +200,13 @@ extension ClientRouter {
     ) {
         let group = leave(place)
         let slot = table[place].slot
-        // Not applied by this attempt; an earlier one may have been, where the slot was before. Under a number it was not,
-        // and never will be: the group would have answered.
-        if table[place].isUncertain, table[place].sequence == 0 {
+        // Not applied by this attempt; an earlier one may have been, where the slot was before.
+        if table[place].isUncertain {
             failUnknown(place, "the slot moved while the command was under way", into: &effects)
             if let group { pump(group, now: now, into: &effects) }
             return
         }
         giveBackNumber(place)
-        table[place].isUncertain = false
         if slot != .group, ring.learn(slot, owner: owner, epoch: newer) {
             let old = Int(routes[Int(slot.rawValue)].group)
             let new = groupIndex(owner) ?? -1

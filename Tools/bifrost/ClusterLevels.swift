@@ -104,7 +104,6 @@ package struct ClusterLevels: Sendable, Equatable {
         case FeatureLevel.dataTypes:
             "data types: values, numbers, maps, sets, arrays, queues, locks, semaphores, elections, leases"
         case FeatureLevel.gatherings: "memberships of clients, barriers, latches"
-        case FeatureLevel.migrations: "slots that move from group to group (in the making)"
         default: "unknown to this program"
         }
     }
