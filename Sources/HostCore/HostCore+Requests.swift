@@ -18,12 +18,14 @@ extension HostCore {
             guard case .moved = refusal else { return refuse(call, refusal) }
             return turnAway(request, replica, refusal, call)
         }
-        if let refusal = replica.machine.ownership.refusal(of: request.slot) {
-            return turnAway(request, replica, refusal, call)
-        }
-        let epoch = replica.machine.ownership.epoch(of: request.slot)
-        if request.epoch < epoch {
-            return turnAway(request, replica, .moved(group: request.group, epoch: epoch), call)
+        if replica.machine.ownership.hasMarks {
+            if let refusal = replica.machine.ownership.refusal(of: request.slot) {
+                return turnAway(request, replica, refusal, call)
+            }
+            let epoch = replica.machine.ownership.epoch(of: request.slot)
+            if request.epoch < epoch {
+                return turnAway(request, replica, .moved(group: request.group, epoch: epoch), call)
+            }
         }
         if let refusal = MasterStateMachine.check(
             request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first,
@@ -37,7 +39,7 @@ extension HostCore {
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
         // Slots that moved may stand in its log, and it does not know yet.
-        guard replica.core.hasAppliedEarlierTerms || map?.featureLevel ?? 0 < FeatureLevel.migrations else {
+        guard !maySlotsMove || replica.core.hasAppliedEarlierTerms else {
             return refuse(call, .overloaded(retryAfterMillis: 5))
         }
         guard !isBusy(replica) else { return refuse(call, overloaded) }
@@ -456,8 +458,10 @@ extension HostCore {
     /// Whatever a read may miss, it misses nothing that was there before its slot came: a replica that is behind may not
     /// have got to that.
     func refusalToRead(_ slot: Slot, _ replica: Replica) -> Refusal? {
-        if let refusal = replica.machine.ownership.refusalToRead(slot) { return refusal }
-        guard let epoch = map?.ring.epoch(of: slot), epoch > SlotTable.firstEpoch,
+        if replica.machine.ownership.hasMarks, let refusal = replica.machine.ownership.refusalToRead(slot) {
+            return refusal
+        }
+        guard haveSlotsMoved, let epoch = map?.ring.epoch(of: slot), epoch > SlotTable.firstEpoch,
             epoch > replica.machine.ownership.epoch(of: slot)
         else { return nil }
         return .unavailable("slot \(slot) has moved, and the replica on host \(host) has not got to that")

@@ -117,7 +117,15 @@ public final class HostCore {
     /// Its bounds on the whole host are this loop's share of them.
     public let settings: HostSettings
     public let loop: LoopPlace
-    public internal(set) var map: ClusterMap?
+    public internal(set) var map: ClusterMap? {
+        didSet {
+            maySlotsMove = map.map { $0.featureLevel >= FeatureLevel.migrations } ?? false
+            haveSlotsMoved = map.map { $0.ring.epoch > SlotTable.firstEpoch } ?? false
+        }
+    }
+    /// What each call asks of the map, so that none copies it: slots can move in this cluster, and some have.
+    private(set) var maySlotsMove = false
+    private(set) var haveSlotsMoved = false
     /// Name of the journal, for manifests.
     let journal: UInt64
     var random: SeededRandom

@@ -20,6 +20,8 @@ public struct SlotOwnership: Equatable, Sendable {
     }
 
     private(set) var marks: [Slot: SlotMark] = [:]
+    /// Whether it knows anything of any slot. A stored word, so that each command can ask without a copy of the rest.
+    public private(set) var hasMarks = false
     /// Ascending by migration.
     public private(set) var tasks: [MigrationTask] = []
     /// By slot; empty: all are open.
@@ -28,11 +30,11 @@ public struct SlotOwnership: Equatable, Sendable {
 
     init() {}
 
-    /// Whether some slot is not open: what costs nothing to ask.
-    @inline(__always) var hasGates: Bool { gateCount > 0 }
+    /// Whether some slot is not open. As cheap to ask as `hasMarks`.
+    public private(set) var hasGates = false
 
     @inline(__always) func isGated(_ slot: Slot) -> Bool {
-        gateCount > 0 && slot < Slot.group && gates[Int(slot.rawValue)] != .open
+        hasGates && slot < Slot.group && gates[Int(slot.rawValue)] != .open
     }
 
     /// It went to another group.
@@ -77,9 +79,11 @@ public struct SlotOwnership: Equatable, Sendable {
     /// Why a read of the slot is not answered; nil: it is.
     public func refusalToRead(_ slot: Slot) -> Refusal? { gate(of: slot) == .frozen ? nil : refusal(of: slot) }
 
-    /// Of a slot that moved: nobody is told of a later one for it. nil: it is here, or never was.
+    /// Of a slot that moved, or is about to come back: nobody is told of a later one for it. nil: it is here, or never was.
     public func lastRevision(of slot: Slot) -> Revision? {
-        guard isGone(slot), let mark = marks[slot], mark.revision > .zero else { return nil }
+        guard isGated(slot), let mark = marks[slot], mark.standing == .moved || mark.standing == .arriving,
+            mark.revision > .zero
+        else { return nil }
         return mark.revision
     }
 
@@ -98,7 +102,9 @@ public struct SlotOwnership: Equatable, Sendable {
     public func origin(
         of slot: Slot
     ) -> (source: GroupID, sourceRevision: Revision, revision: Revision)? {
-        guard let mark = marks[slot], mark.standing == .open, mark.revision > .zero else { return nil }
+        guard let mark = marks[slot], mark.standing == .open || mark.standing == .frozen, mark.revision > .zero else {
+            return nil
+        }
         return (mark.group, mark.sourceRevision, mark.revision)
     }
 
@@ -126,7 +132,7 @@ struct SlotMark: Hashable, Sendable {
     /// Of the ring that gave it away, or brought it.
     var epoch = Epoch.zero
     /// It came from there: the source's revision then, and this group's when it began to serve it; or, of one that went, this
-    /// group's when it went.
+    /// group's when it went, until it serves it again.
     var sourceRevision = Revision.zero
     var revision = Revision.zero
 }
@@ -251,7 +257,9 @@ extension SlotOwnership {
         guard isNews(id, slots) else { return false }
         for slot in slots {
             mark(slot) {
-                $0 = SlotMark(migration: id, standing: .arriving, group: source, epoch: $0.epoch)
+                // Watches of before it went are still told how far that was.
+                let last = $0.standing == .moved ? $0.revision : .zero
+                $0 = SlotMark(migration: id, standing: .arriving, group: source, epoch: $0.epoch, revision: last)
             }
         }
         var task = MigrationTask(id, slots, source, .importing)
@@ -380,11 +388,13 @@ extension SlotOwnership {
 
     private mutating func set(_ mark: SlotMark, of slot: Slot) {
         let old = marks.updateValue(mark, forKey: slot)?.standing ?? .open
+        hasMarks = true
         guard old != mark.standing else { return }
         if gates.isEmpty { gates = Array(repeating: .open, count: Slot.count) }
         gateCount += (mark.standing == .open ? 0 : 1) - (old == .open ? 0 : 1)
         gates[Int(slot.rawValue)] = mark.standing
-        if gateCount == 0 { gates = [] }
+        hasGates = gateCount > 0
+        if !hasGates { gates = [] }
     }
 }
 

@@ -16,46 +16,81 @@ import Testing
 private struct MovesOperator: Sendable {
     let addresses: [String]
 
+    /// The newest that a host has: any one of them may be behind.
     func map() async throws -> ClusterMap {
+        var newest: ClusterMap?
         for address in addresses {
             let probe = Probe(try NetworkAddress(address))
             defer { probe.close() }
-            let reply: MapReply = try await probe.ask(ClusterMethod.map, MapRequest())
-            if case .map(let map) = reply { return map }
+            // One of them may be away.
+            guard let reply: MapReply = try? await probe.ask(ClusterMethod.map, MapRequest()) else { continue }
+            if case .map(let map) = reply, map.version > newest?.version ?? 0 { newest = map }
         }
-        throw Timeout(description: "no host gives its map")
+        guard let newest else { throw Timeout(description: "no host gives its map") }
+        return newest
     }
 
-    func change(_ change: MapChange) async throws {
-        var refusal = ""
-        try await wait(for: "a change of the map: \(refusal)") {
-            for address in addresses {
-                let probe = Probe(try NetworkAddress(address))
-                defer { probe.close() }
-                let reply: AdministerReply = try await probe.ask(
+    /// - Returns: the map's version then; nil: it is refused, or nobody knows.
+    private func submit(_ change: MapChange) async throws -> UInt64? {
+        for address in addresses {
+            let probe = Probe(try NetworkAddress(address))
+            defer { probe.close() }
+            guard
+                let reply: AdministerReply = try? await probe.ask(
                     ClusterMethod.administer, AdministerRequest(payload: MetaCommand.change(change).payload()))
-                switch reply {
-                case .done: return true
-                case .refused(let text): refusal = text
-                case .notLeader, .outcomeUnknown: break
-                }
-            }
-            return false
+            else { continue }
+            if case .done(let body) = reply { return try MetaOutcome(decoding: body).mapVersion }
         }
+        return nil
     }
 
-    func waitUntilMoved() async throws {
-        try await wait(for: "migrations that are over") { try await map().migrations.isEmpty }
+    /// Asks once: what is under way may be decided, or over.
+    func abort(_ id: MigrationID) async throws { _ = try await submit(.abortMigration(id)) }
+
+    /// Asks for the slots that the source has, until a host takes it.
+    ///
+    /// - Returns: which they are, and the map's version then.
+    func begin(
+        _ slots: [Slot], from source: GroupID, to target: GroupID
+    ) async throws -> (moving: [Slot], version: UInt64) {
+        var begun: (moving: [Slot], version: UInt64)?
+        try await wait(for: "a migration of group \(source) that begins") {
+            let before = try await map()
+            // An answer that was lost may be of one that was taken.
+            if let known = before.migrations.first(where: { $0.source == source && $0.target == target }) {
+                begun = (known.slots, before.version)
+                return true
+            }
+            let moving = Set(slots).filter { before.owner(of: $0) == source }.sorted()
+            guard !moving.isEmpty else {
+                begun = ([], before.version)
+                return true
+            }
+            begun = try await submit(.migrate(moving, from: source, to: target)).map { (moving, $0) }
+            return begun != nil
+        }
+        return try #require(begun)
     }
 
-    /// All of these slots that the group has, to another; returns when they are there.
+    func waitUntilOver(since version: UInt64) async throws -> ClusterMap {
+        var last: ClusterMap?
+        try await wait(for: "migrations that are over") {
+            let map = try await map()
+            last = map
+            return map.version >= version && map.migrations.isEmpty
+        }
+        return try #require(last)
+    }
+
+    /// All of these slots that the group has, to another; returns when they are there. What is given up, as a source's
+    /// deletions may be gone when its leader changes, is asked for again.
     func move(_ slots: [Slot], from source: GroupID, to target: GroupID) async throws {
-        let before = try await map()
-        let moving = Set(slots).filter { before.owner(of: $0) == source }.sorted()
-        try await change(.migrate(moving, from: source, to: target))
-        try await waitUntilMoved()
-        let after = try await map()
-        #expect(moving.allSatisfy { after.owner(of: $0) == target })
+        try await wait(for: "slots of group \(source) that are all group \(target)'s") {
+            let (moving, version) = try await begin(slots, from: source, to: target)
+            let after = try await waitUntilOver(since: version)
+            return moving.allSatisfy { after.owner(of: $0) == target }
+                && !slots.contains { after.owner(of: $0) == source }
+        }
     }
 }
 
@@ -84,7 +119,7 @@ private final class Standing: Sendable {
                         let own = keys.enumerated().filter { $0.offset % 8 == lane }.map(\.element)
                         var revisions: [Bytes: Revision] = [:]
                         var count = 0
-                        while !standing.isOver.withLock({ $0 }) {
+                        while !standing.isOver.withLock({ $0 }), !Task.isCancelled {
                             let key = own[count % own.count]
                             let begun = ContinuousClock.now
                             let put = try await cluster.kv.put(key, Bytes("\(count)"))
@@ -120,21 +155,12 @@ private final class Standing: Sendable {
             let keys = (0..<40).map { Bytes("{tag \($0)}") }
             for key in keys { try await cluster.kv.put(key, "before") }
             let moves = MovesOperator(addresses: hosts.addresses)
-            let before = try await moves.map()
-            let slots = Set(keys.map { Ring.slot(of: $0) }).filter { before.owner(of: $0) == GroupID(1) }.sorted()
-            try await moves.change(.migrate(slots, from: GroupID(1), to: GroupID(2)))
-            let payload = try await moves.map().migrations.first.map {
-                MetaCommand.change(.abortMigration($0.id)).payload()
-            }
+            let (moving, version) = try await moves.begin(
+                keys.map { Ring.slot(of: $0) }, from: GroupID(1), to: GroupID(2))
+            #expect(!moving.isEmpty)
             // It may be decided by now.
-            for address in hosts.addresses {
-                guard let payload else { continue }
-                let probe = Probe(try NetworkAddress(address))
-                let _: AdministerReply = try await probe.ask(
-                    ClusterMethod.administer, AdministerRequest(payload: payload))
-                probe.close()
-            }
-            try await moves.waitUntilMoved()
+            for migration in try await moves.map().migrations { try await moves.abort(migration.id) }
+            _ = try await moves.waitUntilOver(since: version)
             for key in keys {
                 #expect(try await cluster.kv.get(key)?.value == "before")
                 try await cluster.kv.put(key, "after")
@@ -151,13 +177,11 @@ private final class Standing: Sendable {
             for (number, key) in keys.enumerated() { try await cluster.kv.put(key, Bytes("\(number)")) }
             let moves = MovesOperator(addresses: hosts.addresses)
             for round in 0..<3 {
-                let before = try await moves.map()
                 let (source, target) = (GroupID(UInt32(1 + round % 2)), GroupID(UInt32(2 - round % 2)))
-                let slots = Set(keys.map { Ring.slot(of: $0) }).filter { before.owner(of: $0) == source }.sorted()
-                try await moves.change(.migrate(slots, from: source, to: target))
+                let (_, version) = try await moves.begin(keys.map { Ring.slot(of: $0) }, from: source, to: target)
                 await hosts.stop(round)
                 try await hosts.start(round, loops: 1)
-                try await moves.waitUntilMoved()
+                _ = try await moves.waitUntilOver(since: version)
                 for (number, key) in keys.enumerated() {
                     #expect(try await cluster.kv.get(key)?.value == Bytes("\(number)"))
                 }

@@ -209,6 +209,35 @@ import Testing
         }
     }
 
+    /// A watch that waits where its slot was is told how far that went, also while the slot comes back, and when nothing
+    /// comes of that.
+    @Test func whereASlotWentIsKnownUntilItIsServedAgain() throws {
+        let moving = slots("a")
+        var (first, second) = (try MovingGroup(1), try MovingGroup(2))
+        try fill(&first, "a")
+        try second.take(8, moving, from: &first)
+        let gone = try #require(first.ownership.lastRevision(of: moving[0]))
+        _ = first.put("{z}0", "of no interest there")
+        #expect(gone < first.machine.revision && second.ownership.lastRevision(of: moving[0]) == nil)
+
+        try first.begin(MigrationID(9), moving, from: &second)
+        #expect(first.ownership.lastRevision(of: moving[0]) == gone)
+        first.apply(.forget(MigrationID(9), moving))
+        second.apply(.forget(MigrationID(9), moving))
+        first.clear(MigrationID(9))
+        try first.restart()
+        #expect(first.ownership.lastRevision(of: moving[0]) == gone)
+        #expect(second.ownership.origin(of: moving[0])?.sourceRevision == gone)
+
+        try first.begin(MigrationID(10), moving, from: &second)
+        try first.freezeAndSeal(MigrationID(10), from: &second)
+        // Where it is frozen it is served to those who watch.
+        #expect(second.ownership.origin(of: moving[0])?.source == first.id)
+        try first.releaseAndActivate(MigrationID(10), from: &second, Epoch(9))
+        #expect(first.ownership.lastRevision(of: moving[0]) == nil)
+        #expect(first.ownership.origin(of: moving[0])?.source == second.id)
+    }
+
     @Test func whoForgotBeforeItBeganNeverBegins() throws {
         let moving = slots("a", "b")
         var (source, target) = (try MovingGroup(1), try MovingGroup(2))

@@ -23,6 +23,8 @@ package enum MapWish: Sendable, Equatable {
     case spreadLeader(GroupID, ReplicaID)
     /// At least so high.
     case raiseFeatureLevel(UInt32)
+    /// All of them that the first group has, to the second.
+    case moveSlots([Slot], from: GroupID, to: GroupID)
 
     /// What the wish is about, as far as it is known.
     package struct Subject: Sendable, Equatable {
@@ -115,6 +117,14 @@ package enum MapWish: Sendable, Equatable {
             return .ask(.preferLeader(id, replica))
         case .raiseFeatureLevel(let level):
             return map.featureLevel >= level ? .there(Subject()) : .ask(.raiseFeatureLevel(level))
+        case .moveSlots(let slots, let source, let target):
+            _ = (try MapNames.group(source, in: map), try MapNames.group(target, in: map))
+            // Those under way are no longer to be asked for.
+            let left = slots.filter { slot in
+                map.owner(of: slot) == source && !map.migrations.contains { $0.slots.contains(slot) }
+            }
+            return left.isEmpty
+                ? .there(Subject(group: target)) : .ask(.migrate(left.sorted(), from: source, to: target))
         }
     }
 

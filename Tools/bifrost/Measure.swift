@@ -1,6 +1,6 @@
 // `bifrost measure`: what a cluster of many groups costs, how fast it is there again, and how fast it is saved; how
-// queries of state machines scale; how soon watches are told; how large collections behave. Owns what its subcommands
-// share; each of them has a file of its own.
+// queries of state machines scale; how soon watches are told; how large collections behave; how slots move. Owns what its
+// subcommands share; each of them has a file of its own.
 
 import ArgumentParser
 import Bifrost
@@ -16,7 +16,7 @@ struct Measure: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "measure",
         abstract:
-            "Measures failover, idle groups, restarts, saves, queries, watches, sessions, collections, on hosts of its own.",
+            "Measures failover, idle groups, restarts, saves, queries, watches, sessions, collections, moves, on own hosts.",
         discussion: """
             Each starts host processes on loopback in a new directory below --directory, which has to be on a real disk, \
             makes a cluster of --groups groups and writes a record to each of them before anything is measured. The hosts \
@@ -24,7 +24,7 @@ struct Measure: AsyncParsableCommand {
             """,
         subcommands: [
             MeasureFailover.self, MeasureIdle.self, MeasureRestart.self, MeasureSnapshots.self, MeasureQueries.self,
-            MeasureWatches.self, MeasureSessions.self, MeasureCollections.self,
+            MeasureWatches.self, MeasureSessions.self, MeasureCollections.self, MeasureMoves.self,
         ])
 }
 
