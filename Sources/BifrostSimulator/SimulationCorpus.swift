@@ -103,5 +103,9 @@ public enum SimulationCorpus {
             419_410_449_625, seconds: 60,
             "convergence: a rule of the simulator, for a replica that gets its state in small pieces, which is waited for"
         ),
+        entry(
+            334, .moves, seconds: 60,
+            "watches: one that came from a slot's former group, and waited, was taken to have seen what the new group had"
+        ),
     ]
 }

@@ -202,13 +202,16 @@ extension HostCore {
             return refuse(call, overloaded)
         }
         var request = request
+        goOn(&request, replica)
         request.range.bytesMax = min(max(request.range.bytesMax, 1), UInt32(WatchRange.bytesMaxMax))
         request.range.waitMillis = min(request.range.waitMillis, WatchRange.waitMillisMax)
         watchesOpen += 1
         replica.watches.wantedUntilTick = tickCount + Self.wantedSeconds * secondTicks
         let ticks = UInt64(request.range.waitMillis) * 1_000_000 / settings.tickNanoseconds
         // What came since others were woken counts as there.
-        let isDue = request.range.after < replica.history.last || request.range.after < replica.history.floor
+        let isDue =
+            request.range.after < replica.history.last || request.range.after < replica.history.floor
+            || isForeign(request, replica)
         if replica.watches.count == 0 { replica.watches.woken = replica.history.last }
         replica.watches.add(
             WaitingWatches.Watch(
@@ -246,8 +249,6 @@ extension HostCore {
     }
 
     private func serve(_ watch: WaitingWatches.Watch, from replica: Replica) {
-        var watch = watch
-        goOn(&watch, replica)
         let range = watch.request.range
         let isOver = tickCount >= watch.endTick
         // Nobody was ever told of a revision that an established leader has not come to, but in a log that was lost.
@@ -255,9 +256,7 @@ extension HostCore {
             range.after > replica.machine.revision && replica.core.isEstablished
             && replica.core.appliedIndex >= replica.core.commit && isOver
             && range.waitMillis >= Self.lostMillisMin
-        // A revision of another group says nothing of this one.
-        let isForeign = range.group != .meta && range.group != replica.group
-        guard !isLost, !isForeign, range.after >= replica.history.floor else {
+        guard !isLost, !isForeign(watch.request, replica), range.after >= replica.history.floor else {
             counts.watchesCompacted += 1
             return end(watch, .refused(.compacted(oldest: min(replica.history.floor, replica.machine.revision))))
         }
@@ -297,17 +296,24 @@ extension HostCore {
         end(watch, .done(result(body, through: min(upTo, last), replica)))
     }
 
-    /// One that saw all of what was changed where the slot was before goes on here, from where the slot came.
-    private func goOn(_ watch: inout WaitingWatches.Watch, _ replica: Replica) {
-        guard let origin = replica.machine.ownership.origin(of: watch.request.slot) else { return }
-        let range = watch.request.range
-        if range.group == origin.source, range.after >= origin.sourceRevision {
-            watch.request.range.group = replica.group
-            watch.request.range.after = origin.revision
-        } else if range.group != origin.source, range.after < origin.revision {
-            // Whatever it has seen, it was not here.
-            watch.request.range.group = origin.source
-        }
+    /// One that saw all of what was changed where the slot was before goes on here, from where the slot came. That is so
+    /// before it waits: who waits is told how far this group has come.
+    private func goOn(_ request: inout WatchRequest, _ replica: Replica) {
+        guard replica.machine.ownership.hasMarks,
+            let origin = replica.machine.ownership.origin(of: request.slot), request.range.group == origin.source,
+            request.range.after >= origin.sourceRevision
+        else { return }
+        request.range.group = replica.group
+        request.range.after = origin.revision
+    }
+
+    /// It names a revision that says nothing of this group: of another one, or of before its slot came.
+    private func isForeign(_ request: WatchRequest, _ replica: Replica) -> Bool {
+        if request.range.group != .meta, request.range.group != replica.group { return true }
+        guard replica.machine.ownership.hasMarks,
+            let origin = replica.machine.ownership.origin(of: request.slot)
+        else { return false }
+        return request.range.after < origin.revision
     }
 
     /// Slots went: whoever watches them has to go on elsewhere.
