@@ -385,7 +385,7 @@ extension SimulatedCluster {
     /// if the host's disks are damaged and it refuses.
     func readAll(of group: GroupID, at host: HostID, through client: SimulatedClient, _ ended: @escaping () -> Void) {
         let first = operations.count
-        let mine = keys.filter { map.owner(of: slot(of: $0)) == group }
+        let mine = (keys + otherKeys).filter { map.owner(of: slot(of: $0)) == group }
         for key in mine {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
         }

@@ -52,6 +52,10 @@ public final class SimulatedCluster {
     /// Keys with times to live.
     var leases: [SimulatedLease] = []
     var watches: [SimulatedWatch] = []
+    /// Written once, and read back with `keys`.
+    var otherKeys: [Bytes] = []
+    /// The run is a cell of the crash matrix; nil: it is none.
+    var migration: SimulatedMigration?
 
     /// - Parameters:
     ///   - workload: of a user; nil: the seed says whether there is one.
@@ -287,6 +291,7 @@ public final class SimulatedCluster {
         guard newer.version > map.version else { return }
         if map.groups.contains(where: { newer.group($0.id) == nil }) { mark(.groupDeleted) }
         map = newer
+        migration?.adopted(newer)
     }
 
     /// A host that was removed from the map.

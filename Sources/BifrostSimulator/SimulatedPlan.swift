@@ -50,6 +50,8 @@ package struct SimulatedPlan: Sendable {
     package var machinePercent: UInt64 = 0
     /// Of what clients do: with Bifrost's data types.
     package var dataTypePercent: UInt64 = 0
+    /// That sessions of clients live without a word; nil: each client's own chance decides.
+    package var sessionMilliseconds: UInt64?
     /// Clients that watch keys.
     package var watches = 0
     /// Operations that are puts with a time to live.
