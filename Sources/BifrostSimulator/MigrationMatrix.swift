@@ -1,4 +1,4 @@
-// The crash matrix of migrations: every moment between two steps, whoever may be lost there, how he is lost, and what else is
+// The crash matrix of migrations: every moment between two steps, whoever may be lost there, how, and what else is
 // wrong at that time. Owns which cells there are and what came of them; a cell's run is SimulatedMigration's.
 
 import Primitives
@@ -228,22 +228,12 @@ package enum MigrationMatrix {
         return cells
     }()
 
-    /// The cells in a cluster each, one after the other, until one breaks a rule, or all.
-    package static func run(
-        _ cells: some Sequence<MigrationCell>, stopsAtFailure: Bool = true, ran: (MigrationCell) -> Void = { _ in }
-    ) -> MigrationMatrixReport {
-        var report = MigrationMatrixReport()
-        for cell in cells {
-            report.add(run(cell))
-            ran(cell)
-            if stopsAtFailure, !report.failures.isEmpty { break }
-        }
-        return report
-    }
-
     /// One cell, judged.
-    package static func run(_ cell: MigrationCell) -> MigrationCellReport {
+    ///
+    /// - Parameter listener: is told each event as a line.
+    package static func run(_ cell: MigrationCell, listener: ((String) -> Void)? = nil) -> MigrationCellReport {
         let cluster = SimulatedCluster(cell)
+        cluster.listener = listener
         do throws(SimulationFailure) {
             return try cluster.runCell()
         } catch {

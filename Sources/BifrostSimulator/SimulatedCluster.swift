@@ -70,7 +70,10 @@ public final class SimulatedCluster {
         if workload != nil { plan.machinePercent = SimulatedPlan.machinePercentOfUsers }
         adjust(&plan)
         self.workload =
-            workload ?? (plan.machinePercent > 0 ? BankWorkload(postDates: plan.featureLevels.isEmpty) : nil)
+            workload
+            ?? (plan.machinePercent > 0
+                ? BankWorkload(
+                    postDates: plan.featureLevels.isEmpty, delayMillisecondsMax: plan.delayMillisecondsMax) : nil)
         if let machines = self.workload?.machines { plan.settings.machines = machines }
         world = SimulatedWorld(seed: seed, plan: plan, random: random)
         let members = plan.hosts - plan.joiners

@@ -83,7 +83,9 @@ final class SimulatedMigration {
         let group = cell.trouble == .sourceSnapshot ? source : target
         let leaders = [GroupID.meta, source, target].compactMap { leader(of: $0) }
         let members = (cluster.map.group(group)?.replicas ?? []).map { cluster.place(of: $0.host) }
-        guard let place = members.first(where: { !leaders.contains($0) }) ?? members.first(where: { $0 != leader(of: group) })
+        guard
+            let place = members.first(where: { !leaders.contains($0) })
+                ?? members.first(where: { $0 != leader(of: group) })
         else { return }
         world.note("host %h goes away", UInt64(place))
         absent = (place, group)
@@ -270,7 +272,8 @@ final class SimulatedMigration {
     private func handOver(_ group: GroupID, from place: Int, to target: ReplicaID) {
         world.note("host %h is asked to hand group %b over", UInt64(place), UInt64(group.rawValue))
         guard cluster.hosts[place].isRunning else { return }
-        cluster.hosts[place].call(group, nil, { _ in }) { core, _, call in core.transfer(group, to: target, call: call) }
+        cluster.hosts[place].call(group, nil, { _ in }) { core, _, call in core.transfer(group, to: target, call: call)
+        }
     }
 
     private func trouble() {
@@ -338,7 +341,8 @@ final class SimulatedMigration {
                 let host = cluster.hosts[cluster.place(of: replica.host)]
                 snapshot(SnapshotRequest(group: group, snapshot: number, kind: .fetch), at: host)
                 world.schedule(after: 1_000_000_000, "host %h is told to forget a copy", UInt64(host.place)) {
-                    [unowned self] in snapshot(SnapshotRequest(group: group, snapshot: number, kind: .release), at: host)
+                    [unowned self] in
+                    snapshot(SnapshotRequest(group: group, snapshot: number, kind: .release), at: host)
                 }
             }
         }
@@ -490,7 +494,8 @@ extension SimulatedCluster {
         let number = operations.count
         operations.append(SimulatedOperation(client: 0, key: key, kind: .put("kept"), called: now))
         clients[0].submit(
-            kind: .command, target: .slot(slot(of: key)), payload: KeyValueCommand.put(key: key, value: "kept")
+            kind: .command, target: .slot(slot(of: key)),
+            payload: KeyValueCommand.put(key: key, value: "kept")
                 .payload(header: header), nanoseconds: 10_000_000_000, number: number
         ) { [unowned self] result in end(number, result) }
     }
@@ -596,6 +601,7 @@ extension SimulatedPlan {
         machinePercent = 15
         dataTypePercent = 0
         leasePercent = 8
+        delayMillisecondsMax = 4_000
         staleReadsPercent = 20
         staleMillisecondsMax = 500
         sessionReadsPercent = 15

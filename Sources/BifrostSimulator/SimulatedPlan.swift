@@ -56,6 +56,8 @@ package struct SimulatedPlan: Sendable {
     package var watches = 0
     /// Operations that are puts with a time to live.
     package var leasePercent: UInt64 = 0
+    /// Times to live, and delays of what a program schedules, at most.
+    package var delayMillisecondsMax: UInt64 = 15_000
     static let machinePercentOfUsers: UInt64 = 50
 
     /// Virtual nanoseconds between two faults, at most.
