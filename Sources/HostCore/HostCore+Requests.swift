@@ -18,7 +18,7 @@ extension HostCore {
             guard case .moved = refusal else { return refuse(call, refusal) }
             return turnAway(request, replica, refusal, call)
         }
-        if let refusal = replica.machine.ownership.refusal(of: request.slot) {
+        if let refusal = replica.machine.ownership.refusal(of: request.slot), !isPlanted("gate-not-looked-at") {
             return turnAway(request, replica, refusal, call)
         }
         let epoch = replica.machine.ownership.epoch(of: request.slot)
@@ -416,7 +416,7 @@ extension HostCore {
     /// The event loop answers from memory; what may touch cold pages goes to the readers with the view of this moment.
     private func serve(_ read: WaitingRead, from replica: Replica) {
         // Whatever map this host has: the group's own log says whose the slot is.
-        if let slot = read.kind.slot, let refusal = refusalToRead(slot, replica) {
+        if let slot = read.kind.slot, let refusal = refusalToRead(slot, replica), !isPlanted("read-though-moved") {
             close(read)
             return refuse(read.call, refusal)
         }
@@ -458,7 +458,7 @@ extension HostCore {
     func refusalToRead(_ slot: Slot, _ replica: Replica) -> Refusal? {
         if let refusal = replica.machine.ownership.refusalToRead(slot) { return refusal }
         guard let epoch = map?.ring.epoch(of: slot), epoch > SlotTable.firstEpoch,
-            epoch > replica.machine.ownership.epoch(of: slot)
+            epoch > replica.machine.ownership.epoch(of: slot), !isPlanted("read-before-arrival")
         else { return nil }
         return .unavailable("slot \(slot) has moved, and the replica on host \(host) has not got to that")
     }
