@@ -20,12 +20,16 @@ final class BankWorkload: SimulatedWorkload {
     /// At the end: none is known to be still to come.
     private var isSettled = Array(repeating: false, count: banks)
     private let postDates: Bool
+    private let delayMillisecondsMax: UInt64
     /// Of all banks, as far as somebody looked.
     private(set) var settled: UInt64 = 0
 
-    /// - Parameter postDates: some transfers are for later. Clusters below feature level 8 don't carry them out.
-    init(postDates: Bool) {
+    /// - Parameters:
+    ///   - postDates: some transfers are for later. Clusters below feature level 8 don't carry them out.
+    ///   - delayMillisecondsMax: by which they are later, at most.
+    init(postDates: Bool, delayMillisecondsMax: UInt64) {
         self.postDates = postDates
+        self.delayMillisecondsMax = delayMillisecondsMax
         do throws(RegistrationFailure) { machines = try StateMachineRegistry([Bank.self]) } catch {
             preconditionFailure("\(error)")
         }
@@ -68,7 +72,8 @@ final class BankWorkload: SimulatedWorkload {
         return SimulatedRequest(
             PostDate(
                 bank: UInt64(bank), number: number, from: random.below(Bank.accounts), to: random.below(Bank.accounts),
-                amount: random.below(40), milliseconds: 1 + random.below(random.below(2) == 0 ? 1_000 : 15_000))
+                amount: random.below(40),
+                milliseconds: 1 + random.below(random.below(2) == 0 ? 1_000 : delayMillisecondsMax))
         ) { outcome in
             // It may have been sent, and done, twice where there is no session.
             guard case .failure(let failure) = outcome, failure.code != Bank.tooLittle,

@@ -97,6 +97,7 @@ final class Invariants {
                 }
             } else {
                 for entry in entries {
+                    if let migration = cluster.migration { migration.appended(entry, in: model.group) }
                     var configuration: Int?
                     if entry.kind == .configuration {
                         configuration = place(ofConfigurationIn: entry, group)
@@ -324,6 +325,7 @@ final class Invariants {
         model.installedIndex = index
         model.doubtfulInstallation = .zero
         checkDigest(model, index, manifest.header.digest)
+        cluster.migration?.installed(manifest, at: host.place)
     }
 
     func perhapsInstalled(_ replica: ReplicaID, _ index: LogIndex) { model(of: replica)?.doubtfulInstallation = index }
@@ -696,7 +698,10 @@ final class Invariants {
     /// What a committed entry does, by the model of sessions. False: a rule is broken.
     private func takeEffect(_ mark: EntryMark, at index: LogIndex, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
         var isDone = false
-        if case .step(let step)? = mark.call, !take(step, model, group) { return false }
+        if case .step(let step)? = mark.call {
+            guard take(step, model, group) else { return false }
+            cluster.migration?.committed(step, at: index, in: model.group)
+        }
         let isGated = mark.slot.map { group.slots.isGated($0) } ?? false
         switch group.sessions.commit(mark, at: index, isGated: isGated) {
         case .done: isDone = true

@@ -93,6 +93,8 @@ final class SimulatedClient {
     private var isInTurn = false
     /// What is submitted waits for company.
     private var holdsBack = false
+    /// It gets no map: what it goes by grows old.
+    var keepsMap = false
 
     init(cluster: SimulatedCluster, place: Int) {
         self.cluster = cluster
@@ -110,6 +112,7 @@ final class SimulatedClient {
         // Some go without.
         settings.sessionTimeToLiveMilliseconds =
             world.random.below(8) == 0 ? 0 : SessionTable.Limits.timeToLiveMin + world.random.below(4_000)
+        if let milliseconds = world.plan.sessionMilliseconds { settings.sessionTimeToLiveMilliseconds = milliseconds }
         router = ClientRouter(settings: settings, seedCount: cluster.hosts.count, seed: world.random.next())
         for host in cluster.hosts.indices {
             let link = SimulatedClientLink(
@@ -284,7 +287,7 @@ final class SimulatedClient {
             case .seed(let number): number
             case .host(let id): cluster.place(of: id)
             }
-        guard links[place].requests.isOpen else {
+        guard links[place].requests.isOpen, !keepsMap else {
             router.mapAnswered(fetch.number, .failed, now: now, into: &effects)
             return
         }

@@ -253,10 +253,11 @@ extension SimulatedCluster {
         }
     }
 
-    func crash(_ place: Int, restartAfter: UInt64? = nil) {
+    /// - Parameter losesPower: the machine ends, and not the process alone; nil: chance decides.
+    func crash(_ place: Int, restartAfter: UInt64? = nil, losesPower: Bool? = nil) {
         let host = hosts[place]
         guard host.isRunning else { return }
-        host.crash()
+        host.crash(losesPower: losesPower)
         note("host %h crashes", UInt64(place))
         var delay = restartAfter ?? 100_000_000
         if restartAfter == nil, areFaultsOn {

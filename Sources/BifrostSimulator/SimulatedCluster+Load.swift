@@ -385,7 +385,7 @@ extension SimulatedCluster {
     /// if the host's disks are damaged and it refuses.
     func readAll(of group: GroupID, at host: HostID, through client: SimulatedClient, _ ended: @escaping () -> Void) {
         let first = operations.count
-        let mine = keys.filter { map.owner(of: slot(of: $0)) == group }
+        let mine = (keys + otherKeys).filter { map.owner(of: slot(of: $0)) == group }
         for key in mine {
             operations.append(SimulatedOperation(client: client.place, key: key, kind: .get, called: now))
         }
@@ -420,6 +420,9 @@ extension SimulatedCluster {
             var found = found
             do {
                 let page = try PageResult(decoding: try result.get())
+                if map.migrations.isEmpty, let stray = page.records.first(where: { isAstray($0, in: group) }) {
+                    fail("nothing is left behind", "group \(group) at host \(host) has \(stray)")
+                }
                 for record in page.records where record.position.machine == .keyValue {
                     if found.updateValue(record, forKey: record.position.key) != nil {
                         fail("pages", "group \(group) at host \(host) shows \(record.position.key) twice")
@@ -433,6 +436,16 @@ extension SimulatedCluster {
                 fail("reading back", "group \(group) at host \(host): \(error)")
             }
         }
+    }
+
+    /// It is of a slot of another group. What ends a record that is elsewhere finds none, and may stay until its time.
+    private func isAstray(_ record: PageRecord, in group: GroupID) -> Bool {
+        let place = record.position
+        if place.slot < .group { return map.owner(of: place.slot) != group }
+        guard place.machine == .deadlines, let deadline = try? Deadline(key: place.key, value: record.value),
+            !deadline.endsARecord, let slot = deadline.slot
+        else { return false }
+        return map.owner(of: slot) != group
     }
 
     // MARK: Commands

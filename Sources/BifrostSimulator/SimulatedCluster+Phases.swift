@@ -50,6 +50,12 @@ extension SimulatedCluster {
         }
         try awaitLeaders()
         try pass(1_000_000_000)
+        try comeToRest()
+        return finishedReport()
+    }
+
+    /// All is mended: the load ends, and what is there is read back, before all hosts crash and behind that.
+    func comeToRest() throws(SimulationFailure) {
         isLoadOn = false
         try expect(
             try pass(
@@ -74,7 +80,6 @@ extension SimulatedCluster {
         try awaitLeases()
         judgeCommands()
         if let failure { throw failure }
-        return finishedReport()
     }
 
     /// Some long faults; then everything works, and the cluster must find its way back.
@@ -173,7 +178,7 @@ extension SimulatedCluster {
         }
     }
 
-    private func awaitLeaders() throws(SimulationFailure) {
+    func awaitLeaders() throws(SimulationFailure) {
         let start = now
         try awaitBesideSnapshots("a leader within ten seconds") { hasLeaders }
         report.leadersNanoseconds = max(report.leadersNanoseconds, now - start)

@@ -52,6 +52,10 @@ public final class SimulatedCluster {
     /// Keys with times to live.
     var leases: [SimulatedLease] = []
     var watches: [SimulatedWatch] = []
+    /// Written once, and read back with `keys`.
+    var otherKeys: [Bytes] = []
+    /// The run is a cell of the crash matrix; nil: it is none.
+    var migration: SimulatedMigration?
 
     /// - Parameters:
     ///   - workload: of a user; nil: the seed says whether there is one.
@@ -66,7 +70,10 @@ public final class SimulatedCluster {
         if workload != nil { plan.machinePercent = SimulatedPlan.machinePercentOfUsers }
         adjust(&plan)
         self.workload =
-            workload ?? (plan.machinePercent > 0 ? BankWorkload(postDates: plan.featureLevels.isEmpty) : nil)
+            workload
+            ?? (plan.machinePercent > 0
+                ? BankWorkload(
+                    postDates: plan.featureLevels.isEmpty, delayMillisecondsMax: plan.delayMillisecondsMax) : nil)
         if let machines = self.workload?.machines { plan.settings.machines = machines }
         world = SimulatedWorld(seed: seed, plan: plan, random: random)
         let members = plan.hosts - plan.joiners
@@ -287,6 +294,7 @@ public final class SimulatedCluster {
         guard newer.version > map.version else { return }
         if map.groups.contains(where: { newer.group($0.id) == nil }) { mark(.groupDeleted) }
         map = newer
+        migration?.adopted(newer)
     }
 
     /// A host that was removed from the map.

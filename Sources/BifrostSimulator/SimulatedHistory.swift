@@ -37,11 +37,16 @@ extension SimulatedCluster {
     /// - Throws: the first rule that was broken.
     public func runAndCheck() throws(SimulationFailure) -> SimulationReport {
         let report = try run()
+        try checkHistory()
+        return report
+    }
+
+    /// The history so far is linearizable.
+    func checkHistory() throws(SimulationFailure) {
         let verdict = HistoryReport(checking: history)
         if let key = verdict.violation ?? verdict.suspicious.first {
             fail("linearizability", key.explanation.joined(separator: "\n  "))
             if let failure { throw failure }
         }
-        return report
     }
 }

@@ -289,7 +289,9 @@ extension SimulatedHost {
             [unowned self, unowned loop] in
             guard let store else { return }
             do {
-                loop.core.migrationRead(try read.result(from: store))
+                var result = try read.result(from: store)
+                cluster.migration?.hasRead(&result)
+                loop.core.migrationRead(result)
             } catch {
                 _ = refusal(unread: error, "records that move")
                 loop.core.migrationUnread(read)

@@ -71,7 +71,6 @@ final class SimulatedHost {
     private(set) var intakes = SnapshotIntakes<SimulatedDisk>()
     var isStoreBusy = false
     var storeJobUnderWay: StoreJob?
-    private var isPowerFailing = false
     /// What is due while the process or its loop is stopped.
     private var parked: [SimulatedEvent] = []
     private var goesOnAt = UInt64.max
@@ -309,10 +308,12 @@ final class SimulatedHost {
     }
 
     /// The process ends without warning.
-    func crash() {
+    ///
+    /// - Parameter losesPower: the machine loses power, or the process alone is killed: then the page cache outlives it. nil:
+    ///   chance decides.
+    func crash(losesPower: Bool? = nil) {
         guard isRunning else { return }
-        // The machine loses power, or the process alone is killed: then the page cache outlives it.
-        let isKill = !isPowerFailing && world.random.below(2) == 0
+        let isKill = losesPower.map { !$0 } ?? (world.random.below(2) == 0)
         // A commit that was on its way may have reached the disk before the end, or the page cache, or nothing.
         if let committing, !committing.batches.isEmpty, world.random.below(2) == 0 {
             let isUnsynced = isKill && world.random.below(2) == 0
@@ -379,9 +380,7 @@ final class SimulatedHost {
         world.schedule(after: world.random.below(800_000_000), "the power of host %h fails", UInt64(place)) {
             [unowned self] in
             guard world.areFaultsOn, isRunning else { return }
-            isPowerFailing = true
-            cluster.crash(place)
-            isPowerFailing = false
+            cluster.crash(place, losesPower: true)
         }
     }
 
@@ -494,6 +493,7 @@ final class SimulatedHost {
     func receive(_ payload: Bytes, from host: HostID, connection: Int) {
         guard isRunning else { return }
         invariants.received(self, payload, from: host)
+        if let migration = cluster.migration { migration.said(payload, by: host, to: place) }
         do throws(DecodingFailure) {
             if loops.count == 1 {
                 try loops[0].core.receive(payload, from: host)
@@ -516,9 +516,14 @@ final class SimulatedHost {
 
     /// A client's request, as the shell's services take it.
     ///
-    /// - Parameter generation: of the connection that it came on, if that is lost; its answer is then lost too.
-    func receive(_ frame: SimulatedFrame, on link: SimulatedClientLink, generation: UInt64? = nil) {
+    /// - Parameters:
+    ///   - generation: of the connection that it came on, if that is lost; its answer is then lost too.
+    ///   - isHeld: it was under way for long.
+    func receive(
+        _ frame: SimulatedFrame, on link: SimulatedClientLink, generation: UInt64? = nil, isHeld: Bool = false
+    ) {
         guard isRunning, let kind = ClientFrameKind(rawValue: frame.kind) else { return }
+        if !isHeld, let migration = cluster.migration, migration.holds(frame, on: link, at: self) { return }
         var call = SimulatedCall(link: link, generation: generation ?? link.responses.generation, frame: frame)
         let at = loopNumber(ofConnection: link.number)
         func hand(to group: GroupID, _ action: @escaping (HostCore) -> Void) {

@@ -39,7 +39,8 @@ extension SimulatedCluster {
             SimulatedLease(
                 key: Bytes("\(Self.leasePrefix)\(place)"),
                 again: random == 0 ? .forEver : random == 1 ? .forLonger : .never,
-                timeToLive: 1 + world.random.below(world.random.below(2) == 0 ? 2_000 : 15_000)))
+                timeToLive: 1 + world.random.below(world.random.below(2) == 0 ? 2_000 : world.plan.delayMillisecondsMax)
+            ))
         mark(.leaseSet)
         let called = now
         put(leases[place].timeToLive, place, through: client, nanoseconds: nanoseconds) { [unowned self] isDone in

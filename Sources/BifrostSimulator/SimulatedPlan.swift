@@ -50,10 +50,14 @@ package struct SimulatedPlan: Sendable {
     package var machinePercent: UInt64 = 0
     /// Of what clients do: with Bifrost's data types.
     package var dataTypePercent: UInt64 = 0
+    /// That sessions of clients live without a word; nil: each client's own chance decides.
+    package var sessionMilliseconds: UInt64?
     /// Clients that watch keys.
     package var watches = 0
     /// Operations that are puts with a time to live.
     package var leasePercent: UInt64 = 0
+    /// Times to live, and delays of what a program schedules, at most.
+    package var delayMillisecondsMax: UInt64 = 15_000
     static let machinePercentOfUsers: UInt64 = 50
 
     /// Virtual nanoseconds between two faults, at most.

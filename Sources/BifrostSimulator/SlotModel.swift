@@ -13,8 +13,19 @@ enum MigrationStep: Equatable {
     case activate(MigrationID)
     case forget(MigrationID, [Slot])
     case cleared(MigrationID)
+    /// `start` as in `MigrationPage`; whether its round is complete with it.
+    case page(MigrationID, number: UInt64, start: LogIndex, isLast: Bool)
+    case clear(MigrationID)
 
-    init?(_ command: SlotCommand) {
+    var migration: MigrationID {
+        switch self {
+        case .beginExport(let id, _), .beginImport(let id, _), .freeze(let id), .seal(let id), .release(let id),
+            .activate(let id), .forget(let id, _), .cleared(let id), .page(let id, _, _, _), .clear(let id):
+            id
+        }
+    }
+
+    init(_ command: SlotCommand) {
         switch command {
         case .beginExport(let id, let slots, _): self = .beginExport(id, slots)
         case .beginImport(let id, let slots, _, _): self = .beginImport(id, slots)
@@ -24,7 +35,9 @@ enum MigrationStep: Equatable {
         case .activate(let id, _, _): self = .activate(id)
         case .forget(let id, let slots): self = .forget(id, slots)
         case .cleared(let id): self = .cleared(id)
-        case .page, .clear: return nil
+        case .page(let id, let page):
+            self = .page(id, number: page.number, start: page.start, isLast: page.next.isEmpty)
+        case .clear(let id, _): self = .clear(id)
         }
     }
 }
@@ -90,6 +103,7 @@ struct SlotModel {
             guard let task = tasks[id], task.phase == .released || task.phase == .dropping else { break }
             for slot in task.slots { standings[slot] = .gone }
             tasks[id] = nil
+        case .page, .clear: break
         }
         return .nothing
     }

@@ -199,7 +199,9 @@ extension HostCore {
             replica.isMerging = true
             mergesUnderWay += 1
             // Runs that come before it begins may have deletions that are to be kept.
-            let kept = min(replica.machine.ownership.tombstonesThrough, replica.core.appliedIndex)
+            let kept =
+                isPlanted("deletions-not-kept")
+                ? LogIndex(.max) : min(replica.machine.ownership.tombstonesThrough, replica.core.appliedIndex)
             effects.storeJobs.append(.merge(replica.group, replica.id, tombstonesThrough: kept))
         }
     }

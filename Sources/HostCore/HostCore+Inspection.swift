@@ -35,6 +35,8 @@ package struct ReplicaInspection: Sendable {
     package var isRemoving: Bool
     /// Its log lacks what it promised: no state of another mends that.
     package var isLogDamaged: Bool
+    /// That the group is at, by its own log.
+    package var migrations: Int
     package var waitingCalls: Int
     package var statistics: RaftStatistics
 }
@@ -75,7 +77,7 @@ extension HostCore {
             isImpaired: replica.impairment != nil, isStopped: isStopped,
             isInstalling: replica.stopped == HostCore.installing, isRemoving: replica.removal != nil,
             isLogDamaged: replica.isMute || replica.isLogDamaged,
-            waitingCalls: replica.waitingCalls,
+            migrations: replica.machine.ownership.tasks.count, waitingCalls: replica.waitingCalls,
             statistics: core.statistics)
     }
 }

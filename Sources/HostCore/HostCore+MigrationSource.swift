@@ -25,6 +25,9 @@ extension HostCore {
             // The target does not come to an end, and writers wait.
             let since = drive.frozenSinceTick ?? tickCount
             drive.frozenSinceTick = since
+            if tickCount - since >= secondTicks, isPlanted("source-opens-by-itself") {
+                propose(.forget(migration.id, migration.slots), drive)
+            }
             if tickCount - since >= frozenTicksMax { report(.abortMigration(migration.id), drive) }
         case (.committed, .frozen):
             guard let epoch = migration.slots.first.map({ map.ring.epoch(of: $0) }) else { return }

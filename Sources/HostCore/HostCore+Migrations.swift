@@ -15,7 +15,7 @@
 //        └──────────────────────────►   gone
 
 import Messages
-import Primitives
+package import Primitives
 import RaftCore
 import Ring
 import StateMachines
@@ -163,6 +163,15 @@ extension HostCore {
         let outcome = replica.core.propose(
             kind: .command, payload: command.payload(), logTime: replica.logTime.current)
         if case .accepted(let index, _) = outcome { drive.proposed = index }
+        markReady(replica)
+    }
+
+    /// A command that another leader has proposed before, or this one: as those that come late, and twice. For simulations.
+    package func proposeAgain(_ payload: Bytes, in group: GroupID) {
+        guard let replica = replica(of: group), replica.role == .leader, replica.core.isEstablished else { return }
+        advanceLogTime(replica)
+        replica.logTime.follow(replica.withCore { $0.lastLogTime })
+        _ = replica.core.propose(kind: .command, payload: payload, logTime: replica.logTime.current)
         markReady(replica)
     }
 

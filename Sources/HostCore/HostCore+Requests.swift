@@ -19,7 +19,7 @@ extension HostCore {
             return turnAway(request, replica, refusal, call)
         }
         if replica.machine.ownership.hasMarks {
-            if let refusal = replica.machine.ownership.refusal(of: request.slot) {
+            if let refusal = replica.machine.ownership.refusal(of: request.slot), !isPlanted("gate-not-looked-at") {
                 return turnAway(request, replica, refusal, call)
             }
             let epoch = replica.machine.ownership.epoch(of: request.slot)
@@ -418,7 +418,7 @@ extension HostCore {
     /// The event loop answers from memory; what may touch cold pages goes to the readers with the view of this moment.
     private func serve(_ read: WaitingRead, from replica: Replica) {
         // Whatever map this host has: the group's own log says whose the slot is.
-        if let slot = read.kind.slot, let refusal = refusalToRead(slot, replica) {
+        if let slot = read.kind.slot, let refusal = refusalToRead(slot, replica), !isPlanted("read-though-moved") {
             close(read)
             return refuse(read.call, refusal)
         }
@@ -462,7 +462,7 @@ extension HostCore {
             return refusal
         }
         guard haveSlotsMoved, let epoch = map?.ring.epoch(of: slot), epoch > SlotTable.firstEpoch,
-            epoch > replica.machine.ownership.epoch(of: slot)
+            epoch > replica.machine.ownership.epoch(of: slot), !isPlanted("read-before-arrival")
         else { return nil }
         return .unavailable("slot \(slot) has moved, and the replica on host \(host) has not got to that")
     }

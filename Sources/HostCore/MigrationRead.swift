@@ -51,7 +51,9 @@ public struct MigrationRead: Sendable {
                 in: view, from: piece.from, end: piece.end, recordsMax: recordsMax - count,
                 bytesMax: bytesMax - bytes, tombstones: true, changedAfter: base)
             let page = RecordPage.overlaid(newer: piece.live, older: cold, tombstones: true)
-            for record in page.records where base == .zero ? !record.isTombstone : record.changed > base {
+            let leavesOut = base == .zero || isPlanted("deletions-not-given")
+            for record in page.records
+            where (base == .zero || record.changed > base) && !(leavesOut && record.isTombstone) {
                 bytes += record.key.key.count + (record.value?.count ?? 0)
                 count += 1
                 if case .digest(let clock) = purpose {

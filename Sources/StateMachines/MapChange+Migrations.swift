@@ -99,7 +99,7 @@ extension MapChange {
     func aborting(_ id: MigrationID, _ map: ClusterMap) throws(Refusal) -> MapEdit {
         var migration = try map.known(id)
         if migration.state == .aborting { return map.edit(.nothing, migration) }
-        guard migration.canAbort else {
+        guard migration.canAbort || isPlanted("aborted-though-decided") else {
             throw .invalid("migration \(id) is decided: move its slots back when it is over")
         }
         migration.state = .aborting

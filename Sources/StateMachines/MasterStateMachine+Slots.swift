@@ -54,7 +54,7 @@ extension MasterStateMachine {
             guard ownership.canSeal(id, frozen: frozen) else { return .comesOutOfTurn }
             ownership.seal(id, sourceRevision, frozen: frozen)
             // What this group does to the slots has higher revisions than whatever was done to them before.
-            revision = max(revision, sourceRevision)
+            if !isPlanted("revision-not-raised") { revision = max(revision, sourceRevision) }
             return .done(untold([ownership.write(of: id)]), body: Bytes())
         case .release(_, let epoch):
             guard let task = ownership.release(id, since: epoch, at: revision) else { return .comesOutOfTurn }
@@ -62,7 +62,7 @@ extension MasterStateMachine {
             for hash in sessions.letGo(of: task, at: entry.index, revision) { take(hash, of: .sessions) }
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
         case .activate(_, let epoch, let sourceRevision):
-            let raised = max(revision, sourceRevision)
+            let raised = isPlanted("revision-not-raised") ? revision : max(revision, sourceRevision)
             guard let task = ownership.activate(id, raised, since: epoch) else { return .comesOutOfTurn }
             revision = raised
             sessions.begin(task, at: entry.index, revision, time)
@@ -149,7 +149,7 @@ extension MasterStateMachine {
             }
         }
         guard missing.isEmpty else { return .unready(missing) }
-        revision = max(revision, page.revision)
+        if !isPlanted("revision-not-raised") { revision = max(revision, page.revision) }
         let time = max(logTime, entry.logTime)
         for holder in page.holders {
             for hash in sessions.adopt(holder, at: entry.index, revision, time) { take(hash, of: .sessions) }
@@ -162,7 +162,11 @@ extension MasterStateMachine {
     private mutating func decideClearing(
         _ places: [RecordPosition], of id: MigrationID, _ entry: LogEntry, _ store: any RecordStore
     ) -> Decision {
-        guard let task = ownership.task(id), task.isClearing else { return .comesOutOfTurn }
+        var known = ownership.task(id)
+        if known == nil, isPlanted("cleared-though-back") {
+            known = MigrationTask(id, Set(places.map(\.slot)).sorted(), .meta, .released)
+        }
+        guard let task = known, task.isClearing else { return .comesOutOfTurn }
         var writes: [RecordWrite] = []
         var missing: [RecordPosition] = []
         for place in places {

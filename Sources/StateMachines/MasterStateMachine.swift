@@ -220,7 +220,7 @@ public struct MasterStateMachine: Sendable {
             }
             let key = payload.slice(command.key)
             let slot = Ring.slot(of: key)
-            guard !ownership.isGated(slot) else { return nil }
+            guard !ownership.isGated(slot) || isPlanted("gate-not-looked-at") else { return nil }
             revision = revision.next
             fold(
                 slot: slot, machine: .keyValue, key: key, value: command.isPut ? payload.slice(command.value) : nil,
@@ -355,7 +355,9 @@ public struct MasterStateMachine: Sendable {
                 return .repeated(answer)
             }
         }
-        if ownership.hasGates, let refusal = refusalByOwnership(of: entry.payload, header) {
+        if ownership.hasGates, let refusal = refusalByOwnership(of: entry.payload, header),
+            !isPlanted("gate-not-looked-at")
+        {
             // Nothing of it is kept: who is told to wait asks again, and who is sent away is done here.
             if let call = session {
                 fold(call.header, refusal)
@@ -547,7 +549,7 @@ public struct MasterStateMachine: Sendable {
         }
         let slot = Ring.slot(of: request.key)
         // Put off until the slot is served; or until what is left of it here is deleted.
-        guard !ownership.isGated(slot) else { return .done([], body: Bytes()) }
+        guard !ownership.isGated(slot) || isPlanted("timer-though-moving") else { return .done([], body: Bytes()) }
         return decide(request, of: machine, in: slot, entry, store, timer: deadline)
     }
 

@@ -212,7 +212,8 @@ public struct MigrationClock: Hashable, Sendable {
         let ahead = other.rawValue > sourceTime.rawValue
         let difference = ahead ? other.rawValue - sourceTime.rawValue : sourceTime.rawValue - other.rawValue
         guard ahead else { return LogTime(ownTime.rawValue > difference ? ownTime.rawValue - difference : 1) }
-        let (sum, isBeyond) = ownTime.rawValue.addingReportingOverflow(difference)
+        let left = isPlanted("moved-timer-too-soon") ? difference / 2 : difference
+        let (sum, isBeyond) = ownTime.rawValue.addingReportingOverflow(left)
         return LogTime(isBeyond ? .max - 1 : sum)
     }
 }
@@ -274,7 +275,7 @@ extension SlotOwnership {
             $0.frozenIndex = index
             $0.revision = revision
         } marking: {
-            $0.standing = .frozen
+            if !isPlanted("freeze-leaves-open") { $0.standing = .frozen }
         }
     }
 
@@ -360,7 +361,7 @@ extension SlotOwnership {
 
     private func isNews(_ id: MigrationID, _ slots: [Slot]) -> Bool {
         // No slot comes while what it had here is still being deleted.
-        id > .none && slots.allSatisfy { (marks[$0]?.migration ?? .none) < id }
+        id > .none && slots.allSatisfy { (marks[$0]?.migration ?? .none) < id || isPlanted("late-step-taken") }
             && !tasks.contains { task in slots.contains { task.has($0) } }
     }
 
@@ -433,7 +434,9 @@ extension SlotOwnership {
                 guard slot < Slot.group else {
                     throw DecodingFailure(expected: "a slot below \(Slot.count)", found: "\(slot)")
                 }
-                set(try SlotMark(from: &reader), of: slot)
+                var mark = try SlotMark(from: &reader)
+                if isPlanted("gates-forgotten-at-restart") { mark.standing = .open }
+                set(mark, of: slot)
             case Kind.task:
                 let id = MigrationID(UInt64(bigEndian: try key.read()))
                 guard id != .none, task(id) == nil else {

@@ -23,8 +23,13 @@ struct Simulate: AsyncParsableCommand {
             the first violation it stops with exit code 1, and says the seed, the rule, the last 50 events, and the line \
             that runs it again. A simulated second counts only if at least 100 operations were acknowledged in it.
 
+            --migration-matrix takes no seeds: it moves slots once in each of some 1,400 small clusters, and at one moment \
+            between two steps, another one in each, somebody is lost. It prints how many cells there are for each moment \
+            and each one who was lost, and what came of them.
+
             EXAMPLES:
               bifrost simulate --seeds 1..2000 --jobs 2
+              bifrost simulate --migration-matrix --jobs 2
               bifrost simulate --seeds 1..100 --profile liveness --seconds 300
               bifrost simulate --seed 17 --trace | less
               bifrost simulate --seeds 1..100 --json 2> /dev/null
@@ -46,8 +51,17 @@ struct Simulate: AsyncParsableCommand {
         completion: .list(SimulationProfile.allCases.map(\.rawValue)), transform: Self.profile)
     var profile = SimulationProfile.safety
 
-    @Option(help: ArgumentHelp("Processes that run seeds at the same time.", valueName: "count"))
+    @Option(
+        help: ArgumentHelp(
+            "Processes that run seeds at the same time, or threads that run cells of the matrix.", valueName: "count"))
     var jobs = 1
+
+    @Flag(help: "Run the crash matrix of migrations instead of seeds.")
+    var migrationMatrix = false
+
+    @Option(
+        help: ArgumentHelp("Of the matrix, the one cell of this number; with --trace, event by event.", valueName: "N"))
+    var cell: Int?
 
     @Flag(help: "Print every event of the one seed as a line, with its time in virtual seconds.")
     var trace = false
@@ -70,7 +84,16 @@ struct Simulate: AsyncParsableCommand {
 
     func validate() throws {
         guard seeds == nil || seed == nil else { throw ValidationError("--seed and --seeds exclude each other") }
-        guard !trace || seed != nil else { throw ValidationError("--trace shows one seed: name it with --seed") }
+        guard !migrationMatrix || seeds == nil && seed == nil && !worker else {
+            throw ValidationError("--migration-matrix takes no seeds")
+        }
+        guard cell == nil || migrationMatrix else { throw ValidationError("--cell is one of --migration-matrix") }
+        guard cell.map({ (0..<MigrationMatrix.cells.count).contains($0) }) ?? true else {
+            throw ValidationError("--cell is 0 to \(MigrationMatrix.cells.count - 1), not \(cell ?? 0)")
+        }
+        guard !trace || seed != nil || cell != nil else {
+            throw ValidationError("--trace shows one seed: name it with --seed")
+        }
         guard !(trace && common.json) else { throw ValidationError("--trace and --json exclude each other") }
         guard (1...SimulationSettings.secondsMax).contains(seconds) else {
             throw ValidationError("--seconds is 1 to \(SimulationSettings.secondsMax), not \(seconds)")
@@ -81,6 +104,7 @@ struct Simulate: AsyncParsableCommand {
     }
 
     func run() async throws {
+        if migrationMatrix { return try await SimulatedMatrix(jobs: jobs, cell: cell, trace: trace).run(common) }
         let settings = SimulationSettings(profile: profile, seconds: seconds)
         if worker {
             guard let seeds else { throw ToolError(.usage, "a worker needs --seeds") }

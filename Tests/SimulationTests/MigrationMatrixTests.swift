@@ -1,0 +1,77 @@
+// The crash matrix of migrations: whoever may be lost between two steps, lost there, in every way. `BIFROST_CELLS=A..B` runs
+// those of its cells by number, one after the other, and `BIFROST_TRACE=1` prints each event of them.
+
+import BifrostSimulator
+import Glibc
+import Testing
+
+private func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
+
+/// Of the cells to run, by number; nil: all.
+private let chosenCells: ClosedRange<Int>? = {
+    guard let text = environment("BIFROST_CELLS") else { return nil }
+    let ends = text.split(separator: ".").compactMap { Int($0) }
+    return ends.count == 2 && ends[0] <= ends[1] ? ends[0]...ends[1] : nil
+}()
+
+struct MigrationMatrixTests {
+    /// Each moment, with all that may happen then: no rule is broken, and the moment comes.
+    @Test(arguments: MigrationPoint.allCases)
+    func nothingIsLostAt(_ point: MigrationPoint) {
+        var report = MigrationMatrixReport()
+        for (number, cell) in MigrationMatrix.cells.enumerated()
+        where cell.point == point && chosenCells?.contains(number) ?? true {
+            if chosenCells != nil { print("cell \(number): \(cell)") }
+            let came = run(cell)
+            report.add(came)
+            guard let failure = came.failure else { continue }
+            Issue.record(
+                """
+                cell \(number), \(cell): \(failure)
+                reproduce: BIFROST_CELLS=\(number)..\(number) Tools/test --filter SimulationTests.MigrationMatrixTests
+                """)
+            return
+        }
+        guard chosenCells == nil else { return }
+        #expect(report.wronglyMissed.isEmpty, "the moment never came in \(report.wronglyMissed)")
+        #expect(report.cells > 0 && report.acknowledged > 50 * report.cells, "too little happened to show anything")
+        // Before the decision some are called off, and lost pages end others; behind it none is.
+        #expect(report.done > 0 || !MigrationPoint.allCases.prefix(19).contains(point))
+        print(
+            "\(point.name): \(report.cells) cells, \(report.done) moved, \(report.aborted) called off, "
+                + "\(report.ledBehindSnapshot) led by who got a state, \(report.nanoseconds / 1_000_000_000) s")
+    }
+
+    private func run(_ cell: MigrationCell) -> MigrationCellReport {
+        guard environment("BIFROST_TRACE") != nil else { return MigrationMatrix.run(cell) }
+        return MigrationMatrix.run(cell) { print($0) }
+    }
+
+    /// All of it: each moment, each one who may be lost, and each way; each trouble at each moment.
+    @Test func theMatrixIsWhole() {
+        let cells = MigrationMatrix.cells
+        #expect(Set(cells).count == cells.count)
+        for point in MigrationPoint.allCases {
+            for actor in MigrationActor.allCases where actor != .nobody {
+                #expect(cells.contains { $0.point == point && $0.actor == actor }, "\(point.name), \(actor.name)")
+            }
+        }
+        let moments = MigrationPoint.allCases.prefix { $0 != .aborting }
+        for point in moments {
+            for loss in MigrationLoss.allCases {
+                let actors = cells.filter { $0.point == point && $0.loss == loss && $0.trouble == .none }.map(\.actor)
+                #expect(Set(actors).count == MigrationActor.allCases.count - 1, "\(point.name), \(loss.name)")
+            }
+            for trouble in MigrationTrouble.allCases where trouble != .none && trouble != .lostRecord {
+                #expect(cells.contains { $0.point == point && $0.trouble == trouble }, "\(point.name), \(trouble.name)")
+            }
+        }
+    }
+
+    @Test func sameCellSameTrace() {
+        for number in stride(from: 3, to: MigrationMatrix.cells.count, by: 211) {
+            let cell = MigrationMatrix.cells[number]
+            #expect(MigrationMatrix.run(cell).traceHash == MigrationMatrix.run(cell).traceHash, "\(cell)")
+        }
+    }
+}
