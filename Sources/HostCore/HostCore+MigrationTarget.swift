@@ -12,7 +12,7 @@ extension HostCore {
     /// A question that was not answered is asked again after so long.
     private var askTicks: UInt64 { max(1, secondTicks / 2) }
     /// What the last round before the freeze may have brought, in bytes: so much may come again while writers wait.
-    private static var littleBytes: Int { 256 << 10 }
+    static var littleBytes: Int { 256 << 10 }
     /// More than a source gives.
     private static var pageBytesMax: Int { 3 << 20 }
     /// Rounds after which a migration that does not converge is given up.
