@@ -104,7 +104,7 @@ extension HostCore {
 
     /// The target begins a round: see whether it gets anywhere.
     func noteRound(_ drive: MigrationDrive, behind base: LogIndex, _ migration: MigrationRecord) {
-        guard drive.brake.beginRound(behind: base, littleBytes: Self.littleBytes) else { return }
+        guard drive.brake.beginRound(behind: base, littleBytes: settings.migrationLittleBytes) else { return }
         effects.notices.append(
             "migration \(migration.id) does not converge: writes to its \(migration.slots.count) slots are delayed by "
                 + "\(drive.brake.millis) ms each")

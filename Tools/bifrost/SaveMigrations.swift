@@ -63,10 +63,11 @@ extension SnapshotSave {
     /// Returns when no migration is under way: those that nothing is decided of are aborted, the others waited for.
     ///
     /// - Parameter patience: how long it goes on while nothing comes further.
+    /// - Returns: the map as it is then.
     /// - Throws: 4 when that is over, with what is waited for; nothing was saved by then.
     func endMigrations(
         _ administrator: Administrator, _ patience: Duration, _ meter: ProgressMeter
-    ) async throws(ToolError) {
+    ) async throws(ToolError) -> ClusterMap {
         var ending = MigrationEnding(of: group?.id)
         let nanoseconds = UInt64(max(0, patience / .nanoseconds(1)))
         var progressed = RPCClock.now()
@@ -76,7 +77,9 @@ extension SnapshotSave {
             if isProgress { progressed = RPCClock.now() }
             var text: String
             switch step {
-            case .over: return meter.set(notes: "")
+            case .over:
+                meter.set(notes: "")
+                return map
             case .endless(let why):
                 throw ToolError(
                     .unavailable,

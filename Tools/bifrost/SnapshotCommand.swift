@@ -90,9 +90,7 @@ struct SnapshotSave: AsyncParsableCommand {
         let interruption = interruption(saver, count)
         let outcome: Result<SavedCluster, ToolError>
         do throws(ToolError) {
-            try await endMigrations(administrator, patience, meter)
-            // As it is behind them.
-            let map = try await administrator.map()
+            let map = try await endMigrations(administrator, patience, meter)
             outcome = .success(try await save(saver, map, target, began, administrator, patience, meter))
         } catch {
             outcome = .failure(error)
@@ -138,7 +136,7 @@ struct SnapshotSave: AsyncParsableCommand {
             // It began behind the look before.
             attempts += 1
             try saver.drop(meta)
-            try await endMigrations(administrator, patience, meter)
+            _ = try await endMigrations(administrator, patience, meter)
             meta = try await saver.save(.meta)
             map = try saver.savedMap(meta)
         }
