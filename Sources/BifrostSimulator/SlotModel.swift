@@ -38,6 +38,8 @@ enum MigrationStep: Equatable {
         case .page(let id, let page):
             self = .page(id, number: page.number, start: page.start, isLast: page.next.isEmpty)
         case .clear(let id, _): self = .clear(id)
+        // A recovery's, and none is simulated.
+        case .settle: return nil
         }
     }
 }

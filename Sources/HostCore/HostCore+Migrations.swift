@@ -49,6 +49,7 @@ final class MigrationDrive {
     var hasFound = false
 
     // A source.
+    var brake = WriterBrake()
     var frozenSinceTick: UInt64?
     var hasEndedWatches = false
     /// Who waits for what.
@@ -148,6 +149,14 @@ extension HostCore {
     func hasForgotten(_ migration: MigrationRecord, _ replica: Replica) -> Bool {
         replica.machine.ownership.task(migration.id) == nil
             && replica.machine.ownership.hasSeen(migration.id, migration.slots)
+    }
+
+    /// What a recovery has settled: see `MigrationRecord.State.settling`.
+    func settle(
+        _ drive: MigrationDrive, _ migration: MigrationRecord, _ map: ClusterMap, other: GroupID, owns: Bool
+    ) {
+        guard let epoch = migration.slots.first.map({ map.ring.epoch(of: $0) }) else { return }
+        propose(.settle(migration.id, migration.slots, other: other, epoch, owns: owns), drive)
     }
 
     func propose(_ command: SlotCommand, _ drive: MigrationDrive) {

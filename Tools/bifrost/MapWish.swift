@@ -25,6 +25,8 @@ package enum MapWish: Sendable, Equatable {
     case raiseFeatureLevel(UInt32)
     /// All of them that the first group has, to the second.
     case moveSlots([Slot], from: GroupID, to: GroupID)
+    /// It comes to nothing, unless it is decided already.
+    case abortMigration(MigrationID)
 
     /// What the wish is about, as far as it is known.
     package struct Subject: Sendable, Equatable {
@@ -125,6 +127,8 @@ package enum MapWish: Sendable, Equatable {
             }
             return left.isEmpty
                 ? .there(Subject(group: target)) : .ask(.migrate(left.sorted(), from: source, to: target))
+        case .abortMigration(let id):
+            return map.migration(id)?.canAbort ?? false ? .ask(.abortMigration(id)) : .there(Subject())
         }
     }
 
