@@ -80,7 +80,7 @@ public struct RebalancePlan: Hashable, Sendable {
         case leader(GroupID, from: HostID, to: HostID)
     }
 
-    public enum Reason: String, Hashable, Sendable, CustomStringConvertible {
+    public enum Reason: String, Hashable, Sendable, CaseIterable, CustomStringConvertible {
         case groupLeaves = "the group is to have no slots"
         case groupIsNew = "the group has no slots yet"
         case groupIsUneven = "a group's load is out of bounds"
