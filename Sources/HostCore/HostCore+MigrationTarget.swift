@@ -21,6 +21,7 @@ extension HostCore {
     func driveTarget(_ drive: MigrationDrive, _ migration: MigrationRecord, _ map: ClusterMap) {
         let replica = drive.replica
         let task = replica.machine.ownership.task(migration.id)
+        drive.wait = .map
         switch (migration.state, task?.phase) {
         case (.copying, nil):
             guard !hasForgotten(migration, replica) else { return }
@@ -57,8 +58,12 @@ extension HostCore {
         if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
             return propose(.seal(migration.id, frozen: standing.frozen, standing.revision), drive)
         }
-        if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= Self.littleBytes {
-            return ask(.freeze, drive, migration)
+        if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= Self.littleBytes,
+            drive.pace.isShort(bytes: drive.lastRoundBytes, of: migration.limits)
+        {
+            ask(.freeze, drive, migration)
+            drive.wait = .freeze
+            return
         }
         guard drive.rounds < Self.roundsMax else {
             if drive.rounds == Self.roundsMax {
@@ -69,6 +74,12 @@ extension HostCore {
             }
             return report(.abortMigration(migration.id), drive)
         }
+        // While writers wait there is no other limit than what the source gives.
+        if standing.phase == .exporting, !drive.pace.mayFetch(at: now, migration.limits) {
+            drive.wait = .pace
+            return
+        }
+        drive.pace.asked(at: now)
         ask(
             progress.next.isEmpty
                 ? .fetch(base: progress.start, start: .zero, next: Bytes())
@@ -80,11 +91,12 @@ extension HostCore {
             ask(.compare(sourceTime: task.sourceTime, ownTime: task.ownTime), drive, migration)
         }
         if !drive.hasDigest {
+            drive.wait = .digest
             guard !drive.isReading, tickCount >= drive.notBefore else { return }
             return read(
                 drive, .digest(nil), MigrationRanges(slots: migration.slots, hasDeadlines: false), from: drive.walk)
         }
-        guard let theirs = drive.sourceDigest else { return }
+        guard let theirs = drive.sourceDigest else { return drive.wait = .digest }
         guard theirs == drive.digest.value else {
             if drive.rounds <= Self.roundsMax {
                 drive.rounds = Self.roundsMax + 1
@@ -100,6 +112,7 @@ extension HostCore {
     // MARK: Asking
 
     private func ask(_ kind: MigrationWord.Kind, _ drive: MigrationDrive, _ migration: MigrationRecord) {
+        drive.wait = .source
         if let tick = drive.askedTick {
             guard tickCount - tick >= askTicks << min(drive.silences, 4) else { return }
             drive.silences += 1
@@ -166,9 +179,12 @@ extension HostCore {
         if task.progress.next.isEmpty { drive.roundBytes = 0 }
         drive.roundBytes += page.bytes
         counts.migrationBytesTaken += UInt64(page.bytes)
+        drive.pace.took(page.bytes, at: now)
         propose(.page(migration.id, page), drive)
         // Of a page that is not proposed nothing is remembered: it is asked for again.
-        guard drive.proposed != nil, page.next.isEmpty else { return }
+        guard drive.proposed != nil else { return }
+        drive.takenBytes += UInt64(page.bytes)
+        guard page.next.isEmpty else { return }
         drive.lastRoundBytes = drive.roundBytes
         drive.rounds += 1
     }
