@@ -217,7 +217,7 @@ extension RebalanceReport.Step {
         }
     }
 
-    fileprivate var text: String {
+    var text: String {
         func name(_ host: UInt64?) -> String { "host \(host ?? 0)" }
         let words = GroupID(group).words
         return switch kind {
