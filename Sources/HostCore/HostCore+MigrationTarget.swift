@@ -58,6 +58,12 @@ extension HostCore {
         if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
             return propose(.seal(migration.id, frozen: standing.frozen, standing.revision), drive)
         }
+        // While writers wait there is no other limit than what the source gives. Before that the last page's bytes are waited
+        // for, too: whoever comes next begins with none.
+        if standing.phase == .exporting, !drive.pace.mayFetch(at: now, migration.limits) {
+            drive.wait = .pace
+            return
+        }
         if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= Self.littleBytes,
             drive.pace.isShort(bytes: drive.lastRoundBytes, of: migration.limits)
         {
@@ -73,11 +79,6 @@ extension HostCore {
                 )
             }
             return report(.abortMigration(migration.id), drive)
-        }
-        // While writers wait there is no other limit than what the source gives.
-        if standing.phase == .exporting, !drive.pace.mayFetch(at: now, migration.limits) {
-            drive.wait = .pace
-            return
         }
         drive.pace.asked(at: now)
         ask(

@@ -29,6 +29,8 @@ public enum FeatureLevel {
     public static let migrations: UInt32 = 11
     /// What this version knows.
     public static let current = gatherings
+    /// What it knows beside that and does not name by itself, for trials.
+    public static let inTheMaking = migrations
 
     /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
     /// an earlier version can't join it.

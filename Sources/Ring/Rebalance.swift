@@ -98,6 +98,12 @@ public struct RebalancePlan: Hashable, Sendable {
         public var reason: Reason
         /// That are written for it, in all replicas that get them.
         public var bytes: UInt64
+
+        public init(move: Move, reason: Reason, bytes: UInt64) {
+            self.move = move
+            self.reason = reason
+            self.bytes = bytes
+        }
     }
 
     /// What a host or a group has.
