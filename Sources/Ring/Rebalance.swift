@@ -152,6 +152,16 @@ public struct RebalancePlan: Hashable, Sendable {
     public var groups: [GroupChange]
     public var unreached: [Unreached]
 
+    /// - Parameter steps: without figures of hosts and groups, where nobody measured any.
+    public init(
+        steps: [Step], hosts: [HostChange] = [], groups: [GroupChange] = [], unreached: [Unreached] = []
+    ) {
+        self.steps = steps
+        self.hosts = hosts
+        self.groups = groups
+        self.unreached = unreached
+    }
+
     /// Of all steps.
     public var bytes: UInt64 { steps.reduce(0) { $0 + $1.bytes } }
 }

@@ -64,6 +64,24 @@ import Testing
         #expect(report.text(steps: true).contains("done"))
     }
 
+    @Test func aGroupIsHalvedByBytes() {
+        let slots = (10..<20).map { Slot(UInt16($0)) }
+        func load(_ bytes: [UInt64]) -> [SlotLoad] {
+            zip(slots, bytes).filter { $0.1 > 0 }.map { SlotLoad(slot: $0.0, bytes: $0.1, operationsPer1000Seconds: 0) }
+        }
+        let even = GroupHalves(slots, bytes: load(Array(repeating: 1_000_000, count: 10)))
+        #expect(even.moving == Array(slots[5...]) && even.bytes == 5_000_000 && even.bytesOfAll == 10_000_000)
+        #expect(GroupHalves(slots, bytes: []).moving == Array(slots[5...]))
+        // One that has nearly all goes, or stays, alone with what is on its side.
+        let last = GroupHalves(slots, bytes: load(Array(repeating: 1_000, count: 9) + [9_000_000]))
+        #expect(last.moving == [slots[9]] && last.bytes == 9_000_000)
+        let first = GroupHalves(slots, bytes: load([9_000_000] + Array(repeating: 1_000, count: 9)))
+        #expect(first.moving == Array(slots[1...]))
+        let two = GroupHalves(Array(slots[..<2]), bytes: [])
+        #expect(two.moving == [slots[1]])
+        #expect(GroupHalves([slots[0]], bytes: []).moving.isEmpty)
+    }
+
     @Test func bytesAreReadAsPeopleWriteThem() throws {
         for (text, bytes) in [("0", 0), ("512", 512), ("1KiB", 1_024), ("20MiB", 20 << 20), ("2GB", 2_000_000_000)] {
             #expect(try ByteCount(parsing: text).bytes == UInt64(bytes))

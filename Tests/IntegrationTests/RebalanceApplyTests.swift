@@ -100,6 +100,23 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aGroupIsSplit() async throws {
+            try await withRebalancing(groups: 2) { cluster in
+                try await fill(cluster, keys: 200, bytes: 2_000)
+                let split = try await cluster.bifrost("group", "split", "1", limit: .seconds(600))
+                split.expect(0)
+                #expect(split.text.hasPrefix("group 3 has "), "\(split.text)")
+                let client = try await cluster.client()
+                let counts = try await client.map(refresh: true).ring.counts()
+                #expect(counts.map(\.group) == [GroupID(1), GroupID(2), GroupID(3)])
+                #expect(counts[0].slots < 5_500 && counts[2].slots < 5_500 && counts[1].slots == Slot.count / 2, "\(counts)")
+                for key in 0..<200 { #expect(try await client.kv.get(Bytes("key \(key)"))?.value.count == 2_000) }
+                await client.close()
+                try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
+                try await cluster.bifrost("group", "split", "9").expect(64, saying: "there is no group 9")
+            }
+        }
+
         @Test func withoutTheFeatureLevelNothingIsBegun() async throws {
             try await withCluster { cluster in
                 try await cluster.bifrost("group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)).expect(0)
