@@ -59,7 +59,7 @@ extension HostCore {
     public func rebalancingReply() -> RebalancingReply? {
         guard let replica = replica(of: .meta), replica.stopped == nil, isMetaLeader else { return nil }
         guard let map = replica.machine.meta.map, let rebalancing = replica.machine.meta.rebalancing else {
-            return RebalancingReply.none
+            return .nothing
         }
         let (away, lost) = awayHosts()
         return .there(

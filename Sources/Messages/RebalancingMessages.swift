@@ -14,11 +14,11 @@ public struct RebalancingRequest: Message {
     }
 }
 
-/// The answer. `version u16 = 1 | kind u8`, then by kind: 0 none; 1 there: `map version u64 | rebalancing | for each step:
+/// The answer. `version u16 = 1 | kind u8`, then by kind: 0 nothing; 1 there: `map version u64 | rebalancing | for each step:
 /// waits u8, and if that is 1, for what`; 2 notLeader: `address text`; 3 refused: `text`.
 public enum RebalancingReply: Message {
     /// There was none yet, or none since the cluster was recovered.
-    case none
+    case nothing
     case there(RebalancingStanding)
     /// Ask at this address; an empty one means that the leader is unknown at the moment: try again.
     case notLeader(address: String)
@@ -27,7 +27,7 @@ public enum RebalancingReply: Message {
     public func encode(into writer: inout ByteWriter) {
         writer.write(1 as UInt16)
         switch self {
-        case .none: writer.write(0 as UInt8)
+        case .nothing: writer.write(0 as UInt8)
         case .there(let standing):
             writer.write(1 as UInt8)
             writer.write(standing.mapVersion)
@@ -49,7 +49,7 @@ public enum RebalancingReply: Message {
         try reader.expect(version: 1, of: "an answer about the rebalancing")
         let kind = try reader.read(UInt8.self)
         switch kind {
-        case 0: self = .none
+        case 0: self = .nothing
         case 1:
             let version = try reader.read(UInt64.self)
             let rebalancing = try Rebalancing(from: &reader)

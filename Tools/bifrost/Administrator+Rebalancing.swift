@@ -66,7 +66,7 @@ extension Administrator {
             hint = nil
             do throws(ToolError) {
                 switch try await probe(address).rebalancing(deadline: share(Self.shareNanoseconds)) {
-                case .none: return nil
+                case .nothing: return nil
                 case .there(let standing): return standing
                 case .refused(let text): throw ToolError(.negative, "\(address) refused: \(text)")
                 case .notLeader(let leader):
