@@ -54,7 +54,8 @@ extension HostShell {
         if let reply = core.rebalancingReply() { return reply }
         guard let leader = core.metaLeader, leader != core.host else {
             // One of those who have the group knows its leader.
-            return .notLeader(address: map.group(.meta)?.replica(on: core.host) == nil ? addressOfMember(of: .meta) : "")
+            return .notLeader(
+                address: map.group(.meta)?.replica(on: core.host) == nil ? addressOfMember(of: .meta) : "")
         }
         return .notLeader(address: map.host(leader)?.address ?? "")
     }

@@ -242,7 +242,9 @@ public final class SimulatedCluster {
     /// The newest that a leader of the meta group has.
     var rebalancing: Rebalancing? {
         hosts.compactMap { host -> Rebalancing? in
-            guard host.isRunning, case .there(let standing)? = host.loops.first?.core.rebalancingReply() else { return nil }
+            guard host.isRunning, case .there(let standing)? = host.loops.first?.core.rebalancingReply() else {
+                return nil
+            }
             return standing.rebalancing
         }.max { $0.id < $1.id }
     }

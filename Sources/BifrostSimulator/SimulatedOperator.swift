@@ -148,7 +148,8 @@ final class SimulatedOperator {
 
     private func limits() -> Rebalancing.Limits {
         Rebalancing.Limits(
-            concurrentMax: UInt32(1 + below(6)), bytesPerSecondMax: below(2) == 0 ? 0 : 2_000 + world.random.below(100_000),
+            concurrentMax: UInt32(1 + below(6)),
+            bytesPerSecondMax: below(2) == 0 ? 0 : 2_000 + world.random.below(100_000),
             pauseMillisMax: below(2) == 0 ? 0 : UInt32(50 + below(2_000)))
     }
 

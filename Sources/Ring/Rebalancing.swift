@@ -34,7 +34,8 @@ public struct Rebalancing: Hashable, Sendable {
         /// Of one migration.
         public var ofMigration: MigrationLimits {
             MigrationLimits(
-                bytesPerSecondMax: bytesPerSecondMax == 0 ? 0 : max(bytesPerSecondMax / UInt64(max(concurrentMax, 1)), 1),
+                bytesPerSecondMax: bytesPerSecondMax == 0
+                    ? 0 : max(bytesPerSecondMax / UInt64(max(concurrentMax, 1)), 1),
                 pauseMillisMax: pauseMillisMax)
         }
 
@@ -195,7 +196,8 @@ extension Rebalancing {
                 while start < slots.count {
                     let end = min(start + slotsOfStepMax, slots.count)
                     let share = planned.bytes / UInt64(slots.count) * UInt64(end - start)
-                    pieces.append(Step(.slots(Array(slots[start..<end]), from: from, to: to), planned.reason, bytes: share))
+                    pieces.append(
+                        Step(.slots(Array(slots[start..<end]), from: from, to: to), planned.reason, bytes: share))
                     start = end
                 }
             } else {

@@ -95,7 +95,9 @@ extension MetaMachine {
                         + "changed since; the map has version \(map.version) by now"))
         }
         let id = RebalancingID(max(map.version, (rebalancing?.id.rawValue ?? 0) + 1))
-        guard id.rawValue < ClusterMap.counterMax else { return .refused(.invalid("numbers of rebalancing are used up")) }
+        guard id.rawValue < ClusterMap.counterMax else {
+            return .refused(.invalid("numbers of rebalancing are used up"))
+        }
         let old = rebalancing
         let new = Rebalancing(
             id: id, token: plan.token, plannedVersion: plan.mapVersion, limits: plan.limits, steps: steps)

@@ -126,12 +126,14 @@ private struct RebalancingOperator: Sendable {
         let leader = try #require(moved.record(of: moved.preferredLeader))
         // The leader's own: it hands over before it leaves.
         steps.append(
-            Rebalancing.Step(.replica(moved.id, leader.id, from: leader.host, to: spare.id), .hostIsEmpty, bytes: 1 << 20))
+            Rebalancing.Step(
+                .replica(moved.id, leader.id, from: leader.host, to: spare.id), .hostIsEmpty, bytes: 1 << 20))
         let led = try #require(map.group(GroupID(3)))
         let heir = try #require(led.replicas.first { $0.id != led.preferredLeader })
         steps.append(
             Rebalancing.Step(
-                .leader(led.id, from: try #require(led.host(of: led.preferredLeader)), to: heir.host), .leads, bytes: 0))
+                .leader(led.id, from: try #require(led.host(of: led.preferredLeader)), to: heir.host), .leads, bytes: 0)
+        )
         return RebalancingPlan(token: 4, steps: steps, for: map, limits: limits)
     }
 
@@ -204,7 +206,8 @@ private struct RebalancingOperator: Sendable {
     }
 
     @Test func aPlanIsStaleWhereTheClusterChanged() async throws {
-        try await withHosts(loops: [1, 1, 1, 1], groups: 3, featureLevel: FeatureLevel.migrations, Self.brisk) { hosts in
+        try await withHosts(loops: [1, 1, 1, 1], groups: 3, featureLevel: FeatureLevel.migrations, Self.brisk) {
+            hosts in
             let owner = RebalancingOperator(addresses: hosts.addresses)
             let map = try await owner.map()
             let planned = try plan(map, limits: Rebalancing.Limits())

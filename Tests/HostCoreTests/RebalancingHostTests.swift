@@ -117,7 +117,8 @@ import Testing
             trio.hosts[leader].core.query(
                 QueryRequest(
                     group: two, epoch: map.ring.epoch(of: slot), slot: slot, machine: .keyValue,
-                    query: KeyValueQuery.get(key: Bytes(key)).encoded()), call: CallToken(rawValue: 5_000 + UInt64(number)))
+                    query: KeyValueQuery.get(key: Bytes(key)).encoded()),
+                call: CallToken(rawValue: 5_000 + UInt64(number)))
         }
         try trio.tick(4)
         for (number, key) in moving.enumerated() {
@@ -275,7 +276,8 @@ import Testing
             for replica in group.replicas {
                 let place = Int(replica.host.rawValue) - 1
                 statements.append(
-                    try statement(trio, group.id, at: place, token: 100 * UInt64(group.id.rawValue) + 10 * UInt64(place)))
+                    try statement(
+                        trio, group.id, at: place, token: 100 * UInt64(group.id.rawValue) + 10 * UInt64(place)))
             }
         }
         #expect(RingProof.violations(map, statements).isEmpty)

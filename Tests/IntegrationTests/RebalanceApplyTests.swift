@@ -35,11 +35,14 @@ extension IntegrationTests {
                 let sound = try await cluster.bifrost("ring", "verify", "--json")
                 sound.expect(0)
                 #expect(try sound.json()["proven"] as? Bool == true)
-                try await cluster.bifrost("group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)).expect(0)
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
 
                 // Not confirmed: nothing is begun.
-                try await cluster.bifrost("rebalance", "apply", input: Array("no\n".utf8), limit: .seconds(200)).expectLast(
-                    1, saying: "nothing was begun")
+                try await cluster.bifrost("rebalance", "apply", input: Array("no\n".utf8), limit: .seconds(200))
+                    .expectLast(
+                        1, saying: "nothing was begun")
                 try await cluster.bifrost("rebalance", "pause").expect(1, saying: "no rebalancing is under way")
 
                 let applied = try await cluster.bifrost(
@@ -73,7 +76,9 @@ extension IntegrationTests {
         @Test func whatIsDetachedGoesOnIsPausedResumedAndCancelled() async throws {
             try await withRebalancing { cluster in
                 try await fill(cluster, keys: 300, bytes: 4_000)
-                try await cluster.bifrost("group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)).expect(0)
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
                 // Some bytes a second: it does not end by itself in the time of this test.
                 let begun = try await cluster.bifrost(
                     "rebalance", "apply", "--yes", "--detach", "--json", "--max-bytes-per-second", "1KiB",
@@ -109,7 +114,9 @@ extension IntegrationTests {
                 let client = try await cluster.client()
                 let counts = try await client.map(refresh: true).ring.counts()
                 #expect(counts.map(\.group) == [GroupID(1), GroupID(2), GroupID(3)])
-                #expect(counts[0].slots < 5_500 && counts[2].slots < 5_500 && counts[1].slots == Slot.count / 2, "\(counts)")
+                #expect(
+                    counts[0].slots < 5_500 && counts[2].slots < 5_500 && counts[1].slots == Slot.count / 2, "\(counts)"
+                )
                 for key in 0..<200 { #expect(try await client.kv.get(Bytes("key \(key)"))?.value.count == 2_000) }
                 await client.close()
                 try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
@@ -119,7 +126,9 @@ extension IntegrationTests {
 
         @Test func withoutTheFeatureLevelNothingIsBegun() async throws {
             try await withCluster { cluster in
-                try await cluster.bifrost("group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)).expect(0)
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
                 try await cluster.bifrost("rebalance", "apply", "--yes", limit: .seconds(200)).expectLast(
                     1, saying: "feature level")
                 try await cluster.bifrost("rebalance", "status").expect(1, saying: "feature level")

@@ -169,7 +169,8 @@ import Testing
         ]
         let (steps, rest) = Rebalancing.steps(of: plan, bytesMax: 60_000)
         #expect(rest == nil && steps.count == 33 && Rebalancing.problem(of: steps) == nil)
-        let moved = steps.flatMap { step -> [Slot] in if case .slots(let slots, _, _) = step.move { slots } else { [] } }
+        let moved = steps.flatMap { step -> [Slot] in if case .slots(let slots, _, _) = step.move { slots } else { [] }
+        }
         #expect(moved == all)
         #expect(steps.reduce(0) { $0 + $1.bytes } == 32_768)
         // A step of the plan is taken as a whole.
@@ -219,7 +220,9 @@ import Testing
             }
         }
         #expect(changing(3) { $0.replicas[1].role = .learner })
-        #expect(changing(4) { group in group.preferredLeader = group.replicas.first { $0.id != group.preferredLeader }!.id })
+        #expect(
+            changing(4) { group in group.preferredLeader = group.replicas.first { $0.id != group.preferredLeader }!.id }
+        )
         #expect(changing(2) { $0.state = .stopped })
         // Whose slots go only has no replica that moves.
         #expect(!changing(1) { $0.replicas[1].role = .learner })

@@ -73,7 +73,8 @@ import Testing
         var said = statements(map)
         say(one, &said) {
             $0.gates = [
-                gate(slots[0], .moved, two), gate(slots[1], .arriving, two), gate(slots[2], .frozen), gate(slots[3], .open),
+                gate(slots[0], .moved, two), gate(slots[1], .arriving, two), gate(slots[2], .frozen),
+                gate(slots[3], .open),
             ]
         }
         let found = RingProof.violations(map, said)
@@ -86,7 +87,9 @@ import Testing
     @Test func aSecondOwnerIsNamed() throws {
         let map = try map()
         let slots = map.ring.slots(of: one)
-        for (standing, epoch) in [(RingProof.Standing.open, 7), (.frozen, 0), (.arriving, 0)] as [(RingProof.Standing, UInt64)] {
+        for (standing, epoch) in [(RingProof.Standing.open, 7), (.frozen, 0), (.arriving, 0)]
+            as [(RingProof.Standing, UInt64)]
+        {
             var said = statements(map)
             say(two, &said) { $0.gates = [gate(slots[5], standing, one, epoch: epoch)] }
             let found = RingProof.violations(map, said)

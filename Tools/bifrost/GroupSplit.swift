@@ -94,7 +94,8 @@ struct GroupSplit: AsyncParsableCommand {
     }
 
     private func run(_ cluster: Cluster, _ watch: RebalancingWatch) async throws {
-        let administrator = watch.administrator
+        let administrator = Administrator(options, timeout: .seconds(60))
+        defer { administrator.close() }
         let map = try await administrator.map()
         let record = try MapNames.group(group.id, in: map)
         guard record.id != .meta else { throw ToolError(.negative, "the meta group has no slots: nothing was changed") }
@@ -102,7 +103,8 @@ struct GroupSplit: AsyncParsableCommand {
         guard slots.count > 1 else {
             throw ToolError(
                 .negative,
-                "\(record.id.words) has \(HumanText.count(slots.count, "slot")), which can't be halved; nothing was changed")
+                "\(record.id.words) has \(HumanText.count(slots.count, "slot")), which can't be halved; nothing was changed"
+            )
         }
         // Before anything is made: whether it could be given something.
         if let standing = try await administrator.rebalancing(until: RPCClock.now() + 10_000_000_000),
@@ -110,7 +112,8 @@ struct GroupSplit: AsyncParsableCommand {
         {
             throw ToolError(
                 .negative,
-                "rebalancing \(standing.rebalancing.id) is under way: wait until it is over, or cancel it; nothing was changed")
+                "rebalancing \(standing.rebalancing.id) is under way: wait until it is over, or cancel it; nothing was changed"
+            )
         }
         let load = try await cluster.load(of: record.id)
         let halves = GroupHalves(slots, bytes: load.slots)
@@ -160,7 +163,9 @@ struct GroupSplit: AsyncParsableCommand {
         let plan = RebalancePlan(
             moving: halves.moving, from: group.id, to: new, bytes: halves.bytes * replicas)
         let (steps, rest) = Rebalancing.steps(of: plan, bytesMax: AdministerRequest.payloadBytesMax - 1_024)
-        guard rest == nil else { throw ToolError(.fault, "half of a group does not fit into a command; please report it") }
+        guard rest == nil else {
+            throw ToolError(.fault, "half of a group does not fit into a command; please report it")
+        }
         return try await administrator.begin(
             RebalancingPlan(
                 token: UInt64.random(in: 1...UInt64.max), steps: steps, for: map,

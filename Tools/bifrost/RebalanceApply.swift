@@ -164,7 +164,9 @@ struct RebalanceApply: AsyncParsableCommand {
             let plan = RebalancingPlan(
                 token: UInt64.random(in: 1...UInt64.max), steps: pieces, for: planned.map,
                 limits: limits.over(Rebalancing.Limits()))
-            let id = try await watch.administrator.begin(plan)
+            let administrator = Administrator(options, timeout: ClientOptions.timeout)
+            defer { administrator.close() }
+            let id = try await administrator.begin(plan)
             if detach {
                 planned.report.carriedOut = true
                 if options.common.json {
@@ -173,7 +175,8 @@ struct RebalanceApply: AsyncParsableCommand {
                         stepsLeft: rest ?? 0)
                     try Output.json(report)
                 } else {
-                    let left = rest.map { "; \(HumanText.count($0, "step")) of the plan are left for another time" } ?? ""
+                    let left =
+                        rest.map { "; \(HumanText.count($0, "step")) of the plan are left for another time" } ?? ""
                     try Output.line(
                         "rebalancing \(id) has begun, and goes on by itself: see 'bifrost rebalance status'\(left)")
                 }
@@ -371,7 +374,8 @@ struct RebalanceCancel: AsyncParsableCommand {
 
 /// Looks at the rebalancing, again and again. Used by one task.
 final class RebalancingWatch {
-    let administrator: Administrator
+    /// Its time is never over: each look has its own.
+    private let administrator: Administrator
     private let cluster: Cluster
     private let options: ClientOptions
     /// Of what was seen first, and then: a rate is over some seconds.

@@ -210,7 +210,8 @@ package struct RebalancingReport: Encodable, Sendable {
     package var problem: String? {
         switch end {
         case .converged, .inProgress: return nil
-        case .cancelled: return "rebalancing \(rebalancing) was cancelled: \(stepsDone) of \(steps.count) steps are done"
+        case .cancelled:
+            return "rebalancing \(rebalancing) was cancelled: \(stepsDone) of \(steps.count) steps are done"
         case .failed:
             let first = steps.first { $0.state == Rebalancing.Step.State.failed.word }
             return "\(HumanText.count(stepsFailed, "step")) of rebalancing \(rebalancing) failed, as step "

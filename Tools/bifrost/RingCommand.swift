@@ -8,7 +8,8 @@ import Ring
 
 struct RingCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "ring", abstract: "Looks at the ring: which group has which keys, and on which hosts; and proves it.",
+        commandName: "ring",
+        abstract: "Looks at the ring: which group has which keys, and on which hosts; and proves it.",
         subcommands: [RingShow.self, RingVerify.self])
 }
 

@@ -119,7 +119,9 @@ struct RingVerify: AsyncParsableCommand {
         var answers: [Result<RingProof.Statement, ToolError>?] = Array(repeating: nil, count: asked.count)
         func show() {
             meter.show(
-                asked.indices.filter { answers[$0] == nil }.map { "\(asked[$0].group.words) on host \(asked[$0].host.id)" })
+                asked.indices.filter { answers[$0] == nil }.map {
+                    "\(asked[$0].group.words) on host \(asked[$0].host.id)"
+                })
         }
         show()
         await withTaskGroup(of: (Int, Result<RingProof.Statement, ToolError>).self) { tasks in
@@ -219,7 +221,9 @@ struct RingVerify: AsyncParsableCommand {
         let violations = RingProof.violations(map, statements)
         var filled = Array(repeating: false, count: Slot.count)
         for statement in statements {
-            for slot in statement.filled where map.owner(of: slot) == statement.group { filled[Int(slot.rawValue)] = true }
+            for slot in statement.filled where map.owner(of: slot) == statement.group {
+                filled[Int(slot.rawValue)] = true
+            }
         }
         let report = Report(
             proven: violations.isEmpty && unproven.isEmpty, mapVersion: map.version, epoch: map.ring.epoch.rawValue,

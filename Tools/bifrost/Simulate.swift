@@ -43,7 +43,8 @@ struct Simulate: AsyncParsableCommand {
     var seconds = SimulationSettings.secondsStandard
 
     @Option(
-        help: ArgumentHelp("safety, liveness, rot, membership, moves or rebalance. (default: safety)", valueName: "name"),
+        help: ArgumentHelp(
+            "safety, liveness, rot, membership, moves or rebalance. (default: safety)", valueName: "name"),
         completion: .list(SimulationProfile.allCases.map(\.rawValue)), transform: Self.profile)
     var profile = SimulationProfile.safety
 
