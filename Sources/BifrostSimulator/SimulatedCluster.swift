@@ -3,6 +3,7 @@
 // production modules.
 
 import HostCore
+import Messages
 import Primitives
 import Ring
 import StateMachines

@@ -99,6 +99,12 @@ private struct RebalancingOperator: Sendable {
     }
 }
 
+/// What the tasks of a test share.
+private final class WritersStanding: Sendable {
+    let isOver = Mutex(false)
+    let writes = Mutex(0)
+}
+
 @Suite(.ownExecutor) struct RebalancingTests {
     private static func brisk(_ settings: inout HostSettings) {
         settings.tickNanoseconds = 25_000_000
@@ -144,30 +150,37 @@ private struct RebalancingOperator: Sendable {
             let cluster = try await hosts.client()
             let keys = (0..<120).map { Bytes("{tag \($0)}") }
             let owner = RebalancingOperator(addresses: hosts.addresses)
-            let isOver = Mutex(false)
-            let count = Mutex(0)
+            let standing = WritersStanding()
             let first = try await owner.map()
             let planned = try plan(first, limits: Rebalancing.Limits(concurrentMax: 3, pauseMillisMax: 2_000))
             try await withThrowingTaskGroup(of: Void.self) { tasks in
                 for lane in 0..<4 {
                     tasks.addTask {
                         let own = keys.enumerated().filter { $0.offset % 4 == lane }.map(\.element)
-                        var last: [Bytes: Int] = [:]
+                        // What may be there: one value, or two where nobody knows whether a put was done.
+                        var known: [Bytes: [Bytes?]] = [:]
                         var number = 0
-                        while !isOver.withLock({ $0 }) || number < own.count {
+                        while !standing.isOver.withLock({ $0 }) || number < own.count {
                             let key = own[number % own.count]
                             // What was written before is there, wherever it is.
-                            let before = try await cluster.kv.get(key)
-                            #expect(before?.value == last[key].map { Bytes("\($0)") })
-                            try await cluster.kv.put(key, Bytes("\(number)"))
-                            last[key] = number
+                            let before = try await cluster.kv.get(key)?.value
+                            #expect(known[key, default: [nil]].contains(before))
+                            let value = Bytes("\(number)")
+                            do {
+                                try await cluster.kv.put(key, value)
+                                known[key] = [value]
+                            } catch let error as BifrostError where error.mayHaveHappened && restarts {
+                                known[key] = [before, value]
+                            }
                             number += 1
-                            count.withLock { $0 += 1 }
+                            standing.writes.withLock { $0 += 1 }
                         }
                     }
                 }
-                tasks.addTask {
-                    try await wait(for: "the first writes") { count.withLock { $0 } > 200 }
+                do {
+                    // Whatever comes of it, the writers end.
+                    defer { standing.isOver.withLock { $0 = true } }
+                    try await wait(for: "the first writes") { standing.writes.withLock { $0 } > 200 }
                     try await owner.command(.beginRebalancing(planned))
                     if restarts {
                         // Whoever leads the meta group may be among them.
@@ -176,10 +189,8 @@ private struct RebalancingOperator: Sendable {
                             try await hosts.start(number, loops: 1)
                         }
                     }
-                    let standing = try await owner.waitUntilOver()
-                    #expect(
-                        standing.rebalancing.steps.allSatisfy { $0.state == .done }, "\(standing.rebalancing.steps)")
-                    isOver.withLock { $0 = true }
+                    let steps = try await owner.waitUntilOver().rebalancing.steps
+                    #expect(steps.allSatisfy { $0.state == .done }, "\(steps)")
                 }
                 try await tasks.waitForAll()
             }
