@@ -297,26 +297,26 @@ import Testing
         let limits = MigrationLimits(bytesPerSecondMax: 1_000)
         var pace = MigrationPace()
         var now = Instant(5)
-        #expect(pace.mayFetch(at: now, limits))
+        #expect(pace.mayFetch(at: now, limits) == true)
         pace.took(1_500, at: now)
-        #expect(!pace.mayFetch(at: now, limits))
+        #expect(pace.mayFetch(at: now, limits) == false)
         now = now + second / 4
-        #expect(!pace.mayFetch(at: now, limits))
+        #expect(pace.mayFetch(at: now, limits) == false)
         now = now + second / 4 + 2_000_000
-        #expect(pace.mayFetch(at: now, limits))
+        #expect(pace.mayFetch(at: now, limits) == true)
         now = now + 100 * second
-        #expect(pace.mayFetch(at: now, limits))
+        #expect(pace.mayFetch(at: now, limits) == true)
         pace.took(1_000, at: now)
-        #expect(!pace.mayFetch(at: now, limits))
+        #expect(pace.mayFetch(at: now, limits) == false)
         // Without a limit there is none.
-        #expect(pace.mayFetch(at: now, MigrationLimits()))
+        #expect(pace.mayFetch(at: now, MigrationLimits()) == true)
     }
 
     @Test func looksThatComeOftenLoseNothing() {
         let limits = MigrationLimits(bytesPerSecondMax: 10)
         var pace = MigrationPace()
         var now = Instant(5)
-        #expect(pace.mayFetch(at: now, limits))
+        #expect(pace.mayFetch(at: now, limits) == true)
         pace.took(20, at: now)
         // Each look is less than a byte's time behind the one before.
         for _ in 0..<150 {

@@ -41,6 +41,22 @@ import Testing
         ]
     }
 
+    private func take(
+        _ report: Rebalancing.Report, of place: Int, begun: UInt64 = 0, in record: inout Rebalancing,
+        isTurn: Bool = true, sourceLocation: SourceLocation = #_sourceLocation
+    ) {
+        let did = record.take(report, of: place, begun: begun)
+        #expect(did == isTurn, "\(report) of step \(place)", sourceLocation: sourceLocation)
+    }
+
+    private func take(
+        _ wish: Rebalancing.Wish, in record: inout Rebalancing, isTurn: Bool = true,
+        sourceLocation: SourceLocation = #_sourceLocation
+    ) {
+        let did = record.take(wish)
+        #expect(did == isTurn, "\(wish)", sourceLocation: sourceLocation)
+    }
+
     private func encoded(_ record: Rebalancing) -> Bytes {
         var writer = ByteWriter()
         record.encode(into: &writer)
@@ -238,38 +254,47 @@ import Testing
 
     @Test func reportsOutOfTurnChangeNothing() throws {
         var record = record(try steps(try map()))
-        #expect(!record.take(.again("x"), of: 0) && !record.take(.cancelled, of: 0) && !record.take(.done, of: 3))
-        #expect(record.take(.begun, of: 0, begun: 5))
+        take(.again("x"), of: 0, in: &record, isTurn: false)
+        take(.cancelled, of: 0, in: &record, isTurn: false)
+        take(.done, of: 3, in: &record, isTurn: false)
+        take(.begun, of: 0, begun: 5, in: &record)
         #expect(record.steps[0].state == .underway && record.steps[0].begun == 5 && record.steps[0].attempts == 1)
-        #expect(!record.take(.begun, of: 0, begun: 6))
-        #expect(record.take(.again("aborted"), of: 0) && record.steps[0].state == .waiting)
+        take(.begun, of: 0, begun: 6, in: &record, isTurn: false)
+        take(.again("aborted"), of: 0, in: &record)
+        #expect(record.steps[0].state == .waiting)
         for attempt in 2...3 as ClosedRange<UInt64> {
-            #expect(record.take(.begun, of: 0, begun: 5 + attempt))
-            #expect(record.take(.again("aborted"), of: 0))
+            take(.begun, of: 0, begun: 5 + attempt, in: &record)
+            take(.again("aborted"), of: 0, in: &record)
         }
         // That was the last attempt.
-        #expect(!record.take(.begun, of: 0, begun: 9))
-        #expect(record.take(.failed(String(repeating: "ä", count: 200)), of: 0))
+        take(.begun, of: 0, begun: 9, in: &record, isTurn: false)
+        take(.failed(String(repeating: "ä", count: 200)), of: 0, in: &record)
         #expect(record.steps[0].word.utf8.count == 254 && record.steps[0].state == .failed)
-        #expect(!record.take(.done, of: 0))
+        take(.done, of: 0, in: &record, isTurn: false)
         // A lead's change of the map is all of it.
-        #expect(record.take(.begun, of: 2) && record.steps[2].state == .done)
-        #expect(record.take(.begun, of: 1, begun: 30) && record.take(.done, of: 1) && record.isOver)
+        take(.begun, of: 2, in: &record)
+        #expect(record.steps[2].state == .done)
+        take(.begun, of: 1, begun: 30, in: &record)
+        take(.done, of: 1, in: &record)
+        #expect(record.isOver)
     }
 
     @Test func pausesAndCancelsKeepStepsFromBeginning() throws {
         let map = try map()
         var record = record(try steps(map))
-        #expect(record.take(.begun, of: 1, begun: 30))
-        #expect(record.take(.pause) && !record.take(.pause))
-        #expect(!record.take(.begun, of: 0))
+        take(.begun, of: 1, begun: 30, in: &record)
+        take(.pause, in: &record)
+        take(.pause, in: &record, isTurn: false)
+        take(.begun, of: 0, in: &record, isTurn: false)
         #expect(record.waits(map)[0] == .resumption && record.waits(map)[2] == .resumption)
-        #expect(record.take(.resume) && record.take(.limits(Rebalancing.Limits(concurrentMax: 1))))
+        take(.resume, in: &record)
+        take(.limits(Rebalancing.Limits(concurrentMax: 1)), in: &record)
         #expect(record.waits(map)[0] == .turn(underway: 1, most: 1))
-        #expect(record.take(.cancel))
+        take(.cancel, in: &record)
         #expect(record.steps.map(\.state) == [.cancelled, .underway, .cancelled] && !record.isOver)
-        #expect(!record.take(.begun, of: 0))
-        #expect(record.take(.cancelled, of: 1) && record.isOver)
+        take(.begun, of: 0, in: &record, isTurn: false)
+        take(.cancelled, of: 1, in: &record)
+        #expect(record.isOver)
     }
 
     // MARK: - What is next
@@ -384,7 +409,7 @@ import Testing
         var map = try map()
         var record = record(try steps(map))
         let moving = slots(map, of: 1, 0..<3)
-        #expect(record.take(.begun, of: 0, begun: 5))
+        take(.begun, of: 0, begun: 5, in: &record)
         func migration(_ state: MigrationRecord.State) -> MigrationRecord {
             MigrationRecord(
                 id: MigrationID(5), slots: moving, source: GroupID(1), target: GroupID(2),
@@ -433,7 +458,7 @@ import Testing
         var record = record(Array(try steps(map)[1...1]))
         guard case .replica(let id, let old, let from, let to) = record.steps[0].move else { return }
         let new = map.nextReplica
-        #expect(record.take(.begun, of: 0, begun: new.rawValue))
+        take(.begun, of: 0, begun: new.rawValue, in: &record)
         func set(_ membership: ReplicaRecord.Membership, role: ReplicaRecord.Role = .voter, old isThere: Bool = true) {
             var group = map.group(id)!
             group.replicas.removeAll { $0.id == new || $0.id == old && !isThere }
