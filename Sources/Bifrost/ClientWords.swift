@@ -26,6 +26,8 @@
 @_exported public import enum StateMachines.KeyValueReading
 @_exported public import struct StateMachines.KeyValueScanPage
 @_exported public import struct StateMachines.KeyValueTransaction
+@_exported public import struct StateMachines.MigrationReport
+@_exported public import enum StateMachines.MigrationWait
 @_exported public import struct StateMachines.SessionPage
 @_exported public import struct StateMachines.SessionQuery
 @_exported public import struct StateMachines.SessionStanding

@@ -120,6 +120,21 @@ extension Cluster {
         }
     }
 
+    /// How far the slots are that come to a group, as its leader knows it; ascending by migration.
+    ///
+    /// - Throws: `invalid` if the leader's host is of a version that does not say.
+    public func migrations(to group: GroupID, timeout: Duration? = nil) async throws(BifrostError) -> [MigrationReport]
+    {
+        let answer = try await perform(
+            kind: .query, target: .group(group), reading: .linearizable, machine: .slotOwnership,
+            payload: MigrationsQuery().encoded(), timeout: timeout)
+        do throws(DecodingFailure) {
+            return try GroupMigrations(decoding: try DataResult(decoding: answer).body).reports
+        } catch {
+            throw BifrostError(malformed: error, place: BifrostError.Place(group: group))
+        }
+    }
+
     private func knownMap(deadline: Instant) async throws(BifrostError) -> ClusterMap {
         let result = await withCheckedContinuation {
             (continuation: CheckedContinuation<Result<ClusterMap, BifrostError>, Never>) in

@@ -44,6 +44,22 @@ extension HostShell {
         }
     }
 
+    /// Of the meta group's leader, or where to ask for it.
+    func rebalancingReply() -> RebalancingReply {
+        guard let core = main.core, let map = core.map else { return .refused("this host belongs to no cluster") }
+        guard map.featureLevel >= FeatureLevel.migrations else {
+            return .refused(
+                "the cluster uses feature level \(map.featureLevel), and rebalancing needs \(FeatureLevel.migrations)")
+        }
+        if let reply = core.rebalancingReply() { return reply }
+        guard let leader = core.metaLeader, leader != core.host else {
+            // One of those who have the group knows its leader.
+            return .notLeader(
+                address: map.group(.meta)?.replica(on: core.host) == nil ? addressOfMember(of: .meta) : "")
+        }
+        return .notLeader(address: map.host(leader)?.address ?? "")
+    }
+
     private func addressOfMember(of group: GroupID) -> String {
         guard let map = main.core?.map, let record = map.group(group) else { return "" }
         let host = record.host(of: record.preferredLeader) ?? record.replicas.first?.host

@@ -34,6 +34,9 @@ extension HostShell {
             case ClusterMethod.administer:
                 administer(try AdministerRequest(decoding: call.payload), call.reply)
             case ClusterMethod.transfer: transfer(try TransferRequest(decoding: call.payload), call.reply)
+            case ClusterMethod.rebalancing:
+                _ = try RebalancingRequest(decoding: call.payload)
+                call.reply.respond { rebalancingReply().encode(into: &$0) }
             case ClusterMethod.join: join(try JoinRequest(decoding: call.payload), call.reply)
             default:
                 call.reply.fail(.unknownMethod, "the cluster service has no method \(call.method)")

@@ -184,7 +184,7 @@ extension SimulatedCluster {
     /// A leader has begun to change its members. Now and then something goes wrong before that is done: it ends, or the
     /// hosts of old and new members fall apart.
     func changes(_ model: ConfigurationModel, by leader: ReplicaModel) {
-        guard areFaultsOn, settings.profile == .membership || settings.profile == .moves, model.configuration.isJoint,
+        guard areFaultsOn, settings.profile.changesMembers, model.configuration.isJoint,
             world.random.below(4) == 0
         else { return }
         let newHosts = Set(model.voters.map(\.host)).subtracting(model.outgoing.map(\.host))

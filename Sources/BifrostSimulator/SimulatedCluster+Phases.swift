@@ -36,7 +36,7 @@ extension SimulatedCluster {
         startWatches()
         let end = UInt64(settings.seconds) * 1_000_000_000
         switch settings.profile {
-        case .safety, .rot, .membership, .moves:
+        case .safety, .rot, .membership, .moves, .rebalance:
             beginFaults()
             administrator?.start()
             try pass(end)

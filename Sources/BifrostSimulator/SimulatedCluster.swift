@@ -3,6 +3,7 @@
 // production modules.
 
 import HostCore
+import Messages
 import Primitives
 import Ring
 import StateMachines
@@ -241,9 +242,19 @@ public final class SimulatedCluster {
     /// Each group has the members that are wanted, but for those on lost hosts, and no host is on its way out.
     var isSettled: Bool {
         map.hosts.allSatisfy { $0.state == .active } && map.featureLevel == world.plan.newestLevel
-            && map.migrations.isEmpty
+            && map.migrations.isEmpty && rebalancing?.isOver ?? true
             && map.groups.allSatisfy { $0.replicas.allSatisfy { $0.isSettled || hosts[place(of: $0.host)].isLost } }
             && Planner.moves(map, movesMax: .max).steps.allSatisfy { MapChange($0).refusal(by: map) != nil }
+    }
+
+    /// The newest that a leader of the meta group has.
+    var rebalancing: Rebalancing? {
+        hosts.compactMap { host -> Rebalancing? in
+            guard host.isRunning, case .there(let standing)? = host.loops.first?.core.rebalancingReply() else {
+                return nil
+            }
+            return standing.rebalancing
+        }.max { $0.id < $1.id }
     }
 
     /// What a damaged log has promised nobody can give back: such a replica is replaced under a new id.
@@ -269,6 +280,7 @@ public final class SimulatedCluster {
             + map.migrations.map {
                 "migration \($0.id) of \($0.slots.count) slots, \($0.source) to \($0.target), is \($0.state)"
             }
+            + (rebalancing.map { $0.isOver ? [] : ["rebalancing \($0.id): \($0.steps.filter { !$0.isOver })"] } ?? [])
             + ["feature level \(map.featureLevel), of hosts \(map.hosts.map(\.featureLevel))"]).joined(separator: "\n")
     }
 

@@ -56,6 +56,7 @@ final class SimulatedOperator {
         // Hosts that are empty are few: the rest of the draws would let most of them come back first.
         if below(2) == 0, removeHost() { return }
         if map.featureLevel < world.plan.newestLevel, below(4) == 0 { return raiseLevel() }
+        if world.plan.rebalancePercent > 0, world.random.below(100) < world.plan.rebalancePercent { return rebalance() }
         if world.random.below(100) < world.plan.migrationPercent { return migrate() }
         guard let group = any(map.groups) else { return }
         let active = map.hosts.filter { $0.state == .active }
@@ -113,6 +114,43 @@ final class SimulatedOperator {
         for _ in 0..<below(4) { if let slot = any(all) { slots.insert(slot) } }
         guard !slots.isEmpty else { return }
         submit(.migrate(slots.sorted(), from: source, to: target))
+    }
+
+    /// A plan is begun for loads that are drawn, often for a map that is not the newest; what is under way is paused, goes
+    /// on, gets other limits, or is called off.
+    private func rebalance() {
+        if let present = cluster.rebalancing, !present.isOver {
+            let wish: Rebalancing.Wish =
+                switch below(10) {
+                case ..<2: .pause
+                case 2: .cancel
+                case ..<5: .limits(limits())
+                default: .resume
+                }
+            return submit(.setRebalancing(present.id, wish))
+        }
+        let loads = cluster.keys.map { key in
+            RebalanceInput.SlotLoad(
+                slot: Ring.slot(of: key), bytes: 1 + world.random.below(1 << 22), operations: world.random.below(100))
+        }
+        var rules = RebalanceInput.Rules()
+        rules.bytesPercent = below(30)
+        rules.slotOverheadBytes = 1
+        let plan = Planner.rebalance(RebalanceInput(map: map, loads: loads, rules: rules))
+        var (steps, _) = Rebalancing.steps(of: plan, bytesMax: 60_000)
+        // Not all of it, mostly: the next plan finds something, too.
+        if below(4) > 0 { steps = Array(steps.prefix(1 + below(12))) }
+        guard !steps.isEmpty else { return }
+        submit(
+            .beginRebalancing(
+                RebalancingPlan(token: world.random.next() | 1, steps: steps, for: map, limits: limits())))
+    }
+
+    private func limits() -> Rebalancing.Limits {
+        Rebalancing.Limits(
+            concurrentMax: UInt32(1 + below(6)),
+            bytesPerSecondMax: below(2) == 0 ? 0 : 2_000 + world.random.below(100_000),
+            pauseMillisMax: below(2) == 0 ? 0 : UInt32(50 + below(2_000)))
     }
 
     /// Mostly to what all hosts have registered, sometimes to what some have not, or to less.
@@ -178,8 +216,12 @@ final class SimulatedOperator {
     }
 
     private func submit(_ change: MapChange, ended: @escaping (Bool) -> Void = { _ in }) {
+        submit(.change(change, expecting: below(2) == 0 ? map.version : 0), ended: ended)
+    }
+
+    private func submit(_ command: MetaCommand, ended: @escaping (Bool) -> Void = { _ in }) {
         world.note("the operator asks for a change of map %a", map.version)
-        let payload = MetaCommand.change(change, expecting: below(2) == 0 ? map.version : 0).payload()
+        let payload = command.payload()
         ask(.meta) { target, answered in
             target.call(.meta, payload, answered) { core, payload, call in core.administer(payload, call: call) }
         } ended: { [unowned self] result in
@@ -284,6 +326,10 @@ final class SimulatedOperator {
             submit(.raiseFeatureLevel(world.plan.newestLevel))
         }
         for host in map.hosts where host.state == .draining { submit(.setHostState(host.id, .active)) }
+        // It may wait for a host that is lost for good.
+        if let present = cluster.rebalancing, !present.isOver, !present.isCancelled {
+            submit(.setRebalancing(present.id, .cancel))
+        }
         // To the end: what was asked for before may still come about.
         world.schedule(after: 1_000_000_000, "the operator looks whether hosts still drain") { [unowned self] in
             settle()

@@ -76,6 +76,8 @@ package struct SimulatedPlan: Sendable {
     package var newestLevel = FeatureLevel.current
     /// Of so many changes that the operator asks for, per hundred, that slots move; 0: none do.
     package var migrationPercent: UInt64 = 0
+    /// Of so many, per hundred, that a plan of rebalancing is begun, or set otherwise; 0: none is.
+    package var rebalancePercent: UInt64 = 0
     /// Of each host's version at first, of those to come too; it is started with the newest one some time later. Empty: all
     /// are of that from the beginning.
     package var featureLevels: [UInt32] = []
@@ -214,7 +216,8 @@ package struct SimulatedPlan: Sendable {
         // Their states are larger: in the smallest pieces members would not catch up with a log that keeps next to nothing.
         if simulation.profile == .membership, dataTypePercent > 0 { settings.snapshotPieceBytes += 5_000 }
         settings.sweptRecordsMax = 1 + Int(later.below(20))
-        if simulation.profile == .moves { move(&later) }
+        if simulation.profile.movesSlots { move(&later) }
+        if simulation.profile == .rebalance { rebalancePercent = 40 + later.below(40) }
     }
 
     private mutating func move(_ random: inout SeededRandom) {

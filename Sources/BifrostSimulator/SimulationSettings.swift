@@ -13,6 +13,13 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     case membership
     /// As `membership`, and slots move from group to group.
     case moves
+    /// As `moves`, and most of it by plans of rebalancing that the meta group's leaders carry out.
+    case rebalance
+
+    /// Replicas, groups and hosts come and go.
+    var changesMembers: Bool { self == .membership || movesSlots }
+    /// Slots go from group to group.
+    var movesSlots: Bool { self == .moves || self == .rebalance }
 }
 
 /// What a run is told beside its seed. The same seed with other settings is another run.

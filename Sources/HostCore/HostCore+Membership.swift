@@ -71,6 +71,7 @@ extension HostCore {
                 .settled(
                     replica.group, index: current.index, voters: current.voters, learners: current.learners))
         }
+        if handsOverBeforeLeaving(replica, record, map) { return false }
         let wish = record.configuration(after: current, nextReplica: map.nextReplica) { learner in
             guard let progress = replica.core.progress(of: learner) else { return false }
             return progress.isRecentlyActive
@@ -120,6 +121,26 @@ extension HostCore {
         // Asked once each so often, whatever comes of it.
         replica.lastTurns[preferred] = tickCount
         handOver(replica, to: preferred)
+    }
+
+    /// A leader that is to leave its group hands over first, so that nobody waits for an election. Asked once: if nothing
+    /// comes of it, it goes as it is.
+    private func handsOverBeforeLeaving(_ replica: Replica, _ record: GroupRecord, _ map: ClusterMap) -> Bool {
+        guard map.featureLevel >= FeatureLevel.migrations, record.record(of: replica.id)?.role == .leaving
+        else { return false }
+        if replica.core.transferee != nil { return true }
+        guard tickCount >= replica.handOverTick else { return false }
+        // Its turn comes in another second.
+        guard handOversLeft > 0 else { return true }
+        let preferred = record.preferredLeader
+        let isReady =
+            replica.core.configuration.voters.contains(preferred) && isHeard(preferred, of: replica)
+            && replica.core.progress(of: preferred)?.isRecentlyActive == true
+        let stays = { (host: HostID) in map.host(host)?.state == .active }
+        guard let next = isReady ? preferred : successor(of: replica, where: stays) else { return false }
+        replica.handOverTick = tickCount + leadingTicksBeforeReturn
+        handOver(replica, to: next)
+        return true
     }
 
     private func handOver(_ replica: Replica, to successor: ReplicaID) {

@@ -18,7 +18,9 @@ extension HostCore {
     func tickMeta() {
         guard loop.isFirst else { return }
         // A move has several steps, and each is a change of the map: the next follows soon.
-        if tickCount % max(secondTicks / Self.stepsPerSecond, 1) == 0 { planMoves() }
+        let period = max(secondTicks / Self.stepsPerSecond, 1)
+        if tickCount % period == 0 { planMoves() }
+        if tickCount % period == period / 2 { driveRebalancing() }
         guard tickCount % secondTicks == 0 else { return }
         askForMachines()
         spreadMap()
@@ -167,10 +169,8 @@ extension HostCore {
                 || map.groups.contains(where: { $0.replicas.contains { $0.successorOf != .none } })
         else { return }
         // One that the map refuses must not hold up the others: a replica without which nobody would vote stays.
-        let away = peers.filter { !$0.isConnected }
-        let patience = settings.moveNanoseconds / settings.tickNanoseconds
-        let lost = away.filter { $0.awaySinceTick.map { tickCount - $0 >= patience } ?? false }
-        let plan = Planner.moves(map, movesMax: settings.movesMax, away: away.map(\.host), lost: lost.map(\.host))
+        let (away, lost) = awayHosts()
+        let plan = Planner.moves(map, movesMax: settings.movesMax, away: away, lost: lost)
         let changes = plan.steps.lazy.map { MapChange($0) }
         guard let change = changes.first(where: { $0.refusal(by: map) == nil }) else { return }
         _ = propose(MetaCommand.change(change, expecting: map.version).payload(), to: replica)
@@ -209,7 +209,7 @@ extension HostCore {
         replica.proposals.append(Replica.Proposal(index: index, term: term, call: call))
     }
 
-    private func propose(_ payload: Bytes, to replica: Replica) -> ProposeResult {
+    func propose(_ payload: Bytes, to replica: Replica) -> ProposeResult {
         advanceLogTime(replica)
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
         let result = replica.core.propose(kind: .command, payload: payload, logTime: replica.logTime.current)

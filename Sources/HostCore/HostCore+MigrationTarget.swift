@@ -19,6 +19,7 @@ extension HostCore {
     func driveTarget(_ drive: MigrationDrive, _ migration: MigrationRecord, _ map: ClusterMap) {
         let replica = drive.replica
         let task = replica.machine.ownership.task(migration.id)
+        drive.wait = .map
         switch (migration.state, task?.phase) {
         case (.copying, nil):
             guard !hasForgotten(migration, replica) else { return }
@@ -58,8 +59,18 @@ extension HostCore {
         if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
             return propose(.seal(migration.id, frozen: standing.frozen, standing.revision), drive)
         }
-        if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= settings.migrationLittleBytes {
-            return ask(.freeze, drive, migration)
+        // While writers wait there is no other limit than what the source gives. Before that the last page's bytes are waited
+        // for, too: whoever comes next begins with none.
+        if standing.phase == .exporting, !drive.pace.mayFetch(at: now, migration.limits) {
+            drive.wait = .pace
+            return
+        }
+        if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= settings.migrationLittleBytes,
+            drive.pace.isShort(bytes: drive.lastRoundBytes, of: migration.limits)
+        {
+            ask(.freeze, drive, migration)
+            drive.wait = .freeze
+            return
         }
         guard drive.rounds < Self.roundsMax else {
             if drive.rounds == Self.roundsMax {
@@ -70,6 +81,7 @@ extension HostCore {
             }
             return report(.abortMigration(migration.id), drive)
         }
+        drive.pace.asked(at: now)
         ask(
             progress.next.isEmpty
                 ? .fetch(base: progress.start, start: .zero, next: Bytes())
@@ -81,11 +93,12 @@ extension HostCore {
             ask(.compare(sourceTime: task.sourceTime, ownTime: task.ownTime), drive, migration)
         }
         if !drive.hasDigest {
+            drive.wait = .digest
             guard !drive.isReading, tickCount >= drive.notBefore else { return }
             return read(
                 drive, .digest(nil), MigrationRanges(slots: migration.slots, hasDeadlines: false), from: drive.walk)
         }
-        guard let theirs = drive.sourceDigest else { return }
+        guard let theirs = drive.sourceDigest else { return drive.wait = .digest }
         guard theirs == drive.digest.value || isPlanted("digests-not-compared") else {
             if drive.rounds <= Self.roundsMax {
                 drive.rounds = Self.roundsMax + 1
@@ -101,6 +114,7 @@ extension HostCore {
     // MARK: Asking
 
     private func ask(_ kind: MigrationWord.Kind, _ drive: MigrationDrive, _ migration: MigrationRecord) {
+        drive.wait = .source
         if let tick = drive.askedTick {
             guard tickCount - tick >= askTicks << min(drive.silences, 4) else { return }
             drive.silences += 1
@@ -167,9 +181,12 @@ extension HostCore {
         if task.progress.next.isEmpty { drive.roundBytes = 0 }
         drive.roundBytes += page.bytes
         counts.migrationBytesTaken += UInt64(page.bytes)
+        drive.pace.took(page.bytes, at: now)
         propose(.page(migration.id, page), drive)
         // Of a page that is not proposed nothing is remembered: it is asked for again.
-        guard drive.proposed != nil, page.next.isEmpty else { return }
+        guard drive.proposed != nil else { return }
+        drive.takenBytes += UInt64(page.bytes)
+        guard page.next.isEmpty else { return }
         drive.lastRoundBytes = drive.roundBytes
         drive.rounds += 1
     }

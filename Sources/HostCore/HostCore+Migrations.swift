@@ -70,6 +70,11 @@ final class MigrationDrive {
     var lastRoundBytes = Int.max
     var rounds = 0
     var notBefore: UInt64 = 0
+    var pace = MigrationPace()
+    /// Of pages that this leadership put into its log.
+    var takenBytes: UInt64 = 0
+    /// What a target waits for; of a source nobody is told.
+    var wait = MigrationWait.nothing
 
     init(_ id: MigrationID, _ replica: Replica, _ side: MigrationSide, number: UInt64) {
         self.id = id

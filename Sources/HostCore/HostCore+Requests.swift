@@ -199,7 +199,7 @@ extension HostCore {
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) { return refuse(call, refusal) }
         if request.machine.isRegistered { return queryMachine(request, replica, call) }
         if request.machine == .sessions { return querySessions(request, replica, call) }
-        if request.machine == .slotOwnership { return queryLoad(request, replica, call) }
+        if request.machine == .slotOwnership { return querySlots(request, replica, call) }
         guard request.machine == .keyValue else {
             return refuse(call, .invalid("sub state machine \(request.machine) answers no queries in this version"))
         }

@@ -78,6 +78,8 @@ public struct LoadRead: Sendable {
     package var live: [UInt64]
     /// Of all memtables.
     package var memtableBytes: UInt64
+    /// What it is about instead; nil: loads.
+    package var contents: Contents?
     public var view: StoreView
 }
 

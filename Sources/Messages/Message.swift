@@ -43,6 +43,8 @@ public enum ClusterMethod {
     public static let transfer: UInt16 = 7
     /// `UpkeepRequest` → `HostUpkeep`
     public static let upkeep: UInt16 = 8
+    /// `RebalancingRequest` → `RebalancingReply`
+    public static let rebalancing: UInt16 = 9
 }
 
 /// Sizes that client and server both check. Part of the protocol: they grow only with the feature level.

@@ -82,6 +82,13 @@ public struct MigrationID: Identifier {
     @inlinable public static var none: MigrationID { MigrationID(0) }
 }
 
+/// One plan of rebalancing that is carried out. Greater than that of every earlier one; 0 is none.
+public struct RebalancingID: Identifier {
+    public var rawValue: UInt64
+    @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
+    @inlinable public static var none: RebalancingID { RebalancingID(0) }
+}
+
 /// Version of the ring, raised by one with each change of ownership.
 public struct Epoch: Identifier {
     public var rawValue: UInt64

@@ -13,6 +13,35 @@
 
 public import Primitives
 
+/// How fast slots may move, and for how long their writers may wait. As whoever began it wants it.
+public struct MigrationLimits: Hashable, Sendable {
+    /// That the target fetches in a second while the source serves; 0: as much as the source's host gives.
+    public var bytesPerSecondMax: UInt64
+    /// The target asks for the freeze only when it expects to have the rest in this time; 0: when little is left.
+    public var pauseMillisMax: UInt32
+
+    public init(bytesPerSecondMax: UInt64 = 0, pauseMillisMax: UInt32 = 0) {
+        self.bytesPerSecondMax = bytesPerSecondMax
+        self.pauseMillisMax = pauseMillisMax
+    }
+
+    /// What is wrong with them, in words; nil if nothing is.
+    public var problem: String? {
+        bytesPerSecondMax < ClusterMap.counterMax ? nil : "a migration's bytes per second are not below 2^62"
+    }
+
+    /// `bytes per second u64 | pause u32, milliseconds`
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(bytesPerSecondMax)
+        writer.write(pauseMillisMax)
+    }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+        bytesPerSecondMax = try reader.read()
+        pauseMillisMax = try reader.read()
+    }
+}
+
 /// One migration. The slots are the source's until it is committed, and the target's from then on: in one version of the
 /// map with that decision.
 public struct MigrationRecord: Hashable, Sendable {
@@ -40,6 +69,7 @@ public struct MigrationRecord: Hashable, Sendable {
     public var slots: [Slot]
     public var source: GroupID
     public var target: GroupID
+    public var limits: MigrationLimits
     public var state: State
     /// Of the source's log: where these slots were frozen, and from `released` on, where they were released; 0 before.
     public var sourceIndex: LogIndex
@@ -52,7 +82,8 @@ public struct MigrationRecord: Hashable, Sendable {
     public var isTargetDone: Bool
 
     public init(
-        id: MigrationID, slots: [Slot], source: GroupID, target: GroupID, state: State = .copying,
+        id: MigrationID, slots: [Slot], source: GroupID, target: GroupID,
+        limits: MigrationLimits = MigrationLimits(), state: State = .copying,
         sourceIndex: LogIndex = .zero, sourceRevision: Revision = .zero, digest: UInt64 = 0, isSourceDone: Bool = false,
         isTargetDone: Bool = false
     ) {
@@ -60,6 +91,7 @@ public struct MigrationRecord: Hashable, Sendable {
         self.slots = slots
         self.source = source
         self.target = target
+        self.limits = limits
         self.state = state
         self.sourceIndex = sourceIndex
         self.sourceRevision = sourceRevision
@@ -77,18 +109,19 @@ public struct MigrationRecord: Hashable, Sendable {
 
 extension MigrationRecord {
     public static let formatVersion: UInt16 = 1
-    static let encodedBytesMin = 52
+    static let encodedBytesMin = 64
     /// Of one migration: what moves in one go should be little, so that writes wait shortly for its last round.
     public static let slotsMax = 4_096
 
-    /// `version u16 = 1 | id u64 | source u32 | target u32 | state u8 | source index u64 | source revision u64 | digest u64 | done u8 (bit 0: the
-    /// source, bit 1: the target) | runs u32 | each: first u16, count u16`. The runs ascend, with a slot between them that
+    /// `version u16 = 1 | id u64 | source u32 | target u32 | limits | state u8 | source index u64 | source revision u64 | digest
+    /// u64 | done u8 (bit 0: the source, bit 1: the target) | runs u32 | each: first u16, count u16`. The runs ascend, with a slot between them that
     /// is not among these.
     public func encode(into writer: inout ByteWriter) {
         writer.write(Self.formatVersion)
         writer.write(id)
         writer.write(source)
         writer.write(target)
+        limits.encode(into: &writer)
         writer.write(state.rawValue)
         writer.write(sourceIndex)
         writer.write(sourceRevision)
@@ -105,6 +138,7 @@ extension MigrationRecord {
         id = try reader.read()
         source = try reader.read()
         target = try reader.read()
+        limits = try MigrationLimits(from: &reader)
         let state = try reader.read(UInt8.self)
         guard let state = State(rawValue: state) else {
             throw DecodingFailure(expected: "a migration's state, 1 to 6", found: "\(state)")
@@ -211,6 +245,7 @@ extension ClusterMap {
             else { return "migration \(id) goes from group \(migration.source) to \(migration.target), which can't be" }
             guard migration.sourceIndex.rawValue < Self.counterMax, migration.sourceRevision.rawValue < Self.counterMax
             else { return "the source's index or revision of migration \(id) is not below 2^62" }
+            if let problem = migration.limits.problem { return problem }
             guard !migration.isSourceDone && !migration.isTargetDone || migration.state == .aborting
                 || migration.state == .settling
             else { return "migration \(id) is forgotten by one of its groups, though it is not aborted" }

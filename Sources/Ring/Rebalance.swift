@@ -80,7 +80,7 @@ public struct RebalancePlan: Hashable, Sendable {
         case leader(GroupID, from: HostID, to: HostID)
     }
 
-    public enum Reason: String, Hashable, Sendable, CustomStringConvertible {
+    public enum Reason: String, Hashable, Sendable, CaseIterable, CustomStringConvertible {
         case groupLeaves = "the group is to have no slots"
         case groupIsNew = "the group has no slots yet"
         case groupIsUneven = "a group's load is out of bounds"
@@ -98,6 +98,12 @@ public struct RebalancePlan: Hashable, Sendable {
         public var reason: Reason
         /// That are written for it, in all replicas that get them.
         public var bytes: UInt64
+
+        public init(move: Move, reason: Reason, bytes: UInt64) {
+            self.move = move
+            self.reason = reason
+            self.bytes = bytes
+        }
     }
 
     /// What a host or a group has.
@@ -145,6 +151,16 @@ public struct RebalancePlan: Hashable, Sendable {
     /// Ascending by group; all of them.
     public var groups: [GroupChange]
     public var unreached: [Unreached]
+
+    /// - Parameter steps: without figures of hosts and groups, where nobody measured any.
+    public init(
+        steps: [Step], hosts: [HostChange] = [], groups: [GroupChange] = [], unreached: [Unreached] = []
+    ) {
+        self.steps = steps
+        self.hosts = hosts
+        self.groups = groups
+        self.unreached = unreached
+    }
 
     /// Of all steps.
     public var bytes: UInt64 { steps.reduce(0) { $0 + $1.bytes } }

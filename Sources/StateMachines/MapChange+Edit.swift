@@ -69,7 +69,8 @@ extension MapChange {
         let least: UInt32 =
             switch self {
             case .setGroupState, .setHostWeight: FeatureLevel.transactions
-            case .migrate, .commitMigration, .migrationReleased, .migrationActivated, .abortMigration, .migrationDone:
+            case .migrate, .commitMigration, .migrationReleased, .migrationActivated, .abortMigration, .migrationDone,
+                .limitMigration:
                 FeatureLevel.migrations
             default: FeatureLevel.membership
             }
@@ -167,7 +168,8 @@ extension MapChange {
             var record = old
             record.preferredLeader = replica
             return try edit(of: old, to: record, replica, map)
-        case .migrate(let slots, let source, let target): return try migrating(slots, source, target, map)
+        case .migrate(let slots, let source, let target, let limits):
+            return try migrating(slots, source, target, limits, map)
         case .commitMigration(let id, let index, let digest): return try committing(id, index, digest, map)
         case .migrationReleased(let id, let index, let revision):
             return try stepping(id, to: .released, map) { (migration) throws(Refusal) in
@@ -185,6 +187,7 @@ extension MapChange {
         case .migrationActivated(let id): return try stepping(id, to: .activated, map) { _ in }
         case .abortMigration(let id): return try aborting(id, map)
         case .migrationDone(let id, let side): return try finishing(id, side, map)
+        case .limitMigration(let id, let limits): return try limiting(id, limits, map)
         }
     }
 

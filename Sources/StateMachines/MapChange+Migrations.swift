@@ -24,8 +24,9 @@ extension MapChange {
     }
 
     func migrating(
-        _ slots: [Slot], _ source: GroupID, _ target: GroupID, _ map: ClusterMap
+        _ slots: [Slot], _ source: GroupID, _ target: GroupID, _ limits: MigrationLimits, _ map: ClusterMap
     ) throws(Refusal) -> MapEdit {
+        if let problem = limits.problem { throw .invalid(problem) }
         guard source != target else {
             throw .invalid("slots move from one group to another, not from \(source) to itself")
         }
@@ -55,7 +56,7 @@ extension MapChange {
             throw .invalid("slot \(slot) is part of migration \(isTaken[Int(slot.rawValue)]): wait until it is over")
         }
         let record = MigrationRecord(
-            id: MigrationID(map.version + 1), slots: slots, source: source, target: target)
+            id: MigrationID(map.version + 1), slots: slots, source: source, target: target, limits: limits)
         return map.edit(.migration(record), record)
     }
 
@@ -105,6 +106,15 @@ extension MapChange {
             throw .invalid("migration \(id) is decided: move its slots back when it is over")
         }
         migration.state = .aborting
+        return map.edit(.migration(migration), migration)
+    }
+
+    func limiting(_ id: MigrationID, _ limits: MigrationLimits, _ map: ClusterMap) throws(Refusal) -> MapEdit {
+        if let problem = limits.problem { throw .invalid(problem) }
+        var migration = try map.known(id)
+        guard migration.canAbort else { throw .invalid("migration \(id) is decided: nothing is fetched any more") }
+        guard migration.limits != limits else { return map.edit(.nothing, migration) }
+        migration.limits = limits
         return map.edit(.migration(migration), migration)
     }
 

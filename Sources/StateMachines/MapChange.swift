@@ -41,9 +41,9 @@ public enum MapChange: Hashable, Sendable {
     case setGroupState(GroupID, GroupRecord.State)
     /// 15, `host u64 | weight u32`: from feature level 5 on.
     case setHostWeight(HostID, UInt32)
-    /// 16, `source u32 | target u32 | slots (`ByteWriter.write(slots:)`)`: a migration of slots that the source owns and
-    /// no migration has. This and the next ones: from feature level 11 on.
-    case migrate([Slot], from: GroupID, to: GroupID)
+    /// 16, `source u32 | target u32 | limits (`MigrationLimits`) | slots (`ByteWriter.write(slots:)`)`: a migration of slots
+    /// that the source owns and no migration has. This and the next ones: from feature level 11 on.
+    case migrate([Slot], from: GroupID, to: GroupID, limits: MigrationLimits = MigrationLimits())
     /// 17, `migration u64 | index u64 | digest u64`: the target's leader says that its group has all of the slots as they
     /// were frozen at this index of the source's log, and the digest that both have of it. That is the decision: the ring
     /// names the target. An aborted one is not decided any more.
@@ -58,6 +58,8 @@ public enum MapChange: Hashable, Sendable {
     /// 21, `migration u64 | side u8`: the group on this side has forgotten one that is aborted, or, of the source, has
     /// cleaned up behind one that is activated.
     case migrationDone(MigrationID, MigrationSide)
+    /// 22, `migration u64 | limits`: other limits for one that is not decided yet.
+    case limitMigration(MigrationID, MigrationLimits)
 
     /// A planned step, as a change.
     public init(_ step: Planner.Step) {
@@ -69,8 +71,8 @@ public enum MapChange: Hashable, Sendable {
         }
     }
 
-    /// 13 is a recovery's.
-    static func isOne(_ number: UInt8) -> Bool { number >= 3 && number <= 21 && number != 13 }
+    /// 13 is a recovery's; from 23 on they are a rebalancing's.
+    static func isOne(_ number: UInt8) -> Bool { number >= 3 && number <= 22 && number != 13 }
 
     var number: UInt8 {
         switch self {
@@ -92,6 +94,7 @@ public enum MapChange: Hashable, Sendable {
         case .migrationActivated: 19
         case .abortMigration: 20
         case .migrationDone: 21
+        case .limitMigration: 22
         }
     }
 
@@ -130,9 +133,10 @@ public enum MapChange: Hashable, Sendable {
         case .setHostWeight(let host, let weight):
             writer.write(host)
             writer.write(weight)
-        case .migrate(let slots, let source, let target):
+        case .migrate(let slots, let source, let target, let limits):
             writer.write(source)
             writer.write(target)
+            limits.encode(into: &writer)
             writer.write(slots: slots)
         case .commitMigration(let migration, let index, let digest):
             writer.write(migration)
@@ -146,6 +150,9 @@ public enum MapChange: Hashable, Sendable {
         case .migrationDone(let migration, let side):
             writer.write(migration)
             writer.write(side.rawValue)
+        case .limitMigration(let migration, let limits):
+            writer.write(migration)
+            limits.encode(into: &writer)
         }
     }
 
@@ -185,7 +192,8 @@ public enum MapChange: Hashable, Sendable {
         case 15: self = .setHostWeight(try reader.read(), try reader.read())
         case 16:
             let (source, target) = (try reader.read(GroupID.self), try reader.read(GroupID.self))
-            self = .migrate(try reader.readSlots(), from: source, to: target)
+            let limits = try MigrationLimits(from: &reader)
+            self = .migrate(try reader.readSlots(), from: source, to: target, limits: limits)
         case 17: self = .commitMigration(try reader.read(), frozen: try reader.read(), digest: try reader.read())
         case 18: self = .migrationReleased(try reader.read(), try reader.read(), try reader.read())
         case 19: self = .migrationActivated(try reader.read())
@@ -197,7 +205,8 @@ public enum MapChange: Hashable, Sendable {
                 throw DecodingFailure(expected: "a side of a migration, 1 or 2", found: "\(number)")
             }
             self = .migrationDone(migration, side)
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 21", found: "kind \(number)")
+        case 22: self = .limitMigration(try reader.read(), try MigrationLimits(from: &reader))
+        default: throw DecodingFailure(expected: "a change of the map, 3 to 22", found: "kind \(number)")
         }
     }
 }

@@ -41,9 +41,19 @@ public enum MetaCommand: Hashable, Sendable {
     /// 13, `map`: this map takes the place of the one that is there, if it is of a later version; the cluster's id may be
     /// another. Stands in a log only where a recovery wrote it, and is never proposed.
     case recover(ClusterMap)
+    /// 23, `token u64 | map version u64 | ground u64 | limits | steps u32 | each step`: a plan is carried out from now on.
+    /// Refused while another one is, and as stale if what its steps rest on (`Rebalancing.ground`) is not in the map what it
+    /// was in that version. This and the next ones: from feature level 11 on.
+    case beginRebalancing(RebalancingPlan)
+    /// 24, `rebalancing u64 | wish`: what somebody wants of the one that is under way.
+    case setRebalancing(RebalancingID, Rebalancing.Wish)
+    /// 25, `rebalancing u64 | step u32 | report`: what became of a step. Of the meta group's leader alone, which is at the end
+    /// of its log then. That a step is begun is one with its change of the map.
+    case reportStep(RebalancingID, UInt32, Rebalancing.Report)
 
     static let formatVersion: UInt8 = 1
     private static let recoverNumber: UInt8 = 13
+    private static let rebalancingNumbers: (begin: UInt8, set: UInt8, step: UInt8) = (23, 24, 25)
 
     /// A whole payload: header and command.
     public func payload() -> Bytes {
@@ -70,6 +80,21 @@ public enum MetaCommand: Hashable, Sendable {
             writer.write(Self.recoverNumber)
             writer.write(Self.formatVersion)
             map.encode(into: &writer)
+        case .beginRebalancing(let plan):
+            writer.write(Self.rebalancingNumbers.begin)
+            writer.write(Self.formatVersion)
+            plan.encode(into: &writer)
+        case .setRebalancing(let id, let wish):
+            writer.write(Self.rebalancingNumbers.set)
+            writer.write(Self.formatVersion)
+            writer.write(id)
+            wish.encode(into: &writer)
+        case .reportStep(let id, let step, let report):
+            writer.write(Self.rebalancingNumbers.step)
+            writer.write(Self.formatVersion)
+            writer.write(id)
+            writer.write(step)
+            report.encode(into: &writer)
         }
         return writer.take()
     }
@@ -96,7 +121,14 @@ public enum MetaCommand: Hashable, Sendable {
             let expecting = try reader.read(UInt64.self)
             self = .change(try MapChange(number: number, from: &reader), expecting: expecting)
         case Self.recoverNumber: self = .recover(try ClusterMap(from: &reader))
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 21", found: "kind \(number)")
+        case Self.rebalancingNumbers.begin: self = .beginRebalancing(try RebalancingPlan(from: &reader))
+        case Self.rebalancingNumbers.set:
+            let id = try reader.read(RebalancingID.self)
+            self = .setRebalancing(id, try Rebalancing.Wish(from: &reader))
+        case Self.rebalancingNumbers.step:
+            let (id, step) = (try reader.read(RebalancingID.self), try reader.read(UInt32.self))
+            self = .reportStep(id, step, try Rebalancing.Report(from: &reader))
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 25", found: "kind \(number)")
         }
         try reader.expectEnd()
     }
@@ -179,9 +211,14 @@ public struct MetaRecord: Hashable, Sendable {
 /// The map, live. Its records: "head" with the map's own numbers and counts, "ring", "host/" and the id (u64,
 /// big-endian, so that records sort like ids) for each host, "group/" and the id (u32, big-endian) for each group,
 /// "migration/" and the id (u64, big-endian) for each migration; values as the parts of the map encode themselves.
+///
+/// Beside the map the last rebalancing, in as many records as change together: "rebalancing" with its head, and
+/// "rebalancing/" and the place (u32, big-endian) for each step.
 public struct MetaMachine: Sendable {
     /// Nil before the cluster's first map.
-    public private(set) var map: ClusterMap?
+    public internal(set) var map: ClusterMap?
+    /// The one that is under way, or the last one there was; nil: none was ever begun, or since the cluster was recovered.
+    public internal(set) var rebalancing: Rebalancing?
 
     public init() {}
 
@@ -202,11 +239,14 @@ public struct MetaMachine: Sendable {
         do throws(DecodingFailure) { command = try MetaCommand(payload: payload) } catch {
             return .invalid("\(error)")
         }
-        guard case .change(let change, _) = command else {
+        guard let map else { return .invalid("there is no cluster yet") }
+        switch command {
+        case .change(let change, _): return change.levelRefusal(map)
+        case .beginRebalancing, .setRebalancing: return Self.rebalancingRefusal(map)
+        case .reportStep: return .invalid("the meta group's leader reports steps itself")
+        case .initialise, .registerHost, .recover:
             return .invalid("hosts found clusters and register themselves: this command is not for clients")
         }
-        guard let map else { return .invalid("there is no cluster yet") }
-        return change.levelRefusal(map)
     }
 
     /// Whether a change would leave the map as it is, or be refused.
@@ -248,12 +288,19 @@ public struct MetaMachine: Sendable {
             } catch {
                 return .refused(error)
             }
+        case .beginRebalancing(let plan): return begin(plan)
+        case .setRebalancing(let id, let wish): return set(id, wish)
+        case .reportStep(let id, let step, let report): return take(report, of: step, id)
         case .recover(let recovered):
             guard recovered.version > map?.version ?? 0 else {
                 return .refused(.invalid("the map has version \(map?.version ?? 0), a recovery brought an older one"))
             }
-            let records = Self.records(of: recovered, changedFrom: map) + Self.deletions(from: map, in: recovered)
+            // What was to move was planned for hosts that may be lost.
+            let records =
+                Self.records(of: recovered, changedFrom: map) + Self.deletions(from: map, in: recovered)
+                + Self.records(of: nil, changedFrom: rebalancing)
             map = recovered
+            rebalancing = nil
             return .done(records, MetaResult(host: HostID(0), mapVersion: recovered.version).encoded())
         }
     }
@@ -307,12 +354,17 @@ public struct MetaMachine: Sendable {
 
     /// The edit was checked against the present map. Writes the head and one record, whatever the map's size.
     private mutating func carryOut(_ edit: MapEdit) -> Effect {
+        let (records, outcome) = changed(by: edit)
+        return .done(records, outcome.encoded())
+    }
+
+    mutating func changed(by edit: MapEdit) -> (records: [MetaRecord], outcome: MetaOutcome) {
         var outcome = MetaOutcome(mapVersion: 0, host: edit.host, group: edit.group, replica: edit.replica)
         var records: [MetaRecord] = []
         switch edit.part {
         case .nothing:
             outcome.mapVersion = map!.version
-            return .done([], outcome.encoded())
+            return ([], outcome)
         case .host(let host): records = [Self.record(Self.key(of: host.id)) { host.encode(into: &$0) }]
         case .hostRemoved(let id): records = [MetaRecord(key: Self.key(of: id), value: nil)]
         case .group(let group): records = [Self.record(Self.key(of: group.id)) { group.encode(into: &$0) }]
@@ -330,12 +382,12 @@ public struct MetaMachine: Sendable {
         }
         outcome.mapVersion = map!.version
         let head = map!.head
-        return .done([Self.record(Self.headKey) { head.encode(into: &$0) }] + records, outcome.encoded())
+        return ([Self.record(Self.headKey) { head.encode(into: &$0) }] + records, outcome)
     }
 
     // MARK: - Records
 
-    private static func record(_ key: Bytes, _ encode: (inout ByteWriter) -> Void) -> MetaRecord {
+    static func record(_ key: Bytes, _ encode: (inout ByteWriter) -> Void) -> MetaRecord {
         var writer = ByteWriter()
         encode(&writer)
         return MetaRecord(key: key, value: writer.take())
@@ -364,9 +416,14 @@ public struct MetaMachine: Sendable {
         var hosts: [HostRecord] = []
         var groups: [GroupRecord] = []
         var migrations: [MigrationRecord] = []
+        var rebalancing = RestoredRebalancing()
         for record in records {
             guard let value = record.value else { continue }
             var reader = ByteReader(value)
+            if try rebalancing.take(record.key, &reader) {
+                try reader.expectEnd()
+                continue
+            }
             if record.key == Self.headKey {
                 head = try ClusterMapHead(from: &reader)
             } else if record.key == Self.ringKey {
@@ -386,6 +443,7 @@ public struct MetaMachine: Sendable {
             }
             try reader.expectEnd()
         }
+        self.rebalancing = try rebalancing.finish()
         if head == nil, ring == nil, hosts.isEmpty, groups.isEmpty, migrations.isEmpty { return }
         guard let head, let ring else {
             throw DecodingFailure(expected: "a map's head and ring", found: "records without them")
@@ -412,7 +470,7 @@ public struct MetaMachine: Sendable {
     private static func key(of group: GroupID) -> Bytes { key(groupPrefix, group.rawValue.bigEndian) }
     private static func key(of migration: MigrationID) -> Bytes { key(migrationPrefix, migration.rawValue.bigEndian) }
 
-    private static func key(_ prefix: Bytes, _ bigEndian: some FixedWidthInteger) -> Bytes {
+    static func key(_ prefix: Bytes, _ bigEndian: some FixedWidthInteger) -> Bytes {
         var bytes = prefix.array
         withUnsafeBytes(of: bigEndian) { bytes += $0 }
         return Bytes(bytes)

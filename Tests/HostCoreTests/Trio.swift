@@ -153,6 +153,7 @@ final class TestHost {
             core.pageDone()
             replies[read.call] = .done(try read.result(from: store))
         }
+        for read in work.migrationReads { core.migrationRead(try read.result(from: store)) }
         for read in work.machineReads {
             let result = try read.result(from: store)
             if let response = read.response(to: result) {

@@ -125,6 +125,10 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
         expect([.slotsReleased, .slotsActivated], within: 1...40, SimulationSettings(profile: .moves, seconds: 30))
     }
 
+    @Test func plansOfRebalancingAreCarriedOutUnderFaults() {
+        expect([.slotsReleased, .slotsActivated], within: 1...40, SimulationSettings(profile: .rebalance, seconds: 30))
+    }
+
     @Test func damageIsNoticedAndNothingWrongServed() {
         expect(
             SimulationMark.allCases.filter(\.isOfDamage), within: 1...60, SimulationSettings(profile: .rot, seconds: 20)

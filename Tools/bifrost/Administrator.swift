@@ -30,9 +30,9 @@ final class Administrator: Sendable {
     }
 
     /// For one host to answer; others are asked at the same time, or next.
-    private static let shareNanoseconds: UInt64 = 1_000_000_000
+    static let shareNanoseconds: UInt64 = 1_000_000_000
     /// For a change, which waits for a quorum.
-    private static let changeShareNanoseconds: UInt64 = 3_000_000_000
+    static let changeShareNanoseconds: UInt64 = 3_000_000_000
     /// How long to look for the map that a refusal spoke of.
     private static let newerMapNanoseconds: UInt64 = 500_000_000
     /// How often to ask again after a refusal that the newest map does not explain.
@@ -42,7 +42,7 @@ final class Administrator: Sendable {
     private static let attemptsMax = 64
     /// How long to try addresses where nobody listens.
     private static let refusalGraceNanoseconds: UInt64 = 1_000_000_000
-    private static let pause = Duration.milliseconds(50)
+    static let pause = Duration.milliseconds(50)
     private static let lookPause = Duration.milliseconds(200)
 
     /// - Parameter timeout: for the command altogether.
@@ -64,7 +64,7 @@ final class Administrator: Sendable {
         for probe in probes { probe.close() }
     }
 
-    private func probe(_ address: String) throws(ToolError) -> HostProbe {
+    func probe(_ address: String) throws(ToolError) -> HostProbe {
         if let known = state.withLock({ $0.probes[address] }) { return known }
         let new = try HostProbe(address)
         state.withLock { $0.probes[address] = new }
@@ -74,10 +74,10 @@ final class Administrator: Sendable {
     /// The command's time is over.
     var isOver: Bool { RPCClock.now() >= deadline }
 
-    private func share(_ nanoseconds: UInt64) -> Instant { min(deadline, RPCClock.now() + nanoseconds) }
+    func share(_ nanoseconds: UInt64) -> Instant { min(deadline, RPCClock.now() + nanoseconds) }
 
     /// Where to ask: hosts of the map, before that those that the command line names.
-    private var addresses: [String] {
+    var addresses: [String] {
         let known = state.withLock { $0.newest?.hosts.map(\.address) ?? [] }
         return seeds + known.filter { !seeds.contains($0) }
     }
@@ -180,7 +180,7 @@ final class Administrator: Sendable {
         }
     }
 
-    private func sleep(_ pause: Duration) async throws(ToolError) {
+    func sleep(_ pause: Duration) async throws(ToolError) {
         do { try await Task.sleep(for: pause) } catch { throw ToolError(error) }
     }
 
@@ -259,7 +259,7 @@ final class Administrator: Sendable {
         "the change may have been carried out or not, or may be yet: look with 'bifrost group list' or 'bifrost host "
             + "list' before you repeat it")
 
-    private struct Answer {
+    struct Answer {
         /// `notLeader`: nobody carried it out within the time.
         var reply: AdministerReply
         /// An attempt before the last one may have been carried out.
@@ -270,7 +270,12 @@ final class Administrator: Sendable {
 
     /// Sends a change to who leads the meta group, wherever that is, until somebody says what became of it.
     private func administer(_ change: MapChange, expecting version: UInt64) async throws(ToolError) -> Answer {
-        let request = AdministerRequest(payload: MetaCommand.change(change, expecting: version).payload())
+        try await administer(MetaCommand.change(change, expecting: version))
+    }
+
+    /// The same of any command for the meta group.
+    func administer(_ command: MetaCommand) async throws(ToolError) -> Answer {
+        let request = AdministerRequest(payload: command.payload())
         var answer = Answer(reply: .notLeader(address: ""), why: "no host answered")
         var turn = 0
         repeat {

@@ -41,6 +41,9 @@ struct BifrostCommand: AsyncParsableCommand {
               4   unavailable: no quorum, no host answers, no cluster, overloaded; the
                   write was not done
               5   serve: the disk failed; look at it, then start the host again
+              6   rebalance: it is under way, and goes on by itself
+              7   rebalance: the plan is stale, because the cluster has changed since; nothing was begun
+              8   rebalance: steps failed, or nothing goes on until somebody does something
               64  the command line or the configuration is wrong
               65  the data is wrong: a malformed line, a key or a value over its limit, a
                   damaged or unfinished save, reports that don't belong together

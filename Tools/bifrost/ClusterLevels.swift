@@ -59,7 +59,9 @@ package struct ClusterLevels: Sendable, Equatable {
     /// - Parameter wanted: nil: the highest that is possible.
     package func decide(_ wanted: UInt32?) throws(ToolError) -> Decision {
         let target = wanted ?? min(hoped, FeatureLevel.current)
-        guard target <= FeatureLevel.current else {
+        // One in the making is there only where all hosts were started for a trial of it.
+        let isOnTrial = target <= FeatureLevel.inTheMaking && hosts.allSatisfy { $0.coming >= target }
+        guard target <= FeatureLevel.current || isOnTrial else {
             throw ToolError(
                 .usage,
                 "this program knows feature levels up to \(FeatureLevel.current), not \(target): use the program of the "

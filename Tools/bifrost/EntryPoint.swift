@@ -36,7 +36,7 @@ struct EntryPoint {
             return .done
         } catch {
             let error = ToolError(error)
-            if isJSON, error.status == .negative, !Output.hasBegun {
+            if isJSON, [.negative, .stale, .blocked].contains(error.status), !Output.hasBegun {
                 try? Output.json(Negative(reason: error.message))
             }
             if !error.message.isEmpty { Output.note(error.message) }

@@ -16,7 +16,7 @@ struct GroupCommand: AsyncParsableCommand {
         subcommands: [
             GroupList.self, GroupMembers.self, GroupAddReplica.self, GroupRemoveReplica.self, GroupPromote.self,
             GroupDemote.self, GroupReplaceReplica.self, GroupTransferLeader.self, GroupSpreadLeaders.self,
-            GroupCreate.self, GroupDelete.self, GroupStop.self, GroupStart.self,
+            GroupCreate.self, GroupSplit.self, GroupDelete.self, GroupStop.self, GroupStart.self,
         ])
 }
 

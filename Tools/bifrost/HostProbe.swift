@@ -51,6 +51,10 @@ struct HostProbe: Sendable {
         try await ask(ClusterMethod.status, StatusRequest(), deadline, isPatient: isPatient)
     }
 
+    func rebalancing(deadline: Instant) async throws(ToolError) -> RebalancingReply {
+        try await ask(ClusterMethod.rebalancing, RebalancingRequest(), deadline, isPatient: false)
+    }
+
     func initialise(_ request: InitialiseRequest, deadline: Instant) async throws(ToolError) -> InitialiseReply {
         try await ask(ClusterMethod.initialise, request, deadline)
     }

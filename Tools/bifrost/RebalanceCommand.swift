@@ -1,5 +1,6 @@
 // `bifrost rebalance plan`: what should move so that load is even. Asks the groups' leaders what their slots have and do;
-// what follows from it is the planner's business, and nothing here changes anything.
+// what follows from it is the planner's business, and nothing here changes anything. What carries a plan out stands in
+// RebalanceApply.swift.
 
 import ArgumentParser
 import Bifrost
@@ -9,8 +10,20 @@ import StateMachines
 
 struct RebalanceCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "rebalance", abstract: "Says what should move so that groups and hosts have even loads.",
-        subcommands: [RebalancePlanCommand.self])
+        commandName: "rebalance", abstract: "Gives groups and hosts even loads, while the cluster serves.",
+        discussion: """
+            EXIT CODES of apply, status and watch:
+              0   converged: all that was planned is done, or nothing was to do
+              1   not confirmed, cancelled, or refused; another one is under way
+              6   in progress: it goes on by itself
+              7   the plan is stale: what it moves has changed since; nothing was begun
+              8   blocked: steps failed, or nothing goes on until somebody does something
+            The rest is as 'bifrost --help' says.
+            """,
+        subcommands: [
+            RebalancePlanCommand.self, RebalanceApply.self, RebalanceStatus.self, RebalanceWatch.self,
+            RebalancePause.self, RebalanceResume.self, RebalanceCancel.self,
+        ])
 }
 
 struct RebalancePlanCommand: AsyncParsableCommand {
@@ -31,6 +44,23 @@ struct RebalancePlanCommand: AsyncParsableCommand {
               bifrost rebalance plan --json --progress
             """)
 
+    @Flag(help: "Print each step, in the order in which they are allowed.")
+    var steps = false
+
+    @OptionGroup var planning: RebalancePlanning
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        let cluster = try await options.cluster()
+        let planned = try await planning.plan(cluster, options)
+        await cluster.close()
+        let report = planned.report
+        if options.common.json { try Output.json(report) } else { try Output.line(report.text(steps: steps)) }
+    }
+}
+
+/// By which rules is planned, and that.
+struct RebalancePlanning: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "By how much of its share a host or a group may have more or fewer bytes.", valueName: "percent"))
@@ -44,15 +74,10 @@ struct RebalancePlanCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("The same of the groups that a host leads.", valueName: "percent"))
     var leadersPercent = RebalanceInput.Rules().leadersPercent
 
-    @Flag(help: "Print each step, in the order in which they are allowed.")
-    var steps = false
-
     @Flag(
         inversion: .prefixedNo,
         help: "Show on standard error which groups are still asked. (default: if that is a terminal)")
     var progress: Bool?
-
-    @OptionGroup var options: ClientOptions
 
     /// Groups that are asked at the same time: each takes a thread of its host some while.
     private static let asksMax = 16
@@ -67,12 +92,17 @@ struct RebalancePlanCommand: AsyncParsableCommand {
         }
     }
 
-    func run() async throws {
-        let cluster = try await options.cluster()
+    /// A plan, and the map that it is for.
+    struct Planned {
+        var map: ClusterMap
+        var plan: RebalancePlan
+        var report: RebalanceReport
+    }
+
+    func plan(_ cluster: Cluster, _ options: ClientOptions) async throws -> Planned {
         let map = try await cluster.map(refresh: true)
         let accounts = try await cluster.accounts(timeout: options.timeout?.duration ?? Self.hostsTimeout)
         let answers = await loads(of: map.dataGroups, cluster)
-        await cluster.close()
         if let failure = answers.compactMap(\.failure).first, !answers.contains(where: { $0.load != nil }) {
             throw failure
         }
@@ -86,7 +116,7 @@ struct RebalancePlanCommand: AsyncParsableCommand {
                 loads: answers.flatMap { $0.slots(in: map) }, rules: rules))
         let report = RebalanceReport(
             plan, map: map, down: isUp.filter { !$0.isUp }.map(\.host), answers: answers)
-        if options.common.json { try Output.json(report) } else { try Output.line(report.text(steps: steps)) }
+        return Planned(map: map, plan: plan, report: report)
     }
 
     /// In the order of the groups.

@@ -67,7 +67,7 @@ struct RebalanceReport: Encodable {
         var why: String
     }
     var mapVersion: UInt64
-    /// Never: this is a plan.
+    /// False: this is a plan.
     var carriedOut = false
     /// There is nothing to do.
     var inBalance: Bool
@@ -112,8 +112,8 @@ struct RebalanceReport: Encodable {
 
     // MARK: - Text
 
-    func text(steps isEachShown: Bool) -> String {
-        var lines = [heading]
+    func text(steps isEachShown: Bool, note: String = "nothing is carried out") -> String {
+        var lines = [heading(note)]
         lines.append(
             "\(HumanText.count(hosts.count, "host")), \(HumanText.count(groups.count, "group")), map version "
                 + "\(mapVersion); bytes and operations per second as the groups' leaders measured them")
@@ -134,10 +134,9 @@ struct RebalanceReport: Encodable {
 
     private static let silentMax = 8
 
-    private var heading: String {
+    private func heading(_ note: String) -> String {
         if !steps.isEmpty {
-            return "a plan of \(HumanText.count(steps.count, "step")), to write \(HumanText.bytes(bytes)); nothing is "
-                + "carried out"
+            return "a plan of \(HumanText.count(steps.count, "step")), to write \(HumanText.bytes(bytes)); \(note)"
         }
         return unreached.isEmpty ? "in balance: nothing to do" : "in balance as far as it can be: nothing to do"
     }
@@ -201,8 +200,12 @@ struct RebalanceReport: Encodable {
 
 extension RebalanceReport.Step {
     fileprivate init(_ step: RebalancePlan.Step) {
-        (reason, bytes) = (step.reason.description, step.bytes)
-        switch step.move {
+        self.init(step.move, step.reason, bytes: step.bytes)
+    }
+
+    init(_ move: RebalancePlan.Move, _ why: RebalancePlan.Reason, bytes: UInt64) {
+        (reason, self.bytes) = (why.description, bytes)
+        switch move {
         case .slots(let moving, let from, let to):
             (kind, group) = (.slots, from.rawValue)
             slots = moving.map(\.rawValue)
@@ -217,7 +220,7 @@ extension RebalanceReport.Step {
         }
     }
 
-    fileprivate var text: String {
+    var text: String {
         func name(_ host: UInt64?) -> String { "host \(host ?? 0)" }
         let words = GroupID(group).words
         return switch kind {

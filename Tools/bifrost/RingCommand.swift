@@ -8,8 +8,9 @@ import Ring
 
 struct RingCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "ring", abstract: "Looks at the ring: which group has which keys, and on which hosts.",
-        subcommands: [RingShow.self])
+        commandName: "ring",
+        abstract: "Looks at the ring: which group has which keys, and on which hosts; and proves it.",
+        subcommands: [RingShow.self, RingVerify.self])
 }
 
 struct RingShow: AsyncParsableCommand {

@@ -17,7 +17,8 @@ struct Simulate: AsyncParsableCommand {
 
             PROFILES: safety has many short faults at once; liveness has few, long ones with calm between them, in which \
             everything must work again; rot damages one host's disks; in membership \
-            replicas, groups and hosts come, move and go, and hosts are upgraded; in moves slots go from group to group too.
+            replicas, groups and hosts come, move and go, and hosts are upgraded; in moves slots go from group to group \
+            too, and in rebalance mostly as plans of rebalancing say.
 
             Before the seeds of the command line, all that ever failed are run again (--no-corpus leaves them out). At \
             the first violation it stops with exit code 1, and says the seed, the rule, the last 50 events, and the line \
@@ -47,7 +48,8 @@ struct Simulate: AsyncParsableCommand {
     var seconds = SimulationSettings.secondsStandard
 
     @Option(
-        help: ArgumentHelp("safety, liveness, rot, membership or moves. (default: safety)", valueName: "name"),
+        help: ArgumentHelp(
+            "safety, liveness, rot, membership, moves or rebalance. (default: safety)", valueName: "name"),
         completion: .list(SimulationProfile.allCases.map(\.rawValue)), transform: Self.profile)
     var profile = SimulationProfile.safety
 
@@ -157,7 +159,7 @@ struct Simulate: AsyncParsableCommand {
 
     private static func profile(_ text: String) throws -> SimulationProfile {
         guard let profile = SimulationProfile(rawValue: text) else {
-            throw ValidationError("expected safety, liveness, rot, membership or moves, found '\(text)'")
+            throw ValidationError("expected safety, liveness, rot, membership, moves or rebalance, found '\(text)'")
         }
         return profile
     }

@@ -17,6 +17,9 @@ package enum ExitStatus: Int32 {
     case degraded = 3
     case unavailable = 4
     case diskFailed = 5
+    case inProgress = 6
+    case stale = 7
+    case blocked = 8
     case usage = 64
     case badData = 65
     case cannotListen = 69

@@ -1,0 +1,142 @@
+// `bifrost rebalance apply` and what goes with it, and `bifrost ring verify`: against real hosts.
+
+import Bifrost
+import BifrostTool
+import Foundation
+import Primitives
+import Ring
+import TestSupport
+import Testing
+
+extension IntegrationTests {
+    @Suite(.serialized) struct RebalanceApplyTests {
+        /// A cluster at the feature level that is in the making.
+        private func withRebalancing(groups: Int = 3, _ body: (TestCluster) async throws -> Void) async throws {
+            let level = "\(FeatureLevel.migrations)"
+            try await withHosts(3) { cluster in
+                try cluster.local.startAll(arguments: ["--feature-level", level])
+                try await cluster.local.run(["init", "--hosts", cluster.local.addresses, "--groups", "\(groups)"])
+                try await cluster.bifrost("cluster", "upgrade", "--to", level).expect(0)
+                try await body(cluster)
+            }
+        }
+
+        private func fill(_ cluster: TestCluster, keys: Int, bytes: Int) async throws {
+            let client = try await cluster.client()
+            let value = Bytes(Array(repeating: UInt8(ascii: "x"), count: bytes))
+            for key in 0..<keys { try await client.kv.put(Bytes("key \(key)"), value) }
+            await client.close()
+        }
+
+        @Test func aNewGroupGetsItsShareAndEachSlotIsInOnePlace() async throws {
+            try await withRebalancing { cluster in
+                try await fill(cluster, keys: 300, bytes: 4_000)
+                try await cluster.bifrost("rebalance", "status").expect(0)
+                let sound = try await cluster.bifrost("ring", "verify", "--json")
+                sound.expect(0)
+                #expect(try sound.json()["proven"] as? Bool == true)
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
+
+                // Not confirmed: nothing is begun.
+                try await cluster.bifrost("rebalance", "apply", input: Array("no\n".utf8), limit: .seconds(200))
+                    .expectLast(
+                        1, saying: "nothing was begun")
+                try await cluster.bifrost("rebalance", "pause").expect(1, saying: "no rebalancing is under way")
+
+                let applied = try await cluster.bifrost(
+                    "rebalance", "apply", "--yes", "--max-concurrent", "2", "--max-pause", "2s", limit: .seconds(600))
+                applied.expect(0)
+                #expect(applied.text.contains("this is what will be done"), "\(applied.text)")
+                #expect(applied.text.contains("converged") && applied.text.contains("100.0 %"), "\(applied.text)")
+
+                let client = try await cluster.client()
+                let map = try await client.map(refresh: true)
+                let counts = map.ring.counts().map(\.slots)
+                #expect(counts.count == 4 && counts.max()! - counts.min()! <= Slot.count / 20, "\(counts)")
+                for key in 0..<300 { #expect(try await client.kv.get(Bytes("key \(key)"))?.value.count == 4_000) }
+                await client.close()
+
+                let status = try await cluster.bifrost("rebalance", "status", "--json")
+                status.expect(0)
+                let report = try status.json()
+                #expect(report["done"] as? Bool == true && report["state"] as? String == "converged")
+                #expect(report["concurrentMax"] as? Int == 2 && report["pauseMillisMax"] as? Int == 2_000)
+                try await cluster.bifrost("rebalance", "watch").expect(0)
+                let verified = try await cluster.bifrost("ring", "verify", limit: .seconds(200))
+                verified.expect(0)
+                #expect(verified.text.contains("each slot is served by one group"), "\(verified.text)")
+                let again = try await cluster.bifrost("rebalance", "apply", "--yes", "--json", limit: .seconds(200))
+                again.expect(0)
+                #expect(try again.json()["done"] as? Bool == true)
+            }
+        }
+
+        @Test func whatIsDetachedGoesOnIsPausedResumedAndCancelled() async throws {
+            try await withRebalancing { cluster in
+                try await fill(cluster, keys: 300, bytes: 4_000)
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
+                // Some bytes a second: it does not end by itself in the time of this test.
+                let begun = try await cluster.bifrost(
+                    "rebalance", "apply", "--yes", "--detach", "--json", "--max-bytes-per-second", "1KiB",
+                    "--max-concurrent", "1", limit: .seconds(200))
+                #expect(begun.ending == .exit(6), "\(begun.errorText)")
+                #expect(try begun.json()["done"] as? Bool == false)
+                let status = try await cluster.bifrost("rebalance", "status")
+                #expect(status.ending == .exit(6), "\(status.text)\(status.errorText)")
+                #expect(status.text.contains("underway") || status.text.contains("waiting"), "\(status.text)")
+                try await cluster.bifrost("rebalance", "apply", "--yes", limit: .seconds(200)).expectLast(
+                    1, saying: "is under way")
+                try await cluster.bifrost("rebalance", "pause").expect(0)
+                let paused = try await cluster.bifrost("rebalance", "status", "--json")
+                let steps = try #require(try paused.json()["steps"] as? [[String: Any]])
+                #expect(steps.contains { ($0["waitsFor"] as? String)?.contains("resume") == true }, "\(steps)")
+                let watched = try await cluster.bifrost("rebalance", "watch", "--timeout", "2s", "--json")
+                #expect([.exit(6), .exit(8)].contains(watched.ending), "\(watched.errorText)")
+                try await cluster.bifrost("rebalance", "resume", "--max-bytes-per-second", "2KiB").expect(0)
+                try await cluster.bifrost("rebalance", "cancel", "--json").expect(0)
+                let ended = try await cluster.bifrost("rebalance", "watch", limit: .seconds(600))
+                ended.expectLast(1, saying: "was cancelled")
+                try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
+                try await cluster.bifrost("rebalance", "cancel").expect(1, saying: "no rebalancing is under way")
+            }
+        }
+
+        @Test func aGroupIsSplit() async throws {
+            try await withRebalancing(groups: 2) { cluster in
+                try await fill(cluster, keys: 200, bytes: 2_000)
+                let split = try await cluster.bifrost("group", "split", "1", limit: .seconds(600))
+                split.expect(0)
+                #expect(split.text.hasPrefix("group 3 has "), "\(split.text)")
+                let client = try await cluster.client()
+                let counts = try await client.map(refresh: true).ring.counts()
+                #expect(counts.map(\.group) == [GroupID(1), GroupID(2), GroupID(3)])
+                #expect(
+                    counts[0].slots < 5_500 && counts[2].slots < 5_500 && counts[1].slots == Slot.count / 2, "\(counts)"
+                )
+                for key in 0..<200 { #expect(try await client.kv.get(Bytes("key \(key)"))?.value.count == 2_000) }
+                await client.close()
+                try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
+                try await cluster.bifrost("group", "split", "9").expect(64, saying: "there is no group 9")
+            }
+        }
+
+        @Test func withoutTheFeatureLevelNothingIsBegun() async throws {
+            try await withCluster { cluster in
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
+                try await cluster.bifrost("rebalance", "apply", "--yes", limit: .seconds(200)).expectLast(
+                    1, saying: "feature level")
+                try await cluster.bifrost("rebalance", "status").expect(1, saying: "feature level")
+                try await cluster.bifrost("rebalance", "apply", "--max-concurrent", "65").expect(
+                    64, saying: "1 to 64 moves at a time")
+                try await cluster.bifrost("rebalance", "apply", "--max-bytes-per-second", "fast").expect(
+                    64, saying: "expected a number of bytes")
+            }
+        }
+    }
+}

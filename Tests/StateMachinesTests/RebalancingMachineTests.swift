@@ -1,0 +1,358 @@
+import Messages
+import Primitives
+import Ring
+import StateMachines
+import TestSupport
+import Testing
+
+/// A plan that is carried out, through the meta group's log: by leaders that come and go between every two entries, and say
+/// what was said before.
+@Suite struct RebalancingMachineTests {
+    /// The meta group, and what the other groups' leaders do with its map.
+    private struct Meta {
+        var machine: MasterStateMachine
+        var store = ModelStore()
+
+        init(groups: Int = 4, featureLevel: UInt32 = FeatureLevel.migrations) throws {
+            let hosts = (1...4).map {
+                HostRecord(
+                    id: HostID(UInt64($0)), name: "host-\($0)", address: "127.0.0.1:\(7_000 + $0)",
+                    incarnation: Incarnation(UInt64($0) + 100), featureLevel: FeatureLevel.migrations)
+            }
+            let map = try Planner.firstMap(
+                cluster: ClusterID(high: 1, low: 2), hosts: hosts, groups: groups, replicas: 3,
+                featureLevel: featureLevel)
+            machine = try MasterStateMachine(group: .meta)
+            _ = machine.apply(.command(1, MetaCommand.initialise(map).payload()), into: &store)
+        }
+
+        var map: ClusterMap { machine.meta.map! }
+        var record: Rebalancing? { machine.meta.rebalancing }
+
+        /// nil: it was carried out; else why not. What stands in the records afterwards is what the machine has.
+        mutating func apply(_ command: MetaCommand) throws -> String? {
+            #expect(try MetaCommand(payload: command.payload()) == command)
+            let before = (map, record)
+            let applied = machine.apply(.command(machine.applied.rawValue + 1, command.payload()), into: &store)
+            #expect(map.problem() == nil && (record == nil || record?.problem == nil))
+            let restored = try MetaMachine(restoring: store.metaRecords.reversed())
+            #expect(restored.map == map && restored.rebalancing == record)
+            if case .refused(.invalid(let text)) = applied {
+                #expect(before.0 == map && before.1 == record)
+                return text
+            }
+            if case .unsupported(let what) = applied { Issue.record("unsupported: \(what)") }
+            return nil
+        }
+
+        /// A process that begins anew with what is in the records.
+        mutating func restart() throws {
+            machine = try MasterStateMachine(
+                group: .meta, applied: machine.applied, revision: machine.revision, metaRecords: store.metaRecords)
+        }
+
+        func slots(of group: UInt32, _ range: Range<Int>) -> [Slot] { Array(map.ring.slots(of: GroupID(group))[range]) }
+
+        /// What the leader of the meta group would do next; nil: nothing.
+        func next() -> MetaCommand? {
+            guard let record, let act = record.acts(map).first else { return nil }
+            switch act {
+            case .report(let place, let report): return .reportStep(record.id, UInt32(place), report)
+            case .abort(let id): return .change(.abortMigration(id))
+            case .takeBack(let group, let replica): return .change(.setRole(group, replica, .leaving))
+            case .limit(let id): return .change(.limitMigration(id, record.limits.ofMigration))
+            }
+        }
+
+        /// What groups report next, and the planner of moves begins; nil: nothing.
+        func groupsNext() -> MapChange? {
+            for migration in map.migrations {
+                switch migration.state {
+                case .copying: return .commitMigration(migration.id, frozen: LogIndex(7), digest: 1)
+                case .committed: return .migrationReleased(migration.id, LogIndex(8), Revision(9))
+                case .released: return .migrationActivated(migration.id)
+                case .activated: return .migrationDone(migration.id, .source)
+                case .aborting:
+                    return .migrationDone(migration.id, migration.isSourceDone ? .target : .source)
+                }
+            }
+            if let step = Planner.moves(map, movesMax: 8).steps.first { return MapChange(step) }
+            for group in map.groups where !group.isSettled {
+                // A learner first, then a voter; who is to leave goes.
+                let voters = group.replicas.filter {
+                    $0.membership == .voter && $0.isWanted || $0.role == .voter && $0.membership == .learner
+                }.map(\.id)
+                let learners = group.replicas.filter { $0.isWanted && !voters.contains($0.id) }.map(\.id)
+                return .settled(
+                    group.id, index: group.configurationIndex.next, voters: voters, learners: learners)
+            }
+            return nil
+        }
+    }
+
+    /// Slots to another group, a replica to the spare host, a lead.
+    private func plan(_ meta: Meta, token: UInt64 = 1, concurrent: UInt32 = 4) throws -> RebalancingPlan {
+        let map = meta.map
+        let moved = try #require(map.group(GroupID(3)))
+        let spare = try #require(map.hosts.first { moved.replica(on: $0.id) == nil })
+        let led = try #require(map.group(GroupID(4)))
+        let heir = try #require(led.replicas.first { $0.id != led.preferredLeader })
+        return RebalancingPlan(
+            token: token,
+            steps: [
+                Rebalancing.Step(
+                    .slots(meta.slots(of: 1, 0..<5), from: GroupID(1), to: GroupID(2)), .groupIsUneven, bytes: 500),
+                Rebalancing.Step(
+                    .slots(meta.slots(of: 1, 5..<9), from: GroupID(1), to: GroupID(3)), .groupIsUneven, bytes: 400),
+                Rebalancing.Step(
+                    .replica(moved.id, moved.replicas[0].id, from: moved.replicas[0].host, to: spare.id), .hostIsEmpty,
+                    bytes: 9_000),
+                Rebalancing.Step(
+                    .leader(led.id, from: try #require(led.host(of: led.preferredLeader)), to: heir.host), .leads,
+                    bytes: 0),
+            ], for: map, limits: Rebalancing.Limits(concurrentMax: concurrent, pauseMillisMax: 50))
+    }
+
+    private func begun(_ meta: inout Meta, concurrent: UInt32 = 4) throws {
+        #expect(try meta.apply(.beginRebalancing(plan(meta, concurrent: concurrent))) == nil)
+    }
+
+    // MARK: - Beginning
+
+    @Test func onePlanIsBegunAtATimeAndTwiceIsOnce() throws {
+        var meta = try Meta()
+        let first = try plan(meta)
+        #expect(try meta.apply(.beginRebalancing(first)) == nil)
+        let record = try #require(meta.record)
+        #expect(record.id == RebalancingID(meta.map.version) && record.steps.allSatisfy { $0.state == .waiting })
+        #expect(try meta.apply(.beginRebalancing(first)) == nil)
+        #expect(meta.record == record)
+        let other = try meta.apply(.beginRebalancing(plan(meta, token: 2)))
+        #expect(other?.contains("is under way") == true)
+        // Over, it makes room, and the next one has a higher number though the map is the same.
+        #expect(try meta.apply(.setRebalancing(record.id, .cancel)) == nil)
+        #expect(meta.record?.isOver == true)
+        let less = RebalancingPlan(
+            token: 3, steps: [first.steps[3]], for: meta.map, limits: Rebalancing.Limits())
+        #expect(try meta.apply(.beginRebalancing(less)) == nil)
+        #expect(meta.record?.id == RebalancingID(record.id.rawValue + 1) && meta.record?.steps.count == 1)
+        // Late words about the one before do nothing.
+        #expect(try meta.apply(.reportStep(record.id, 0, .begun)) != nil)
+        #expect(try meta.apply(.setRebalancing(record.id, .pause)) != nil)
+        #expect(meta.map.migrations.isEmpty && meta.record?.isPaused == false)
+    }
+
+    @Test func aPlanWhoseGroundChangedIsStaleAndOneWhoseDidNotIsNot() throws {
+        var meta = try Meta()
+        let planned = try plan(meta)
+        // A slot that is in no step may move meanwhile.
+        let resting = meta.slots(of: 1, 20..<21)
+        #expect(try meta.apply(.change(.migrate(resting, from: GroupID(1), to: GroupID(4)))) == nil)
+        var later = meta
+        #expect(try later.apply(.beginRebalancing(planned)) == nil)
+        let moving = meta.slots(of: 1, 1..<2)
+        #expect(try meta.apply(.change(.migrate(moving, from: GroupID(1), to: GroupID(4)))) == nil)
+        let refusal = try meta.apply(.beginRebalancing(planned))
+        #expect(refusal?.hasPrefix(Rebalancing.staleWord) == true && meta.record == nil)
+    }
+
+    @Test func plansNeedTheFeatureLevelAndHaveToBePossible() throws {
+        var early = try Meta(featureLevel: FeatureLevel.gatherings)
+        let planned = try plan(early)
+        #expect(try early.apply(.beginRebalancing(planned))?.contains("feature level") == true)
+        #expect(early.machine.meta.check(MetaCommand.beginRebalancing(planned).payload()) != nil)
+        #expect(early.machine.meta.check(MetaCommand.setRebalancing(RebalancingID(1), .pause).payload()) != nil)
+        var meta = try Meta()
+        #expect(meta.machine.meta.check(MetaCommand.beginRebalancing(planned).payload()) == nil)
+        // Nobody but the leader says what became of a step.
+        #expect(meta.machine.meta.check(MetaCommand.reportStep(RebalancingID(1), 0, .done).payload()) != nil)
+        var bad = try plan(meta)
+        bad.limits.concurrentMax = 65
+        var payload = MetaCommand.beginRebalancing(bad).payload()
+        #expect(throws: DecodingFailure.self) { try MetaCommand(payload: payload) }
+        bad = try plan(meta)
+        bad.steps[0].state = .done
+        #expect(try meta.apply(.beginRebalancing(bad)) == nil)
+        #expect(meta.record?.steps[0].state == .waiting)
+        payload = MetaCommand.beginRebalancing(try plan(meta)).payload()
+        for count in 30..<payload.count {
+            #expect(throws: DecodingFailure.self) { try MetaCommand(payload: payload[0..<count]) }
+        }
+    }
+
+    // MARK: - Carrying out
+
+    /// Drives and reports until nothing is left to do; each command of the driver comes twice, and between every two entries
+    /// the process may begin anew.
+    private func carryOut(_ meta: inout Meta, restarts: Bool, _ look: (inout Meta) throws -> Void = { _ in }) throws {
+        var steps = 0
+        while true {
+            try look(&meta)
+            if restarts { try meta.restart() }
+            let driven = meta.next()
+            if let driven {
+                #expect(try meta.apply(driven) == nil, "\(driven)")
+                if restarts { try meta.restart() }
+                // Once more, by whoever led before: it does nothing, or says that it does not.
+                let (map, record) = (meta.map, meta.record)
+                if case .reportStep = driven {
+                    _ = try meta.apply(driven)
+                    #expect(meta.map == map && meta.record == record, "\(driven)")
+                }
+            }
+            let change = meta.groupsNext()
+            if let change { #expect(try meta.apply(.change(change)) == nil, "\(change)") }
+            guard driven != nil || change != nil else { return }
+            steps += 1
+            guard steps < 1_000 else {
+                Issue.record("no end")
+                return
+            }
+        }
+    }
+
+    @Test(arguments: [1, 2, 4] as [UInt32], [false, true])
+    func aPlanIsCarriedOutWhoeverLeads(concurrent: UInt32, restarts: Bool) throws {
+        var meta = try Meta()
+        let planned = try plan(meta, concurrent: concurrent)
+        #expect(try meta.apply(.beginRebalancing(planned)) == nil)
+        var most = 0
+        try carryOut(&meta, restarts: restarts) { meta in
+            most = max(most, meta.record?.count(.underway) ?? 0)
+            for migration in meta.map.migrations {
+                #expect(migration.limits == MigrationLimits(bytesPerSecondMax: 0, pauseMillisMax: 50))
+            }
+        }
+        #expect(most <= Int(concurrent) && most >= min(Int(concurrent), 2))
+        let record = try #require(meta.record)
+        #expect(record.isOver && record.steps.allSatisfy { $0.state == .done && $0.attempts == 1 }, "\(record)")
+        for step in planned.steps {
+            switch step.move {
+            case .slots(let slots, _, let to): #expect(slots.allSatisfy { meta.map.owner(of: $0) == to })
+            case .replica(let group, let old, _, let to):
+                let group = try #require(meta.map.group(group))
+                #expect(group.record(of: old) == nil && group.replica(on: to) != nil && group.isSettled)
+                #expect(group.replicas.count == 3)
+            case .leader(let group, _, let to):
+                let group = try #require(meta.map.group(group))
+                #expect(group.host(of: group.preferredLeader) == to)
+            }
+        }
+    }
+
+    @Test func cancelledAtEveryMomentItEndsAndNothingIsHalf() throws {
+        // At which entry it is cancelled: all of them, one after the other.
+        for moment in 0..<60 {
+            var meta = try Meta()
+            try begun(&meta, concurrent: 2)
+            let owners = meta.map.ring
+            let id = try #require(meta.record?.id)
+            var looks = 0
+            try carryOut(&meta, restarts: true) { meta in
+                if looks == moment { #expect(try meta.apply(.setRebalancing(id, .cancel)) == nil) }
+                looks += 1
+            }
+            let record = try #require(meta.record)
+            #expect(record.isOver && meta.map.migrations.isEmpty, "\(moment): \(record)")
+            #expect(meta.map.groups.allSatisfy { $0.isSettled && $0.replicas.count == 3 })
+            for step in record.steps {
+                guard case .slots(let slots, let from, let to) = step.move else { continue }
+                #expect(step.state == .done || step.state == .cancelled)
+                for slot in slots {
+                    #expect(meta.map.owner(of: slot) == (step.state == .done ? to : from), "\(moment)")
+                    #expect(owners.owner(of: slot) == from)
+                }
+            }
+        }
+    }
+
+    @Test func abortedMigrationsAreTriedAgainAndFailAtLast() throws {
+        var meta = try Meta()
+        try begun(&meta)
+        var aborts = 0
+        try carryOut(&meta, restarts: false) { meta in
+            for migration in meta.map.migrations where migration.target == GroupID(2) && migration.state == .copying {
+                #expect(try meta.apply(.change(.abortMigration(migration.id))) == nil)
+                aborts += 1
+            }
+        }
+        let record = try #require(meta.record)
+        #expect(aborts == 3 && record.steps[0].state == .failed && record.steps[0].word.contains("aborted"))
+        #expect(record.steps[1...].allSatisfy { $0.state == .done }, "\(record)")
+    }
+
+    @Test func aStepThatTheMapRefusesIsNotBegun() throws {
+        var meta = try Meta()
+        try begun(&meta)
+        let id = try #require(meta.record?.id)
+        let slots = meta.slots(of: 1, 0..<1)
+        #expect(try meta.apply(.change(.migrate(slots, from: GroupID(1), to: GroupID(4)))) == nil)
+        let version = meta.map.version
+        #expect(try meta.apply(.reportStep(id, 0, .begun)) != nil)
+        #expect(try meta.apply(.reportStep(id, 9, .begun)) != nil)
+        #expect(meta.record?.steps[0].state == .waiting && meta.map.version == version)
+        #expect(meta.record?.waits(meta.map)[0] == .migration(MigrationID(version)))
+    }
+
+    @Test func aRecoveryEndsIt() throws {
+        var meta = try Meta()
+        try begun(&meta)
+        var recovered = meta.map
+        recovered.version += 10
+        #expect(try meta.apply(.recover(recovered)) == nil)
+        #expect(meta.record == nil && meta.map == recovered)
+    }
+
+    // MARK: - Limits
+
+    @Test func migrationsGetOtherLimitsUntilTheyAreDecided() throws {
+        var meta = try Meta()
+        let slots = meta.slots(of: 1, 0..<3)
+        let limits = MigrationLimits(bytesPerSecondMax: 1 << 20, pauseMillisMax: 20)
+        #expect(try meta.apply(.change(.migrate(slots, from: GroupID(1), to: GroupID(2), limits: limits))) == nil)
+        let id = MigrationID(meta.map.version)
+        #expect(meta.map.migration(id)?.limits == limits)
+        let version = meta.map.version
+        #expect(try meta.apply(.change(.limitMigration(id, limits))) == nil)
+        #expect(meta.map.version == version)
+        #expect(try meta.apply(.change(.limitMigration(id, MigrationLimits()))) == nil)
+        #expect(meta.map.migration(id)?.limits == MigrationLimits() && meta.map.version == version + 1)
+        #expect(try meta.apply(.change(.limitMigration(id, MigrationLimits(bytesPerSecondMax: 1 << 62)))) != nil)
+        #expect(try meta.apply(.change(.commitMigration(id, frozen: LogIndex(7), digest: 1))) == nil)
+        #expect(try meta.apply(.change(.limitMigration(id, limits))) != nil)
+        #expect(try meta.apply(.change(.limitMigration(MigrationID(99), limits))) != nil)
+    }
+
+    // MARK: - What replicas and leaders say
+
+    @Test func wordsAboutSlotsComeBackFromTheirBytes() throws {
+        let migrations = GroupMigrations([
+            MigrationReport(id: MigrationID(4), source: GroupID(2), phase: nil),
+            MigrationReport(
+                id: MigrationID(9), source: GroupID(3), phase: .importing, rounds: 3, bytes: 1 << 40,
+                lastRoundBytes: 77, bytesPerSecond: 12, wait: .pace),
+        ])
+        let contents = SlotContents(
+            mapVersion: 12,
+            gates: [
+                RingProof.Gate(
+                    slot: Slot(3), standing: .moved, migration: MigrationID(4), group: GroupID(2), epoch: Epoch(9))
+            ],
+            tasks: [
+                RingProof.Task(
+                    migration: MigrationID(5), isSource: true, group: GroupID(2), slots: [Slot(4), Slot(5), Slot(9)])
+            ], filled: [Slot(0), Slot(1), Slot(16_383)],
+            next: SlotContents(mapVersion: 0).next)
+        #expect(try GroupMigrations(decoding: migrations.encoded()) == migrations)
+        #expect(try SlotContents(decoding: contents.encoded()) == contents)
+        #expect(try SlotContentsQuery(decoding: SlotContentsQuery().encoded()) == SlotContentsQuery())
+        #expect(try MigrationsQuery(decoding: MigrationsQuery().encoded()) == MigrationsQuery())
+        for bytes in [migrations.encoded(), contents.encoded()] {
+            for count in 0..<bytes.count {
+                #expect(throws: DecodingFailure.self) { try GroupMigrations(decoding: bytes[0..<count]) }
+                #expect(throws: DecodingFailure.self) { try SlotContents(decoding: bytes[0..<count]) }
+            }
+        }
+        #expect(Set(MigrationWait.allCases.map(\.description)).count == MigrationWait.allCases.count)
+    }
+}

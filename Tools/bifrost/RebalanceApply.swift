@@ -1,0 +1,511 @@
+// `bifrost rebalance apply`, `status`, `watch`, `pause`, `resume`, `cancel`: a plan is carried out by the cluster; what is
+// done here is to ask for it and to show it. Nothing ends with this program.
+
+import ArgumentParser
+import Bifrost
+import Messages
+import Primitives
+import RPC
+import Ring
+import StateMachines
+
+/// How much may be done at a time, where the command line says something.
+struct RebalanceLimits: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Moves of slots and replicas at a time, up to \(Rebalancing.Limits.concurrentLimit). (default: 4)",
+            valueName: "count"))
+    var maxConcurrent: UInt32?
+
+    @Option(
+        help: ArgumentHelp(
+            "What all moves of slots together may copy in a second, as in 500KiB or 20MiB; 0: as much as hosts give. "
+                + "(default: 0) States of replicas that move have their hosts' own bound.", valueName: "bytes"),
+        transform: ByteCount.init(parsing:))
+    var maxBytesPerSecond: ByteCount?
+
+    @Option(
+        help: ArgumentHelp(
+            "For how long writers of slots may wait while these change hands, as in 50ms, about; 0: as it comes. A move "
+                + "that would take longer copies once more what changed, and is given up after 24 rounds. (default: 0)",
+            valueName: "time"),
+        transform: PauseLimit.init(parsing:))
+    var maxPause: PauseLimit?
+
+    var isGiven: Bool { maxConcurrent != nil || maxBytesPerSecond != nil || maxPause != nil }
+
+    /// These, where they are given.
+    func over(_ limits: Rebalancing.Limits) -> Rebalancing.Limits {
+        Rebalancing.Limits(
+            concurrentMax: maxConcurrent ?? limits.concurrentMax,
+            bytesPerSecondMax: maxBytesPerSecond?.bytes ?? limits.bytesPerSecondMax,
+            pauseMillisMax: maxPause?.milliseconds ?? limits.pauseMillisMax)
+    }
+
+    func validate() throws {
+        if let problem = over(Rebalancing.Limits()).problem { throw ValidationError("expected \(problem)") }
+    }
+}
+
+/// A number of bytes as people write it.
+package struct ByteCount: Equatable, Sendable {
+    package var bytes: UInt64
+
+    /// 65536, 64KiB, 20MiB, 1GiB; or with KB, MB, GB for powers of 1,000.
+    package init(parsing text: String) throws {
+        let units: [(String, UInt64)] = [
+            ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("KB", 1_000), ("MB", 1_000_000),
+            ("GB", 1_000_000_000), ("B", 1), ("", 1),
+        ]
+        for (unit, factor) in units where text.hasSuffix(unit) {
+            guard let number = UInt64(text.dropLast(unit.count)) else { continue }
+            let (product, isBeyond) = number.multipliedReportingOverflow(by: factor)
+            guard !isBeyond, product < 1 << 60 else { break }
+            bytes = product
+            return
+        }
+        throw ValidationError("expected a number of bytes, as in 65536, 500KiB, 20MiB or 1GiB, found '\(text)'")
+    }
+}
+
+/// A longest pause; 0 is none.
+package struct PauseLimit: Equatable, Sendable {
+    package var milliseconds: UInt32
+
+    package init(parsing text: String) throws {
+        guard text != "0" else {
+            milliseconds = 0
+            return
+        }
+        milliseconds = UInt32(clamping: Int64(try TimeSpan(parsing: text).duration / .milliseconds(1)))
+    }
+}
+
+struct RebalanceApply: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "apply", abstract: "Plans, shows the plan, asks, and has the cluster carry it out.",
+        discussion: """
+            The leader of the meta group carries the plan out, step by step and within limits, while clients read and \
+            write; this command shows how far it is. If it ends, or its terminal is closed, the cluster goes on: see \
+            'bifrost rebalance status' and 'watch'. With --detach it only begins. It needs feature level 11.
+
+            EXIT CODES: 0 converged, 1 not confirmed or cancelled, 6 in progress (--detach, or the time is over), 7 the \
+            plan is stale because the cluster changed after it was made, and nothing was begun, 8 blocked: steps failed, or \
+            nothing goes on until somebody does something; 'status' says what.
+
+            EXAMPLES:
+              bifrost rebalance apply
+              bifrost rebalance apply --yes --max-concurrent 2 --max-bytes-per-second 20MiB --max-pause 50ms
+              bifrost rebalance apply --yes --detach --json
+            """)
+
+    @Flag(help: "Do not ask.")
+    var yes = false
+
+    @Flag(help: "Begin it, and do not wait.")
+    var detach = false
+
+    @Flag(help: "Print each step, in the order in which they are allowed.")
+    var steps = false
+
+    @OptionGroup var limits: RebalanceLimits
+    @OptionGroup var planning: RebalancePlanning
+    @OptionGroup var options: ClientOptions
+
+    private struct Report: Encodable {
+        var plan: RebalanceReport
+        /// 0: there was nothing to do.
+        var rebalancing: UInt64
+        var changed: Bool
+        var done: Bool
+        /// Of the plan, that did not fit, and are planned anew when these are over.
+        var stepsLeft: Int
+    }
+
+    /// Of a command for the meta group. That leaves room for all but the steps.
+    private static let planBytesMax = AdministerRequest.payloadBytesMax - 1_024
+    /// Plans one after the other, where one has more steps than are carried out at a time.
+    private static let partsMax = 64
+
+    func run() async throws {
+        let cluster = try await options.cluster()
+        let watch = RebalancingWatch(cluster, options)
+        do {
+            try await run(cluster, watch)
+        } catch {
+            watch.close()
+            await cluster.close()
+            throw error
+        }
+    }
+
+    private func run(_ cluster: Cluster, _ watch: RebalancingWatch) async throws {
+        for part in 0..<Self.partsMax {
+            var planned = try await planning.plan(cluster, options)
+            guard !planned.plan.steps.isEmpty else {
+                if options.common.json {
+                    let report = Report(
+                        plan: planned.report, rebalancing: 0, changed: part > 0, done: true, stepsLeft: 0)
+                    try Output.json(report)
+                } else if part == 0 {
+                    try Output.line(planned.report.text(steps: steps))
+                }
+                break
+            }
+            let (pieces, rest) = Rebalancing.steps(of: planned.plan, bytesMax: Self.planBytesMax)
+            guard !pieces.isEmpty else {
+                throw ToolError(.fault, "the plan's first step does not fit into a command; please report it")
+            }
+            if part == 0, !options.common.json {
+                let note = rest == nil ? "this is what will be done" : "in parts, of which this is the first"
+                try Output.line(planned.report.text(steps: steps, note: note))
+            }
+            if part == 0, !yes { try confirm(planned.plan.steps.count) }
+            let plan = RebalancingPlan(
+                token: UInt64.random(in: 1...UInt64.max), steps: pieces, for: planned.map,
+                limits: limits.over(Rebalancing.Limits()))
+            let administrator = Administrator(options, timeout: ClientOptions.timeout)
+            defer { administrator.close() }
+            let id = try await administrator.begin(plan)
+            if detach {
+                planned.report.carriedOut = true
+                if options.common.json {
+                    let report = Report(
+                        plan: planned.report, rebalancing: id.rawValue, changed: true, done: false,
+                        stepsLeft: rest ?? 0)
+                    try Output.json(report)
+                } else {
+                    let left =
+                        rest.map { "; \(HumanText.count($0, "step")) of the plan are left for another time" } ?? ""
+                    try Output.line(
+                        "rebalancing \(id) has begun, and goes on by itself: see 'bifrost rebalance status'\(left)")
+                }
+                throw Outcome(.inProgress)
+            }
+            let report = try await watch.follow(id, isShown: planning.progress ?? Output.isErrorTerminal)
+            guard report.end == .converged, rest != nil else {
+                try watch.print(report, json: options.common.json, steps: steps)
+                break
+            }
+        }
+        watch.close()
+        await cluster.close()
+    }
+
+    /// On standard error, so that results stay alone on standard output.
+    private func confirm(_ count: Int) throws {
+        Output.error("\nTo carry out \(HumanText.count(count, "step")), type: yes\n")
+        let answer = readLine()
+        guard answer == "yes" else {
+            throw ToolError(
+                .negative, "expected 'yes', found \(answer.map { "'\($0)'" } ?? "nothing"): nothing was begun")
+        }
+    }
+}
+
+struct RebalanceStatus: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status", abstract: "Prints how far the rebalancing is, and what each step waits for.",
+        discussion: """
+            Of the one that is under way, or the last one there was. Steps that are done are left out, but for --steps.
+
+            EXIT CODES: 0 converged, or there was none; 1 it was cancelled; 6 in progress; 8 blocked: steps failed, or \
+            nothing goes on until somebody does something.
+
+            EXAMPLES:
+              bifrost rebalance status
+              bifrost rebalance status --json
+            """)
+
+    @Flag(help: "Print steps that are done, too.")
+    var steps = false
+
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        let cluster = try await options.cluster()
+        let watch = RebalancingWatch(cluster, options)
+        let report: RebalancingReport?
+        do { report = try await watch.look() } catch {
+            watch.close()
+            await cluster.close()
+            throw error
+        }
+        watch.close()
+        await cluster.close()
+        guard let report else { return try RebalancingWatch.printNone(json: options.common.json) }
+        try watch.print(report, json: options.common.json, steps: steps)
+    }
+}
+
+struct RebalanceWatch: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "watch", abstract: "Shows how far the rebalancing is until it is over.",
+        discussion: """
+            As 'bifrost rebalance apply' does. Nothing ends with this command. With --timeout it looks for so long.
+
+            EXIT CODES: as of 'bifrost rebalance apply'.
+
+            EXAMPLES:
+              bifrost rebalance watch
+              bifrost rebalance watch --timeout 10m --json
+            """)
+
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Show it on standard error. (default: if that is a terminal)")
+    var progress: Bool?
+
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        let cluster = try await options.cluster()
+        let watch = RebalancingWatch(cluster, options)
+        do {
+            guard let first = try await watch.look() else {
+                watch.close()
+                await cluster.close()
+                return try RebalancingWatch.printNone(json: options.common.json)
+            }
+            let report = try await watch.follow(
+                RebalancingID(first.rebalancing), isShown: progress ?? Output.isErrorTerminal)
+            watch.close()
+            await cluster.close()
+            try watch.print(report, json: options.common.json, steps: false)
+        } catch {
+            watch.close()
+            await cluster.close()
+            throw error
+        }
+    }
+}
+
+/// What `pause`, `resume` and `cancel` have in common.
+private struct RebalanceWish {
+    struct Report: Encodable {
+        var rebalancing: UInt64
+        var changed: Bool
+        var done: Bool
+    }
+
+    let options: ClientOptions
+    /// What is to be asked for, of the one that is under way.
+    let wishes: (Rebalancing) -> [Rebalancing.Wish]
+    /// What it came to.
+    let words: (RebalancingID) -> String
+
+    func run() async throws {
+        let administrator = Administrator(options, timeout: ClientOptions.timeout)
+        defer { administrator.close() }
+        _ = try await administrator.map()
+        let standing = try await administrator.rebalancing(until: RPCClock.now() + 10_000_000_000)
+        guard let record = standing?.rebalancing, !record.isOver else {
+            throw ToolError(.negative, "no rebalancing is under way; nothing was changed")
+        }
+        let wishes = wishes(record)
+        for wish in wishes { try await administrator.set(record.id, wish) }
+        if options.common.json {
+            return try Output.json(
+                Report(rebalancing: record.id.rawValue, changed: !wishes.isEmpty, done: true))
+        }
+        try Output.line(words(record.id))
+    }
+}
+
+struct RebalancePause: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "pause", abstract: "Lets no step of the rebalancing begin; what is under way goes to its end.",
+        discussion: """
+            EXAMPLES:
+              bifrost rebalance pause
+            """)
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        try await RebalanceWish(options: options, wishes: { $0.isPaused ? [] : [.pause] }) {
+            "rebalancing \($0) is paused: no step begins until 'bifrost rebalance resume'"
+        }.run()
+    }
+}
+
+struct RebalanceResume: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "resume", abstract: "Lets a paused rebalancing go on, or gives it other limits.",
+        discussion: """
+            Limits that are not named stay. Those of slots that are under way change, too.
+
+            EXAMPLES:
+              bifrost rebalance resume
+              bifrost rebalance resume --max-concurrent 8
+            """)
+    @OptionGroup var limits: RebalanceLimits
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        let limits = limits
+        try await RebalanceWish(
+            options: options,
+            wishes: { record in
+                let new = limits.over(record.limits)
+                return (new == record.limits ? [] : [.limits(new)]) + (record.isPaused ? [.resume] : [])
+            }
+        ) { "rebalancing \($0) goes on" }.run()
+    }
+}
+
+struct RebalanceCancel: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cancel", abstract: "Ends the rebalancing where it stands.",
+        discussion: """
+            No step begins any more. Slots and replicas on their way stay where they were if nothing is decided yet, and \
+            go to their end otherwise; what is done stays done. 'bifrost rebalance watch' shows when it is over.
+
+            EXAMPLES:
+              bifrost rebalance cancel
+            """)
+    @OptionGroup var options: ClientOptions
+
+    func run() async throws {
+        try await RebalanceWish(options: options, wishes: { $0.isCancelled ? [] : [.cancel] }) {
+            "rebalancing \($0) is cancelled: what is under way is taken back, or goes to its end where it is decided"
+        }.run()
+    }
+}
+
+/// Looks at the rebalancing, again and again. Used by one task.
+final class RebalancingWatch {
+    /// Its time is never over: each look has its own.
+    private let administrator: Administrator
+    private let cluster: Cluster
+    private let options: ClientOptions
+    /// Of what was seen first, and then: a rate is over some seconds.
+    private var samples: [(seconds: Double, progress: Double, bytes: UInt64)] = []
+    private let began = RPCClock.now()
+
+    private static let samplesMax = 32
+    private static let pause = Duration.milliseconds(500)
+    /// For the meta group to have a leader again.
+    private static let patienceNanoseconds: UInt64 = 60_000_000_000
+    private static let lookNanoseconds: UInt64 = 10_000_000_000
+    /// For a step that waits for a host that was only started again.
+    private static let blockedNanoseconds: UInt64 = 15_000_000_000
+    private static let reportTimeout = Duration.seconds(1)
+
+    init(_ cluster: Cluster, _ options: ClientOptions) {
+        self.cluster = cluster
+        self.options = options
+        administrator = Administrator(options, timeout: .seconds(3_600 * 24 * 365))
+    }
+
+    func close() { administrator.close() }
+
+    /// nil: there is none, and was none.
+    func look() async throws -> RebalancingReport? {
+        _ = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
+        guard let standing = try await administrator.rebalancing(until: RPCClock.now() + Self.lookNanoseconds)
+        else { return nil }
+        let map = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
+        var targets: [GroupID] = []
+        for step in standing.rebalancing.steps where step.state == .underway {
+            if case .slots(_, _, let target) = step.move, !targets.contains(target) { targets.append(target) }
+        }
+        // Who does not answer has no figures: the record says all that matters.
+        var migrations: [MigrationReport] = []
+        await withTaskGroup(of: [MigrationReport].self) { [cluster] tasks in
+            for target in targets {
+                tasks.addTask { (try? await cluster.migrations(to: target, timeout: Self.reportTimeout)) ?? [] }
+            }
+            for await some in tasks { migrations += some }
+        }
+        var report = RebalancingReport(standing, migrations: migrations) { map.group($0)?.replicas.count ?? 1 }
+        let seconds = Double(RPCClock.now().since(began)) / 1e9
+        if let first = samples.first {
+            report.measure(since: (first.progress, first.bytes), seconds: seconds - first.seconds)
+        }
+        if samples.count == Self.samplesMax { samples.removeFirst() }
+        samples.append((seconds, report.progress, report.bytesDone))
+        return report
+    }
+
+    /// Until it is over, blocked for some time, or another one; or the command's time is over.
+    func follow(_ id: RebalancingID, isShown: Bool) async throws -> RebalancingReport {
+        let meter = RebalancingMeter(isShown: isShown)
+        defer { meter.finish() }
+        let end = options.timeout.map { RPCClock.now() + UInt64(max(0, $0.duration / .nanoseconds(1))) }
+        var lastHeard = RPCClock.now()
+        var blockedSince: Instant?
+        while true {
+            do {
+                guard let report = try await look(), report.rebalancing == id.rawValue else {
+                    throw ToolError(.negative, "rebalancing \(id) was followed by another one")
+                }
+                lastHeard = RPCClock.now()
+                meter.show(report)
+                if report.done || end.map({ lastHeard >= $0 }) ?? false { return report }
+                if report.end == .blocked {
+                    blockedSince = blockedSince ?? lastHeard
+                    if lastHeard.since(blockedSince!) >= Self.blockedNanoseconds { return report }
+                } else {
+                    blockedSince = nil
+                }
+            } catch let error as ToolError where error.status == .unavailable {
+                guard RPCClock.now().since(lastHeard) < Self.patienceNanoseconds else {
+                    throw error.after("rebalancing \(id) was begun, and goes on by itself")
+                }
+            }
+            try await Task.sleep(for: Self.pause)
+        }
+    }
+
+    /// The result, and how the command ends.
+    func print(_ report: RebalancingReport, json: Bool, steps: Bool) throws {
+        if json { try Output.json(report) } else { try Output.line(report.text(steps: steps)) }
+        switch report.end {
+        case .converged: return
+        case .inProgress: throw Outcome(.inProgress)
+        case .blocked, .failed: throw ToolError(.blocked, report.problem ?? "")
+        case .cancelled: throw ToolError(.negative, report.problem ?? "")
+        }
+    }
+
+    static func printNone(json: Bool) throws {
+        struct None: Encodable { var done = true }
+        if json { return try Output.json(None()) }
+        try Output.line("nothing was ever rebalanced here")
+    }
+}
+
+/// The whole and each move, on standard error: some lines that are drawn anew on a terminal, elsewhere the first of them
+/// when it says something new.
+final class RebalancingMeter {
+    private let isShown: Bool
+    private let isTerminal = Output.isErrorTerminal
+    private var shown: [String] = []
+
+    private static let movesMax = 8
+
+    init(isShown: Bool) { self.isShown = isShown }
+
+    func show(_ report: RebalancingReport) {
+        guard isShown else { return }
+        guard isTerminal else {
+            let line = report.line()
+            if shown != [line] { Output.error(line + "\n") }
+            shown = [line]
+            return
+        }
+        // A line that wraps can't be drawn over.
+        let room = ProgressMeter.terminalColumns - 1
+        let lines = ([report.line()] + report.moveLines(most: Self.movesMax)).map { String($0.prefix(room)) }
+        var text = shown.isEmpty ? "" : "\u{1b}[\(shown.count)A"
+        for line in lines { text += "\r\u{1b}[K\(line)\n" }
+        // What the picture before had more.
+        let more = max(0, shown.count - lines.count)
+        for _ in 0..<more { text += "\r\u{1b}[K\n" }
+        if more > 0 { text += "\u{1b}[\(more)A" }
+        Output.error(text)
+        shown = lines
+    }
+
+    func finish() { shown = [] }
+}

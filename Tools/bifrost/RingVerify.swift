@@ -1,0 +1,280 @@
+// `bifrost ring verify`: asks every replica what its group's log says of slots and of which it has records, and has the proof
+// made of it (Ring/RingProof.swift). Owns asking, and that all answers are of one state of the ring.
+
+import ArgumentParser
+import Messages
+import Primitives
+import RPC
+import Ring
+import StateMachines
+
+struct RingVerify: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "verify", abstract: "Proves from the hosts' own states that each slot is in one place.",
+        discussion: """
+            Every replica is asked what its group's log says of slots, and of which slots it has records; nothing is \
+            changed. Proven is then: each slot is served by exactly one group, and no record lies outside its owner's slots. \
+            Slots of migrations that are under way are named: between two steps they have records at both ends. It \
+            costs each replica a look-up for each slot that has records, on threads that may wait. It needs hosts that know \
+            feature level 11.
+
+            EXIT CODES: 0 proven, 1 something speaks against it, and is named, 4 not proven: a replica does not answer or is \
+            behind, or the ring changed all the time.
+
+            EXAMPLES:
+              bifrost ring verify
+              bifrost ring verify --timeout 5m --json
+            """)
+
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Show on standard error which replicas are still asked. (default: if that is a terminal)")
+    var progress: Bool?
+
+    @OptionGroup var options: ClientOptions
+
+    private struct Report: Encodable {
+        struct Violation: Encodable {
+            var slots: [UInt16]
+            var what: String
+        }
+        struct Moving: Encodable {
+            var migration: UInt64
+            var source: UInt32
+            var target: UInt32
+            var slots: Int
+            var state: String
+        }
+        var proven: Bool
+        var mapVersion: UInt64
+        var epoch: UInt64
+        var slots: Int
+        var groups: Int
+        var replicas: Int
+        /// Of each group, counted once.
+        var slotsWithRecords: Int
+        var moving: [Moving]
+        var violations: [Violation]
+        /// Replicas of which nothing is known, and why.
+        var unproven: [String]
+    }
+
+    private static let timeout = Duration.seconds(60)
+    private static let answerNanoseconds: UInt64 = 30_000_000_000
+    private static let pause = Duration.milliseconds(200)
+    /// Replicas that are asked at the same time.
+    private static let asksMax = 16
+
+    private struct Asked: Sendable {
+        var group: GroupID
+        var host: HostRecord
+        /// What it has to have applied at least.
+        var index: LogIndex
+    }
+
+    func run() async throws {
+        let administrator = Administrator(options, timeout: Self.timeout)
+        defer { administrator.close() }
+        let meter = StandingMeter(
+            "asking what is where", counting: "replica", isShown: progress ?? Output.isErrorTerminal)
+        defer { meter.finish() }
+        var why = ""
+        repeat {
+            let map = try await administrator.map()
+            let asked = try await asked(map, administrator)
+            let (statements, unproven) = try await statements(asked, administrator, meter)
+            let after = try await administrator.map()
+            // Whatever changed in between, an answer before it and one behind it prove nothing together.
+            guard after.ring == map.ring, after.migrations == map.migrations,
+                after.groups.map(\.id) == map.groups.map(\.id)
+            else {
+                why = "the ring changed while replicas were asked"
+                continue
+            }
+            meter.finish()
+            return try report(map, asked.count, statements, unproven)
+        } while !administrator.isOver
+        throw ToolError(.unavailable, "not proven: \(why), each time within the time; try again when less moves")
+    }
+
+    /// All replicas that are members, and how far their groups were after the map was read.
+    private func asked(_ map: ClusterMap, _ administrator: Administrator) async throws -> [Asked] {
+        let accounts = try await administrator.accounts(map)
+        var asked: [Asked] = []
+        for group in map.dataGroups {
+            let commit = accounts.compactMap { account in
+                account.status?.replicas.first { $0.group == group.id }?.commitIndex
+            }.max()
+            for replica in group.replicas where replica.membership != .absent {
+                guard let host = map.host(replica.host) else { continue }
+                asked.append(Asked(group: group.id, host: host, index: commit ?? .zero))
+            }
+        }
+        return asked
+    }
+
+    private func statements(
+        _ asked: [Asked], _ administrator: Administrator, _ meter: StandingMeter
+    ) async throws -> (statements: [RingProof.Statement], unproven: [String]) {
+        var answers: [Result<RingProof.Statement, ToolError>?] = Array(repeating: nil, count: asked.count)
+        func show() {
+            meter.show(
+                asked.indices.filter { answers[$0] == nil }.map {
+                    "\(asked[$0].group.words) on host \(asked[$0].host.id)"
+                })
+        }
+        show()
+        await withTaskGroup(of: (Int, Result<RingProof.Statement, ToolError>).self) { tasks in
+            for (place, replica) in asked.enumerated() {
+                if place >= Self.asksMax, let (done, answer) = await tasks.next() {
+                    answers[done] = answer
+                    show()
+                }
+                tasks.addTask {
+                    do throws(ToolError) {
+                        return (place, .success(try await Self.statement(of: replica, administrator)))
+                    } catch {
+                        return (place, .failure(error))
+                    }
+                }
+            }
+            for await (done, answer) in tasks {
+                answers[done] = answer
+                show()
+            }
+        }
+        var statements: [RingProof.Statement] = []
+        var unproven: [String] = []
+        for (replica, answer) in zip(asked, answers) {
+            switch answer {
+            case .success(let statement)?: statements.append(statement)
+            case .failure(let error)?:
+                if error.status == .fault { throw error }
+                unproven.append("\(replica.group.words) on host \(replica.host.id): \(error.message)")
+            case nil: break
+            }
+        }
+        return (statements, unproven)
+    }
+
+    /// What a replica says, as soon as it is as far as its group was.
+    private static func statement(
+        of asked: Asked, _ administrator: Administrator
+    ) async throws(ToolError) -> RingProof.Statement {
+        var statement = RingProof.Statement(group: asked.group, host: asked.host.id)
+        var next = Bytes()
+        var isFirst = true
+        var why = "it does not answer"
+        repeat {
+            let request = QueryRequest(
+                group: asked.group, epoch: .zero, slot: .group, machine: .slotOwnership, consistency: .local,
+                query: SlotContentsQuery(from: next).encoded())
+            do throws(RPCError) {
+                let bytes = try await administrator.probe(asHost: asked.host).data(
+                    DataMethod.query, request.encoded(), deadline: administrator.share(answerNanoseconds))
+                switch try decoded(bytes, asked.host.id) {
+                case .answered(let index, let contents):
+                    if isFirst {
+                        guard index >= asked.index else {
+                            why = "it has applied \(index) entries, and its group \(asked.index)"
+                            break
+                        }
+                        (statement.gates, statement.tasks) = (contents.gates, contents.tasks)
+                        isFirst = false
+                    }
+                    statement.filled += contents.filled
+                    next = contents.next
+                    if next.isEmpty { return statement }
+                    continue
+                case .refused(let text): why = text
+                }
+            } catch {
+                why = error.message
+                if error.code == .unknownMethod { throw ToolError(.unavailable, why) }
+            }
+            do { try await Task.sleep(for: pause) } catch { throw ToolError(error) }
+        } while !administrator.isOver
+        throw ToolError(.unavailable, why)
+    }
+
+    private enum Answer {
+        case answered(LogIndex, SlotContents)
+        case refused(String)
+    }
+
+    private static func decoded(_ bytes: Bytes, _ host: HostID) throws(RPCError) -> Answer {
+        do throws(DecodingFailure) {
+            switch try Response<DataResult>(decoding: bytes) {
+            case .done(let result): return .answered(result.index, try SlotContents(decoding: result.body))
+            case .refused(.invalid(let text)): return .refused("its version does not say: \(text)")
+            case .refused(.unavailable(let text)): return .refused(text)
+            case .refused(let other): return .refused("\(other)")
+            }
+        } catch {
+            return .refused("its answer can't be read: \(error)")
+        }
+    }
+
+    private func report(
+        _ map: ClusterMap, _ asked: Int, _ statements: [RingProof.Statement], _ unproven: [String]
+    ) throws {
+        let violations = RingProof.violations(map, statements)
+        var filled = Array(repeating: false, count: Slot.count)
+        for statement in statements {
+            for slot in statement.filled where map.owner(of: slot) == statement.group {
+                filled[Int(slot.rawValue)] = true
+            }
+        }
+        let report = Report(
+            proven: violations.isEmpty && unproven.isEmpty, mapVersion: map.version, epoch: map.ring.epoch.rawValue,
+            slots: Slot.count, groups: map.dataGroups.count, replicas: asked,
+            slotsWithRecords: filled.reduce(0) { $0 + ($1 ? 1 : 0) },
+            moving: map.migrations.map {
+                Report.Moving(
+                    migration: $0.id.rawValue, source: $0.source.rawValue, target: $0.target.rawValue,
+                    slots: $0.slots.count, state: "\($0.state)")
+            },
+            violations: violations.map {
+                Report.Violation(slots: $0.slots.map(\.rawValue), what: $0.description)
+            }, unproven: unproven)
+        if options.common.json {
+            try Output.json(report)
+        } else {
+            try Output.line(text(report, map))
+        }
+        if let first = violations.first {
+            let more = violations.count > 1 ? ", and \(violations.count - 1) more" : ""
+            throw ToolError(.negative, "not so: \(first)\(more)")
+        }
+        if let first = unproven.first {
+            let more = unproven.count > 1 ? ", and \(unproven.count - 1) more" : ""
+            throw ToolError(.unavailable, "not proven: \(first)\(more)")
+        }
+    }
+
+    private func text(_ report: Report, _ map: ClusterMap) -> String {
+        var lines = [
+            "\(HumanText.grouped(UInt64(report.slots))) slots at ring epoch \(report.epoch), "
+                + "\(HumanText.count(report.groups, "group")), \(HumanText.count(report.replicas, "replica")): "
+                + (report.proven
+                    ? "each slot is served by one group, and no record lies outside its owner's slots"
+                    : report.violations.isEmpty ? "not proven" : "not so")
+        ]
+        lines += report.moving.map { moving in
+            "migration \(moving.migration) is \(moving.state): \(HumanText.count(moving.slots, "slot")) from group "
+                + "\(moving.source) to group \(moving.target), between whose ends nothing is said of where records lie"
+        }
+        lines += report.violations.map { "  \($0.what)" }
+        lines += report.unproven.map { "  \($0)" }
+        return lines.joined(separator: "\n")
+    }
+}
+
+extension Administrator {
+    /// A host of the map, whose address was read a moment ago.
+    fileprivate func probe(asHost host: HostRecord) throws(RPCError) -> HostProbe {
+        do throws(ToolError) { return try probe(host.address) } catch {
+            throw RPCError(.notConnected, error.message)
+        }
+    }
+}
