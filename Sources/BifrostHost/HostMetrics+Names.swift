@@ -57,7 +57,8 @@ extension HostMetrics {
             $0.figures.counts.migrationBytesTaken
         },
         Figure(
-            "bifrost_writes_slowed_total", "Commands that were delayed, as the migration of their slots did not converge."
+            "bifrost_writes_slowed_total",
+            "Commands that were delayed, as the migration of their slots did not converge."
         ) { $0.figures.counts.writesSlowed },
         Figure(
             "bifrost_digests_agreed_total",

@@ -210,7 +210,8 @@ public final class StoppedHost {
         }
         do {
             let view = start.applied > .zero ? store.view(disk.replica) : nil
-            return try (view.map { try RestoredReplica.machine(disk.group, $0, store) }
+            return try
+                (view.map { try RestoredReplica.machine(disk.group, $0, store) }
                 ?? MasterStateMachine(group: disk.group)).ownership
         } catch let error as DiskError where error.code == .corrupt {
             report.impairment = "its records about slots can't be read: \(error)"

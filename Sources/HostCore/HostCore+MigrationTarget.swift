@@ -65,7 +65,8 @@ extension HostCore {
             drive.wait = .pace
             return
         }
-        if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= settings.migrationLittleBytes,
+        if isComplete, standing.phase == .exporting, drive.rounds > 0,
+            drive.lastRoundBytes <= settings.migrationLittleBytes,
             drive.pace.isShort(bytes: drive.lastRoundBytes, of: migration.limits)
         {
             ask(.freeze, drive, migration)

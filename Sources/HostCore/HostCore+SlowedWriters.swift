@@ -116,7 +116,8 @@ extension HostCore {
             let drive = drives.first(where: { $0.replica === replica && $0.side == .source && $0.brake.step > 0 }),
             let task = replica.machine.ownership.task(drive.id), task.phase == .exporting
         else { return nil }
-        return "delays writes to \(task.slots.count) slots by \(drive.brake.millis) ms, as migration \(drive.id) does not "
+        return
+            "delays writes to \(task.slots.count) slots by \(drive.brake.millis) ms, as migration \(drive.id) does not "
             + "converge"
     }
 }

@@ -246,8 +246,9 @@ extension ClusterMap {
             guard migration.sourceIndex.rawValue < Self.counterMax, migration.sourceRevision.rawValue < Self.counterMax
             else { return "the source's index or revision of migration \(id) is not below 2^62" }
             if let problem = migration.limits.problem { return problem }
-            guard !migration.isSourceDone && !migration.isTargetDone || migration.state == .aborting
-                || migration.state == .settling
+            guard
+                !migration.isSourceDone && !migration.isTargetDone || migration.state == .aborting
+                    || migration.state == .settling
             else { return "migration \(id) is forgotten by one of its groups, though it is not aborted" }
             guard !migration.slots.isEmpty, migration.slots.count <= MigrationRecord.slotsMax else {
                 return "migration \(id) has \(migration.slots.count) slots, not 1 to \(MigrationRecord.slotsMax)"

@@ -17,7 +17,8 @@ public enum RestorationPlan {
     ///   - level: what the hosts' program knows.
     /// - Throws: `PlannerError`: there are too few hosts, two have one address, or slots of these groups were moving.
     public static func map(
-        of saved: ClusterMap, cluster: ClusterID, hosts: [HostRecord], replicas: Int, groups chosen: Set<GroupID>? = nil,
+        of saved: ClusterMap, cluster: ClusterID, hosts: [HostRecord], replicas: Int,
+        groups chosen: Set<GroupID>? = nil,
         level: UInt32 = FeatureLevel.current
     ) throws(PlannerError) -> ClusterMap {
         precondition(cluster != saved.cluster, "a restored cluster is another one")
@@ -42,7 +43,8 @@ public enum RestorationPlan {
         if !lost.isEmpty { ring.assign(lost.flatMap { ring.slots(of: $0.id) }, to: .meta) }
         let map = ClusterMap(
             cluster: cluster, version: saved.version + 1,
-            featureLevel: max(saved.featureLevel, FeatureLevel.ofNewMap(hosts: hosts.map(\.featureLevel))), hosts: hosts,
+            featureLevel: max(saved.featureLevel, FeatureLevel.ofNewMap(hosts: hosts.map(\.featureLevel))),
+            hosts: hosts,
             groups: groups, ring: ring,
             nextHost: HostID((hosts.last?.id.rawValue ?? 0) + 1), nextGroup: saved.nextGroup,
             nextReplica: ReplicaID(saved.nextReplica.rawValue + UInt64(groups.count * replicas)))

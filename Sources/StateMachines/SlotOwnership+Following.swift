@@ -61,7 +61,8 @@ extension SlotOwnership {
         for task in tasks {
             traces.append(
                 Trace(
-                    migration: task.id, standing: .under(task.phase), group: task.group, epoch: .zero, slots: task.slots))
+                    migration: task.id, standing: .under(task.phase), group: task.group, epoch: .zero, slots: task.slots
+                ))
             isTaken.formUnion(task.slots)
         }
         var places: [Trace: Int] = [:]
@@ -88,5 +89,7 @@ extension SlotOwnership {
     }
 
     /// No migration that the group ever heard of has a higher number.
-    package var lastMigration: MigrationID { max(marks.values.map(\.migration).max() ?? .none, tasks.last?.id ?? .none) }
+    package var lastMigration: MigrationID {
+        max(marks.values.map(\.migration).max() ?? .none, tasks.last?.id ?? .none)
+    }
 }

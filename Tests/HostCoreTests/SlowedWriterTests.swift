@@ -104,7 +104,8 @@ import Testing
         while !bench.map.migrations.isEmpty, bench.ticks < 1_000 { try bench.tick(isPatient: true) }
         #expect(bench.map.migrations.isEmpty && bench.map.owner(of: bench.movingSlot) == Self.target)
         #expect(bench.slowed > 0 && bench.hasWords)
-        #expect(bench.leader.notices.contains { $0.contains("does not converge: writes to its 1 slots are delayed by") })
+        #expect(
+            bench.leader.notices.contains { $0.contains("does not converge: writes to its 1 slots are delayed by") })
         #expect(bench.longest <= 10, "400 ms are eight ticks: \(bench.longest)")
         #expect(bench.othersThatWaited == 0, "\(bench.othersThatWaited) puts of another slot waited")
     }

@@ -42,7 +42,8 @@ extension IntegrationTests {
                     report.isLinearizable, "\((report.violation ?? report.suspicious.first)?.explanation ?? [])")
                 #expect(load.unexpected == [])
                 #expect(load.history.count > 3_000 && report.keyCount >= 32)
-                print("\(load.history.count) operations, \(report.unknownOutcomeCount) of unknown outcome: linearizable")
+                print(
+                    "\(load.history.count) operations, \(report.unknownOutcomeCount) of unknown outcome: linearizable")
 
                 // Each process is a new one.
                 let status = try await cluster.bifrost("status", "--json").json()

@@ -445,7 +445,8 @@ import Testing
                 }
                 // Nothing of the old one has any effect.
                 for command: SlotCommand in [
-                    .freeze(id), .release(id, epoch), .activate(id, Epoch(12), .zero), .forget(id, moving), .cleared(id),
+                    .freeze(id), .release(id, epoch), .activate(id, Epoch(12), .zero), .forget(id, moving),
+                    .cleared(id),
                     .beginExport(id, moving, target: target.id),
                 ] {
                     let before = (source.ownership, target.ownership)

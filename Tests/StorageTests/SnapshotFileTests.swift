@@ -285,7 +285,8 @@ import Testing
         var moving = saved
         moving.replace(
             MigrationRecord(
-                id: MigrationID(9), slots: [saved.ring.slots(of: GroupID(1))[0]], source: GroupID(1), target: GroupID(3)))
+                id: MigrationID(9), slots: [saved.ring.slots(of: GroupID(1))[0]], source: GroupID(1), target: GroupID(3)
+            ))
         for groups: Set<GroupID>? in [nil, [GroupID(1)], [GroupID(3)]] {
             #expect(throws: PlannerError.self, "slots of \(groups ?? []) are moving") {
                 _ = try RestorationPlan.map(
