@@ -45,6 +45,7 @@ public enum RebalanceWait: Hashable, Sendable, CustomStringConvertible {
             case .released: "migration \(id): the group that gets the slots has to activate them"
             case .activated: "migration \(id): the group that had the slots cleans up"
             case .aborting: "migration \(id): both groups have to forget it"
+            case .settling: "migration \(id): both groups have to settle whose its slots are, as a recovery said"
             }
         case .replica(let replica, let host, let votes):
             votes

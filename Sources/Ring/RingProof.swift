@@ -184,6 +184,8 @@ public enum RingProof {
     ) -> Bool {
         guard let migration else { return isOwner ? standing == .open : standing == .moved }
         switch (isOwner, migration.state) {
+        // A recovery decided whose they are, and either log may still say what it said before.
+        case (_, .settling): return true
         // The source, by the ring.
         case (true, .copying), (true, .aborting): return standing == .open || standing == .frozen
         // The target: the map hears of `activate` after it was done.

@@ -72,7 +72,7 @@ import Testing
                 case .committed: return .migrationReleased(migration.id, LogIndex(8), Revision(9))
                 case .released: return .migrationActivated(migration.id)
                 case .activated: return .migrationDone(migration.id, .source)
-                case .aborting:
+                case .aborting, .settling:
                     return .migrationDone(migration.id, migration.isSourceDone ? .target : .source)
                 }
             }
