@@ -4,10 +4,10 @@
 import ArgumentParser
 import Bifrost
 import Messages
-import Primitives
+package import Primitives
 import RPC
 import Ring
-import StateMachines
+package import StateMachines
 
 /// Which slots of a group are half of it. Pure.
 package struct GroupHalves: Sendable, Equatable {

@@ -2,7 +2,7 @@
 // over. Pure.
 
 package import Messages
-import Primitives
+package import Primitives
 package import Ring
 package import StateMachines
 
