@@ -167,7 +167,7 @@ let parts: [Part] = [
         name: "BifrostHostTests", kind: .test,
         needs: [
             "TestSupport", "BifrostSimulator", "BifrostHost", "Bifrost", "HostCore", "ClientCore", "Recovery",
-            "Storage", "StateMachines", "DataTypes", "Messages", "Ring", "RPC", "Primitives",
+            "Storage", "SnapshotFiles", "StateMachines", "DataTypes", "Messages", "Ring", "RPC", "Primitives",
         ],
         products: [
             "swift-nio/NIOCore", "swift-nio/NIOPosix", "swift-log/Logging", "swift-metrics/CoreMetrics",

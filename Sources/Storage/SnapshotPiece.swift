@@ -232,6 +232,13 @@ public struct ReceivedPiece: Sendable {
         return records
     }
 
+    /// Where its records that are there lie, in order, each with what copies it out.
+    public func forEachPlace(_ body: (Slot, SubMachineNumber, () -> Record) -> Void) {
+        forEach(behind: Bytes()) { record in
+            if !record.isTombstone { body(record.slot, record.machine, record.copy) }
+        }
+    }
+
     /// Calls `body` with the records behind a sort key, in order.
     @inline(__always)
     func forEach(behind position: Bytes, _ body: (RecordView) throws -> Void) rethrows {

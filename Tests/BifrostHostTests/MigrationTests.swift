@@ -13,7 +13,7 @@ import TestSupport
 import Testing
 
 /// Who asks for moves, at hosts of these addresses.
-private struct MovesOperator: Sendable {
+struct MovesOperator: Sendable {
     let addresses: [String]
 
     func map() async throws -> ClusterMap {

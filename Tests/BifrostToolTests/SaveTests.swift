@@ -2,6 +2,8 @@
 
 import BifrostTool
 import Foundation
+import Primitives
+import Ring
 import Testing
 
 @Suite struct SaveEnduranceTests {
@@ -76,5 +78,69 @@ import Testing
             }
         }
         func wait() { condition.withLock { while !hasEnded { condition.wait() } } }
+    }
+}
+
+@Suite struct MigrationEndingTests {
+    private final class Looks {
+        private var ending: MigrationEnding
+
+        init(of group: GroupID? = nil) { ending = MigrationEnding(of: group) }
+
+        /// What is to be done, and a + if something came further.
+        func look(_ migrations: [MigrationRecord]) -> String {
+            let map = ClusterMap(
+                cluster: ClusterID(high: 1, low: 2), version: 90, hosts: [], groups: [], ring: SlotTable(),
+                migrations: migrations, nextHost: HostID(1), nextGroup: GroupID(9), nextReplica: ReplicaID(1))
+            let (step, isProgress) = ending.next(map)
+            let words =
+                switch step {
+                case .over: "over"
+                case .abort(let migration): "abort \(migration.id)"
+                case .wait(let words): words
+                case .endless: "endless"
+                }
+            return words + (isProgress ? " +" : "")
+        }
+    }
+
+    private func migration(
+        _ id: UInt64, _ state: MigrationRecord.State = .copying, from source: UInt32 = 1, to target: UInt32 = 2
+    ) -> MigrationRecord {
+        MigrationRecord(
+            id: MigrationID(id), slots: [Slot(UInt16(id))], source: GroupID(source), target: GroupID(target),
+            state: state)
+    }
+
+    @Test func whatIsUndecidedIsAbortedAndTheRestWaitedFor() {
+        let looks = Looks()
+        #expect(looks.look([migration(3, .committed), migration(4), migration(5)]) == "abort 4 +")
+        #expect(looks.look([migration(3, .committed), migration(4), migration(5)]) == "abort 4")
+        #expect(looks.look([migration(3, .committed), migration(4, .aborting), migration(5)]) == "abort 5 +")
+        #expect(
+            looks.look([migration(3, .released), migration(5, .aborting)])
+                == "migration 3 of 1 slot waits for group 2 to serve them, 1 more are under way +")
+        #expect(!looks.look([migration(3, .released), migration(5, .aborting)]).hasSuffix("+"))
+        #expect(looks.look([]) == "over +")
+    }
+
+    @Test func migrationsOfOtherGroupsDoNotMatterToOne() {
+        let looks = Looks(of: GroupID(3))
+        #expect(looks.look([migration(4)]) == "over +")
+        #expect(looks.look([migration(4), migration(6, from: 3)]) == "abort 6 +")
+        #expect(looks.look([migration(4), migration(7, from: 1, to: 3)]) == "abort 7 +")
+    }
+
+    @Test func migrationsThatComeAgainAndAgainAreNotWaitedForWithoutEnd() {
+        let looks = Looks()
+        var count = 0
+        while count < 1_000, looks.look([migration(UInt64(10 + count))]) != "endless +" { count += 1 }
+        #expect(count == MigrationEnding.begunMax + 1)
+        // However many there are at first.
+        let others = Looks()
+        let many = (1...100).map { migration($0, .activated) }
+        #expect(others.look(many).contains("99 more"))
+        #expect(others.look(many).contains("99 more"))
+        #expect(others.look([]) == "over +")
     }
 }

@@ -258,7 +258,7 @@ import Testing
             }
             let map = try RestorationPlan.map(of: saved, cluster: cluster, hosts: hosts, replicas: min(3, count))
             #expect(map.problem() == nil && map.cluster == cluster && map.ring == saved.ring)
-            #expect(map.featureLevel == FeatureLevel.current)
+            #expect(map.featureLevel == FeatureLevel.current && map.version == 18)
             #expect(
                 map.groups.map(\.id) == saved.groups.map(\.id) && map.groups.map(\.weight) == saved.groups.map(\.weight)
             )
@@ -281,6 +281,21 @@ import Testing
         #expect(some.problem() == nil && some.groups.map(\.id) == [.meta, GroupID(2)])
         #expect(some.groups[1].weight == 250 && some.ring.slots(of: GroupID(2)) == saved.ring.slots(of: GroupID(2)))
         #expect(some.ring.counts().map(\.group) == [GroupID(2)] && some.ring.epoch > saved.ring.epoch)
+        // Nobody knows whose the slots of a migration are: of the groups that have none it can be made all the same.
+        var moving = saved
+        moving.replace(
+            MigrationRecord(
+                id: MigrationID(9), slots: [saved.ring.slots(of: GroupID(1))[0]], source: GroupID(1), target: GroupID(3)
+            ))
+        for groups: Set<GroupID>? in [nil, [GroupID(1)], [GroupID(3)]] {
+            #expect(throws: PlannerError.self, "slots of \(groups ?? []) are moving") {
+                _ = try RestorationPlan.map(
+                    of: moving, cluster: cluster, hosts: [saved.hosts[0]], replicas: 1, groups: groups)
+            }
+        }
+        let still = try RestorationPlan.map(
+            of: moving, cluster: cluster, hosts: [saved.hosts[0]], replicas: 1, groups: [GroupID(2)])
+        #expect(still.migrations.isEmpty && still.version == 18)
         saved.featureLevel = FeatureLevel.current + 1
         #expect(throws: PlannerError.self, "of a newer program") {
             _ = try RestorationPlan.map(of: saved, cluster: cluster, hosts: saved.hosts, replicas: 1)

@@ -23,6 +23,8 @@ package enum MapWish: Sendable, Equatable {
     case spreadLeader(GroupID, ReplicaID)
     /// At least so high.
     case raiseFeatureLevel(UInt32)
+    /// It comes to nothing, unless it is decided already.
+    case abortMigration(MigrationID)
 
     /// What the wish is about, as far as it is known.
     package struct Subject: Sendable, Equatable {
@@ -115,6 +117,8 @@ package enum MapWish: Sendable, Equatable {
             return .ask(.preferLeader(id, replica))
         case .raiseFeatureLevel(let level):
             return map.featureLevel >= level ? .there(Subject()) : .ask(.raiseFeatureLevel(level))
+        case .abortMigration(let id):
+            return map.migration(id)?.canAbort ?? false ? .ask(.abortMigration(id)) : .there(Subject())
         }
     }
 

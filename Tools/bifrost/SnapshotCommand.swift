@@ -7,6 +7,7 @@ import Primitives
 import RPC
 import Ring
 import SnapshotFiles
+import StateMachines
 import Storage
 
 struct SnapshotCommand: AsyncParsableCommand {
@@ -33,6 +34,9 @@ struct SnapshotSave: AsyncParsableCommand {
             and one that is half there goes on if its host still keeps the state, which it does for two minutes. If \
             nothing new came from any host for --timeout, it ends with exit code 4 and says who kept it waiting.
 
+            Slots stay where they are while a cluster is saved: a migration that is under way is aborted, or waited for if it \
+            is decided. If slots move meanwhile all the same, the save is refused with exit code 4.
+
             EXAMPLES:
               bifrost snapshot save backup/2026-11-27
               bifrost snapshot save --group 3 group-3
@@ -54,6 +58,8 @@ struct SnapshotSave: AsyncParsableCommand {
     @OptionGroup var options: ClientOptions
 
     private static let patience = Duration.seconds(60)
+    /// How often the map is saved anew because slots began to move.
+    private static let attemptsMax = 8
 
     private struct InterruptedReport: Encodable {
         var groups: UInt64
@@ -83,7 +89,10 @@ struct SnapshotSave: AsyncParsableCommand {
         defer { saver.close() }
         let interruption = interruption(saver, count)
         let outcome: Result<SavedCluster, ToolError>
-        do throws(ToolError) { outcome = .success(try await save(saver, known, target, began)) } catch {
+        do throws(ToolError) {
+            let map = try await endMigrations(administrator, patience, meter)
+            outcome = .success(try await save(saver, map, target, began, administrator, patience, meter))
+        } catch {
             outcome = .failure(error)
         }
         meter.finish()
@@ -100,7 +109,8 @@ struct SnapshotSave: AsyncParsableCommand {
     }
 
     private func save(
-        _ saver: SnapshotSaver, _ known: ClusterMap, _ target: SaveDirectory, _ began: UInt64
+        _ saver: SnapshotSaver, _ known: ClusterMap, _ target: SaveDirectory, _ began: UInt64,
+        _ administrator: Administrator, _ patience: Duration, _ meter: ProgressMeter
     ) async throws(ToolError) -> SavedCluster {
         func saved(_ map: ClusterMap, _ groups: [SavedGroup], isWhole: Bool) -> SavedCluster {
             // Groups of earlier runs are older.
@@ -108,10 +118,29 @@ struct SnapshotSave: AsyncParsableCommand {
                 isWhole: isWhole, beganMilliseconds: groups.reduce(began) { min($0, $1.savedMilliseconds) },
                 endedMilliseconds: UInt64(max(0, Date().timeIntervalSince1970 * 1_000)), map: map, groups: groups)
         }
-        if let group { return saved(known, [try await saver.save(group.id)], isWhole: false) }
+        if let group {
+            saver.expect(known)
+            return saved(known, [try await saver.save(group.id)], isWhole: false)
+        }
         // The map first, from the meta group's own state: what it says is what is saved.
-        let meta = try await saver.save(.meta)
-        let map = try saver.savedMap(meta)
+        var meta = try await saver.save(.meta)
+        var map = try saver.savedMap(meta)
+        var attempts = 1
+        while !map.migrations.isEmpty {
+            guard attempts < Self.attemptsMax else {
+                throw ToolError(
+                    .unavailable,
+                    "\(MigrationEnding.words(map.migrations[0])): slots moved whenever the map was saved. Stop whoever moves "
+                        + "them, and run the same command again")
+            }
+            // It began behind the look before.
+            attempts += 1
+            try saver.drop(meta)
+            _ = try await endMigrations(administrator, patience, meter)
+            meta = try await saver.save(.meta)
+            map = try saver.savedMap(meta)
+        }
+        saver.expect(map)
         let names = map.groups.map { SavedCluster.fileName(of: $0.id) } + [SavedCluster.fileName]
         let strange = SaveDirectory.names(in: target.path).filter {
             !names.contains($0) && !names.contains($0.replacing(SavedCluster.partialSuffix, with: ""))
@@ -231,7 +260,8 @@ struct SnapshotInspect: AsyncParsableCommand {
 }
 
 extension SaveDirectory {
-    /// Reads a group's file through, and holds it against the list. Returns how many records each machine has.
+    /// Reads a group's file through, and holds it against the list and the list's map. Returns how many records each
+    /// machine has.
     @discardableResult
     static func verify(
         _ group: SavedGroup, of saved: SavedCluster, in directory: String,
@@ -241,12 +271,51 @@ extension SaveDirectory {
         return try read(name) { reader, bytes in
             try saved.check(reader.head, of: group, file: name)
             var before: UInt64 = 0
-            while let (_, piece) = try reader.nextWithBytes() {
-                passed(Int(reader.digest.records - before), piece.count)
+            var owners = OwnershipCheck(saved.map, of: group.group)
+            while let (piece, bytes) = try reader.nextWithBytes() {
+                owners.note(piece)
+                passed(Int(reader.digest.records - before), bytes.count)
                 before = reader.digest.records
             }
             try saved.check(try reader.finish(), of: group, bytes: bytes, file: name)
+            try owners.expectNoProblem(name)
             return reader.recordsOfMachines
         }
+    }
+}
+
+/// Whether a state that is read through has the slots that a map gives its group, and no others.
+struct OwnershipCheck: Sendable {
+    private let map: ClusterMap
+    private let group: GroupID
+    private var owners = SavedOwnership()
+    /// Before slots could move there was nothing to be of two minds about.
+    private let isOfInterest: Bool
+
+    init(_ map: ClusterMap, of group: GroupID) {
+        self.map = map
+        self.group = group
+        isOfInterest = group != .meta && map.featureLevel >= FeatureLevel.migrations
+    }
+
+    mutating func note(_ piece: ReceivedPiece) {
+        guard isOfInterest else { return }
+        piece.forEachPlace { slot, machine, copy in
+            owners.note(slot, machine) {
+                let record = copy()
+                return (record.key.key, record.value)
+            }
+        }
+    }
+
+    /// In words; nil: there is none.
+    var problem: String? { isOfInterest ? owners.problem(of: group, in: map) : nil }
+
+    func expectNoProblem(_ name: String) throws(ToolError) {
+        guard let problem else { return }
+        throw ToolError(
+            .badData,
+            "\(name) does not fit the map that was saved with it: \(problem). Slots moved meanwhile: no cluster can be made "
+                + "of it")
     }
 }

@@ -180,12 +180,15 @@ struct SnapshotRestore: AsyncParsableCommand {
             try saved.check(reader.head, of: group, file: name)
             for (host, replica) in targets { try room.written { try host.begin(description, replica: replica) } }
             var before: UInt64 = 0
-            while let (_, piece) = try reader.nextWithBytes() {
+            var owners = OwnershipCheck(saved.map, of: group.group)
+            while let (received, piece) = try reader.nextWithBytes() {
+                owners.note(received)
                 for (host, _) in targets { try room.written { try host.accept(piece) } }
                 meter.add(records: Int(reader.digest.records - before), bytes: piece.count)
                 before = reader.digest.records
             }
             try saved.check(try reader.finish(), of: group, bytes: bytes, file: name)
+            try owners.expectNoProblem(name)
             for (host, _) in targets { try room.written { try host.finishGroup() } }
         }
     }

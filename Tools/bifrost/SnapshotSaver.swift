@@ -27,6 +27,8 @@ final class SnapshotSaver: Sendable {
         /// Groups that are whole, and pieces that were there before this run.
         var done: UInt64 = 0
         var keptRecords: UInt64 = 0
+        /// What the groups' states have to agree with about their slots; nil: it is not known yet.
+        var owners: ClusterMap?
         /// When any group last came further than ever. A group may have to wait for others: hosts give few states at a time.
         var progressed: Instant
     }
@@ -57,6 +59,21 @@ final class SnapshotSaver: Sendable {
     /// Groups that are whole, and records that an earlier run had brought.
     var progress: (groups: UInt64, keptRecords: UInt64) { state.withLock { ($0.done, $0.keptRecords) } }
 
+    /// States that are saved from now on have the slots that this map gives their groups, or they are refused.
+    func expect(_ owners: ClusterMap) { state.withLock { $0.owners = owners } }
+
+    /// It is saved anew.
+    func drop(_ saved: SavedGroup) throws(ToolError) {
+        let path = directory.path(saved.fileName)
+        guard unlink(path) == 0 else { throw SaveDirectory.trouble("delete", path) }
+        state.withLock { $0.done -= 1 }
+    }
+
+    private func ownershipCheck(_ group: GroupID) -> OwnershipCheck {
+        let (owners, map) = state.withLock { ($0.owners, $0.map) }
+        return OwnershipCheck(owners ?? map, of: group)
+    }
+
     // MARK: - One group
 
     /// What is there of a group's state.
@@ -66,10 +83,11 @@ final class SnapshotSaver: Sendable {
         var pieces: UInt64 = 0
         var digest = StateDigest()
         var position: RecordKey?
+        var owners: OwnershipCheck
     }
 
     private enum Outcome {
-        case saved(SavedGroup)
+        case saved(SavedGroup, OwnershipCheck)
         /// From another host, if there is one.
         ///
         /// - hasBegun: something of the state was there, and is of no use any more.
@@ -95,10 +113,14 @@ final class SnapshotSaver: Sendable {
         let whole = directory.path(SavedCluster.fileName(of: group))
         let partial = whole + SavedCluster.partialSuffix
         if FileManager.default.fileExists(atPath: whole) {
-            let saved = try check(whole, group)
-            state.withLock { $0.keptRecords += saved.description.records }
-            groupIsDone(group)
-            return saved
+            let (saved, owners) = try check(whole, group)
+            if owners.problem == nil {
+                state.withLock { $0.keptRecords += saved.description.records }
+                groupIsDone(group)
+                return saved
+            }
+            // Slots have moved since an earlier run.
+            guard unlink(whole) == 0 else { throw SaveDirectory.trouble("delete", whole) }
         }
         var start = try resume(partial, group)
         var attempts = Attempts()
@@ -110,7 +132,18 @@ final class SnapshotSaver: Sendable {
             let source = try self.source(of: group, &start, &attempts)
             let host = source.host.id
             switch try await copy(from: source, start, into: partial, &attempts.endurance) {
-            case .saved(let saved):
+            case .saved(let saved, let owners):
+                if let problem = owners.problem {
+                    unlink(partial)
+                    // The next run begins with a newer map.
+                    unlink(directory.path(SavedCluster.fileName(of: .meta)))
+                    attempts.sources[host] = nil
+                    await release(attempts)
+                    throw ToolError(
+                        .unavailable,
+                        "\(group.words) does not fit the map that was saved: \(problem). Slots moved while this was saved: run "
+                            + "the same command again when none do")
+                }
                 guard rename(partial, whole) == 0 else { throw SaveDirectory.trouble("rename", partial) }
                 try directory.sync()
                 attempts.sources[host] = nil
@@ -306,7 +339,7 @@ final class SnapshotSaver: Sendable {
             return .saved(
                 SavedGroup(
                     host: state.head.host, savedMilliseconds: state.head.savedMilliseconds, bytes: state.bytes,
-                    digest: state.digest.value, description: state.head.description))
+                    digest: state.digest.value, description: state.head.description), state.owners)
         }
     }
 
@@ -324,7 +357,7 @@ final class SnapshotSaver: Sendable {
             let head = SnapshotFileHead(
                 cluster: state.withLock { $0.map.cluster }, host: source.host.id, snapshot: source.snapshot,
                 savedMilliseconds: UInt64(max(0, Date().timeIntervalSince1970 * 1_000)), description: description)
-            return Start(head: head, bytes: 0)
+            return Start(head: head, bytes: 0, owners: ownershipCheck(source.group))
         } catch {
             throw ToolError(.fault, "host \(source.host.id) gave a description that can't be believed: \(error)")
         }
@@ -342,6 +375,7 @@ final class SnapshotSaver: Sendable {
             throw ToolError(.fault, "host \(source.host.id) gave another piece than the one that was asked for")
         }
         piece.add(to: &state.digest)
+        state.owners.note(piece)
         state.pieces += 1
         state.position = piece.next
         return piece
@@ -365,14 +399,18 @@ final class SnapshotSaver: Sendable {
     // MARK: - What is there
 
     /// A whole file of an earlier run, read through.
-    private func check(_ path: String, _ group: GroupID) throws(ToolError) -> SavedGroup {
+    private func check(_ path: String, _ group: GroupID) throws(ToolError) -> (SavedGroup, OwnershipCheck) {
         let cluster = state.withLock { $0.map.cluster }
         return try SaveDirectory.read(path) { reader, bytes in
+            var owners = ownershipCheck(group)
+            while let piece = try reader.next() { owners.note(piece) }
             let end = try reader.finish()
             try Self.expect(reader.head, cluster, group, path)
-            return SavedGroup(
-                host: reader.head.host, savedMilliseconds: reader.head.savedMilliseconds, bytes: bytes,
-                digest: end.digest, description: reader.head.description)
+            return (
+                SavedGroup(
+                    host: reader.head.host, savedMilliseconds: reader.head.savedMilliseconds, bytes: bytes,
+                    digest: end.digest, description: reader.head.description), owners
+            )
         }
     }
 
@@ -396,13 +434,17 @@ final class SnapshotSaver: Sendable {
         do throws(ToolError) {
             try SaveDirectory.read(path) { reader, _ in
                 try Self.expect(reader.head, cluster, group, path)
+                var owners = ownershipCheck(group)
                 func take() {
                     guard reader.pieces > 0, !reader.hasAllPieces else { return start = nil }
                     start = Start(
                         head: reader.head, bytes: reader.soundBytes, pieces: reader.pieces, digest: reader.digest,
-                        position: reader.nextPosition)
+                        position: reader.nextPosition, owners: owners)
                 }
-                while try reader.next() != nil { take() }
+                while let piece = try reader.next() {
+                    owners.note(piece)
+                    take()
+                }
                 start = nil
             }
         } catch {

@@ -1,0 +1,111 @@
+// Slots that move while somebody begins to save the cluster: what moves is brought to an end first, so that the saved map and
+// the saved states agree about who has what. Owns what is asked for and how long it goes on; asking is Administrator's.
+
+package import Primitives
+import RPC
+package import Ring
+
+/// What a save does about migrations, look by look at the map. Pure.
+package struct MigrationEnding: Sendable {
+    package enum Step: Sendable, Equatable {
+        /// None is under way.
+        case over
+        /// Nothing is decided yet of this one.
+        case abort(MigrationRecord)
+        /// What those that are under way wait for.
+        case wait(String)
+        /// New ones come again and again.
+        case endless(String)
+    }
+
+    /// Whose migrations it is about; nil: all.
+    private let group: GroupID?
+    private var last: [MigrationRecord]?
+    /// Those that were there at the first look, or begun since.
+    private var seen: Set<MigrationID> = []
+    private var begun = 0
+
+    /// How many may be begun by others while this waits.
+    package static let begunMax = 32
+
+    package init(of group: GroupID? = nil) { self.group = group }
+
+    /// - Returns: and whether anything came further since the last look.
+    package mutating func next(_ map: ClusterMap) -> (step: Step, isProgress: Bool) {
+        let present = map.migrations.filter { group == nil || $0.source == group || $0.target == group }
+        let isProgress = last != present
+        if last != nil { begun += present.count { !seen.contains($0.id) } }
+        seen.formUnion(present.map(\.id))
+        last = present
+        guard let first = present.first else { return (.over, isProgress) }
+        guard begun <= Self.begunMax else {
+            return (.endless("\(begun) migrations were begun while those before were waited for"), isProgress)
+        }
+        if let open = present.first(where: \.canAbort) { return (.abort(open), isProgress) }
+        let more = present.count > 1 ? ", \(present.count - 1) more are under way" : ""
+        return (.wait(Self.words(first) + more), isProgress)
+    }
+
+    package static func words(_ migration: MigrationRecord) -> String {
+        let name = "migration \(migration.id) of \(HumanText.count(migration.slots.count, "slot"))"
+        return switch migration.state {
+        case .copying: "\(name) is copying"
+        case .committed: "\(name) waits for \(migration.source.words) to release them"
+        case .released: "\(name) waits for \(migration.target.words) to serve them"
+        case .activated: "\(name) waits for \(migration.source.words) to delete what it had"
+        case .aborting: "\(name) is aborted, and waits for both groups to forget it"
+        }
+    }
+}
+
+extension SnapshotSave {
+    /// Returns when no migration is under way: those that nothing is decided of are aborted, the others waited for.
+    ///
+    /// - Parameter patience: how long it goes on while nothing comes further.
+    /// - Returns: the map as it is then.
+    /// - Throws: 4 when that is over, with what is waited for; nothing was saved by then.
+    func endMigrations(
+        _ administrator: Administrator, _ patience: Duration, _ meter: ProgressMeter
+    ) async throws(ToolError) -> ClusterMap {
+        var ending = MigrationEnding(of: group?.id)
+        let nanoseconds = UInt64(max(0, patience / .nanoseconds(1)))
+        var progressed = RPCClock.now()
+        while true {
+            let map = try await administrator.map(until: RPCClock.now() + nanoseconds)
+            let (step, isProgress) = ending.next(map)
+            if isProgress { progressed = RPCClock.now() }
+            var text: String
+            switch step {
+            case .over:
+                meter.set(notes: "")
+                return map
+            case .endless(let why):
+                throw ToolError(
+                    .unavailable,
+                    "\(why): slots have to stay where they are while a cluster is saved. Stop whoever moves them, and run the "
+                        + "same command again")
+            case .wait(let what): text = what
+            case .abort(let migration):
+                text = "aborts migration \(migration.id)"
+                meter.set(notes: text)
+                let asker = Administrator(options, timeout: patience)
+                defer { asker.close() }
+                do throws(ToolError) {
+                    _ = try await asker.bring(about: .abortMigration(migration.id), from: map)
+                } catch {
+                    // Decided in that moment, or lost on the way: the next map tells.
+                    guard error.status == .negative || error.status == .outcomeUnknown else { throw error }
+                    text = "\(MigrationEnding.words(migration)) (\(error.message))"
+                }
+            }
+            meter.set(notes: text)
+            guard RPCClock.now().since(progressed) < nanoseconds else {
+                throw ToolError(
+                    .unavailable,
+                    "\(text): slots have to stay where they are while a cluster is saved, and this did not end within the "
+                        + "time. Run the same command again when the hosts are steady")
+            }
+            do { try await Task.sleep(for: .milliseconds(100)) } catch { throw ToolError(error) }
+        }
+    }
+}
