@@ -202,7 +202,7 @@ extension HostCore {
                 view: replica.coldView))
     }
 
-    private func step(_ read: SweepRead, _ page: RecordPage, of group: GroupID) -> SweepStep {
+    private func step(_ read: SweepRead, _ page: RecordPage, of replica: Replica) -> SweepStep {
         // Each layer brings so many.
         let records = page.records.prefix(DeadlineCommand.sweptMax)
         let next = records.count < page.records.count ? page.records[records.count].key : page.next
@@ -212,7 +212,9 @@ extension HostCore {
                 SweepStep.Record(
                     key: record.key.key,
                     timer: record.value.flatMap {
-                        settings.machines.timer(in: $0, of: read.sweep.machine, in: group)
+                        settings.machines.timer(
+                            in: $0, of: read.sweep.machine, in: replica.group,
+                            hasMoved: replica.machine.ownership.hasHistory)
                     })
             }, next: next?.key)
     }
@@ -223,7 +225,7 @@ extension HostCore {
         if let last = carrying.last, last.term != replica.core.term { return }
         guard mayCarryOut(replica) else { return }
         var carrying = carrying
-        let steps = zip(reads, pages).map { step($0, $1, of: replica.group) }
+        let steps = zip(reads, pages).map { step($0, $1, of: replica) }
         if pages.count < reads.count { carrying.leave(reads[pages.count].deadline) }
         if let first = steps.first?.deadline, !propose(.sweep(steps), &carrying, replica) { carrying.leave(first) }
         noteProposed(carrying, replica)

@@ -161,7 +161,8 @@ public struct MasterStateMachine: Sendable {
         switch try? DeadlineCommand(payload: entry.payload) {
         case nil: return []
         case .end(let endings)?: return endings.map(\.place)
-        case .sweep(let steps)?: return steps.map(\.deadline.place)
+        case .sweep(let steps)?:
+            return steps.map(\.deadline.place) + steps.flatMap { $0.records.compactMap(\.movedTimer?.place) }
         case .fire(let key)?:
             guard case .found(let record) = store.find(key.place),
                 case .command(let machine, let request)? = (try? Deadline(key: key.key, value: record.value))?.purpose,
@@ -509,15 +510,22 @@ public struct MasterStateMachine: Sendable {
             case .absent: continue
             case .found(let found): record = found
             }
+            let swept: Sweep
             do throws(DecodingFailure) {
                 guard case .sweep(let sweep) = try Deadline(key: step.deadline.key, value: record.value).purpose else {
                     return .unsupported("entry \(entry.index) sweeps by a deadline that is no sweep")
                 }
                 guard !ownership.isGated(sweep.slot) else { continue }
-                writes += sweep.writes(
-                    step, at: max(logTime, entry.logTime), entry.index, number: UInt16(truncatingIfNeeded: number))
+                swept = sweep
             } catch {
                 return .unsupported("entry \(entry.index): \(error)")
+            }
+            do throws(Unready) {
+                writes += try swept.writes(
+                    step, at: max(logTime, entry.logTime), entry.index, number: UInt16(truncatingIfNeeded: number),
+                    in: group, store)
+            } catch {
+                missing += error.places
             }
         }
         guard missing.isEmpty else { throw Unready(missing) }

@@ -35,6 +35,9 @@ public struct SlotOwnership: Equatable, Sendable {
         gateCount > 0 && slot < Slot.group && gates[Int(slot.rawValue)] != .open
     }
 
+    /// Some slot has moved, was to move, or is moving.
+    public var hasHistory: Bool { !marks.isEmpty }
+
     /// It went to another group.
     func isGone(_ slot: Slot) -> Bool { isGated(slot) && gates[Int(slot.rawValue)] == .moved }
 

@@ -230,10 +230,18 @@ public struct StateMachineRegistry: Sendable {
         queries[MachineCommandNumber(machine: machine, command: number)]
     }
 
-    /// What would end a record of this group some time.
-    package func timer(in record: Bytes, of machine: SubMachineNumber, in group: GroupID) -> DeadlineKey? {
-        guard let timer = timers[machine]?(record), timer.group == group else { return nil }
-        return timer.deadline
+    /// What would end a record of this group some time: its deadline as it was set.
+    ///
+    /// - Parameter hasMoved: slots have come to the group, or gone from it: with the deadline goes where it was set, as it may
+    ///   stand elsewhere among the group's by now.
+    package func timer(
+        in record: Bytes, of machine: SubMachineNumber, in group: GroupID, hasMoved: Bool
+    ) -> DeadlineKey? {
+        guard let timer = timers[machine]?(record) else { return nil }
+        guard hasMoved else { return timer.group == group ? timer.deadline : nil }
+        var key = timer.deadline
+        key.origin = timer.group
+        return key
     }
 
     func fencing(of machine: SubMachineNumber) -> Fencing? { fencings[machine] }

@@ -49,13 +49,33 @@ public struct Sweep: Hashable, Sendable {
 
     /// What one step does.
     ///
-    /// - Parameter number: of the step, in its entry.
-    func writes(_ step: SweepStep, at logTime: LogTime, _ index: LogIndex, number: UInt16) -> [RecordWrite] {
+    /// - Parameters:
+    ///   - number: of the step, in its entry.
+    ///   - group: whose log the entry stands in.
+    /// - Throws: where timers went is not in memory.
+    func writes(
+        _ step: SweepStep, at logTime: LogTime, _ index: LogIndex, number: UInt16, in group: GroupID,
+        _ store: any RecordStore
+    ) throws(Unready) -> [RecordWrite] {
         var writes = [step.deadline.removal]
+        var missing: [RecordPosition] = []
         for record in step.records where record.key.starts(with: prefix) {
             writes.append(RecordWrite(slot: slot, machine: machine, key: record.key, expiry: .zero, value: nil))
-            if let timer = record.timer { writes.append(timer.removal) }
+            guard let timer = record.timer else { continue }
+            guard let moved = record.movedTimer else {
+                writes.append(timer.removal)
+                continue
+            }
+            switch store.find(moved.place) {
+            case .elsewhere: missing.append(moved.place)
+            case .found(let place): writes += moved.removals(place.value)
+            // It never went anywhere, or is over.
+            case .absent where timer.origin == group:
+                writes.append(DeadlineKey(time: timer.time, index: timer.index, number: timer.number).removal)
+            case .absent: break
+            }
         }
+        guard missing.isEmpty else { throw Unready(missing) }
         if let from = step.next {
             let rest = Sweep(slot: slot, machine: machine, prefix: prefix, from: from)
             writes.append(Deadline(next(behind: step.deadline, at: logTime, index, number), .sweep(rest)).write)
@@ -66,18 +86,30 @@ public struct Sweep: Hashable, Sendable {
 
 /// Some records of a sweep, as its leader found them.
 ///
-/// `deadline | has next u8 | next: length u32, bytes, if there is one | count u16 | each: key: length u32, bytes, has timer
-/// u8, deadline, if there is one`
+/// `deadline | has next u8 | next: length u32, bytes, if there is one | count u16 | each: key: length u32, bytes, timer u8
+/// (0: none; 1: deadline; 2: deadline, group u32, from feature level 11 on)`
 public struct SweepStep: Hashable, Sendable {
     public struct Record: Hashable, Sendable {
         public var key: Bytes
-        /// What would have ended it: no deadline of the group ever has the same.
+        /// What would have ended it, as it was set: no deadline of the group ever has the same. With the group that set it, if
+        /// that has to be looked for: it may have come here with its slot, or gone and come back.
         public var timer: DeadlineKey?
 
         public init(key: Bytes, timer: DeadlineKey?) {
             self.key = key
             self.timer = timer
         }
+
+        /// Where to look for it.
+        var movedTimer: MovedTimer? {
+            timer.flatMap { $0.origin == .meta ? nil : MovedTimer(of: $0, in: $0.origin) }
+        }
+    }
+
+    private enum Timer {
+        static let none: UInt8 = 0
+        static let own: UInt8 = 1
+        static let moved: UInt8 = 2
     }
     /// Where the sweep stands.
     public var deadline: DeadlineKey
@@ -98,8 +130,13 @@ public struct SweepStep: Hashable, Sendable {
         writer.write(UInt16(truncatingIfNeeded: records.count))
         for record in records {
             writer.writeWithLength(record.key)
-            writer.write(record.timer != nil)
-            record.timer?.encode(into: &writer)
+            guard let timer = record.timer else {
+                writer.write(Timer.none)
+                continue
+            }
+            writer.write(timer.origin == .meta ? Timer.own : Timer.moved)
+            timer.encode(into: &writer)
+            if timer.origin != .meta { writer.write(timer.origin) }
         }
     }
 
@@ -114,7 +151,20 @@ public struct SweepStep: Hashable, Sendable {
         records = []
         for _ in 0..<count {
             let key = try reader.readBytesWithLength(limit: Limits.keyBytesMax)
-            records.append(Record(key: key, timer: try reader.readBool() ? try DeadlineKey(from: &reader) : nil))
+            var timer: DeadlineKey?
+            switch try reader.read(UInt8.self) {
+            case Timer.none: break
+            case Timer.own: timer = try DeadlineKey(from: &reader)
+            case Timer.moved:
+                var moved = try DeadlineKey(from: &reader)
+                moved.origin = try reader.read()
+                guard moved.origin != .meta else {
+                    throw DecodingFailure(expected: "a group that sets timers", found: "\(moved.origin)")
+                }
+                timer = moved
+            case let other: throw DecodingFailure(expected: "a timer of kind 0 to 2", found: "\(other)")
+            }
+            records.append(Record(key: key, timer: timer))
         }
     }
 }

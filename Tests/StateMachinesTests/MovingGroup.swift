@@ -234,7 +234,9 @@ extension MovingGroup {
                 let records = found.prefix(2).map { record in
                     SweepStep.Record(
                         key: record.key.key,
-                        timer: machine.machines.timer(in: record.value.value ?? Bytes(), of: sweep.machine, in: id))
+                        timer: machine.machines.timer(
+                            in: record.value.value ?? Bytes(), of: sweep.machine, in: id,
+                            hasMoved: ownership.hasHistory))
                 }
                 return .sweep([SweepStep(deadline.key, records: records, next: found.dropFirst(2).first?.key.key)])
             }

@@ -279,6 +279,53 @@ import Testing
         #expect(source.deadlines.isEmpty && source.records(in: moving).isEmpty)
     }
 
+    /// Wherever they were set, and however often they moved since: nothing comes in vain.
+    @Test func whatIsSweptTakesItsTimersAlong() throws {
+        for clearedAt in 0...3 {
+            // 1 → 2 → 3 → 1.
+            var groups = [
+                try MovingGroup(1, logTime: 500_000), try MovingGroup(2, logTime: 1_000),
+                try MovingGroup(3, logTime: 90_000),
+            ]
+            // Another map's stay.
+            try groups[0].send(MapPut("{a}other", "x", "v", timeToLiveMillis: 90_000))
+            for move in 0...3 {
+                let place = move % 3
+                for element in 0..<3 {
+                    try groups[place].send(MapPut("{a}map", Bytes("\(move) \(element)"), "v", timeToLiveMillis: 90_000))
+                }
+                #expect(groups[place].deadlines.count == 1 + 3 * (move + 1))
+                if move == clearedAt {
+                    try groups[place].send(MapClear("{a}map"))
+                    groups[place].store.elsewhere = Set(
+                        groups[place].slotRecords.map {
+                            RecordPosition(slot: .group, machine: .slotOwnership, key: $0.key)
+                        })
+                    let step = try #require(groups[place].due.first).payload()
+                    if case .unready(let missing) = groups[place].apply(step) {
+                        #expect(move > 0 && missing.allSatisfy { groups[place].store.elsewhere.contains($0) })
+                    } else {
+                        #expect(move == 0)
+                    }
+                    groups[place].store.elsewhere = []
+                    groups[place].pass()
+                    #expect(groups[place].deadlines.count == 1, "\(groups[place].deadlines) at \(move)")
+                    let aliases = groups[place].slotRecords.filter { $0.key.array.first == 3 && $0.value != nil }
+                    #expect(aliases.count == (move == 0 ? 0 : 1))
+                    let revision = groups[place].machine.revision
+                    groups[place].pass(90_000)
+                    #expect(groups[place].machine.revision == revision.next, "the other map's entry alone")
+                    #expect(groups[place].deadlines.isEmpty && groups[place].areReplicasEqual)
+                    break
+                }
+                for place in groups.indices { groups[place].logTime += 1_000 }
+                var (source, target) = (groups[place], groups[(place + 1) % 3])
+                try target.take(UInt64(10 + move), moving, from: &source)
+                (groups[place], groups[(place + 1) % 3]) = (source, target)
+            }
+        }
+    }
+
     /// Another object of the target has a deadline with the same numbers as one that comes.
     @Test func numbersOfTwoGroupsAreNotMistaken() throws {
         var (source, target) = (try MovingGroup(1, logTime: 5_000), try MovingGroup(2, logTime: 5_000))

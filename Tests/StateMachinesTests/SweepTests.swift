@@ -65,6 +65,20 @@ private enum Litter: StateMachine {
         #expect(try DeadlineCommand(payload: command.payload()) == command)
     }
 
+    @Test func bytesOfTimersThatMayHaveMoved() throws {
+        let key = DeadlineKey(time: LogTime(1), index: LogIndex(2), number: 3)
+        let timer = DeadlineKey(time: LogTime(4), index: LogIndex(5), number: 6, origin: GroupID(7))
+        let command = DeadlineCommand.sweep([SweepStep(key, records: [.init(key: "k", timer: timer)], next: nil)])
+        let step = ["00", "0100", "01000000", "6b", "02", "0400000000000000", "0500000000000000", "0600", "07000000"]
+        #expect(hex(command.payload()).hasSuffix(step.joined()))
+        #expect(try DeadlineCommand(payload: command.payload()) == command)
+        for (place, byte) in [(23, 3), (4, 0)] as [(Int, UInt8)] {
+            var bytes = command.payload().array
+            bytes[bytes.count - place] = byte
+            #expect(throws: DecodingFailure.self, "\(place)") { _ = try DeadlineCommand(payload: Bytes(bytes)) }
+        }
+    }
+
     @Test func aSweepGoesOnBehindItsSteps() throws {
         var machine = try MasterStateMachine(group: GroupID(1))
         machine.machines = StateMachineRegistry(dataTypes: [Litter.self])
