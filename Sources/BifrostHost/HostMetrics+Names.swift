@@ -50,6 +50,16 @@ extension HostMetrics {
         Figure("bifrost_snapshots_installed_total", "Replicas that began anew on another member's state.") {
             $0.figures.counts.snapshotsInstalled
         },
+        Figure("bifrost_migration_given_bytes_total", "Bytes of records of slots that move, given to other groups.") {
+            $0.figures.counts.migrationBytesGiven
+        },
+        Figure("bifrost_migration_taken_bytes_total", "Bytes of records of slots that move, taken from other groups.") {
+            $0.figures.counts.migrationBytesTaken
+        },
+        Figure(
+            "bifrost_writes_slowed_total",
+            "Commands that were delayed, as the migration of their slots did not converge."
+        ) { $0.figures.counts.writesSlowed },
         Figure(
             "bifrost_digests_agreed_total",
             "Points of a log at which a majority of the voters had the same state as a replica here."

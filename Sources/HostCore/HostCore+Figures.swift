@@ -25,6 +25,8 @@ package struct HostCounts: Sendable {
     /// Of records of slots that move, to other groups and from them.
     package var migrationBytesGiven: UInt64 = 0
     package var migrationBytesTaken: UInt64 = 0
+    /// Commands that were delayed, as the migration of their slots did not converge.
+    package var writesSlowed: UInt64 = 0
     /// Points at which a majority of the voters had the state of a replica here, as it learned.
     package var digestsAgreed: UInt64 = 0
     /// Changes in answers to watches, each as often as it was told.
@@ -51,6 +53,9 @@ package struct HostCounts: Sendable {
         snapshotBytesGiven += other.snapshotBytesGiven
         snapshotBytesTaken += other.snapshotBytesTaken
         snapshotsInstalled += other.snapshotsInstalled
+        migrationBytesGiven += other.migrationBytesGiven
+        migrationBytesTaken += other.migrationBytesTaken
+        writesSlowed += other.writesSlowed
         digestsAgreed += other.digestsAgreed
         changesTold += other.changesTold
         watchesCompacted += other.watchesCompacted

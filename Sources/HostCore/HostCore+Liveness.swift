@@ -28,6 +28,7 @@ extension HostCore {
         expireSessions()
         carryOutDeadlines()
         tickMigrations()
+        tickSlowed()
         endIdleWatches()
         boundJournal()
         handOverForSpace()

@@ -66,6 +66,7 @@ extension HostCore {
             propose(.freeze(migration.id), drive)
         case .fetch(let base, let start, let next):
             guard let task, task.phase == .exporting || task.phase == .frozen else { return refuse(.notNow) }
+            if start == .zero, next.isEmpty, task.phase == .exporting { noteRound(drive, behind: base, migration) }
             give(drive, task, migration, base: base, start: start, next: next, to: other, word.number)
         case .compare(let sourceTime, let ownTime):
             guard task?.phase == .frozen else { return refuse(.notNow) }
@@ -148,6 +149,7 @@ extension HostCore {
             page.dues.append(MigrationPage.Due(key: key, value: value))
         }
         counts.migrationBytesGiven += UInt64(page.bytes)
+        drive.brake.give(page.bytes)
         guard asked.isFrozen, result.next == nil else {
             return say(.page(page), to: migration.target, migration.id, asked.number, on: asked.host)
         }

@@ -11,8 +11,6 @@ import Storage
 extension HostCore {
     /// A question that was not answered is asked again after so long.
     private var askTicks: UInt64 { max(1, secondTicks / 2) }
-    /// What the last round before the freeze may have brought, in bytes: so much may come again while writers wait.
-    private static var littleBytes: Int { 256 << 10 }
     /// More than a source gives.
     private static var pageBytesMax: Int { 3 << 20 }
     /// Rounds after which a migration that does not converge is given up.
@@ -57,7 +55,9 @@ extension HostCore {
         if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
             return propose(.seal(migration.id, frozen: standing.frozen, standing.revision), drive)
         }
-        if isComplete, standing.phase == .exporting, drive.rounds > 0, drive.lastRoundBytes <= Self.littleBytes {
+        if isComplete, standing.phase == .exporting, drive.rounds > 0,
+            drive.lastRoundBytes <= settings.migrationLittleBytes
+        {
             return ask(.freeze, drive, migration)
         }
         guard drive.rounds < Self.roundsMax else {

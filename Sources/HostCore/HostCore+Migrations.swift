@@ -49,6 +49,7 @@ final class MigrationDrive {
     var hasFound = false
 
     // A source.
+    var brake = WriterBrake()
     var frozenSinceTick: UInt64?
     var hasEndedWatches = false
     /// Who waits for what.

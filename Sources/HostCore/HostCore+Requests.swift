@@ -13,6 +13,11 @@ extension HostCore {
 
     /// A command. Its answer comes as a reply of a later turn, or of this one if it is refused.
     public func execute(_ request: ExecuteRequest, call: CallToken) {
+        execute(request, call: call, hasWaited: false)
+    }
+
+    /// - Parameter hasWaited: it was delayed, and is not again.
+    func execute(_ request: ExecuteRequest, call: CallToken, hasWaited: Bool) {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) {
             guard case .moved = refusal else { return refuse(call, refusal) }
@@ -41,6 +46,9 @@ extension HostCore {
             return refuse(call, .overloaded(retryAfterMillis: 5))
         }
         guard !isBusy(replica) else { return refuse(call, overloaded) }
+        if !hasWaited, case let ticks = ticksToSlow(request.slot, replica), ticks > 0 {
+            return slow(request, call, ticks: ticks)
+        }
         if let refusal = refusalByMembers(of: request.payload, replica) {
             return refuse(call, refusal)
         }

@@ -68,6 +68,9 @@ extension HostCore {
                 + (intake.base > .zero ? ", of what changed after \(intake.base)" : "")
             status.problem += status.problem.isEmpty ? text : "; \(text)"
         }
+        if let text = words(onSlowedWritersOf: replica) {
+            status.problem += status.problem.isEmpty ? text : "; \(text)"
+        }
         return status
     }
 }

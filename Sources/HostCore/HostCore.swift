@@ -204,6 +204,9 @@ public final class HostCore {
     var migrationReports: [MigrationID: (change: MapChange, tick: UInt64)] = [:]
     /// That may be read for targets now.
     var migrationBytesLeft = 0
+    /// Commands that are delayed, in the order in which they came; and their bytes.
+    var slowed: [SlowedWrite] = []
+    var slowedBytes = 0
     /// Those at which watches wait.
     var watched: [Replica] = []
     /// Of all replicas' histories of changes, about.

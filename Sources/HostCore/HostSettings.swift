@@ -109,6 +109,8 @@ public struct HostSettings: Sendable {
     /// A page of records of slots that move, at most, but for one record.
     package var migrationPageBytes = 256 << 10
     package var migrationPageRecords = 1_024
+    /// What the last round before the freeze may have brought: so much may come again while writers wait.
+    package var migrationLittleBytes = 256 << 10
     /// Bytes of slots that move that one loop reads in a second for their new groups.
     public var migrationBytesPerSecond = 64 << 20
     /// States that one loop keeps for clients at a time, while they copy them; beyond it, `overloaded`. What they read

@@ -179,6 +179,7 @@ final class TestHost {
                 core.stateFetchFailed(read, damage: "\(error)")
             }
         }
+        for read in work.migrationReads { core.migrationRead(try read.result(from: store)) }
         coldPages += work.coldPages
         for read in work.logReads {
             let entries = try journal.entries(
