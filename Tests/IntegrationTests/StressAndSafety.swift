@@ -77,7 +77,7 @@ extension IntegrationTests {
 }
 
 /// Workers on a few keys, each one operation after the other, and what they saw.
-private final class RecordedLoad: Sendable {
+final class RecordedLoad: Sendable {
     private struct State {
         var history: [HistoryRecord] = []
         var acknowledged = 0
