@@ -91,7 +91,9 @@ package struct ClusterLevels: Sendable, Equatable {
 
     /// What a level brought, in words.
     package static func words(_ level: UInt32) -> String {
-        switch level {
+        // One that is in the making is none that a cluster may have.
+        guard level <= FeatureLevel.current else { return "unknown to this program" }
+        return switch level {
         case FeatureLevel.first: "the first version's formats"
         case FeatureLevel.membership: "members of groups, groups and hosts change while the cluster runs"
         case FeatureLevel.recovery: "clusters that were recovered"
@@ -104,6 +106,7 @@ package struct ClusterLevels: Sendable, Equatable {
         case FeatureLevel.dataTypes:
             "data types: values, numbers, maps, sets, arrays, queues, locks, semaphores, elections, leases"
         case FeatureLevel.gatherings: "memberships of clients, barriers, latches"
+        case FeatureLevel.migrations: "slots move from group to group while both serve"
         default: "unknown to this program"
         }
     }
