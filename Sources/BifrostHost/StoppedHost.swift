@@ -7,7 +7,7 @@
 
 import HostCore
 import Messages
-import Primitives
+public import Primitives
 import RaftCore
 public import Recovery
 import Ring
@@ -32,8 +32,9 @@ public final class StoppedHost {
     /// Opens what is there; makes nothing but an empty store where none is. As any start it flushes what was written, and deletes chunks of the store that
     /// nothing names.
     ///
+    /// - Parameter level: what this program knows.
     /// - Throws: `HostError`: held by a running host, no host's directory, or damaged as a whole.
-    public init(directory path: String) throws {
+    public init(directory path: String, level: UInt32 = FeatureLevel.current) throws {
         guard !DataDirectory.isNew(path) else {
             throw HostError(.directory, "expected the data directory of a host at \(path), found none")
         }
@@ -54,11 +55,11 @@ public final class StoppedHost {
                 formatting: StoreIdentity(
                     cluster: identity.cluster, host: identity.host, journal: identity.journal))
             journal.heed(store.loss)
-            guard identity.featureLevel <= FeatureLevel.current else {
+            guard identity.featureLevel <= level else {
                 throw HostError(
                     .directory,
                     "\(path) was used by a version with feature level \(identity.featureLevel), this one has "
-                        + "\(FeatureLevel.current): use the newer one")
+                        + "\(level): use the newer one")
             }
             guard store.identity.host == identity.host, store.identity.journal == identity.journal else {
                 throw HostError(
@@ -170,6 +171,7 @@ public final class StoppedHost {
                 try store.view(disk.replica).map { try RestoredReplica.machine(.meta, $0, store) }
                 ?? MasterStateMachine(group: .meta)
         }
+        var ownership = try self.ownership(disk, map, start, &report)
         var maps: [ClusterMap] = []
         func noteMap() {
             if let map = machine?.meta.map, map.version != maps.last?.version { maps.append(map) }
@@ -184,6 +186,7 @@ public final class StoppedHost {
                 }
                 for entry in entries {
                     if entry.index > report.commit { noteMap() }
+                    if entry.index > start.applied { ownership?.follow(entry) }
                     try note(entry, in: &report, &machine)
                 }
                 from = last.index.next
@@ -193,8 +196,29 @@ public final class StoppedHost {
             report.isMute = true
         }
         report.configurations.sort { $0.index < $1.index }
+        report.note(ownership)
         noteMap()
         return (report, report.impairment == nil ? maps : nil)
+    }
+
+    /// What the state says of slots, for what the log makes of it; nil: nothing moves in this cluster, or it is impaired.
+    private func ownership(
+        _ disk: ReplicaOnDisk, _ map: ClusterMap, _ start: RaftStart, _ report: inout ReplicaReport
+    ) throws -> SlotOwnership? {
+        guard disk.group != .meta, report.impairment == nil, map.featureLevel >= FeatureLevel.migrations else {
+            return nil
+        }
+        do {
+            let view = start.applied > .zero ? store.view(disk.replica) : nil
+            return try
+                (view.map { try RestoredReplica.machine(disk.group, $0, store) }
+                ?? MasterStateMachine(group: disk.group)).ownership
+        } catch let error as DiskError where error.code == .corrupt {
+            report.impairment = "its records about slots can't be read: \(error)"
+        } catch let error as DecodingFailure {
+            report.impairment = "its records about slots can't be read: \(error)"
+        }
+        return nil
     }
 
     private func note(
@@ -330,5 +354,34 @@ public final class StoppedHost {
         return start.records + [
             .append(order.group, order.replica, entries), .hardState(order.group, order.replica, state),
         ]
+    }
+}
+
+extension ReplicaReport {
+    fileprivate mutating func note(_ ownership: SlotOwnership?) {
+        guard let ownership, ownership.hasHistory else { return }
+        lastMigration = ownership.lastMigration
+        let traces = ownership.traces.map {
+            SlotTrace(
+                migration: $0.migration, standing: SlotTrace.Standing($0.standing), group: $0.group, epoch: $0.epoch,
+                slots: $0.slots)
+        }
+        slots = traces.isEmpty ? nil : traces
+    }
+}
+
+extension SlotTrace.Standing {
+    fileprivate init(_ standing: SlotOwnership.Trace.Standing) {
+        self =
+            switch standing {
+            case .under(.exporting): .exporting
+            case .under(.frozen): .frozen
+            case .under(.released): .released
+            case .under(.importing): .importing
+            case .under(.sealed): .sealed
+            case .under(.dropping): .dropping
+            case .came: .came
+            case .gone: .gone
+            }
     }
 }

@@ -24,6 +24,8 @@ enum MigrationStep: Equatable {
         case .activate(let id, _, _): self = .activate(id)
         case .forget(let id, let slots): self = .forget(id, slots)
         case .cleared(let id): self = .cleared(id)
+        // A recovery's, and none is simulated.
+        case .settle: return nil
         case .page, .clear: return nil
         }
     }

@@ -37,6 +37,11 @@ extension HostCore {
             if !migration.isSourceDone { report(.migrationDone(migration.id, .source), drive) }
         case (.aborting, nil), (.aborting, .exporting), (.aborting, .frozen):
             propose(.forget(migration.id, migration.slots), drive)
+        case (.settling, nil) where hasForgotten(migration, replica):
+            if !migration.isSourceDone { report(.migrationDone(migration.id, .source), drive) }
+        case (.settling, nil):
+            settle(drive, migration, map, other: migration.target, owns: false)
+        case (.settling, .released): clear(drive, migration)
         default: break
         }
     }

@@ -35,6 +35,9 @@ extension HostCore {
         case (.aborting, nil), (.aborting, .importing), (.aborting, .sealed):
             propose(.forget(migration.id, migration.slots), drive)
         case (.aborting, .dropping): clear(drive, migration)
+        case (.settling, nil) where hasForgotten(migration, replica):
+            if !migration.isTargetDone { report(.migrationDone(migration.id, .target), drive) }
+        case (.settling, nil): settle(drive, migration, map, other: migration.source, owns: true)
         default: break
         }
     }

@@ -151,6 +151,14 @@ extension HostCore {
             && replica.machine.ownership.hasSeen(migration.id, migration.slots)
     }
 
+    /// What a recovery has settled: see `MigrationRecord.State.settling`.
+    func settle(
+        _ drive: MigrationDrive, _ migration: MigrationRecord, _ map: ClusterMap, other: GroupID, owns: Bool
+    ) {
+        guard let epoch = migration.slots.first.map({ map.ring.epoch(of: $0) }) else { return }
+        propose(.settle(migration.id, migration.slots, other: other, epoch, owns: owns), drive)
+    }
+
     func propose(_ command: SlotCommand, _ drive: MigrationDrive) {
         let replica = drive.replica
         guard drive.proposed == nil else { return }

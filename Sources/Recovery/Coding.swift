@@ -11,6 +11,9 @@ extension ReplicaID: Codable {}
 extension Term: Codable {}
 extension LogIndex: Codable {}
 extension LogTime: Codable {}
+extension MigrationID: Codable {}
+extension Epoch: Codable {}
+extension Slot: Codable {}
 
 extension TermRun: Codable {
     private enum Keys: CodingKey { case first, term }

@@ -4,6 +4,43 @@
 public import Primitives
 public import Ring
 
+/// Slots that a group has something to do with for one migration, or had, as the log of one of its replicas says.
+public struct SlotTrace: Hashable, Sendable, Codable {
+    public enum Standing: String, Hashable, Sendable, Codable {
+        /// What the group is at: as the source the first three, as the target the others.
+        case exporting, frozen, released, importing, sealed, dropping
+        /// They came, and it serves them.
+        case came
+        /// They are another group's.
+        case gone
+    }
+    public var migration: MigrationID
+    public var standing: Standing
+    /// The other one.
+    public var group: GroupID
+    /// Of slots that came or went: the ring's.
+    public var epoch: Epoch
+    /// Ascending.
+    public var slots: [Slot]
+
+    public init(
+        migration: MigrationID, standing: Standing, group: GroupID, epoch: Epoch = .zero, slots: [Slot]
+    ) {
+        self.migration = migration
+        self.standing = standing
+        self.group = group
+        self.epoch = epoch
+        self.slots = slots
+    }
+
+    var isOfSource: Bool {
+        switch standing {
+        case .exporting, .frozen, .released, .gone: true
+        case .importing, .sealed, .dropping, .came: false
+        }
+    }
+}
+
 /// One replica as its disk would start it.
 public struct ReplicaReport: Hashable, Sendable, Codable {
     public var group: GroupID
@@ -27,6 +64,10 @@ public struct ReplicaReport: Hashable, Sendable, Codable {
     public var impairment: String?
     /// It may have forgotten votes and acknowledgements: it says nothing until it is replaced.
     public var isMute: Bool
+    /// What its log makes of slots that move, or moved, up to its last entry; nil: nothing ever did, or it can't be told.
+    public var slots: [SlotTrace]?
+    /// No migration that it ever heard of has a higher number; nil: it heard of none.
+    public var lastMigration: MigrationID?
 
     public init(
         group: GroupID, replica: ReplicaID, term: Term, vote: ReplicaID = .none, applied: LogIndex, commit: LogIndex,
@@ -155,6 +196,16 @@ extension ReplicaReport {
                 $0.voters.count + $0.outgoing.count + $0.learners.count <= Self.membersMax
             })
         else { return "replica \(replica) has no configuration, or one of more than \(Self.membersMax) members" }
+        for trace in slots ?? [] {
+            guard trace.migration.rawValue < ClusterMap.counterMax, trace.epoch.rawValue < ClusterMap.counterMax - 1,
+                trace.group.rawValue < ClusterMap.groupNumberMax, !trace.slots.isEmpty,
+                trace.slots.allSatisfy({ $0.rawValue < UInt16(Slot.count) }),
+                zip(trace.slots, trace.slots.dropFirst()).allSatisfy(<)
+            else { return "what replica \(replica) says of slots that moved makes no sense" }
+        }
+        guard lastMigration ?? .none < MigrationID(ClusterMap.counterMax / 2) else {
+            return "replica \(replica) names a migration whose number is not below 2^61"
+        }
         return nil
     }
 }

@@ -111,6 +111,8 @@ public struct RecoveryPlan: Hashable, Sendable, Codable {
     /// Ascending, all of the map's.
     public var groups: [GroupRecovery]
     public var strays: [StrayReplica]
+    /// Slots that were on the move; nil: none were, or the plan is of an earlier version.
+    public var settlements: [SlotSettlement]?
 
     /// What makes no sense in it, in words; nil if nothing does. To be asked of each that comes from a file.
     public func problem() -> String? {

@@ -36,6 +36,8 @@ private struct Draft {
     private let found: [GroupID: [(host: HostID, replica: ReplicaReport)]]
     /// How many replicas the new map gives each survivor, as far as it is made.
     private var load: [HostID: Int] = [:]
+    /// What is left of each group's knowledge about slots.
+    private var slots: [GroupID: SlotKnowledge] = [:]
 
     init(_ reports: [HostReport], _ acceptEmpty: Set<GroupID>) throws(RecoveryError) {
         guard let first = reports.first else {
@@ -175,6 +177,7 @@ private struct Draft {
     private mutating func keep(_ standing: GroupStanding) {
         let commit = standing.survivors.compactMap { $0.report?.commit }.max() ?? .zero
         let best = standing.survivors.max { !$0.hasAllOf($1) }
+        slots[standing.record.id] = SlotKnowledge(traces: best?.report?.slots ?? [], isTouched: false)
         groups.append(
             GroupRecovery(
                 group: standing.record.id, outcome: .kept, certain: commit, last: best?.last ?? .zero,
@@ -187,6 +190,7 @@ private struct Draft {
     /// others are learners until they have what it has; their own logs' configurations name no quorum among them.
     private mutating func recover(_ standing: GroupStanding, from base: Survivor) throws(RecoveryError) {
         let record = standing.record
+        slots[record.id] = SlotKnowledge(traces: base.report?.slots ?? [], isTouched: !standing.hasQuorum)
         let isOpen = standing.couldElect(without: base)
         let kept = standing.survivors.filter {
             $0.replica == base.replica || !isOpen && !standing.knowsMore($0, than: base)
@@ -243,6 +247,7 @@ private struct Draft {
     /// New replicas, founders all, on as many hosts as it had and are there: those with the fewest replicas.
     private mutating func beginAnew(_ standing: GroupStanding) {
         let record = standing.record
+        slots[record.id] = SlotKnowledge(traces: [], isTouched: true, isEmptied: true)
         // What is there of it under any id, also what no map names.
         let buried = (found[record.id] ?? []).map { PlacedReplica(replica: $0.replica.replica, host: $0.host) }
         for replica in buried {
@@ -276,8 +281,39 @@ private struct Draft {
 
     // MARK: The whole
 
+    /// What was on the move while some group, or the map, lost what it knew: the new map says whose it is, and that both groups
+    /// have to take it so.
+    private mutating func settleSlots() throws(RecoveryError) -> [SlotSettlement]? {
+        guard former.featureLevel >= FeatureLevel.migrations else { return nil }
+        let settling = SlotSettling(
+            former, isMapTouched: slots[.meta]?.isTouched ?? true,
+            former.dataGroups.map { ($0.id, slots[$0.id] ?? SlotKnowledge(traces: [], isTouched: true)) })
+        // No number that any group ever heard of is given again.
+        let reported = found.values.flatMap { $0.compactMap(\.replica.lastMigration) }.max() ?? .none
+        map.version = max(map.version, reported.rawValue)
+        let epochs = found.values.flatMap { $0.flatMap { ($0.replica.slots ?? []).map(\.epoch) } }
+        map.ring.raise(beyond: epochs.max() ?? .zero)
+        for (epoch, slots) in settling.epochsToLower() { map.ring.restore(slots, since: epoch) }
+        map.migrations.removeAll { settling.isTouched($0) }
+        let settlements = settling.settlements()
+        guard map.migrations.count + settlements.count <= ClusterMap.migrationsMax else {
+            throw RecoveryError(
+                .refused, "\(settlements.count) settlements of slots are needed, which is more than a map can have")
+        }
+        for settlement in settlements {
+            map.version += 1
+            map.ring.renew(settlement.slots, for: settlement.owner)
+            map.replace(
+                MigrationRecord(
+                    id: MigrationID(map.version), slots: settlement.slots, source: settlement.other,
+                    target: settlement.owner, state: .settling))
+        }
+        return settlements.isEmpty ? nil : settlements
+    }
+
     mutating func finish(as cluster: ClusterID) throws(RecoveryError) -> RecoveryPlan {
         map.cluster = cluster
+        let settlements = try settleSlots()
         // The command that brings this map into the meta group's log is of this level, and so are all who go on.
         map.featureLevel = max(map.featureLevel, FeatureLevel.recovery)
         var lostHosts: [LostHost] = []
@@ -309,7 +345,7 @@ private struct Draft {
                     host: report.host, address: former.host(report.host)?.address ?? "",
                     incarnation: report.incarnation, bootCounter: report.bootCounter, journal: report.journal,
                     journalSequence: report.journalSequence, orders: orders[report.host] ?? [])
-            }, lostHosts: lostHosts, groups: groups, strays: strays())
+            }, lostHosts: lostHosts, groups: groups, strays: strays(), settlements: settlements)
     }
 
     /// Those that are buried are not among them.

@@ -7,6 +7,9 @@
 //                  │ decides at once       │ `moved`
 //                  └──► aborting ──► gone
 //                        both have forgotten it
+//
+//   settling ──► gone      where a recovery found that something of it is lost
+//            both have settled it
 
 public import Primitives
 
@@ -27,6 +30,9 @@ public struct MigrationRecord: Hashable, Sendable {
         case activated = 4
         /// The source goes on serving, and both groups have to forget what they did for it.
         case aborting = 5
+        /// Only a recovery begins it: some of what the groups or the map knew of slots on the move is lost, and it has settled
+        /// whose they are. They are the target's, as that has them; the source has to delete what it has.
+        case settling = 6
     }
 
     public var id: MigrationID
@@ -41,7 +47,7 @@ public struct MigrationRecord: Hashable, Sendable {
     public var sourceRevision: Revision
     /// Over all that the target has of the slots, as the source has it when they are frozen; 0 before.
     public var digest: UInt64
-    /// While aborting: who has forgotten it.
+    /// While aborting: who has forgotten it. While settling: who has settled it.
     public var isSourceDone: Bool
     public var isTargetDone: Bool
 
@@ -101,7 +107,7 @@ extension MigrationRecord {
         target = try reader.read()
         let state = try reader.read(UInt8.self)
         guard let state = State(rawValue: state) else {
-            throw DecodingFailure(expected: "a migration's state, 1 to 5", found: "\(state)")
+            throw DecodingFailure(expected: "a migration's state, 1 to 6", found: "\(state)")
         }
         self.state = state
         sourceIndex = try reader.read()
@@ -205,9 +211,10 @@ extension ClusterMap {
             else { return "migration \(id) goes from group \(migration.source) to \(migration.target), which can't be" }
             guard migration.sourceIndex.rawValue < Self.counterMax, migration.sourceRevision.rawValue < Self.counterMax
             else { return "the source's index or revision of migration \(id) is not below 2^62" }
-            guard (migration.isSourceDone || migration.isTargetDone) == false || migration.state == .aborting else {
-                return "migration \(id) is forgotten by one of its groups, though it is not aborted"
-            }
+            guard
+                !migration.isSourceDone && !migration.isTargetDone || migration.state == .aborting
+                    || migration.state == .settling
+            else { return "migration \(id) is forgotten by one of its groups, though it is not aborted" }
             guard !migration.slots.isEmpty, migration.slots.count <= MigrationRecord.slotsMax else {
                 return "migration \(id) has \(migration.slots.count) slots, not 1 to \(MigrationRecord.slotsMax)"
             }

@@ -81,6 +81,25 @@ public struct SlotTable: Hashable, Sendable {
         }
     }
 
+    /// Gives the slots to the group in one change, those that it owns already too: whatever was sent before is of an epoch of
+    /// the past. For recoveries. Numbers outside the ring are a programmer's error.
+    public mutating func renew(_ slots: [Slot], for group: GroupID) {
+        epoch = epoch.next
+        for slot in slots {
+            owners[Int(slot.rawValue)] = group
+            changes[Int(slot.rawValue)] = epoch
+        }
+    }
+
+    /// As if their last change had been at this epoch, of a table that others know nothing of. For recoveries.
+    public mutating func restore(_ slots: [Slot], since epoch: Epoch) {
+        precondition(epoch <= self.epoch, "a slot's last change is not behind the table's")
+        for slot in slots { changes[Int(slot.rawValue)] = epoch }
+    }
+
+    /// No change is of an epoch up to this one any more.
+    public mutating func raise(beyond other: Epoch) { epoch = max(epoch, other) }
+
     // MARK: - What a client learns bit by bit
 
     /// Takes the answer `moved(group, epoch)` for one slot, unless something as new is known. The table's own epoch

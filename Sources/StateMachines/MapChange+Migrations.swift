@@ -64,7 +64,7 @@ extension MapChange {
     ) throws(Refusal) -> MapEdit {
         var migration = try map.known(id)
         // It was decided by an earlier report of the same: or by one of the same freeze from another leader.
-        if !migration.canAbort, migration.state != .aborting {
+        if !migration.canAbort, migration.state != .aborting, migration.state != .settling {
             return map.edit(.nothing, migration)
         }
         guard migration.state == .copying else { throw .invalid("migration \(id) is \(migration.state)") }
@@ -87,7 +87,9 @@ extension MapChange {
     ) throws(Refusal) -> MapEdit {
         // One that is gone has taken every step.
         guard var migration = map.migration(id) else { return MapEdit(.nothing, of: map) }
-        guard migration.state != .aborting, migration.state.rawValue + 1 >= state.rawValue else {
+        guard migration.state != .aborting, migration.state != .settling,
+            migration.state.rawValue + 1 >= state.rawValue
+        else {
             throw .invalid("migration \(id) is \(migration.state), which is not followed by \(state)")
         }
         guard migration.state.rawValue < state.rawValue else { return map.edit(.nothing, migration) }
@@ -110,7 +112,7 @@ extension MapChange {
         guard var migration = map.migration(id) else { return MapEdit(.nothing, of: map) }
         switch (migration.state, side) {
         case (.activated, .source): return map.edit(.migrationRemoved(id), migration)
-        case (.aborting, _):
+        case (.aborting, _), (.settling, _):
             let before = migration
             if side == .source { migration.isSourceDone = true } else { migration.isTargetDone = true }
             if migration.isSourceDone, migration.isTargetDone { return map.edit(.migrationRemoved(id), migration) }

@@ -73,6 +73,8 @@ extension MasterStateMachine {
             ownership.forget(id, slots)
             earliestDeadline = .zero
             return .done(untold(ownership.writes(of: id, slots)), body: Bytes())
+        case .settle(_, let slots, let other, let epoch, let owns):
+            return settle(id, slots, with: other, since: epoch, owns: owns, entry)
         case .clear(_, let places): return decideClearing(places, of: id, entry, store)
         case .cleared:
             guard let task = ownership.finish(id) else { return .comesOutOfTurn }
@@ -81,6 +83,22 @@ extension MasterStateMachine {
             }
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
         }
+    }
+
+    private mutating func settle(
+        _ id: MigrationID, _ slots: [Slot], with other: GroupID, since epoch: Epoch, owns: Bool, _ entry: LogEntry
+    ) -> Decision {
+        guard
+            let (task, changed) = ownership.settle(
+                id, slots, with: other, since: epoch, owns: owns, at: revision)
+        else { return .comesOutOfTurn }
+        if owns {
+            sessions.begin(task, at: entry.index, revision, max(logTime, entry.logTime))
+        } else {
+            for hash in sessions.letGo(of: task, at: entry.index, revision) { take(hash, of: .sessions) }
+        }
+        earliestDeadline = .zero
+        return .done(untold(changed.map { ownership.write(of: $0) } + ownership.writes(of: id, slots)), body: Bytes())
     }
 
     /// They are no changes of the group's: nobody is told, and its revision stays.

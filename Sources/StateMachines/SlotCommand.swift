@@ -31,6 +31,9 @@ public enum SlotCommand: Hashable, Sendable {
     case clear(MigrationID, [RecordPosition])
     /// 10. The leader found none any more.
     case cleared(MigrationID)
+    /// 11, `other u32 | owns u8 | epoch u64 | slots`. A recovery has settled whose the slots are, since that epoch of the ring:
+    /// this group's, as it has them, or another's, and this one deletes what it has. Whatever it did for them before is over.
+    case settle(MigrationID, [Slot], other: GroupID, Epoch, owns: Bool)
 
     static let formatVersion: UInt8 = 1
     /// Places in one command.
@@ -40,7 +43,7 @@ public enum SlotCommand: Hashable, Sendable {
         switch self {
         case .beginExport(let id, _, _), .beginImport(let id, _, _, _), .page(let id, _), .freeze(let id),
             .seal(let id, _, _), .release(let id, _), .activate(let id, _, _), .forget(let id, _), .clear(let id, _),
-            .cleared(let id):
+            .cleared(let id), .settle(let id, _, _, _, _):
             id
         }
     }
@@ -57,6 +60,7 @@ public enum SlotCommand: Hashable, Sendable {
         case .forget: 8
         case .clear: 9
         case .cleared: 10
+        case .settle: 11
         }
     }
 
@@ -87,6 +91,11 @@ public enum SlotCommand: Hashable, Sendable {
         case .clear(_, let places):
             writer.write(UInt16(places.count))
             for place in places { writer.write(place.encoded()) }
+        case .settle(_, let slots, let other, let epoch, let owns):
+            writer.write(other)
+            writer.write(owns)
+            writer.write(epoch)
+            writer.write(slots: slots)
         case .freeze, .cleared: break
         }
         return writer.take()
@@ -128,7 +137,11 @@ public enum SlotCommand: Hashable, Sendable {
             for _ in 0..<count { places.append(try RecordPosition(from: &reader)) }
             self = .clear(id, places)
         case 10: self = .cleared(id)
-        default: throw DecodingFailure(expected: "a command about slots, 1 to 10", found: "\(number)")
+        case 11:
+            let (other, owns) = (try reader.read(GroupID.self), try reader.readBool())
+            let epoch = try reader.read(Epoch.self)
+            self = .settle(id, try reader.readSlots(), other: other, epoch, owns: owns)
+        default: throw DecodingFailure(expected: "a command about slots, 1 to 11", found: "\(number)")
         }
         try reader.expectEnd()
     }

@@ -156,7 +156,8 @@ public struct MigrationTask: Hashable, Sendable {
         case dropping = 6
     }
     public let id: MigrationID
-    public let slots: [Slot]
+    /// Ascending.
+    public fileprivate(set) var slots: [Slot]
     /// The other one.
     public let group: GroupID
     public internal(set) var phase: Phase
@@ -335,6 +336,34 @@ extension SlotOwnership {
         // The map has decided otherwise: a word of an abort can't be.
         case .released, .dropping: break
         }
+    }
+
+    /// A recovery has settled whose the slots are: nothing that this group did for them before counts any more. Either it
+    /// serves them as it has them, or deletes what it has. nil: it was done before.
+    ///
+    /// - Returns: who holds something in them, and the migrations that have fewer slots now, or none.
+    mutating func settle(
+        _ id: MigrationID, _ slots: [Slot], with other: GroupID, since epoch: Epoch, owns: Bool, at revision: Revision
+    ) -> (task: MigrationTask, changed: [MigrationID])? {
+        guard id > .none, task(id) == nil, !hasSeen(id, slots) else { return nil }
+        var settled = MigrationTask(id, slots, other, .released)
+        settled.revision = revision
+        var changed: [MigrationID] = []
+        tasks = tasks.compactMap { task in
+            var task = task
+            task.slots.removeAll { settled.has($0) }
+            if task.slots.count < self.task(task.id)?.slots.count ?? 0 { changed.append(task.id) }
+            return task.slots.isEmpty ? nil : task
+        }
+        for slot in slots {
+            mark(slot) {
+                $0 = SlotMark(
+                    migration: max($0.migration, id), standing: owns ? .open : .moved, group: other, epoch: epoch,
+                    revision: revision)
+            }
+        }
+        if !owns { add(settled) }
+        return (settled, changed)
     }
 
     /// Nothing is left of what it had.

@@ -101,6 +101,8 @@ struct MovingGroup {
     private(set) var other: MasterStateMachine
     private(set) var otherStore = ModelStore()
     var logTime: UInt64
+    /// All that was applied.
+    private(set) var log: [LogEntry] = []
 
     init(_ id: UInt32, logTime: UInt64 = 1_000) throws {
         self.id = GroupID(id)
@@ -117,6 +119,7 @@ struct MovingGroup {
         let entry = LogEntry.command(machine.applied.rawValue + 1, payload, logTime: logTime)
         let outcome = machine.apply(entry, into: &store)
         if case .unready = outcome { return outcome }
+        log.append(entry)
         let otherOutcome = other.apply(entry, into: &otherStore)
         #expect(outcome == otherOutcome)
         #expect(machine.digest == other.digest && machine.revision == other.revision)

@@ -65,6 +65,10 @@ import Testing
             (.forget(id, slots), join("08", began, runs)),
             (.clear(id, [self.place]), join("09", began, "0100", position)),
             (.cleared(id), join("0a", began)),
+            (
+                .settle(id, slots, other: GroupID(2), Epoch(8), owns: true),
+                join("0b", began, "02000000", "01", long("08"), runs)
+            ),
         ]
     }
 
@@ -75,7 +79,7 @@ import Testing
             #expect(try SlotCommand(payload: payload) == command && command.migration == id)
             #expect(MasterStateMachine.check(payload, slot: .group, level: .max) != nil, "no client's")
         }
-        #expect(Set(samples.map { $0.bytes.prefix(2) }).count == 10)
+        #expect(Set(samples.map { $0.bytes.prefix(2) }).count == 11)
     }
 
     @Test func bounds() throws {

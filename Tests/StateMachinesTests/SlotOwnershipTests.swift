@@ -377,4 +377,89 @@ import Testing
         #expect(source.put("{a}k", "back") == .done(revision: Revision(61), body: Bytes()))
         #expect(target.put("{a}k", "late") == .refused(.moved(group: source.id, epoch: Epoch(8))))
     }
+
+    /// Whatever each of the two was at: one has the slots, the other nothing of them, and they can move on.
+    @Test func whatARecoverySettlesIsOneGroupsAlone() throws {
+        let moving = slots("a", "b")
+        let last = MigrationID(90)
+        for step in 0..<7 {
+            for sourceOwns in [false, true] {
+                var (source, target) = (try MovingGroup(1, logTime: 50_000), try MovingGroup(2))
+                for tag in ["a", "b", "c"] { try fill(&source, tag) }
+                let session = try source.open()
+                try source.send(PermitAcquire<LockMachine>("{a}lock"), of: session, call: 1)
+                let records = source.records(in: moving)
+                let steps: [(inout MovingGroup, inout MovingGroup) throws -> Void] = [
+                    { [id] source, target in source.apply(.beginExport(id, moving, target: target.id)) },
+                    { [id] source, target in
+                        target.apply(.beginImport(id, moving, source: source.id, sourceTime: LogTime(50_000)))
+                        try target.takeRound(of: id, from: source)
+                    },
+                    { [id] source, target in try target.freezeAndSeal(id, from: &source) },
+                    { [id, epoch] source, _ in source.apply(.release(id, epoch)) },
+                    { [id] _, target in target.apply(.activate(id, Epoch(12), .zero)) },
+                    { [id] source, _ in source.clear(id) },
+                ]
+                for number in 0..<step { try steps[number](&source, &target) }
+                try source.restart()
+                try target.restart()
+                // The log alone says the same of slots.
+                #expect(source.ownership.lastMigration == (step > 0 ? id : .none))
+                for _ in 0..<2 {
+                    source.apply(.settle(last, moving, other: target.id, Epoch(40), owns: sourceOwns))
+                    target.apply(.settle(last, moving, other: source.id, Epoch(40), owns: !sourceOwns))
+                }
+                for place in moving {
+                    let (owner, other) = sourceOwns ? (source, target) : (target, source)
+                    #expect(owner.ownership.gate(of: place) == .open && owner.ownership.epoch(of: place) == Epoch(40))
+                    #expect(other.ownership.gate(of: place) == .moved(owner.id, Epoch(40)))
+                }
+                // Nothing of the old one has any effect.
+                for command: SlotCommand in [
+                    .freeze(id), .release(id, epoch), .activate(id, Epoch(12), .zero), .forget(id, moving),
+                    .cleared(id),
+                    .beginExport(id, moving, target: target.id),
+                ] {
+                    let before = (source.ownership, target.ownership)
+                    source.apply(command)
+                    target.apply(command)
+                    #expect(source.ownership == before.0 && target.ownership == before.1, "\(command)")
+                }
+                if sourceOwns { target.clear(last) } else { source.clear(last) }
+                try source.restart()
+                try target.restart()
+                #expect(source.ownership.tasks.isEmpty && target.ownership.tasks.isEmpty)
+                #expect((sourceOwns ? target : source).records(in: moving).isEmpty)
+                if sourceOwns, step < 6 { #expect(source.records(in: moving) == records) }
+                if !sourceOwns, step > 2 { #expect(Set(target.records(in: moving).keys) == Set(records.keys)) }
+                #expect(source.ownership.tombstonesThrough == LogIndex(.max))
+                // On to the other one.
+                if sourceOwns {
+                    try target.take(95, moving, from: &source)
+                } else {
+                    try source.take(95, moving, from: &target)
+                }
+                #expect(source.areReplicasEqual && target.areReplicasEqual)
+            }
+        }
+    }
+
+    /// What is read off a log without records is what the group's machine came to.
+    @Test func aLogAloneSaysWhereItsSlotsAre() throws {
+        let moving = slots("a", "b")
+        var (source, target) = (try MovingGroup(1), try MovingGroup(2))
+        try fill(&source, "a")
+        try target.take(7, moving, from: &source)
+        try source.begin(MigrationID(9), slots("a"), from: &target)
+        let empty = try MasterStateMachine(group: GroupID(1)).ownership
+        var followed = (empty, empty)
+        for entry in source.log { followed.0.follow(entry) }
+        for entry in target.log { followed.1.follow(entry) }
+        func words(_ ownership: SlotOwnership) -> [String] {
+            ownership.traces.map { "\($0.migration) \($0.standing) \($0.group) \($0.epoch) \($0.slots)" }
+        }
+        #expect(words(followed.0) == words(source.ownership) && words(followed.1) == words(target.ownership))
+        #expect(words(source.ownership).count == 2 && words(target.ownership).count == 2)
+        #expect(followed.0.lastMigration == MigrationID(9))
+    }
 }

@@ -62,6 +62,11 @@ package enum RecoveryText {
                 (number == 0 ? "" : "  ") + line.prefix(1).uppercased() + line.dropFirst()
             }
         }
+        if let settlements = plan.settlements {
+            lines.append("")
+            lines.append("Slots that were on the move:")
+            lines += settlements.map { "  " + $0.account.prefix(1).uppercased() + $0.account.dropFirst() }
+        }
         if !plan.strays.isEmpty {
             lines.append("")
             lines.append("On these disks, but in no map; they stay there and take no part:")
@@ -122,6 +127,7 @@ struct RecoverySummary: Encodable {
     var hosts: [UInt64]
     var lostHosts: [Lost]?
     var groups: [Group]?
+    var settlements: [SlotSettlement]?
     var replicas: [Recovery.ReplicaReport]?
 
     init(_ report: HostReport) {
@@ -147,5 +153,6 @@ struct RecoverySummary: Encodable {
                 baseHost: $0.base?.host.rawValue, certain: $0.certain.rawValue, last: $0.last.rawValue,
                 mayLose: $0.mayLose, account: $0.account)
         }
+        settlements = plan.settlements
     }
 }

@@ -53,6 +53,7 @@ package struct MigrationEnding: Sendable {
         case .committed: "\(name) waits for \(migration.source.words) to release them"
         case .released: "\(name) waits for \(migration.target.words) to serve them"
         case .activated: "\(name) waits for \(migration.source.words) to delete what it had"
+        case .settling: "\(name) waits for both groups to settle what a recovery decided"
         case .aborting: "\(name) is aborted, and waits for both groups to forget it"
         }
     }
