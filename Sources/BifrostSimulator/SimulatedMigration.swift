@@ -163,6 +163,8 @@ final class SimulatedMigration {
         case .released?: reach(.releaseKnown)
         case .activated?: reach(.activationKnown)
         case .aborting?: reach(.aborting)
+        // A recovery's, and none is simulated.
+        case .settling?: break
         case nil:
             guard older != nil else { return }
             if cell.trouble == .back, before == .none, isDone {

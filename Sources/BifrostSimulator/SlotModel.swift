@@ -25,7 +25,8 @@ enum MigrationStep: Equatable {
         }
     }
 
-    init(_ command: SlotCommand) {
+    /// nil: it is a recovery's, and none is simulated.
+    init?(_ command: SlotCommand) {
         switch command {
         case .beginExport(let id, let slots, _): self = .beginExport(id, slots)
         case .beginImport(let id, let slots, _, _): self = .beginImport(id, slots)
@@ -38,7 +39,6 @@ enum MigrationStep: Equatable {
         case .page(let id, let page):
             self = .page(id, number: page.number, start: page.start, isLast: page.next.isEmpty)
         case .clear(let id, _): self = .clear(id)
-        // A recovery's, and none is simulated.
         case .settle: return nil
         }
     }
