@@ -25,6 +25,26 @@ struct ArrayModel: WatchedModel {
     func items(_ name: Bytes, at index: LogIndex) -> [Item] { arrays[name]?.state(at: index) ?? [] }
     func lastID(_ name: Bytes) -> UInt64 { lastIDs[name] ?? 0 }
 
+    /// Those with such names are here no longer: their elements, and how many ids were given to some.
+    mutating func takeArrays(
+        at index: LogIndex, where isMeant: (Bytes) -> Bool
+    ) -> [Bytes: (items: [Item], lastID: UInt64)] {
+        var taken: [Bytes: (items: [Item], lastID: UInt64)] = [:]
+        for name in lastIDs.keys.filter(isMeant) {
+            taken[name] = (arrays[name]?.now ?? [], lastID(name))
+            arrays[name]?.become([], at: index)
+            lastIDs[name] = nil
+        }
+        return taken
+    }
+
+    mutating func insert(_ moved: [Bytes: (items: [Item], lastID: UInt64)], at index: LogIndex) {
+        for (name, array) in moved {
+            arrays[name, default: DataTypeModel.Past([])].become(array.items, at: index)
+            lastIDs[name] = array.lastID
+        }
+    }
+
     /// What a command comes to: its answer, or why it fails.
     ///
     /// - Throws: it is none, or not modelled.

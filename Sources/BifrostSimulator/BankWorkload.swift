@@ -7,7 +7,7 @@ import StateMachines
 /// Opens banks, moves money, and counts.
 final class BankWorkload: SimulatedWorkload {
     let machines: StateMachineRegistry
-    private static let banks = 3
+    static let banks = 3
     /// By bank: transfers that were sent, and those that were acknowledged.
     private var begun: [UInt64] = Array(repeating: 0, count: banks)
     private var done: [UInt64] = Array(repeating: 0, count: banks)
@@ -21,14 +21,17 @@ final class BankWorkload: SimulatedWorkload {
     private var isSettled = Array(repeating: false, count: banks)
     private let postDates: Bool
     private let delayMillisecondsMax: UInt64
+    private let slotsMove: Bool
     /// Of all banks, as far as somebody looked.
     private(set) var settled: UInt64 = 0
 
     /// - Parameters:
     ///   - postDates: some transfers are for later. Clusters below feature level 8 don't carry them out.
     ///   - delayMillisecondsMax: by which they are later, at most.
-    init(postDates: Bool, delayMillisecondsMax: UInt64) {
+    ///   - slotsMove: banks go from group to group.
+    init(postDates: Bool, delayMillisecondsMax: UInt64, slotsMove: Bool) {
         self.postDates = postDates
+        self.slotsMove = slotsMove
         self.delayMillisecondsMax = delayMillisecondsMax
         do throws(RegistrationFailure) { machines = try StateMachineRegistry([Bank.self]) } catch {
             preconditionFailure("\(error)")
@@ -73,7 +76,8 @@ final class BankWorkload: SimulatedWorkload {
             PostDate(
                 bank: UInt64(bank), number: number, from: random.below(Bank.accounts), to: random.below(Bank.accounts),
                 amount: random.below(40),
-                milliseconds: 1 + random.below(random.below(2) == 0 ? 1_000 : delayMillisecondsMax))
+                milliseconds: 1 + random.below(random.below(2) == 0 ? 1_000 : delayMillisecondsMax),
+                stays: !slotsMove)
         ) { outcome in
             // It may have been sent, and done, twice where there is no session.
             guard case .failure(let failure) = outcome, failure.code != Bank.tooLittle,

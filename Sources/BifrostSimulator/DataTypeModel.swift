@@ -4,6 +4,7 @@
 import DataTypes
 import Messages
 import Primitives
+import Ring
 import StateMachines
 
 /// A lock, semaphore, election or lease.
@@ -32,8 +33,8 @@ final class DataTypeModel {
     struct Entry: Equatable {
         var value: Bytes
         var revision: Revision
-        /// The entry of the log that gave it a time to live, and when that is over.
-        var timer: LogIndex?
+        /// What gave it a time to live, and when that is over.
+        var timer: ObjectTimer?
         var due = LogTime.zero
 
         var found: ObjectEntry { ObjectEntry(value: value, revision: revision) }
@@ -60,6 +61,10 @@ final class DataTypeModel {
         }
     }
 
+    private let group: GroupID
+    /// Where objects go that move to other groups, and come from.
+    private let motion: ObjectsInMotion
+    private var slots = SlotModel()
     private(set) var last = LogIndex.zero
     private var logTime = LogTime.zero
     /// Of the entry that is applied.
@@ -90,6 +95,9 @@ final class DataTypeModel {
     /// Times to live that were over, and collections that were emptied.
     private(set) var expired = 0
     private var collectionsCleared = 0
+
+    init(_ group: GroupID, _ motion: ObjectsInMotion) { (self.group, self.motion) = (group, motion) }
+
     var cleared: Int { collectionsCleared + arrays.cleared }
 
     func value(_ name: Bytes, at index: LogIndex) -> Entry? { values[name]?.state(at: index) ?? nil }
@@ -159,6 +167,7 @@ final class DataTypeModel {
         last = entry.index
         self.revision = revision
         // Without a word of its machine nothing was done: it had been called off when its entry was on its way.
+        if machine == .slotOwnership { return move(entry) }
         if machine == .deadlines { return body.isEmpty ? nil : expire(entry, revision) }
         if machine == .sessions { return endSessions(entry, revision) }
         guard isKnown else { return nil }
@@ -202,14 +211,18 @@ final class DataTypeModel {
     private func expire(_ entry: LogEntry, _ revision: Revision) -> String? {
         guard case .fire(let deadline)? = try? DeadlineCommand(payload: entry.payload) else { return nil }
         for name in values.keys.sorted() {
-            guard let value = values[name]?.now, value.timer == deadline.index, value.due <= logTime else { continue }
+            guard let value = values[name]?.now, value.timer == ObjectTimer(deadline), value.due <= logTime else {
+                continue
+            }
             expired += 1
             values[name]?.become(nil, at: entry.index)
             tell(.expired, ValueMachine.number, name)
         }
         for name in maps.keys.sorted() {
             guard var map = maps[name]?.now else { continue }
-            let over = map.keys.sorted().filter { map[$0]?.timer == deadline.index && map[$0]?.due ?? .zero <= logTime }
+            let over = map.keys.sorted().filter {
+                map[$0]?.timer == ObjectTimer(deadline) && map[$0]?.due ?? .zero <= logTime
+            }
             guard !over.isEmpty else { continue }
             expired += over.count
             for key in over {
@@ -228,6 +241,85 @@ final class DataTypeModel {
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
         change(allMemberships: moment) { $0.fire(deadline, moment) }
         return change(allPermits: moment) { $0.fire(deadline, moment) }
+    }
+
+    // MARK: Moves
+
+    /// A step of a migration: objects go with their slots, as they were when these were frozen.
+    private func move(_ entry: LogEntry) -> String? {
+        guard let command = try? SlotCommand(payload: entry.payload) else {
+            return "entry \(entry.index) can't be read"
+        }
+        let id = command.migration
+        switch slots.commit(MigrationStep(command)) {
+        case .nothing: return nil
+        case .begun:
+            guard case .beginImport(_, _, let source, let sourceTime) = command else { return nil }
+            motion.routes[id] = ObjectsInMotion.Route(
+                source: source, clock: MigrationClock(sourceTime: sourceTime, ownTime: logTime))
+            return nil
+        case .released(let slots):
+            motion.objects[id] = takeObjects(of: Set(slots), at: entry.index)
+            return nil
+        case .activated:
+            guard let route = motion.routes[id], let objects = motion.objects.removeValue(forKey: id) else {
+                return "entry \(entry.index) activates slots that no group has released"
+            }
+            insert(objects, by: route, at: entry.index)
+            return nil
+        }
+    }
+
+    /// They are here no longer.
+    private func takeObjects(of slots: Set<Slot>, at index: LogIndex) -> MovedObjects {
+        func isMoved(_ name: Bytes) -> Bool { slots.contains(Ring.slot(of: name)) }
+        var moved = MovedObjects()
+        for (name, past) in values where isMoved(name) {
+            moved.values[name] = past.now
+            values[name]?.become(nil, at: index)
+        }
+        for (name, past) in numbers where isMoved(name) {
+            moved.numbers[name] = past.now
+            numbers[name]?.become(nil, at: index)
+        }
+        for (name, past) in maps where isMoved(name) {
+            moved.maps[name] = past.now
+            maps[name]?.become([:], at: index)
+        }
+        for (name, past) in sets where isMoved(name) {
+            moved.sets[name] = past.now
+            sets[name]?.become([], at: index)
+        }
+        for (name, past) in latches where isMoved(name) {
+            moved.latches[name] = past.now
+            latches[name]?.become(LatchModel(), at: index)
+        }
+        for (name, past) in queues where isMoved(name) {
+            moved.queues[name] = past.now
+            queues[name]?.become(QueueModel(), at: index)
+        }
+        moved.arrays = arrays.takeArrays(at: index, where: isMoved)
+        return moved
+    }
+
+    private func insert(_ moved: MovedObjects, by route: ObjectsInMotion.Route, at index: LogIndex) {
+        func arrived(_ entry: Entry) -> Entry {
+            var entry = entry
+            entry.timer = entry.timer?.arrived(from: route.source)
+            entry.due = route.clock.time(entry.due)
+            return entry
+        }
+        for (name, value) in moved.values { values[name, default: Past(nil)].become(arrived(value), at: index) }
+        for (name, number) in moved.numbers { numbers[name, default: Past(nil)].become(number, at: index) }
+        for (name, map) in moved.maps { maps[name, default: Past([:])].become(map.mapValues(arrived), at: index) }
+        for (name, set) in moved.sets { sets[name, default: Past([])].become(set, at: index) }
+        for (name, latch) in moved.latches { latches[name, default: Past(LatchModel())].become(latch, at: index) }
+        for (name, queue) in moved.queues {
+            var queue = queue
+            queue.arrive(from: route.source, route.clock)
+            queues[name, default: Past(QueueModel())].become(queue, at: index)
+        }
+        arrays.insert(moved.arrays, at: index)
     }
 
     // MARK: Permits
@@ -542,7 +634,7 @@ final class DataTypeModel {
         guard command.condition?.isTrue(of: before) ?? true else { return conditionFailed() }
         var entry = Entry(value: command.value, revision: revision)
         if command.timeToLiveMillis > 0 {
-            entry.timer = index
+            entry.timer = ObjectTimer(index)
             entry.due = due(after: command.timeToLiveMillis)
         }
         values[command.name, default: Past(nil)].become(entry, at: index)
@@ -666,7 +758,7 @@ final class DataTypeModel {
     private func entry(_ value: Bytes, _ millis: UInt64, at index: LogIndex, _ revision: Revision) -> Entry {
         var entry = Entry(value: value, revision: revision)
         if millis > 0 {
-            entry.timer = index
+            entry.timer = ObjectTimer(index)
             entry.due = due(after: millis)
         }
         return entry

@@ -105,13 +105,4 @@ extension DataTypeWorkload {
             ? WatchedObject(moment, prefix: holders)
             : WatchedObject(moment, from: holders, end: ObjectKey(name).record(PermitPart.sessions))
     }
-
-    /// What is wrong with what a watch was told behind one revision, up to another; nil: nothing.
-    func problem(
-        of told: [Change], _ object: WatchedObject, after: Revision, through: Revision, in group: GroupID
-    ) -> String? {
-        guard group == groupOf(object.name) else { return "group \(group) has told of \(object.name)" }
-        return model(group).events.problem(
-            of: told, object.machine, from: object.from, end: object.end, after: after, through: through)
-    }
 }

@@ -13,7 +13,14 @@ final class DataTypeWorkload: SimulatedWorkload {
     private var models: [GroupID: DataTypeModel] = [:]
     /// Entries up to here were acknowledged: who asks behind that sees them.
     private var acknowledged: [GroupID: LogIndex] = [:]
+    private let motion = ObjectsInMotion()
     let groupOf: (Bytes) -> GroupID
+    private let slotsMove: Bool
+    /// Whether clients hold something in sessions, as locks, members of memberships, or items of queues, where slots move. Not as
+    /// long as clients let sessions end that came with slots to other groups.
+    static let holdsWhereSlotsMove = false
+    /// Clients hold something in their sessions.
+    var areHolding: Bool { !slotsMove || Self.holdsWhereSlotsMove }
     /// A revision that some answer named: for conditions that may hold.
     private var seen: [Bytes: Revision] = [:]
     private var lastValue: UInt64 = 0
@@ -43,8 +50,20 @@ final class DataTypeWorkload: SimulatedWorkload {
     static let arrays: [Bytes] = ["array 1", "array 2"]
     static let queues: [Bytes] = ["queue 1", "{q}2"]
 
-    /// - Parameter groupOf: who owns an object.
-    init(groupOf: @escaping (Bytes) -> GroupID) { self.groupOf = groupOf }
+    /// - Parameters:
+    ///   - slotsMove: objects go from group to group.
+    ///   - groupOf: who owns an object.
+    init(slotsMove: Bool, groupOf: @escaping (Bytes) -> GroupID) {
+        self.slotsMove = slotsMove
+        self.groupOf = groupOf
+    }
+
+    /// Of all objects.
+    static var names: [Bytes] {
+        let plain = values + numbers + maps + sets + guarded + [semaphore, lease, besideMembership] + memberships
+        return plain + barriers + latches + arrays + queues + [DataTypeModel.heldQueue, election.name]
+            + locks.map(\.name)
+    }
 
     /// Some replica applied an entry. Returns what is wrong with what it came to.
     func applied(_ entry: LogEntry, _ outcome: Applied, in group: GroupID) -> String? {
@@ -64,9 +83,20 @@ final class DataTypeWorkload: SimulatedWorkload {
 
     func model(_ group: GroupID) -> DataTypeModel {
         if let known = models[group] { return known }
-        let model = DataTypeModel()
+        let model = DataTypeModel(group, motion)
         models[group] = model
         return model
+    }
+
+    /// What is wrong with what a watch was told behind one revision, up to another; nil: nothing. Revisions of an object go on
+    /// growing where it goes, so that its events are in order over all groups that it was in.
+    func problem(
+        of told: [Change], _ object: WatchedObject, after: Revision, through: Revision, in group: GroupID
+    ) -> String? {
+        guard slotsMove || group == groupOf(object.name) else { return "group \(group) has told of \(object.name)" }
+        let events = models.keys.sorted().compactMap { models[$0]?.events }
+        return ObjectEvents.problem(
+            of: told, events, object.machine, from: object.from, end: object.end, after: after, through: through)
     }
 
     // MARK: What clients do
@@ -75,6 +105,8 @@ final class DataTypeWorkload: SimulatedWorkload {
         let dice = random.below(100)
         if dice < 30 { return read(random: &random) }
         switch random.below(19) {
+        case 8...10 where !areHolding: return changeQueue(random: &random)
+        case 15...17 where !areHolding: return changeMap(random: &random)
         case 16, 17: return changeMembership(random: &random)
         case 18: return changeBarrier(random: &random)
         case 13, 14: return changeQueue(random: &random)
@@ -122,11 +154,10 @@ final class DataTypeWorkload: SimulatedWorkload {
     func command<Command: MachineCommand>(
         _ command: Command, _ heard: @escaping (Command.Answer) -> Void = { _ in }
     ) -> SimulatedRequest {
-        let group = groupOf(command.key)
         let (name, machine) = (command.key, Command.Machine.number)
         return SimulatedRequest(
             machine: machine, isCommand: true, request: MachineRequest(command), consistency: .linearizable, bound: 0
-        ) { [unowned self] result in
+        ) { [unowned self] result, group in
             guard case .success(let bytes) = result else { return nil }
             do throws(DecodingFailure) {
                 let data = try DataResult(decoding: bytes)
@@ -193,15 +224,15 @@ final class DataTypeWorkload: SimulatedWorkload {
         _ query: Query, _ consistency: Consistency, _ bound: UInt32,
         _ judge: @escaping (Query.Answer, DataTypeModel, LogIndex) -> String?
     ) -> SimulatedRequest {
-        let group = groupOf(query.key)
-        let before = acknowledged[group] ?? .zero
+        let acknowledged = acknowledged
         let isNew = consistency != .stale && consistency != .session
         let name = query.key
         return SimulatedRequest(
             machine: Query.Machine.number, isCommand: false, request: MachineRequest(query), consistency: consistency,
             bound: bound
-        ) { [unowned self] result in
+        ) { [unowned self] result, group in
             guard case .success(let bytes) = result else { return nil }
+            let before = acknowledged[group] ?? .zero
             do throws(DecodingFailure) {
                 let data = try DataResult(decoding: bytes)
                 guard !isNew || data.index >= before else {

@@ -672,7 +672,7 @@ final class Invariants {
     /// A migration's step. False: a rule is broken.
     private func take(_ step: MigrationStep, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
         switch group.slots.commit(step) {
-        case .nothing: break
+        case .nothing, .begun: break
         case .released(let slots):
             world.mark(.slotsReleased)
             for slot in slots {

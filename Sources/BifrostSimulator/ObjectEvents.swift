@@ -76,10 +76,18 @@ struct ObjectEvents {
     }
 
     /// What is wrong with what a watch of these keys was told; nil: nothing.
-    func problem(
-        of told: [Change], _ machine: SubMachineNumber, from: Bytes, end: Bytes?, after: Revision, through: Revision
+    ///
+    /// - Parameter all: of the groups that may have had them, one after the other.
+    static func problem(
+        of told: [Change], _ all: [ObjectEvents], _ machine: SubMachineNumber, from: Bytes, end: Bytes?,
+        after: Revision, through: Revision
     ) -> String? {
-        let expected = changes(of: machine, from: from, end: end, after: after, through: through)
+        let changes = all.flatMap { $0.changes(of: machine, from: from, end: end, after: after, through: through) }
+        // Those of one revision are of one group, in their order.
+        let expected = changes.enumerated().sorted {
+            ($0.element.revision, $0.offset) < ($1.element.revision, $1.offset)
+        }
+        .map(\.element)
         guard told != expected else { return nil }
         let place = zip(told, expected).prefix { $0 == $1 }.count
         let found = place < told.count ? "\(told[place])" : "nothing more"

@@ -20,8 +20,8 @@ struct QueueModel: WatchedModel {
 
     struct Timer: Equatable {
         enum Purpose: Equatable { case item(UInt64), waiter(UInt64), duplicate(UInt64) }
-        /// The entry that set it; of those of one entry and time, the first set comes first.
-        var index: LogIndex
+        /// What set it; of those of one entry and time, the first set comes first.
+        var name: ObjectTimer
         var due: LogTime
         var purpose: Purpose
     }
@@ -154,7 +154,7 @@ struct QueueModel: WatchedModel {
     /// A timer's time has come. False: it is none of this queue's.
     mutating func fire(_ deadline: DeadlineKey, _ moment: Moment) -> Bool {
         guard
-            let place = timers.firstIndex(where: { $0.index == deadline.index && $0.due == deadline.time }),
+            let place = timers.firstIndex(where: { $0.name == ObjectTimer(deadline) && $0.due == deadline.time }),
             deadline.time <= moment.logTime
         else { return false }
         switch timers.remove(at: place).purpose {
@@ -172,6 +172,14 @@ struct QueueModel: WatchedModel {
         }
         serve(moment)
         return true
+    }
+
+    /// It came with its slot.
+    mutating func arrive(from group: GroupID, _ clock: MigrationClock) {
+        for place in timers.indices {
+            timers[place].name = timers[place].name.arrived(from: group)
+            timers[place].due = clock.time(timers[place].due)
+        }
     }
 
     private mutating func push(_ pushes: [ObjectQueue.Push], _ moment: Moment) -> QueuePushed {
@@ -284,7 +292,7 @@ struct QueueModel: WatchedModel {
 
     private mutating func set(_ purpose: Timer.Purpose, after millis: UInt64, _ moment: Moment) {
         timers.append(
-            Timer(index: moment.index, due: LogTime(moment.logTime.rawValue + millis), purpose: purpose))
+            Timer(name: ObjectTimer(moment.index), due: LogTime(moment.logTime.rawValue + millis), purpose: purpose))
     }
 
     private mutating func cancel(_ purpose: Timer.Purpose) { timers.removeAll { $0.purpose == purpose } }

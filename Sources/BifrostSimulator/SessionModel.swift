@@ -21,7 +21,7 @@ enum CallMark: Equatable {
         } else if header.machine == .sessions, let command = try? SessionCommand(payload: payload) {
             self = .other(command)
         } else if header.machine == .slotOwnership, let command = try? SlotCommand(payload: payload) {
-            self = .step(MigrationStep(command))
+            self = MigrationStep(command).map { .step($0) } ?? .own
         } else if header.machine == .deadlines {
             self = .own
         } else {

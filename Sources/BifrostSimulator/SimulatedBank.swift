@@ -97,7 +97,7 @@ package struct Transfer: MachineCommand {
 }
 
 /// Takes money from an account now, and puts it into another one later. `bank u64 | number u64 | from u64 | to u64 |
-/// amount u64 | milliseconds u64`
+/// amount u64 | milliseconds u64`, and `0 u8` if the bank may move
 package struct PostDate: MachineCommand {
     package typealias Machine = Bank
     package static let number: UInt16 = 3
@@ -108,6 +108,8 @@ package struct PostDate: MachineCommand {
     package var to: UInt64
     package var amount: UInt64
     package var milliseconds: UInt64
+    /// The bank stays where it is: log times of one group say nothing of another's.
+    package var stays: Bool
     package var key: Bytes { Bank.book(of: bank) }
     package var readKeys: [Bytes] { [key, Bank.account(from, of: bank), Bank.float(of: bank)] }
 
@@ -126,23 +128,28 @@ package struct PostDate: MachineCommand {
             place,
             Post(
                 from: from, to: to, amount: amount, delays: number % 4 == 0 ? 2 : 0,
-                due: context.logTime.rawValue + milliseconds, settle: settle))
+                due: stays ? context.logTime.rawValue + milliseconds : 0, settle: settle))
         book.posts += 1
         try context.put(key, book)
         return Done()
     }
 
-    package init(bank: UInt64, number: UInt64, from: UInt64, to: UInt64, amount: UInt64, milliseconds: UInt64) {
+    package init(
+        bank: UInt64, number: UInt64, from: UInt64, to: UInt64, amount: UInt64, milliseconds: UInt64, stays: Bool = true
+    ) {
         (self.bank, self.number, self.from, self.to) = (bank, number, from, to)
-        (self.amount, self.milliseconds) = (amount, milliseconds)
+        (self.amount, self.milliseconds, self.stays) = (amount, milliseconds, stays)
     }
     package func encode(into writer: inout ByteWriter) {
         for number in [bank, number, from, to, amount, milliseconds] { writer.write(number) }
+        if !stays { writer.write(0 as UInt8) }
     }
     package init(from reader: inout ByteReader) throws(DecodingFailure) {
         (bank, number) = (try reader.read(), try reader.read())
         (from, to) = (try reader.read(), try reader.read())
         (amount, milliseconds) = (try reader.read(), try reader.read())
+        stays = reader.isAtEnd
+        if !stays { _ = try reader.read(UInt8.self) }
     }
 }
 
@@ -165,7 +172,7 @@ package struct Settle: MachineCommand {
         {
             if post.delays > 0 {
                 post.delays -= 1
-                post.due = context.logTime.rawValue + 300
+                if post.due > 0 { post.due = context.logTime.rawValue + 300 }
                 post.settle = try context.schedule(self, after: .milliseconds(300))
                 try context.put(place, post)
                 return Done()
@@ -305,7 +312,7 @@ package struct Post: Message {
     package var amount: UInt64
     /// So often it is put off.
     package var delays: UInt64
-    /// In log time.
+    /// In log time; 0: it may be settled in another group, whose time is another.
     package var due: UInt64
     package var settle: ScheduledCommand
 

@@ -85,6 +85,13 @@ final class SimulatedClient {
     /// By group: the last entry that was applied in what it was told, and a moment at which that was so, or earlier.
     private(set) var seen: [GroupID: (index: LogIndex, called: UInt64)] = [:]
     private var nextTag: UInt64 = 1
+    /// Whom each call that is under way asks, and for which operation.
+    private var asked: [UInt64: (tag: UInt64, group: GroupID)] = [:]
+    /// By tag: whose answer ends the operation.
+    private var answeredBy: [UInt64: GroupID] = [:]
+    /// Whose answer it is that is told just now; `.meta`: nobody's. Slots move, and where an operation was sent first need not
+    /// be where it is done.
+    private(set) var answerer = GroupID.meta
     /// Commands among the operations, by tag.
     private var commands: [UInt64: Int] = [:]
     private var isTicking = false
@@ -176,17 +183,14 @@ final class SimulatedClient {
         nextTag += 1
         waiting[tag] = ended
         if let number { commands[tag] = number }
-        if case .slot(let slot) = target, let group = cluster.map.owner(of: slot) {
+        if case .slot = target {
             let isNew = kind == .command || [.linearizable, .linearizableAnywhere, .lease].contains(consistency)
             let called = called ?? (isNew && kind != .watch ? cluster.now : 0)
             waiting[tag] = { [unowned self] result in
-                // Which group answers for a slot that moved is not known here.
-                if cluster.map.ring.epoch(of: slot) == SlotTable.firstEpoch, case .success(let bytes) = result,
-                    let told = DataResult.index(of: bytes)
-                {
-                    let old = seen[group] ?? (.zero, 0)
+                if case .success(let bytes) = result, let told = DataResult.index(of: bytes) {
+                    let old = seen[answerer] ?? (.zero, 0)
                     // A state behind two others is behind the moments of both.
-                    seen[group] = (max(old.index, told), max(old.called, called))
+                    seen[answerer] = (max(old.index, told), max(old.called, called))
                 }
                 ended(result)
             }
@@ -221,6 +225,7 @@ final class SimulatedClient {
                     world.fail("one completion per operation", "client \(place) completes \(completion.tag) twice")
                     continue
                 }
+                answerer = answeredBy.removeValue(forKey: completion.tag) ?? .meta
                 ended(completion.result)
             }
             work.removeAll()
@@ -248,6 +253,7 @@ final class SimulatedClient {
             router.callFailed(send.call, .notSent, now: now, into: &effects)
             return
         }
+        asked[send.call.rawValue] = (send.tag, send.group)
         switch send.kind {
         case .command:
             var writer = ByteWriter()
@@ -312,6 +318,7 @@ final class SimulatedClient {
             }
             router.mapAnswered(frame.call, answer, now: now, into: &effects)
         } else {
+            if let asked = asked.removeValue(forKey: frame.call) { answeredBy[asked.tag] = asked.group }
             router.answered(CallID(rawValue: frame.call), frame.payload, now: now, into: &effects)
         }
         runTurn()
@@ -363,6 +370,7 @@ final class SimulatedClient {
             if kind == .map {
                 router.mapAnswered(call, .failed, now: now, into: &effects)
             } else {
+                asked[call] = nil
                 router.callFailed(CallID(rawValue: call), .perhapsSent, now: now, into: &effects)
             }
         }

@@ -108,13 +108,16 @@ extension SimulatedCluster {
                     "client %h gets key %b at host %d, operation %c", place, keyNumber, UInt64(number),
                     reading.host.rawValue)
             }
-            let seen = client.seen[map.owner(of: slot(of: key)) ?? .meta]?.index ?? .zero
+            let seen = client.seen
             client.submit(
                 kind: .query, target: .slot(slot(of: key)), pinned: reading.host, consistency: reading.consistency,
                 bound: reading.bound, payload: KeyValueQuery.get(key: key).encoded(), nanoseconds: time,
                 called: reading.called
             ) { [unowned self] result in
                 judge(result, of: key, reading, through: client, seen: seen)
+                if reading.consistency == .session {
+                    operations[number].called = min(reading.called, seen[client.answerer]?.called ?? 0)
+                }
                 if case .success = result, reading.host != HostID(0), !invariants.leads(reading.host, slot(of: key)) {
                     mark(.followerRead)
                 }
@@ -163,14 +166,14 @@ extension SimulatedCluster {
             bound: UInt32(bound), called: called)
     }
 
-    /// A client's reads know what it was told before they began.
+    /// A client's reads know what it was told before they began, by the group that answers: indices of one say nothing of
+    /// another's.
     private func judge(
         _ result: Result<Bytes, OperationFailure>, of key: Bytes, _ reading: Reading, through client: SimulatedClient,
-        seen: LogIndex
+        seen: [GroupID: (index: LogIndex, called: UInt64)]
     ) {
-        // Indices of one group say nothing of another's, and which one answers is not known where slots move.
-        guard map.ring.epoch(of: slot(of: key)) == SlotTable.firstEpoch else { return }
         guard case .success(let bytes) = result, let told = DataResult.index(of: bytes) else { return }
+        let seen = seen[client.answerer]?.index ?? .zero
         if reading.consistency == .session, told < seen {
             fail("reads in a session", "client \(client.place) reads \(key) at index \(told), and has seen \(seen)")
         }
@@ -186,8 +189,10 @@ extension SimulatedCluster {
         let number = operations.count
         // The reading may have been drawn for a key of another group.
         var reading = reading
-        let told = client.seen[map.owner(of: slot(of: tag)) ?? .meta]
-        if reading.consistency == .session { reading.called = told?.called ?? 0 }
+        let seen = client.seen
+        if reading.consistency == .session {
+            reading.called = seen[map.owner(of: slot(of: tag)) ?? .meta]?.called ?? 0
+        }
         // What follows the / in the order of bytes.
         let end = Bytes(tag.array.dropLast() + [UInt8(ascii: "0")])
         let mine = keys.filter { $0 >= first && $0 < end }.sorted()
@@ -206,8 +211,11 @@ extension SimulatedCluster {
                 operations[place].hasEnded = true
                 operations[place].ended = now
                 operations[place].outcome = .failed
+                if reading.consistency == .session {
+                    operations[place].called = min(reading.called, seen[client.answerer]?.called ?? 0)
+                }
             }
-            judge(result, of: tag, reading, through: client, seen: told?.index ?? .zero)
+            judge(result, of: tag, reading, through: client, seen: seen)
             guard case .success(let bytes) = result else { return ended() }
             let found: KeyValueScanPage
             do throws(DecodingFailure) {

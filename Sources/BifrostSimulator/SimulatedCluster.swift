@@ -74,7 +74,8 @@ public final class SimulatedCluster {
             workload
             ?? (plan.machinePercent > 0
                 ? BankWorkload(
-                    postDates: plan.featureLevels.isEmpty, delayMillisecondsMax: plan.delayMillisecondsMax) : nil)
+                    postDates: plan.featureLevels.isEmpty, delayMillisecondsMax: plan.delayMillisecondsMax,
+                    slotsMove: plan.migrationPercent > 0) : nil)
         if let machines = self.workload?.machines { plan.settings.machines = machines }
         world = SimulatedWorld(seed: seed, plan: plan, random: random)
         let members = plan.hosts - plan.joiners
@@ -109,9 +110,17 @@ public final class SimulatedCluster {
         }
         clients = (0..<plan.clients).map { SimulatedClient(cluster: self, place: $0) }
         if plan.dataTypePercent > 0 {
-            dataTypes = DataTypeWorkload { [unowned self] name in map.owner(of: slot(of: name)) ?? .meta }
+            dataTypes = DataTypeWorkload(slotsMove: plan.migrationPercent > 0) { [unowned self] name in
+                map.owner(of: slot(of: name)) ?? .meta
+            }
         }
         if plan.operatorPauseNanosecondsMax > 0 { administrator = SimulatedOperator(cluster: self, members: members) }
+    }
+
+    /// What somebody writes: where slots move, these go on a journey.
+    var writtenKeys: [Bytes] {
+        keys + (dataTypes == nil ? [] : DataTypeWorkload.names)
+            + (workload is BankWorkload ? (0..<BankWorkload.banks).map { Bank.book(of: UInt64($0)) } : [])
     }
 
     static func address(of place: Int) -> String { "10.0.0.\(place + 1):7000" }

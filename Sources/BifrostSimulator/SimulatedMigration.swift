@@ -155,11 +155,10 @@ final class SimulatedMigration {
         guard newer != state else { return }
         let older = state
         state = newer
+        if let newer, newer != .copying, newer != .aborting { isDone = true }
         switch newer {
         case .copying?: reach(.created)
-        case .committed?:
-            isDone = true
-            reach(.committed)
+        case .committed?: reach(.committed)
         case .released?: reach(.releaseKnown)
         case .activated?: reach(.activationKnown)
         case .aborting?: reach(.aborting)

@@ -108,7 +108,7 @@ final class SimulatedOperator {
             return
         }
         // Those of keys that somebody writes, mostly, and a few beside.
-        let keys = cluster.keys.map { Ring.slot(of: $0) }.filter { map.owner(of: $0) == source }
+        let keys = cluster.writtenKeys.map { Ring.slot(of: $0) }.filter { map.owner(of: $0) == source }
         var slots = Set(keys.filter { _ in below(3) == 0 })
         let all = map.ring.slots(of: source)
         for _ in 0..<below(4) { if let slot = any(all) { slots.insert(slot) } }

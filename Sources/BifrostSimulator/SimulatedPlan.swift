@@ -231,9 +231,7 @@ package struct SimulatedPlan: Sendable {
         // Pages of a few records, so that a migration has many.
         settings.migrationPageBytes = 20 + Int(random.below(2_000))
         settings.migrationPageRecords = 1 + Int(random.below(20))
-        // Not followed by the rules yet where slots move.
-        dataTypePercent = 0
-        machinePercent = 0
+        if dataTypePercent > 0 { settings.snapshotPieceBytes += 5_000 }
     }
 }
 

@@ -61,8 +61,8 @@ public struct SimulatedRequest {
     let bound: UInt32
     /// Of a command: only while this stands.
     var guardToken: FencingToken?
-    /// What is wrong with what came of it.
-    let judge: (Result<Bytes, OperationFailure>) -> String?
+    /// What is wrong with what came of it, as a group answered it.
+    let judge: (Result<Bytes, OperationFailure>, GroupID) -> String?
 
     /// - Parameter ended: called when it has ended; returns what is wrong with that, nil if nothing is.
     public init<Command: MachineCommand>(
@@ -73,7 +73,7 @@ public struct SimulatedRequest {
         request = MachineRequest(command)
         consistency = .linearizable
         bound = 0
-        judge = { Self.judge($0, ended) }
+        judge = { result, _ in Self.judge(result, ended) }
     }
 
     /// - Parameters:
@@ -88,7 +88,7 @@ public struct SimulatedRequest {
         request = MachineRequest(query)
         self.consistency = consistency
         self.bound = bound
-        judge = { Self.judge($0, ended) }
+        judge = { result, _ in Self.judge(result, ended) }
     }
 
     private static func judge<Answer: Message>(
@@ -123,7 +123,7 @@ extension SimulatedCluster {
                 consistency: request.consistency, bound: request.bound, payload: request.request.encoded(),
                 nanoseconds: nanoseconds
             ) { [unowned self] result in
-                judge(request, result)
+                judge(request, result, by: client.answerer)
                 if case .success = result { acknowledged += 1 }
                 ended()
             }
@@ -142,14 +142,16 @@ extension SimulatedCluster {
         client.submit(
             kind: .command, target: .slot(slot(of: key)), payload: payload, nanoseconds: nanoseconds, number: number
         ) { [unowned self] result in
-            judge(request, result)
+            judge(request, result, by: client.answerer)
             end(number, result)
             ended()
         }
     }
 
-    private func judge(_ request: SimulatedRequest, _ result: Result<Bytes, OperationFailure>) {
-        if let problem = request.judge(result) {
+    private func judge(
+        _ request: SimulatedRequest, _ result: Result<Bytes, OperationFailure>, by group: GroupID
+    ) {
+        if let problem = request.judge(result, group) {
             fail("the program's own rules", "\(request.request.key), request \(request.request.number): \(problem)")
         }
         mark(.machineUsed)
@@ -232,7 +234,7 @@ extension SimulatedRequest {
 
     init(
         machine: SubMachineNumber, isCommand: Bool, request: MachineRequest, consistency: Consistency, bound: UInt32,
-        judge: @escaping (Result<Bytes, OperationFailure>) -> String?
+        judge: @escaping (Result<Bytes, OperationFailure>, GroupID) -> String?
     ) {
         self.machine = machine
         self.isCommand = isCommand

@@ -62,6 +62,8 @@ struct SlotModel {
     /// What became of ownership with an entry.
     enum Change {
         case nothing
+        /// The slots will come, if nothing is called off.
+        case begun([Slot])
         case released([Slot])
         case activated([Slot])
     }
@@ -75,6 +77,7 @@ struct SlotModel {
         case .beginImport(let id, let slots):
             guard begin(id, slots, .importing) else { break }
             for slot in slots { standings[slot] = .coming }
+            return .begun(slots)
         case .freeze(let id):
             if let slots = advance(id, from: .exporting, to: .frozen) {
                 for slot in slots { standings[slot] = .frozen }

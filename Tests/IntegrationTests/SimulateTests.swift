@@ -40,6 +40,20 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aCellOfTheCrashMatrixIsRunAndToldAlone() async throws {
+            let command = try simulate("--migration-matrix", "--cell", "7", "--json")
+            let result = await command.end(killAfter: .seconds(180))
+            #expect(result.ending == .exit(0), "\(result.errorText)")
+            #expect(result.text.contains("\"cells\":1,") && result.text.contains("\"violations\":0"), "\(result.text)")
+            let traced = try simulate("--migration-matrix", "--cell", "7", "--trace")
+            let story = await traced.end(killAfter: .seconds(180))
+            #expect(story.ending == .exit(0))
+            #expect(story.text.contains("the migration is struck") && story.text.contains("no violation; trace hash "))
+            let refused = try simulate("--cell", "7")
+            let refusal = await refused.end(killAfter: .seconds(180))
+            #expect(refusal.ending != .exit(0) && refusal.errorText.contains("--cell is one of --migration-matrix"))
+        }
+
         @Test func oneSeedIsAlwaysTheSameStory() async throws {
             var stories: [String] = []
             for _ in 0..<2 {
