@@ -336,13 +336,19 @@ extension ClientRouter {
         sessionChanges += 1
     }
 
-    /// Sessions that came with slots, and the groups which have them.
-    func holdsNotTakenOver() -> [(SessionID, Int)] {
+    /// What is not taken over yet never will be.
+    ///
+    /// - Returns: the sessions by which it is held, and the groups which have them.
+    mutating func giveUpMovedHolds() -> [(SessionID, Int)] {
         var all: [(SessionID, Int)] = []
-        for hold in holds where hold.isMoved {
-            let group = routedGroup(of: hold.slot)
-            guard group >= 0 else { continue }
-            for id in hold.sessions where !all.contains(where: { $0 == (id, group) }) { all.append((id, group)) }
+        for place in holds.indices where holds[place].isMoved {
+            let group = routedGroup(of: holds[place].slot)
+            for id in holds[place].sessions where group >= 0 && !all.contains(where: { $0 == (id, group) }) {
+                all.append((id, group))
+            }
+            (holds[place].sessions, holds[place].takeOver) = ([], nil)
+            setMoved(place, false)
+            sessionChanges += 1
         }
         return all
     }

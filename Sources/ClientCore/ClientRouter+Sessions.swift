@@ -190,7 +190,7 @@ extension ClientRouter {
     public mutating func closeSessions(deadline: Instant, into effects: inout ClientEffects) -> [CallID] {
         var calls: [CallID] = []
         // What came with a slot and was not taken over yet has a session of its own there.
-        var ends = holdsNotTakenOver()
+        var ends = giveUpMovedHolds()
         for group in groups.indices where groups[group].session.standing == .open {
             ends.append((groups[group].session.id, group))
             dropSession(of: group)
