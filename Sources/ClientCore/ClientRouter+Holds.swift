@@ -45,7 +45,7 @@ struct SlotHold: Sendable {
     var group: GroupID?
     var epoch: Epoch
     /// Sessions of this client in groups where the slot was before: what was got by them is held by them.
-    var sessions: [SessionID] = []
+    var sessions: [HeldSession] = []
     /// What they hold has to be taken over where the slot is now.
     var isMoved = false
     /// That is under way.
@@ -63,6 +63,16 @@ struct SlotHold: Sendable {
 
     /// Of groups that have had the slot; who got more of one object than he could tell has only the last ones.
     static let sessionsMax = 16
+
+    /// Those of which there may be something where the slot is.
+    var standing: [SessionID] { sessions.filter { $0.aliveAt == nil }.map(\.id) }
+}
+
+struct HeldSession: Sendable {
+    let id: SessionID
+    /// The group has none of this number, and so nothing that it held: most likely it had nothing when the slot came. What may
+    /// be thought to be held by it is lost by the clock, counted from then. nil: it lives as long as the hold.
+    var aliveAt: Instant?
 }
 
 extension ClientRouter {
@@ -120,8 +130,13 @@ extension ClientRouter {
         guard usesMigrations, let hold = hold(of: slot) else {
             return sessionLife(of: slot).flatMap { $0.id == id ? $0 : nil }
         }
-        guard hold.sessions.contains(id) || !hold.isMoved && ownSession(of: hold) == id else { return nil }
-        return SessionLife(id: id, aliveAt: hold.confirmedAt, timeToLiveNanoseconds: sessionNanoseconds)
+        let isOwn = !hold.isMoved && ownSession(of: hold) == id
+        guard let session = isOwn ? HeldSession(id: id) : hold.sessions.first(where: { $0.id == id }) else { return nil }
+        return life(id, since: session.aliveAt ?? hold.confirmedAt)
+    }
+
+    private func life(_ id: SessionID, since: Instant) -> SessionLife {
+        SessionLife(id: id, aliveAt: since, timeToLiveNanoseconds: sessionNanoseconds)
     }
 
     /// When the first of the sessions that are held needs a word, if nothing is answered in it before. One that has its
@@ -210,11 +225,14 @@ extension ClientRouter {
         guard holds[place].group != owner || holds[place].epoch != epoch else { return }
         (holds[place].group, holds[place].epoch) = (owner, epoch)
         guard usesMigrations else { return }
-        if let own, !holds[place].sessions.contains(own) { holds[place].sessions.append(own) }
+        if let own {
+            holds[place].sessions.removeAll { $0.id == own }
+            holds[place].sessions.append(HeldSession(id: own))
+        }
         holds[place].sessions.removeFirst(max(0, holds[place].sessions.count - SlotHold.sessionsMax))
         holds[place].takeOver = nil
         holds[place].notBefore = .zero
-        setMoved(place, !holds[place].sessions.isEmpty)
+        setMoved(place, !holds[place].standing.isEmpty)
     }
 
     private mutating func setMoved(_ place: Int, _ isMoved: Bool) {
@@ -249,7 +267,7 @@ extension ClientRouter {
         guard usesMigrations, table[place].purpose == .caller else { return }
         let at = holdPlace(of: table[place].slot)
         guard at < holds.count, holds[at].slot == table[place].slot,
-            holds[at].sessions.contains(table[place].session)
+            holds[at].standing.contains(table[place].session)
                 || !holds[at].isMoved && holds[at].group == table[place].sessionGroup
                     && holds[at].epoch == table[place].epoch
         else { return }
@@ -293,7 +311,7 @@ extension ClientRouter {
     private mutating func takeOver(_ hold: Int, now: Instant, into effects: inout ClientEffects) {
         guard let place = table.take(isOwn: true) else { preconditionFailure("there is always room for the router") }
         table[place].reset()
-        table[place].payload = SessionCommand.takeOver(holds[hold].slot, holds[hold].sessions).payload()
+        table[place].payload = SessionCommand.takeOver(holds[hold].slot, holds[hold].standing).payload()
         table[place].purpose = .takeOver
         table[place].kind = .command
         table[place].slot = holds[hold].slot
@@ -325,11 +343,13 @@ extension ClientRouter {
         var found: [SessionID] = []
         var reader = ByteReader(body)
         while let id = try? reader.read(SessionID.self) { found.append(id) }
-        // What is not here and can't have ended yet had nothing in the slot when that came; so nothing of it is lost.
-        let endsAt = SessionLife(
-            id: .none, aliveAt: holds[at].confirmedAt, timeToLiveNanoseconds: sessionNanoseconds
-        ).endsAt
-        holds[at].sessions.removeAll { !found.contains($0) && endsAt <= heardAt }
+        var sessions = holds[at].sessions
+        for place in sessions.indices where !found.contains(sessions[place].id) {
+            sessions[place].aliveAt = sessions[place].aliveAt ?? holds[at].confirmedAt
+        }
+        holds[at].sessions = sessions.filter { session in
+            session.aliveAt.map { life(session.id, since: $0).endsAt > heardAt } ?? true
+        }
         holds[at].confirmedAt = max(holds[at].confirmedAt, table[place].firstSentAt)
         holds[at].since = heardAt
         setMoved(at, false)
@@ -343,7 +363,7 @@ extension ClientRouter {
         var all: [(SessionID, Int)] = []
         for place in holds.indices where holds[place].isMoved {
             let group = routedGroup(of: holds[place].slot)
-            for id in holds[place].sessions where group >= 0 && !all.contains(where: { $0 == (id, group) }) {
+            for id in holds[place].standing where group >= 0 && !all.contains(where: { $0 == (id, group) }) {
                 all.append((id, group))
             }
             (holds[place].sessions, holds[place].takeOver) = ([], nil)

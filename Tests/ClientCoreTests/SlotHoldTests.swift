@@ -174,7 +174,7 @@ import Testing
     }
 
     /// Nobody answers for longer than it lives: then it is there still, or it is lost. One that is not there, and can't have
-    /// ended yet, had nothing in the slot: it was given back before, and that is not told as a loss.
+    /// ended yet, had nothing in the slot: it was given back before, and that is not told as a loss. Nor is it kept.
     @Test(arguments: [(false, false), (false, true), (true, false), (true, true)])
     func whatIsNotThereAnyMoreIsLostIfItsTimeIsOver(_ isLate: Bool, _ isThere: Bool) throws {
         var client = try client()
@@ -189,10 +189,15 @@ import Testing
         }
         client.sends = []
         #expect(isAlive(client, 77) == !isLate)
-        let known = client.router.sessionLife(of: slot, as: SessionID(77)) != nil
-        #expect(known, "the clock says that it is lost, and not yet the group")
+        let aliveAt = client.router.sessionLife(of: slot, as: SessionID(77))?.aliveAt
+        #expect(aliveAt != nil, "the clock says that it is lost, and not yet the group")
         client.done(send, body(isThere ? [77] : []))
-        #expect((client.router.sessionLife(of: slot, as: SessionID(77)) != nil) == (isThere || !isLate))
+        let last = client.router.sessionLife(of: slot, as: SessionID(77))
+        #expect((last != nil) == (isThere || !isLate))
+        guard !isThere else { return }
+        #expect(last?.aliveAt == (isLate ? nil : aliveAt))
+        // It counts from when the call was sent first; the next word tells.
+        #expect(isAlive(client, 88) == !isLate)
     }
 
     @Test func theEndOfAllSessionsEndsWhatIsNotTakenOverYet() throws {
