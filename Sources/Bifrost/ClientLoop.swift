@@ -264,9 +264,12 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
     }
 
     /// The session in the group that owns the slot; nil: none is open, or it counts as lost.
-    func sessionLife(of slot: Slot) -> SessionLife? {
+    ///
+    /// - Parameter id: of the session in which something was got, in whichever group that was; nil: the one that is there now.
+    func sessionLife(of slot: Slot, as id: SessionID?) -> SessionLife? {
         eventLoop.preconditionInEventLoop()
-        guard let life = router.sessionLife(of: slot), life.endsAt > RPCClock.now() else { return nil }
+        let life = id.map { router.sessionLife(of: slot, as: $0) } ?? router.sessionLife(of: slot)
+        guard let life, life.endsAt > RPCClock.now() else { return nil }
         return life
     }
 
@@ -285,7 +288,7 @@ package final class ClientLoop: @unchecked Sendable, RPCConnectionDelegate {
 
     /// Resumes those whose sessions are lost, and comes back when the next one may be.
     private func checkLosses(now: Instant) {
-        let lost = losses.take(now: now, changes: router.sessionChanges) { router.sessionLife(of: $0) }
+        let lost = losses.take(now: now, changes: router.sessionChanges) { router.sessionLife(of: $0, as: $1) }
         scheduleLosses()
         for waiter in lost { waiter.resume(isLost: true) }
     }

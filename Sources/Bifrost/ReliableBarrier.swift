@@ -69,7 +69,7 @@ public struct ReliableBarrier: Sendable {
                 let standing = try await object.submit(
                     BarrierWithdraw(name, wish: command.wish), timeout: errandTime
                 ).answer
-                guard standing.session == arrival.session else { throw lost }
+                guard await isKnown(standing, arrival, hold) else { throw lost }
                 guard !standing.waits else {
                     throw BifrostError(
                         .deadlineExceeded,
@@ -100,7 +100,7 @@ public struct ReliableBarrier: Sendable {
         until end: ContinuousClock.Instant?
     ) async -> Standing {
         await withTaskGroup(of: Standing.self) { group in
-            group.addTask { await told(of: arrival, command, from: revision) }
+            group.addTask { await told(of: arrival, command, from: revision, hold) }
             group.addTask { (try? await hold.lost(arrival.session)) != nil ? .lost : .timedOut }
             if let end { group.addTask { await Self.timeOver(at: end) } }
             let first = await group.next() ?? .timedOut
@@ -109,13 +109,19 @@ public struct ReliableBarrier: Sendable {
         }
     }
 
+    /// The answer is of the session in which it arrived, or of one that stands for it since the barrier's slot has moved.
+    private func isKnown(_ standing: BarrierStanding, _ arrival: BarrierArrival, _ hold: SessionHold) async -> Bool {
+        guard standing.session != arrival.session else { return true }
+        return await hold.life(as: arrival.session) != nil
+    }
+
     private static func timeOver(at end: ContinuousClock.Instant) async -> Standing {
         try? await Task.sleep(until: end, clock: .continuous)
         return .timedOut
     }
 
     private func told(
-        of arrival: BarrierArrival, _ command: BarrierArrive, from revision: Revision
+        of arrival: BarrierArrival, _ command: BarrierArrive, from revision: Revision, _ hold: SessionHold
     ) async -> Standing {
         let record = RecordWatch(
             object: object, machine: BarrierMachine.number, key: BarrierMachine.openKey(name), isSteadfast: true)
@@ -127,7 +133,7 @@ public struct ReliableBarrier: Sendable {
                 // A command: the session's own log knows for sure.
                 let (found, revision) = try await object.submit(
                     BarrierCheck(name, wish: command.wish), timeout: nil)
-                guard found.session == arrival.session else { return (.lost, revision) }
+                guard await isKnown(found, arrival, hold) else { return (.lost, revision) }
                 return (found.waits ? nil : .open, revision)
             }
         } catch {

@@ -39,17 +39,19 @@ package final class SessionHold: Sendable {
 
     /// The session that there is now in the group that owns the slot; nil: none, or one that counts as lost, or the
     /// cluster is closed. That it was there says nothing of later: see `endsAt`.
-    package func life() async -> SessionLife? {
+    ///
+    /// - Parameter id: of the one in which something was got, which may have come here with the slot.
+    package func life(as id: SessionID? = nil) async -> SessionLife? {
         guard !loop.isGone else { return nil }
         return await withCheckedContinuation { continuation in
             let waiting = LoopContinuation<SessionLife?>(continuation, otherwise: nil)
-            loop.eventLoop.execute { [loop, slot] in waiting.resume(returning: loop.sessionLife(of: slot)) }
+            loop.eventLoop.execute { [loop, slot] in waiting.resume(returning: loop.sessionLife(of: slot, as: id)) }
         }
     }
 
     /// Returns as soon as the session counts as lost: another one or none is there, nothing was answered in it until
-    /// `SessionLife.endsAt`, another group got the slot, or the cluster was closed. Of a process that was stopped this is
-    /// told before anything that comes later. Also after `release`.
+    /// `SessionLife.endsAt`, or the cluster was closed. Where the slot moves it goes along, and is another group's. Of a
+    /// process that was stopped this is told before anything that comes later. Also after `release`.
     ///
     /// A session that was lost by the clock alone may turn out to live: what was had in it may still be there.
     ///

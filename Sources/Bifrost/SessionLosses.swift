@@ -28,12 +28,14 @@ struct SessionLosses {
 
     /// Takes those out whose sessions are lost. Words that are answered meanwhile move the moment at which the next one may
     /// be, so they are looked at no more than about once in a session's time. Cost: O(waiters).
-    mutating func take(now: Instant, changes: UInt64, lifeOf sessionLife: (Slot) -> SessionLife?) -> [LossWaiter] {
+    mutating func take(
+        now: Instant, changes: UInt64, lifeOf sessionLife: (Slot, SessionID) -> SessionLife?
+    ) -> [LossWaiter] {
         changesSeen = changes
         var next: Instant?
         var lost: [LossWaiter] = []
         waiters.removeAll { waiter in
-            if let life = sessionLife(waiter.slot), life.id == waiter.id, life.endsAt > now {
+            if let life = sessionLife(waiter.slot, waiter.id), life.endsAt > now {
                 next = min(next ?? life.endsAt, life.endsAt)
                 return false
             }

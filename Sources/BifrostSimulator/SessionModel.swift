@@ -91,6 +91,15 @@ struct SessionModel {
                 sessions[word.id] = session
             }
             return .none(expired: 0)
+        case .other(.hold(let word, _)):
+            guard var session = sessions[word.id] else { return .none(expired: 0) }
+            session.activeAt = logTime
+            session.activeIndex = index
+            session.firstUnacknowledged = max(session.firstUnacknowledged, word.firstUnacknowledged)
+            sessions[word.id] = session
+            return .none(expired: 0)
+        // It is a call, and comes as one.
+        case .other(.takeOver): return .none(expired: 0)
         case .other(.close(let id)):
             sessions[id] = nil
             return .none(expired: 0)

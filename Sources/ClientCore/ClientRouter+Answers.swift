@@ -20,6 +20,8 @@ extension ClientRouter {
     public mutating func answered(
         _ call: CallID, _ answer: CallAnswer, now: Instant, into effects: inout ClientEffects
     ) {
+        heardAt = now
+        defer { takeOverHolds(now: now, into: &effects) }
         guard let place = table.place(of: call) else {
             answeredLate(call, answer, now: now, into: &effects)
             return
@@ -201,24 +203,27 @@ extension ClientRouter {
         let group = leave(place)
         let slot = table[place].slot
         // Not applied by this attempt; an earlier one may have been, where the slot was before.
-        if table[place].isUncertain {
+        if table[place].isUncertain, !isAskedWhereItWas(place) {
             failUnknown(place, "the slot moved while the command was under way", into: &effects)
             if let group { pump(group, now: now, into: &effects) }
             return
         }
-        giveBackNumber(place)
-        if slot != .group, ring.learn(slot, owner: owner, epoch: newer) {
-            let old = Int(routes[Int(slot.rawValue)].group)
-            let new = groupIndex(owner) ?? -1
-            routes[Int(slot.rawValue)] = SlotRoute(epoch: newer, group: Int32(truncatingIfNeeded: new))
-            moveHold(of: slot, from: old, to: new)
-        }
+        let isNews = learn(slot, owner: owner, epoch: newer)
         if newer > ring.epoch {
             wantMap(epoch: newer)
             fetchMapIfWanted(now: now, into: &effects)
         }
+        // The group that has let go of the slot since, and does not know the call, has not done it and never will. One that
+        // has let go of it before, as far as its host knows, has not come to that yet.
+        if table[place].isUncertain, newer <= table[place].epoch {
+            backOff(place, .moved, now: now)
+            if let group { pump(group, now: now, into: &effects) }
+            return
+        }
+        table[place].isUncertain = false
+        giveBackNumber(place)
         // At once to another group; but two groups that send it to and fro must not make it spin.
-        if resolve(place) != group, table[place].retries < Self.movesAtOnceMax {
+        if isNews && usesMigrations || resolve(place) != group, table[place].retries < Self.movesAtOnceMax {
             table[place].reason = .moved
             table[place].retries += 1
             route(place, now: now, into: &effects)

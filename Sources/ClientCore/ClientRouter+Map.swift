@@ -56,6 +56,7 @@ extension ClientRouter {
         effects.mapChanged = true
         let queued = takeQueued()
         for place in queued { route(place, now: now, into: &effects) }
+        takeOverHolds(now: now, into: &effects)
         return true
     }
 
@@ -110,16 +111,19 @@ extension ClientRouter {
             table.remove(place, from: &unrouted)
             places.append(place)
         }
+        while let place = takeParked() { places.append(place) }
         return places
     }
 
     /// Queues keep their places: the lists of groups that are gone are handed to `unrouted`.
     private mutating func adopt(_ newer: ClusterMap, now: Instant) {
         let (oldHosts, oldGroups) = (hosts, groups)
+        let holders = holds.map { ownSession(of: $0) }
         map = newer
         mayUseSessions =
             settings.sessionTimeToLiveMilliseconds > 0 && newer.featureLevel >= FeatureLevel.sessions
         mayReadInSession = newer.featureLevel >= FeatureLevel.deadlines
+        if mayUseSessions, newer.featureLevel >= FeatureLevel.migrations, !usesMigrations { beginMigrations() }
         ring.merge(newer.ring)
 
         // Hosts and groups ascend by id: an invariant of the map.
@@ -178,7 +182,7 @@ extension ClientRouter {
             let group = ring.owner(of: slot).flatMap { groupIndex($0) } ?? -1
             return SlotRoute(epoch: ring.epoch(of: slot), group: Int32(truncatingIfNeeded: group))
         }
-        countHolds()
+        countHolds(of: holders)
     }
 
     private mutating func handOver(_ gone: GroupState) {

@@ -7,8 +7,16 @@ import Ring
 extension ClientRouter {
     /// Puts an operation that is in no list into the one where it belongs, and sends what can go.
     mutating func route(_ place: Int, now: Instant, into effects: inout ClientEffects) {
+        guard table[place].purpose != .takeOver || isStillWanted(place) else {
+            giveBackNumber(place)
+            return fail(place, .unavailable, "the slot has gone on", into: &effects)
+        }
         let group = resolve(place)
         table[place].groupIndex = Int32(truncatingIfNeeded: group)
+        if isAskedWhereItWas(place), group < 0 {
+            return failUnknown(place, "the group in which it was sent is there no more", into: &effects)
+        }
+        if waitsForTakeOver(place) { return park(place, now: now) }
         if table[place].pinned.rawValue != 0 {
             sendPinned(place, now: now, into: &effects)
             return
@@ -41,7 +49,8 @@ extension ClientRouter {
 
     /// Index of the group that the operation is for, or -1.
     func resolve(_ place: Int) -> Int {
-        table[place].slot != .group ? routedGroup(of: table[place].slot) : groupIndex(table[place].group) ?? -1
+        if isAskedWhereItWas(place) { return groupIndex(table[place].sessionGroup) ?? -1 }
+        return table[place].slot != .group ? routedGroup(of: table[place].slot) : groupIndex(table[place].group) ?? -1
     }
 
     /// Index of the group that owns the slot, or -1.
@@ -163,6 +172,7 @@ extension ClientRouter {
             groups[group].session.acknowledged = first
         }
         let slot = Int(table[place].slot.rawValue)
+        let epoch = table[place].sequence > 0 ? table[place].epoch : slot < routes.count ? routes[slot].epoch : .zero
         var (consistency, bound) = (table[place].consistency, UInt64(table[place].boundMilliseconds))
         if consistency == .session {
             // Hosts of an earlier version don't know it: any of them answers as new.
@@ -174,8 +184,8 @@ extension ClientRouter {
                 call: CallID(place: place, generation: table[place].callGeneration), tag: table[place].tag, host: host,
                 kind: table[place].kind,
                 machine: table[place].machine, consistency: consistency, bound: bound, group: id,
-                slot: table[place].slot, epoch: slot < routes.count ? routes[slot].epoch : .zero,
-                session: table[place].session, sequence: table[place].sequence, firstUnacknowledged: first,
+                slot: table[place].slot, epoch: epoch, session: table[place].session, sequence: table[place].sequence,
+                firstUnacknowledged: first,
                 payload: table[place].payload,
                 deadline: deadline))
     }
@@ -187,7 +197,10 @@ extension ClientRouter {
         let group = Int(table[place].groupIndex)
         switch table[place].state {
         case .queued:
-            if group >= 0 {
+            if table[place].isParked {
+                table[place].isParked = false
+                table.remove(place, from: &parked)
+            } else if group >= 0 {
                 dequeue(place, of: group)
             } else {
                 table.remove(place, from: &unrouted)
@@ -272,7 +285,7 @@ extension ClientRouter {
                 return table.arm(place, at: table[place].deadline, now: now)
             }
             if table[place].retries < UInt8.max { table[place].retries += 1 }
-            if isCaller { table[place].isUncertain = true }
+            if table[place].sequence > 0 { table[place].isUncertain = true }
             // Not cancelled: an answer that comes late is one. Nor is a slow leader none: a silent one is noticed apart.
             let group = Int(table[place].groupIndex)
             let isSlow = isCaller && group >= 0 && groups[group].heard > table[place].sentAt

@@ -21,14 +21,14 @@ extension ClientRouter {
     var sessionNanoseconds: UInt64 { settings.sessionTimeToLiveMilliseconds * 1_000_000 }
 
     private func isOfSession(_ place: Int) -> Bool {
-        mayUseSessions && table[place].kind == .command && table[place].purpose == .caller
+        mayUseSessions && table[place].kind == .command && table[place].purpose.isNumbered
     }
 
     /// A command that goes in no other way than under a number.
     func needsSession(_ place: Int, of group: Int) -> Bool { isOfSession(place) && groups[group].id != .meta }
 
     /// The group's session is the one in which the command was sent.
-    private func isInSession(_ place: Int, of group: Int) -> Bool {
+    func isInSession(_ place: Int, of group: Int) -> Bool {
         table[place].sessionGroup == groups[group].id && table[place].session == groups[group].session.id
             && groups[group].session.standing == .open
     }
@@ -60,6 +60,7 @@ extension ClientRouter {
     private mutating func dropSession(of group: Int) {
         groups[group].session = ClientSession()
         sessionChanges += 1
+        loseHolds(of: group)
     }
 
     /// Gives a command its number, just before it goes. False: it may have been done in a session that ended.
@@ -71,7 +72,16 @@ extension ClientRouter {
         table[place].sessionGroup = groups[group].id
         table[place].sequence = groups[group].session.begin()
         table[place].firstGeneration = table[place].callGeneration &+ 1
+        table[place].firstSentAt = now
+        let slot = Int(table[place].slot.rawValue)
+        table[place].epoch = slot < routes.count ? routes[slot].epoch : .zero
         return true
+    }
+
+    /// It may have been done where it was sent, and that group alone can tell, whoever has the slot by now: its session there
+    /// keeps what it came to. What it says of the slot is for good as well (`Operation.epoch`).
+    func isAskedWhereItWas(_ place: Int) -> Bool {
+        usesMigrations && table[place].isUncertain && table[place].sequence > 0
     }
 
     /// The command goes elsewhere: certainly nothing was done under its number.
@@ -114,7 +124,7 @@ extension ClientRouter {
         enqueue(place, of: group, now: now)
     }
 
-    private static var ownNanosecondsMax: UInt64 { 10_000_000_000 }
+    static var ownNanosecondsMax: UInt64 { 10_000_000_000 }
     private static var openPauseNanosecondsMax: UInt64 { 5_000_000_000 }
 
     /// When the router began one of its own operations.
@@ -126,7 +136,7 @@ extension ClientRouter {
     /// not be lost because one host says nothing: there is time for two more attempts.
     func ownAttemptNanoseconds(_ place: Int) -> UInt64 {
         let group = Int(table[place].groupIndex)
-        let isOfHeld = table[place].purpose == .keepAlive && group >= 0 && groups[group].holds > 0
+        let isOfHeld = table[place].purpose != .openSession && group >= 0 && groups[group].holds > 0
         let silence = settings.silenceNanoseconds
         return doubled(isOfHeld ? min(silence, sessionNanoseconds / 6) : silence, place)
     }
@@ -146,14 +156,20 @@ extension ClientRouter {
     mutating func keepSessionsAlive(now: Instant, into effects: inout ClientEffects) {
         guard mayUseSessions, sessionsCheckDue <= now else { return }
         sessionsChecked = now
+        let heldSince = oldestHolds()
         for group in groups.indices {
-            guard
-                groups[group].session.needsKeepAlive(
-                    now: now, after: silentNanosecondsMax, isHeld: groups[group].holds > 0)
-            else { continue }
+            let isHeld = groups[group].holds > 0
+            var isNeeded = groups[group].session.needsKeepAlive(now: now, after: silentNanosecondsMax, isHeld: isHeld)
+            if let since = heldSince[group], now.since(since) >= silentNanosecondsMax {
+                isNeeded = isNeeded || groups[group].session.standing == .open && !groups[group].session.isKeptAlive
+            }
+            guard isNeeded else { continue }
             let session = groups[group].session
             let word = SessionCommand.Life(id: session.id, firstUnacknowledged: session.firstUnacknowledged)
-            submitOwn(.keepAlive, .keepAlive([word]), to: group, now: now)
+            submitOwn(
+                .keepAlive, usesMigrations && isHeld ? .hold(word, heldSlots(of: group)) : .keepAlive([word]),
+                to: group,
+                now: now)
             groups[group].session.saying = session.firstUnacknowledged
             groups[group].session.isKeptAlive = true
             pump(group, now: now, into: &effects)
@@ -174,9 +190,13 @@ extension ClientRouter {
     /// - Returns: the calls. Their answers mean nothing to the router, and nobody has to wait for them.
     public mutating func closeSessions(deadline: Instant, into effects: inout ClientEffects) -> [CallID] {
         var calls: [CallID] = []
+        // What came with a slot and was not taken over yet has a session of its own there.
+        var ends = giveUpMovedHolds()
         for group in groups.indices where groups[group].session.standing == .open {
-            let id = groups[group].session.id
+            ends.append((groups[group].session.id, group))
             dropSession(of: group)
+        }
+        for (id, group) in ends {
             guard groups[group].isSettled, !groups[group].replicas.isEmpty, hosts[candidateHost(group)].isUp,
                 let place = table.take(isOwn: true)
             else { continue }
@@ -200,15 +220,18 @@ extension ClientRouter {
 
     /// What an operation's end means for its group's session.
     mutating func settle(_ place: Int, _ result: Result<Bytes, OperationFailure>) {
-        guard table[place].purpose == .caller else { return settleOwn(place, result) }
-        guard table[place].sequence > 0 else { return }
+        guard table[place].purpose.isNumbered else { return settleOwn(place, result) }
         endNumber(place)
         let group = Int(table[place].groupIndex)
-        guard group >= 0, isInSession(place, of: group) else { return }
-        switch result {
-        case .success: groups[group].session.aliveAt = max(groups[group].session.aliveAt, table[place].sentAt)
-        case .failure(let failure): if failure.mayHaveHappened { groups[group].session.hasUnknown = true }
+        if table[place].sequence > 0, group >= 0, isInSession(place, of: group) {
+            switch result {
+            case .success:
+                groups[group].session.aliveAt = max(groups[group].session.aliveAt, table[place].sentAt)
+                confirmHold(place)
+            case .failure(let failure): if failure.mayHaveHappened { groups[group].session.hasUnknown = true }
+            }
         }
+        if table[place].purpose == .takeOver { settleTakeOver(place, result) }
     }
 
     private mutating func settleOwn(_ place: Int, _ result: Result<Bytes, OperationFailure>) {
@@ -238,19 +261,35 @@ extension ClientRouter {
             groups[group].session.aliveAt = table[place].sentAt
             sessionChanges += 1
         case .keepAlive:
-            // What was said of one that is over says nothing of the one that came after it.
-            guard case .keepAlive(let words)? = try? SessionCommand(payload: table[place].payload),
-                words.first?.id == groups[group].session.id
-            else { return }
-            groups[group].session.isKeptAlive = false
-            guard let body else { return }
-            // Those that are not there are named, and only this one was asked for.
-            guard body.isEmpty else { return dropSession(of: group) }
-            groups[group].session.acknowledged = max(
-                groups[group].session.acknowledged, groups[group].session.saying)
-            groups[group].session.aliveAt = max(groups[group].session.aliveAt, table[place].sentAt)
-        case .caller: preconditionFailure("a caller's operation is no own one")
+            settleWord(place, of: group, body)
+        case .caller, .takeOver: preconditionFailure("what has a number is no word")
         }
+    }
+
+    private mutating func settleWord(_ place: Int, of group: Int, _ body: Bytes?) {
+        var held: [HeldSlot] = []
+        var answer: HeldSlotsAnswer?
+        // What was said of one that is over says nothing of the one that came after it.
+        switch try? SessionCommand(payload: table[place].payload) {
+        case .keepAlive(let words)? where words.first?.id == groups[group].session.id:
+            groups[group].session.isKeptAlive = false
+            // Those that are not there are named, and only this one was asked for.
+            answer = body.map { HeldSlotsAnswer(isThere: $0.isEmpty) }
+        case .hold(let word, let slots)? where word.id == groups[group].session.id:
+            groups[group].session.isKeptAlive = false
+            held = slots
+            answer = body.flatMap { try? HeldSlotsAnswer(decoding: $0) }
+        default: return
+        }
+        guard let answer else { return }
+        guard answer.isThere else { return dropSession(of: group) }
+        groups[group].session.acknowledged = max(groups[group].session.acknowledged, groups[group].session.saying)
+        let sentAt = table[place].sentAt
+        groups[group].session.aliveAt = max(groups[group].session.aliveAt, sentAt)
+        for slot in held where !answer.moved.contains(where: { $0.slot == slot.slot }) {
+            confirmHold(slot, of: group, at: sentAt)
+        }
+        for moved in answer.moved { learn(moved.slot, owner: moved.group, epoch: moved.epoch) }
     }
 
     /// The group has no such session any more. What was certainly not done in it goes in another.
@@ -283,7 +322,10 @@ extension Operation {
         session = .none
         sequence = 0
         sessionGroup = GroupID(0)
+        firstSentAt = .zero
+        epoch = .zero
         isUncertain = false
+        isParked = false
         purpose = .caller
         sentAt = .zero
         lane = .free

@@ -17,7 +17,7 @@ extension ClientRouter {
         table[place].lane = lane
         arrivals += 1
         // The router's own is first, but not each time again: where it is refused others have their turn.
-        let isNewAndOwn = table[place].purpose != .caller && table[place].host.rawValue == 0
+        let isNewAndOwn = !table[place].purpose.isNumbered && table[place].host.rawValue == 0
         table[place].arrival = isNewAndOwn ? 0 : arrivals
         if lane == .numbered {
             table.insertByNumber(place, into: &groups[group].waiting.numbered)
@@ -33,7 +33,7 @@ extension ClientRouter {
     }
 
     func lane(of place: Int, in group: Int) -> WaitingLane {
-        if table[place].purpose != .caller || table[place].sequence > 0 { return .numbered }
+        if !table[place].purpose.isNumbered || table[place].sequence > 0 { return .numbered }
         return needsSession(place, of: group) ? .unnumbered : .free
     }
 
@@ -56,7 +56,7 @@ extension ClientRouter {
     private mutating func nextCommand(of group: Int, now: Instant) -> Int? {
         while groups[group].waiting.numbered.head >= 0 {
             let place = Int(groups[group].waiting.numbered.head)
-            if table[place].purpose != .caller || keepsNumber(place, of: group) { return place }
+            if !table[place].purpose.isNumbered || keepsNumber(place, of: group) { return place }
             dequeue(place, of: group)
             giveBackNumber(place)
             enqueue(place, of: group, now: now)
@@ -81,6 +81,9 @@ extension ClientRouter {
             dequeue(place, of: group)
             if table[place].deadline <= now {
                 expireWaiting(place, now: now, into: &effects)
+            } else if usesMigrations, resolve(place) != group || waitsForTakeOver(place) {
+                // Its slot has gone on while it waited.
+                route(place, now: now, into: &effects)
             } else if !number(place, of: group, now: now) {
                 failUnknown(place, Self.sessionEnded, into: &effects)
             } else {

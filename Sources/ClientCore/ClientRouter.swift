@@ -135,6 +135,8 @@ public struct ClientRouter: Sendable {
     /// All hosts know sessions, and they are wanted.
     var mayUseSessions = false
     var mayReadInSession = false
+    /// Slots may move, and what is held in them with them.
+    var usesMigrations = false
     /// Operations whose group is not known.
     var unrouted = WaitingList()
     /// Groups in which something waits that something else than an answer has to move.
@@ -149,6 +151,12 @@ public struct ClientRouter: Sendable {
     var sessionsChecked = Instant.zero
     /// Ascending by slot.
     var holds: [SlotHold] = []
+    /// Of these, in slots that moved and where it is to be taken over.
+    var movedHolds = 0
+    /// Commands on their slots, as they came.
+    var parked = WaitingList()
+    /// When a host's answer came last.
+    var heardAt = Instant.zero
     /// Counts the changes of what `sessionLife` says, but for the times of words.
     public internal(set) var sessionChanges: UInt64 = 0
 
@@ -268,6 +276,7 @@ public struct ClientRouter: Sendable {
         swapDue(now: now, into: &effects)
         checkSilence(now: now)
         keepSessionsAlive(now: now, into: &effects)
+        takeOverHolds(now: now, into: &effects)
         pumpWaiting(now: now, into: &effects)
         if let asked = fetch.askedUntil, asked <= now { endFetch(wantMore: true, now: now) }
         fetchMapIfWanted(now: now, into: &effects)

@@ -74,4 +74,8 @@ enum OperationPurpose: UInt8 {
     case caller
     /// The router's own.
     case openSession, keepAlive
+    /// The router's too, and a call of a session as callers' commands are.
+    case takeOver
+
+    var isNumbered: Bool { self == .caller || self == .takeOver }
 }

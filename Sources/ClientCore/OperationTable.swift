@@ -83,6 +83,12 @@ struct Operation {
     var sessionGroup = GroupID(0)
     /// Of the first attempt under that number: what is answered to any since is the answer.
     var firstGeneration: UInt32 = 0
+    var firstSentAt = Instant.zero
+    /// Of its slot, as it was known when it got that number. All attempts carry it: a group that has let go of the slot since
+    /// can say of all of them that they will never be done.
+    var epoch = Epoch.zero
+    /// Queued in none of its group's lists: what is held in its slot has to be taken over first.
+    var isParked = false
     /// It was sent, and may have been applied.
     var isUncertain = false
     var purpose = OperationPurpose.caller
@@ -198,7 +204,7 @@ struct OperationTable {
     func place(ofEarlier call: CallID) -> Int? {
         let place = call.place
         guard place < operations.count, operations[place].state != .free,
-            operations[place].sequence > 0 || operations[place].purpose != .caller,
+            operations[place].sequence > 0 || !operations[place].purpose.isNumbered,
             // One that was not sent yet has its first attempt before it.
             Int32(bitPattern: call.generation &- operations[place].firstGeneration) >= 0,
             Int32(bitPattern: operations[place].callGeneration &- call.generation) >= 0

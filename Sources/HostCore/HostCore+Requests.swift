@@ -21,16 +21,11 @@ extension HostCore {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) {
             guard case .moved = refusal else { return refuse(call, refusal) }
-            return turnAway(request, replica, refusal, call)
-        }
-        if replica.machine.ownership.hasMarks {
-            if let refusal = replica.machine.ownership.refusal(of: request.slot), !isPlanted("gate-not-looked-at") {
-                return turnAway(request, replica, refusal, call)
-            }
-            let epoch = replica.machine.ownership.epoch(of: request.slot)
-            if request.epoch < epoch {
-                return turnAway(request, replica, .moved(group: request.group, epoch: epoch), call)
-            }
+            guard !turnsAway(request, replica, refusal, call) else { return }
+        } else if replica.machine.ownership.hasMarks, !isPlanted("gate-not-looked-at"),
+            let refusal = refusalBySlot(of: request, replica)
+        {
+            guard !turnsAway(request, replica, refusal, call) else { return }
         }
         if let refusal = MasterStateMachine.check(
             request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first,
@@ -48,7 +43,9 @@ extension HostCore {
             return refuse(call, .overloaded(retryAfterMillis: 5))
         }
         guard !isBusy(replica) else { return refuse(call, overloaded) }
-        if !hasWaited, case let ticks = ticksToSlow(request.slot, replica), ticks > 0 {
+        if !hasWaited, replica.machine.ownership.hasMarks, case let ticks = ticksToSlow(request.slot, replica),
+            ticks > 0
+        {
             return slow(request, call, ticks: ticks)
         }
         if let refusal = refusalByMembers(of: request.payload, replica) {
@@ -83,18 +80,34 @@ extension HostCore {
         }
     }
 
+    /// By the group's own log: it does not serve the slot now, or did not when the command was sent.
+    private func refusalBySlot(of request: ExecuteRequest, _ replica: Replica) -> Refusal? {
+        let ownership = replica.machine.ownership
+        if let refusal = ownership.refusal(of: request.slot) { return refusal }
+        let epoch = ownership.epoch(of: request.slot)
+        return request.epoch < epoch ? .moved(group: request.group, epoch: epoch) : nil
+    }
+
     /// A command on a slot that this group does not serve now, or did not when it was sent. One that was done here before is
-    /// answered. Of one that was not it may be said that it never will be only if the group has let go of the slot since the
-    /// epoch that the client names, and so since whatever it sent before.
-    private func turnAway(_ request: ExecuteRequest, _ replica: Replica, _ refusal: Refusal, _ call: CallToken) {
+    /// to be proposed all the same (false): its entry answers it, and is the sign of life that its client takes it for. Of one
+    /// that was not it may be said that it never will be only if the group has let go of the slot since the epoch that the
+    /// client names, and so since whatever it sent before.
+    private func turnsAway(
+        _ request: ExecuteRequest, _ replica: Replica, _ refusal: Refusal, _ call: CallToken
+    ) -> Bool {
         guard let header = request.payload.withUnsafeBytes({ CommandHeader(of: $0) }), header.session != .none else {
-            return refuse(call, refusal)
+            refuse(call, refusal)
+            return true
         }
-        guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        guard replica.core.role == .leader else {
+            refuse(call, notLeader(replica))
+            return true
+        }
         switch replica.machine.sessions.answer(to: header) {
-        case .answered(let answer)?:
-            return effects.replies.append(HostReply(call: call, response: respond(answer)))
-        case .unknown(let other)?: return refuse(call, other)
+        case .answered?: return false
+        case .unknown(let other)?:
+            refuse(call, other)
+            return true
         case nil: break
         }
         let ownership = replica.machine.ownership
@@ -104,10 +117,12 @@ extension HostCore {
         case .open: since = ownership.epoch(of: request.slot)
         case .frozen, .arriving: since = .zero
         }
-        guard case .moved = refusal, request.epoch < since else {
-            return refuse(call, .unavailable("slot \(request.slot) is on the move: its commands wait"))
+        if case .moved = refusal, request.epoch < since {
+            refuse(call, refusal)
+        } else {
+            refuse(call, .unavailable("slot \(request.slot) is on the move: its commands wait"))
         }
-        refuse(call, refusal)
+        return true
     }
 
     private func isBusy(_ replica: Replica) -> Bool {

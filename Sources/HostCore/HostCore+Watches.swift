@@ -19,6 +19,8 @@ struct WaitingWatches {
         /// Answered with nothing in this tick.
         var endTick: UInt64
         var isDue = false
+        /// It has seen nothing that it could go on from here.
+        var isForeign = false
     }
     /// nil: free.
     fileprivate var watches: [Watch?] = []
@@ -202,7 +204,7 @@ extension HostCore {
             return refuse(call, overloaded)
         }
         var request = request
-        goOn(&request, replica)
+        let isForeign = goOn(&request, replica)
         request.range.bytesMax = min(max(request.range.bytesMax, 1), UInt32(WatchRange.bytesMaxMax))
         request.range.waitMillis = min(request.range.waitMillis, WatchRange.waitMillisMax)
         watchesOpen += 1
@@ -211,11 +213,12 @@ extension HostCore {
         // What came since others were woken counts as there.
         let isDue =
             request.range.after < replica.history.last || request.range.after < replica.history.floor
-            || isForeign(request, replica)
+            || isForeign
         if replica.watches.count == 0 { replica.watches.woken = replica.history.last }
         replica.watches.add(
             WaitingWatches.Watch(
-                call: call, request: request, endTick: tickCount + ticks, isDue: isDue || ticks == 0))
+                call: call, request: request, endTick: tickCount + ticks, isDue: isDue || ticks == 0,
+                isForeign: isForeign))
         if !replica.watches.isListed {
             replica.watches.isListed = true
             watched.append(replica)
@@ -249,6 +252,8 @@ extension HostCore {
     }
 
     private func serve(_ watch: WaitingWatches.Watch, from replica: Replica) {
+        var watch = watch
+        if !watch.isForeign { watch.isForeign = goOn(&watch.request, replica) }
         let range = watch.request.range
         let isOver = tickCount >= watch.endTick
         // Nobody was ever told of a revision that an established leader has not come to, but in a log that was lost.
@@ -256,7 +261,7 @@ extension HostCore {
             range.after > replica.machine.revision && replica.core.isEstablished
             && replica.core.appliedIndex >= replica.core.commit && isOver
             && range.waitMillis >= Self.lostMillisMin
-        guard !isLost, !isForeign(watch.request, replica), range.after >= replica.history.floor else {
+        guard !isLost, !watch.isForeign, range.after >= replica.history.floor else {
             counts.watchesCompacted += 1
             return end(watch, .refused(.compacted(oldest: min(replica.history.floor, replica.machine.revision))))
         }
@@ -298,22 +303,20 @@ extension HostCore {
 
     /// One that saw all of what was changed where the slot was before goes on here, from where the slot came. That is so
     /// before it waits: who waits is told how far this group has come.
-    private func goOn(_ request: inout WatchRequest, _ replica: Replica) {
-        guard replica.machine.ownership.hasMarks,
-            let origin = replica.machine.ownership.origin(of: request.slot), request.range.group == origin.source,
-            request.range.after >= origin.sourceRevision
-        else { return }
-        request.range.group = replica.group
-        request.range.after = origin.revision
-    }
-
-    /// It names a revision that says nothing of this group: of another one, or of before its slot came.
-    private func isForeign(_ request: WatchRequest, _ replica: Replica) -> Bool {
-        if request.range.group != .meta, request.range.group != replica.group { return true }
+    ///
+    /// - Returns: it can't: a revision of another group says nothing of this one, nor does one from before the slot came.
+    private func goOn(_ request: inout WatchRequest, _ replica: Replica) -> Bool {
+        let range = request.range
+        let isOfOther = range.group != .meta && range.group != replica.group
         guard replica.machine.ownership.hasMarks,
             let origin = replica.machine.ownership.origin(of: request.slot)
-        else { return false }
-        return request.range.after < origin.revision
+        else { return isOfOther }
+        guard range.group == origin.source, range.after >= origin.sourceRevision else {
+            return isOfOther || range.after < origin.revision
+        }
+        request.range.group = replica.group
+        request.range.after = origin.revision
+        return false
     }
 
     /// Slots went: whoever watches them has to go on elsewhere.

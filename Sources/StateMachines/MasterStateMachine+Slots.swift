@@ -20,6 +20,12 @@ extension MasterStateMachine {
             return (try? KeyValueTransaction(payload: payload))?.keys.first.map { Ring.slot(of: $0) }
         }
         if header.machine == .guards { return (try? GuardedCommand(payload: payload))?.slot }
+        if header.machine == .sessions {
+            guard SessionCommand.takesOver(payload),
+                case .takeOver(let slot, _)? = try? SessionCommand(payload: payload)
+            else { return nil }
+            return slot
+        }
         guard header.machine.isRegistered else { return nil }
         return (try? MachineRequest(payload: payload)).map { Ring.slot(of: $0.key) }
     }
@@ -336,10 +342,11 @@ extension SessionTable {
         return [hash]
     }
 
-    /// The slots are served from now on: who holds something there has all of its time from now.
+    /// The slots are served from now on: who holds something there has all of its time from now. So has who stands for him.
     mutating func begin(_ task: MigrationTask, at index: LogIndex, _ revision: Revision, _ logTime: LogTime) {
         for place in sessions.indices where sessions[place].holdings.contains(where: { task.has($0.slot) }) {
             touch(place, at: index, revision, logTime)
+            if let owner = self.place(of: sessions[place].owner) { touch(owner, at: index, revision, logTime) }
         }
     }
 
@@ -380,8 +387,11 @@ extension SessionTable {
         return (holders, nil)
     }
 
-    /// It holds something that is about to go or to come: it can't end meanwhile, as nobody could give that back.
+    /// It holds something that is about to go or to come, or one does for which it stands: it can't end meanwhile, as nobody
+    /// could give that back.
     func isHeldUp(_ id: SessionID, by ownership: SlotOwnership) -> Bool {
-        ownership.hasGates && holdings(of: id).contains { ownership.isGated($0.slot) }
+        guard ownership.hasGates, let place = place(of: id) else { return false }
+        return sessions[place].holdings.contains { ownership.isGated($0.slot) }
+            || sessions[place].owned.contains { holdings(of: $0).contains { ownership.isGated($0.slot) } }
     }
 }

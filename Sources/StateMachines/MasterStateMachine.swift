@@ -186,7 +186,8 @@ public struct MasterStateMachine: Sendable {
             return Unready(RecordPosition.named(keys, machine: machine, slot: slot))
         }
         // What it reads depends on what it finds: as it stands now is a good guess, and nothing of it is kept.
-        let session = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session }
+        let caller = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session }
+        let session = caller.map { sessions.holder(of: request.key, machine, slot, for: $0) }
         var context = MachineContext(
             ApplyContext(
                 group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
@@ -336,6 +337,7 @@ public struct MasterStateMachine: Sendable {
         if header.session != .none {
             guard group != .meta,
                 header.machine == .keyValue || header.machine == .guards || header.machine.isRegistered
+                    || SessionCommand.takesOver(entry.payload)
             else {
                 return .unsupported(
                     "entry \(entry.index) of session \(header.session) is for sub state machine \(header.machine), which "
@@ -369,7 +371,7 @@ public struct MasterStateMachine: Sendable {
             return .refused(refusal)
         }
         switch header.machine {
-        case .sessions where group != .meta: return decideSession(entry, store)
+        case .sessions where group != .meta: return decideSession(entry, store, &session)
         case .meta where group == .meta: return decideMeta(entry)
         case .deadlines where group != .meta: return decideDeadlines(entry, store)
         case .slotOwnership where group != .meta: return decideSlots(entry, store)
@@ -384,7 +386,9 @@ public struct MasterStateMachine: Sendable {
         }
     }
 
-    private mutating func decideSession(_ entry: LogEntry, _ store: any RecordStore) -> Decision {
+    private mutating func decideSession(
+        _ entry: LogEntry, _ store: any RecordStore, _ session: inout Call?
+    ) -> Decision {
         let command: SessionCommand
         do throws(DecodingFailure) {
             command = try SessionCommand(payload: entry.payload)
@@ -416,12 +420,33 @@ public struct MasterStateMachine: Sendable {
         case .expire(let expiries):
             let over = sessions.over(expiries, logTime: time).filter { !sessions.isHeldUp($0, by: ownership) }
             return end(over, entry, store)
+        case .takeOver(let slot, let ids):
+            if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
+            guard let call = session else {
+                return .unsupported("entry \(entry.index) takes sessions over for none")
+            }
+            session?.slot = slot
+            let found = sessions.takeOver(ids, at: call.place, index: entry.index, revision, time)
+            let body = Session.body(of: found)
+            take(body.withUnsafeBytes { hash64($0, seed: mix(call.header.session.rawValue)) }, of: .sessions)
+            return .done([], body: body)
+        case .hold(let word, let slots):
+            if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
+            var answer = HeldSlotsAnswer(isThere: sessions.keepAlive([word], at: entry.index, revision, time).isEmpty)
+            for held in slots where answer.isThere {
+                guard let now = ownership.whereabouts(of: held.slot, since: held.epoch, in: group) else { continue }
+                answer.moved.append(.init(slot: held.slot, group: now.group, epoch: now.epoch))
+            }
+            let body = answer.encoded()
+            take(body.withUnsafeBytes { hash64($0, seed: mix(word.id.rawValue)) }, of: .sessions)
+            return .done([], body: body)
         }
     }
 
-    /// Ends sessions that are there, each named once: what they hold is given back, object by object, as if each were a
-    /// command behind the one before.
-    private mutating func end(_ ids: [SessionID], _ entry: LogEntry, _ store: any RecordStore) -> Decision {
+    /// Ends sessions that are there, each named once, and those for which they stand: what they hold is given back, object
+    /// by object, as if each were a command behind the one before.
+    private mutating func end(_ named: [SessionID], _ entry: LogEntry, _ store: any RecordStore) -> Decision {
+        let ids = sessions.withOwned(named)
         var writes = ids.map {
             RecordWrite(slot: .group, machine: .sessions, key: Session.key(of: $0), expiry: .zero, value: nil)
         }
@@ -696,6 +721,8 @@ public struct MasterStateMachine: Sendable {
                 "entry \(entry.index) holds command \(request.number) of state machine \(machine), which this host does "
                     + "not have: start it with a program that has it")
         }
+        // Who has the object by a session of another group goes on with it as that one.
+        let session = sessions.holder(of: request.key, machine, slot, for: session)
         var context = MachineContext(
             ApplyContext(
                 group: group, entry, logTime: max(logTime, entry.logTime), revision: revision.next, slot: slot,
@@ -823,22 +850,38 @@ extension MasterStateMachine {
                 "sessions need feature level \(FeatureLevel.sessions), and this host knows the cluster to be at \(level)"
             )
         }
-        guard header.machine == .sessions else {
-            guard header.firstUnacknowledged <= header.sequence, header.sequence >= 1,
-                header.sequence <= SessionTable.Limits.sequenceMax
-            else {
-                return .invalid(
-                    "a call's number is 1 to 2^62, and not below the first that is unacknowledged: \(header.sequence), "
-                        + "\(header.firstUnacknowledged)")
-            }
-            return nil
-        }
-        guard header.session == .none, slot == .group else {
+        guard header.machine == .sessions else { return problem(ofNumbers: header) }
+        let takesOver = SessionCommand.takesOver(payload)
+        guard takesOver || header.session == .none && slot == .group else {
             return .invalid("commands about sessions belong to the group as a whole, and to no session")
         }
-        do throws(DecodingFailure) { return try SessionCommand(payload: payload).problem() } catch {
+        let command: SessionCommand
+        do throws(DecodingFailure) { command = try SessionCommand(payload: payload) } catch {
             return .invalid("\(error)")
         }
+        guard level >= command.featureLevel else {
+            return .unavailable(
+                "what is held in slots that move needs feature level \(command.featureLevel), and this host knows the "
+                    + "cluster to be at \(level)")
+        }
+        if takesOver {
+            guard header.session != .none, Self.slot(of: payload, header) == slot else {
+                return .invalid("sessions are taken over in a slot, by a call of another one")
+            }
+            if let problem = problem(ofNumbers: header) { return problem }
+        }
+        return command.problem()
+    }
+
+    private static func problem(ofNumbers header: CommandHeader) -> Refusal? {
+        guard header.firstUnacknowledged <= header.sequence, header.sequence >= 1,
+            header.sequence <= SessionTable.Limits.sequenceMax
+        else {
+            return .invalid(
+                "a call's number is 1 to 2^62, and not below the first that is unacknowledged: \(header.sequence), "
+                    + "\(header.firstUnacknowledged)")
+        }
+        return nil
     }
 
     private static func check(

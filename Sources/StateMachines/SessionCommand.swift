@@ -18,6 +18,14 @@ public enum SessionCommand: Hashable, Sendable {
     /// `4 u8 | version u8 = 1 | count u32 | each: id u64, index u64`. A leader's alone: ends sessions whose time is over,
     /// if the entry at this index was their last sign of life.
     case expire([Expiry])
+    /// `5 u8 | version u8 = 1 | slot u16 | count u16 | each: id u64`. The one command about sessions that is a call of one, and
+    /// a command on a slot: it came here, and these sessions of the same client, in other groups or here, may have something
+    /// in it. From now on the calling one stands for those that are here. Its answer's body are these: ids u64. From
+    /// `FeatureLevel.migrations` on, as the next.
+    case takeOver(Slot, [SessionID])
+    /// `6 u8 | version u8 = 1 | id u64 | first unacknowledged call u64 | count u16 | each: slot u16, epoch u64`. A sign of life of
+    /// who holds something in these slots, since these epochs as far as he knows. Its answer's body is a `HeldSlotsAnswer`.
+    case hold(Life, [HeldSlot])
 
     /// A client's word without a call.
     public struct Life: Hashable, Sendable {
@@ -40,8 +48,10 @@ public enum SessionCommand: Hashable, Sendable {
     }
 
     static let formatVersion: UInt8 = 1
-    /// Sessions in one command.
+    /// Sessions in one command, and slots that are held.
     public static let countMax = 4_096
+    /// Sessions that one is asked to stand for, in one command.
+    public static let takenMax = 64
 
     /// A whole payload.
     public func payload() -> Bytes {
@@ -73,6 +83,20 @@ public enum SessionCommand: Hashable, Sendable {
                 writer.write(expiry.id)
                 writer.write(expiry.activeIndex)
             }
+        case .takeOver(let slot, let ids):
+            begin(5)
+            writer.write(slot)
+            writer.write(UInt16(truncatingIfNeeded: ids.count))
+            for id in ids { writer.write(id) }
+        case .hold(let word, let slots):
+            begin(6)
+            writer.write(word.id)
+            writer.write(word.firstUnacknowledged)
+            writer.write(UInt16(truncatingIfNeeded: slots.count))
+            for held in slots {
+                writer.write(held.slot)
+                writer.write(held.epoch)
+            }
         }
         return writer.take()
     }
@@ -85,13 +109,15 @@ public enum SessionCommand: Hashable, Sendable {
         guard version == Self.formatVersion else {
             throw DecodingFailure(expected: "a session command of version 1", found: "version \(version)")
         }
-        func count(ofSize size: Int) throws(DecodingFailure) -> Int {
-            let count = Int(try reader.read(UInt32.self))
-            guard count <= Self.countMax else {
-                throw DecodingFailure(expected: "at most \(Self.countMax) sessions", found: "\(count)")
+        func check(_ count: Int, ofSize size: Int, most: Int = Self.countMax) throws(DecodingFailure) -> Int {
+            guard count <= most else {
+                throw DecodingFailure(expected: "at most \(most) sessions or slots", found: "\(count)")
             }
             try reader.check(count: count, ofSize: size)
             return count
+        }
+        func count(ofSize size: Int) throws(DecodingFailure) -> Int {
+            try check(Int(try reader.read(UInt32.self)), ofSize: size)
         }
         switch number {
         case 1: self = .open(timeToLive: try reader.read(), nonce: try reader.read())
@@ -108,16 +134,43 @@ public enum SessionCommand: Hashable, Sendable {
                 expiries.append(Expiry(id: try reader.read(), activeIndex: try reader.read()))
             }
             self = .expire(expiries)
-        default: throw DecodingFailure(expected: "a session command of kind 1 to 4", found: "kind \(number)")
+        case 5:
+            let slot = try reader.read(Slot.self)
+            var ids: [SessionID] = []
+            for _ in 0..<(try check(Int(try reader.read(UInt16.self)), ofSize: 8, most: Self.takenMax)) {
+                ids.append(try reader.read())
+            }
+            self = .takeOver(slot, ids)
+        case 6:
+            let word = Life(id: try reader.read(), firstUnacknowledged: try reader.read())
+            var slots: [HeldSlot] = []
+            for _ in 0..<(try check(Int(try reader.read(UInt16.self)), ofSize: 10)) {
+                slots.append(HeldSlot(slot: try reader.read(), epoch: try reader.read()))
+            }
+            self = .hold(word, slots)
+        default: throw DecodingFailure(expected: "a session command of kind 1 to 6", found: "kind \(number)")
         }
         try reader.expectEnd()
     }
 
     /// Whether a payload opens a session. Cost: looks at its first bytes.
-    public static func opens(_ payload: Bytes) -> Bool {
+    public static func opens(_ payload: Bytes) -> Bool { isOne(payload, of: 1) }
+
+    /// Whether a payload is the one command about sessions that is a call of one. Cost: looks at its first bytes.
+    static func takesOver(_ payload: Bytes) -> Bool { isOne(payload, of: 5) }
+
+    private static func isOne(_ payload: Bytes, of number: UInt8) -> Bool {
         payload.withUnsafeBytes {
             CommandHeader(of: $0)?.machine == .sessions && $0.count > CommandHeader.encodedBytes
-                && $0[CommandHeader.encodedBytes] == 1
+                && $0[CommandHeader.encodedBytes] == number
+        }
+    }
+
+    /// What the cluster has to be at.
+    var featureLevel: UInt32 {
+        switch self {
+        case .open, .keepAlive, .close, .expire: FeatureLevel.sessions
+        case .takeOver, .hold: FeatureLevel.migrations
         }
     }
 
@@ -132,12 +185,25 @@ public enum SessionCommand: Hashable, Sendable {
             guard words.count <= Self.countMax else {
                 return .tooLarge("at most \(Self.countMax) sessions, not \(words.count)")
             }
-            let most = SessionTable.Limits.sequenceMax
-            guard let word = words.first(where: { !(1...most ~= $0.firstUnacknowledged) }) else { return nil }
-            return .invalid("a call's number is 1 to 2^62, not \(word.firstUnacknowledged)")
+            return words.lazy.compactMap(Self.problem(of:)).first
+        case .takeOver(let slot, let ids):
+            guard slot < Slot.group, (1...Self.takenMax).contains(ids.count) else {
+                return .invalid("1 to \(Self.takenMax) sessions are taken over in a slot, not \(ids.count) in \(slot)")
+            }
+            return nil
+        case .hold(let word, let slots):
+            guard slots.count <= Self.countMax, slots.allSatisfy({ $0.slot < Slot.group }) else {
+                return .invalid("at most \(Self.countMax) slots are held with one word, not \(slots.count)")
+            }
+            return Self.problem(of: word)
         case .close: return nil
         case .expire: return .invalid("sessions are ended by their group's leader")
         }
+    }
+
+    private static func problem(of word: Life) -> Refusal? {
+        (1...SessionTable.Limits.sequenceMax).contains(word.firstUnacknowledged)
+            ? nil : .invalid("a call's number is 1 to 2^62, not \(word.firstUnacknowledged)")
     }
 }
 
@@ -170,11 +236,13 @@ public struct SessionRecord: Hashable, Sendable {
 /// call u64, slot u16, index u64, revision u64, outcome u8 (0 done, 1 done without body, 2 refused), bytes: length u32`
 ///
 /// One that holds objects is of version 2: behind all this `holdings u16 | each: a SessionHolding`. One that came with slots
-/// is of version 3, which is otherwise as 2.
+/// is of version 3, which is otherwise as 2; and one of these for which another session of the same client stands is of version
+/// 4: behind all this `owner u64`.
 extension Session {
     static let formatVersion: UInt8 = 1
     private static let versionWithHoldings: UInt8 = 2
     private static let versionAdopted: UInt8 = 3
+    private static let versionOwned: UInt8 = 4
 
     static func body(of ids: [SessionID]) -> Bytes {
         var writer = ByteWriter(capacity: max(1, ids.count * 8))
@@ -188,8 +256,7 @@ extension Session {
 
     func encoded() -> Bytes {
         var writer = ByteWriter(capacity: 64 + answers.count * 32 + bodyBytes)
-        writer.write(
-            isAdopted ? Self.versionAdopted : holdings.isEmpty ? Self.formatVersion : Self.versionWithHoldings)
+        writer.write(version)
         writer.write(timeToLive)
         writer.write(activeAt)
         writer.write(activeIndex)
@@ -217,7 +284,13 @@ extension Session {
             writer.write(UInt16(truncatingIfNeeded: holdings.count))
             for holding in holdings { holding.encode(into: &writer) }
         }
+        if owner != .none { writer.write(owner) }
         return writer.take()
+    }
+
+    private var version: UInt8 {
+        if owner != .none { return Self.versionOwned }
+        return isAdopted ? Self.versionAdopted : holdings.isEmpty ? Self.formatVersion : Self.versionWithHoldings
     }
 
     init(key: Bytes, changed: LogIndex, revision: Revision, value: Bytes) throws(DecodingFailure) {
@@ -227,8 +300,8 @@ extension Session {
         let id = key.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self)) }
         var reader = ByteReader(value)
         let version = try reader.read(UInt8.self)
-        guard (Self.formatVersion...Self.versionAdopted).contains(version) else {
-            throw DecodingFailure(expected: "a session of version 1 to 3", found: "version \(version)")
+        guard (Self.formatVersion...Self.versionOwned).contains(version) else {
+            throw DecodingFailure(expected: "a session of version 1 to 4", found: "version \(version)")
         }
         let timeToLive = try reader.read(UInt64.self)
         let activeAt = try reader.read(LogTime.self)
@@ -268,7 +341,13 @@ extension Session {
             answers.append(answer)
         }
         if version != Self.formatVersion { holdings = try Self.holdings(from: &reader) }
-        isAdopted = version == Self.versionAdopted
+        isAdopted = version >= Self.versionAdopted
+        if version == Self.versionOwned {
+            owner = try reader.read()
+            guard owner != .none, owner != self.id else {
+                throw DecodingFailure(expected: "another session that stands for \(id)", found: "\(owner)")
+            }
+        }
         try reader.expectEnd()
     }
 

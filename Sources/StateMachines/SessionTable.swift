@@ -49,6 +49,11 @@ struct Session: Hashable, Sendable {
     var holdings: [SessionHolding] = []
     /// It came with slots from another group, and takes no calls: what was done in one of this number before is not known.
     var isAdopted = false
+    /// Of one that came with slots: the session of the same client here that stands for it, and with which it lives and ends;
+    /// none: nobody has said so yet.
+    var owner = SessionID.none
+    /// Those for which this one stands, ascending.
+    var owned: [SessionID] = []
     /// How many answers there were at most since the memory for them was given back.
     var room = 0
 
@@ -132,10 +137,10 @@ public struct SessionTable: Sendable {
     }
 
     /// In no order: who was restored from records may have another one. Nothing that is decided goes by it.
-    private(set) var sessions: [Session] = []
+    var sessions: [Session] = []
     private var places: [SessionID: Int] = [:]
-    private var bodyBytes = 0
-    private var calls = 0
+    var bodyBytes = 0
+    var calls = 0
     /// Nobody's time is over before. Owed to no entry: what finds it out is asked by leaders only.
     private var nobodyBefore = LogTime.zero
     /// Where the last one that was asked for stands.
@@ -164,6 +169,7 @@ public struct SessionTable: Sendable {
             }
         }
         for place in sessions.indices { sessions[place].room = sessions[place].answers.count }
+        try findOwned()
         guard sessions.count <= Limits.restoredMax else {
             throw DecodingFailure(expected: "at most \(Limits.restoredMax) sessions", found: "\(sessions.count)")
         }
@@ -314,6 +320,8 @@ public struct SessionTable: Sendable {
         guard sessions[place].noteHold(holding, isHeld: isHeld) else { return }
         sessions[place].changed = index
         sessions[place].revision = revision
+        // From now on it is no other's time that it lives for.
+        if !isHeld, sessions[place].endsByItself { nobodyBefore = min(nobodyBefore, sessions[place].deadline) }
     }
 
     // MARK: Life
@@ -345,13 +353,14 @@ public struct SessionTable: Sendable {
         return sessions.count - 1
     }
 
-    /// Notes a sign of life, and what is acknowledged with it. Returns those that are not there (any more).
+    /// Notes a sign of life, and what is acknowledged with it. Returns those that are not there (any more): also those that
+    /// only came with slots, as a client that has one of this number knows another, which is over.
     mutating func keepAlive(
         _ words: [SessionCommand.Life], at index: LogIndex, _ revision: Revision, _ logTime: LogTime
     ) -> [SessionID] {
         var missing: [SessionID] = []
         for word in words {
-            guard let place = place(of: word.id) else {
+            guard let place = place(of: word.id), !sessions[place].isAdopted else {
                 missing.append(word.id)
                 continue
             }
@@ -361,9 +370,10 @@ public struct SessionTable: Sendable {
         return missing
     }
 
-    /// Ends a session, whoever asks for it. False: there is none.
+    /// Ends a session, whoever asks for it, but not those for which it stands. False: there is none.
     mutating func close(_ id: SessionID) -> Bool {
         guard let place = place(of: id) else { return false }
+        if let owner = self.place(of: sessions[place].owner) { sessions[owner].owned.removeAll { $0 == id } }
         bodyBytes -= sessions[place].bodyBytes
         calls -= sessions[place].answers.count
         places[id] = nil
@@ -375,14 +385,14 @@ public struct SessionTable: Sendable {
     }
 
     /// Those whose time was over when the entry was made, and that have given no sign of life since it was decided, each
-    /// once: what an old leader proposes too late is void.
+    /// once: what an old leader proposes too late is void, and what it found out of one that another stands for by now.
     func over(_ expiries: [SessionCommand.Expiry], logTime: LogTime) -> [SessionID] {
         var over: [SessionID] = []
         var known: Set<SessionID> = []
         for expiry in expiries {
             guard let place = place(of: expiry.id),
                 sessions[place].activeIndex == expiry.activeIndex && sessions[place].deadline <= logTime
-                    || isPlanted("living-session-ended"),
+                    && sessions[place].endsByItself || isPlanted("living-session-ended"),
                 known.insert(expiry.id).inserted
             else { continue }
             over.append(expiry.id)
@@ -404,13 +414,14 @@ public struct SessionTable: Sendable {
         var due: [SessionCommand.Expiry] = []
         var first = LogTime(.max)
         var holdings = 0
-        for session in sessions {
+        for session in sessions where session.endsByItself {
             first = min(first, session.deadline)
-            guard session.deadline <= logTime, due.count < countMax,
-                !ownership.hasGates || !session.holdings.contains(where: { ownership.isGated($0.slot) }),
-                due.isEmpty || holdings + session.holdings.count <= holdingsMax
-            else { continue }
-            holdings += session.holdings.count
+            guard session.deadline <= logTime, due.count < countMax, !isHeldUp(session.id, by: ownership) else {
+                continue
+            }
+            let count = holdingsCount(of: session)
+            guard due.isEmpty || holdings + count <= holdingsMax else { continue }
+            holdings += count
             due.append(SessionCommand.Expiry(id: session.id, activeIndex: session.activeIndex))
         }
         nobodyBefore = first

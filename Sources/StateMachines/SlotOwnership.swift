@@ -82,6 +82,21 @@ public struct SlotOwnership: Equatable, Sendable {
     /// Why a read of the slot is not answered; nil: it is.
     public func refusalToRead(_ slot: Slot) -> Refusal? { gate(of: slot) == .frozen ? nil : refusal(of: slot) }
 
+    /// Of a slot that somebody knows to be here, since an epoch: who has it now, and since when. nil: it has been here all
+    /// that time, as far as this group knows.
+    ///
+    /// - Parameter group: this one.
+    func whereabouts(of slot: Slot, since epoch: Epoch, in group: GroupID) -> (group: GroupID, epoch: Epoch)? {
+        switch gate(of: slot) {
+        case .moved(let owner, let moved): return (owner, moved)
+        // It was elsewhere since, and is about to come back.
+        case .arriving: return marks[slot].map { ($0.group, $0.epoch) }
+        case .open, .frozen:
+            let arrived = self.epoch(of: slot)
+            return arrived > epoch ? (group, arrived) : nil
+        }
+    }
+
     /// Of a slot that moved, or is about to come back: nobody is told of a later one for it. nil: it is here, or never was.
     public func lastRevision(of slot: Slot) -> Revision? {
         guard isGated(slot), let mark = marks[slot], mark.standing == .moved || mark.standing == .arriving,

@@ -98,6 +98,8 @@ struct MovesOperator: Sendable {
 private final class Standing: Sendable {
     let isOver = Mutex(false)
     let longest = Mutex(Duration.zero)
+    let added = Mutex(0)
+    let losses = Mutex<[String]>([])
 }
 
 @Suite(.ownExecutor) struct MigrationTests {
@@ -187,6 +189,154 @@ private final class Standing: Sendable {
                 }
             }
             await cluster.close()
+        }
+    }
+
+    // MARK: What is held
+
+    @Test(.timeLimit(.minutes(15)))
+    func whatIsHeldGoesWithItsSlot() async throws {
+        try await withHosts(loops: [1, 2, 1], groups: 2, featureLevel: FeatureLevel.migrations, Self.brisk) { hosts in
+            var options = ClusterOptions()
+            options.timeout = .seconds(120)
+            options.connectTimeout = .seconds(120)
+            // Words go after a third of it, and are owed after nine tenths: machines that test are slow.
+            options.sessionTimeToLive = .seconds(15)
+            let ada = try await Cluster.connect(to: hosts.addresses, options: options)
+            let bob = try await Cluster.connect(to: hosts.addresses, options: options)
+            let moves = MovesOperator(addresses: hosts.addresses)
+            let home = Ring.slot(of: "{h}door")
+
+            func move() async throws {
+                let source = try #require(try await moves.map().owner(of: home))
+                try await moves.move([home], from: source, to: GroupID(3 - source.rawValue))
+            }
+
+            let lock = try await ada.lock("{h}door").acquire("ada")
+            let room = try await ada.semaphore("{h}rooms", permits: 2).acquire(1)
+            let lead = try await ada.election("{h}lead").campaign("ada")
+            let place = try await ada.membership("{h}crew").join("ada")
+            let standing = Standing()
+            let named = [("lock", lock), ("room", room), ("lead", lead), ("place", place)]
+            try await withThrowingTaskGroup(of: Void.self) { tasks in
+                for (name, one) in named {
+                    tasks.addTask {
+                        guard (try? await one.lost()) != nil else { return }
+                        standing.losses.withLock { $0.append(name) }
+                    }
+                }
+                defer { tasks.cancelAll() }
+                let waiting = Task(executorPreference: OwnExecutor.current) {
+                    try await bob.lock("{h}door").acquire("bob")
+                }
+                try await wait(for: "who waits") { try await ada.lock("{h}door").waiters().waiters == 1 }
+
+                var balance = 0
+                func check() async throws {
+                    balance += 1
+                    let value = ada.value("{h}balance", of: Int.self)
+                    for token in [lock.token, lead.token, place.token, room.token] {
+                        try await value.guarded(by: token).set(balance)
+                    }
+                    #expect(try await bob.value("{h}balance", of: Int.self).get()?.value == balance)
+                    let holder = try await bob.lock("{h}door").holder()
+                    #expect(holder?.value == "ada" && holder?.number == lock.token.number)
+                    #expect(try await bob.semaphore("{h}rooms").holders().entries.count == 1)
+                    #expect(try await bob.election("{h}lead").leader()?.number == lead.token.number)
+                    #expect(try await bob.membership("{h}crew").online().entries.count == 1)
+                    #expect(try await bob.lock("{h}door").waiters().waiters == 1)
+                    #expect(standing.losses.withLock { $0 } == [])
+                }
+                func passMoreThanASession() async throws {
+                    let since = ContinuousClock.now
+                    try await wait(for: "more than a session's time") { ContinuousClock.now - since > .seconds(20) }
+                }
+
+                try await check()
+                try await move()
+                try await check()
+                // Whoever nobody speaks for has ended by then.
+                try await passMoreThanASession()
+                try await check()
+                try await move()
+                try await move()
+                try await passMoreThanASession()
+                try await check()
+
+                // It is given back where it is, and the next one in the queue gets it there.
+                #expect(try await lock.release())
+                let next = try await waiting.value
+                #expect(next.token.number > lock.token.number)
+                #expect(try await ada.lock("{h}door").holder()?.number == next.token.number)
+                let late = try? await ada.value("{h}balance", of: Int.self).guarded(by: lock.token).set(0)
+                #expect(late == nil, "a late holder is shut out")
+                try await bob.value("{h}balance", of: Int.self).guarded(by: next.token).set(7)
+                try await move()
+                try await bob.value("{h}balance", of: Int.self).guarded(by: next.token).set(8)
+                try await wait(for: "who is told that the lock is given back") {
+                    standing.losses.withLock { !$0.isEmpty }
+                }
+                #expect(standing.losses.withLock { $0 } == ["lock"])
+
+                // Who goes gives all back, where it is now.
+                await ada.close()
+                try await wait(for: "the end of all that was held") {
+                    let rooms = try await bob.semaphore("{h}rooms").holders().entries.count
+                    let leader = try await bob.election("{h}lead").leader()
+                    let online = try await bob.membership("{h}crew").online().entries.count
+                    return rooms == 0 && leader == nil && online == 0
+                }
+                #expect(try await next.release())
+                let last = try #require(try await bob.lock("{h}door").tryAcquire("bob"))
+                #expect(last.token.number > next.token.number)
+                #expect(try await last.release())
+            }
+            await bob.close()
+            try await hosts.waitForEqualStates()
+        }
+    }
+
+    /// No condition, so that twice would show; and hosts that end, so that answers are lost.
+    @Test(.timeLimit(.minutes(15)))
+    func sumsAreExactThroughMovesAndLostAnswers() async throws {
+        try await withHosts(loops: [1, 1, 1], groups: 2, featureLevel: FeatureLevel.migrations, Self.brisk) { hosts in
+            let cluster = try await hosts.client()
+            let names = (0..<16).map { Bytes("{sum \($0)}") }
+            let moves = MovesOperator(addresses: hosts.addresses)
+            let standing = Standing()
+            try await withThrowingTaskGroup(of: Void.self) { tasks in
+                for writer in 0..<8 {
+                    tasks.addTask {
+                        var count = writer
+                        while !standing.isOver.withLock({ $0 }) {
+                            // Whose outcome is unknown ends the test.
+                            _ = try await cluster.number(names[count % names.count], of: Int.self).add(1)
+                            standing.added.withLock { $0 += 1 }
+                            count += 1
+                        }
+                    }
+                }
+                let slots = names.map { Ring.slot(of: $0) }
+                for round in 0..<6 as Range<UInt32> {
+                    let (source, target) = (GroupID(1 + round % 2), GroupID(2 - round % 2))
+                    let before = try await moves.map()
+                    let moving = Set(slots).filter { before.owner(of: $0) == source }.sorted()
+                    try await moves.change(.migrate(moving, from: source, to: target))
+                    if round % 2 == 1 {
+                        let host = Int(round / 2)
+                        await hosts.stop(host)
+                        try await hosts.start(host, loops: 1)
+                    }
+                    try await moves.waitUntilMoved()
+                }
+                standing.isOver.withLock { $0 = true }
+                try await tasks.waitForAll()
+            }
+            var sum = 0
+            for name in names { sum += try await cluster.number(name, of: Int.self).get() ?? 0 }
+            #expect(sum == standing.added.withLock { $0 } && sum > 0)
+            await cluster.close()
+            try await hosts.waitForEqualStates()
         }
     }
 }

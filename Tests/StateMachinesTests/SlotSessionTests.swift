@@ -144,12 +144,16 @@ import Testing
             // From now on it has all of its time.
             target.logTime += 9_999
             #expect(expire(&target) == 0)
-            target.apply(SessionCommand.keepAlive([.init(id: bob, firstUnacknowledged: 1)]).payload())
+            // Whether it did a call before is not known here: it takes none, and no words.
+            #expect(throws: Refusal.sessionExpired) { try target.send(Acquire("{a}lock"), of: bob, call: 2) }
+            let word = SessionCommand.keepAlive([.init(id: bob, firstUnacknowledged: 1)])
+            #expect(target.apply(word.payload()) == .done(revision: target.machine.revision, body: Self.body([bob])))
+            // Bob has a session here, which stands for the other.
+            let own = try target.open()
+            #expect(try takeOver([bob], by: own, 1, &target) == [bob])
             target.logTime += 1
             #expect(expire(&target) == 1)
             #expect(try holder(target) == bob)
-            // Whether it did a call before is not known here: it takes none.
-            #expect(throws: Refusal.sessionExpired) { try target.send(Acquire("{a}lock"), of: bob, call: 2) }
             let carol = try target.open()
             let next = try target.send(Acquire("{a}lock", waitMillis: .max), of: carol, call: 1)
             #expect(next.state == .queued && next.holder?.session == bob && next.holder?.number ?? 0 > token)
@@ -159,7 +163,238 @@ import Testing
             var third = try MovingGroup(3)
             try third.take(5, moving, from: &target)
             #expect(try holder(third) == bob && third.machine.sessions.count == 2)
+            // There it is nobody's yet.
+            third.logTime += 10_000
+            #expect(expire(&third) == 2)
         }
+    }
+
+    private static func body(_ ids: [SessionID]) -> Bytes {
+        var writer = ByteWriter()
+        for id in ids { writer.write(id) }
+        return writer.take()
+    }
+
+    private func takeOver(
+        _ ids: [SessionID], by session: SessionID, _ call: UInt64, from first: UInt64? = nil, _ group: inout MovingGroup
+    ) throws -> [SessionID] {
+        var payload = ByteWriter()
+        let header = CommandHeader(
+            machine: .sessions, session: session, sequence: call, firstUnacknowledged: first ?? call)
+        header.encode(into: &payload)
+        let command = SessionCommand.takeOver(moving[0], ids).payload()
+        payload.write(command[CommandHeader.encodedBytes..<command.count])
+        let bytes = payload.take()
+        #expect(
+            MasterStateMachine.check(bytes, slot: moving[0], level: FeatureLevel.migrations) == nil
+                && MasterStateMachine.check(bytes, slot: moving[0], level: FeatureLevel.gatherings) != nil
+                && MasterStateMachine.check(bytes, slot: .group, level: FeatureLevel.migrations) != nil)
+        let body: Bytes
+        switch group.apply(bytes) {
+        case .done(_, let bytes): body = bytes
+        case .repeated(let answer):
+            guard case .done(let bytes) = answer.outcome else { throw Refusal.noQuorum }
+            body = bytes
+        case .refused(let refusal): throw refusal
+        case let other: throw DecodingFailure(expected: "an answer", found: "\(other)")
+        }
+        var reader = ByteReader(body)
+        var found: [SessionID] = []
+        while reader.remaining > 0 { found.append(try reader.read()) }
+        return found
+    }
+
+    private func hold(
+        _ session: SessionID, _ slots: [HeldSlot], _ group: inout MovingGroup
+    ) throws -> HeldSlotsAnswer {
+        let payload = SessionCommand.hold(.init(id: session, firstUnacknowledged: 1), slots).payload()
+        #expect(
+            MasterStateMachine.check(payload, slot: .group, level: FeatureLevel.migrations) == nil
+                && MasterStateMachine.check(payload, slot: .group, level: FeatureLevel.gatherings) != nil)
+        guard case .done(_, let body) = group.apply(payload) else { throw Refusal.noQuorum }
+        return try HeldSlotsAnswer(decoding: body)
+    }
+
+    /// A client with a session in each group: what it got by the first one it goes on with by the second.
+    @Test func theClientsOwnSessionStandsForTheOneThatCame() throws {
+        for isRestarted in [false, true] {
+            var (source, target) = (try MovingGroup(1), try MovingGroup(2))
+            let (ada, bob) = (try source.open(), try source.open())
+            let token = try source.send(Acquire("{a}lock", wish: 77), of: ada, call: 1).token
+            #expect(try source.send(Acquire("{a}lock", waitMillis: .max), of: bob, call: 1).state == .queued)
+            try target.take(3, moving, from: &source)
+            let (own, others) = (try target.open(), try target.open())
+            // Others are nobody's, and the calling session is its own already.
+            #expect(try takeOver([SessionID(5), own, ada], by: own, 1, &target) == [own, ada])
+            if isRestarted { try target.restart() }
+            // As often as it comes: the same answer, and a late copy finds that it is acknowledged.
+            #expect(try takeOver([SessionID(5), own, ada], by: own, 1, &target) == [own, ada])
+            // With it both live.
+            for _ in 0..<4 {
+                target.logTime += 6_000
+                let answer = try hold(own, [HeldSlot(slot: moving[0], epoch: Epoch(2))], &target)
+                #expect(answer == HeldSlotsAnswer(isThere: true))
+                _ = try hold(others, [], &target)
+                _ = expire(&target)
+                if isRestarted { try target.restart() }
+            }
+            // Bob's client has not come: his wait is over. Ada has the lock.
+            #expect(target.machine.sessions.count == 3)
+            #expect(try holder(target) == ada)
+            // Calls of the own one are those of who has it; and of nobody else.
+            #expect(try target.send(PermitCancel<LockMachine>("{a}lock", wish: 77), of: others, call: 1) == false)
+            let again = try target.send(Acquire("{a}lock", waitMillis: .max), of: own, call: 2)
+            #expect(again.session == ada && again.state == .queued && again.ticket > token)
+            #expect(try target.send(Acquire("{a}other"), of: own, call: 3).session == own)
+            #expect(try target.send(PermitCancel<LockMachine>("{a}lock", wish: 77), of: own, call: 4) == true)
+            #expect(try target.send(Acquire("{a}lock", waitMillis: .max), of: others, call: 2).state == .queued)
+            #expect(try holder(target) == ada)
+            #expect(throws: Refusal.self) { try takeOver([ada], by: own, 1, from: 1, &target) }
+            // Both end as one, and give all back.
+            var closed = target
+            closed.apply(SessionCommand.close(own).payload())
+            #expect(closed.machine.sessions.count == 1)
+            #expect(try holder(closed) == others)
+            target.logTime += 10_000
+            _ = try hold(others, [], &target)
+            #expect(expire(&target) == 2)
+            #expect(try holder(target) == others)
+            #expect(target.areReplicasEqual)
+        }
+    }
+
+    @Test func whatIsHeldGoesOnAndComesBack() throws {
+        for isRestarted in [false, true] {
+            var groups = [try MovingGroup(1), try MovingGroup(2), try MovingGroup(3)]
+            let own = [try groups[0].open(), try groups[1].open(), try groups[2].open()]
+            #expect(try groups[0].send(Acquire("{a}lock"), of: own[0], call: 1).session == own[0])
+            var calls: [UInt64] = [2, 1, 1]
+            var number: UInt64 = 3
+            for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 2), (2, 1), (1, 0), (0, 1), (1, 0)] {
+                var source = groups[from]
+                try groups[to].take(number, moving, from: &source)
+                groups[from] = source
+                if isRestarted { for place in groups.indices { try groups[place].restart() } }
+                let found = try takeOver(own, by: own[to], calls[to], &groups[to])
+                #expect(found.contains(own[0]))
+                calls[to] += 1
+                number += 1
+                for place in groups.indices { groups[place].logTime += 7_000 }
+                for place in groups.indices {
+                    let answer = try hold(own[place], [HeldSlot(slot: moving[0], epoch: Epoch(2))], &groups[place])
+                    #expect(answer.isThere)
+                    _ = expire(&groups[place])
+                }
+                #expect(try holder(groups[to]) == own[0])
+            }
+            let released = try groups[0].send(PermitCancel<LockMachine>("{a}lock", wish: 0), of: own[0], call: calls[0])
+            #expect(released)
+            #expect(try holder(groups[0]) == .none)
+            // Nobody is left whose time does not end.
+            for place in groups.indices {
+                groups[place].logTime += 60_000
+                _ = expire(&groups[place])
+                #expect(groups[place].machine.sessions.count == 0)
+            }
+        }
+    }
+
+    /// The client has given up the session that stood for it, and uses another one.
+    @Test func theLastOneThatSaysSoStandsForIt() throws {
+        var (source, target) = (try MovingGroup(1), try MovingGroup(2))
+        let ada = try source.open()
+        _ = try source.send(Acquire("{a}lock"), of: ada, call: 1)
+        try target.take(3, moving, from: &source)
+        let (first, second) = (try target.open(), try target.open())
+        #expect(try takeOver([ada], by: first, 1, &target) == [ada])
+        _ = try target.send(Acquire("{a}other"), of: first, call: 2)
+        // One that has calls of its own and stands for others.
+        #expect(try takeOver([first], by: second, 1, &target) == [first])
+        #expect(throws: Refusal.sessionExpired) { try takeOver([ada], by: first, 3, &target) }
+        try target.restart()
+        for _ in 0..<3 {
+            target.logTime += 6_000
+            _ = try hold(second, [], &target)
+            #expect(expire(&target) == 0)
+        }
+        #expect(try holder(target) == ada)
+        #expect(target.machine.sessions.count == 3 && target.machine.sessions.callCount == 1)
+        target.apply(SessionCommand.close(second).payload())
+        #expect(target.machine.sessions.count == 0 && target.machine.sessions.callCount == 0)
+        #expect(try holder(target) == .none)
+    }
+
+    /// While its slot is on the way nobody stands for it, and who does does not end.
+    @Test func whoStandsForOneThatIsOnItsWayDoesNotEnd() throws {
+        var (source, target) = (try MovingGroup(1), try MovingGroup(2))
+        let ada = try source.open()
+        _ = try source.send(Acquire("{a}lock"), of: ada, call: 1)
+        let own = try target.open()
+        try target.begin(id, moving, from: &source)
+        #expect(throws: Refusal.self) { try takeOver([ada], by: own, 1, &target) }
+        try target.freezeAndSeal(id, from: &source)
+        try target.releaseAndActivate(id, from: &source, epoch)
+        source.clear(id)
+        #expect(try takeOver([ada], by: own, 1, &target) == [ada])
+        let answer = try hold(ada, [HeldSlot(slot: moving[0], epoch: .zero)], &source)
+        #expect(
+            answer == HeldSlotsAnswer(isThere: true, moved: [.init(slot: moving[0], group: target.id, epoch: epoch)]))
+        target.apply(.beginExport(MigrationID(9), moving, target: GroupID(3)))
+        target.apply(.freeze(MigrationID(9)))
+        target.logTime += 50_000
+        #expect(expire(&target) == 0)
+        #expect(isRefused(target.apply(SessionCommand.close(own).payload())))
+        target.apply(.forget(MigrationID(9), moving))
+        #expect(expire(&target) == 2)
+        #expect(try holder(target) == .none)
+    }
+
+    /// It went, and came back: what its holder knows of it is old.
+    @Test func aWordNamesWhatWentAndCameBack() throws {
+        var (source, target) = (try MovingGroup(1), try MovingGroup(2))
+        let ada = try source.open()
+        _ = try source.send(Acquire("{a}lock"), of: ada, call: 1)
+        try target.take(3, moving, from: &source)
+        try source.take(4, moving, from: &target)
+        let now = source.ownership.epoch(of: moving[0])
+        let other = Slot(moving[0].rawValue ^ 1)
+        let held = [HeldSlot(slot: moving[0], epoch: .zero), HeldSlot(slot: other, epoch: .zero)]
+        #expect(
+            try hold(ada, held, &source)
+                == HeldSlotsAnswer(isThere: true, moved: [.init(slot: moving[0], group: source.id, epoch: now)]))
+        #expect(try takeOver([ada], by: ada, 2, &source) == [ada])
+        #expect(
+            try hold(ada, [HeldSlot(slot: moving[0], epoch: now)], &source) == HeldSlotsAnswer(isThere: true))
+        #expect(try hold(SessionID(4), held, &source) == HeldSlotsAnswer(isThere: false))
+        #expect(try holder(source) == ada)
+    }
+
+    @Test func commandsAboutWhatIsHeldAreBounded() throws {
+        let ids = (1...SessionCommand.takenMax + 1).map { SessionID(UInt64($0)) }
+        let slots = (0...SessionCommand.countMax).map { HeldSlot(slot: Slot(UInt16($0)), epoch: Epoch(7)) }
+        let word = SessionCommand.Life(id: SessionID(9), firstUnacknowledged: 3)
+        for command in [
+            SessionCommand.takeOver(Slot(5), Array(ids.dropLast())), .hold(word, Array(slots.dropLast())),
+            .hold(word, []),
+        ] {
+            #expect(try SessionCommand(payload: command.payload()) == command && command.problem() == nil)
+        }
+        let first = SessionCommand.Life(id: SessionID(9), firstUnacknowledged: 0)
+        for command in [
+            SessionCommand.takeOver(Slot(5), ids), .takeOver(Slot(5), []), .takeOver(.group, [SessionID(1)]),
+            .hold(word, slots), .hold(first, []), .hold(word, [HeldSlot(slot: .group, epoch: .zero)]),
+        ] {
+            #expect(command.problem() != nil)
+        }
+        #expect(throws: DecodingFailure.self) {
+            try SessionCommand(payload: SessionCommand.takeOver(Slot(5), ids).payload())
+        }
+        #expect(throws: DecodingFailure.self) {
+            try SessionCommand(payload: SessionCommand.hold(word, slots).payload())
+        }
+        let answer = HeldSlotsAnswer(
+            isThere: true, moved: [.init(slot: Slot(5), group: GroupID(3), epoch: Epoch(8))])
+        #expect(try HeldSlotsAnswer(decoding: answer.encoded()) == answer)
     }
 
     @Test func anAbortGivesAllBack() throws {
