@@ -250,8 +250,9 @@ final class DataTypeModel {
         guard let command = try? SlotCommand(payload: entry.payload) else {
             return "entry \(entry.index) can't be read"
         }
+        guard let step = MigrationStep(command) else { return nil }
         let id = command.migration
-        switch slots.commit(MigrationStep(command)) {
+        switch slots.commit(step) {
         case .nothing: return nil
         case .begun:
             guard case .beginImport(_, _, let source, let sourceTime) = command else { return nil }
