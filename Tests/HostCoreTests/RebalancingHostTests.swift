@@ -226,8 +226,8 @@ import Testing
                 group: two, epoch: .zero, slot: .group, machine: .slotOwnership, query: MigrationsQuery().encoded()),
             call: CallToken(rawValue: 7))
         try trio.tick()
-        let report = try #require(
-            try GroupMigrations(decoding: try #require(trio.hosts[target].result(7)).body).reports.first)
+        let answer = try #require(trio.hosts[target].result(7))
+        let report = try #require(try GroupMigrations(decoding: answer.body).reports.first)
         #expect(report.phase == .importing && report.source == one && report.rounds == 0, "\(report)")
         #expect(report.bytes > 0 && report.bytes < 1_600_000, "\(report)")
         try wait(trio, "the end of it") { standing(trio)?.rebalancing.isOver == true }
@@ -247,7 +247,8 @@ import Testing
                     group: group, epoch: .zero, slot: .group, machine: .slotOwnership, consistency: .local,
                     query: SlotContentsQuery(from: next).encoded()), call: CallToken(rawValue: token))
             try trio.tick()
-            let contents = try SlotContents(decoding: try #require(host.result(token)).body)
+            let answer = try #require(host.result(token))
+            let contents = try SlotContents(decoding: answer.body)
             if next.isEmpty { (statement.gates, statement.tasks) = (contents.gates, contents.tasks) }
             statement.filled += contents.filled
             next = contents.next
