@@ -319,15 +319,13 @@ private final class Standing: Sendable {
                 let slots = names.map { Ring.slot(of: $0) }
                 for round in 0..<6 as Range<UInt32> {
                     let (source, target) = (GroupID(1 + round % 2), GroupID(2 - round % 2))
-                    let before = try await moves.map()
-                    let moving = Set(slots).filter { before.owner(of: $0) == source }.sorted()
-                    try await moves.change(.migrate(moving, from: source, to: target))
+                    let (_, version) = try await moves.begin(slots, from: source, to: target)
                     if round % 2 == 1 {
                         let host = Int(round / 2)
                         await hosts.stop(host)
                         try await hosts.start(host, loops: 1)
                     }
-                    try await moves.waitUntilMoved()
+                    _ = try await moves.waitUntilOver(since: version)
                 }
                 standing.isOver.withLock { $0 = true }
                 try await tasks.waitForAll()
