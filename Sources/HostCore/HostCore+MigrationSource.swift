@@ -93,7 +93,8 @@ extension HostCore {
         replica.logTime.follow(replica.withCore { $0.lastLogTime })
         let standing = MigrationStanding(
             phase: task?.phase, frozen: task?.frozenIndex ?? .zero, revision: task?.revision ?? .zero,
-            logTime: max(replica.logTime.certain, replica.machine.logTime))
+            // No later than it is for certain: the target's own time, when it begins to count, may be behind by as much.
+            logTime: replica.logTime.certain)
         say(.standing(standing), to: migration.target, migration.id, number, on: other)
     }
 

@@ -68,7 +68,7 @@ private struct ModelCluster {
     /// Slots move as they do from feature level 11 on: what is held goes along, and each group says of what it was sent whether
     /// that was done. By group and slot: since when it has the slot, and since when it has it no more.
     let moves: Bool
-    var ring = SlotTable(epoch: Epoch(1), owners: [])
+    var ring = SlotTable()
     var arrived: [[Epoch]] = [[.zero, .zero], [.zero, .zero]]
     var gone: [[Epoch]] = [[.zero, .zero], [.zero, .zero]]
     var isAboutToMove = [false, false]

@@ -111,7 +111,7 @@ import Testing
         let host = trio.hosts[leader]
         host.load(.meta, token: 2)
         host.load(group, in: Slot(3), token: 3)
-        host.load(group, query: "\u{2}", token: 4)
+        host.load(group, query: "\u{9}", token: 4)
         host.load(group, .local, token: 5)
         host.load(group, .linearizableAnywhere, token: 6)
         try trio.tick(2)
@@ -120,7 +120,7 @@ import Testing
             return
         }
         for (token, text) in [
-            (2 as UInt64, "group 0 has no slots"), (3, "all slots"), (4, "of kind 1"), (5, "leader"), (6, "leader"),
+            (2 as UInt64, "group 0 has no slots"), (3, "all slots"), (4, "kind 9"), (5, "leader"), (6, "leader"),
         ] {
             guard case .invalid(let found)? = host.refusal(token), found.contains(text) else {
                 Issue.record("\(text): \(String(describing: host.answer(token)))")

@@ -65,11 +65,11 @@ import Testing
             throw DiskError(.misuse, "nobody took the change")
         }
 
-        /// All writers together write twice as much as is little.
-        private func put(_ writer: Int) {
+        /// All writers together write twice as much as is little, at least.
+        private func put(_ writer: Int, bytes: Int) {
             token += 1
             leader.put(
-                "\(moving)\(writer)", String(repeating: "\(writer)", count: 2 << 10), group: source, token: token)
+                "\(moving)\(writer)", String(repeating: "\(writer)", count: bytes), group: source, token: token)
             puts[writer] = (token, ticks)
         }
 
@@ -85,9 +85,12 @@ import Testing
                     if isPatient, let (token, tick) = puts[writer] {
                         guard leader.answer(token) != nil else { continue }
                         longest = max(longest, ticks - tick)
-                        put(writer)
-                    } else if isPatient || turn == 0 {
-                        put(writer)
+                        put(writer, bytes: 2 << 10)
+                    } else if isPatient {
+                        put(writer, bytes: 2 << 10)
+                    } else if turn == 0 {
+                        // So much that a round takes longer than a delay that gets longer lets nobody write.
+                        put(writer, bytes: 64 << 10)
                     }
                 }
                 _ = try trio.deliver()
