@@ -428,6 +428,7 @@ extension SimulatedCluster {
             var found = found
             do {
                 let page = try PageResult(decoding: try result.get())
+                pagesRead += 1
                 if map.migrations.isEmpty, let stray = page.records.first(where: { isAstray($0, in: group) }) {
                     fail("nothing is left behind", "group \(group) at host \(host) has \(stray)")
                 }

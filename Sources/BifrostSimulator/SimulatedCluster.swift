@@ -53,6 +53,8 @@ public final class SimulatedCluster {
     /// Keys with times to live.
     var leases: [SimulatedLease] = []
     var watches: [SimulatedWatch] = []
+    /// Of groups that are read back.
+    var pagesRead = 0
     /// Written once, and read back with `keys`.
     var otherKeys: [Bytes] = []
     /// The run is a cell of the crash matrix; nil: it is none.

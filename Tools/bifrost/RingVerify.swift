@@ -130,13 +130,7 @@ struct RingVerify: AsyncParsableCommand {
                     answers[done] = answer
                     show()
                 }
-                tasks.addTask {
-                    do throws(ToolError) {
-                        return (place, .success(try await Self.statement(of: replica, administrator)))
-                    } catch {
-                        return (place, .failure(error))
-                    }
-                }
+                tasks.addTask { (place, await Self.answer(of: replica, administrator)) }
             }
             for await (done, answer) in tasks {
                 answers[done] = answer
@@ -155,6 +149,14 @@ struct RingVerify: AsyncParsableCommand {
             }
         }
         return (statements, unproven)
+    }
+
+    private static func answer(
+        of asked: Asked, _ administrator: Administrator
+    ) async -> Result<RingProof.Statement, ToolError> {
+        do throws(ToolError) { return .success(try await statement(of: asked, administrator)) } catch {
+            return .failure(error)
+        }
     }
 
     /// What a replica says, as soon as it is as far as its group was.
