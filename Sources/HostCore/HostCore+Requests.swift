@@ -485,7 +485,7 @@ extension HostCore {
             return refusal
         }
         guard haveSlotsMoved, let epoch = map?.ring.epoch(of: slot), epoch > SlotTable.firstEpoch,
-            epoch > replica.machine.ownership.epoch(of: slot), !isPlanted("read-before-arrival")
+            epoch > replica.machine.ownership.epoch(of: slot)
         else { return nil }
         return .unavailable("slot \(slot) has moved, and the replica on host \(host) has not got to that")
     }

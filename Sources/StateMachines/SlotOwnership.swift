@@ -224,15 +224,14 @@ public struct MigrationClock: Hashable, Sendable {
         self.ownTime = ownTime
     }
 
-    /// A time of the source's log, as the target has it. Never early: the target's time goes on no faster than real time, and
-    /// began to be counted no earlier.
+    /// A time of the source's log, as the target has it. Not early as long as the source's time goes on: the target's goes on no
+    /// faster than real time, and began to be counted no earlier. While nobody leads the source its time stands still.
     public func time(_ other: LogTime) -> LogTime {
         guard other > .zero else { return .zero }
         let ahead = other.rawValue > sourceTime.rawValue
         let difference = ahead ? other.rawValue - sourceTime.rawValue : sourceTime.rawValue - other.rawValue
         guard ahead else { return LogTime(ownTime.rawValue > difference ? ownTime.rawValue - difference : 1) }
-        let left = isPlanted("moved-timer-too-soon") ? difference / 2 : difference
-        let (sum, isBeyond) = ownTime.rawValue.addingReportingOverflow(left)
+        let (sum, isBeyond) = ownTime.rawValue.addingReportingOverflow(difference)
         return LogTime(isBeyond ? .max - 1 : sum)
     }
 }

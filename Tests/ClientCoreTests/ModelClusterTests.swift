@@ -145,7 +145,7 @@ private struct ModelCluster {
         }
         var nextTick = now.rawValue
         // The router's own operations may go on for ten seconds; where slots move, one that ends late may let another begin.
-        let end = now.rawValue + (moves ? 40_000_000_000 : hasSessions ? 16_000_000_000 : 6_000_000_000)
+        let end = now.rawValue + (moves ? 70_000_000_000 : hasSessions ? 16_000_000_000 : 6_000_000_000)
         while now.rawValue < end {
             let next = queue.indices.min { (queue[$0].at, queue[$0].number) < (queue[$1].at, queue[$1].number) }
             if let next, queue[next].at <= nextTick {

@@ -287,7 +287,8 @@ package struct Settings: Sendable {
 
     /// Of Package.swift, of the scripts in Tools, and of the tests.
     package static let ofScripts = [
-        "CELLS", "DISK_MODEL_SEEDS", "FAILURES", "FIRST_SEED", "INCREMENTS", "INCREMENT_SEEDS", "KILL_ROUNDS", "MEASURE",
+        "CELLS", "DISK_MODEL_SEEDS", "FAILURES", "FIRST_SEED", "INCREMENTS", "INCREMENT_SEEDS", "KILL_ROUNDS",
+        "MEASURE",
         "MEASURE_MEGABYTES", "ONLY", "PLANTED",
         "POWER_IMAGE",
         "POWER_IMAGES", "PROFILE", "RECORD_LOG", "RECORD_ROOT", "REWRITE_TRANSCRIPTS", "SECONDS", "SEEDS", "TRACE",
