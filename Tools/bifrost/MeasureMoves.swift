@@ -123,14 +123,16 @@ struct MeasureMoves: AsyncParsableCommand {
 
     func run() async throws {
         try await options.run("moves") { cluster in
+            // Slots move at a level that is in the making.
+            cluster.hostArguments = ["--feature-level", "\(FeatureLevel.migrations)"]
             _ = try await cluster.begin()
-            let client = try await cluster.connect()
-            let level = try await client.map().featureLevel
-            guard level >= FeatureLevel.migrations else {
-                throw ToolError(
-                    .negative,
-                    "slots move from feature level \(FeatureLevel.migrations) on, and new clusters have \(level)")
+            let upgrade = try await cluster.local.command(
+                ["cluster", "upgrade", "--to", "\(FeatureLevel.migrations)", "--connect", cluster.local.addresses],
+                limit: options.patience)
+            guard upgrade.ending == .exit(0) else {
+                throw ToolError(.unavailable, "cluster upgrade ended with \(upgrade.ending): \(upgrade.errorText)")
             }
+            let client = try await cluster.connect()
             let keys = try await fill(cluster)
             let operators = Administrator(
                 seeds: cluster.local.hosts.map(\.address), timeout: options.patience * (4 * rounds))
