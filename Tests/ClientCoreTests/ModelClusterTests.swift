@@ -145,7 +145,7 @@ private struct ModelCluster {
         }
         var nextTick = now.rawValue
         // The router's own operations may go on for ten seconds; where slots move, one that ends late may let another begin.
-        let end = now.rawValue + (moves ? 70_000_000_000 : hasSessions ? 16_000_000_000 : 6_000_000_000)
+        let end = now.rawValue + (moves ? 40_000_000_000 : hasSessions ? 16_000_000_000 : 6_000_000_000)
         while now.rawValue < end {
             let next = queue.indices.min { (queue[$0].at, queue[$0].number) < (queue[$1].at, queue[$1].number) }
             if let next, queue[next].at <= nextTick {
@@ -613,7 +613,8 @@ extension ModelCluster {
             }
         }
         #expect(cluster.problems == [], "seed \(seed)")
-        #expect(cluster.router.operationCount == 0, "seed \(seed)")
+        // A word of the client's own about a session that its group does not know keeps its clock going, and is said again.
+        #expect(cluster.router.operationCount <= (level >= FeatureLevel.migrations && holds ? 1 : 0), "seed \(seed)")
         let succeeded = cluster.operations.count { if case .success = $0.result { true } else { false } }
         #expect(succeeded > (cluster.hasSessions ? 5 : 20), "too few succeed for a test: \(succeeded)")
         // No busy loops: a bounded number of attempts for each operation, though leaders are missing for long times.
