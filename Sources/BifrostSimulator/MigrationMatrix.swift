@@ -234,6 +234,7 @@ package enum MigrationMatrix {
     package static func run(_ cell: MigrationCell, listener: ((String) -> Void)? = nil) -> MigrationCellReport {
         let cluster = SimulatedCluster(cell)
         cluster.listener = listener
+        defer { cluster.end() }
         do throws(SimulationFailure) {
             return try cluster.runCell()
         } catch {

@@ -167,6 +167,9 @@ final class SimulatedClient {
         }
     }
 
+    /// The run is over: nobody waits any more.
+    func end() { waiting = [:] }
+
     /// Submits a request, and calls back when it is over.
     ///
     /// - Parameters:

@@ -36,9 +36,16 @@ extension SimulatedCluster {
     ///
     /// - Throws: the first rule that was broken.
     public func runAndCheck() throws(SimulationFailure) -> SimulationReport {
+        defer { end() }
         let report = try run()
         try checkHistory()
         return report
+    }
+
+    /// Nothing happens any more: what waits refers to the cluster, which would stay for ever.
+    func end() {
+        world.end()
+        for client in clients { client.end() }
     }
 
     /// The history so far is linearizable.

@@ -53,6 +53,9 @@ final class SimulatedWorld {
     /// Nothing is left to happen before then.
     func goOn(to time: UInt64) { now = time }
 
+    /// The run is over: what would have happened refers to whoever it would have happened to.
+    func end() { queue = SimulatedEventQueue() }
+
     // MARK: What happened
 
     func note(_ name: StaticString, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0, _ d: UInt64 = 0) {

@@ -24,8 +24,22 @@ extension IntegrationTests {
             #expect(summary.simulatedSeconds > 0 && summary.simulatedSecondsPerSecond > 0)
         }
 
+        /// A second is up before 100,000 seeds are; what began is ended and counted.
+        @Test func noSeedsBeginBehindTheTimeGiven() async throws {
+            let command = try simulate(
+                "--seeds", "1..100000", "--seconds", "2", "--budget", "1s", "--jobs", "2", "--no-corpus", "--json")
+            let result = await command.end(killAfter: .seconds(180))
+            #expect(result.ending == .exit(0), "\(result.errorText)")
+            let summary = Summary.decoded(result.output)
+            #expect(summary.map { $0.seeds > 0 && $0.seeds < 100_000 && $0.seedsPlanned == 100_000 } == true)
+            let refused = try simulate("--seed", "1", "--budget", "1s")
+            let refusal = await refused.end(killAfter: .seconds(180))
+            #expect(refusal.ending != .exit(0) && refusal.errorText.contains("--budget is for many seeds"))
+        }
+
         private struct Summary: Decodable {
             var seeds: Int
+            var seedsPlanned: Int
             var violations: Int
             var operations: Int
             var faults: Int

@@ -30,6 +30,7 @@ struct Simulate: AsyncParsableCommand {
 
             EXAMPLES:
               bifrost simulate --seeds 1..2000 --jobs 2
+              bifrost simulate --seeds 1..2000 --jobs 2 --budget 8m
               bifrost simulate --migration-matrix --jobs 2
               bifrost simulate --seeds 1..100 --profile liveness --seconds 300
               bifrost simulate --seed 17 --trace | less
@@ -57,6 +58,13 @@ struct Simulate: AsyncParsableCommand {
         help: ArgumentHelp(
             "Processes that run seeds at the same time, or threads that run cells of the matrix.", valueName: "count"))
     var jobs = 1
+
+    @Option(
+        help: ArgumentHelp(
+            "Begin no more seeds behind this time, as 8m: how many were run is said, and is no failure.",
+            valueName: "time"),
+        transform: TimeSpan.init(parsing:))
+    var budget: TimeSpan?
 
     @Flag(help: "Run the crash matrix of migrations instead of seeds.")
     var migrationMatrix = false
@@ -88,6 +96,9 @@ struct Simulate: AsyncParsableCommand {
         guard seeds == nil || seed == nil else { throw ValidationError("--seed and --seeds exclude each other") }
         guard !migrationMatrix || seeds == nil && seed == nil && !worker else {
             throw ValidationError("--migration-matrix takes no seeds")
+        }
+        guard budget == nil || seed == nil && !migrationMatrix else {
+            throw ValidationError("--budget is for many seeds")
         }
         guard cell == nil || migrationMatrix else { throw ValidationError("--cell is one of --migration-matrix") }
         guard cell.map({ (0..<MigrationMatrix.cells.count).contains($0) }) ?? true else {
@@ -121,7 +132,7 @@ struct Simulate: AsyncParsableCommand {
             }
         }
         let farm = SimulationFarm(
-            SimulationPlan(first: runs, range, settings, jobs: jobs), jobs: jobs,
+            SimulationPlan(first: runs, range, settings, jobs: jobs), jobs: jobs, budget: budget?.duration,
             isProgressShown: progress ?? Output.isErrorTerminal)
         let isJSON = common.json
         let interruption = Interruption { number in
@@ -195,6 +206,8 @@ struct SimulationSummary: Encodable {
     var profile: String
     var seconds: Int
     var seeds: Int
+    /// More than `seeds` where a rule was broken, or the time given was over.
+    var seedsPlanned: UInt64
     var violations: Int
     var operations: Int
     var acknowledged: Int
@@ -218,6 +231,7 @@ struct SimulationSummary: Encodable {
         profile = settings.profile.rawValue
         seconds = settings.seconds
         seeds = report.seeds + (result.failure == nil ? 0 : 1)
+        seedsPlanned = result.seedsPlanned
         violations = result.failure == nil ? 0 : 1
         operations = report.operations
         acknowledged = report.acknowledged
@@ -240,10 +254,14 @@ struct SimulationSummary: Encodable {
         }
     }
 
+    private var isCutShort: Bool { violations == 0 && UInt64(seeds) < seedsPlanned }
+
     var text: String {
         func grouped(_ number: Int) -> String { HumanText.grouped(UInt64(max(0, number))) }
         return """
-            \(HumanText.count(seeds, "seed")), \(violations == 0 ? "no violation" : "1 VIOLATION")
+            \(isCutShort ? "\(grouped(seeds)) of " : "")\
+            \(isCutShort ? HumanText.count(Int(clamping: seedsPlanned), "seed") : HumanText.count(seeds, "seed")), \
+            \(violations == 0 ? "no violation" : "1 VIOLATION")
             \(grouped(operations)) operations, \(grouped(acknowledged)) acknowledged, \(grouped(faults)) faults, \
             \(grouped(crashes)) crashes, \(grouped(elections)) elections
             \(grouped(simulatedSeconds)) simulated seconds with at least \

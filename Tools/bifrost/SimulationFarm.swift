@@ -35,9 +35,10 @@ struct SimulationPlan: Sendable {
         seedCount = overflows ? .max : sum
     }
 
-    mutating func next() -> SimulationBatch? {
+    /// - Parameter isTimeOver: no more of the range.
+    mutating func next(isTimeOver: Bool) -> SimulationBatch? {
         if let batch = first.popFirst() { return batch }
-        guard let range = rest else { return nil }
+        guard !isTimeOver, let range = rest else { return nil }
         let last = range.lowerBound + min(size - 1, range.upperBound - range.lowerBound)
         rest = last < range.upperBound ? last + 1...range.upperBound : nil
         return SimulationBatch(seeds: range.lowerBound...last, settings: settings)
@@ -66,6 +67,7 @@ final class SimulationFarm: Sendable {
         var failure: Failure?
         var elapsedSeconds = 0.0
         var processorSeconds = 0.0
+        var seedsPlanned: UInt64 = 0
     }
 
     private struct State {
@@ -77,14 +79,18 @@ final class SimulationFarm: Sendable {
     }
 
     private let jobs: Int
+    /// Behind which no seeds of the range begin.
+    private let budgetSeconds: Double
     private let isProgressShown: Bool
     private let isTerminal = Output.isErrorTerminal
     private let state: Mutex<State>
     private let began = RPCClock.now()
 
-    init(_ plan: SimulationPlan, jobs: Int, isProgressShown: Bool) {
+    /// - Parameter budget: behind which no seeds of the plan's range begin; nil: there is none.
+    init(_ plan: SimulationPlan, jobs: Int, budget: Duration? = nil, isProgressShown: Bool) {
         state = Mutex(State(plan: plan))
         self.jobs = jobs
+        budgetSeconds = budget.map { $0 / .seconds(1) } ?? .infinity
         self.isProgressShown = isProgressShown
     }
 
@@ -95,6 +101,7 @@ final class SimulationFarm: Sendable {
         state.withLock { state in
             var result = state.result
             result.elapsedSeconds = elapsedSeconds
+            result.seedsPlanned = state.plan.seedCount
             return result
         }
     }
@@ -103,7 +110,7 @@ final class SimulationFarm: Sendable {
         let ticker = Task { [self] in
             guard isProgressShown else { return }
             while !Task.isCancelled {
-                try await Task.sleep(for: .milliseconds(isTerminal ? 200 : 1_000))
+                try await Task.sleep(for: .milliseconds(isTerminal ? 200 : 10_000))
                 showProgress(isLast: false)
             }
         }
@@ -111,7 +118,9 @@ final class SimulationFarm: Sendable {
         try await withThrowingTaskGroup(of: Void.self) { group in
             for _ in 0..<jobs {
                 group.addTask { [self] in
-                    while let batch = state.withLock({ $0.isStopped ? nil : $0.plan.next() }) {
+                    while let batch = state.withLock({
+                        $0.isStopped ? nil : $0.plan.next(isTimeOver: elapsedSeconds >= budgetSeconds)
+                    }) {
                         try await run(batch)
                     }
                 }
@@ -236,7 +245,8 @@ final class SimulationFarm: Sendable {
             if isLast || done == 0 {
                 line += "  in \(HumanText.clock(seconds: UInt64(elapsed)))"
             } else {
-                let left = elapsed * Double(state.plan.seedCount - min(done, state.plan.seedCount)) / Double(done)
+                let all = elapsed * Double(state.plan.seedCount - min(done, state.plan.seedCount)) / Double(done)
+                let left = min(all, max(0, budgetSeconds - elapsed))
                 line += "  ETA \(HumanText.clock(seconds: UInt64(left.rounded(.up))))"
             }
             guard isTerminal else { return line + "\n" }
