@@ -24,13 +24,10 @@ public enum FeatureLevel {
     public static let dataTypes: UInt32 = 9
     /// Memberships, barriers and latches: machines 26 to 28.
     public static let gatherings: UInt32 = 10
-    /// Slots move from group to group: maps of version 2, meta commands 16 to 25, sub state machine 5. In the making: no
-    /// cluster is at this level, and its formats may still change.
+    /// Slots move from group to group: maps of version 2, meta commands from 16 on, sub state machine 5.
     public static let migrations: UInt32 = 11
     /// What this version knows.
-    public static let current = gatherings
-    /// What it knows beside that and does not name by itself, for trials.
-    public static let inTheMaking = migrations
+    public static let current = migrations
 
     /// Of the map of a new cluster of hosts with these levels: everything that they all know may be asked of it. Hosts of
     /// an earlier version can't join it.

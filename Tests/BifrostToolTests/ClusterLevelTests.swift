@@ -72,7 +72,7 @@ import Testing
         #expect(
             try decide(4, registered: [4, 4, 4], to: 3).hasPrefix("negative: the cluster uses feature level 4, which"))
         #expect(
-            try decide(4, registered: [99, 99, 99], to: FeatureLevel.inTheMaking + 1)
+            try decide(4, registered: [99, 99, 99], to: FeatureLevel.current + 1)
                 .hasPrefix("usage: this program knows feature levels up to \(FeatureLevel.current)"))
     }
 

@@ -59,9 +59,7 @@ package struct ClusterLevels: Sendable, Equatable {
     /// - Parameter wanted: nil: the highest that is possible.
     package func decide(_ wanted: UInt32?) throws(ToolError) -> Decision {
         let target = wanted ?? min(hoped, FeatureLevel.current)
-        // One in the making is there only where all hosts were started for a trial of it.
-        let isOnTrial = target <= FeatureLevel.inTheMaking && hosts.allSatisfy { $0.coming >= target }
-        guard target <= FeatureLevel.current || isOnTrial else {
+        guard target <= FeatureLevel.current else {
             throw ToolError(
                 .usage,
                 "this program knows feature levels up to \(FeatureLevel.current), not \(target): use the program of the "
@@ -93,9 +91,7 @@ package struct ClusterLevels: Sendable, Equatable {
 
     /// What a level brought, in words.
     package static func words(_ level: UInt32) -> String {
-        // One that is in the making is none that a cluster may have.
-        guard level <= FeatureLevel.current else { return "unknown to this program" }
-        return switch level {
+        switch level {
         case FeatureLevel.first: "the first version's formats"
         case FeatureLevel.membership: "members of groups, groups and hosts change while the cluster runs"
         case FeatureLevel.recovery: "clusters that were recovered"

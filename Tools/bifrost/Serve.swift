@@ -94,8 +94,8 @@ struct Serve: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "For trials of clusters of several versions: know no more than this feature level, or one that is in the "
-                + "making. A directory never goes back to a lower one.", valueName: "level", visibility: .hidden))
+            "For trials of clusters of several versions: know no more than this feature level. A directory never goes back "
+                + "to a lower one.", valueName: "level", visibility: .hidden))
     var featureLevel: UInt32?
 
     @Option(
@@ -158,9 +158,9 @@ struct Serve: AsyncParsableCommand {
         guard (0...Self.scrubRateMax).contains(scrubRate) else {
             throw ValidationError("--scrub-rate is 0 to \(Self.scrubRateMax) MiB in a second, not \(scrubRate)")
         }
-        let newest = max(FeatureLevel.current, FeatureLevel.inTheMaking)
-        if let featureLevel, !(FeatureLevel.first...newest).contains(featureLevel) {
-            throw ValidationError("--feature-level is \(FeatureLevel.first) to \(newest), not \(featureLevel)")
+        if let featureLevel, !(FeatureLevel.first...FeatureLevel.current).contains(featureLevel) {
+            throw ValidationError(
+                "--feature-level is \(FeatureLevel.first) to \(FeatureLevel.current), not \(featureLevel)")
         }
         for (flag, text) in [("name", name ?? ""), ("zone", zone)] where text.utf8.count > Self.textBytesMax {
             throw ValidationError("--\(flag) has at most \(Self.textBytesMax) bytes, not \(text.utf8.count)")
