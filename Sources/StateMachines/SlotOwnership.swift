@@ -249,7 +249,7 @@ public struct MigrationClock: Hashable, Sendable {
     }
 
     /// A target's, when it begins: with the slack.
-    init(sourceTime: LogTime, beginningAt ownTime: LogTime) {
+    package init(sourceTime: LogTime, beginningAt ownTime: LogTime) {
         let (sum, isBeyond) = ownTime.rawValue.addingReportingOverflow(Self.slackMillis)
         self.init(sourceTime: sourceTime, ownTime: LogTime(isBeyond ? .max - 1 : sum))
     }
