@@ -106,8 +106,8 @@ extension HostCore {
         if drive.rounds <= Self.roundsMax {
             drive.rounds = Self.roundsMax + 1
             effects.notices.append(
-                "migration \(migration.id) is called off: \(lost.words(of: migration.source)), and what ends in time would "
-                    + "end early")
+                "migration \(migration.id) is called off: \(lost.words(of: migration.source)), and what ends in time "
+                    + "would end early")
         }
         report(.abortMigration(migration.id, lost), drive)
     }

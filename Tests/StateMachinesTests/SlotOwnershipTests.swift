@@ -61,7 +61,8 @@ import Testing
             number: 1, base: .zero, start: source.machine.applied, from: Bytes(), next: Bytes(),
             revision: source.machine.revision)
         for command: SlotCommand in [
-            .page(id, first), .freeze(id), .seal(id, frozen: LogIndex(1), Revision(99), seen: target.seen(of: source)), .release(id, epoch),
+            .page(id, first), .freeze(id), .seal(id, frozen: LogIndex(1), Revision(99), seen: target.seen(of: source)),
+            .release(id, epoch),
             .activate(id, Epoch(2), .zero), .clear(id, []), .cleared(id),
         ] {
             let writes = (source.store.writes, target.store.writes)

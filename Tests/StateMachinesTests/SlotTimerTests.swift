@@ -447,7 +447,10 @@ import Testing
         for time in [0, 1, UInt64.max] {
             for own in [0, 1, UInt64.max] {
                 let seen = MigrationClock(sourceTime: LogTime(time), ownTime: LogTime(own))
-                _ = (task.keepsEnds(seen), task.clock.lostMillis(seen), seen.isEarly(task.clock), seen.time(LogTime(.max)))
+                _ = (
+                    task.keepsEnds(seen), task.clock.lostMillis(seen), seen.isEarly(task.clock),
+                    seen.time(LogTime(.max))
+                )
             }
         }
     }

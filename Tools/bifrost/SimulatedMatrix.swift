@@ -157,8 +157,8 @@ struct MatrixSummary: Encodable {
             \(table.text)
 
             \(HumanText.count(cells, "cell")), \(violations == 0 ? "no violation" : "\(violations) VIOLATED")
-            \(grouped(moved)) migrations came about, \(grouped(calledOff)) were called off, \(grouped(lostTime)) of them \
-            because a source's log time stood still; in \
+            \(grouped(moved)) migrations came about, \(grouped(calledOff)) were called off, \
+            \(grouped(lostTime)) of them because a source's log time stood still; in \
             \(HumanText.count(missed, "cell")) the moment never came
             \(grouped(acknowledged)) operations acknowledged in \(grouped(Int(virtualSeconds))) virtual seconds, \
             \(HumanText.fixed(elapsedSeconds, 0)) s
