@@ -103,8 +103,8 @@ extension HostCore {
         // What the source's time has lost does not come back, but an answer that was late looks the same.
         guard drive.seenCount >= Self.seenMax else { return ask(.howFar, drive, migration) }
         let lost = LostTime(millis: task.clock.lostMillis(seen))
-        if drive.rounds <= Self.roundsMax {
-            drive.rounds = Self.roundsMax + 1
+        if !drive.hasSaidLoss {
+            drive.hasSaidLoss = true
             effects.notices.append(
                 "migration \(migration.id) is called off: \(lost.words(of: migration.source)), and what ends in time "
                     + "would end early")

@@ -67,6 +67,8 @@ final class MigrationDrive {
     /// many answers said that it is.
     var seen: MigrationClock?
     var seenCount = 0
+    /// That nothing comes of it for that, in this host's log.
+    var hasSaidLoss = false
     var hasDigest = false
     var sourceDigest: UInt64?
     /// Of this round so far, and of the one before.
