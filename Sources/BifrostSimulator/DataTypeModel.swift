@@ -252,12 +252,12 @@ final class DataTypeModel {
         }
         guard let step = MigrationStep(command) else { return nil }
         let id = command.migration
-        switch slots.commit(step) {
+        switch slots.commit(step, at: logTime) {
         case .nothing: return nil
         case .begun:
             guard case .beginImport(_, _, let source, let sourceTime) = command else { return nil }
             motion.routes[id] = ObjectsInMotion.Route(
-                source: source, clock: MigrationClock(sourceTime: sourceTime, ownTime: logTime))
+                source: source, clock: MigrationClock(sourceTime: sourceTime, beginningAt: logTime))
             return nil
         case .released(let slots):
             motion.objects[id] = takeObjects(of: Set(slots), at: entry.index)

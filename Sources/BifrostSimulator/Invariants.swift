@@ -670,8 +670,10 @@ final class Invariants {
     }
 
     /// A migration's step. False: a rule is broken.
-    private func take(_ step: MigrationStep, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
-        switch group.slots.commit(step) {
+    private func take(
+        _ step: MigrationStep, at logTime: LogTime, _ model: ReplicaModel, _ group: GroupModel
+    ) -> Bool {
+        switch group.slots.commit(step, at: logTime) {
         case .nothing, .begun: break
         case .released(let slots):
             world.mark(.slotsReleased)
@@ -699,7 +701,7 @@ final class Invariants {
     private func takeEffect(_ mark: EntryMark, at index: LogIndex, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
         var isDone = false
         if case .step(let step)? = mark.call {
-            guard take(step, model, group) else { return false }
+            guard take(step, at: mark.logTime, model, group) else { return false }
             cluster.migration?.committed(step, at: index, in: model.group)
         }
         let isGated = mark.slot.map { group.slots.isGated($0) } ?? false

@@ -94,7 +94,7 @@ package enum MigrationActor: Int, CaseIterable, Codable, Sendable {
     }
 
     var hasDriver: Bool { [.driver, .driverAndSource, .driverAndTarget, .all].contains(self) }
-    var hasSource: Bool { [.source, .driverAndSource, .sourceAndTarget, .all].contains(self) }
+    package var hasSource: Bool { [.source, .driverAndSource, .sourceAndTarget, .all].contains(self) }
     var hasTarget: Bool { [.target, .driverAndTarget, .sourceAndTarget, .all].contains(self) }
 }
 
@@ -141,6 +141,9 @@ package enum MigrationTrouble: Int, CaseIterable, Codable, Sendable {
     case copied
     /// A page lacks a record: the digests tell.
     case lostRecord
+    /// The source's members do not hear each other for some seconds, while the target's hear one of its own at least: nobody
+    /// leads the source, and its log time stands still.
+    case standstill
 
     package var name: String {
         switch self {
@@ -154,6 +157,7 @@ package enum MigrationTrouble: Int, CaseIterable, Codable, Sendable {
         case .back: "moves back"
         case .copied: "states copied"
         case .lostRecord: "record lost"
+        case .standstill: "source stands still"
         }
     }
 }
@@ -192,6 +196,15 @@ package struct MigrationCell: Hashable, Codable, Sendable, CustomStringConvertib
         return numbers.reduce(0x6d6f_7665) { mix($0 ^ mix($1 &+ 1)) }
     }
 
+    /// Something that moves ends, or comes, at a time. Where the source's time may stand still until it is frozen, half of the
+    /// cells have nothing of the kind: they go all the way, and the others may be called off.
+    package var hasEnds: Bool {
+        guard point.rawValue < MigrationPoint.sealed.rawValue else { return true }
+        // Of those whose source stands still for certain each moment has both.
+        if trouble == .standstill { return actor == .nobody || actor == .target }
+        return !actor.hasSource || seed & 1 == 0
+    }
+
     /// Whether what is asked for at one moment may come too late for the other: a race that either may win.
     var mayMiss: Bool { abortedAt == .sealed }
 }
@@ -212,11 +225,14 @@ package enum MigrationMatrix {
             for actor in MigrationActor.allCases where actor != .nobody {
                 for loss in MigrationLoss.allCases { cells.append(MigrationCell(point, actor, loss)) }
             }
-            for trouble in MigrationTrouble.allCases where trouble != .none {
+            for trouble in MigrationTrouble.allCases where trouble != .none && trouble != .standstill {
                 // Then there is no decision.
                 if trouble == .lostRecord, point.rawValue > MigrationPoint.compared.rawValue { continue }
                 for actor in single { cells.append(MigrationCell(point, actor, next(), trouble)) }
             }
+            // Behind the seal the source's time does not matter.
+            guard point.rawValue < MigrationPoint.sealed.rawValue else { continue }
+            for actor in single { cells.append(MigrationCell(point, actor, .killed, .standstill)) }
         }
         for aborted in [MigrationPoint.middlePage, .frozen, .sealed] {
             for point in MigrationPoint.ofAbort {
@@ -251,6 +267,8 @@ package struct MigrationCellReport: Codable, Sendable {
     package var isStruck = false
     /// The slots moved; else the migration was aborted, or there never was one.
     package var isDone = false
+    /// It was called off because the source's log time stood still.
+    package var hasLostTime = false
     /// Who came back and got a whole state led his group at some time before the end.
     package var ledBehindSnapshot = false
     package var acknowledged = 0
@@ -271,6 +289,8 @@ package struct MigrationMatrixReport: Codable, Sendable {
     package private(set) var cells = 0
     package private(set) var done = 0
     package private(set) var aborted = 0
+    /// Of those that were called off: because a source's log time stood still.
+    package private(set) var lostTime = 0
     /// Cells whose moment never came.
     package private(set) var missed: [MigrationCell] = []
     package private(set) var failures: [MigrationCellReport] = []
@@ -302,6 +322,7 @@ package struct MigrationMatrixReport: Codable, Sendable {
         } else {
             aborted += 1
             places[point][actor].aborted += 1
+            if report.hasLostTime { lostTime += 1 }
         }
         if !report.isStruck {
             missed.append(report.cell)
@@ -314,6 +335,7 @@ package struct MigrationMatrixReport: Codable, Sendable {
         cells += other.cells
         done += other.done
         aborted += other.aborted
+        lostTime += other.lostTime
         missed += other.missed
         failures += other.failures
         acknowledged += other.acknowledged

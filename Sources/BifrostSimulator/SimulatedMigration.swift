@@ -32,6 +32,10 @@ final class SimulatedMigration {
     private(set) var isStruck = false
     private(set) var isDone = false
     private(set) var isOver = false
+    /// It was called off because the source's log time stood still; and whether it can have: somebody was lost without whom
+    /// the source was not led, or not as before.
+    private(set) var hasLostTime = false
+    private var isSourceStruck = false
     private var isAskedFor = false
     private var isToBeAborted = false
     /// Has no state of the group, and is to lead it.
@@ -82,7 +86,7 @@ final class SimulatedMigration {
         guard cell.trouble == .sourceSnapshot || cell.trouble == .targetSnapshot else { return }
         let group = cell.trouble == .sourceSnapshot ? source : target
         let leaders = [GroupID.meta, source, target].compactMap { leader(of: $0) }
-        let members = (cluster.map.group(group)?.replicas ?? []).map { cluster.place(of: $0.host) }
+        let members = members(of: group)
         guard
             let place = members.first(where: { !leaders.contains($0) })
                 ?? members.first(where: { $0 != leader(of: group) })
@@ -130,10 +134,12 @@ final class SimulatedMigration {
     }
 
     /// What goes wrong is short enough for a migration to go on behind it, unless somebody calls it off, the target has no room,
-    /// or a leader has forgotten deletions as his state is another one's.
+    /// a leader has forgotten deletions as his state is another one's, or what ends in time would end early as nobody led the
+    /// source for a while: then that is what the map says.
     var mayBeCalledOff: Bool {
         switch cell.trouble {
-        case .none, .oldRing, .late, .back, .copied: cell.abortedAt != nil
+        case .none, .oldRing, .late, .back, .copied, .standstill:
+            cell.abortedAt != nil || hasLostTime && isSourceStruck && cell.hasEnds
         case .sourceSnapshot, .targetSnapshot, .fullDisk, .abort, .lostRecord: true
         }
     }
@@ -152,6 +158,7 @@ final class SimulatedMigration {
             (source, target) = (migration.source, migration.target)
         }
         let newer = map.migration(tracked)?.state
+        if let lost = map.migration(tracked)?.lostTime, lost != .none { hasLostTime = true }
         guard newer != state else { return }
         let older = state
         state = newer
@@ -185,7 +192,7 @@ final class SimulatedMigration {
         switch step {
         case .beginExport: reach(.exporting)
         case .beginImport: reach(.importing)
-        case .page(_, let number, let start, let isLast):
+        case .page(_, let number, let start, let isLast, _):
             if number == 1 { reach(.firstPage) }
             if !isLast, number > 1 { reach(.middlePage) }
             if isLast { reach(frozen > .zero && start >= frozen ? .lastRound : .lastPage) }
@@ -248,13 +255,26 @@ final class SimulatedMigration {
         if cell.actor.hasTarget { groups.append(target) }
         // Who was lost a moment ago, of another cause, leads no more.
         let leaders = groups.compactMap { group in leader(of: group).map { (group, $0) } }
+        let sourceLeader = leader(of: source)
         trouble()
         if cell.loss == .handedOver {
+            // A new leader counts from its last entry on.
+            isSourceStruck = cell.actor.hasSource || cell.trouble == .standstill
             for (group, place) in leaders { handOver(group, from: place, to: .none) }
             return
         }
         var lost: Set<Int> = []
         for (_, place) in leaders where lost.insert(place).inserted { lose(place) }
+        // One host may lead several groups.
+        let left = members(of: source).filter { !lost.contains($0) }
+        isSourceStruck =
+            cell.trouble == .standstill || sourceLeader.map { !left.contains($0) } ?? true
+            || left.count * 2 <= members(of: source).count
+    }
+
+    /// The places of a group's hosts.
+    private func members(of group: GroupID) -> [Int] {
+        (cluster.map.group(group)?.replicas ?? []).map { cluster.place(of: $0.host) }
     }
 
     /// Long enough that others lead, by their time-outs and promises.
@@ -280,6 +300,22 @@ final class SimulatedMigration {
         }
     }
 
+    /// Longer than the slack that a migration has, and others need to lead.
+    private static let standstillNanoseconds: UInt64 = 4_000_000_000
+
+    private func standStill() {
+        world.report.faults += 1
+        let members = members(of: source)
+        world.note(
+            "the members of group %a do not hear each other for %b µs", UInt64(source.rawValue),
+            Self.standstillNanoseconds / 1_000)
+        for place in members {
+            for other in members where other != place {
+                cluster.network.block(place, other, nanoseconds: Self.standstillNanoseconds)
+            }
+        }
+    }
+
     private func handOver(_ group: GroupID, from place: Int, to target: ReplicaID) {
         world.note("host %h is asked to hand group %b over", UInt64(place), UInt64(group.rawValue))
         guard cluster.hosts[place].isRunning else { return }
@@ -300,6 +336,7 @@ final class SimulatedMigration {
             isToBeAborted = true
             ask()
         case .copied: copyStates()
+        case .standstill: standStill()
         }
     }
 
@@ -443,12 +480,14 @@ extension SimulatedCluster {
     /// A small cluster in which nothing goes wrong but what the cell says.
     convenience init(_ cell: MigrationCell) {
         self.init(seed: cell.seed, settings: SimulationSettings(profile: .moves, seconds: 10), workload: nil) { plan in
-            plan.beSmall(seed: cell.seed)
+            plan.beSmall(seed: cell.seed, hasEnds: cell.hasEnds)
             if cell.trouble == .sourceSnapshot || cell.trouble == .targetSnapshot {
                 plan.hosts = max(plan.hosts, 4)
                 plan.settings.journalBytesForLaggards = 2_000
                 plan.settings.journalBytesTrigger = 1_000
             }
+            // The target's members are others.
+            if cell.trouble == .standstill { plan.hosts = max(plan.hosts, 5) }
         }
         migration = SimulatedMigration(cluster: self, cell: cell, lock: SimulatedMigration.lock)
         otherKeys = [SimulatedMigration.kept]
@@ -494,6 +533,7 @@ extension SimulatedCluster {
         var report = MigrationCellReport(cell: migration.cell)
         report.isStruck = migration.isStruck
         report.isDone = migration.isDone
+        report.hasLostTime = migration.hasLostTime
         report.ledBehindSnapshot = migration.ledBehindSnapshot
         report.acknowledged = acknowledged
         report.nanoseconds = now
@@ -588,7 +628,9 @@ private final class SimulatedLock {
 
 extension SimulatedPlan {
     /// What is the same in all cells, and what is not: hosts, thresholds and chances are the seed's.
-    mutating func beSmall(seed: UInt64) {
+    ///
+    /// - Parameter hasEnds: false: nothing ends in time, and no command is scheduled.
+    mutating func beSmall(seed: UInt64, hasEnds: Bool) {
         hosts = 3 + Int(seed % 3)
         joiners = 0
         replicas = 3
@@ -612,9 +654,9 @@ extension SimulatedPlan {
         valueBytesMax = 60
         conditionalPercent = 15
         scanPercent = 15
-        machinePercent = 15
+        machinePercent = hasEnds ? 15 : 0
         dataTypePercent = 0
-        leasePercent = 8
+        leasePercent = hasEnds ? 8 : 0
         delayMillisecondsMax = 4_000
         staleReadsPercent = 20
         staleMillisecondsMax = 500

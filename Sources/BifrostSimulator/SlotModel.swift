@@ -6,21 +6,22 @@ import StateMachines
 /// What an entry does for a migration, but for what it carries.
 enum MigrationStep: Equatable {
     case beginExport(MigrationID, [Slot])
-    case beginImport(MigrationID, [Slot])
+    case beginImport(MigrationID, [Slot], sourceTime: LogTime)
     case freeze(MigrationID)
-    case seal(MigrationID)
+    /// With what both logs' times were seen to be.
+    case seal(MigrationID, MigrationClock)
     case release(MigrationID)
     case activate(MigrationID)
     case forget(MigrationID, [Slot])
     case cleared(MigrationID)
-    /// `start` as in `MigrationPage`; whether its round is complete with it.
-    case page(MigrationID, number: UInt64, start: LogIndex, isLast: Bool)
+    /// `start` and `hasEnds` as in `MigrationPage`; whether its round is complete with it.
+    case page(MigrationID, number: UInt64, start: LogIndex, isLast: Bool, hasEnds: Bool)
     case clear(MigrationID)
 
     var migration: MigrationID {
         switch self {
-        case .beginExport(let id, _), .beginImport(let id, _), .freeze(let id), .seal(let id), .release(let id),
-            .activate(let id), .forget(let id, _), .cleared(let id), .page(let id, _, _, _), .clear(let id):
+        case .beginExport(let id, _), .beginImport(let id, _, _), .freeze(let id), .seal(let id, _), .release(let id),
+            .activate(let id), .forget(let id, _), .cleared(let id), .page(let id, _, _, _, _), .clear(let id):
             id
         }
     }
@@ -29,15 +30,16 @@ enum MigrationStep: Equatable {
     init?(_ command: SlotCommand) {
         switch command {
         case .beginExport(let id, let slots, _): self = .beginExport(id, slots)
-        case .beginImport(let id, let slots, _, _): self = .beginImport(id, slots)
+        case .beginImport(let id, let slots, _, let time): self = .beginImport(id, slots, sourceTime: time)
         case .freeze(let id): self = .freeze(id)
-        case .seal(let id, _, _): self = .seal(id)
+        case .seal(let id, _, _, let seen): self = .seal(id, seen)
         case .release(let id, _): self = .release(id)
         case .activate(let id, _, _): self = .activate(id)
         case .forget(let id, let slots): self = .forget(id, slots)
         case .cleared(let id): self = .cleared(id)
         case .page(let id, let page):
-            self = .page(id, number: page.number, start: page.start, isLast: page.next.isEmpty)
+            self = .page(
+                id, number: page.number, start: page.start, isLast: page.next.isEmpty, hasEnds: page.hasEnds)
         case .clear(let id, _): self = .clear(id)
         case .settle: return nil
         }
@@ -51,6 +53,11 @@ struct SlotModel {
     private struct Part {
         var slots: [Slot]
         var phase: Phase
+        /// Of a target: its own log's time less the source's, as it counts; pages that it took; and whether something in
+        /// them ends.
+        var lead: Int64 = 0
+        var pages: UInt64 = 0
+        var hasEnds = false
     }
 
     private var standings: [Slot: Standing] = [:]
@@ -69,20 +76,28 @@ struct SlotModel {
     }
 
     /// Takes the next committed step. One that is not its migration's next comes to nothing.
-    mutating func commit(_ step: MigrationStep) -> Change {
+    ///
+    /// - Parameter logTime: its entry's.
+    mutating func commit(_ step: MigrationStep, at logTime: LogTime) -> Change {
         switch step {
         case .beginExport(let id, let slots):
             guard slots.allSatisfy({ !isGated($0) }) else { break }
             _ = begin(id, slots, .exporting)
-        case .beginImport(let id, let slots):
+        case .beginImport(let id, let slots, let sourceTime):
             guard begin(id, slots, .importing) else { break }
+            tasks[id]?.lead = Self.lead(of: logTime, before: sourceTime) + Self.slackMillis
             for slot in slots { standings[slot] = .coming }
             return .begun(slots)
         case .freeze(let id):
             if let slots = advance(id, from: .exporting, to: .frozen) {
                 for slot in slots { standings[slot] = .frozen }
             }
-        case .seal(let id): _ = advance(id, from: .importing, to: .sealed)
+        case .seal(let id, let seen):
+            // By which nothing that came ends early.
+            guard let task = tasks[id],
+                !task.hasEnds || task.lead >= Self.lead(of: seen.ownTime, before: seen.sourceTime)
+            else { break }
+            _ = advance(id, from: .importing, to: .sealed)
         case .release(let id):
             guard let slots = advance(id, from: .frozen, to: .released) else { break }
             for slot in slots { standings[slot] = .gone }
@@ -108,9 +123,21 @@ struct SlotModel {
             guard let task = tasks[id], task.phase == .released || task.phase == .dropping else { break }
             for slot in task.slots { standings[slot] = .gone }
             tasks[id] = nil
-        case .page, .clear: break
+        case .page(let id, let number, _, _, let hasEnds):
+            // Of two drivers' pages the first one.
+            guard let task = tasks[id], task.phase == .importing, number == task.pages + 1 else { break }
+            tasks[id]?.pages = number
+            if hasEnds { tasks[id]?.hasEnds = true }
+        case .clear: break
         }
         return .nothing
+    }
+
+    /// What nothing ends early by, even where the source's time lost as much.
+    private static let slackMillis: Int64 = 1_000
+
+    private static func lead(of own: LogTime, before other: LogTime) -> Int64 {
+        Int64(own.rawValue) - Int64(other.rawValue)
     }
 
     private mutating func begin(_ id: MigrationID, _ slots: [Slot], _ phase: Phase) -> Bool {

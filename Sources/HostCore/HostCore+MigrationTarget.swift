@@ -15,6 +15,9 @@ extension HostCore {
     private static var pageBytesMax: Int { 3 << 20 }
     /// Rounds after which a migration that does not converge is given up.
     private static var roundsMax: Int { 24 }
+    /// Answers of a source that is frozen whose times are looked at before nothing comes of it: one may have been on its way
+    /// for long.
+    private static var seenMax: Int { 3 }
 
     func driveTarget(_ drive: MigrationDrive, _ migration: MigrationRecord, _ map: ClusterMap) {
         let replica = drive.replica
@@ -57,7 +60,7 @@ extension HostCore {
         let progress = task.progress
         let isComplete = progress.next.isEmpty && progress.page > 0
         if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
-            return propose(.seal(migration.id, frozen: standing.frozen, standing.revision), drive)
+            return seal(drive, task, standing, migration)
         }
         // While writers wait there is no other limit than what the source gives. Before that the last page's bytes are waited
         // for, too: whoever comes next begins with none.
@@ -87,6 +90,40 @@ extension HostCore {
             progress.next.isEmpty
                 ? .fetch(base: progress.start, start: .zero, next: Bytes())
                 : .fetch(base: progress.base, start: progress.start, next: progress.next), drive, migration)
+    }
+
+    /// All is here. Where something ends, times of both logs tell whether nothing of it ends early.
+    private func seal(
+        _ drive: MigrationDrive, _ task: MigrationTask, _ standing: MigrationStanding, _ migration: MigrationRecord
+    ) {
+        guard let seen = drive.seen else { return ask(.howFar, drive, migration) }
+        guard !task.keepsEnds(seen) else {
+            return propose(.seal(migration.id, frozen: standing.frozen, standing.revision, seen: seen), drive)
+        }
+        // What the source's time has lost does not come back, but an answer that was late looks the same.
+        guard drive.seenCount >= Self.seenMax else { return ask(.howFar, drive, migration) }
+        let lost = LostTime(millis: task.clock.lostMillis(seen))
+        if !drive.hasSaidLoss {
+            drive.hasSaidLoss = true
+            effects.notices.append(
+                "migration \(migration.id) is called off: \(lost.words(of: migration.source)), and what ends in time "
+                    + "would end early")
+        }
+        report(.abortMigration(migration.id, lost), drive)
+    }
+
+    /// - Parameter isLast: it answers the last question: what comes late, or twice, is not counted.
+    private func note(_ standing: MigrationStanding, _ drive: MigrationDrive, isLast: Bool) {
+        drive.standing = standing
+        guard standing.phase == .frozen else { return }
+        let replica = drive.replica
+        advanceLogTime(replica)
+        replica.logTime.follow(replica.withCore { $0.lastLogTime })
+        // The source's time is one that has passed for certain: as much as this one may be behind is in that.
+        let seen = MigrationClock(sourceTime: standing.logTime, ownTime: replica.logTime.current)
+        if isLast { drive.seenCount += 1 }
+        if let best = drive.seen, !seen.isEarly(best) { return }
+        drive.seen = seen
     }
 
     private func compare(_ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord) {
@@ -149,7 +186,7 @@ extension HostCore {
         drive.source = other
         switch word.kind {
         case .standing(let standing):
-            drive.standing = standing
+            note(standing, drive, isLast: word.number == drive.asked)
             if standing.phase == nil { drive.notBefore = tickCount + 1 }
         case .page(let page): take(page, drive, migration)
         case .digest(let digest): drive.sourceDigest = digest

@@ -63,6 +63,12 @@ final class MigrationDrive {
     /// The source's leader is there, as far as is known.
     var source: HostID?
     var standing: MigrationStanding?
+    /// Of a source that is frozen: what both logs' times were, by that of its answers by which the least was lost; and how
+    /// many answers said that it is.
+    var seen: MigrationClock?
+    var seenCount = 0
+    /// That nothing comes of it for that, in this host's log.
+    var hasSaidLoss = false
     var hasDigest = false
     var sourceDigest: UInt64?
     /// Of this round so far, and of the one before.

@@ -124,7 +124,7 @@ package struct MigrationStanding: Hashable, Sendable {
     /// The entry that froze the slots, and the group's revision then; 0: they are not.
     package var frozen: LogIndex
     package var revision: Revision
-    /// The source's elapsed time, now.
+    /// The source's elapsed time, now, as far as it has passed for certain; also of one that is frozen.
     package var logTime: LogTime
 }
 

@@ -42,6 +42,28 @@ public struct MigrationLimits: Hashable, Sendable {
     }
 }
 
+/// For how long a source's log time stood still while slots were copied, where nothing comes of their migration for that: what
+/// ends in time would end early at the target. It is begun anew, and may come about then.
+public struct LostTime: Hashable, Sendable {
+    /// 0: that is not why.
+    public var millis: UInt32
+
+    public static let none = LostTime(millis: 0)
+
+    /// Above 49 days it does not matter how much it was.
+    public init(millis: UInt64) { self.millis = UInt32(min(millis, UInt64(UInt32.max))) }
+
+    /// To the tenth of a second, as part of a sentence.
+    public func words(of source: GroupID) -> String {
+        "group \(source) was led by nobody for \(millis / 1_000).\(millis % 1_000 / 100) s meanwhile"
+    }
+
+    /// `milliseconds u32`
+    public func encode(into writer: inout ByteWriter) { writer.write(millis) }
+
+    public init(from reader: inout ByteReader) throws(DecodingFailure) { millis = try reader.read() }
+}
+
 /// One migration. The slots are the source's until it is committed, and the target's from then on: in one version of the
 /// map with that decision.
 public struct MigrationRecord: Hashable, Sendable {
@@ -80,6 +102,8 @@ public struct MigrationRecord: Hashable, Sendable {
     /// While aborting: who has forgotten it. While settling: who has settled it.
     public var isSourceDone: Bool
     public var isTargetDone: Bool
+    /// While aborting: why, if it is that.
+    public var lostTime = LostTime.none
 
     public init(
         id: MigrationID, slots: [Slot], source: GroupID, target: GroupID,
@@ -109,13 +133,13 @@ public struct MigrationRecord: Hashable, Sendable {
 
 extension MigrationRecord {
     public static let formatVersion: UInt16 = 1
-    static let encodedBytesMin = 64
+    static let encodedBytesMin = 68
     /// Of one migration: what moves in one go should be little, so that writes wait shortly for its last round.
     public static let slotsMax = 4_096
 
     /// `version u16 = 1 | id u64 | source u32 | target u32 | limits | state u8 | source index u64 | source revision u64 | digest
-    /// u64 | done u8 (bit 0: the source, bit 1: the target) | runs u32 | each: first u16, count u16`. The runs ascend, with a slot between them that
-    /// is not among these.
+    /// u64 | done u8 (bit 0: the source, bit 1: the target) | lost time u32, milliseconds | runs u32 | each: first u16, count
+    /// u16`. The runs ascend, with a slot between them that is not among these.
     public func encode(into writer: inout ByteWriter) {
         writer.write(Self.formatVersion)
         writer.write(id)
@@ -127,6 +151,7 @@ extension MigrationRecord {
         writer.write(sourceRevision)
         writer.write(digest)
         writer.write((isSourceDone ? 1 : 0) | (isTargetDone ? 2 : 0) as UInt8)
+        lostTime.encode(into: &writer)
         writer.write(slots: slots)
     }
 
@@ -150,6 +175,7 @@ extension MigrationRecord {
         let done = try reader.read(UInt8.self)
         guard done < 4 else { throw DecodingFailure(expected: "who is done, 0 to 3", found: "\(done)") }
         (isSourceDone, isTargetDone) = (done & 1 != 0, done & 2 != 0)
+        lostTime = try LostTime(from: &reader)
         slots = try reader.readSlots()
     }
 }
@@ -250,6 +276,9 @@ extension ClusterMap {
                 !migration.isSourceDone && !migration.isTargetDone || migration.state == .aborting
                     || migration.state == .settling
             else { return "migration \(id) is forgotten by one of its groups, though it is not aborted" }
+            guard migration.lostTime == .none || migration.state == .aborting else {
+                return "migration \(id) has lost time, though it is not aborted"
+            }
             guard !migration.slots.isEmpty, migration.slots.count <= MigrationRecord.slotsMax else {
                 return "migration \(id) has \(migration.slots.count) slots, not 1 to \(MigrationRecord.slotsMax)"
             }

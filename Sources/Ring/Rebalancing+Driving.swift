@@ -266,7 +266,10 @@ extension Rebalancing {
                 guard slots.allSatisfy({ map.owner(of: $0) == from }) else {
                     return .acts([.report(place, .failed("its slots went elsewhere meanwhile"))], nil)
                 }
-                return .acts([.report(place, cameToNothing(step, "migration \(id) was aborted"))], nil)
+                // What was written down of it when it was called off stays.
+                let isKnown = step.word.hasPrefix(Rebalancing.calledOffWord(id))
+                let word = isKnown ? step.word : "migration \(id) was aborted"
+                return .acts([.report(place, cameToNothing(step, word))], nil)
             case .replica(let group, let replica, _, let to): return goingOn(step, group, replica, to, at: place)
             // It is done when it is begun.
             case .leader: return .acts([.report(place, .done)], nil)

@@ -319,6 +319,27 @@ extension Rebalancing {
         return true
     }
 
+    /// The migration that a step began is called off as its source's log time stood still. That passes: it is written down,
+    /// and does not count as an attempt, however often it comes about. False: no step began it, or it was written down
+    /// before.
+    public mutating func note(_ migration: MigrationRecord) -> Bool {
+        guard migration.lostTime != .none,
+            let place = steps.firstIndex(where: { step in
+                guard case .slots = step.move else { return false }
+                return step.state == .underway && step.begun == migration.id.rawValue
+            })
+        else { return false }
+        let word = Self.cut(
+            Self.calledOffWord(migration.id) + ": " + migration.lostTime.words(of: migration.source))
+        guard steps[place].word != word else { return false }
+        steps[place].word = word
+        steps[place].attempts -= min(steps[place].attempts, 1)
+        return true
+    }
+
+    /// How the word of a step begins that `note` has written.
+    static func calledOffWord(_ id: MigrationID) -> String { "migration \(id) was called off" }
+
     /// At most so many bytes, between characters.
     static func cut(_ word: String) -> String {
         guard word.utf8.count > wordBytesMax else { return word }

@@ -185,7 +185,7 @@ extension MapChange {
                 migration.sourceRevision = revision
             }
         case .migrationActivated(let id): return try stepping(id, to: .activated, map) { _ in }
-        case .abortMigration(let id): return try aborting(id, map)
+        case .abortMigration(let id, let lost): return try aborting(id, lost, map)
         case .migrationDone(let id, let side): return try finishing(id, side, map)
         case .limitMigration(let id, let limits): return try limiting(id, limits, map)
         }

@@ -16,7 +16,7 @@ extension MapChange {
     package var migrationReported: (MigrationID, [MigrationSide])? {
         switch self {
         case .commitMigration(let id, _, _), .migrationActivated(let id): (id, [.target])
-        case .abortMigration(let id): (id, [.source, .target])
+        case .abortMigration(let id, _): (id, [.source, .target])
         case .migrationReleased(let id, _, _): (id, [.source])
         case .migrationDone(let id, let side): (id, [side])
         default: nil
@@ -99,13 +99,14 @@ extension MapChange {
         return map.edit(.migration(migration), migration)
     }
 
-    func aborting(_ id: MigrationID, _ map: ClusterMap) throws(Refusal) -> MapEdit {
+    func aborting(_ id: MigrationID, _ lost: LostTime, _ map: ClusterMap) throws(Refusal) -> MapEdit {
         var migration = try map.known(id)
         if migration.state == .aborting { return map.edit(.nothing, migration) }
         guard migration.canAbort || isPlanted("aborted-though-decided") else {
             throw .invalid("migration \(id) is decided: move its slots back when it is over")
         }
         migration.state = .aborting
+        migration.lostTime = lost
         return map.edit(.migration(migration), migration)
     }
 

@@ -53,8 +53,9 @@ public enum MapChange: Hashable, Sendable {
     case migrationReleased(MigrationID, LogIndex, Revision)
     /// 19, `migration u64`: the target's leader says that its group serves the slots.
     case migrationActivated(MigrationID)
-    /// 20, `migration u64`: nothing moves; only before it is decided.
-    case abortMigration(MigrationID)
+    /// 20, `migration u64 | lost time (`LostTime`)`: nothing moves; only before it is decided. The lost time is why, if it is
+    /// that; whoever else asks for it has none.
+    case abortMigration(MigrationID, LostTime = .none)
     /// 21, `migration u64 | side u8`: the group on this side has forgotten one that is aborted, or, of the source, has
     /// cleaned up behind one that is activated.
     case migrationDone(MigrationID, MigrationSide)
@@ -146,7 +147,10 @@ public enum MapChange: Hashable, Sendable {
             writer.write(migration)
             writer.write(index)
             writer.write(revision)
-        case .migrationActivated(let migration), .abortMigration(let migration): writer.write(migration)
+        case .migrationActivated(let migration): writer.write(migration)
+        case .abortMigration(let migration, let lost):
+            writer.write(migration)
+            lost.encode(into: &writer)
         case .migrationDone(let migration, let side):
             writer.write(migration)
             writer.write(side.rawValue)
@@ -197,7 +201,7 @@ public enum MapChange: Hashable, Sendable {
         case 17: self = .commitMigration(try reader.read(), frozen: try reader.read(), digest: try reader.read())
         case 18: self = .migrationReleased(try reader.read(), try reader.read(), try reader.read())
         case 19: self = .migrationActivated(try reader.read())
-        case 20: self = .abortMigration(try reader.read())
+        case 20: self = .abortMigration(try reader.read(), try LostTime(from: &reader))
         case 21:
             let migration = try reader.read(MigrationID.self)
             let number = try reader.read(UInt8.self)

@@ -56,8 +56,8 @@ extension MasterStateMachine {
         case .freeze:
             guard let task = ownership.freeze(id, at: entry.index, revision) else { return .comesOutOfTurn }
             return .done(untold(ownership.writes(of: id, task.slots)), body: Bytes())
-        case .seal(_, let frozen, let sourceRevision):
-            guard ownership.canSeal(id, frozen: frozen) else { return .comesOutOfTurn }
+        case .seal(_, let frozen, let sourceRevision, let seen):
+            guard ownership.canSeal(id, frozen: frozen, seen: seen) else { return .comesOutOfTurn }
             ownership.seal(id, sourceRevision, frozen: frozen)
             // What this group does to the slots has higher revisions than whatever was done to them before.
             if !isPlanted("revision-not-raised") { revision = max(revision, sourceRevision) }

@@ -151,6 +151,18 @@ extension MetaMachine {
         return .done(records + Self.records(of: new, changedFrom: old), outcome(id))
     }
 
+    /// Where a migration is called off for a cause that passes, the step that began it says so in the same entry: before both
+    /// groups have forgotten the migration, and with it the map.
+    mutating func noteLostTime(_ edit: MapEdit) -> [MetaRecord] {
+        guard case .migration(let migration) = edit.part, migration.state == .aborting, let old = rebalancing else {
+            return []
+        }
+        var new = old
+        guard new.note(migration) else { return [] }
+        rebalancing = new
+        return Self.records(of: new, changedFrom: old)
+    }
+
     // MARK: - Records
 
     static var rebalancingKey: Bytes { "rebalancing" }

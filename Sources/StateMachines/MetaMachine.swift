@@ -355,7 +355,7 @@ public struct MetaMachine: Sendable {
     /// The edit was checked against the present map. Writes the head and one record, whatever the map's size.
     private mutating func carryOut(_ edit: MapEdit) -> Effect {
         let (records, outcome) = changed(by: edit)
-        return .done(records, outcome.encoded())
+        return .done(records + noteLostTime(edit), outcome.encoded())
     }
 
     mutating func changed(by edit: MapEdit) -> (records: [MetaRecord], outcome: MetaOutcome) {

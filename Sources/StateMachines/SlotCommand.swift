@@ -11,15 +11,18 @@ public enum SlotCommand: Hashable, Sendable {
     /// 1, `target u32 | slots`. The source: what becomes of its records of these slots is of interest from now on.
     case beginExport(MigrationID, [Slot], target: GroupID)
     /// 2, `source u32 | source time u64 | slots`. The target: takes in pages from now on. `sourceTime` is a log time of the
-    /// source: deadlines are as far behind the target's own one as they were behind that.
+    /// source: deadlines are as far behind the target's own one as they were behind that, and `MigrationClock.slackMillis`
+    /// more.
     case beginImport(MigrationID, [Slot], source: GroupID, sourceTime: LogTime)
     /// 3. The target takes the next page, and does nothing at others.
     case page(MigrationID, MigrationPage)
     /// 4. The source takes no commands for these slots from now on.
     case freeze(MigrationID)
-    /// 5, `frozen index u64 | revision u64`. The target has all, as of the source's entry that froze it, and its revision
-    /// then: its own goes on above that.
-    case seal(MigrationID, frozen: LogIndex, Revision)
+    /// 5, `frozen index u64 | revision u64 | source time u64 | own time u64`. The target has all, as of the source's entry
+    /// that froze it, and its revision then: its own goes on above that. `seen` are a log time of the source when it was
+    /// frozen or later, and one of the target's own of the same moment or later: where something ends, and would end early
+    /// by these, it is not the migration's next step.
+    case seal(MigrationID, frozen: LogIndex, Revision, seen: MigrationClock)
     /// 6, `epoch u64`. The source does not own the slots any more, since that epoch of the ring.
     case release(MigrationID, Epoch)
     /// 7, `epoch u64 | revision u64`. The target serves the slots, since that epoch of the ring. Nobody was told of a higher
@@ -42,7 +45,7 @@ public enum SlotCommand: Hashable, Sendable {
     public var migration: MigrationID {
         switch self {
         case .beginExport(let id, _, _), .beginImport(let id, _, _, _), .page(let id, _), .freeze(let id),
-            .seal(let id, _, _), .release(let id, _), .activate(let id, _, _), .forget(let id, _), .clear(let id, _),
+            .seal(let id, _, _, _), .release(let id, _), .activate(let id, _, _), .forget(let id, _), .clear(let id, _),
             .cleared(let id), .settle(let id, _, _, _, _):
             id
         }
@@ -80,9 +83,11 @@ public enum SlotCommand: Hashable, Sendable {
             writer.write(time)
             writer.write(slots: slots)
         case .page(_, let page): page.encode(into: &writer)
-        case .seal(_, let index, let revision):
+        case .seal(_, let index, let revision, let seen):
             writer.write(index)
             writer.write(revision)
+            writer.write(seen.sourceTime)
+            writer.write(seen.ownTime)
         case .release(_, let epoch): writer.write(epoch)
         case .activate(_, let epoch, let revision):
             writer.write(epoch)
@@ -122,7 +127,11 @@ public enum SlotCommand: Hashable, Sendable {
         case 4: self = .freeze(id)
         case 5:
             let index = try reader.read(LogIndex.self)
-            self = .seal(id, frozen: index, try reader.readRevision())
+            let revision = try reader.readRevision()
+            let sourceTime = try reader.read(LogTime.self)
+            self = .seal(
+                id, frozen: index, revision,
+                seen: MigrationClock(sourceTime: sourceTime, ownTime: try reader.read()))
         case 6: self = .release(id, try reader.read())
         case 7:
             let epoch = try reader.read(Epoch.self)
@@ -207,6 +216,17 @@ public struct MigrationPage: Hashable, Sendable {
     public var records: [Record]
     public var dues: [Due]
     public var holders: [Holder]
+
+    /// Something in it ends, or comes, at a time: a record, or a command. Sweeps do not count. Reads each deadline.
+    public var hasEnds: Bool {
+        records.contains { $0.value != nil && $0.expiry > .zero }
+            || dues.contains { due in
+                guard let value = due.value, let deadline = try? Deadline(key: due.key.key, value: value),
+                    case .command = deadline.purpose
+                else { return false }
+                return true
+            }
+    }
 
     /// Of records, of what is due, and of holders, each.
     public static let countMax = 4_096

@@ -22,8 +22,8 @@ extension SlotOwnership {
             guard let task = task(id), task.phase == .importing, task.progress.isContinued(by: page) else { return }
             advance(id, page)
         case .freeze: _ = freeze(id, at: entry.index, .zero)
-        case .seal(_, let frozen, let revision):
-            guard canSeal(id, frozen: frozen) else { return }
+        case .seal(_, let frozen, let revision, let seen):
+            guard canSeal(id, frozen: frozen, seen: seen) else { return }
             seal(id, revision, frozen: frozen)
         case .release(_, let epoch): _ = release(id, since: epoch, at: .zero)
         case .activate(_, let epoch, _): _ = activate(id, .zero, since: epoch)

@@ -158,8 +158,8 @@ struct SlotMark: Hashable, Sendable {
 /// What a group does for a migration.
 ///
 /// In `Slot.group`, machine 5, under `2 u8 | migration u64`, big-endian: `version u8 = 1 | phase u8 | group u32 | begun u64 | source time
-/// u64 | own time u64 | frozen index u64 | revision u64 | page u64 | base u64 | start u64 | next: length u32, bytes |
-/// slots`.
+/// u64 | own time u64 | has ends u8 | frozen index u64 | revision u64 | page u64 | base u64 | start u64 | next: length u32,
+/// bytes | slots`.
 public struct MigrationTask: Hashable, Sendable {
     /// Numbers are part of the format.
     public enum Phase: UInt8, Hashable, Sendable {
@@ -182,9 +182,13 @@ public struct MigrationTask: Hashable, Sendable {
     /// The other one.
     public let group: GroupID
     public internal(set) var phase: Phase
-    /// Of a target: log times of the source and of its own that deadlines are counted from.
+    /// Of a target: log times of the source and of its own that deadlines are counted from. The latter has
+    /// `MigrationClock.slackMillis` on top.
     public internal(set) var sourceTime = LogTime.zero
     public internal(set) var ownTime = LogTime.zero
+    /// Of a target: something came that ends, or that comes, at a time. What was deleted since counts, too. Sweeps do not:
+    /// nobody needs what they delete, whenever it goes.
+    public internal(set) var hasEnds = false
     /// The entry that began it: of a source's deletions behind it, none is forgotten before it is over.
     public internal(set) var begun = LogIndex.zero
     /// Of a source that is frozen, or was: the entry that did it, and the group's revision then.
@@ -210,24 +214,70 @@ public struct MigrationTask: Hashable, Sendable {
         return low < slots.count && slots[low] == slot
     }
 
+    /// Of a target.
+    public var clock: MigrationClock { MigrationClock(sourceTime: sourceTime, ownTime: ownTime) }
+
     /// A time of the source's log, as the target has it.
-    func time(_ other: LogTime) -> LogTime { MigrationClock(sourceTime: sourceTime, ownTime: ownTime).time(other) }
+    func time(_ other: LogTime) -> LogTime { clock.time(other) }
+
+    /// Whether nothing of what came to a target ends early there.
+    ///
+    /// - Parameter seen: times of both logs behind the freeze: see `MigrationClock.isEarly`.
+    public func keepsEnds(_ seen: MigrationClock) -> Bool {
+        !hasEnds || !clock.isEarly(seen) || isPlanted("moved-end-too-soon")
+    }
 }
 
 /// How times of a source's log are those of a target's.
+///
+/// Each log's time goes on at most as fast as real time, and stands still while nobody leads the group. So what was put into
+/// the source at a time s, to end some time later, has been there for as long as the source's time went on since s, or
+/// longer; and what is left of it passes at the target no sooner than it has to, if the clock is not early (`isEarly`) at a
+/// moment behind the last put: where the slots are frozen.
 public struct MigrationClock: Hashable, Sendable {
     public var sourceTime: LogTime
     public var ownTime: LogTime
+
+    /// By which a target's clock is ahead of what both logs say when it begins: so much may the source's time lose until the
+    /// freeze, by clocks' rates, by reading them once per tick and by short times without a leader, before nothing comes
+    /// of the migration. All that moves ends so much later, once for each move.
+    public static let slackMillis: UInt64 = 1_000
 
     public init(sourceTime: LogTime, ownTime: LogTime) {
         self.sourceTime = sourceTime
         self.ownTime = ownTime
     }
 
-    /// A time of the source's log, as the target has it. Not early as long as the source's time goes on: the target's goes on no
-    /// faster than real time, and began to be counted no earlier. While nobody leads the source its time stands still.
+    /// A target's, when it begins: with the slack.
+    package init(sourceTime: LogTime, beginningAt ownTime: LogTime) {
+        let (sum, isBeyond) = ownTime.rawValue.addingReportingOverflow(Self.slackMillis)
+        self.init(sourceTime: sourceTime, ownTime: LogTime(isBeyond ? .max - 1 : sum))
+    }
+
+    /// What is counted by this one ends before its time, as far as can be told from times of both logs at a later moment: by
+    /// its own measure the source is not as far as the target is.
+    ///
+    /// - Parameter seen: a time that the source's log had come to for certain, at a moment behind the last put; and one of
+    ///   the target's own at that moment or later, as it would stamp an entry.
+    public func isEarly(_ seen: MigrationClock) -> Bool { moved(seen.sourceTime) < seen.ownTime }
+
+    /// Milliseconds by which the source's time went on less than the target's since this one began, as far as that is so:
+    /// for words, of one that `isEarly`.
+    public func lostMillis(_ seen: MigrationClock) -> UInt64 {
+        let expected = moved(seen.sourceTime).rawValue
+        guard seen.ownTime.rawValue > expected else { return 0 }
+        let (sum, isBeyond) = (seen.ownTime.rawValue - expected).addingReportingOverflow(Self.slackMillis)
+        return isBeyond ? .max : sum
+    }
+
+    /// A time of the source's log, as the target has it.
     public func time(_ other: LogTime) -> LogTime {
         guard other > .zero else { return .zero }
+        return isPlanted("moved-timer-too-soon") ? LogTime(1) : moved(other)
+    }
+
+    /// At least 1: something that ends does.
+    private func moved(_ other: LogTime) -> LogTime {
         let ahead = other.rawValue > sourceTime.rawValue
         let difference = ahead ? other.rawValue - sourceTime.rawValue : sourceTime.rawValue - other.rawValue
         guard ahead else { return LogTime(ownTime.rawValue > difference ? ownTime.rawValue - difference : 1) }
@@ -282,7 +332,8 @@ extension SlotOwnership {
             }
         }
         var task = MigrationTask(id, slots, source, .importing)
-        (task.sourceTime, task.ownTime, task.begun) = (sourceTime, logTime, index)
+        let clock = MigrationClock(sourceTime: sourceTime, beginningAt: logTime)
+        (task.sourceTime, task.ownTime, task.begun) = (clock.sourceTime, clock.ownTime, index)
         add(task)
         return true
     }
@@ -299,14 +350,17 @@ extension SlotOwnership {
 
     mutating func advance(_ id: MigrationID, _ page: MigrationPage) {
         _ = change(id, from: .importing, to: .importing) {
+            $0.hasEnds = $0.hasEnds || page.hasEnds
             $0.progress = MigrationProgress(
                 page: page.number, base: page.base, start: page.start, next: page.next)
         }
     }
 
-    /// All of the source is here as of the entry that froze it.
-    func canSeal(_ id: MigrationID, frozen index: LogIndex) -> Bool {
-        guard let task = task(id), task.phase == .importing else { return false }
+    /// All of the source is here as of the entry that froze it, and nothing of it ends early.
+    ///
+    /// - Parameter seen: as in `SlotCommand.seal`.
+    func canSeal(_ id: MigrationID, frozen index: LogIndex, seen: MigrationClock) -> Bool {
+        guard let task = task(id), task.phase == .importing, task.keepsEnds(seen) else { return false }
         return task.progress.next.isEmpty && task.progress.start >= index && index > .zero
     }
 
@@ -558,6 +612,7 @@ extension MigrationTask {
         writer.write(begun)
         writer.write(sourceTime)
         writer.write(ownTime)
+        writer.write(hasEnds)
         writer.write(frozenIndex)
         writer.write(revision)
         writer.write(progress.page)
@@ -576,6 +631,7 @@ extension MigrationTask {
         self.phase = phase
         (group, begun) = (try reader.read(), try reader.read())
         (sourceTime, ownTime) = (try reader.read(), try reader.read())
+        hasEnds = try reader.readBool()
         (frozenIndex, revision) = (try reader.read(), try reader.read())
         progress = MigrationProgress(
             page: try reader.read(), base: try reader.read(), start: try reader.read(),

@@ -37,8 +37,11 @@ struct MigrationMatrixTests {
         #expect(report.cells > 0 && report.acknowledged > 50 * report.cells, "too little happened to show anything")
         // Before the decision some are called off, and lost pages end others; behind it none is.
         #expect(report.done > 0 || !MigrationPoint.allCases.prefix(19).contains(point))
+        // Only a source that is not frozen yet, or whose freeze the target has not heard of, can lose time.
+        #expect(report.lostTime == 0 || point.rawValue < MigrationPoint.sealed.rawValue)
         print(
             "\(point.name): \(report.cells) cells, \(report.done) moved, \(report.aborted) called off, "
+                + "\(report.lostTime) of them as the source stood still, "
                 + "\(report.ledBehindSnapshot) led by who got a state, \(report.nanoseconds / 1_000_000_000) s")
     }
 
@@ -62,10 +65,41 @@ struct MigrationMatrixTests {
                 let actors = cells.filter { $0.point == point && $0.loss == loss && $0.trouble == .none }.map(\.actor)
                 #expect(Set(actors).count == MigrationActor.allCases.count - 1, "\(point.name), \(loss.name)")
             }
-            for trouble in MigrationTrouble.allCases where trouble != .none && trouble != .lostRecord {
+            for trouble in MigrationTrouble.allCases
+            where ![.none, .lostRecord, .standstill].contains(trouble) {
                 #expect(cells.contains { $0.point == point && $0.trouble == trouble }, "\(point.name), \(trouble.name)")
             }
         }
+    }
+
+    /// A source whose log time stands still for seconds between the beginning and the freeze: what ends in time does not go
+    /// with its slots then, and the rest does.
+    @Test func whatEndsDoesNotFollowASourceThatStoodStill() {
+        let points: [MigrationPoint] = [.importing, .firstPage, .middlePage, .lastPage]
+        var (lost, done) = (0, 0)
+        for point in points {
+            let cells = MigrationMatrix.cells.filter { $0.trouble == .standstill && $0.point == point }
+            #expect(Set(cells.map(\.hasEnds)) == [true, false], "\(point.name)")
+            for cell in cells {
+                let report = MigrationMatrix.run(cell)
+                #expect(report.failure == nil, "\(cell): \(report.failure.map { "\($0)" } ?? "")")
+                #expect(report.isDone != report.hasLostTime, "\(cell)")
+                if !cell.hasEnds { #expect(report.isDone, "\(cell)") }
+                lost += report.hasLostTime ? 1 : 0
+                done += report.isDone ? 1 : 0
+            }
+        }
+        #expect(lost > 0 && done >= 2 * points.count, "\(lost) called off, \(done) moved")
+    }
+
+    /// Where nothing else goes wrong than that the source's leader is lost before the freeze is known, there are cells that may
+    /// be called off for it, and such as may not.
+    @Test func someCellsHaveNothingThatEnds() {
+        let cells = MigrationMatrix.cells.filter { $0.trouble == .none && $0.actor.hasSource && $0.abortedAt == nil }
+        for point in MigrationPoint.allCases.prefix(while: { $0 != .sealed }) {
+            #expect(Set(cells.filter { $0.point == point }.map(\.hasEnds)) == [true, false], "\(point.name)")
+        }
+        for cell in cells where cell.point.rawValue >= MigrationPoint.sealed.rawValue { #expect(cell.hasEnds) }
     }
 
     @Test func sameCellSameTrace() {

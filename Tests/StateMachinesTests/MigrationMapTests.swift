@@ -117,6 +117,36 @@ import Testing
         #expect(MigrationID(meta.map.version) > id)
     }
 
+    /// Why one was called off stands in the map as long as it does.
+    @Test func timeThatWasLostIsKnownUntilBothHaveForgotten() throws {
+        var meta = try Meta()
+        let slots = meta.slots(of: 1, 2)
+        #expect(meta.apply(.migrate(slots, from: one, to: two)) == nil)
+        let id = MigrationID(meta.map.version)
+        #expect(meta.map.migration(id)?.lostTime == LostTime.none)
+        let lost = LostTime(millis: 2_340)
+        #expect(meta.apply(.abortMigration(id, lost)) == nil)
+        // The first word counts.
+        #expect(meta.apply(.abortMigration(id)) == nil && meta.apply(.abortMigration(id, LostTime(millis: 9))) == nil)
+        #expect(meta.map.migration(id)?.lostTime == lost)
+        #expect(lost.words(of: one) == "group 1 was led by nobody for 2.3 s meanwhile")
+        #expect(LostTime(millis: .max).millis == .max)
+        var map = meta.map
+        var migration = try #require(map.migration(id))
+        migration.state = .copying
+        map.replace(migration)
+        #expect(map.problem() != nil)
+        #expect(meta.apply(.migrationDone(id, .target)) == nil)
+        #expect(meta.map.migration(id)?.lostTime == lost)
+        #expect(meta.apply(.migrationDone(id, .source)) == nil)
+        // Behind the decision nothing is lost any more.
+        #expect(meta.apply(.migrate(slots, from: one, to: two)) == nil)
+        let next = MigrationID(meta.map.version)
+        #expect(meta.apply(.commitMigration(next, frozen: LogIndex(7), digest: 1)) == nil)
+        #expect(meta.apply(.abortMigration(next, lost)) != nil)
+        #expect(meta.map.migration(next)?.lostTime == LostTime.none)
+    }
+
     @Test func whatCanNotMoveIsRefused() throws {
         var meta = try Meta()
         let (own, others) = (meta.slots(of: 1, 5_000), meta.slots(of: 2, 2))

@@ -340,12 +340,23 @@ extension MovingGroup {
         try takeRound(of: id, from: source)
     }
 
+    /// Of a source whose time has lost nothing, whatever a test made of either's.
+    mutating func seal(_ id: MigrationID, _ frozen: MigrationTask) {
+        guard let task = ownership.task(id) else { return }
+        apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision, seen: task.clock))
+    }
+
+    /// What both logs' times are.
+    func seen(of source: MovingGroup) -> MigrationClock {
+        MigrationClock(sourceTime: LogTime(source.logTime), ownTime: LogTime(logTime))
+    }
+
     mutating func freezeAndSeal(_ id: MigrationID, from source: inout MovingGroup) throws {
         source.apply(.freeze(id))
         let frozen = try #require(source.ownership.task(id))
         try #require(frozen.phase == .frozen)
         try takeRound(of: id, from: source)
-        apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+        seal(id, frozen)
         try #require(ownership.task(id)?.phase == .sealed)
     }
 

@@ -289,6 +289,32 @@ import Testing
         #expect(record.steps[1...].allSatisfy { $0.state == .done }, "\(record)")
     }
 
+    /// It passes: the step says why, and is begun again more often than one that fails would be.
+    @Test func aMigrationWhoseSourceStoodStillIsNoAttempt() throws {
+        var meta = try Meta()
+        try begun(&meta)
+        var (aborts, words) = (0, Set<String>())
+        try carryOut(&meta, restarts: true) { meta in
+            for migration in meta.map.migrations
+            where migration.target == GroupID(2) && migration.state == .copying && aborts < 7 {
+                let lost = LostTime(millis: 4_000)
+                let refusal = try meta.apply(.change(.abortMigration(migration.id, lost)))
+                #expect(refusal == nil)
+                aborts += 1
+                let step = try #require(meta.record?.steps[0])
+                #expect(step.state == .underway && step.attempts == 0 && step.word.contains("nobody for 4.0 s"))
+                words.insert(step.word)
+                // Said again, and when one of the two has forgotten it.
+                #expect(try meta.apply(.change(.abortMigration(migration.id, lost))) == nil)
+                #expect(try meta.apply(.change(.migrationDone(migration.id, .target))) == nil)
+                #expect(meta.record?.steps[0] == step)
+            }
+        }
+        let record = try #require(meta.record)
+        #expect(aborts == 7 && words.count == 7 && record.steps[0].attempts == 1, "\(record.steps[0])")
+        #expect(record.steps.allSatisfy { $0.state == .done }, "\(record)")
+    }
+
     @Test func aStepThatTheMapRefusesIsNotBegun() throws {
         var meta = try Meta()
         try begun(&meta)

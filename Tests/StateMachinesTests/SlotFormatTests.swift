@@ -59,7 +59,12 @@ import Testing
             ),
             (.page(id, page), join("03", began, place, records, dues, holders)),
             (.freeze(id), join("04", began)),
-            (.seal(id, frozen: LogIndex(8), Revision(9)), join("05", began, long("08"), long("09"))),
+            (
+                .seal(
+                    id, frozen: LogIndex(8), Revision(9),
+                    seen: MigrationClock(sourceTime: LogTime(10), ownTime: LogTime(11))),
+                join("05", began, long("08"), long("09"), long("0a"), long("0b"))
+            ),
             (.release(id, Epoch(8)), join("06", began, long("08"))),
             (.activate(id, Epoch(8), Revision(9)), join("07", began, long("08"), long("09"))),
             (.forget(id, slots), join("08", began, runs)),
@@ -151,28 +156,40 @@ import Testing
         let (mark, task) = ("01" + "3c87", "02" + "0000000000000007")
         let run = "01000000" + "873c" + "0100"
         let nothing = long("00")
+        // At 2000 + 4000, set by entry 1 of group 1.
+        let timer = "03" + "00000001" + "0000000000000001" + "0000"
         expect(
             source,
             [
                 mark: join("01", long("07"), "01", "00000000", nothing, nothing, nothing),
                 task: join(
-                    "01", "01", "02000000", long("03"), nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-                    "00000000", run),
+                    "01", "01", "02000000", long("03"), nothing, nothing, "00", nothing, nothing, nothing, nothing,
+                    nothing, "00000000", run),
             ])
         target.apply(.beginImport(id, [slot], source: source.id, sourceTime: LogTime(5_000)))
         let first = try #require(target.nextPage(of: id, from: source, countMax: 1))
         target.apply(.page(id, first))
-        let times = "8813000000000000" + "e803000000000000"
+        // 5000, and 1000 with a second on top.
+        let times = "8813000000000000" + "d007000000000000"
         let next = "873c" + "0100" + "04000000" + "7b617d6b"
         expect(
             target,
             [
                 mark: join("01", long("07"), "04", "01000000", nothing, nothing, nothing),
                 task: join(
-                    "01", "04", "01000000", long("01"), times, nothing, nothing, long("01"), nothing, long("03"),
+                    "01", "04", "01000000", long("01"), times, "00", nothing, nothing, long("01"), nothing, long("03"),
                     "0c000000", next, run),
             ])
         try target.takeRound(of: id, from: source)
+        // The command that comes.
+        expect(
+            target,
+            [
+                mark: join("01", long("07"), "04", "01000000", nothing, nothing, nothing),
+                task: join(
+                    "01", "04", "01000000", long("01"), times, "01", nothing, nothing, long("02"), nothing, long("03"),
+                    "00000000", run), timer: "7017000000000000",
+            ])
         try target.freezeAndSeal(id, from: &source)
         try target.releaseAndActivate(id, from: &source, Epoch(6))
         expect(
@@ -180,25 +197,23 @@ import Testing
             [
                 mark: join("01", long("07"), "03", "02000000", long("06"), nothing, long("01")),
                 task: join(
-                    "01", "03", "02000000", long("03"), nothing, nothing, long("04"), long("01"), nothing, nothing,
-                    nothing, "00000000", run),
+                    "01", "03", "02000000", long("03"), nothing, nothing, "00", long("04"), long("01"), nothing,
+                    nothing, nothing, "00000000", run),
             ])
-        // At 1000 + 4000, set by entry 1 of group 1.
-        let timer = "03" + "00000001" + "0000000000000001" + "0000"
         expect(
             target,
             [
                 mark: join("01", long("07"), "01", "01000000", long("02"), long("01"), long("01")),
-                timer: "8813000000000000",
+                timer: "7017000000000000",
             ])
         let deadline = try #require(target.records(of: .deadlines).first)
-        #expect(hex(deadline.key.key) == "0000000000001388" + "0000000000000001" + "0000" + "00000001")
+        #expect(hex(deadline.key.key) == "0000000000001770" + "0000000000000001" + "0000" + "00000001")
         let request = join("0200", "01", "0300", "7b617d", "03000000", "7b617d", long("01"))
         #expect(hex(deadline.value.value ?? "") == join("04", "2823000000000000", "b90b", request))
         // It is carried out by these bytes.
         let key = try DeadlineKey(key: deadline.key.key)
         let fire = String(hex(DeadlineCommand.fire(key).payload()).dropFirst(56))
-        #expect(fire == join("02", "01", "8813000000000000", long("01"), "0000", "01000000"))
+        #expect(fire == join("02", "01", "7017000000000000", long("01"), "0000", "01000000"))
     }
 
     @Test func damagedRecordsAreRefusedAndTrapNothing() throws {

@@ -61,7 +61,8 @@ import Testing
             number: 1, base: .zero, start: source.machine.applied, from: Bytes(), next: Bytes(),
             revision: source.machine.revision)
         for command: SlotCommand in [
-            .page(id, first), .freeze(id), .seal(id, frozen: LogIndex(1), Revision(99)), .release(id, epoch),
+            .page(id, first), .freeze(id), .seal(id, frozen: LogIndex(1), Revision(99), seen: target.seen(of: source)),
+            .release(id, epoch),
             .activate(id, Epoch(2), .zero), .clear(id, []), .cleared(id),
         ] {
             let writes = (source.store.writes, target.store.writes)
@@ -78,7 +79,7 @@ import Testing
         target.logTime += 3
         target.apply(.beginImport(id, moving, source: source.id, sourceTime: LogTime(source.logTime)))
         let task = try #require(target.ownership.task(id))
-        #expect(task.sourceTime == LogTime(50_070) && task.ownTime == LogTime(1_003))
+        #expect(task.sourceTime == LogTime(50_070) && task.ownTime == LogTime(1_003 + MigrationClock.slackMillis))
         #expect(moving.allSatisfy { target.ownership.gate(of: $0) == .arriving })
 
         // The first round, and changes before, in and behind what it has passed.
@@ -110,7 +111,7 @@ import Testing
         let frozen = try #require(source.ownership.task(id))
         #expect(frozen.frozenIndex == source.machine.applied && frozen.revision == source.machine.revision)
         let given = source.records(in: moving)
-        target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+        target.seal(id, frozen)
         #expect(target.ownership.task(id)?.phase == .importing && tooEarly < frozen.frozenIndex)
         #expect(isRefused(source.put("{a}0", "frozen")))
         #expect(isRefused(source.put("{a}0", "frozen", timeToLive: 5)))
@@ -121,7 +122,7 @@ import Testing
         let stayed = source.records(in: staying)
         try target.takeRound(of: id, from: source)
         let late = try #require(target.nextPage(of: id, from: source, countMax: 1_000))
-        target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+        target.seal(id, frozen)
         #expect(target.ownership.task(id)?.phase == .sealed)
         expectSame(given, target.records(in: moving), task)
         target.apply(.page(id, late))

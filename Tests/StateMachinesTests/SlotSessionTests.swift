@@ -54,7 +54,7 @@ import Testing
             #expect(source.put("{b}k", "3", session, 3) == .done(revision: Revision(2), body: Bytes()))
             try target.takeRound(of: id, from: source)
             let frozen = try #require(source.ownership.task(id))
-            target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+            target.seal(id, frozen)
             if isReleased {
                 try target.releaseAndActivate(id, from: &source, epoch)
                 for round in 0..<3 {
@@ -119,7 +119,7 @@ import Testing
             try target.takeRound(of: id, from: source)
             #expect(target.machine.sessions.count == 2)
             let frozen = try #require(source.ownership.task(id))
-            target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+            target.seal(id, frozen)
             if isRestarted {
                 try source.restart()
                 try target.restart()
@@ -407,7 +407,7 @@ import Testing
             source.apply(.freeze(id))
             try target.takeRound(of: id, from: source)
             let frozen = try #require(source.ownership.task(id))
-            if isSealed { target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision)) }
+            if isSealed { target.seal(id, frozen) }
             source.apply(.forget(id, moving))
             target.apply(.forget(id, moving))
             target.logTime += 50_000

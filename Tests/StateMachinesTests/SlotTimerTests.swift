@@ -11,6 +11,8 @@ import Testing
     private let moving = [slot(of: "{a}")]
     private let key: Bytes = "{a}bell"
     private let id = MigrationID(3)
+    /// All that moves comes so much later.
+    private let slack = MigrationClock.slackMillis
 
     private func count(_ group: MovingGroup, _ chime: UInt64) throws -> UInt64 {
         try group.record(Chimes.record(key, chime), of: Chimes.number).map { try Count(decoding: $0.value).value } ?? 0
@@ -30,20 +32,20 @@ import Testing
         try target.take(3, moving, from: &source)
         #expect(source.deadlines.isEmpty)
         let times = target.deadlines.map(\.key.time.rawValue)
-        #expect(times.count == 2 && times[1] == 1_500 + 6_000 && times[0] <= 1_500)
+        #expect(times.count == 2 && times[1] == 1_500 + slack + 6_000 && times[0] <= 1_500)
         target.pass()
         #expect(try count(target, 2) == 1 && count(target, 1) == 0)
         let left = try #require(target.deadlines.first)
         #expect(left.key.origin == source.id && left.originTime == LogTime(510_000))
         // Whatever is asked for, by whoever.
-        target.logTime = 7_499
+        target.logTime = 7_499 + slack
         for origin in [source.id, .meta, GroupID(9)] {
             var key = left.key
             key.origin = origin
             target.apply(DeadlineCommand.fire(key).payload())
             #expect(try count(target, 1) == 0)
         }
-        target.logTime = 7_500
+        target.logTime = 7_500 + slack
         let fire = DeadlineCommand.fire(left.key).payload()
         for _ in 0..<3 {
             target.apply(fire)
@@ -86,7 +88,7 @@ import Testing
                     (groups[place], groups[(place + 1) % 3]) = (source, target)
                 }
                 // The other one comes where it is, once.
-                groups[0].pass(60_000 - millis - 1)
+                groups[0].pass(60_000 + 3 * slack - millis - 1)
                 #expect(try count(groups[0], 2) == 0)
                 groups[0].pass(1)
                 #expect(try count(groups[0], 2) == 1 && count(groups[0], 1) == 0)
@@ -112,7 +114,7 @@ import Testing
                 try groups[move % 3].restart()
             }
             let place = firesAt % 3
-            groups[place].pass(60_000 - UInt64(firesAt) * 3_000 - 1)
+            groups[place].pass(60_000 + UInt64(firesAt) * slack - UInt64(firesAt) * 3_000 - 1)
             #expect(try count(groups[place], 1) == 0)
             groups[place].pass(1)
             #expect(try count(groups[place], 1) == 1)
@@ -160,7 +162,7 @@ import Testing
         #expect(try count(source, 5) == 0 && source.deadlines.count == 1)
         try target.takeRound(of: id, from: source)
         let frozen = try #require(source.ownership.task(id))
-        target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+        target.seal(id, frozen)
         target.pass(50_000)
         #expect(try count(target, 5) == 0 && target.deadlines.count == 1)
         try target.releaseAndActivate(id, from: &source, Epoch(4))
@@ -187,7 +189,7 @@ import Testing
         #expect(try stop(&target, handle) == 1)
         try target.freezeAndSeal(MigrationID(4), from: &source)
         try target.releaseAndActivate(MigrationID(4), from: &source, Epoch(5))
-        target.pass(10_000)
+        target.pass(10_000 + slack)
         #expect(try count(target, 2) == 1 && count(target, 1) == 0)
         #expect(target.record(Chimes.record("{b}", 3), of: Chimes.number) != nil)
     }
@@ -201,7 +203,7 @@ import Testing
         _ = source.put("{a}k", "v")
         try target.take(3, moving, from: &source)
         let revision = target.machine.revision
-        target.pass(10_000)
+        target.pass(10_000 + slack)
         #expect(target.machine.revision == revision && target.deadlines.count == 2)
         #expect(try stop(&target, handle) == 1)
         #expect(target.machine.revision == revision && target.deadlines.count == 1)
@@ -234,7 +236,7 @@ import Testing
         #expect(aborted.value("{a}k") == nil && aborted.deadlines.count == 1)
         try target.takeRound(of: id, from: source)
         let frozen = try #require(source.ownership.task(id))
-        target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+        target.seal(id, frozen)
         source.apply(.release(id, Epoch(4)))
         // What went is not ended here, and is no longer due.
         let left = source.records(in: moving)
@@ -265,7 +267,7 @@ import Testing
         #expect(source.records(in: moving).count == swept && swept > 7)
         try target.takeRound(of: id, from: source)
         let frozen = try #require(source.ownership.task(id))
-        target.apply(.seal(id, frozen: frozen.frozenIndex, frozen.revision))
+        target.seal(id, frozen)
         target.pass(5_000)
         #expect(target.records(in: moving).count == swept)
         try target.releaseAndActivate(id, from: &source, Epoch(4))
@@ -330,7 +332,7 @@ import Testing
     @Test func numbersOfTwoGroupsAreNotMistaken() throws {
         var (source, target) = (try MovingGroup(1, logTime: 5_000), try MovingGroup(2, logTime: 5_000))
         let theirs = try source.send(Chimes.Wind(key, 1, after: 10_000))
-        let own = try target.send(Chimes.Wind("{b}", 2, after: 10_000))
+        let own = try target.send(Chimes.Wind("{b}", 2, after: 10_000 + slack))
         try target.take(3, moving, from: &source)
         #expect(target.deadlines.count == 2 && Set(target.deadlines.map(\.key.time)).count == 1)
         // Each in its own slot alone.
@@ -338,12 +340,118 @@ import Testing
         #expect(try target.send(Chimes.Stop("{b}", theirs)).value == 0)
         var stopped = target
         #expect(try stop(&stopped, theirs) == 1)
-        stopped.pass(10_000)
+        stopped.pass(10_000 + slack)
         #expect(try count(stopped, 1) == 0)
         #expect(stopped.record(Chimes.record("{b}", 2), of: Chimes.number) != nil)
         #expect(try target.send(Chimes.Stop("{b}", own)).value == 1)
-        target.pass(10_000)
+        target.pass(10_000 + slack)
         #expect(try count(target, 1) == 1)
         #expect(target.record(Chimes.record("{b}", 2), of: Chimes.number) == nil)
+    }
+
+    // MARK: Time that stands still
+
+    /// What is put into a source behind the beginning; what ends or comes does so in three seconds.
+    private enum Put: CaseIterable { case timeToLive, command, deletedTimeToLive, nothingThatEnds }
+
+    /// Real time goes on, and both logs' with it, but for what a source loses while nobody leads it.
+    private func pass(
+        _ millis: UInt64, losing lost: UInt64 = 0, _ source: inout MovingGroup, _ target: inout MovingGroup
+    ) {
+        source.logTime += millis - lost
+        target.logTime += millis
+    }
+
+    /// What was put when the source's time had stood still ends early by the target's clock: it is called off, or was little
+    /// enough. What was put before, and is gone, counts as well: nobody looks whether it is.
+    @Test func nothingEndsEarlyWhereASourceStoodStill() throws {
+        for put in Put.allCases {
+            for lost in [0, 500, slack, slack + 1, 5_000] {
+                for isRestarted in [false, true] {
+                    var (source, target) = (try MovingGroup(1, logTime: 500_000), try MovingGroup(2, logTime: 70))
+                    _ = source.put("{a}stays", "v")
+                    try target.begin(id, moving, from: &source)
+                    pass(6_000, losing: lost, &source, &target)
+                    // In real time.
+                    let end = target.logTime + 3_000
+                    switch put {
+                    case .timeToLive: _ = source.put("{a}k", "v", timeToLive: 3_000)
+                    case .command: try source.send(Chimes.Wind(key, 1, after: 3_000))
+                    case .deletedTimeToLive:
+                        _ = source.put("{a}k", "v", timeToLive: 3_000)
+                        try target.takeRound(of: id, from: source)
+                        source.apply(KeyValueCommand.delete(key: "{a}k").payload())
+                    case .nothingThatEnds: _ = source.put("{a}k", "v")
+                    }
+                    source.apply(.freeze(id))
+                    try target.takeRound(of: id, from: source)
+                    if isRestarted { try target.restart() }
+                    let frozen = try #require(source.ownership.task(id))
+                    let task = try #require(target.ownership.task(id))
+                    let seen = target.seen(of: source)
+                    let isKept = put == .nothingThatEnds || lost <= slack
+                    #expect(task.hasEnds == (put != .nothingThatEnds), "\(put)")
+                    #expect(task.keepsEnds(seen) == isKept, "\(put), \(lost) ms")
+                    #expect(task.clock.lostMillis(seen) == (lost > slack ? lost : 0))
+                    let seal = SlotCommand.seal(id, frozen: frozen.frozenIndex, frozen.revision, seen: seen)
+                    for _ in 0..<2 { target.apply(seal) }
+                    guard isKept else {
+                        // Whatever it is told later, and whoever tells it; it is called off then.
+                        #expect(target.ownership.task(id) == task, "\(put), \(lost) ms")
+                        target.apply(.forget(id, moving))
+                        target.clear(id)
+                        source.apply(.forget(id, moving))
+                        #expect(target.records(in: moving).isEmpty && target.deadlines.isEmpty)
+                        try target.take(9, moving, from: &source)
+                        #expect(target.value("{a}stays") == "v")
+                        continue
+                    }
+                    try #require(target.ownership.task(id)?.phase == .sealed, "\(put), \(lost) ms")
+                    try target.releaseAndActivate(id, from: &source, Epoch(4))
+                    target.pass(end - target.logTime - 1)
+                    switch put {
+                    case .timeToLive:
+                        #expect(target.value("{a}k") == "v", "\(lost) ms")
+                        target.pass(1 + slack)
+                        #expect(target.value("{a}k") == nil)
+                    case .command:
+                        #expect(try count(target, 1) == 0, "\(lost) ms")
+                        target.pass(1 + slack)
+                        #expect(try count(target, 1) == 1)
+                    case .deletedTimeToLive: #expect(target.value("{a}k") == nil)
+                    case .nothingThatEnds: #expect(target.value("{a}k") == "v")
+                    }
+                    #expect(target.areReplicasEqual)
+                }
+            }
+        }
+    }
+
+    /// The times of a later moment say no less than those of the freeze: as long as both go on; and a target that stood still
+    /// makes good for a source that did.
+    @Test func timesOfAnyMomentBehindTheFreezeCount() throws {
+        var (source, target) = (try MovingGroup(1, logTime: 500_000), try MovingGroup(2))
+        _ = source.put("{a}k", "v", timeToLive: 60_000)
+        try target.begin(id, moving, from: &source)
+        source.apply(.freeze(id))
+        try target.takeRound(of: id, from: source)
+        let task = try #require(target.ownership.task(id))
+        #expect(task.keepsEnds(target.seen(of: source)))
+        pass(90_000, &source, &target)
+        #expect(task.keepsEnds(target.seen(of: source)))
+        pass(2_000, losing: 2_000, &source, &target)
+        #expect(!task.keepsEnds(target.seen(of: source)))
+        source.logTime += 2_000
+        #expect(task.keepsEnds(target.seen(of: source)))
+        // Numbers that no log has.
+        for time in [0, 1, UInt64.max] {
+            for own in [0, 1, UInt64.max] {
+                let seen = MigrationClock(sourceTime: LogTime(time), ownTime: LogTime(own))
+                _ = (
+                    task.keepsEnds(seen), task.clock.lostMillis(seen), seen.isEarly(task.clock),
+                    seen.time(LogTime(.max))
+                )
+            }
+        }
     }
 }

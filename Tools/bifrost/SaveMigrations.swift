@@ -54,7 +54,10 @@ package struct MigrationEnding: Sendable {
         case .released: "\(name) waits for \(migration.target.words) to serve them"
         case .activated: "\(name) waits for \(migration.source.words) to delete what it had"
         case .settling: "\(name) waits for both groups to settle what a recovery decided"
-        case .aborting: "\(name) is aborted, and waits for both groups to forget it"
+        case .aborting:
+            (migration.lostTime == .none
+                ? "\(name) is aborted" : "\(name) is called off, as \(migration.lostTime.words(of: migration.source))")
+                + ", and waits for both groups to forget it"
         }
     }
 }

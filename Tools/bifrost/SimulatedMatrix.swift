@@ -102,6 +102,8 @@ struct MatrixSummary: Encodable {
     /// Migrations that came about, and that were called off.
     var moved: Int
     var calledOff: Int
+    /// Of those: because a source's log time stood still, so that what ends in time would have ended early.
+    var lostTime: Int
     /// Cells whose moment never came.
     var missed: Int
     var ledBehindSnapshot: Int
@@ -116,6 +118,7 @@ struct MatrixSummary: Encodable {
         violations = report.failures.count
         moved = report.done
         calledOff = report.aborted
+        lostTime = report.lostTime
         missed = report.missed.count
         ledBehindSnapshot = report.ledBehindSnapshot
         acknowledged = report.acknowledged
@@ -154,7 +157,8 @@ struct MatrixSummary: Encodable {
             \(table.text)
 
             \(HumanText.count(cells, "cell")), \(violations == 0 ? "no violation" : "\(violations) VIOLATED")
-            \(grouped(moved)) migrations came about, \(grouped(calledOff)) were called off; in \
+            \(grouped(moved)) migrations came about, \(grouped(calledOff)) were called off, \
+            \(grouped(lostTime)) of them because a source's log time stood still; in \
             \(HumanText.count(missed, "cell")) the moment never came
             \(grouped(acknowledged)) operations acknowledged in \(grouped(Int(virtualSeconds))) virtual seconds, \
             \(HumanText.fixed(elapsedSeconds, 0)) s
