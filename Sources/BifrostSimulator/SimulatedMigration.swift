@@ -682,5 +682,7 @@ extension SimulatedPlan {
         // A round has many pages.
         settings.migrationPageRecords = 3
         settings.migrationPageBytes = 4_000
+        settings.migrationDigestRecords = 3
+        settings.migrationDigestBytes = 4_000
     }
 }

@@ -231,6 +231,8 @@ package struct SimulatedPlan: Sendable {
         // Pages of a few records, so that a migration has many.
         settings.migrationPageBytes = 20 + Int(random.below(2_000))
         settings.migrationPageRecords = 1 + Int(random.below(20))
+        settings.migrationDigestBytes = settings.migrationPageBytes
+        settings.migrationDigestRecords = settings.migrationPageRecords
         if dataTypePercent > 0 { settings.snapshotPieceBytes += 5_000 }
     }
 }

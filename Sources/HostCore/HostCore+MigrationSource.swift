@@ -115,7 +115,8 @@ extension HostCore {
         guard base == .zero || replica.view.manifest.horizon <= base else {
             return refuse(.deletionsForgotten)
         }
-        guard migrationBytesLeft > 0 else { return refuse(.notNow) }
+        // Writers wait for what comes behind the freeze: it counts, and does not wait for the next tick.
+        guard migrationBytesLeft > 0 || task.phase == .frozen else { return refuse(.notNow) }
         migrationBytesLeft -= settings.migrationPageBytes
         let place = next.isEmpty ? nil : try? RecordPosition(decoding: next)
         let asked = MigrationPageAsked(

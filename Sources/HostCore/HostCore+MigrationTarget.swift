@@ -227,5 +227,10 @@ extension HostCore {
         guard page.next.isEmpty else { return }
         drive.lastRoundBytes = drive.roundBytes
         drive.rounds += 1
+        // The last round's last page: the source's slots do not change any more, and it can read them while the page and the
+        // seal go into the log here. Its answer is looked at when the slots are sealed.
+        if let standing = drive.standing, standing.phase == .frozen, page.start >= standing.frozen {
+            ask(.compare(sourceTime: task.sourceTime, ownTime: task.ownTime), drive, migration)
+        }
     }
 }

@@ -30,6 +30,8 @@ final class MigrationDrive {
     let term: Term
     /// Its last command, until it is applied.
     var proposed: LogIndex?
+    /// Of the group's task when it was looked at last: gates change with it.
+    var phase: MigrationTask.Phase?
     /// The last report and the map's version then: said again while that is so.
     var saidTick: UInt64?
     var saidVersion: UInt64 = 0
@@ -143,6 +145,11 @@ extension HostCore {
             drives.append(drive)
             replica.drives += 1
         }
+        let phase = replica.machine.ownership.task(migration.id)?.phase
+        if phase != drive.phase {
+            drive.phase = phase
+            lookAtGates(of: replica)
+        }
         if let index = drive.proposed {
             guard replica.core.appliedIndex >= index else { return }
             drive.proposed = nil
@@ -244,10 +251,12 @@ extension HostCore {
         let (all, rest) = ranges.ranges(from: from)
         drive.number += 1
         drive.isReading = true
+        let isDigest = if case .digest = purpose { true } else { false }
         var read = MigrationRead(
             group: replica.group, replica: replica.id, migration: drive.id, number: drive.number, purpose: purpose,
-            pieces: [], rest: rest, base: base, recordsMax: settings.migrationPageRecords,
-            bytesMax: settings.migrationPageBytes, view: replica.coldView)
+            pieces: [], rest: rest, base: base,
+            recordsMax: isDigest ? settings.migrationDigestRecords : settings.migrationPageRecords,
+            bytesMax: isDigest ? settings.migrationDigestBytes : settings.migrationPageBytes, view: replica.coldView)
         var bytesLeft = read.bytesMax
         for range in all {
             guard bytesLeft > 0 else {

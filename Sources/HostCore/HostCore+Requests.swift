@@ -21,11 +21,11 @@ extension HostCore {
         guard let replica = replica(of: request.group) else { return refuse(call, .unknownGroup) }
         if let refusal = refusal(of: replica, slot: request.slot, epoch: request.epoch) {
             guard case .moved = refusal else { return refuse(call, refusal) }
-            guard !turnsAway(request, replica, refusal, call) else { return }
+            guard !turnsAway(request, replica, refusal, call, hasWaited: hasWaited) else { return }
         } else if replica.machine.ownership.hasMarks, !isPlanted("gate-not-looked-at"),
             let refusal = refusalBySlot(of: request, replica)
         {
-            guard !turnsAway(request, replica, refusal, call) else { return }
+            guard !turnsAway(request, replica, refusal, call, hasWaited: hasWaited) else { return }
         }
         if let refusal = MasterStateMachine.check(
             request.payload, slot: request.slot, level: map?.featureLevel ?? FeatureLevel.first,
@@ -91,11 +91,15 @@ extension HostCore {
     /// A command on a slot that this group does not serve now, or did not when it was sent. One that was done here before is
     /// to be proposed all the same (false): its entry answers it, and is the sign of life that its client takes it for. Of one
     /// that was not it may be said that it never will be only if the group has let go of the slot since the epoch that the
-    /// client names, and so since whatever it sent before.
+    /// client names, and so since whatever it sent before. At a gate that is about to open, here or elsewhere, it waits for a
+    /// moment.
     private func turnsAway(
-        _ request: ExecuteRequest, _ replica: Replica, _ refusal: Refusal, _ call: CallToken
+        _ request: ExecuteRequest, _ replica: Replica, _ refusal: Refusal, _ call: CallToken, hasWaited: Bool
     ) -> Bool {
+        let gate = replica.machine.ownership.gate(of: request.slot)
+        let mayWait = !hasWaited && replica.core.role == .leader && (gate == .frozen || gate == .arriving)
         guard let header = request.payload.withUnsafeBytes({ CommandHeader(of: $0) }), header.session != .none else {
+            if case .unavailable = refusal, mayWait, waitAtGate(request, call) { return true }
             refuse(call, refusal)
             return true
         }
@@ -111,8 +115,9 @@ extension HostCore {
         case nil: break
         }
         let ownership = replica.machine.ownership
+        if mayWait, waitAtGate(request, call) { return true }
         let since: Epoch
-        switch ownership.gate(of: request.slot) {
+        switch gate {
         case .moved(_, let epoch): since = epoch
         case .open: since = ownership.epoch(of: request.slot)
         case .frozen, .arriving: since = .zero

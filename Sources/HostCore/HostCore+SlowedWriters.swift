@@ -49,11 +49,12 @@ struct WriterBrake: Sendable {
     mutating func give(_ count: Int) { bytes += count }
 }
 
-/// A command that waits for its time.
+/// A command that waits for its time, or for a slot's gate to open.
 struct SlowedWrite {
     var request: ExecuteRequest
     var call: CallToken
     var dueTick: UInt64
+    var isAtGate = false
 }
 
 extension HostCore {
@@ -80,11 +81,15 @@ extension HostCore {
             return refuse(call, overloaded)
         }
         counts.writesSlowed += 1
+        hold(request, call, ticks: ticks, isAtGate: false)
+    }
+
+    private func hold(_ request: ExecuteRequest, _ call: CallToken, ticks: UInt64, isAtGate: Bool) {
         var request = request
         // It may be a small part of what came with it.
         request.payload = request.payload.compacted()
         slowedBytes += request.payload.count
-        slowed.append(SlowedWrite(request: request, call: call, dueTick: tickCount + ticks))
+        slowed.append(SlowedWrite(request: request, call: call, dueTick: tickCount + ticks, isAtGate: isAtGate))
     }
 
     func tickSlowed() {
@@ -101,6 +106,42 @@ extension HostCore {
             execute(write.request, call: write.call, hasWaited: true)
         }
     }
+
+    // MARK: Gates
+
+    /// For which a command waits at a gate. Then it is answered, and comes again: its number would keep those behind it
+    /// waiting, and a client takes who owes it answers for long for dead.
+    private var gateTicks: UInt64 { max(1, 100_000_000 / settings.tickNanoseconds) }
+
+    /// The slot is frozen, or not here yet. The step that ends that is on its way: who is sent away comes again after
+    /// pauses that get longer, and would sleep on when the slot is served again. Among commands that are delayed, within
+    /// their bounds; what is beyond them is sent away (false).
+    func waitAtGate(_ request: ExecuteRequest, _ call: CallToken) -> Bool {
+        guard slowed.count < Self.slowedWritesMax, slowedBytes + request.payload.count <= Self.slowedBytesMax else {
+            return false
+        }
+        hold(request, call, ticks: gateTicks, isAtGate: true)
+        return true
+    }
+
+    /// The group has come to another step of a migration: what waits at a gate that is another one now goes on as if it came
+    /// now, in the order in which it came.
+    func lookAtGates(of replica: Replica) {
+        guard slowed.contains(where: { $0.isAtGate && $0.request.group == replica.group }) else { return }
+        let all = slowed
+        slowed = []
+        for write in all {
+            let gate = replica.machine.ownership.gate(of: write.request.slot)
+            guard write.isAtGate, write.request.group == replica.group, gate != .frozen, gate != .arriving else {
+                slowed.append(write)
+                continue
+            }
+            slowedBytes -= write.request.payload.count
+            execute(write.request, call: write.call, hasWaited: true)
+        }
+    }
+
+    // MARK: Rounds
 
     /// The target begins a round: see whether it gets anywhere.
     func noteRound(_ drive: MigrationDrive, behind base: LogIndex, _ migration: MigrationRecord) {

@@ -109,6 +109,10 @@ public struct HostSettings: Sendable {
     /// A page of records of slots that move, at most, but for one record.
     package var migrationPageBytes = 256 << 10
     package var migrationPageRecords = 1_024
+    /// What one read takes into a digest, at most, but for one record. Nothing of it is kept or sent, and writers wait for
+    /// it: larger pieces than pages, so that there are few ways between event loop and readers.
+    package var migrationDigestBytes = 1 << 20
+    package var migrationDigestRecords = 4_096
     /// What the last round before the freeze may have brought: so much may come again while writers wait.
     package var migrationLittleBytes = 256 << 10
     /// Bytes of slots that move that one loop reads in a second for their new groups.

@@ -2,6 +2,7 @@
 
 import BifrostTool
 import Foundation
+import Primitives
 import Testing
 
 @Suite struct MeasureTests {
@@ -22,6 +23,18 @@ import Testing
         #expect(MeasureSpread.percentile(times, 100) == 200)
         #expect(MeasureSpread.percentile([7_000_000], 99) == 7)
         #expect(MeasureSpread.percentile([], 99) == nil)
+    }
+
+    @Test func soManySlotsMoveAsInAPlanForOneMoreGroup() {
+        #expect([1, 4, 16, 64, 1_000, 16_384].map { SlotMover.slotsOfPlan(groups: $0) } == [512, 512, 60, 3, 1, 1])
+    }
+
+    @Test func someSlotsAreSpreadOverAll() {
+        let slots = (0..<9).map { Slot(UInt16($0)) }
+        #expect(SlotMover.some(3, of: slots).map(\.rawValue) == [0, 3, 6])
+        #expect(SlotMover.some(2, of: slots).map(\.rawValue) == [0, 4])
+        #expect(SlotMover.some(9, of: slots) == slots && SlotMover.some(100, of: slots) == slots)
+        #expect(SlotMover.some(1, of: []).isEmpty)
     }
 
     @Test func anOrderOfElementsIsTheOneInWhichTheyCame() {

@@ -153,6 +153,44 @@ private func merge(
         #expect(used.sorted() == Settings.ofScripts.sorted())
     }
 
+    /// What is not asked for is left out of the description, and nothing else.
+    @Test func theParserIsAskedForTheFlagsThatAreNeeded() throws {
+        func commands(_ shape: CommandShape) -> [String] {
+            let below = (shape.subcommands ?? []).flatMap(commands)
+            return [shape.commandName] + below.map { "\(shape.commandName) \($0)" }
+        }
+        func find(_ words: [String], in shape: CommandShape) throws -> CommandShape {
+            var shape = shape
+            for word in words { shape = try #require(shape.subcommands?.first { $0.commandName == word }) }
+            return shape
+        }
+        let all = CommandShape.root
+        for words in [["put"], ["rebalance", "plan"], ["bench"], ["help"], ["nothing"], []] {
+            let none = Settings.shape(for: words + ["x"], environment: ["PATH": "/bin", "BIFROST_SEEDS": "1"])
+            #expect(commands(none) == commands(all) && none.allSettableNames.isEmpty)
+            #expect(
+                none.unknownCommand(in: ["nothing"])?.expected == all.unknownCommand(in: ["nothing"])?.expected)
+        }
+        for words in [["put"], ["rebalance", "plan"], ["bench"]] {
+            let environment = ["BIFROST_CONNECT": "a:1", "BIFROST_TIMEOUT": "1s"]
+            let own = Settings.shape(for: words + ["x"], environment: environment)
+            #expect(commands(own) == commands(all))
+            let names = try find(words, in: all).settable.map(\.longNames)
+            #expect(try find(words, in: own).settable.map(\.longNames) == names && names.count > 2)
+            #expect(own.allSettableNames == Array(Set(names.flatMap { $0 })).sorted())
+        }
+        // Another command's variable, one that is misspelt, a file.
+        #expect(
+            Settings.shape(for: ["put"], environment: ["BIFROST_PAYLOAD": "1"]).allSettableNames
+                == all.allSettableNames)
+        #expect(
+            Settings.shape(for: ["put"], environment: ["BIFROST_CONECT": "1"]).allSettableNames
+                == all.allSettableNames)
+        #expect(
+            Settings.shape(for: ["put", "--config", "f.json"], environment: [:]).allSettableNames
+                == all.allSettableNames)
+    }
+
     @Test func wordsThatAreNoCommandsAreFound() {
         func found(_ words: String...) -> [String]? { shape.unknownCommand(in: words).map { [$0.word] + $0.expected } }
         #expect(found("gte") == ["gte", "get", "serve", "ring"])

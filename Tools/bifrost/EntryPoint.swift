@@ -1,6 +1,5 @@
 // Where the process begins: arguments and settings become a command, its outcome becomes an exit code and at most one
-// line
-// on standard error. Owns nothing else; what commands do stands in their own files.
+// line on standard error. Owns nothing else; what commands do stands in their own files.
 
 import ArgumentParser
 import Bifrost
@@ -57,8 +56,8 @@ struct EntryPoint {
 
     /// Nil: help or the version was asked for, and is printed.
     private static func parse(_ arguments: [String]) throws -> Parsed? {
-        let shape = CommandShape.root
         let environment = ProcessInfo.processInfo.environment
+        let shape = Settings.shape(for: arguments, environment: environment)
         // Once: what this program starts itself says nothing of it.
         if !arguments.contains("--worker"), let warning = Settings.misspelt(environment: environment, shape: shape) {
             Output.note(warning)

@@ -162,14 +162,11 @@ struct GroupSplit: AsyncParsableCommand {
         let replicas = UInt64(map.group(new)?.replicas.count ?? 1)
         let plan = RebalancePlan(
             moving: halves.moving, from: group.id, to: new, bytes: halves.bytes * replicas)
-        let (steps, rest) = Rebalancing.steps(of: plan, bytesMax: AdministerRequest.payloadBytesMax - 1_024)
-        guard rest == nil else {
+        let order = try RebalancingOrder(plan, for: map, limits)
+        guard order.stepsLeft == nil else {
             throw ToolError(.fault, "half of a group does not fit into a command; please report it")
         }
-        return try await administrator.begin(
-            RebalancingPlan(
-                token: UInt64.random(in: 1...UInt64.max), steps: steps, for: map,
-                limits: limits.over(Rebalancing.Limits())))
+        return try await administrator.begin(order.plan)
     }
 }
 

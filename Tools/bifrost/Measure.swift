@@ -1,6 +1,6 @@
 // `bifrost measure`: what a cluster of many groups costs, how fast it is there again, and how fast it is saved; how
-// queries of state machines scale; how soon watches are told; how large collections behave; how slots move. Owns what its
-// subcommands share; each of them has a file of its own.
+// queries of state machines scale; how soon watches are told; how large collections behave; how slots move, and what is
+// served meanwhile. Owns what its subcommands share; each of them has a file of its own.
 
 import ArgumentParser
 import Bifrost
@@ -16,15 +16,16 @@ struct Measure: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "measure",
         abstract:
-            "Measures failover, idle groups, restarts, saves, queries, watches, sessions, collections, moves, on own hosts.",
+            "Measures failover, idle groups, restarts, saves, queries, watches, sessions, collections, moves, throughput.",
         discussion: """
             Each starts host processes on loopback in a new directory below --directory, which has to be on a real disk, \
             makes a cluster of --groups groups and writes a record to each of them before anything is measured. The hosts \
-            and their directory are removed at the end. For throughput and latency see 'bifrost bench'.
+            and their directory are removed at the end. For throughput and latency of one cluster see 'bifrost bench'.
             """,
         subcommands: [
             MeasureFailover.self, MeasureIdle.self, MeasureRestart.self, MeasureSnapshots.self, MeasureQueries.self,
             MeasureWatches.self, MeasureSessions.self, MeasureCollections.self, MeasureMoves.self,
+            MeasureThroughput.self,
         ])
 }
 
@@ -70,6 +71,19 @@ struct MeasureOptions: ParsableArguments {
     func run<Report: MeasureReport>(
         _ name: String, _ body: (MeasuredCluster) async throws -> Report
     ) async throws {
+        try await hosted(name) { cluster in try finish(try await body(cluster), cluster.ends) }
+    }
+
+    func finish(_ report: some MeasureReport, _ ends: [String]) throws {
+        if common.json { try Output.json(report) } else { try Output.line(report.text) }
+        let problems = report.problems + ends
+        guard problems.isEmpty else {
+            throw ToolError(.negative, "the run does not count: \(problems.joined(separator: "; "))")
+        }
+    }
+
+    /// The same with whatever the body does with the cluster.
+    func hosted<Result>(_ name: String, _ body: (MeasuredCluster) async throws -> Result) async throws -> Result {
         let local = try LocalCluster(
             below: try LocalCluster.parentDirectory(directory), name: "bifrost-measure", count: hosts)
         local.disposeOnSignals(keepDirectory: keep)
@@ -80,12 +94,7 @@ struct MeasureOptions: ParsableArguments {
         }
         do {
             let cluster = MeasuredCluster(local: local, options: self, name: name)
-            let report = try await body(cluster)
-            if common.json { try Output.json(report) } else { try Output.line(report.text) }
-            let problems = report.problems + cluster.ends
-            guard problems.isEmpty else {
-                throw ToolError(.negative, "the run does not count: \(problems.joined(separator: "; "))")
-            }
+            return try await body(cluster)
         } catch {
             Output.error("\(name): what the hosts said last:\n")
             for line in local.hosts.flatMap(\.lastWords) { Output.error("\(name):   \(line)\n") }
@@ -164,6 +173,18 @@ final class MeasuredCluster {
         return (made, RPCClock.now().since(begin))
     }
 
+    /// The same of a cluster whose slots can move: at a feature level that is in the making.
+    func beginAtLevelOfMoves() async throws {
+        hostArguments = ["--feature-level", "\(FeatureLevel.migrations)"]
+        _ = try await begin()
+        let upgrade = try await local.command(
+            ["cluster", "upgrade", "--to", "\(FeatureLevel.migrations)", "--connect", local.addresses],
+            limit: options.patience)
+        guard upgrade.ending == .exit(0) else {
+            throw ToolError(.unavailable, "cluster upgrade ended with \(upgrade.ending): \(upgrade.errorText)")
+        }
+    }
+
     func start(_ host: LocalCluster.HostProcess) throws {
         try local.start(host, arguments: (options.loops.map { ["--loops", "\($0)"] } ?? []) + hostArguments)
     }
@@ -236,6 +257,29 @@ final class MeasuredCluster {
         }
     }
 
+    /// Writes "~measure/value/0", "~measure/value/1", … until their values have so many MiB.
+    /// - Returns: the keys.
+    func fill(megabytes: Int, with value: Bytes) async throws -> [Bytes] {
+        let count = max(1, (megabytes << 20) / max(value.count, 1))
+        let keys = (0..<count).map { Bytes("~measure/value/\($0)") }
+        var from = 0
+        while from < count {
+            let end = min(count, from + 65_536)
+            let part = keys[from..<end].map { (group: GroupID.meta, key: $0) }
+            _ = try await write("filling, \(HumanText.count(count - from, "value")) to go", part, value: value)
+            from = end
+        }
+        return keys
+    }
+
+    /// Bytes that look like no others; of one seed the same.
+    static func value(bytes count: Int, seed: UInt64) -> Bytes {
+        var random = SeededRandom(seed: seed)
+        return Bytes(count: count) { bytes in
+            for place in bytes.indices { bytes[place] = UInt8(truncatingIfNeeded: random.next()) }
+        }
+    }
+
     /// Writes to the group's key again and again until it is acknowledged, whatever comes in between.
     /// - Returns: nanoseconds since `start`; nil if that took longer than the patience.
     static func firstWrite(_ key: Bytes, by client: Cluster, since start: Instant, within patience: Duration) async
@@ -265,6 +309,9 @@ final class MeasuredCluster {
             return figures
         }
     }
+
+    /// Of all hosts together.
+    func cpuNanoseconds() throws -> UInt64 { try figures().reduce(0) { $0 + $1.cpuNanoseconds } }
 
     /// Until the host answers.
     func waitUntilThere(_ host: LocalCluster.HostProcess) async throws {

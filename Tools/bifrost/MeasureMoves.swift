@@ -12,28 +12,40 @@ struct MeasureMoves: AsyncParsableCommand {
         commandName: "moves",
         abstract: "Moves slots between groups under load, and measures rate, pauses and what writers notice.",
         discussion: """
-            Writes --megabytes over all keys, and then lets writers go on at a steady rate: first alone, then while all \
-            slots of one group move to the next, and back. --rounds times. The rate is of the moved slots' values, from \
-            when the move is asked for until the target serves; the times are of single writes, from when each was due. \
-            Beside them --probes of the moved slots get a write every few milliseconds, one behind the other: the longest \
-            is that slot's pause.
+            Writes --megabytes over all keys, and then lets writers go on at a steady rate: first alone, for --seconds, and \
+            then for as long while --slots of one group move to the next and back, again and again. --rounds times, each \
+            with the slots of another group. The rate is of the moved slots' values, from when a move is asked for until the \
+            target serves; the times are of single writes, from when each was due. Beside them --probes of the moved slots \
+            get a write every few milliseconds, one behind the other: the longest in a move is that slot's pause.
+
+            Without --rate the most that the cluster takes is measured first, and writers have --load of that.
 
             EXAMPLES:
-              bifrost measure moves --groups 16 --megabytes 1024
-              bifrost measure moves --groups 4 --megabytes 128 --rate 2000 --json
+              bifrost measure moves --groups 16 --megabytes 256
+              bifrost measure moves --groups 16 --megabytes 256 --slots 60 --rate 2000 --json
+              bifrost measure moves --groups 4 --megabytes 64 --slots 4096 --rounds 2
             """)
 
     @Option(help: ArgumentHelp("Bytes of values, in MiB, 1 to 65536.", valueName: "MiB"))
     var megabytes = 256
     @Option(help: ArgumentHelp("Bytes of each value.", valueName: "bytes"))
     var payload = 1_024
+    @Option(
+        help: ArgumentHelp(
+            "Slots that move at a time, 1 to \(MigrationRecord.slotsMax); at most all that a group has. (default: as in a plan for one "
+                + "more group: 60 of 16 groups)", valueName: "count"))
+    var slots: Int?
     @Option(help: ArgumentHelp("Writes per second meanwhile, 1 to 100000.", valueName: "count"))
-    var rate = 2_000
+    var rate: Int?
+    @Option(
+        help: ArgumentHelp(
+            "Without --rate: which part of the most that the cluster takes, 0.01 to 1.", valueName: "part"))
+    var load = 0.5
     @Option(help: ArgumentHelp("Moved slots whose pause is measured, 1 to 256.", valueName: "count"))
-    var probes = 16
-    @Option(help: ArgumentHelp("Seconds of writes alone before each round, 1 to 600.", valueName: "seconds"))
+    var probes = 8
+    @Option(help: ArgumentHelp("Seconds of writes alone, and of moves, in each round, 1 to 600.", valueName: "seconds"))
     var seconds = 5
-    @Option(help: ArgumentHelp("How often slots go and come back, 1 to 100.", valueName: "count"))
+    @Option(help: ArgumentHelp("How often all of it is done, 1 to 100.", valueName: "count"))
     var rounds = 3
     @OptionGroup var options: MeasureOptions
 
@@ -44,7 +56,13 @@ struct MeasureMoves: AsyncParsableCommand {
         guard (1...Limits.valueBytesMax).contains(payload) else {
             throw ValidationError("--payload takes 1 to \(Limits.valueBytesMax) bytes, not \(payload)")
         }
-        guard (1...100_000).contains(rate) else { throw ValidationError("--rate takes 1 to 100000, not \(rate)") }
+        if let slots, !(1...MigrationRecord.slotsMax).contains(slots) {
+            throw ValidationError("--slots takes 1 to \(MigrationRecord.slotsMax), not \(slots)")
+        }
+        if let rate, !(1...100_000).contains(rate) {
+            throw ValidationError("--rate takes 1 to 100000, not \(rate)")
+        }
+        guard (0.01...1).contains(load) else { throw ValidationError("--load takes 0.01 to 1, not \(load)") }
         guard (1...256).contains(probes) else { throw ValidationError("--probes takes 1 to 256, not \(probes)") }
         guard (1...600).contains(seconds) else { throw ValidationError("--seconds takes 1 to 600, not \(seconds)") }
         guard (1...100).contains(rounds) else { throw ValidationError("--rounds takes 1 to 100, not \(rounds)") }
@@ -54,31 +72,26 @@ struct MeasureMoves: AsyncParsableCommand {
     }
 
     private struct Report: MeasureReport {
-        struct Writes: Encodable {
-            var count: Int
-            var medianMillis: Double
-            var p99Millis: Double
-            var worstMillis: Double
-
-            init?(_ nanoseconds: [UInt64]) {
-                guard let spread = MeasureSpread(nanoseconds), let p99 = MeasureSpread.percentile(nanoseconds, 99)
-                else { return nil }
-                (count, medianMillis, worstMillis) = (spread.count, spread.medianMillis, spread.worstMillis)
-                p99Millis = p99
-            }
-        }
         struct Move: Encodable {
             var source: UInt32
             var target: UInt32
-            var slots: Int
-            var bytes: UInt64
             var seconds: Double
             var megabytesPerSecond: Double
-            /// CPU of all hosts meanwhile, without what the writers cost in that time, as far as that was measured before.
-            var hostCpuMillis: Double
-            var alone: Writes?
-            var beside: Writes?
-            /// The longest write of each probed slot, beside the move and alone.
+            /// The longest write of each probed slot.
+            var pauses: MeasureSpread?
+        }
+        struct Round: Encodable {
+            var slots: Int
+            /// Of the slots' values: each move takes as much.
+            var bytes: UInt64
+            var moves: [Move]
+            /// Of all moves: their bytes, by the time until the targets served.
+            var megabytesPerSecond: Double
+            /// CPU of all hosts for each move, without what the writers cost in that time, as far as that was measured before.
+            var hostCpuMillisPerMove: Double
+            var alone: WriteTimes?
+            var beside: WriteTimes?
+            /// Over all moves and probed slots; and the longest write of each slot in the time alone.
             var pauses: MeasureSpread?
             var longestAlone: MeasureSpread?
         }
@@ -87,9 +100,14 @@ struct MeasureMoves: AsyncParsableCommand {
         var megabytes: Int
         var payload: Int
         var rate: Int
+        /// Writes per second that the cluster took when as many as possible were asked for; nil: not measured.
+        var mostPerSecond: Double?
         var probes: Int
-        var moves: [Move]
-        /// Over all moves and probed slots.
+        var rounds: [Round]
+        /// Over all rounds.
+        var megabytesPerSecond: Double
+        var alone: WriteTimes?
+        var beside: WriteTimes?
         var pauses: MeasureSpread?
         var failedWrites: Int
         var machine: Machine
@@ -99,162 +117,145 @@ struct MeasureMoves: AsyncParsableCommand {
 
         var text: String {
             var table = Table([
-                ("move", .right), ("slots", .right), ("bytes", .right), ("seconds", .right), ("MB/s", .right),
+                ("round", .right), ("moves", .right), ("slots", .right), ("bytes", .right), ("MB/s", .right),
                 ("p99 alone ms", .right), ("beside ms", .right), ("pause p50 ms", .right), ("worst ms", .right),
                 ("CPU ms", .right),
             ])
             func millis(_ value: Double?) -> String { value.map { HumanText.fixed($0, 1) } ?? "-" }
-            for move in moves {
+            for (number, round) in rounds.enumerated() {
                 table.add([
-                    "\(move.source) → \(move.target)", "\(move.slots)", HumanText.bytes(move.bytes),
-                    HumanText.fixed(move.seconds, 2), HumanText.fixed(move.megabytesPerSecond, 1),
-                    millis(move.alone?.p99Millis), millis(move.beside?.p99Millis), millis(move.pauses?.medianMillis),
-                    millis(move.pauses?.worstMillis), HumanText.fixed(move.hostCpuMillis, 0),
+                    "\(number + 1)", "\(round.moves.count)", "\(round.slots)", HumanText.bytes(round.bytes),
+                    HumanText.fixed(round.megabytesPerSecond, 1), WriteTimes.p99Text(round.alone),
+                    WriteTimes.p99Text(round.beside), millis(round.pauses?.medianMillis),
+                    millis(round.pauses?.worstMillis), HumanText.fixed(round.hostCpuMillisPerMove, 0),
                 ])
             }
+            let moves = rounds.reduce(0) { $0 + $1.moves.count }
             return [
-                table.text, "", "pauses of slots  \(pauses?.text ?? "-")",
-                "\(groups) groups on \(hosts) hosts, values of \(payload) bytes, \(rate) writes per second and "
-                    + "\(HumanText.count(probes, "probe")) meanwhile",
+                table.text, "",
+                "all           \(HumanText.count(moves, "move")), \(HumanText.fixed(megabytesPerSecond, 1)) MB/s; writes' p99 "
+                    + "\(WriteTimes.p99Text(alone)) ms alone, \(WriteTimes.p99Text(beside)) ms beside",
+                "pauses        \(pauses?.text ?? "-")",
+                "load          \(HumanText.grouped(UInt64(rate))) writes per second"
+                    + (mostPerSecond.map { " of \(HumanText.grouped(UInt64($0))) at most" } ?? "")
+                    + ", and \(HumanText.count(probes, "probe")) while slots move",
+                "cluster       \(groups) groups on \(hosts) hosts, values of \(payload) bytes",
                 machine.line,
             ].joined(separator: "\n")
         }
     }
 
+    /// What a round was, and all of its times.
+    private struct Measured {
+        var round: Report.Round
+        var alone: [UInt64]
+        var beside: [UInt64]
+        var pauses: [UInt64] = []
+        var moveNanoseconds: UInt64 = 0
+        var failed: Int
+    }
+
     func run() async throws {
         try await options.run("moves") { cluster in
-            // Slots move at a level that is in the making.
-            cluster.hostArguments = ["--feature-level", "\(FeatureLevel.migrations)"]
-            _ = try await cluster.begin()
-            let upgrade = try await cluster.local.command(
-                ["cluster", "upgrade", "--to", "\(FeatureLevel.migrations)", "--connect", cluster.local.addresses],
-                limit: options.patience)
-            guard upgrade.ending == .exit(0) else {
-                throw ToolError(.unavailable, "cluster upgrade ended with \(upgrade.ending): \(upgrade.errorText)")
-            }
+            try await cluster.beginAtLevelOfMoves()
             let client = try await cluster.connect()
-            let keys = try await fill(cluster)
-            let operators = Administrator(
-                seeds: cluster.local.hosts.map(\.address), timeout: options.patience * (4 * rounds))
-            defer { operators.close() }
-            let groups = try await client.map().dataGroups.map(\.id)
-            var moves: [Report.Move] = []
-            let slots = try await client.map().ring.slots(of: groups[0])
-            var pauses: [UInt64] = []
-            var failed = 0
-            for number in 0..<2 * rounds {
-                try await cluster.waitUntilSettled("before move \(number + 1)")
-                let (source, target) = number % 2 == 0 ? (groups[0], groups[1]) : (groups[1], groups[0])
-                let (move, longest, errors) = try await self.move(
-                    slots, from: source, to: target, cluster, operators, keys)
-                moves.append(move)
-                pauses += longest
-                failed += errors
+            let value = MeasuredCluster.value(bytes: payload, seed: 1)
+            let keys = try await cluster.fill(megabytes: megabytes, with: value)
+            var most: Double?
+            if rate == nil {
+                try await cluster.waitUntilSettled("before the most is measured")
+                most = try await SteadyWriters.most(client, keys: keys, value: value, for: .seconds(seconds))
+                cluster.say("the cluster takes \(HumanText.grouped(UInt64(most ?? 0))) writes per second")
+            }
+            let rate = rate ?? max(1, Int((most ?? 0) * load))
+            let mover = SlotMover(cluster.local.hosts.map(\.address), patience: options.patience)
+            defer { mover.close() }
+            let map = try await client.map()
+            let groups = map.dataGroups.map(\.id)
+            let count = slots ?? SlotMover.slotsOfPlan(groups: groups.count)
+            var measured: [Measured] = []
+            for number in 0..<rounds {
+                try await cluster.waitUntilSettled("before round \(number + 1)")
+                let home = groups[number % groups.count]
+                let next = try await round(
+                    SlotMover.some(count, of: map.ring.slots(of: home)), of: home,
+                    beside: groups[(number + 1) % groups.count], cluster, mover, keys, value, rate)
+                measured.append(next)
                 cluster.say(
-                    "move \(number + 1) of \(2 * rounds): \(HumanText.fixed(move.megabytesPerSecond, 1)) MB/s, longest pause "
-                        + "\(HumanText.fixed(move.pauses?.worstMillis ?? 0, 1)) ms")
+                    "round \(number + 1) of \(rounds): \(HumanText.fixed(next.round.megabytesPerSecond, 1)) MB/s, longest pause "
+                        + "\(HumanText.fixed(next.round.pauses?.worstMillis ?? 0, 1)) ms")
             }
             cluster.noteEnds()
+            let bytes = measured.reduce(0) { $0 + $1.round.bytes * UInt64($1.round.moves.count) }
             return Report(
                 groups: options.groups, hosts: options.hosts, megabytes: megabytes, payload: payload, rate: rate,
-                probes: probes, moves: moves, pauses: MeasureSpread(pauses), failedWrites: failed,
-                machine: cluster.machine)
+                mostPerSecond: most, probes: probes, rounds: measured.map(\.round),
+                megabytesPerSecond: Self.megabytesPerSecond(bytes, measured.reduce(0) { $0 + $1.moveNanoseconds }),
+                alone: WriteTimes(measured.flatMap(\.alone)), beside: WriteTimes(measured.flatMap(\.beside)),
+                pauses: MeasureSpread(measured.flatMap(\.pauses)),
+                failedWrites: measured.reduce(0) { $0 + $1.failed }, machine: cluster.machine)
         }
     }
 
-    private var value: Bytes {
-        var random = SeededRandom(seed: 1)
-        return Bytes(count: payload) { bytes in
-            for place in bytes.indices { bytes[place] = UInt8(truncatingIfNeeded: random.next()) }
-        }
+    private static func megabytesPerSecond(_ bytes: UInt64, _ nanoseconds: UInt64) -> Double {
+        Double(bytes) / 1e6 / (Double(max(nanoseconds, 1)) / 1e9)
     }
 
-    private func fill(_ cluster: MeasuredCluster) async throws -> [Bytes] {
-        let count = max(1, (megabytes << 20) / payload)
-        let keys = (0..<count).map { Bytes("~measure/value/\($0)") }
-        var from = 0
-        while from < count {
-            let end = min(count, from + 65_536)
-            let part = keys[from..<end].map { (group: GroupID.meta, key: $0) }
-            _ = try await cluster.write(
-                "filling, \(HumanText.count(count - from, "value")) to go", part, value: value)
-            from = end
-        }
-        return keys
-    }
-
-    private func move(
-        _ slots: [Slot], from source: GroupID, to target: GroupID, _ cluster: MeasuredCluster,
-        _ operators: Administrator, _ keys: [Bytes]
-    ) async throws -> (Report.Move, [UInt64], Int) {
+    /// Writers alone, and then the slots there and back until as much time is over.
+    private func round(
+        _ slots: [Slot], of home: GroupID, beside other: GroupID, _ cluster: MeasuredCluster, _ mover: SlotMover,
+        _ keys: [Bytes], _ value: Bytes, _ rate: Int
+    ) async throws -> Measured {
         let client = try await cluster.connect()
         let moving = Set(slots)
         let inside = keys.filter { moving.contains(slot(of: $0)) }
         // Some slots, spread over all of them, with a key of each.
-        var probed: [Slot: Bytes] = [:]
-        for key in inside { probed[slot(of: key)] = key }
-        let step = max(1, slots.count / probes)
-        let places = stride(from: 0, to: slots.count, by: step).compactMap { probed[slots[$0]] }.prefix(probes)
-        func writing<T>(_ body: () async throws -> T) async throws -> (T, SteadyWriters.Outcome, SlotProbes.Outcome) {
-            let writers = SteadyWriters(client, keys: keys, value: value, rate: rate, seed: UInt64(source.rawValue))
-            let probes = SlotProbes(client, keys: Array(places), value: value)
-            async let written = writers.run()
-            async let longest = probes.run()
-            do {
-                let result = try await body()
-                writers.stop()
-                probes.stop()
-                return (result, await written, await longest)
-            } catch {
-                writers.stop()
-                probes.stop()
-                _ = (await written, await longest)
-                throw error
-            }
+        var keyOfSlot: [Slot: Bytes] = [:]
+        for key in inside { keyOfSlot[slot(of: key)] = key }
+        let places = SlotMover.some(probes, of: slots.filter { keyOfSlot[$0] != nil }).compactMap { keyOfSlot[$0] }
+        func writers() -> SteadyWriters {
+            SteadyWriters(client, keys: keys, value: value, rate: rate, seed: UInt64(home.rawValue))
         }
-        func cpu() throws -> UInt64 { try cluster.figures().reduce(0) { $0 + $1.cpuNanoseconds } }
-        let before = try cpu()
-        let (_, alone, restingProbes) = try await writing { try await Task.sleep(for: .seconds(seconds)) }
-        let begin = try cpu()
+        let before = try cluster.cpuNanoseconds()
+        let (resting, alone) = try await writers().beside {
+            try await SlotProbes(client, keys: places, value: value).beside {
+                try await Task.sleep(for: .seconds(seconds))
+            }.1
+        }
+        let begin = try cluster.cpuNanoseconds()
         let perSecond = Double(begin - before) / Double(seconds)
-        let (nanoseconds, beside, movingProbes) = try await writing {
-            let start = RPCClock.now()
-            let change = try await operators.bring(
-                about: .moveSlots(slots, from: source, to: target), from: try await operators.map())
-            try await served(slots, by: target, since: change.mapVersion, operators)
-            return RPCClock.now().since(start)
-        }
-        let spent = Double(try cpu() - begin) - perSecond * Double(nanoseconds) / 1e9
+        let start = RPCClock.now()
         let bytes = UInt64(inside.count) * UInt64(payload)
-        return (
-            Report.Move(
-                source: source.rawValue, target: target.rawValue, slots: slots.count, bytes: bytes,
-                seconds: Double(nanoseconds) / 1e9,
-                megabytesPerSecond: Double(bytes) / 1e6 / (Double(max(nanoseconds, 1)) / 1e9),
-                hostCpuMillis: spent / 1e6, alone: Report.Writes(alone.nanoseconds),
-                beside: Report.Writes(beside.nanoseconds), pauses: MeasureSpread(movingProbes.longest),
-                longestAlone: MeasureSpread(restingProbes.longest)),
-            movingProbes.longest,
-            alone.failed + beside.failed + restingProbes.failed + movingProbes.failed
-        )
-    }
-
-    /// Until the target serves all of them, as the map tells.
-    private func served(
-        _ slots: [Slot], by target: GroupID, since version: UInt64, _ operators: Administrator
-    ) async throws {
-        while true {
-            let map = try await operators.map()
-            let migration = map.migrations.first { $0.target == target }
-            if map.version >= version, migration.map({ $0.state == .activated }) ?? true {
-                guard slots.allSatisfy({ map.ring.owner(of: $0) == target }) else {
-                    throw ToolError(.negative, "the move to group \(target) was given up by the cluster")
+        var moves: [Report.Move] = []
+        var (moveNanoseconds, pauses, failed) = (UInt64(0), [UInt64](), 0)
+        let (_, beside) = try await writers().beside {
+            while RPCClock.now().since(start) < UInt64(seconds) * 1_000_000_000 {
+                for (source, target) in [(home, other), (other, home)] {
+                    let (nanoseconds, probed) = try await SlotProbes(client, keys: places, value: value).beside {
+                        try await mover.move(slots, from: source, to: target)
+                    }
+                    moves.append(
+                        Report.Move(
+                            source: source.rawValue, target: target.rawValue, seconds: Double(nanoseconds) / 1e9,
+                            megabytesPerSecond: Self.megabytesPerSecond(bytes, nanoseconds),
+                            pauses: MeasureSpread(probed.longest)))
+                    moveNanoseconds += nanoseconds
+                    pauses += probed.longest
+                    failed += probed.failed
+                    try await mover.rest(slots)
                 }
-                return
             }
-            guard !operators.isOver else { throw ToolError(.unavailable, "the move to group \(target) takes too long") }
-            try await Task.sleep(for: .milliseconds(5))
         }
+        let spent = Double(try cluster.cpuNanoseconds() - begin) - perSecond * Double(RPCClock.now().since(start)) / 1e9
+        let round = Report.Round(
+            slots: slots.count, bytes: bytes, moves: moves,
+            megabytesPerSecond: Self.megabytesPerSecond(bytes * UInt64(moves.count), moveNanoseconds),
+            hostCpuMillisPerMove: spent / 1e6 / Double(max(moves.count, 1)), alone: WriteTimes(alone.nanoseconds),
+            beside: WriteTimes(beside.nanoseconds), pauses: MeasureSpread(pauses),
+            longestAlone: MeasureSpread(resting.longest))
+        return Measured(
+            round: round, alone: alone.nanoseconds, beside: beside.nanoseconds, pauses: pauses,
+            moveNanoseconds: moveNanoseconds, failed: failed + resting.failed + alone.failed + beside.failed)
     }
 }
 
@@ -276,9 +277,23 @@ private final class SlotProbes: Sendable {
         (self.client, self.keys, self.value) = (client, keys, value)
     }
 
-    func stop() { isStopping.withLock { $0 = true } }
+    private func stop() { isStopping.withLock { $0 = true } }
 
-    func run() async -> Outcome {
+    /// They write while the body runs.
+    func beside<Result>(_ body: () async throws -> Result) async throws -> (Result, Outcome) {
+        let task = Task { await run() }
+        do {
+            let result = try await body()
+            stop()
+            return (result, await task.value)
+        } catch {
+            stop()
+            _ = await task.value
+            throw error
+        }
+    }
+
+    private func run() async -> Outcome {
         await withTaskGroup(of: (longest: UInt64, failed: Int).self) { group in
             for key in keys {
                 group.addTask { [self] in

@@ -48,19 +48,6 @@ struct MeasureSnapshots: AsyncParsableCommand {
     }
 
     private struct Report: MeasureReport {
-        struct Writes: Encodable {
-            var count: Int
-            var medianMillis: Double
-            var p99Millis: Double
-            var worstMillis: Double
-
-            init?(_ nanoseconds: [UInt64]) {
-                guard let spread = MeasureSpread(nanoseconds), let p99 = MeasureSpread.percentile(nanoseconds, 99)
-                else { return nil }
-                (count, medianMillis, worstMillis) = (spread.count, spread.medianMillis, spread.worstMillis)
-                p99Millis = p99
-            }
-        }
         struct Round: Encodable {
             var bytes: UInt64
             var saveMegabytesPerSecond: Double
@@ -68,9 +55,9 @@ struct MeasureSnapshots: AsyncParsableCommand {
             /// CPU of all hosts while they were saved, without what the writers cost in that time, as far as that was
             /// measured before.
             var saveHostCpuMillis: Double
-            var alone: Writes?
-            var besideSave: Writes?
-            var besideCopy: Writes?
+            var alone: WriteTimes?
+            var besideSave: WriteTimes?
+            var besideCopy: WriteTimes?
         }
         var groups: Int
         var hosts: Int
@@ -90,13 +77,13 @@ struct MeasureSnapshots: AsyncParsableCommand {
                 ("p99 alone ms", .right), ("beside save ms", .right), ("beside cp ms", .right),
                 ("save CPU ms", .right),
             ])
-            func millis(_ writes: Writes?) -> String { writes.map { HumanText.fixed($0.p99Millis, 1) } ?? "-" }
             for (number, round) in rounds.enumerated() {
                 table.add([
                     "\(number + 1)", HumanText.bytes(round.bytes), HumanText.fixed(round.saveMegabytesPerSecond, 0),
                     HumanText.fixed(round.copyMegabytesPerSecond, 0),
                     HumanText.fixed(round.saveMegabytesPerSecond / max(round.copyMegabytesPerSecond, 0.001), 2),
-                    millis(round.alone), millis(round.besideSave), millis(round.besideCopy),
+                    WriteTimes.p99Text(round.alone), WriteTimes.p99Text(round.besideSave),
+                    WriteTimes.p99Text(round.besideCopy),
                     HumanText.fixed(round.saveHostCpuMillis, 0),
                 ])
             }
@@ -111,7 +98,8 @@ struct MeasureSnapshots: AsyncParsableCommand {
     func run() async throws {
         try await options.run("snapshots") { cluster in
             _ = try await cluster.begin()
-            let keys = try await fill(cluster)
+            let keys = try await cluster.fill(
+                megabytes: megabytes, with: MeasuredCluster.value(bytes: payload, seed: 1))
             let map = try await cluster.connect().map()
             let own = keys.map { (group: map.ring.owner(of: slot(of: $0)) ?? .meta, key: $0) }
             var rounds: [Report.Round] = []
@@ -132,50 +120,17 @@ struct MeasureSnapshots: AsyncParsableCommand {
         }
     }
 
-    private func value(_ seed: Int) -> Bytes {
-        var random = SeededRandom(seed: UInt64(seed))
-        return Bytes(count: payload) { bytes in
-            for place in bytes.indices { bytes[place] = UInt8(truncatingIfNeeded: random.next()) }
-        }
-    }
-
-    private func fill(_ cluster: MeasuredCluster) async throws -> [Bytes] {
-        let count = max(1, (megabytes << 20) / payload)
-        let keys = (0..<count).map { Bytes("~measure/value/\($0)") }
-        let content = value(1)
-        var from = 0
-        while from < count {
-            let end = min(count, from + 65_536)
-            let part = keys[from..<end].map { (group: GroupID.meta, key: $0) }
-            _ = try await cluster.write(
-                "filling, \(HumanText.count(count - from, "value")) to go", part, value: content)
-            from = end
-        }
-        return keys
-    }
-
     private func round(_ number: Int, _ cluster: MeasuredCluster, _ keys: [Bytes]) async throws -> (Report.Round, Int) {
         let client = try await cluster.connect()
         let save = cluster.local.directory + "/save-\(number)"
         let copy = cluster.local.directory + "/copy-\(number)"
-        let content = value(number + 1)
+        let content = MeasuredCluster.value(bytes: payload, seed: UInt64(number + 1))
         func writing<T>(_ body: () async throws -> T) async throws -> (T, SteadyWriters.Outcome) {
-            let writers = SteadyWriters(client, keys: keys, value: content, rate: rate, seed: UInt64(number))
-            let task = Task { await writers.run() }
-            do {
-                let result = try await body()
-                writers.stop()
-                return (result, await task.value)
-            } catch {
-                writers.stop()
-                _ = await task.value
-                throw error
-            }
+            try await SteadyWriters(client, keys: keys, value: content, rate: rate, seed: UInt64(number)).beside(body)
         }
-        func cpu() throws -> UInt64 { try cluster.figures().reduce(0) { $0 + $1.cpuNanoseconds } }
-        let before = try cpu()
+        let before = try cluster.cpuNanoseconds()
         let (_, alone) = try await writing { try await Task.sleep(for: .seconds(seconds)) }
-        let begin = try cpu()
+        let begin = try cluster.cpuNanoseconds()
         let perSecond = Double(begin - before) / Double(seconds)
         let (saved, besideSave) = try await writing {
             try await self.time {
@@ -186,7 +141,7 @@ struct MeasureSnapshots: AsyncParsableCommand {
                 }
             }
         }
-        let saveCpu = Double(try cpu() - begin) - perSecond * Double(saved) / 1e9
+        let saveCpu = Double(try cluster.cpuNanoseconds() - begin) - perSecond * Double(saved) / 1e9
         let bytes = try Self.bytes(in: save)
         let (copied, besideCopy) = try await writing {
             try await self.time {
@@ -209,8 +164,8 @@ struct MeasureSnapshots: AsyncParsableCommand {
                 bytes: bytes, saveMegabytesPerSecond: megabytesPerSecond(saved),
                 copyMegabytesPerSecond: megabytesPerSecond(copied),
                 saveHostCpuMillis: saveCpu / 1e6,
-                alone: Report.Writes(alone.nanoseconds), besideSave: Report.Writes(besideSave.nanoseconds),
-                besideCopy: Report.Writes(besideCopy.nanoseconds)),
+                alone: WriteTimes(alone.nanoseconds), besideSave: WriteTimes(besideSave.nanoseconds),
+                besideCopy: WriteTimes(besideCopy.nanoseconds)),
             alone.failed + besideSave.failed + besideCopy.failed
         )
     }

@@ -81,6 +81,28 @@ package struct PauseLimit: Equatable, Sendable {
     }
 }
 
+/// As much of a plan as the meta group takes at once, as it is asked for it.
+struct RebalancingOrder {
+    let plan: RebalancingPlan
+    /// Steps that did not fit; nil: all did.
+    let stepsLeft: Int?
+
+    /// Of a command for the meta group. That leaves room for all but the steps.
+    private static let stepBytesMax = AdministerRequest.payloadBytesMax - 1_024
+
+    /// - Parameter map: that it was planned for.
+    init(_ plan: RebalancePlan, for map: ClusterMap, _ limits: RebalanceLimits) throws(ToolError) {
+        let (steps, rest) = Rebalancing.steps(of: plan, bytesMax: Self.stepBytesMax)
+        guard !steps.isEmpty else {
+            throw ToolError(.fault, "the plan's first step does not fit into a command; please report it")
+        }
+        self.plan = RebalancingPlan(
+            token: UInt64.random(in: 1...UInt64.max), steps: steps, for: map,
+            limits: limits.over(Rebalancing.Limits()))
+        stepsLeft = rest
+    }
+}
+
 struct RebalanceApply: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "apply", abstract: "Plans, shows the plan, asks, and has the cluster carry it out.",
@@ -122,8 +144,6 @@ struct RebalanceApply: AsyncParsableCommand {
         var stepsLeft: Int
     }
 
-    /// Of a command for the meta group. That leaves room for all but the steps.
-    private static let planBytesMax = AdministerRequest.payloadBytesMax - 1_024
     /// Plans one after the other, where one has more steps than are carried out at a time.
     private static let partsMax = 64
 
@@ -152,54 +172,44 @@ struct RebalanceApply: AsyncParsableCommand {
                 }
                 break
             }
-            let (pieces, rest) = Rebalancing.steps(of: planned.plan, bytesMax: Self.planBytesMax)
-            guard !pieces.isEmpty else {
-                throw ToolError(.fault, "the plan's first step does not fit into a command; please report it")
-            }
+            let order = try RebalancingOrder(planned.plan, for: planned.map, limits)
             if part == 0, !options.common.json {
-                let note = rest == nil ? "this is what will be done" : "in parts, of which this is the first"
+                let note = order.stepsLeft == nil ? "this is what will be done" : "in parts, of which this is the first"
                 try Output.line(planned.report.text(steps: steps, note: note))
             }
-            if part == 0, !yes { try confirm(planned.plan.steps.count) }
-            let plan = RebalancingPlan(
-                token: UInt64.random(in: 1...UInt64.max), steps: pieces, for: planned.map,
-                limits: limits.over(Rebalancing.Limits()))
+            if part == 0, !yes {
+                try Confirmation.ask(
+                    "To carry out \(HumanText.count(planned.plan.steps.count, "step")), type: yes", for: "yes",
+                    otherwise: "nothing was begun")
+            }
             let administrator = Administrator(options, timeout: ClientOptions.timeout)
             defer { administrator.close() }
-            let id = try await administrator.begin(plan)
+            let id = try await administrator.begin(order.plan)
             if detach {
                 planned.report.carriedOut = true
                 if options.common.json {
                     let report = Report(
                         plan: planned.report, rebalancing: id.rawValue, changed: true, done: false,
-                        stepsLeft: rest ?? 0)
+                        stepsLeft: order.stepsLeft ?? 0)
                     try Output.json(report)
                 } else {
                     let left =
-                        rest.map { "; \(HumanText.count($0, "step")) of the plan are left for another time" } ?? ""
+                        order.stepsLeft.map {
+                            "; \(HumanText.count($0, "step")) of the plan are left for another time"
+                        } ?? ""
                     try Output.line(
                         "rebalancing \(id) has begun, and goes on by itself: see 'bifrost rebalance status'\(left)")
                 }
                 throw Outcome(.inProgress)
             }
             let report = try await watch.follow(id, isShown: planning.progress ?? Output.isErrorTerminal)
-            guard report.end == .converged, rest != nil else {
+            guard report.end == .converged, order.stepsLeft != nil else {
                 try watch.print(report, json: options.common.json, steps: steps)
                 break
             }
         }
         watch.close()
         await cluster.close()
-    }
-
-    /// On standard error, so that results stay alone on standard output.
-    private func confirm(_ count: Int) throws {
-        Output.error("\nTo carry out \(HumanText.count(count, "step")), type: yes\n")
-        let answer = readLine()
-        guard answer == "yes" else {
-            throw ToolError(
-                .negative, "expected 'yes', found \(answer.map { "'\($0)'" } ?? "nothing"): nothing was begun")
-        }
     }
 }
 

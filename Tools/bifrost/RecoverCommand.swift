@@ -142,7 +142,11 @@ struct RecoverApply: AsyncParsableCommand {
         let (standing, part) = try host.standing(of: plan)
         if standing == .ready {
             Output.error(RecoveryText.account(of: plan) + "\n\n" + RecoveryText.orders(of: part, in: plan) + "\n")
-            if !yes { try confirm(part.host) }
+            if !yes {
+                let words = "recover host \(part.host)"
+                try Confirmation.ask(
+                    "There is no way back. To go on, type: \(words)", for: words, otherwise: "nothing was changed")
+            }
         } else if standing == .begun {
             Output.note("this plan was interrupted here; going on")
         }
@@ -156,17 +160,6 @@ struct RecoverApply: AsyncParsableCommand {
             isChanged
                 ? "host \(part.host) belongs to cluster \(plan.cluster) now: when all survivors do, start them with 'bifrost serve'"
                 : "this plan was applied to host \(part.host) already; nothing to do")
-    }
-
-    /// On standard error, so that results stay alone on standard output.
-    private func confirm(_ host: HostID) throws {
-        let words = "recover host \(host)"
-        Output.error("\nThere is no way back. To go on, type: \(words)\n")
-        let answer = readLine()
-        guard answer == words else {
-            throw ToolError(
-                .negative, "expected '\(words)', found \(answer.map { "'\($0)'" } ?? "nothing"): nothing was changed")
-        }
     }
 }
 

@@ -84,12 +84,36 @@ package struct CommandShape: Decodable, Sendable {
         return nil
     }
 
-    static var root: CommandShape {
+    /// All commands with all that the parser knows of them. Takes longer than many a command: some 0.1 s.
+    package static var root: CommandShape { described(BifrostCommand.self) }
+
+    /// The same without what the commands take, but for the one that the first words name if it is `isDescribed`.
+    package static func root(for words: [String], isDescribed: Bool) -> CommandShape {
+        var shape = outline(BifrostCommand.self)
+        // The parser has it, and it is in nobody's configuration.
+        shape.subcommands?.append(CommandShape(commandName: "help"))
+        if isDescribed { shape.describe(BifrostCommand.self, words[...]) }
+        return shape
+    }
+
+    private static func described(_ command: any ParsableCommand.Type) -> CommandShape {
         struct Dump: Decodable { var command: CommandShape }
-        guard let dump = try? JSONDecoder().decode(Dump.self, from: Data(BifrostCommand._dumpHelp().utf8)) else {
+        guard let dump = try? JSONDecoder().decode(Dump.self, from: Data(command._dumpHelp().utf8)) else {
             preconditionFailure("the argument parser describes the commands in another way than expected")
         }
         return dump.command
+    }
+
+    private static func outline(_ command: any ParsableCommand.Type) -> CommandShape {
+        CommandShape(
+            commandName: command._commandName, subcommands: command.configuration.subcommands.map(outline),
+            shouldDisplay: command.configuration.shouldDisplay)
+    }
+
+    private mutating func describe(_ command: any ParsableCommand.Type, _ words: ArraySlice<String>) {
+        let next = command.configuration.subcommands.firstIndex { $0._commandName == words.first }
+        guard let next else { return arguments = Self.described(command).arguments }
+        subcommands?[next].describe(command.configuration.subcommands[next], words.dropFirst())
     }
 }
 
@@ -161,13 +185,32 @@ package struct Settings: Sendable {
         return fewer.arguments
     }
 
+    /// The commands, with as much of their flags as these settings need: a file may have those of all commands, and a
+    /// variable that is none of this command's may be another's or misspelt. Without either nobody asks for any.
+    package static func shape(for arguments: [String], environment: [String: String]) -> CommandShape {
+        guard configurationFile(arguments, environment) == nil else { return .root }
+        let others = Set(ofScripts + ["BIFROST_CONFIG"])
+        let variables = environment.keys.filter { $0.hasPrefix("BIFROST_") && !others.contains($0) }
+        guard !variables.isEmpty else { return .root(for: arguments, isDescribed: false) }
+        let shape = CommandShape.root(for: arguments, isDescribed: true)
+        let known = Set(shape.allSettableNames.map(variable))
+        return variables.allSatisfy(known.contains) ? shape : .root
+    }
+
+    /// As it is named; nil: there is none.
+    private static func configurationFile(_ arguments: [String], _ environment: [String: String]) -> String? {
+        value(of: "config", in: arguments) ?? environment["BIFROST_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
+    }
+
+    private static func variable(_ name: String) -> String {
+        "BIFROST_" + name.uppercased().replacing("-", with: "_")
+    }
+
     /// Reads the file that the arguments or the environment name, and merges.
     package static func gather(
         _ arguments: [String], shape: CommandShape, environment: [String: String]
     ) throws(ToolError) -> Settings {
-        let fromArguments = value(of: "config", in: arguments)
-        let fromEnvironment = environment["BIFROST_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
-        guard let path = fromArguments ?? fromEnvironment else {
+        guard let path = configurationFile(arguments, environment) else {
             return try merge(arguments, shape: shape, file: [:], fileName: "", environment: environment)
         }
         guard !path.isEmpty else { throw ToolError(.usage, "--config is empty: name a file, or leave it out") }
@@ -224,7 +267,7 @@ package struct Settings: Sendable {
             // Any of its names on the command line: nothing from elsewhere.
             if argument.longNames.contains(where: { isGiven($0, in: rest) }) { continue }
             for name in argument.longNames {
-                let variable = "BIFROST_" + name.uppercased().replacing("-", with: "_")
+                let variable = variable(name)
                 let value: SettingValue
                 let source: String
                 if let text = environment[variable], !text.isEmpty {
@@ -273,7 +316,6 @@ package struct Settings: Sendable {
     /// Variables that look like misspelt settings, in words for people; nil if there are none. Others that begin alike
     /// may be somebody's own.
     package static func misspelt(environment: [String: String], shape: CommandShape) -> String? {
-        func variable(_ name: String) -> String { "BIFROST_" + name.uppercased().replacing("-", with: "_") }
         let known = Set(shape.allSettableNames.map(variable) + ["BIFROST_CONFIG"] + ofScripts)
         let shown = shape.shownSettableNames.map { String(variable($0).dropFirst(8)) } + ["CONFIG"]
         let problems = environment.keys.filter { $0.hasPrefix("BIFROST_") && !known.contains($0) }.sorted().compactMap {
