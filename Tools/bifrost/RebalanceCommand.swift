@@ -22,7 +22,7 @@ struct RebalanceCommand: AsyncParsableCommand {
             """,
         subcommands: [
             RebalancePlanCommand.self, RebalanceApply.self, RebalanceStatus.self, RebalanceWatch.self,
-            RebalancePause.self, RebalanceResume.self, RebalanceCancel.self,
+            RebalancePause.self, RebalanceResume.self, RebalanceCancel.self, RebalanceAuto.self,
         ])
 }
 
@@ -90,6 +90,13 @@ struct RebalancePlanning: ParsableArguments {
         ] where !(0...1_000).contains(percent) {
             throw ValidationError("--\(name)-percent is 0 to 1000, not \(percent)")
         }
+    }
+
+    /// Bounds other than the usual ones.
+    var isGiven: Bool {
+        let usual = RebalanceInput.Rules()
+        return bytesPercent != usual.bytesPercent || operationsPercent != usual.operationsPercent
+            || leadersPercent != usual.leadersPercent
     }
 
     /// A plan, and the map that it is for.
