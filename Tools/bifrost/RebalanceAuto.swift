@@ -53,7 +53,9 @@ struct RebalanceAuto: AsyncParsableCommand {
     private static let lookNanoseconds: UInt64 = 10_000_000_000
 
     func validate() throws {
-        if wish != .on, limits.isGiven { throw ValidationError("limits are given with 'on', not with '\(wish.rawValue)'") }
+        if wish != .on, limits.isGiven {
+            throw ValidationError("limits are given with 'on', not with '\(wish.rawValue)'")
+        }
     }
 
     func run() async throws {

@@ -84,7 +84,8 @@ package struct RebalancingReport: Encodable, Sendable {
     private var ended: End
 
     private enum CodingKeys: String, CodingKey {
-        case rebalancing, mapVersion, state, done, automatic, auto, concurrentMax, bytesPerSecondMax, pauseMillisMax, stepsDone
+        case rebalancing, mapVersion, state, done, automatic, auto, concurrentMax, bytesPerSecondMax, pauseMillisMax,
+            stepsDone
         case stepsFailed, stepsOpen, progress, bytes, bytesDone, bytesPerSecond, secondsLeft, steps
     }
 
