@@ -285,9 +285,8 @@ import Testing
         // In balance, it looks and begins nothing.
         try trio.tick(20 * 30)
         #expect(standing(trio)?.rebalancing.id == record.id)
-        guard case .imbalance? = auto(trio)?.wait else {
-            Issue.record("it waits for \(String(describing: auto(trio)?.wait))")
-            return
+        try wait(trio, "a look that finds nothing") {
+            if case .imbalance? = auto(trio)?.wait { true } else { false }
         }
     }
 
