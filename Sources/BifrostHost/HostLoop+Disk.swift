@@ -82,8 +82,29 @@ extension HostLoop {
                 tellDamage(error, in: read.group)
             }
             eventLoop.execute { [self, response] in
+                guard !read.isForHost else {
+                    guard let core, !isStopping else { return }
+                    if case .done(let result) = response {
+                        core.loadRead(read, result)
+                    } else {
+                        core.loadRead(read, nil)
+                    }
+                    return scheduleTurn()
+                }
                 core?.pageDone()
                 answer(read.call, response) { $0.body.count }
+            }
+        }
+    }
+
+    /// Nobody waits for it.
+    func startBalanceLook(_ look: BalanceLook) {
+        shell.copies.submit { [self] in
+            let found = look.result()
+            eventLoop.execute { [self, found] in
+                guard let core, !isStopping else { return }
+                core.balanceLooked(found)
+                scheduleTurn()
             }
         }
     }

@@ -197,6 +197,7 @@ final class HostLoop: @unchecked Sendable {
         if !effects.coldReads.isEmpty { startColdReads(effects.coldReads[...]) }
         for page in effects.coldPages { startColdPage(page) }
         for read in effects.loadReads { startLoadRead(read) }
+        for look in effects.balanceLooks { startBalanceLook(look) }
         for read in effects.stateReads { startStateRead(read) }
         for read in effects.deadlineReads { startDeadlineRead(read) }
         for read in effects.migrationReads { startMigrationRead(read) }

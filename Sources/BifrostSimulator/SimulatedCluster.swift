@@ -253,9 +253,21 @@ public final class SimulatedCluster {
     /// Each group has the members that are wanted, but for those on lost hosts, and no host is on its way out.
     var isSettled: Bool {
         map.hosts.allSatisfy { $0.state == .active } && map.featureLevel == world.plan.newestLevel
-            && map.migrations.isEmpty && rebalancing?.isOver ?? true
+            && map.migrations.isEmpty && rebalancing?.isOver ?? true && !keepsBalance
             && map.groups.allSatisfy { $0.replicas.allSatisfy { $0.isSettled || hosts[place(of: $0.host)].isLost } }
             && Planner.moves(map, movesMax: .max).steps.allSatisfy { MapChange($0).refusal(by: map) != nil }
+    }
+
+    /// Some leader of the meta group is told to keep the balance by itself.
+    var keepsBalance: Bool {
+        hosts.contains { host in
+            guard host.isRunning else { return false }
+            switch host.loops.first?.core.rebalancingReply() {
+            case .nothing(let auto)?: return auto != nil
+            case .there(let standing)?: return standing.auto != nil
+            default: return false
+            }
+        }
     }
 
     /// The newest that a leader of the meta group has.
@@ -291,6 +303,7 @@ public final class SimulatedCluster {
             + map.migrations.map {
                 "migration \($0.id) of \($0.slots.count) slots, \($0.source) to \($0.target), is \($0.state)"
             }
+            + (keepsBalance ? ["the cluster keeps the balance by itself"] : [])
             + (rebalancing.map { $0.isOver ? [] : ["rebalancing \($0.id): \($0.steps.filter { !$0.isOver })"] } ?? [])
             + ["feature level \(map.featureLevel), of hosts \(map.hosts.map(\.featureLevel))"]).joined(separator: "\n")
     }

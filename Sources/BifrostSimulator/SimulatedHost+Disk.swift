@@ -240,6 +240,7 @@ extension SimulatedHost {
     func startLoadRead(_ read: LoadRead, of loop: SimulatedHostLoop) {
         loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: what slots have comes from disk") {
             [unowned self, unowned loop] in
+            guard !read.isForHost else { return endLoadRead(read, of: loop) }
             loop.core.pageDone()
             guard let store else { return }
             do {
@@ -249,6 +250,26 @@ extension SimulatedHost {
                 answer(read.call, Response<DataResult>.refused(refusal)) { $0.index }
                 tellDamage(error, in: read.group, to: loop)
             }
+        }
+    }
+
+    private func endLoadRead(_ read: LoadRead, of loop: SimulatedHostLoop) {
+        var result: DataResult?
+        if let store {
+            do { result = try read.result(from: store) } catch {
+                _ = refusal(unread: error, "what slots have")
+                tellDamage(error, in: read.group, to: loop)
+            }
+        }
+        loop.core.loadRead(read, result)
+        loop.scheduleTurn()
+    }
+
+    func startBalanceLook(_ look: BalanceLook, of loop: SimulatedHostLoop) {
+        loop.schedule(after: duration(world.plan.readNanosecondsMax), "host %h: a plan of rebalancing is made") {
+            [unowned loop] in
+            loop.core.balanceLooked(look.result())
+            loop.scheduleTurn()
         }
     }
 

@@ -447,6 +447,7 @@ final class SimulatedHost {
         if !work.coldReads.isEmpty { for read in work.coldReads { startColdRead(read, of: loop) } }
         if !work.coldPages.isEmpty { for page in work.coldPages { startColdPage(page, of: loop) } }
         if !work.loadReads.isEmpty { for read in work.loadReads { startLoadRead(read, of: loop) } }
+        for look in work.balanceLooks { startBalanceLook(look, of: loop) }
         if !work.logReads.isEmpty { for read in work.logReads { startLogRead(read, of: loop) } }
         if !work.snapshotReads.isEmpty { for read in work.snapshotReads { startSnapshotRead(read, of: loop) } }
         if !work.storeJobs.isEmpty { submit(work.storeJobs, of: loop) }

@@ -23,6 +23,8 @@ final class SimulatedOperator {
     /// Requests that nobody has answered, and that he still waits for.
     private(set) var asksOpen = 0
     private static let attemptsMax = 12
+    /// The last one that the cluster began by itself, as far as he saw.
+    private var lastAutomatic = RebalancingID.none
 
     init(cluster: SimulatedCluster, members: Int) {
         self.cluster = cluster
@@ -39,6 +41,10 @@ final class SimulatedOperator {
             [unowned self] in
             guard cluster.areFaultsOn else { return }
             if world.random.below(8) != 0 { map = cluster.map }
+            if let present = cluster.rebalancing, present.isAutomatic, present.id != lastAutomatic {
+                lastAutomatic = present.id
+                world.mark(.balancedByItself)
+            }
             act()
             scheduleNext()
         }
@@ -119,6 +125,10 @@ final class SimulatedOperator {
     /// A plan is begun for loads that are drawn, often for a map that is not the newest; what is under way is paused, goes
     /// on, gets other limits, or is called off.
     private func rebalance() {
+        if world.plan.autoPercent > 0, world.random.below(100) < world.plan.autoPercent {
+            // It stays on for some time, mostly.
+            return submit(.setAuto(below(4) > 0 ? AutoRebalancing(limits: limits()) : nil))
+        }
         if let present = cluster.rebalancing, !present.isOver {
             let wish: Rebalancing.Wish =
                 switch below(10) {
@@ -330,6 +340,7 @@ final class SimulatedOperator {
         if let present = cluster.rebalancing, !present.isOver, !present.isCancelled {
             submit(.setRebalancing(present.id, .cancel))
         }
+        if cluster.keepsBalance { submit(.setAuto(nil)) }
         // To the end: what was asked for before may still come about.
         world.schedule(after: 1_000_000_000, "the operator looks whether hosts still drain") { [unowned self] in
             settle()

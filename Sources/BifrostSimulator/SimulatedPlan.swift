@@ -78,6 +78,9 @@ package struct SimulatedPlan: Sendable {
     package var migrationPercent: UInt64 = 0
     /// Of so many, per hundred, that a plan of rebalancing is begun, or set otherwise; 0: none is.
     package var rebalancePercent: UInt64 = 0
+    /// Of so many of these, per hundred, that the cluster is told to keep the balance by itself, or not any more; 0: it never
+    /// is.
+    package var autoPercent: UInt64 = 0
     /// Of each host's version at first, of those to come too; it is started with the newest one some time later. Empty: all
     /// are of that from the beginning.
     package var featureLevels: [UInt32] = []
@@ -217,7 +220,20 @@ package struct SimulatedPlan: Sendable {
         if simulation.profile == .membership, dataTypePercent > 0 { settings.snapshotPieceBytes += 5_000 }
         settings.sweptRecordsMax = 1 + Int(later.below(20))
         if simulation.profile.movesSlots { move(&later) }
-        if simulation.profile == .rebalance { rebalancePercent = 40 + later.below(40) }
+        if simulation.profile == .rebalance { rebalance(&later) }
+    }
+
+    private mutating func rebalance(_ random: inout SeededRandom) {
+        rebalancePercent = 40 + random.below(40)
+        guard random.below(2) == 0 else { return }
+        autoPercent = 10 + random.below(60)
+        // It begins nothing while anything is on its way or somebody is away: now and then all is to be calm.
+        faultPauseNanosecondsMax *= 4
+        operatorPauseNanosecondsMax += 3_000_000_000
+        migrationPercent /= 4
+        settings.balanceLookNanoseconds = 100_000_000 + random.below(2_000_000_000)
+        settings.balanceRestNanoseconds = 100_000_000 + random.below(4_000_000_000)
+        settings.balanceBytesMin = random.below(20_000)
     }
 
     private mutating func move(_ random: inout SeededRandom) {

@@ -202,6 +202,8 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     case steppedDownForHang
     /// The cluster's feature level was raised under faults.
     case levelRaised
+    /// The meta group began a rebalancing by itself.
+    case balancedByItself
 }
 
 /// A rule that was broken.

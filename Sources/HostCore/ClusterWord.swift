@@ -19,6 +19,8 @@ package enum ClusterWord: Hashable, Sendable {
     case digest(DigestWord)
     /// 5: what a migration's groups say to each other. From feature level 11 on.
     case migration(MigrationWord)
+    /// 6: what slots have, asked by the meta group's leader and answered by groups' leaders. From feature level 11 on.
+    case load(LoadWord)
     case unknown(UInt8)
 
     private static var mapBytesMax: Int { 15 << 20 }
@@ -56,6 +58,11 @@ package enum ClusterWord: Hashable, Sendable {
             word.encode(into: &bytes)
             writer.write(5 as UInt8)
             writer.writeWithLength(bytes.take())
+        case .load(let word):
+            var bytes = ByteWriter(capacity: 64)
+            word.encode(into: &bytes)
+            writer.write(6 as UInt8)
+            writer.writeWithLength(bytes.take())
         case .unknown(let kind):
             writer.write(kind)
             writer.writeWithLength(Bytes())
@@ -89,6 +96,9 @@ package enum ClusterWord: Hashable, Sendable {
         case 5:
             var bytes = ByteReader(try reader.readBytesWithLength(limit: Self.mapBytesMax))
             self = .migration(try MigrationWord(from: &bytes))
+        case 6:
+            var bytes = ByteReader(try reader.readBytesWithLength(limit: LoadWord.encodedBytesMax))
+            self = .load(try LoadWord(from: &bytes))
         default:
             _ = try reader.readBytesWithLength(limit: Self.mapBytesMax)
             self = .unknown(kind)

@@ -25,6 +25,7 @@ extension HostCore {
         askForMachines()
         spreadMap()
         renewLevels()
+        keepBalance()
     }
 
     private static var stepsPerSecond: UInt64 { 5 }
@@ -57,6 +58,7 @@ extension HostCore {
             if asks, let peer = peer(host) { tellMachines(to: peer, asks: false) }
         case .digest(let word): receive(word, from: host)
         case .migration(let word): receive(word, from: host)
+        case .load(let word): receive(word, from: host)
         case .unknown: strayMessages += 1
         }
     }

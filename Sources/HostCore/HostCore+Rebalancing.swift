@@ -58,14 +58,15 @@ extension HostCore {
     /// The rebalancing and what its steps wait for; nil: this host does not lead the meta group.
     public func rebalancingReply() -> RebalancingReply? {
         guard let replica = replica(of: .meta), replica.stopped == nil, isMetaLeader else { return nil }
+        let auto = replica.machine.meta.auto.map { AutoStanding(auto: $0, wait: balance?.wait(at: tickCount)) }
         guard let map = replica.machine.meta.map, let rebalancing = replica.machine.meta.rebalancing else {
-            return .nothing
+            return .nothing(auto)
         }
         let (away, lost) = awayHosts()
         return .there(
             RebalancingStanding(
                 mapVersion: map.version, rebalancing: rebalancing,
-                waits: rebalancing.waits(map, away: away, lost: lost)))
+                waits: rebalancing.waits(map, away: away, lost: lost), auto: auto))
     }
 
     /// Who leads the meta group, as far as this host knows.

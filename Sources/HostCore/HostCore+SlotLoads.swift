@@ -32,7 +32,8 @@ extension HostCore {
         wait(WaitingRead(call: call, kind: .load), in: replica, consistency: request.consistency)
     }
 
-    func serveLoad(call: CallToken, from replica: Replica) {
+    /// - Parameter asker: who is told instead of the call.
+    func serveLoad(call: CallToken, asker: LoadRead.Asker? = nil, from replica: Replica) {
         let slots = map?.ring.slots(of: replica.group) ?? []
         // What was counted before it began to lead was another one's to answer.
         let leadsFor = replica.leadsSinceTick.map { (tickCount - $0) / secondTicks } ?? 0
@@ -48,8 +49,8 @@ extension HostCore {
         let frozen = replica.checkpoint?.frozen.distinctBytes ?? 0
         effects.loadReads.append(
             LoadRead(
-                call: call, group: replica.group, index: replica.core.appliedIndex, revision: replica.machine.revision,
-                rates: rates, seconds: UInt32(clamping: seconds), live: live,
+                call: call, asker: asker, group: replica.group, index: replica.core.appliedIndex,
+                revision: replica.machine.revision, rates: rates, seconds: UInt32(clamping: seconds), live: live,
                 memtableBytes: UInt64(replica.memtable.distinctBytes + frozen), contents: nil,
                 view: replica.coldView))
     }

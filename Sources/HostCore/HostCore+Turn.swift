@@ -13,6 +13,7 @@ extension HostCore {
         !ready.isEmpty || !effects.replies.isEmpty || !effects.loopMessages.isEmpty || !loopQuestions.isEmpty
             || !comparing.isEmpty || !effects.machineReads.isEmpty || !effects.deadlineReads.isEmpty
             || !effects.migrationReads.isEmpty || !migrationWords.isEmpty || areMigrationsDue
+            || !effects.balanceLooks.isEmpty
     }
 
     /// Does what all inputs since the last turn ask for. `out` must be empty; it comes back filled.

@@ -247,6 +247,8 @@ public final class HostCore {
     var pagesOpen = 0
     /// The same of queries of users' machines.
     var queriesOpen = 0
+    /// As the meta group's leader, where the cluster keeps the balance by itself.
+    var balance: BalanceWatch?
     /// As the meta group's leader: when a group's report was proposed.
     var reportTicks: [GroupID: UInt64] = [:]
     /// Replicas that give or get snapshots, or need to.

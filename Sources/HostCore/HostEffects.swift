@@ -64,9 +64,19 @@ public struct ColdPage: Sendable {
 }
 
 /// What a group's slots have and do, for a thread that may wait, which answers the call. When it is answered,
-/// `HostCore.pageDone` follows.
+/// `HostCore.pageDone` follows. With an `asker` there is no call to answer: `HostCore.loadRead` takes what is found.
 public struct LoadRead: Sendable {
     public var call: CallToken
+    /// The meta group's leader, that keeps the balance; nil: a client.
+    package var asker: Asker?
+    public var isForHost: Bool { asker != nil }
+
+    package struct Asker: Sendable {
+        var host: HostID
+        /// Of its question.
+        var number: UInt64
+    }
+
     public var group: GroupID
     public var index: LogIndex
     public var revision: Revision
@@ -175,6 +185,7 @@ public struct HostEffects: Sendable {
     public var coldReads: [ColdRead] = []
     public var coldPages: [ColdPage] = []
     public var loadReads: [LoadRead] = []
+    public var balanceLooks: [BalanceLook] = []
     public var stateReads: [StateRead] = []
     public var deadlineReads: [DeadlineRead] = []
     public var migrationReads: [MigrationRead] = []
@@ -204,6 +215,7 @@ public struct HostEffects: Sendable {
         coldReads.clear()
         coldPages.clear()
         loadReads.clear()
+        balanceLooks.clear()
         stateReads.clear()
         deadlineReads.clear()
         migrationReads.clear()

@@ -71,6 +71,7 @@ public struct LoopMessage: Sendable {
         case followingTold(HostID, poll: UInt64, LivenessSum, silent: [SilentReplica])
         case verdict(HostID, HeartbeatVerdict)
         case migration(MigrationWord, from: HostID)
+        case load(LoadWord, from: HostID)
         /// A command that the meta group's leader should propose, if that is this host.
         case report(Bytes)
     }
@@ -103,6 +104,7 @@ extension HostCore {
         case .map(let map): adopt(map)
         case .report(let payload): receiveReport(payload, from: host)
         case .migration(let word, let host): receive(word, from: host)
+        case .load(let word, let host): receive(word, from: host)
         case .link(let host, let channel, let isUp, let level):
             linkChanged(host, channel, isUp: isUp, featureLevel: level)
         case .machines(let commands, let host): machinesTold(commands, by: host)

@@ -125,6 +125,12 @@ public struct HostSettings: Sendable {
     /// Nanoseconds without a connection after which a host does not come soon: what was on its way there from a host that
     /// is drained goes elsewhere.
     public var moveNanoseconds: UInt64 = 30_000_000_000
+    /// Where the cluster keeps the balance by itself: nanoseconds from one look at what slots have to the next, and from the
+    /// end of a rebalancing to the next look; six times as long where steps of it failed.
+    public var balanceLookNanoseconds: UInt64 = 60_000_000_000
+    public var balanceRestNanoseconds: UInt64 = 300_000_000_000
+    /// Bytes that have to be written to even out bytes, in all replicas together, before that is worth a rebalancing.
+    public var balanceBytesMin: UInt64 = 64 << 20
     /// Bytes of cold data that are read in a second to verify their checksums; 0: none are.
     public var scrubBytesPerSecond = 4 << 20
     /// Nanoseconds from the beginning of one round through all that is on the disks to that of the next, at least: little

@@ -250,7 +250,7 @@ public struct PeerBatchPart: Sendable {
     package private(set) var messages: [(group: GroupID, message: RaftMessage)] = []
     package private(set) var floors: [LogFloor] = []
     package private(set) var snapshots: [SnapshotMessage] = []
-    /// Loop 0's, but for those on one group's digests or migrations.
+    /// Loop 0's, but for those on one group's digests, migrations or loads.
     package private(set) var words: [ClusterWord] = []
     package private(set) var heartbeat: HostHeartbeat?
     package private(set) var reply: HostHeartbeatReply?
@@ -281,6 +281,7 @@ public struct PeerBatchPart: Sendable {
             var loop = 0
             if case .digest(let digest) = word { loop = LoopPlace.owner(of: digest.group, loops: loops) }
             if case .migration(let word) = word { loop = LoopPlace.owner(of: word.group, loops: loops) }
+            if case .load(let word) = word { loop = LoopPlace.owner(of: word.group, loops: loops) }
             parts[loop, default: PeerBatchPart()].words.append(word)
         }
         if let silent = batch.silent {

@@ -14,11 +14,13 @@ public struct RebalancingRequest: Message {
     }
 }
 
-/// The answer. `version u16 = 1 | kind u8`, then by kind: 0 nothing; 1 there: `map version u64 | rebalancing | for each step:
-/// waits u8, and if that is 1, for what`; 2 notLeader: `address text`; 3 refused: `text`.
+/// The answer. `version u16 = 1 | kind u8`, then by kind: 0 nothing: `by itself`; 1 there: `map version u64 | rebalancing | for
+/// each step: waits u8, and if that is 1, for what | by itself`; 2 notLeader: `address text`; 3 refused: `text`. By itself:
+/// `is on u8 | if it is: an order | waits u8, and if that is 1, for what`.
 public enum RebalancingReply: Message {
-    /// There was none yet, or none since the cluster was recovered.
-    case nothing
+    /// There was none yet, or none since the cluster was recovered. But it may be that the meta group keeps the balance by
+    /// itself.
+    case nothing(AutoStanding?)
     case there(RebalancingStanding)
     /// Ask at this address; an empty one means that the leader is unknown at the moment: try again.
     case notLeader(address: String)
@@ -27,7 +29,9 @@ public enum RebalancingReply: Message {
     public func encode(into writer: inout ByteWriter) {
         writer.write(1 as UInt16)
         switch self {
-        case .nothing: writer.write(0 as UInt8)
+        case .nothing(let auto):
+            writer.write(0 as UInt8)
+            AutoStanding.encode(auto, into: &writer)
         case .there(let standing):
             writer.write(1 as UInt8)
             writer.write(standing.mapVersion)
@@ -36,6 +40,7 @@ public enum RebalancingReply: Message {
                 writer.write(wait != nil)
                 wait?.encode(into: &writer)
             }
+            AutoStanding.encode(standing.auto, into: &writer)
         case .notLeader(let address):
             writer.write(2 as UInt8)
             writer.write(text: address)
@@ -49,17 +54,45 @@ public enum RebalancingReply: Message {
         try reader.expect(version: 1, of: "an answer about the rebalancing")
         let kind = try reader.read(UInt8.self)
         switch kind {
-        case 0: self = .nothing
+        case 0: self = .nothing(try AutoStanding.read(&reader))
         case 1:
             let version = try reader.read(UInt64.self)
             let rebalancing = try Rebalancing(from: &reader)
             var waits: [RebalanceWait?] = []
             for _ in rebalancing.steps { waits.append(try reader.readBool() ? RebalanceWait(from: &reader) : nil) }
-            self = .there(RebalancingStanding(mapVersion: version, rebalancing: rebalancing, waits: waits))
+            self = .there(
+                RebalancingStanding(
+                    mapVersion: version, rebalancing: rebalancing, waits: waits, auto: try AutoStanding.read(&reader)))
         case 2: self = .notLeader(address: try reader.readText())
         case 3: self = .refused(try reader.readText())
         default: throw DecodingFailure(expected: "an answer about the rebalancing, 0 to 3", found: "kind \(kind)")
         }
+    }
+}
+
+/// That the meta group keeps the balance by itself, and what it waits for.
+public struct AutoStanding: Hashable, Sendable {
+    public var auto: AutoRebalancing
+    /// nil: nothing, it is looking; or it was told only now.
+    public var wait: AutoWait?
+
+    public init(auto: AutoRebalancing, wait: AutoWait?) {
+        self.auto = auto
+        self.wait = wait
+    }
+
+    static func encode(_ standing: AutoStanding?, into writer: inout ByteWriter) {
+        writer.write(standing != nil)
+        guard let standing else { return }
+        standing.auto.encode(into: &writer)
+        writer.write(standing.wait != nil)
+        standing.wait?.encode(into: &writer)
+    }
+
+    static func read(_ reader: inout ByteReader) throws(DecodingFailure) -> AutoStanding? {
+        guard try reader.readBool() else { return nil }
+        let auto = try AutoRebalancing(from: &reader)
+        return AutoStanding(auto: auto, wait: try reader.readBool() ? try AutoWait(from: &reader) : nil)
     }
 }
 
@@ -70,9 +103,14 @@ public struct RebalancingStanding: Hashable, Sendable {
     public var rebalancing: Rebalancing
     /// By step; nil: it is over, or goes on at once.
     public var waits: [RebalanceWait?]
+    /// nil: the meta group begins none by itself.
+    public var auto: AutoStanding?
 
     /// - Precondition: as many waits as steps.
-    public init(mapVersion: UInt64, rebalancing: Rebalancing, waits: [RebalanceWait?]) {
+    public init(
+        mapVersion: UInt64, rebalancing: Rebalancing, waits: [RebalanceWait?], auto: AutoStanding? = nil
+    ) {
+        self.auto = auto
         precondition(waits.count == rebalancing.steps.count, "each step has what it waits for, or nothing")
         self.mapVersion = mapVersion
         self.rebalancing = rebalancing

@@ -7,14 +7,14 @@ extension Rebalancing {
     public static let formatVersion: UInt8 = 1
 
     /// All but the steps: `version u8 = 1 | id u64 | token u64 | planned version u64 | limits | flags u8 (bit 0: paused, bit
-    /// 1: cancelled) | steps u32`
+    /// 1: cancelled, bit 2: automatic) | steps u32`
     public func encodeHead(into writer: inout ByteWriter) {
         writer.write(Self.formatVersion)
         writer.write(id)
         writer.write(token)
         writer.write(plannedVersion)
         limits.encode(into: &writer)
-        writer.write((isPaused ? 1 : 0) | (isCancelled ? 2 : 0) as UInt8)
+        writer.write((isPaused ? 1 : 0) | (isCancelled ? 2 : 0) | (isAutomatic ? 4 : 0) as UInt8)
         writer.write(UInt32(steps.count))
     }
 
@@ -30,14 +30,14 @@ extension Rebalancing {
         let planned = try reader.read(UInt64.self)
         let limits = try Limits(from: &reader)
         let flags = try reader.read(UInt8.self)
-        guard flags < 4 else { throw DecodingFailure(expected: "a rebalancing's flags, 0 to 3", found: "\(flags)") }
+        guard flags < 8 else { throw DecodingFailure(expected: "a rebalancing's flags, 0 to 7", found: "\(flags)") }
         let count = Int(try reader.read(UInt32.self))
         guard count > 0, count <= stepsMax else {
             throw DecodingFailure(expected: "1 to \(stepsMax) steps", found: "\(count)")
         }
         let head = Rebalancing(
             id: id, token: token, plannedVersion: planned, limits: limits, isPaused: flags & 1 != 0,
-            isCancelled: flags & 2 != 0, steps: [])
+            isCancelled: flags & 2 != 0, isAutomatic: flags & 4 != 0, steps: [])
         return (head, count)
     }
 

@@ -116,6 +116,8 @@ public struct Rebalancing: Hashable, Sendable {
     public var limits: Limits
     public var isPaused: Bool
     public var isCancelled: Bool
+    /// The meta group began it by itself (`AutoRebalancing`).
+    public var isAutomatic: Bool
     /// In the order in which they are allowed. At least one.
     public var steps: [Step]
 
@@ -128,7 +130,7 @@ public struct Rebalancing: Hashable, Sendable {
 
     public init(
         id: RebalancingID, token: UInt64, plannedVersion: UInt64, limits: Limits = Limits(), isPaused: Bool = false,
-        isCancelled: Bool = false, steps: [Step]
+        isCancelled: Bool = false, isAutomatic: Bool = false, steps: [Step]
     ) {
         self.id = id
         self.token = token
@@ -136,6 +138,7 @@ public struct Rebalancing: Hashable, Sendable {
         self.limits = limits
         self.isPaused = isPaused
         self.isCancelled = isCancelled
+        self.isAutomatic = isAutomatic
         self.steps = steps
     }
 

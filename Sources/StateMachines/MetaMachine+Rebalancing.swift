@@ -14,11 +14,17 @@ public struct RebalancingPlan: Hashable, Sendable {
     /// `Rebalancing.ground` of the steps in that version.
     public var ground: UInt64
     public var limits: Rebalancing.Limits
+    /// Of the meta group's leader, which keeps the balance by itself; refused where it is not to.
+    public var isAutomatic: Bool
     public var steps: [Rebalancing.Step]
 
     /// - Parameter map: that the steps were planned for.
-    public init(token: UInt64, steps: [Rebalancing.Step], for map: ClusterMap, limits: Rebalancing.Limits) {
+    public init(
+        token: UInt64, steps: [Rebalancing.Step], for map: ClusterMap, limits: Rebalancing.Limits,
+        isAutomatic: Bool = false
+    ) {
         self.token = token
+        self.isAutomatic = isAutomatic
         mapVersion = map.version
         ground = Rebalancing.ground(of: steps, in: map)
         self.limits = limits
@@ -30,6 +36,7 @@ public struct RebalancingPlan: Hashable, Sendable {
         writer.write(mapVersion)
         writer.write(ground)
         limits.encode(into: &writer)
+        writer.write(isAutomatic)
         writer.write(UInt32(steps.count))
         for step in steps { step.encode(into: &writer) }
     }
@@ -39,6 +46,7 @@ public struct RebalancingPlan: Hashable, Sendable {
         mapVersion = try reader.read()
         ground = try reader.read()
         limits = try Rebalancing.Limits(from: &reader)
+        isAutomatic = try reader.readBool()
         let count = Int(try reader.read(UInt32.self))
         guard count > 0, count <= Rebalancing.stepsMax else {
             throw DecodingFailure(expected: "1 to \(Rebalancing.stepsMax) steps", found: "\(count)")
@@ -79,6 +87,9 @@ extension MetaMachine {
     mutating func begin(_ plan: RebalancingPlan) -> Effect {
         guard let map else { return .refused(.invalid("there is no cluster yet")) }
         if let refusal = Self.rebalancingRefusal(map) { return .refused(refusal) }
+        if plan.isAutomatic, auto == nil {
+            return .refused(.invalid("the cluster is not to rebalance by itself"))
+        }
         if let rebalancing, rebalancing.token == plan.token { return .done([], outcome(rebalancing.id)) }
         if let rebalancing, !rebalancing.isOver {
             return .refused(
@@ -100,7 +111,8 @@ extension MetaMachine {
         }
         let old = rebalancing
         let new = Rebalancing(
-            id: id, token: plan.token, plannedVersion: plan.mapVersion, limits: plan.limits, steps: steps)
+            id: id, token: plan.token, plannedVersion: plan.mapVersion, limits: plan.limits,
+            isAutomatic: plan.isAutomatic, steps: steps)
         rebalancing = new
         return .done(Self.records(of: new, changedFrom: old), outcome(id))
     }
@@ -110,13 +122,29 @@ extension MetaMachine {
             return .refused(.invalid("there is no rebalancing \(id): it was followed by another, or never was"))
         }
         if case .limits(let limits) = wish, let problem = limits.problem { return .refused(.invalid(problem)) }
+        var records: [MetaRecord] = []
+        if case .cancel = wish {
+            // Whoever calls it off does not want the next one either.
+            records = Self.records(of: nil, changedFrom: auto)
+            auto = nil
+        }
         var new = old
         guard !old.isOver, new.take(wish) else {
-            // Of one that is over it does not matter.
-            return .done([], outcome(id))
+            // Of one that is over the rest does not matter.
+            return .done(records, outcome(id))
         }
         rebalancing = new
-        return .done(Self.records(of: new, changedFrom: old), outcome(id))
+        return .done(records + Self.records(of: new, changedFrom: old), outcome(id))
+    }
+
+    /// From now on the meta group keeps the balance by itself, or not any more; what is under way goes on.
+    mutating func set(_ new: AutoRebalancing?) -> Effect {
+        guard let map else { return .refused(.invalid("there is no cluster yet")) }
+        if let refusal = Self.rebalancingRefusal(map) { return .refused(refusal) }
+        if let problem = new?.limits.problem { return .refused(.invalid(problem)) }
+        let old = auto
+        auto = new
+        return .done(Self.records(of: new, changedFrom: old), MetaOutcome(mapVersion: map.version).encoded())
     }
 
     /// Which step's turn it is was decided at the end of this log: what comes late finds the step elsewhere, and does nothing.
@@ -167,6 +195,13 @@ extension MetaMachine {
 
     static var rebalancingKey: Bytes { "rebalancing" }
     static var stepPrefix: Bytes { "rebalancing/" }
+    static var autoKey: Bytes { "rebalancing-auto" }
+
+    static func records(of new: AutoRebalancing?, changedFrom old: AutoRebalancing?) -> [MetaRecord] {
+        guard new != old else { return [] }
+        guard let new else { return [MetaRecord(key: autoKey, value: nil)] }
+        return [record(autoKey) { new.encode(into: &$0) }]
+    }
 
     /// The records in which a rebalancing differs from the one before, in a fixed order.
     static func records(of new: Rebalancing?, changedFrom old: Rebalancing?) -> [MetaRecord] {

@@ -50,10 +50,12 @@ public enum MetaCommand: Hashable, Sendable {
     /// 25, `rebalancing u64 | step u32 | report`: what became of a step. Of the meta group's leader alone, which is at the end
     /// of its log then. That a step is begun is one with its change of the map.
     case reportStep(RebalancingID, UInt32, Rebalancing.Report)
+    /// 26, `is on u8 | if it is: an order`: the meta group keeps the balance by itself from now on, or not any more.
+    case setAuto(AutoRebalancing?)
 
     static let formatVersion: UInt8 = 1
     private static let recoverNumber: UInt8 = 13
-    private static let rebalancingNumbers: (begin: UInt8, set: UInt8, step: UInt8) = (23, 24, 25)
+    private static let rebalancingNumbers: (begin: UInt8, set: UInt8, step: UInt8, auto: UInt8) = (23, 24, 25, 26)
 
     /// A whole payload: header and command.
     public func payload() -> Bytes {
@@ -95,6 +97,11 @@ public enum MetaCommand: Hashable, Sendable {
             writer.write(id)
             writer.write(step)
             report.encode(into: &writer)
+        case .setAuto(let auto):
+            writer.write(Self.rebalancingNumbers.auto)
+            writer.write(Self.formatVersion)
+            writer.write(auto != nil)
+            auto?.encode(into: &writer)
         }
         return writer.take()
     }
@@ -128,7 +135,9 @@ public enum MetaCommand: Hashable, Sendable {
         case Self.rebalancingNumbers.step:
             let (id, step) = (try reader.read(RebalancingID.self), try reader.read(UInt32.self))
             self = .reportStep(id, step, try Rebalancing.Report(from: &reader))
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 25", found: "kind \(number)")
+        case Self.rebalancingNumbers.auto:
+            self = .setAuto(try reader.readBool() ? try AutoRebalancing(from: &reader) : nil)
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 26", found: "kind \(number)")
         }
         try reader.expectEnd()
     }
@@ -213,12 +222,15 @@ public struct MetaRecord: Hashable, Sendable {
 /// "migration/" and the id (u64, big-endian) for each migration; values as the parts of the map encode themselves.
 ///
 /// Beside the map the last rebalancing, in as many records as change together: "rebalancing" with its head, and
-/// "rebalancing/" and the place (u32, big-endian) for each step.
+/// "rebalancing/" and the place (u32, big-endian) for each step. And "rebalancing-auto", as long as the meta group keeps the
+/// balance by itself.
 public struct MetaMachine: Sendable {
     /// Nil before the cluster's first map.
     public internal(set) var map: ClusterMap?
     /// The one that is under way, or the last one there was; nil: none was ever begun, or since the cluster was recovered.
     public internal(set) var rebalancing: Rebalancing?
+    /// The order to keep the balance by itself; nil: it does not.
+    public internal(set) var auto: AutoRebalancing?
 
     public init() {}
 
@@ -242,7 +254,12 @@ public struct MetaMachine: Sendable {
         guard let map else { return .invalid("there is no cluster yet") }
         switch command {
         case .change(let change, _): return change.levelRefusal(map)
-        case .beginRebalancing, .setRebalancing: return Self.rebalancingRefusal(map)
+        case .beginRebalancing(let plan):
+            guard !plan.isAutomatic else {
+                return .invalid("the meta group's leader alone begins a rebalancing by itself")
+            }
+            return Self.rebalancingRefusal(map)
+        case .setRebalancing, .setAuto: return Self.rebalancingRefusal(map)
         case .reportStep: return .invalid("the meta group's leader reports steps itself")
         case .initialise, .registerHost, .recover:
             return .invalid("hosts found clusters and register themselves: this command is not for clients")
@@ -291,16 +308,18 @@ public struct MetaMachine: Sendable {
         case .beginRebalancing(let plan): return begin(plan)
         case .setRebalancing(let id, let wish): return set(id, wish)
         case .reportStep(let id, let step, let report): return take(report, of: step, id)
+        case .setAuto(let auto): return set(auto)
         case .recover(let recovered):
             guard recovered.version > map?.version ?? 0 else {
                 return .refused(.invalid("the map has version \(map?.version ?? 0), a recovery brought an older one"))
             }
-            // What was to move was planned for hosts that may be lost.
+            // What was to move was planned for hosts that may be lost, and nobody has looked yet at what is left.
             let records =
                 Self.records(of: recovered, changedFrom: map) + Self.deletions(from: map, in: recovered)
-                + Self.records(of: nil, changedFrom: rebalancing)
+                + Self.records(of: nil, changedFrom: rebalancing) + Self.records(of: nil, changedFrom: auto)
             map = recovered
             rebalancing = nil
+            auto = nil
             return .done(records, MetaResult(host: HostID(0), mapVersion: recovered.version).encoded())
         }
     }
@@ -424,7 +443,9 @@ public struct MetaMachine: Sendable {
                 try reader.expectEnd()
                 continue
             }
-            if record.key == Self.headKey {
+            if record.key == Self.autoKey {
+                auto = try AutoRebalancing(from: &reader)
+            } else if record.key == Self.headKey {
                 head = try ClusterMapHead(from: &reader)
             } else if record.key == Self.ringKey {
                 ring = try SlotTable(from: &reader)

@@ -2,6 +2,7 @@
 
 public import Messages
 public import Primitives
+public import Ring
 
 /// Asks for the bytes and operations of a group's slots.
 ///
@@ -71,6 +72,20 @@ public struct GroupLoad: Message, Hashable {
         self.otherBytes = otherBytes
         self.seconds = seconds
         self.slots = slots
+    }
+
+    /// For the planner: all slots that a map gives the group, those that have nothing too. Operations in thousandths per
+    /// second, so that many slots with less than one count.
+    public func slotLoads(of group: GroupID, in map: ClusterMap) -> [RebalanceInput.SlotLoad] {
+        var next = slots[...]
+        return map.ring.slots(of: group).map { slot in
+            while let first = next.first, first.slot < slot { next.removeFirst() }
+            guard let found = next.first, found.slot == slot else {
+                return RebalanceInput.SlotLoad(slot: slot, bytes: 0, operations: 0)
+            }
+            return RebalanceInput.SlotLoad(
+                slot: slot, bytes: found.bytes, operations: UInt64(found.operationsPer1000Seconds))
+        }
     }
 
     public func encode(into writer: inout ByteWriter) {

@@ -216,6 +216,66 @@ private final class WritersStanding: Sendable {
         }
     }
 
+    /// A group comes, and nobody asks for a plan: some seconds later it has its share, while clients write.
+    @Test func theClusterKeepsTheBalanceByItself() async throws {
+        try await withHosts(
+            loops: [1, 2, 1, 1], groups: 3, featureLevel: FeatureLevel.migrations,
+            {
+                Self.brisk(&$0)
+                $0.balanceLookNanoseconds = 500_000_000
+                $0.balanceRestNanoseconds = 1_000_000_000
+            }
+        ) { hosts in
+            let cluster = try await hosts.client()
+            let owner = RebalancingOperator(addresses: hosts.addresses)
+            let keys = (0..<60).map { Bytes("{tag \($0)}") }
+            for key in keys { try await cluster.kv.put(key, Bytes("before")) }
+            let limits = Rebalancing.Limits(concurrentMax: 3, pauseMillisMax: 2_000)
+            try await owner.command(.setAuto(AutoRebalancing(limits: limits)))
+            let first = try await owner.map()
+            try await owner.command(
+                .change(
+                    .createGroup(weight: 100, hosts: first.hosts.prefix(3).map(\.id), preferred: 0),
+                    expecting: first.version))
+            let isOver = WritersStanding()
+            try await withThrowingTaskGroup(of: Void.self) { tasks in
+                tasks.addTask {
+                    var round = 0
+                    while !isOver.isOver.withLock({ $0 }) || round == 0 {
+                        for key in keys { try await cluster.kv.put(key, Bytes("\(round)")) }
+                        round += 1
+                    }
+                    for key in keys { #expect(try await cluster.kv.get(key)?.value == Bytes("\(round - 1)")) }
+                }
+                do {
+                    // Whatever comes of it, the writer ends.
+                    defer { isOver.isOver.withLock { $0 = true } }
+                    var last = "nothing"
+                    try await wait(for: "the group's share: \(last)") {
+                        let standing = try await owner.standing()
+                        last = "\(standing.map { "\($0)" } ?? "nobody says")"
+                        guard let standing, standing.rebalancing.isOver else { return false }
+                        return try await owner.map().ring.slots(of: GroupID(4)).count >= Slot.count / 4
+                    }
+                }
+                try await tasks.waitForAll()
+            }
+            await cluster.close()
+            let standing = try #require(try await owner.standing())
+            #expect(standing.rebalancing.isAutomatic && standing.rebalancing.limits == limits)
+            #expect(standing.rebalancing.count(.failed) == 0)
+            #expect(standing.auto?.auto == AutoRebalancing(limits: limits))
+            let map = try await owner.map()
+            let counts = map.ring.counts().map(\.slots)
+            #expect(map.migrations.isEmpty && counts.count == 4 && counts.max()! - counts.min()! <= 2, "\(counts)")
+            var found: [RingProof.Violation] = []
+            try await wait(for: "each slot in one place: \(found)") {
+                found = try await owner.violations()
+                return found.isEmpty
+            }
+        }
+    }
+
     @Test func aPlanIsStaleWhereTheClusterChanged() async throws {
         try await withHosts(loops: [1, 1, 1, 1], groups: 3, featureLevel: FeatureLevel.migrations, Self.brisk) {
             hosts in

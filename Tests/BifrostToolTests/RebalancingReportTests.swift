@@ -64,6 +64,24 @@ import Testing
         #expect(report.text(steps: true).contains("done"))
     }
 
+    @Test func itSaysThatTheClusterKeepsTheBalanceByItself() {
+        var standing = standing([.done, .waiting], [nil, nil])
+        #expect(!RebalancingReport(standing).text(steps: false).contains("by itself"))
+        #expect(RebalancingReport(standing).auto == nil && !RebalancingReport(standing).automatic)
+        standing.rebalancing.isAutomatic = true
+        standing.auto = AutoStanding(
+            auto: AutoRebalancing(limits: Rebalancing.Limits(concurrentMax: 2, pauseMillisMax: 50)),
+            wait: .rebalancing(RebalancingID(9)))
+        let report = RebalancingReport(standing)
+        let text = report.text(steps: false)
+        #expect(report.automatic && text.contains("begun by the cluster itself, at most 4 moves at a time"), "\(text)")
+        #expect(
+            text.contains(
+                "the cluster keeps the balance by itself, at most 2 moves at a time, pauses of 50 ms; it waits for the end of "
+                    + "rebalancing 9"), "\(text)")
+        #expect(AutoReport(AutoStanding(auto: AutoRebalancing(), wait: nil)).text.hasSuffix("it looks now"))
+    }
+
     @Test func aGroupIsHalvedByBytes() {
         let slots = (10..<20).map { Slot(UInt16($0)) }
         func load(_ bytes: [UInt64]) -> [SlotLoad] {

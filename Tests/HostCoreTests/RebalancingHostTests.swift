@@ -14,10 +14,13 @@ import Testing
     private let one = GroupID(1)
     private let two = GroupID(2)
 
-    private func trio(groups: Int = 2, hosts: Int = 4) throws -> Trio {
+    private func trio(
+        groups: Int = 2, hosts: Int = 4, loops: [Int]? = nil, adjust: (inout HostSettings) -> Void = { _ in }
+    ) throws -> Trio {
         try Trio(
-            groups: groups, hosts: hosts,
-            featureLevels: Array(repeating: FeatureLevel.migrations, count: hosts), mapLevel: FeatureLevel.migrations)
+            groups: groups, hosts: hosts, loops: loops,
+            featureLevels: Array(repeating: FeatureLevel.migrations, count: hosts), mapLevel: FeatureLevel.migrations,
+            adjust: adjust)
     }
 
     private func wait(_ trio: Trio, seconds: Int = 120, _ what: String, until isSo: () throws -> Bool) throws {
@@ -232,6 +235,95 @@ import Testing
         #expect(report.bytes > 0 && report.bytes < 1_600_000, "\(report)")
         try wait(trio, "the end of it") { standing(trio)?.rebalancing.isOver == true }
         #expect(standing(trio)?.rebalancing.steps[0].state == .done)
+    }
+
+    // MARK: - By itself
+
+    private static func brisk(_ settings: inout HostSettings) {
+        settings.balanceLookNanoseconds = 1_000_000_000
+        settings.balanceRestNanoseconds = 2_000_000_000
+    }
+
+    /// As the meta group's leader has it; nil: nobody leads, or it is off.
+    private func auto(_ trio: Trio) -> AutoStanding? {
+        for (place, host) in trio.hosts.enumerated() where !trio.isCut.contains(place) {
+            switch host.core.rebalancingReply() {
+            case .nothing(let auto)?: return auto
+            case .there(let standing)?: return standing.auto
+            default: continue
+            }
+        }
+        return nil
+    }
+
+    /// A third group, without slots, on three of the hosts.
+    private func addGroup(_ trio: Trio, token: UInt64) throws {
+        let hosts = try map(trio).hosts.prefix(3).map(\.id)
+        try administer(
+            trio, .change(.createGroup(weight: 100, hosts: hosts, preferred: 0), expecting: try map(trio).version),
+            token: token)
+    }
+
+    private func slotsOfThird(_ trio: Trio) throws -> Int { try map(trio).ring.slots(of: GroupID(3)).count }
+
+    private func isEven(_ trio: Trio) throws -> Bool {
+        try slotsOfThird(trio) >= Slot.count / 3 && standing(trio)?.rebalancing.isOver == true
+    }
+
+    /// Nobody asks for a rebalancing; with one event loop, where each answers itself, and with several.
+    @Test(arguments: [[1, 1, 1, 1], [3, 1, 2, 4]])
+    func aNewGroupGetsItsShareByItself(loops: [Int]) throws {
+        let trio = try trio(loops: loops, adjust: Self.brisk)
+        try administer(
+            trio, .setAuto(AutoRebalancing(limits: Rebalancing.Limits(concurrentMax: 7))), token: 1)
+        try addGroup(trio, token: 2)
+        try wait(trio, seconds: 600, "its share") { try isEven(trio) }
+        let record = try #require(standing(trio)?.rebalancing)
+        #expect(record.isAutomatic && record.limits.concurrentMax == 7 && record.count(.done) == record.steps.count)
+        let counts = try map(trio).ring.counts().map(\.slots)
+        #expect(counts.count == 3 && counts.max()! - counts.min()! <= 2, "\(counts)")
+        // In balance, it looks and begins nothing.
+        try trio.tick(20 * 30)
+        #expect(standing(trio)?.rebalancing.id == record.id)
+        try wait(trio, "a look that finds nothing") {
+            if case .imbalance? = auto(trio)?.wait { true } else { false }
+        }
+    }
+
+    @Test func offItBeginsNothing() throws {
+        let trio = try trio(adjust: Self.brisk)
+        try administer(trio, .setAuto(AutoRebalancing()), token: 1)
+        try wait(trio, "the order") { auto(trio) != nil }
+        try administer(trio, .setAuto(nil), token: 2)
+        try addGroup(trio, token: 3)
+        try trio.tick(20 * 60)
+        #expect(try slotsOfThird(trio) == 0 && standing(trio) == nil && auto(trio) == nil)
+        // And on again, it does.
+        try administer(trio, .setAuto(AutoRebalancing()), token: 4)
+        try wait(trio, "the next one") { standing(trio) != nil }
+        // Off while one is under way: that goes on, and no other follows.
+        try administer(trio, .setAuto(nil), token: 5)
+        let id = try #require(standing(trio)?.rebalancing.id)
+        try wait(trio, seconds: 600, "its share") { try isEven(trio) }
+        #expect(standing(trio)?.rebalancing.id == id)
+    }
+
+    @Test func whileAHostIsAwayItWaitsForItAndSaysSo() throws {
+        let trio = try trio(adjust: Self.brisk)
+        try administer(trio, .setAuto(AutoRebalancing()), token: 1)
+        // Whoever leads the meta group, so that another one has to find all of it.
+        let place = try trio.leader(of: .meta)
+        try addGroup(trio, token: 2)
+        trio.cut(place)
+        _ = try trio.leader(of: .meta)
+        let away = trio.hosts[place].id
+        try wait(trio, "what it waits for") { auto(trio)?.wait == .host(away) }
+        try trio.tick(20 * 60)
+        #expect(try slotsOfThird(trio) == 0 && standing(trio) == nil)
+        #expect(auto(trio)?.wait == .host(away))
+        trio.join(place)
+        try wait(trio, seconds: 600, "its share") { try isEven(trio) }
+        #expect(standing(trio)?.rebalancing.isAutomatic == true)
     }
 
     // MARK: -

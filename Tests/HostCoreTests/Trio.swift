@@ -149,7 +149,9 @@ final class TestHost {
                 core.stateDamaged(group: read.group, "\(error)")
             }
         }
-        for read in work.loadReads {
+        for look in work.balanceLooks { core.balanceLooked(look.result()) }
+        for read in work.loadReads where read.isForHost { core.loadRead(read, try read.result(from: store)) }
+        for read in work.loadReads where !read.isForHost {
             core.pageDone()
             replies[read.call] = .done(try read.result(from: store))
         }

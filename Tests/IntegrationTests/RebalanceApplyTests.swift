@@ -105,6 +105,41 @@ extension IntegrationTests {
             }
         }
 
+        @Test func theClusterIsToldToKeepTheBalanceByItself() async throws {
+            try await withRebalancing { cluster in
+                let before = try await cluster.bifrost("rebalance", "auto")
+                before.expect(0)
+                #expect(before.text.contains("does not rebalance by itself"), "\(before.text)")
+                let on = try await cluster.bifrost("rebalance", "auto", "on", "--max-concurrent", "2", "--json")
+                on.expect(0)
+                #expect(try on.json()["changed"] as? Bool == true)
+                // What is not named stays.
+                let again = try await cluster.bifrost("rebalance", "auto", "on", "--max-pause", "50ms", "--json")
+                again.expect(0)
+                let auto = try #require(try again.json()["auto"] as? [String: Any])
+                #expect(auto["concurrentMax"] as? Int == 2 && auto["pauseMillisMax"] as? Int == 50, "\(auto)")
+                let status = try await cluster.bifrost("rebalance", "status")
+                status.expect(0)
+                #expect(
+                    status.text.contains("keeps the balance by itself, at most 2 moves at a time"), "\(status.text)")
+                try await cluster.bifrost("rebalance", "auto", "off", "--max-concurrent", "3").expect(
+                    64, saying: "limits are given with 'on'")
+                try await cluster.bifrost("rebalance", "apply", "--auto", "--detach").expect(64, saying: "--detach")
+                // None is under way: to cancel is to turn it off.
+                let cancelled = try await cluster.bifrost("rebalance", "cancel")
+                cancelled.expect(0)
+                #expect(cancelled.text.contains("begins no rebalancing by itself any more"), "\(cancelled.text)")
+                let after = try await cluster.bifrost("rebalance", "auto", "--json")
+                after.expect(0)
+                #expect(try after.json()["auto"] == nil)
+                try await cluster.bifrost("rebalance", "apply", "--auto", input: Array("no\n".utf8)).expectLast(
+                    1, saying: "nothing was begun")
+                try await cluster.bifrost("rebalance", "apply", "--auto", "--yes", "--max-concurrent", "5").expect(0)
+                let applied = try await cluster.bifrost("rebalance", "auto")
+                #expect(applied.text.contains("at most 5 moves at a time"), "\(applied.text)")
+            }
+        }
+
         @Test func aGroupIsSplit() async throws {
             try await withRebalancing(groups: 2) { cluster in
                 try await fill(cluster, keys: 200, bytes: 2_000)

@@ -18,9 +18,12 @@ import Testing
     }
 
     @Test func answersComeBackFromTheirBytes() throws {
+        var kept = standing
+        let auto = AutoRebalancing(limits: Rebalancing.Limits(concurrentMax: 3))
+        kept.auto = AutoStanding(auto: auto, wait: .rebalancing(RebalancingID(4)))
         for reply in [
-            .nothing, .there(standing), .notLeader(address: "10.0.0.1:7001"), .notLeader(address: ""),
-            .refused("no"),
+            .nothing(nil), .nothing(AutoStanding(auto: auto, wait: nil)), .there(standing), .there(kept),
+            .notLeader(address: "10.0.0.1:7001"), .notLeader(address: ""), .refused("no"),
         ] as [RebalancingReply] {
             let bytes = reply.encoded()
             #expect(try RebalancingReply(decoding: bytes) == reply)

@@ -249,7 +249,7 @@ extension SimulationMark {
         [.membersChange, .replicaRemoved, .groupDeleted, .hostJoined, .hostRemoved, .levelRaised].contains(self)
     }
 
-    fileprivate var isOfMoves: Bool { [.slotsReleased, .slotsActivated].contains(self) }
+    fileprivate var isOfMoves: Bool { [.slotsReleased, .slotsActivated, .balancedByItself].contains(self) }
 
     fileprivate var isOfDamage: Bool {
         [

@@ -28,17 +28,18 @@ import Testing
 
         var map: ClusterMap { machine.meta.map! }
         var record: Rebalancing? { machine.meta.rebalancing }
+        var auto: AutoRebalancing? { machine.meta.auto }
 
         /// nil: it was carried out; else why not. What stands in the records afterwards is what the machine has.
         mutating func apply(_ command: MetaCommand) throws -> String? {
             #expect(try MetaCommand(payload: command.payload()) == command)
-            let before = (map, record)
+            let before = (map, record, auto)
             let applied = machine.apply(.command(machine.applied.rawValue + 1, command.payload()), into: &store)
             #expect(map.problem() == nil && (record == nil || record?.problem == nil))
             let restored = try MetaMachine(restoring: store.metaRecords.reversed())
-            #expect(restored.map == map && restored.rebalancing == record)
+            #expect(restored.map == map && restored.rebalancing == record && restored.auto == auto)
             if case .refused(.invalid(let text)) = applied {
-                #expect(before.0 == map && before.1 == record)
+                #expect(before.0 == map && before.1 == record && before.2 == auto)
                 return text
             }
             if case .unsupported(let what) = applied { Issue.record("unsupported: \(what)") }
@@ -355,6 +356,92 @@ import Testing
         #expect(try meta.apply(.change(.commitMigration(id, frozen: LogIndex(7), digest: 1))) == nil)
         #expect(try meta.apply(.change(.limitMigration(id, limits))) != nil)
         #expect(try meta.apply(.change(.limitMigration(MigrationID(99), limits))) != nil)
+    }
+
+    // MARK: - By itself
+
+    @Test func theBalanceIsKeptByItselfUntilSomebodyEndsThat() throws {
+        var meta = try Meta()
+        let auto = AutoRebalancing(limits: Rebalancing.Limits(concurrentMax: 2, bytesPerSecondMax: 1_000))
+        #expect(meta.auto == nil)
+        #expect(try meta.apply(.setAuto(auto)) == nil)
+        #expect(meta.auto == auto)
+        try meta.restart()
+        #expect(meta.auto == auto)
+        let other = AutoRebalancing()
+        #expect(try meta.apply(.setAuto(other)) == nil && meta.auto == other)
+        #expect(
+            try meta.apply(.setAuto(AutoRebalancing(limits: Rebalancing.Limits(concurrentMax: 0)))) != nil)
+        // Off, what is under way goes on.
+        try begun(&meta)
+        #expect(try meta.apply(.setAuto(nil)) == nil)
+        #expect(meta.auto == nil && meta.record?.isCancelled == false && meta.record?.isOver == false)
+        try meta.restart()
+        #expect(meta.auto == nil)
+    }
+
+    @Test func toCallOneOffEndsItToo() throws {
+        var meta = try Meta()
+        #expect(try meta.apply(.setAuto(AutoRebalancing())) == nil)
+        try begun(&meta)
+        let id = try #require(meta.record?.id)
+        #expect(try meta.apply(.setRebalancing(id, .pause)) == nil && meta.auto != nil)
+        #expect(try meta.apply(.setRebalancing(RebalancingID(id.rawValue + 1), .cancel)) != nil && meta.auto != nil)
+        #expect(try meta.apply(.setRebalancing(id, .cancel)) == nil)
+        #expect(meta.auto == nil && meta.record?.isCancelled == true)
+        // It is over by now, and may have been told again since.
+        #expect(meta.record?.isOver == true)
+        #expect(try meta.apply(.setAuto(AutoRebalancing())) == nil && meta.auto != nil)
+        #expect(try meta.apply(.setRebalancing(id, .cancel)) == nil && meta.auto == nil)
+    }
+
+    @Test func noneBeginsByItselfWhereThatIsOffOrAnotherIsUnderWay() throws {
+        var meta = try Meta()
+        var own = try plan(meta, token: 8)
+        own.isAutomatic = true
+        // A late entry of a leader that had not seen that it was turned off.
+        #expect(try meta.apply(.beginRebalancing(own)) != nil && meta.record == nil)
+        #expect(try meta.apply(.setAuto(AutoRebalancing())) == nil)
+        try begun(&meta)
+        #expect(meta.record?.isAutomatic == false)
+        #expect(try meta.apply(.beginRebalancing(own))?.contains("is under way") == true)
+        #expect(try meta.apply(.setRebalancing(try #require(meta.record?.id), .cancel)) == nil)
+        #expect(try meta.apply(.setAuto(AutoRebalancing())) == nil)
+        #expect(try meta.apply(.beginRebalancing(own)) == nil)
+        #expect(meta.record?.isAutomatic == true && meta.record?.isOver == false)
+        // Nobody else may say so.
+        #expect(meta.machine.meta.check(MetaCommand.beginRebalancing(own).payload()) != nil)
+        #expect(meta.machine.meta.check(MetaCommand.beginRebalancing(try plan(meta)).payload()) == nil)
+        #expect(meta.machine.meta.check(MetaCommand.setAuto(nil).payload()) == nil)
+    }
+
+    @Test func aRecoveryEndsItAndALowerLevelKnowsNothingOfIt() throws {
+        var meta = try Meta()
+        #expect(try meta.apply(.setAuto(AutoRebalancing())) == nil)
+        var recovered = meta.map
+        recovered.version += 10
+        #expect(try meta.apply(.recover(recovered)) == nil)
+        #expect(meta.auto == nil)
+        var older = try Meta(featureLevel: FeatureLevel.migrations - 1)
+        #expect(try older.apply(.setAuto(AutoRebalancing()))?.contains("feature level") == true)
+        #expect(older.machine.meta.check(MetaCommand.setAuto(AutoRebalancing()).payload()) != nil)
+    }
+
+    @Test func loadsAreOfAllSlotsOfTheGroup() throws {
+        let meta = try Meta()
+        let own = meta.map.ring.slots(of: GroupID(2))
+        let load = GroupLoad(
+            stateBytes: 10, memtableBytes: 0, otherBytes: 0, seconds: 10,
+            slots: [
+                SlotLoad(slot: own[1], bytes: 7, operationsPer1000Seconds: 9),
+                SlotLoad(slot: own[own.count - 1], bytes: 8, operationsPer1000Seconds: 0),
+            ])
+        let loads = load.slotLoads(of: GroupID(2), in: meta.map)
+        #expect(loads.map(\.slot) == own)
+        #expect(loads[0].bytes == 0 && loads[1].bytes == 7 && loads[1].operations == 9)
+        #expect(loads[own.count - 1].bytes == 8)
+        // One that owns other slots by now has nothing of these.
+        #expect(load.slotLoads(of: GroupID(3), in: meta.map).allSatisfy { $0.bytes == 0 })
     }
 
     // MARK: - What replicas and leaders say

@@ -18,6 +18,11 @@ extension Administrator {
         _ = try await rebalancingCommand(.setRebalancing(id, wish))
     }
 
+    /// From now on the cluster keeps the balance by itself, or not any more (nil).
+    func set(auto: AutoRebalancing?) async throws(ToolError) {
+        _ = try await rebalancingCommand(.setAuto(auto))
+    }
+
     /// What it says twice it says once: it is asked until somebody answers.
     private func rebalancingCommand(_ command: MetaCommand) async throws(ToolError) -> RebalancingID {
         // Without a map nobody but the first addresses is known.
@@ -56,6 +61,13 @@ extension Administrator {
     ///
     /// - Parameter end: no longer than until then, if that is before the command's time is over.
     func rebalancing(until end: Instant) async throws(ToolError) -> RebalancingStanding? {
+        try await balance(until: end).standing
+    }
+
+    /// The same, and whether the cluster keeps the balance by itself; nil: it does not.
+    func balance(
+        until end: Instant
+    ) async throws(ToolError) -> (standing: RebalancingStanding?, auto: AutoStanding?) {
         var hint: String?
         var turn = 0
         var why = "no host answered"
@@ -66,8 +78,8 @@ extension Administrator {
             hint = nil
             do throws(ToolError) {
                 switch try await probe(address).rebalancing(deadline: share(Self.shareNanoseconds)) {
-                case .nothing: return nil
-                case .there(let standing): return standing
+                case .nothing(let auto): return (nil, auto)
+                case .there(let standing): return (standing, standing.auto)
                 case .refused(let text): throw ToolError(.negative, "\(address) refused: \(text)")
                 case .notLeader(let leader):
                     why = leader.isEmpty ? "\(address) knows no leader of the meta group" : "\(leader) leads"

@@ -111,6 +111,8 @@ struct RebalanceApply: AsyncParsableCommand {
             write; this command shows how far it is. If it ends, or its terminal is closed, the cluster goes on: see \
             'bifrost rebalance status' and 'watch'. With --detach it only begins. It needs feature level 11.
 
+            With --auto nothing is planned now: from now on the cluster keeps the balance by itself within the limits, as             'bifrost rebalance auto --help' says, until 'bifrost rebalance auto off' or 'cancel'.
+
             EXIT CODES: 0 converged, 1 not confirmed or cancelled, 6 in progress (--detach, or the time is over), 7 the \
             plan is stale because the cluster changed after it was made, and nothing was begun, 8 blocked: steps failed, or \
             nothing goes on until somebody does something; 'status' says what.
@@ -119,6 +121,7 @@ struct RebalanceApply: AsyncParsableCommand {
               bifrost rebalance apply
               bifrost rebalance apply --yes --max-concurrent 2 --max-bytes-per-second 20MiB --max-pause 50ms
               bifrost rebalance apply --yes --detach --json
+              bifrost rebalance apply --auto --max-bytes-per-second 20MiB
             """)
 
     @Flag(help: "Do not ask.")
@@ -126,6 +129,9 @@ struct RebalanceApply: AsyncParsableCommand {
 
     @Flag(help: "Begin it, and do not wait.")
     var detach = false
+
+    @Flag(help: "From now on the cluster keeps the balance by itself; nothing is planned now.")
+    var auto = false
 
     @Flag(help: "Print each step, in the order in which they are allowed.")
     var steps = false
@@ -147,7 +153,23 @@ struct RebalanceApply: AsyncParsableCommand {
     /// Plans one after the other, where one has more steps than are carried out at a time.
     private static let partsMax = 64
 
+    func validate() throws {
+        guard auto else { return }
+        if detach || steps { throw ValidationError("--auto plans nothing now: --detach and --steps are not for it") }
+        if planning.isGiven {
+            throw ValidationError("--auto has bounds of its own: 20 % to begin, and 10 % to plan by; give no others")
+        }
+    }
+
     func run() async throws {
+        if auto {
+            if !yes {
+                try Confirmation.ask(
+                    "To let the cluster move slots, replicas and leads by itself from now on, type: yes", for: "yes",
+                    otherwise: "nothing was changed")
+            }
+            return try await RebalanceAuto.turnOn(limits, options)
+        }
         let cluster = try await options.cluster()
         let watch = RebalancingWatch(cluster, options)
         do {
@@ -217,7 +239,7 @@ struct RebalanceStatus: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "status", abstract: "Prints how far the rebalancing is, and what each step waits for.",
         discussion: """
-            Of the one that is under way, or the last one there was. Steps that are done are left out, but for --steps.
+            Of the one that is under way, or the last one there was. Steps that are done are left out, but for --steps.             Where the cluster keeps the balance by itself, it says so, and what it waits for.
 
             EXIT CODES: 0 converged, or there was none; 1 it was cancelled; 6 in progress; 8 blocked: steps failed, or \
             nothing goes on until somebody does something.
@@ -243,7 +265,7 @@ struct RebalanceStatus: AsyncParsableCommand {
         }
         watch.close()
         await cluster.close()
-        guard let report else { return try RebalancingWatch.printNone(json: options.common.json) }
+        guard let report else { return try watch.printNone(json: options.common.json) }
         try watch.print(report, json: options.common.json, steps: steps)
     }
 }
@@ -275,7 +297,7 @@ struct RebalanceWatch: AsyncParsableCommand {
             guard let first = try await watch.look() else {
                 watch.close()
                 await cluster.close()
-                return try RebalancingWatch.printNone(json: options.common.json)
+                return try watch.printNone(json: options.common.json)
             }
             let report = try await watch.follow(
                 RebalancingID(first.rebalancing), isShown: progress ?? Output.isErrorTerminal)
@@ -301,6 +323,8 @@ private struct RebalanceWish {
     let options: ClientOptions
     /// What is to be asked for, of the one that is under way.
     let wishes: (Rebalancing) -> [Rebalancing.Wish]
+    /// No other is to begin by itself, either.
+    var endsAuto = false
     /// What it came to.
     let words: (RebalancingID) -> String
 
@@ -308,17 +332,21 @@ private struct RebalanceWish {
         let administrator = Administrator(options, timeout: ClientOptions.timeout)
         defer { administrator.close() }
         _ = try await administrator.map()
-        let standing = try await administrator.rebalancing(until: RPCClock.now() + 10_000_000_000)
+        let (standing, auto) = try await administrator.balance(until: RPCClock.now() + 10_000_000_000)
         guard let record = standing?.rebalancing, !record.isOver else {
+            if endsAuto, auto != nil { return try await RebalanceAuto.turnOff(administrator, options) }
             throw ToolError(.negative, "no rebalancing is under way; nothing was changed")
         }
         let wishes = wishes(record)
         for wish in wishes { try await administrator.set(record.id, wish) }
+        // To cancel turns it off; it may have been turned on again since.
+        if endsAuto, auto != nil, wishes.isEmpty { try await administrator.set(auto: nil) }
         if options.common.json {
             return try Output.json(
                 Report(rebalancing: record.id.rawValue, changed: !wishes.isEmpty, done: true))
         }
-        try Output.line(words(record.id))
+        let end = endsAuto && auto != nil ? "; the cluster begins none by itself any more" : ""
+        try Output.line(words(record.id) + end)
     }
 }
 
@@ -368,7 +396,7 @@ struct RebalanceCancel: AsyncParsableCommand {
         commandName: "cancel", abstract: "Ends the rebalancing where it stands.",
         discussion: """
             No step begins any more. Slots and replicas on their way stay where they were if nothing is decided yet, and \
-            go to their end otherwise; what is done stays done. 'bifrost rebalance watch' shows when it is over.
+            go to their end otherwise; what is done stays done. 'bifrost rebalance watch' shows when it is over. Where the             cluster keeps the balance by itself, that ends, too.
 
             EXAMPLES:
               bifrost rebalance cancel
@@ -376,7 +404,7 @@ struct RebalanceCancel: AsyncParsableCommand {
     @OptionGroup var options: ClientOptions
 
     func run() async throws {
-        try await RebalanceWish(options: options, wishes: { $0.isCancelled ? [] : [.cancel] }) {
+        try await RebalanceWish(options: options, wishes: { $0.isCancelled ? [] : [.cancel] }, endsAuto: true) {
             "rebalancing \($0) is cancelled: what is under way is taken back, or goes to its end where it is decided"
         }.run()
     }
@@ -400,6 +428,8 @@ final class RebalancingWatch {
     /// For a step that waits for a host that was only started again.
     private static let blockedNanoseconds: UInt64 = 15_000_000_000
     private static let reportTimeout = Duration.seconds(1)
+    /// As it was when somebody looked last.
+    private var auto: AutoStanding?
 
     init(_ cluster: Cluster, _ options: ClientOptions) {
         self.cluster = cluster
@@ -412,8 +442,9 @@ final class RebalancingWatch {
     /// nil: there is none, and was none.
     func look() async throws -> RebalancingReport? {
         _ = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
-        guard let standing = try await administrator.rebalancing(until: RPCClock.now() + Self.lookNanoseconds)
-        else { return nil }
+        let balance = try await administrator.balance(until: RPCClock.now() + Self.lookNanoseconds)
+        auto = balance.auto
+        guard let standing = balance.standing else { return nil }
         let map = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
         var targets: [GroupID] = []
         for step in standing.rebalancing.steps where step.state == .underway {
@@ -478,10 +509,14 @@ final class RebalancingWatch {
         }
     }
 
-    static func printNone(json: Bool) throws {
-        struct None: Encodable { var done = true }
-        if json { return try Output.json(None()) }
-        try Output.line("nothing was ever rebalanced here")
+    func printNone(json: Bool) throws {
+        struct None: Encodable {
+            var done = true
+            var auto: AutoReport?
+        }
+        let auto = auto.map { AutoReport($0) }
+        if json { return try Output.json(None(auto: auto)) }
+        try Output.line(["nothing was ever rebalanced here", auto?.text].compactMap { $0 }.joined(separator: "\n"))
     }
 }
 

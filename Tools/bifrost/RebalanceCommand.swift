@@ -22,7 +22,7 @@ struct RebalanceCommand: AsyncParsableCommand {
             """,
         subcommands: [
             RebalancePlanCommand.self, RebalanceApply.self, RebalanceStatus.self, RebalanceWatch.self,
-            RebalancePause.self, RebalanceResume.self, RebalanceCancel.self,
+            RebalancePause.self, RebalanceResume.self, RebalanceCancel.self, RebalanceAuto.self,
         ])
 }
 
@@ -90,6 +90,13 @@ struct RebalancePlanning: ParsableArguments {
         ] where !(0...1_000).contains(percent) {
             throw ValidationError("--\(name)-percent is 0 to 1000, not \(percent)")
         }
+    }
+
+    /// Bounds other than the usual ones.
+    var isGiven: Bool {
+        let usual = RebalanceInput.Rules()
+        return bytesPercent != usual.bytesPercent || operationsPercent != usual.operationsPercent
+            || leadersPercent != usual.leadersPercent
     }
 
     /// A plan, and the map that it is for.
@@ -172,18 +179,6 @@ struct GroupAnswer: Sendable {
     var load: GroupLoad?
     var failure: ToolError?
 
-    /// All of its slots, those that have nothing too; none if it did not answer. Operations in thousandths per second, so
-    /// that many slots with less than one count.
-    func slots(in map: ClusterMap) -> [RebalanceInput.SlotLoad] {
-        guard let load else { return [] }
-        var next = load.slots[...]
-        return map.ring.slots(of: group).map { slot in
-            while let first = next.first, first.slot < slot { next.removeFirst() }
-            guard let found = next.first, found.slot == slot else {
-                return RebalanceInput.SlotLoad(slot: slot, bytes: 0, operations: 0)
-            }
-            return RebalanceInput.SlotLoad(
-                slot: slot, bytes: found.bytes, operations: UInt64(found.operationsPer1000Seconds))
-        }
-    }
+    /// Of all of its slots; none if it did not answer.
+    func slots(in map: ClusterMap) -> [RebalanceInput.SlotLoad] { load?.slotLoads(of: group, in: map) ?? [] }
 }

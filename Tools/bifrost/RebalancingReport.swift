@@ -6,6 +6,29 @@ package import Primitives
 package import Ring
 package import StateMachines
 
+/// That the cluster keeps the balance by itself.
+package struct AutoReport: Encodable, Sendable, Equatable {
+    package var concurrentMax: UInt32
+    /// 0: as much as hosts give.
+    package var bytesPerSecondMax: UInt64
+    /// 0: as it comes.
+    package var pauseMillisMax: UInt32
+    package var waitsFor: String?
+
+    package init(_ standing: AutoStanding) {
+        concurrentMax = standing.auto.limits.concurrentMax
+        bytesPerSecondMax = standing.auto.limits.bytesPerSecondMax
+        pauseMillisMax = standing.auto.limits.pauseMillisMax
+        waitsFor = standing.wait?.description
+    }
+
+    package var text: String {
+        let limits = RebalancingReport.limits(concurrentMax, bytesPerSecondMax, pauseMillisMax)
+        let wait = waitsFor.map { "it waits for \($0)" } ?? "it looks now"
+        return "the cluster keeps the balance by itself, \(limits); \(wait)"
+    }
+}
+
 package struct RebalancingReport: Encodable, Sendable {
     package struct Step: Encodable, Sendable {
         package var step: Int
@@ -32,6 +55,10 @@ package struct RebalancingReport: Encodable, Sendable {
     /// waiting, running, paused, blocked, cancelling, converged, failed, cancelled
     package var state: String
     package var done: Bool
+    /// The cluster began it by itself.
+    package var automatic: Bool
+    /// nil: the cluster begins none by itself.
+    package var auto: AutoReport?
     package var concurrentMax: UInt32
     /// 0: as much as hosts give.
     package var bytesPerSecondMax: UInt64
@@ -57,7 +84,8 @@ package struct RebalancingReport: Encodable, Sendable {
     private var ended: End
 
     private enum CodingKeys: String, CodingKey {
-        case rebalancing, mapVersion, state, done, concurrentMax, bytesPerSecondMax, pauseMillisMax, stepsDone
+        case rebalancing, mapVersion, state, done, automatic, auto, concurrentMax, bytesPerSecondMax, pauseMillisMax,
+            stepsDone
         case stepsFailed, stepsOpen, progress, bytes, bytesDone, bytesPerSecond, secondsLeft, steps
     }
 
@@ -73,6 +101,8 @@ package struct RebalancingReport: Encodable, Sendable {
         let record = standing.rebalancing
         rebalancing = record.id.rawValue
         mapVersion = standing.mapVersion
+        automatic = record.isAutomatic
+        auto = standing.auto.map { AutoReport($0) }
         concurrentMax = record.limits.concurrentMax
         bytesPerSecondMax = record.limits.bytesPerSecondMax
         pauseMillisMax = record.limits.pauseMillisMax
@@ -187,10 +217,9 @@ package struct RebalancingReport: Encodable, Sendable {
     /// - Parameter isEachShown: steps that are done, too.
     package func text(steps isEachShown: Bool) -> String {
         var lines = [line()]
-        var limits = ["at most \(HumanText.count(Int(concurrentMax), "move")) at a time"]
-        if bytesPerSecondMax > 0 { limits.append("\(HumanText.bytes(bytesPerSecondMax))/s of slots' records") }
-        if pauseMillisMax > 0 { limits.append("pauses of \(pauseMillisMax) ms") }
-        lines.append(limits.joined(separator: ", "))
+        let limits = Self.limits(concurrentMax, bytesPerSecondMax, pauseMillisMax)
+        lines.append(automatic ? "begun by the cluster itself, \(limits)" : limits)
+        if let auto { lines.append(auto.text) }
         let shown = steps.filter { isEachShown || $0.state != Rebalancing.Step.State.done.word }
         guard !shown.isEmpty else { return lines.joined(separator: "\n") }
         var table = Table([
@@ -204,6 +233,13 @@ package struct RebalancingReport: Encodable, Sendable {
         }
         lines.append(table.text)
         return lines.joined(separator: "\n")
+    }
+
+    fileprivate static func limits(_ concurrent: UInt32, _ bytesPerSecond: UInt64, _ pauseMillis: UInt32) -> String {
+        var limits = ["at most \(HumanText.count(Int(concurrent), "move")) at a time"]
+        if bytesPerSecond > 0 { limits.append("\(HumanText.bytes(bytesPerSecond))/s of slots' records") }
+        if pauseMillis > 0 { limits.append("pauses of \(pauseMillis) ms") }
+        return limits.joined(separator: ", ")
     }
 
     /// Why it did not converge, in words; nil: it did, or it may yet.
