@@ -35,7 +35,8 @@ public final class HostRestoration {
             directory = try DataDirectory(path: path)
             var random = SystemRandomNumberGenerator()
             let identity = HostIdentity(
-                incarnation: record.incarnation, featureLevel: FeatureLevel.current, journal: random.next() | 1)
+                incarnation: record.incarnation, featureLevel: max(record.featureLevel, FeatureLevel.current),
+                journal: random.next() | 1)
             var settings = LMDBDisk.Settings()
             settings.reserveBytes = Self.reserveBytes
             journal = try Journal(

@@ -10,17 +10,6 @@ import Testing
 
 extension IntegrationTests {
     @Suite(.serialized) struct RebalanceApplyTests {
-        /// A cluster at the feature level that is in the making.
-        private func withRebalancing(groups: Int = 3, _ body: (TestCluster) async throws -> Void) async throws {
-            let level = "\(FeatureLevel.migrations)"
-            try await withHosts(3) { cluster in
-                try cluster.local.startAll(arguments: ["--feature-level", level])
-                try await cluster.local.run(["init", "--hosts", cluster.local.addresses, "--groups", "\(groups)"])
-                try await cluster.bifrost("cluster", "upgrade", "--to", level).expect(0)
-                try await body(cluster)
-            }
-        }
-
         private func fill(_ cluster: TestCluster, keys: Int, bytes: Int) async throws {
             let client = try await cluster.client()
             let value = Bytes(Array(repeating: UInt8(ascii: "x"), count: bytes))
@@ -28,8 +17,14 @@ extension IntegrationTests {
             await client.close()
         }
 
+        /// `rebalance WORDS… --json`
+        private func rebalance(_ cluster: TestCluster, _ words: [String]) async throws -> ChildProcess.Result {
+            try await cluster.local.command(
+                ["rebalance"] + words + ["--json", "--connect", cluster.local.addresses], limit: .seconds(200))
+        }
+
         @Test func aNewGroupGetsItsShareAndEachSlotIsInOnePlace() async throws {
-            try await withRebalancing { cluster in
+            try await withMovingSlots { cluster in
                 try await fill(cluster, keys: 300, bytes: 4_000)
                 try await cluster.bifrost("rebalance", "status").expect(0)
                 let sound = try await cluster.bifrost("ring", "verify", "--json")
@@ -74,7 +69,7 @@ extension IntegrationTests {
         }
 
         @Test func whatIsDetachedGoesOnIsPausedResumedAndCancelled() async throws {
-            try await withRebalancing { cluster in
+            try await withMovingSlots { cluster in
                 try await fill(cluster, keys: 300, bytes: 4_000)
                 try await cluster.bifrost(
                     "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
@@ -141,7 +136,7 @@ extension IntegrationTests {
         }
 
         @Test func aGroupIsSplit() async throws {
-            try await withRebalancing(groups: 2) { cluster in
+            try await withMovingSlots(groups: 2) { cluster in
                 try await fill(cluster, keys: 200, bytes: 2_000)
                 let split = try await cluster.bifrost("group", "split", "1", limit: .seconds(600))
                 split.expect(0)
@@ -156,6 +151,84 @@ extension IntegrationTests {
                 await client.close()
                 try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
                 try await cluster.bifrost("group", "split", "9").expect(64, saying: "there is no group 9")
+            }
+        }
+
+        /// Each ends at once, and nothing with it: exit code 6 where it goes on by itself.
+        @Test func whatIsUnderWayIsNamedByEachCommand() async throws {
+            try await withMovingSlots(groups: 2) { cluster in
+                for word in ["status", "watch"] {
+                    let none = try await cluster.bifrost("rebalance", word, "--json")
+                    none.expect(0)
+                    #expect(try none.json()["done"] as? Bool == true, "\(none.text)")
+                }
+                try await fill(cluster, keys: 300, bytes: 4_000)
+                try await cluster.bifrost("group", "split", "meta").expect(1, saying: "has no slots")
+
+                let split = try await cluster.bifrost(
+                    "group", "split", "1", "--detach", "--json", "--max-bytes-per-second", "1KiB", "--timeout", "170s")
+                split.expectInProgress()
+                let begun = try split.json()
+                #expect(begun["group"] as? Int == 3 && begun["done"] as? Bool == false, "\(begun)")
+                #expect(begun["slots"] as? Int ?? 0 > 2_000, "\(begun)")
+                let id = try #require(begun["rebalancing"] as? Int)
+                try await cluster.bifrost("group", "split", "2").expect(1, saying: "rebalancing \(id) is under way")
+                for words in [["watch", "--timeout", "1s"], ["status", "--steps"]] {
+                    let result = try await rebalance(cluster, words)
+                    result.expectInProgress()
+                    let report = try result.json()
+                    #expect(report["rebalancing"] as? Int == id && report["done"] as? Bool == false, "\(report)")
+                }
+
+                // What is so already is no change.
+                func isChanged(_ words: String...) async throws -> Bool {
+                    let result = try await rebalance(cluster, words)
+                    result.expect(0)
+                    let report = try result.json()
+                    #expect(report["rebalancing"] as? Int == id, "\(report)")
+                    return try #require(report["changed"] as? Bool)
+                }
+                #expect(try await isChanged("pause"))
+                #expect(try await !isChanged("pause"))
+                #expect(try await isChanged("resume", "--max-concurrent", "2"))
+                #expect(try await !isChanged("resume", "--max-concurrent", "2"))
+                #expect(try await cluster.bifrost("rebalance", "status", "--json").json()["concurrentMax"] as? Int == 2)
+                let cancelled = try await cluster.bifrost("rebalance", "cancel")
+                cancelled.expect(0)
+                #expect(cancelled.text.hasPrefix("rebalancing \(id) is cancelled"), "\(cancelled.text)")
+                try await cluster.bifrost("rebalance", "watch", limit: .seconds(600)).expect(1, saying: "was cancelled")
+                let after = try await cluster.bifrost("rebalance", "status", "--json")
+                after.expect(1, saying: "was cancelled")
+                #expect(try after.json()["state"] as? String == "cancelled")
+                try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
+            }
+        }
+
+        /// Between the plan that is shown and the answer the cluster becomes another one.
+        @Test func aPlanIsStaleIfTheClusterChangedBeforeItIsConfirmed() async throws {
+            try await withMovingSlots { cluster in
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
+                let (answer, shown) = (cluster.directory + "/answer", cluster.directory + "/shown")
+                let script =
+                    "(until [ -e \"$0\" ]; do sleep 0.05; done; echo yes) "
+                    + "| \"$1\" rebalance apply --connect \"$2\" >\"$3\""
+                let child = try ChildProcess(
+                    "/bin/sh", ["-c", script, answer, cluster.local.executable, cluster.local.addresses, shown])
+                try await wait("a plan that is shown") {
+                    let text = (try? String(contentsOfFile: shown, encoding: .utf8)) ?? ""
+                    return text.contains("this is what will be done") && text.hasSuffix("\n") || !child.isRunning
+                }
+                try await cluster.bifrost("group", "stop", "4").expect(0)
+                try Data().write(to: URL(fileURLWithPath: answer))
+                await child.end(killAfter: .seconds(200)).expectLast(
+                    7, saying: "the plan is stale", "nothing was begun")
+                let none = try await cluster.bifrost("rebalance", "status")
+                none.expect(0)
+                #expect(none.text == "nothing was ever rebalanced here\n", "\(none.text)")
+                try await cluster.bifrost("group", "start", "4").expect(0)
+                try await cluster.bifrost("rebalance", "apply", "--yes", limit: .seconds(600)).expect(0)
             }
         }
 

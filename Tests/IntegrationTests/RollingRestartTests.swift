@@ -3,7 +3,6 @@
 import Bifrost
 import BifrostTool
 import Foundation
-import Linearizability
 import Primitives
 import TestSupport
 import Testing
@@ -12,38 +11,24 @@ extension IntegrationTests {
     @Suite(.serialized, .timeLimit(.minutes(15))) struct RollingRestartTests {
         @Test func allHostsAreRestartedInTurnUnderLoadAndNothingIsLost() async throws {
             try await withCluster { cluster in
-                var clients: [Cluster] = []
-                for _ in 0..<2 { clients.append(try await cluster.client()) }
-                let load = RecordedLoad(clients: clients, workers: 12)
-                let running = Task(executorPreference: OwnExecutor.current) { await load.run() }
-                for (round, host) in cluster.hosts.enumerated() {
-                    load.begin(round)
-                    // Nobody goes on before all is well.
-                    _ = try await cluster.waitForStatus(0)
-                    try await load.progress(by: 300)
-                    host.process?.send(SIGTERM)
-                    let ending = await host.process?.end(killAfter: .seconds(180)).ending
-                    #expect(ending == .exit(0), "\(cluster.log(host))")
-                    try await load.progress(by: 300)
-                    try cluster.start(host)
-                    _ = try await cluster.waitForStatus(0)
+                try await withRecordedLoad(cluster) { load in
+                    for (round, host) in cluster.hosts.enumerated() {
+                        load.begin(round)
+                        // Nobody goes on before all is well.
+                        _ = try await cluster.waitForStatus(0)
+                        try await load.progress(by: 300)
+                        host.process?.send(SIGTERM)
+                        let ending = await host.process?.end(killAfter: .seconds(180)).ending
+                        #expect(ending == .exit(0), "\(cluster.log(host))")
+                        try await load.progress(by: 300)
+                        try cluster.start(host)
+                        _ = try await cluster.waitForStatus(0)
+                        try await load.progress(by: 300)
+                    }
+                    load.begin(3)
+                    try await cluster.bifrost("group", "spread-leaders", "--no-wait").expect(0)
                     try await load.progress(by: 300)
                 }
-                load.begin(3)
-                try await cluster.bifrost("group", "spread-leaders", "--no-wait").expect(0)
-                try await load.progress(by: 300)
-                load.stop()
-                await running.value
-                try await load.readAll()
-                for client in clients { await client.close() }
-
-                let report = HistoryReport(checking: load.history)
-                #expect(
-                    report.isLinearizable, "\((report.violation ?? report.suspicious.first)?.explanation ?? [])")
-                #expect(load.unexpected == [])
-                #expect(load.history.count > 3_000 && report.keyCount >= 32)
-                print(
-                    "\(load.history.count) operations, \(report.unknownOutcomeCount) of unknown outcome: linearizable")
 
                 // Each process is a new one.
                 let status = try await cluster.bifrost("status", "--json").json()

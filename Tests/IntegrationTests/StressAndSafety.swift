@@ -7,11 +7,7 @@ import Bifrost
 import BifrostTool
 import Foundation
 import Linearizability
-import Messages
 import Primitives
-import RPC
-import StateMachines
-import Synchronization
 import TestSupport
 import Testing
 
@@ -19,43 +15,29 @@ extension IntegrationTests {
     @Suite(.serialized, .timeLimit(.minutes(15))) struct StressAndSafety {
         @Test func whatClientsSawIsLinearizableThoughHostsAreKilledAndStopped() async throws {
             try await withCluster { cluster in
-                var clients: [Cluster] = []
-                for _ in 0..<2 { clients.append(try await cluster.client()) }
-                let load = RecordedLoad(clients: clients, workers: 12)
-                let running = Task(executorPreference: OwnExecutor.current) { await load.run() }
-                for (round, host) in cluster.hosts.enumerated() {
-                    load.begin(round)
-                    try await load.progress(by: 300)
-                    cluster.local.kill(host)
-                    try await load.progress(by: 300)
-                    try cluster.start(host)
-                    _ = try await cluster.waitForStatus(0)
-                    if round < 2 {
-                        let other = cluster.hosts[(round + 1) % 3]
-                        other.process?.send(SIGSTOP)
-                        await OwnExecutor.pause(milliseconds: 1_500)
-                        other.process?.send(SIGCONT)
+                let history = try await withRecordedLoad(cluster) { load in
+                    for (round, host) in cluster.hosts.enumerated() {
+                        load.begin(round)
+                        try await load.progress(by: 300)
+                        cluster.local.kill(host)
+                        try await load.progress(by: 300)
+                        try cluster.start(host)
+                        _ = try await cluster.waitForStatus(0)
+                        if round < 2 {
+                            let other = cluster.hosts[(round + 1) % 3]
+                            other.process?.send(SIGSTOP)
+                            await OwnExecutor.pause(milliseconds: 1_500)
+                            other.process?.send(SIGCONT)
+                        }
+                        try await load.progress(by: 300)
                     }
+                    load.begin(3)
+                    try await load.progress(by: 300)
+                    for host in cluster.hosts { cluster.local.kill(host) }
+                    try cluster.local.startAll()
+                    _ = try await cluster.waitForStatus(0)
                     try await load.progress(by: 300)
                 }
-                load.begin(3)
-                try await load.progress(by: 300)
-                for host in cluster.hosts { cluster.local.kill(host) }
-                try cluster.local.startAll()
-                _ = try await cluster.waitForStatus(0)
-                try await load.progress(by: 300)
-                load.stop()
-                await running.value
-                try await load.readAll()
-                for client in clients { await client.close() }
-
-                let history = load.history
-                let report = HistoryReport(checking: history)
-                #expect(
-                    report.isLinearizable, "\((report.violation ?? report.suspicious.first)?.explanation ?? [])")
-                #expect(load.unexpected == [])
-                #expect(history.count > 3_000 && report.keyCount >= 32)
-                print("\(history.count) operations, \(report.unknownOutcomeCount) of unknown outcome: linearizable")
 
                 // The same with one write that nobody would have seen again.
                 var read: Set<Bytes> = []
@@ -73,134 +55,5 @@ extension IntegrationTests {
                 #expect(!HistoryReport(checking: broken).isLinearizable)
             }
         }
-    }
-}
-
-/// Workers on a few keys, each one operation after the other, and what they saw.
-final class RecordedLoad: Sendable {
-    private struct State {
-        var history: [HistoryRecord] = []
-        var acknowledged = 0
-        var round = 0
-        var isStopping = false
-        var unexpected: [String] = []
-        /// By key: what was seen last, for conditions.
-        var seen: [Bytes: Bytes] = [:]
-    }
-
-    private static let keysPerRound = 8
-    private let state = Mutex(State())
-    private let clients: [Cluster]
-    private let workers: Int
-
-    init(clients: [Cluster], workers: Int) {
-        self.clients = clients
-        self.workers = workers
-    }
-
-    var history: [HistoryRecord] { state.withLock { $0.history } }
-    var unexpected: [String] { state.withLock { $0.unexpected } }
-    func begin(_ round: Int) { state.withLock { $0.round = round } }
-    func stop() { state.withLock { $0.isStopping = true } }
-
-    func progress(by count: Int) async throws {
-        let goal = state.withLock { $0.acknowledged } + count
-        try await wait("\(count) more operations") { state.withLock { $0.acknowledged } >= goal }
-    }
-
-    func run() async {
-        await withTaskGroup(of: Void.self) { group in
-            for worker in 0..<workers { group.addTask { await self.work(worker) } }
-        }
-    }
-
-    private static func key(_ round: Int, _ number: Int) -> Bytes { Bytes("round \(round) key \(number)") }
-
-    /// Each key at each host: copies that lag or lack something show here.
-    func readAll() async throws {
-        for round in 0...3 {
-            for number in 0..<Self.keysPerRound {
-                for host in 1...3 as ClosedRange<UInt64> {
-                    let key = Self.key(round, number)
-                    var isDone = false
-                    for _ in 0..<40 where !isDone {
-                        isDone = await get(workers + Int(host), key, .linearizableAt(HostID(host)))
-                    }
-                    #expect(isDone, "\(key) at host \(host)")
-                }
-            }
-        }
-    }
-
-    private func work(_ worker: Int) async {
-        let client = clients[worker % clients.count]
-        var count = 0
-        while true {
-            let (round, isStopping) = state.withLock { ($0.round, $0.isStopping) }
-            if isStopping { return }
-            count += 1
-            let key = Self.key(round, Int.random(in: 0..<Self.keysPerRound))
-            let value = Bytes("\(worker).\(count)")
-            switch Int.random(in: 0..<10) {
-            case 0..<3:
-                await note(worker, key, .put(value)) { () async throws(BifrostError) in
-                    .changed(revision: try await client.kv.put(key, value, timeout: .seconds(4)).rawValue)
-                }
-            case 3:
-                let seen = state.withLock { $0.seen[key] }
-                await note(worker, key, .compareAndSet(.value(seen), to: value)) { () async throws(BifrostError) in
-                    do throws(BifrostError) {
-                        let revision = try await client.kv.put(
-                            key, value, if: seen.map { .value($0) } ?? .absent, timeout: .seconds(4))
-                        return .changed(revision: revision.rawValue)
-                    } catch {
-                        guard error.code == .conditionFailed else { throw error }
-                        return .conditionFailed
-                    }
-                }
-            case 4:
-                await note(worker, key, .delete) { () async throws(BifrostError) in
-                    .changed(revision: try await client.kv.delete(key, timeout: .seconds(4)).rawValue)
-                }
-            case 5: _ = await get(worker, key, .lease)
-            case 6: _ = await get(worker, key, .linearizableAt(HostID(UInt64.random(in: 1...3))))
-            default: _ = await get(worker, key, .linearizable)
-            }
-            await OwnExecutor.pause(milliseconds: Int.random(in: 0...10))
-        }
-    }
-
-    private func get(_ worker: Int, _ key: Bytes, _ consistency: ReadConsistency) async -> Bool {
-        let client = clients[worker % clients.count]
-        return await note(worker, key, .get) { () async throws(BifrostError) in
-            let found = try await client.kv.get(key, consistency, timeout: .seconds(4))
-            self.state.withLock { $0.seen[key] = found?.value }
-            return .found(found?.value, revision: found?.revision.rawValue)
-        }
-    }
-
-    @discardableResult
-    private func note(
-        _ worker: Int, _ key: Bytes, _ input: RegisterInput<Bytes>,
-        _ operation: () async throws(BifrostError) -> RegisterOutput<Bytes>
-    ) async -> Bool {
-        let call = RPCClock.now().rawValue
-        var outcome = HistoryRecord.Outcome.failed
-        var isDone = false
-        do throws(BifrostError) {
-            outcome = .ok(try await operation())
-            isDone = true
-        } catch {
-            // A read without an answer explains nothing.
-            if error.mayHaveHappened && input != .get { outcome = .unknown }
-            if !error.mayHaveHappened, !error.isRetrySafe { state.withLock { $0.unexpected.append(error.description) } }
-        }
-        let record = HistoryRecord(
-            client: UInt64(worker), key: key, input: input, outcome: outcome, call: call, end: RPCClock.now().rawValue)
-        state.withLock {
-            $0.history.append(record)
-            if isDone { $0.acknowledged += 1 }
-        }
-        return isDone
     }
 }

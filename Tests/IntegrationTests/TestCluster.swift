@@ -3,6 +3,7 @@
 import Bifrost
 import BifrostTool
 import Foundation
+import Primitives
 import Synchronization
 import TestSupport
 import Testing
@@ -15,6 +16,11 @@ typealias Ending = ChildProcess.Ending
 /// Hosts, and commands that are told where they are.
 struct TestCluster: Sendable {
     let local: LocalCluster
+    /// Of `serve`, whenever one of its hosts is started.
+    var hostArguments: [String] = []
+
+    /// For hosts, and commands on their files, of the feature level that is in the making.
+    static let trialArguments = ["--feature-level", "\(FeatureLevel.migrations)"]
 
     var hosts: [LocalCluster.HostProcess] { local.hosts }
     var directory: String { local.directory }
@@ -69,8 +75,11 @@ struct TestCluster: Sendable {
     }
 
     /// A client that a machine that stands still for a while does not make give up.
-    func client(at hosts: [LocalCluster.HostProcess]? = nil) async throws -> Cluster {
+    func client(
+        at hosts: [LocalCluster.HostProcess]? = nil, sessionTimeToLive: Duration = ClusterOptions().sessionTimeToLive
+    ) async throws -> Cluster {
         var options = ClusterOptions()
+        options.sessionTimeToLive = sessionTimeToLive
         options.timeout = .seconds(180)
         options.connectTimeout = .seconds(180)
         return try await Cluster.connect(to: (hosts ?? self.hosts).map(\.address), options: options)
@@ -98,7 +107,7 @@ struct TestCluster: Sendable {
     }
 
     /// Starts a host; commands wait until it listens.
-    func start(_ host: LocalCluster.HostProcess) throws { try local.start(host) }
+    func start(_ host: LocalCluster.HostProcess) throws { try local.start(host, arguments: hostArguments) }
 
     /// Ends a host of this cluster and the only one of another, and starts that one where the first was.
     func replace(_ host: LocalCluster.HostProcess, byHostOf other: TestCluster) throws -> ChildProcess {
@@ -201,6 +210,25 @@ func withCluster<Result>(
     }
 }
 
+/// The same at the feature level that is in the making, at which slots move.
+///
+/// - Parameter spare: hosts beside them that run and belong to no cluster yet.
+func withMovingSlots<Result>(
+    hosts: Int = 3, spare: Int = 0, groups: Int = 3, _ body: (TestCluster) async throws -> Result
+) async throws -> Result {
+    try await withHosts(hosts + spare) { cluster in
+        var cluster = cluster
+        cluster.hostArguments = TestCluster.trialArguments
+        for host in cluster.hosts { try cluster.start(host) }
+        let members = Array(cluster.hosts.prefix(hosts))
+        try await cluster.local.run([
+            "init", "--hosts", members.map(\.address).joined(separator: ","), "--groups", "\(groups)",
+        ])
+        try await cluster.bifrost("cluster", "upgrade", "--to", "\(FeatureLevel.migrations)", at: members).expect(0)
+        return try await body(cluster)
+    }
+}
+
 extension ChildProcess.Result {
     /// Its standard output as one JSON object.
     func json() throws -> [String: Any] {
@@ -218,6 +246,12 @@ extension ChildProcess.Result {
         #expect(errorText.hasPrefix("bifrost: "), "\(errorText)", sourceLocation: sourceLocation)
         #expect(errorText.split(separator: "\n").count == 1, "\(errorText)", sourceLocation: sourceLocation)
     }
+
+    /// What it asked for goes on by itself: that is all there is to be said.
+    func expectInProgress(sourceLocation: SourceLocation = #_sourceLocation) {
+        #expect(ending == .exit(6) && errorText.isEmpty, "\(ending): \(errorText)", sourceLocation: sourceLocation)
+    }
+
     /// The same of a command that says before what it does: its last line says why it ended.
     func expectLast(
         _ code: Int32, saying texts: String..., sourceLocation: SourceLocation = #_sourceLocation

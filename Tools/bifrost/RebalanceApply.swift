@@ -434,7 +434,8 @@ final class RebalancingWatch {
     init(_ cluster: Cluster, _ options: ClientOptions) {
         self.cluster = cluster
         self.options = options
-        administrator = Administrator(options, timeout: .seconds(3_600 * 24 * 365))
+        // --timeout is for how long is looked, and the last look is to tell how it stands then.
+        administrator = Administrator(seeds: options.addresses, timeout: .seconds(3_600 * 24 * 365))
     }
 
     func close() { administrator.close() }

@@ -32,6 +32,11 @@ struct StoppedOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp("The data directory of a host that is stopped.", valueName: "path"), completion: .directory)
     var directory: String
+
+    @OptionGroup var trial: TrialLevel
+
+    /// Held until it is let go.
+    func host() throws -> StoppedHost { try StoppedHost(directory: directory, level: trial.level) }
 }
 
 struct RecoverReport: AsyncParsableCommand {
@@ -53,7 +58,7 @@ struct RecoverReport: AsyncParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() async throws {
-        let host = try StoppedHost(directory: stopped.directory)
+        let host = try stopped.host()
         let isWatched = Output.isErrorTerminal
         let report = try host.report { done, count in
             if isWatched { Output.error("\rread \(done) of \(count) replicas\(done == count ? "\n" : "")") }
@@ -138,7 +143,7 @@ struct RecoverApply: AsyncParsableCommand {
             throw ToolError(.badData, "\(self.plan) is the report of a host; expected a plan")
         }
         // Holds the directory until the end: what is shown is what is written to.
-        let host = try StoppedHost(directory: stopped.directory)
+        let host = try stopped.host()
         let (standing, part) = try host.standing(of: plan)
         if standing == .ready {
             Output.error(RecoveryText.account(of: plan) + "\n\n" + RecoveryText.orders(of: part, in: plan) + "\n")

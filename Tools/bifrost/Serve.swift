@@ -92,11 +92,7 @@ struct Serve: AsyncParsableCommand {
         transform: SingleAddress.init(parsing:))
     var metrics: SingleAddress?
 
-    @Option(
-        help: ArgumentHelp(
-            "For trials of clusters of several versions: know no more than this feature level. A directory never goes back "
-                + "to a lower one.", valueName: "level", visibility: .hidden))
-    var featureLevel: UInt32?
+    @OptionGroup var trial: TrialLevel
 
     @Option(
         help: ArgumentHelp(
@@ -158,10 +154,6 @@ struct Serve: AsyncParsableCommand {
         guard (0...Self.scrubRateMax).contains(scrubRate) else {
             throw ValidationError("--scrub-rate is 0 to \(Self.scrubRateMax) MiB in a second, not \(scrubRate)")
         }
-        if let featureLevel, !(FeatureLevel.first...FeatureLevel.current).contains(featureLevel) {
-            throw ValidationError(
-                "--feature-level is \(FeatureLevel.first) to \(FeatureLevel.current), not \(featureLevel)")
-        }
         for (flag, text) in [("name", name ?? ""), ("zone", zone)] where text.utf8.count > Self.textBytesMax {
             throw ValidationError("--\(flag) has at most \(Self.textBytesMax) bytes, not \(text.utf8.count)")
         }
@@ -220,7 +212,7 @@ struct Serve: AsyncParsableCommand {
         if let queryThreads { configuration.queryThreads = queryThreads }
         if measuredMachine { configuration.machines = try StateMachineRegistry([QueryLoad.self]) }
         configuration.scrubBytesPerSecond = scrubRate << 20
-        if let featureLevel { configuration.featureLevel = featureLevel }
+        configuration.featureLevel = trial.level
         BifrostHost.Host.noteFaults()
         let descriptors = configuration.limits.connectionsMax + Self.filesMax
         if let limit = DescriptorLimit.raise(), limit < descriptors {

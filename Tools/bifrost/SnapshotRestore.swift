@@ -54,6 +54,7 @@ struct SnapshotRestore: AsyncParsableCommand {
     var group: [GroupArgument] = []
 
     @OptionGroup var progress: ProgressOptions
+    @OptionGroup var trial: TrialLevel
     @OptionGroup var common: CommonOptions
 
     private struct Report: Encodable {
@@ -140,11 +141,11 @@ struct SnapshotRestore: AsyncParsableCommand {
             HostRecord(
                 id: HostID(UInt64(position + 1)), name: host.address, address: host.address,
                 zone: zone.first { $0.address == host.address }?.text ?? "",
-                incarnation: Incarnation(UInt64.random(in: 1...UInt64.max)), featureLevel: FeatureLevel.current)
+                incarnation: Incarnation(UInt64.random(in: 1...UInt64.max)), featureLevel: trial.level)
         }
         return try RestorationPlan.map(
             of: saved, cluster: cluster, hosts: records, replicas: replicas ?? min(3, host.count),
-            groups: group.isEmpty ? nil : Set(group.map(\.id)))
+            groups: group.isEmpty ? nil : Set(group.map(\.id)), level: trial.level)
     }
 
     private func restore(_ saved: SavedCluster, _ map: ClusterMap, _ meter: ProgressMeter) throws(ToolError) {
