@@ -76,6 +76,8 @@ package struct SimulatedPlan: Sendable {
     package var newestLevel = FeatureLevel.current
     /// Of so many changes that the operator asks for, per hundred, that slots move; 0: none do.
     package var migrationPercent: UInt64 = 0
+    /// Of three clients, so many keep their sessions in the slots of data types that are held, where slots move.
+    package var holdersOfThree = 0
     /// Of so many, per hundred, that a plan of rebalancing is begun, or set otherwise; 0: none is.
     package var rebalancePercent: UInt64 = 0
     /// Of each host's version at first, of those to come too; it is started with the newest one some time later. Empty: all
@@ -218,6 +220,11 @@ package struct SimulatedPlan: Sendable {
         settings.sweptRecordsMax = 1 + Int(later.below(20))
         if simulation.profile.movesSlots { move(&later) }
         if simulation.profile == .rebalance { rebalancePercent = 40 + later.below(40) }
+        if simulation.profile.movesSlots, dataTypePercent > 0 { holdersOfThree = Int(later.below(4)) }
+        // So little that rounds go on until writers are slowed.
+        if simulation.profile.movesSlots, later.below(3) == 0 {
+            settings.migrationLittleBytes = 50 + Int(later.below(1_000))
+        }
     }
 
     private mutating func move(_ random: inout SeededRandom) {

@@ -272,6 +272,11 @@ extension ClientRouter {
     /// this client has in the slot it had then, or got later; it goes by that also where the slot has gone on since.
     mutating func confirmHold(_ place: Int) {
         guard usesMigrations, table[place].purpose == .caller else { return }
+        if isPlanted("other-slots-confirm") {
+            for at in holds.indices where holds[at].group == table[place].sessionGroup {
+                holds[at].confirmedAt = max(holds[at].confirmedAt, table[place].firstSentAt)
+            }
+        }
         let at = holdPlace(of: table[place].slot)
         guard at < holds.count, holds[at].slot == table[place].slot,
             holds[at].standing.contains(table[place].session)

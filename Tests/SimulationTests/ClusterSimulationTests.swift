@@ -122,7 +122,9 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     }
 
     @Test func slotsMoveUnderFaults() {
-        expect([.slotsReleased, .slotsActivated], within: 1...40, SimulationSettings(profile: .moves, seconds: 30))
+        expect(
+            SimulationMark.allCases.filter(\.isOfMoves), within: 1...40,
+            SimulationSettings(profile: .moves, seconds: 30))
     }
 
     @Test func plansOfRebalancingAreCarriedOutUnderFaults() {
@@ -247,7 +249,9 @@ extension SimulationMark {
         [.membersChange, .replicaRemoved, .groupDeleted, .hostJoined, .hostRemoved, .levelRaised].contains(self)
     }
 
-    fileprivate var isOfMoves: Bool { [.slotsReleased, .slotsActivated].contains(self) }
+    fileprivate var isOfMoves: Bool {
+        [.slotsReleased, .slotsActivated, .heldOnTheMove, .sessionTakenOver, .writersSlowed].contains(self)
+    }
 
     fileprivate var isOfDamage: Bool {
         [
