@@ -56,11 +56,6 @@ struct PermitModel: WatchedModel {
     var out: UInt32 { holders.reduce(0) { $0 + $1.permits } }
     var hasTimer: Bool { holders.contains { $0.timer != nil } || waiters.contains { $0.timer != nil } }
 
-    /// The session has some, or waits.
-    func has(_ session: SessionID) -> Bool {
-        holders.contains { $0.session == session } || waiters.contains { $0.session == session }
-    }
-
     /// Who has some, or waits.
     var sessions: Set<SessionID> { Set(holders.map(\.session) + waiters.map(\.session)) }
 

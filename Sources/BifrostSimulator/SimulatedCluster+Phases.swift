@@ -36,7 +36,9 @@ extension SimulatedCluster {
         }
         for client in clients { client.start(workers: world.plan.workersPerClient) }
         // Others let their sessions end: what they have comes back.
-        for client in clients where client.place % 3 < world.plan.holdersOfThree { client.hold(DataTypeWorkload.heldSlots) }
+        for client in clients where client.place % 3 < world.plan.holdersOfThree {
+            client.hold(DataTypeWorkload.heldSlots)
+        }
         startWatches()
         let end = UInt64(settings.seconds) * 1_000_000_000
         switch settings.profile {

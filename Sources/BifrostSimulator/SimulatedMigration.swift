@@ -614,6 +614,7 @@ extension SimulatedPlan {
         scanPercent = 15
         machinePercent = 15
         dataTypePercent = 0
+        holdersOfThree = 0
         leasePercent = 8
         delayMillisecondsMax = 4_000
         staleReadsPercent = 20
@@ -640,5 +641,6 @@ extension SimulatedPlan {
         // A round has many pages.
         settings.migrationPageRecords = 3
         settings.migrationPageBytes = 4_000
+        settings.migrationLittleBytes = HostSettings().migrationLittleBytes
     }
 }

@@ -223,7 +223,7 @@ package struct SimulatedPlan: Sendable {
         if simulation.profile.movesSlots, dataTypePercent > 0 { holdersOfThree = Int(later.below(4)) }
         // So little that rounds go on until writers are slowed.
         if simulation.profile.movesSlots, later.below(3) == 0 {
-            settings.migrationLittleBytes = 50 + Int(later.below(1_000))
+            settings.migrationLittleBytes = 20 + Int(later.below(500))
         }
     }
 

@@ -272,18 +272,14 @@ extension ClientRouter {
     /// this client has in the slot it had then, or got later; it goes by that also where the slot has gone on since.
     mutating func confirmHold(_ place: Int) {
         guard usesMigrations, table[place].purpose == .caller else { return }
-        if isPlanted("other-slots-confirm") {
-            for at in holds.indices where holds[at].group == table[place].sessionGroup {
-                holds[at].confirmedAt = max(holds[at].confirmedAt, table[place].firstSentAt)
-            }
-        }
         let at = holdPlace(of: table[place].slot)
         guard at < holds.count, holds[at].slot == table[place].slot,
             holds[at].standing.contains(table[place].session)
                 || !holds[at].isMoved && holds[at].group == table[place].sessionGroup
                     && holds[at].epoch == table[place].epoch
         else { return }
-        holds[at].confirmedAt = max(holds[at].confirmedAt, table[place].firstSentAt)
+        holds[at].confirmedAt = max(
+            holds[at].confirmedAt, isPlanted("held-from-answer-time") ? heardAt : table[place].firstSentAt)
     }
 
     /// What is held in the slot was there, as the group had it and since when, behind something that was sent then.
@@ -293,7 +289,8 @@ extension ClientRouter {
         guard place < holds.count, holds[place].slot == held.slot, !holds[place].isMoved,
             holds[place].group == groups[group].id, holds[place].epoch == held.epoch
         else { return }
-        holds[place].confirmedAt = max(holds[place].confirmedAt, time)
+        holds[place].confirmedAt = max(
+            holds[place].confirmedAt, isPlanted("held-from-answer-time") ? heardAt : time)
     }
 
     /// Sets in motion what is to be taken over, and lets commands go on that waited for that.
