@@ -216,6 +216,12 @@ final class DataTypeModel {
         }
     }
 
+    private func become(_ queue: QueueModel, _ name: Bytes, at index: LogIndex) {
+        // It grows, and nobody asks for what it was.
+        if name == Self.heldQueue { queues[name] = nil }
+        queues[name, default: Past(QueueModel())].become(queue, at: index)
+    }
+
     /// What a client was answered for an entry. Returns what is wrong with it.
     func judge(answer body: Bytes, at index: LogIndex) -> String? {
         guard let known = outcomes[index] else { return "an answer for entry \(index), which is no such command" }
@@ -252,7 +258,7 @@ final class DataTypeModel {
                 queue.fire(deadline, QueueModel.Moment(index: entry.index, logTime: logTime))
             else { continue }
             tell(queue.takeEvents(), QueueMachine.number, name)
-            queues[name]?.become(queue, at: entry.index)
+            become(queue, name, at: entry.index)
         }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
         change(allMemberships: moment) { $0.fire(deadline, moment) }
@@ -335,7 +341,7 @@ final class DataTypeModel {
         }
         for (name, past) in queues where isMoved(name) {
             moved.queues[name] = past.now
-            queues[name]?.become(QueueModel(), at: index)
+            become(QueueModel(), name, at: index)
         }
         moved.arrays = arrays.takeArrays(at: index, where: isMoved)
         for (name, past) in permits where isMoved(name.name) {
@@ -376,7 +382,7 @@ final class DataTypeModel {
         for (name, queue) in moved.queues {
             var queue = queue
             queue.arrive(from: route.source, route.clock)
-            queues[name, default: Past(QueueModel())].become(queue, at: index)
+            become(queue, name, at: index)
         }
         arrays.insert(moved.arrays, at: index)
         for (name, permit) in moved.permits {
@@ -445,7 +451,7 @@ final class DataTypeModel {
                     now.end(id, QueueModel.Moment(index: entry.index, logTime: logTime))
                 else { continue }
                 tell(now.takeEvents(), QueueMachine.number, name)
-                queues[name]?.become(now, at: entry.index)
+                become(now, name, at: entry.index)
             }
             if let problem = change(
                 allPermits: moment,
@@ -712,7 +718,7 @@ final class DataTypeModel {
                 return .failure(MachineFailure(0, "command \(request.number) of queues is not modelled"))
             }
             tell(queue.takeEvents(), QueueMachine.number, request.key)
-            queues[request.key, default: Past(QueueModel())].become(queue, at: index)
+            become(queue, request.key, at: index)
             return .success(answer)
         default:
             return .failure(MachineFailure(0, "command \(request.number) of machine \(machine) is not modelled"))
