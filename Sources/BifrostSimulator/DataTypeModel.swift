@@ -18,7 +18,7 @@ struct PermitName: Hashable, Comparable {
 }
 
 /// Where a fencing token guards something elsewhere.
-private struct GuardName: Hashable {
+struct GuardName: Hashable {
     var lock: PermitName
     var slot: Slot
 
@@ -82,11 +82,19 @@ final class DataTypeModel {
     private var barriers: [Bytes: Past<BarrierModel>] = [:]
     private var latches: [Bytes: Past<LatchModel>] = [:]
     private var sessions = SessionModel()
+    /// By index, from 1 on: what sessions made of the entry.
+    private var effects: [SessionModel.Effect] = []
+    /// Sessions of other groups that hold something in slots which are on their way here, as pages told.
+    private var arriving: [MigrationID: [SessionID: Set<Slot>]] = [:]
+    private lazy var held = HeldSlots(
+        of: { [unowned self] id in heldSlots(of: id) }, isGated: { [unowned self] slot in slots.isGated(slot) })
     /// By lock and slot: the highest fencing token that was seen.
     private var highest: [GuardName: UInt64] = [:]
     /// Commands that a token held back, and that a session had something in which ended.
     private(set) var guarded = 0
     private(set) var heldToTheEnd = 0
+    /// Sessions that came with slots in which they hold something.
+    private(set) var heldOnTheMove = 0
     private(set) var arrays = ArrayModel()
     private var queues: [Bytes: Past<QueueModel>] = [:]
     /// Of the queue whose items sessions have.
@@ -109,6 +117,11 @@ final class DataTypeModel {
     func ledger(at index: LogIndex) -> QueueLedger { ledger.state(at: index) }
     var heldItems: [UInt64: UInt64] { ledger.now.open }
     var timedOut: Int { queues.values.reduce(0) { $0 + $1.now.timedOut } }
+
+    /// What an entry does, as far as sessions decide that; nil: no replica has applied it yet.
+    func effect(at index: LogIndex) -> SessionModel.Effect? {
+        index > .zero && index <= last ? effects[Int(index.rawValue) - 1] : nil
+    }
 
     func permits(_ name: PermitName, at index: LogIndex) -> PermitModel {
         permits[name]?.state(at: index) ?? PermitModel()
@@ -149,7 +162,9 @@ final class DataTypeModel {
         if isNew {
             precondition(entry.index == last.next, "somebody applies each entry first")
             logTime = max(logTime, entry.logTime)
-            _ = sessions.commit(EntryMark(entry, after: nil, configuration: nil), at: entry.index, isGated: false)
+            let mark = EntryMark(entry, after: nil, configuration: nil)
+            let isGated = mark.slot.map { slots.isGated($0) } ?? false
+            effects.append(sessions.commit(mark, at: entry.index, isGated: isGated, held))
         }
         if case .refused(.guardFailed) = outcome { return judgeRefusal(of: entry) }
         guard case .done(let revision, let body) = outcome,
@@ -180,13 +195,14 @@ final class DataTypeModel {
                 var now = ledger.now
                 let problem = try now.apply(request, answer)
                 ledger.become(now, at: entry.index)
-                return problem.map { "entry \(entry.index) of \(request.key): \($0)" }
+                if let problem { return "entry \(entry.index) of \(request.key): \(problem)" }
             }
-            let session = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session ?? .none }
+            let caller = entry.payload.withUnsafeBytes { CommandHeader(of: $0)?.session ?? .none }
+            let session = holder(of: request.key, machine, for: caller)
             let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
             let expected =
                 try apply(permits: request, of: machine, session, moment)
-                ?? apply(request, of: machine, at: entry.index, revision)
+                ?? apply(request, of: machine, session, at: entry.index, revision)
             switch (expected, found) {
             case (.success(let answer), .answer(let body)) where answer == body: return nil
             case (.failure(let failure), .failure(let found)) where failure.code == found.code: return nil
@@ -198,6 +214,12 @@ final class DataTypeModel {
         } catch {
             return "entry \(entry.index) can't be read: \(error)"
         }
+    }
+
+    private func become(_ queue: QueueModel, _ name: Bytes, at index: LogIndex) {
+        // It grows, and nobody asks for what it was.
+        if name == Self.heldQueue { queues[name] = nil }
+        queues[name, default: Past(QueueModel())].become(queue, at: index)
     }
 
     /// What a client was answered for an entry. Returns what is wrong with it.
@@ -236,7 +258,7 @@ final class DataTypeModel {
                 queue.fire(deadline, QueueModel.Moment(index: entry.index, logTime: logTime))
             else { continue }
             tell(queue.takeEvents(), QueueMachine.number, name)
-            queues[name]?.become(queue, at: entry.index)
+            become(queue, name, at: entry.index)
         }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
         change(allMemberships: moment) { $0.fire(deadline, moment) }
@@ -245,15 +267,25 @@ final class DataTypeModel {
 
     // MARK: Moves
 
-    /// A step of a migration: objects go with their slots, as they were when these were frozen.
+    /// A step of a migration: objects go with their slots, as they were when these were frozen, and with who has something of
+    /// them.
     private func move(_ entry: LogEntry) -> String? {
         guard let command = try? SlotCommand(payload: entry.payload) else {
             return "entry \(entry.index) can't be read"
         }
         guard let step = MigrationStep(command) else { return nil }
         let id = command.migration
+        if case .page(_, let page) = command, slots.take(page, of: id) {
+            for holder in page.holders {
+                sessions.adopt(holder.session, timeToLive: holder.timeToLive, at: entry.index)
+                arriving[id, default: [:]][holder.session, default: []].formUnion(holder.holdings.map(\.slot))
+            }
+        }
         switch slots.commit(step, at: logTime) {
-        case .nothing: return nil
+        case .nothing:
+            // It was called off, and what came is deleted.
+            if case .cleared = step, !slots.hasPart(in: id) { arriving[id] = nil }
+            return nil
         case .begun:
             guard case .beginImport(_, _, let source, let sourceTime) = command else { return nil }
             motion.routes[id] = ObjectsInMotion.Route(
@@ -262,12 +294,18 @@ final class DataTypeModel {
         case .released(let slots):
             motion.objects[id] = takeObjects(of: Set(slots), at: entry.index)
             return nil
-        case .activated:
+        case .activated(let slots):
             guard let route = motion.routes[id], let objects = motion.objects.removeValue(forKey: id) else {
                 return "entry \(entry.index) activates slots that no group has released"
             }
+            sessions.begin(slots, at: entry.index, held)
+            let told = arriving.removeValue(forKey: id) ?? [:]
+            heldOnTheMove += told.count
             insert(objects, by: route, at: entry.index)
-            return nil
+            return told == objects.holders
+                ? nil
+                : "entry \(entry.index) activates slots in which pages told that \(told) hold something, and not "
+                    + "\(objects.holders)"
         }
     }
 
@@ -275,6 +313,12 @@ final class DataTypeModel {
     private func takeObjects(of slots: Set<Slot>, at index: LogIndex) -> MovedObjects {
         func isMoved(_ name: Bytes) -> Bool { slots.contains(Ring.slot(of: name)) }
         var moved = MovedObjects()
+        forEachHeld { _, name, holders in
+            // What one that is over left to be given back piece by piece is nobody's any more.
+            for id in holders where isMoved(name) && sessions.has(id) {
+                moved.holders[id, default: []].insert(Ring.slot(of: name))
+            }
+        }
         for (name, past) in values where isMoved(name) {
             moved.values[name] = past.now
             values[name]?.become(nil, at: index)
@@ -297,9 +341,29 @@ final class DataTypeModel {
         }
         for (name, past) in queues where isMoved(name) {
             moved.queues[name] = past.now
-            queues[name]?.become(QueueModel(), at: index)
+            become(QueueModel(), name, at: index)
         }
         moved.arrays = arrays.takeArrays(at: index, where: isMoved)
+        for (name, past) in permits where isMoved(name.name) {
+            moved.permits[name] = past.now
+            permits[name]?.become(PermitModel(), at: index)
+        }
+        for (name, past) in memberships where isMoved(name) {
+            moved.memberships[name] = past.now
+            memberships[name]?.become(MembershipModel(), at: index)
+        }
+        for (name, past) in barriers where isMoved(name) {
+            moved.barriers[name] = past.now
+            barriers[name]?.become(BarrierModel(), at: index)
+        }
+        for (name, token) in highest where slots.contains(name.slot) {
+            moved.highest[name] = token
+            highest[name] = nil
+        }
+        if isMoved(Self.heldQueue) {
+            moved.ledger = ledger.now
+            ledger.become(QueueLedger(), at: index)
+        }
         return moved
     }
 
@@ -318,28 +382,76 @@ final class DataTypeModel {
         for (name, queue) in moved.queues {
             var queue = queue
             queue.arrive(from: route.source, route.clock)
-            queues[name, default: Past(QueueModel())].become(queue, at: index)
+            become(queue, name, at: index)
         }
         arrays.insert(moved.arrays, at: index)
+        for (name, permit) in moved.permits {
+            var permit = permit
+            permit.arrive(from: route.source, route.clock)
+            permits[name, default: Past(PermitModel())].become(permit, at: index)
+        }
+        for (name, membership) in moved.memberships {
+            var membership = membership
+            membership.arrive(from: route.source, route.clock)
+            memberships[name, default: Past(MembershipModel())].become(membership, at: index)
+        }
+        for (name, barrier) in moved.barriers {
+            barriers[name, default: Past(BarrierModel())].become(barrier, at: index)
+        }
+        for (name, token) in moved.highest { highest[name] = token }
+        if let moved = moved.ledger { ledger.become(moved, at: index) }
+    }
+
+    // MARK: What sessions hold
+
+    /// Objects of which sessions have something, and who that is.
+    private func forEachHeld(_ body: (SubMachineNumber, Bytes, Set<SessionID>) -> Void) {
+        for (name, past) in permits { body(name.machine, name.name, past.now.sessions) }
+        for (name, past) in memberships { body(MembershipMachine.number, name, past.now.sessions) }
+        for (name, past) in barriers { body(BarrierMachine.number, name, past.now.sessions) }
+        for (name, past) in queues { body(QueueMachine.number, name, past.now.sessions) }
+    }
+
+    /// In which slots a session has something, of those on their way as well.
+    private func heldSlots(of id: SessionID) -> Set<Slot> {
+        var held: Set<Slot> = []
+        forEachHeld { _, name, holders in
+            if holders.contains(id) { held.insert(Ring.slot(of: name)) }
+        }
+        for holders in arriving.values { held.formUnion(holders[id] ?? []) }
+        return held
+    }
+
+    /// By which session a caller has the object: its own, or the first of those for which that one stands that has some.
+    private func holder(of name: Bytes, _ machine: SubMachineNumber, for id: SessionID) -> SessionID {
+        let owned = sessions.owned(by: id)
+        guard !owned.isEmpty else { return id }
+        var holders: Set<SessionID> = []
+        forEachHeld { if $0 == machine, $1 == name { holders = $2 } }
+        return holders.contains(id) ? id : owned.first { holders.contains($0) } ?? id
     }
 
     // MARK: Permits
 
     /// The sessions that ended have nothing any more, in the order in which the entry names them.
     private func endSessions(_ entry: LogEntry, _ revision: Revision) -> String? {
-        let ids: [SessionID]
-        switch try? SessionCommand(payload: entry.payload) {
-        case .close(let id)?: ids = [id]
-        case .expire(let expiries)?: ids = expiries.map(\.id)
-        default: return nil
-        }
         let moment = PermitModel.Moment(index: entry.index, revision: revision, logTime: logTime)
-        for id in ids where !sessions.has(id) {
+        for id in sessions.ended {
+            for slot in heldSlots(of: id).sorted() where motion.isTakenForHeld(id, slot) {
+                return "entry \(entry.index) ends session \(id), and its client takes what it has in \(slot) for held"
+            }
             change(allMemberships: moment) { $0.end(id, moment) }
             for name in barriers.keys.sorted() {
                 guard var now = barriers[name]?.now, now.end(id) else { continue }
                 tell(now.takeEvents(), BarrierMachine.number, name)
                 barriers[name]?.become(now, at: entry.index)
+            }
+            for name in queues.keys.sorted() {
+                guard var now = queues[name]?.now,
+                    now.end(id, QueueModel.Moment(index: entry.index, logTime: logTime))
+                else { continue }
+                tell(now.takeEvents(), QueueMachine.number, name)
+                become(now, name, at: entry.index)
             }
             if let problem = change(
                 allPermits: moment,
@@ -544,7 +656,8 @@ final class DataTypeModel {
     private typealias Expected = Result<Bytes, MachineFailure>
 
     private func apply(
-        _ request: MachineRequest, of machine: SubMachineNumber, at index: LogIndex, _ revision: Revision
+        _ request: MachineRequest, of machine: SubMachineNumber, _ session: SessionID, at index: LogIndex,
+        _ revision: Revision
     ) throws -> Expected {
         switch (machine, request.number) {
         case (ValueMachine.number, ValueSet.number):
@@ -601,11 +714,11 @@ final class DataTypeModel {
         case (QueueMachine.number, _):
             var queue = queues[request.key]?.now ?? QueueModel()
             let moment = QueueModel.Moment(index: index, logTime: logTime)
-            guard let answer = try queue.apply(request, at: moment) else {
+            guard let answer = try queue.apply(request, of: session, at: moment) else {
                 return .failure(MachineFailure(0, "command \(request.number) of queues is not modelled"))
             }
             tell(queue.takeEvents(), QueueMachine.number, request.key)
-            queues[request.key, default: Past(QueueModel())].become(queue, at: index)
+            become(queue, request.key, at: index)
             return .success(answer)
         default:
             return .failure(MachineFailure(0, "command \(request.number) of machine \(machine) is not modelled"))

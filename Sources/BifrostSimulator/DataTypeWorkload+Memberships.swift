@@ -84,8 +84,7 @@ extension DataTypeWorkload {
     func changeBarrier(random: inout SeededRandom) -> SimulatedRequest {
         let name = pick(Self.barriers, &random)
         let latch = Self.latches[0]
-        // Of latches alone: nobody has arrived at them.
-        switch areHolding ? random.below(12) : 7 + random.below(5) {
+        switch random.below(12) {
         case 0..<5:
             return command(
                 BarrierArrive(

@@ -5,6 +5,7 @@ import ClientCore
 import DataTypes
 import Messages
 import Primitives
+import Ring
 import StateMachines
 
 /// Uses some objects of each type.
@@ -15,12 +16,7 @@ final class DataTypeWorkload: SimulatedWorkload {
     private var acknowledged: [GroupID: LogIndex] = [:]
     private let motion = ObjectsInMotion()
     let groupOf: (Bytes) -> GroupID
-    private let slotsMove: Bool
-    /// Whether clients hold something in sessions, as locks, members of memberships, or items of queues, where slots move. Not as
-    /// long as clients let sessions end that came with slots to other groups.
-    static let holdsWhereSlotsMove = false
-    /// Clients hold something in their sessions.
-    var areHolding: Bool { !slotsMove || Self.holdsWhereSlotsMove }
+    let slotsMove: Bool
     /// A revision that some answer named: for conditions that may hold.
     private var seen: [Bytes: Revision] = [:]
     private var lastValue: UInt64 = 0
@@ -65,6 +61,18 @@ final class DataTypeWorkload: SimulatedWorkload {
             + locks.map(\.name)
     }
 
+    /// Of what sessions hold.
+    static var heldSlots: [Slot] {
+        let names = locks.map(\.name) + [election.name, semaphore, lease] + memberships + barriers
+        return Set((names + [DataTypeModel.heldQueue]).map { Ring.slot(of: $0) }).sorted()
+    }
+
+    /// Whether a client goes by it that it has what it got in a slot by a session.
+    var isTakenForHeld: (SessionID, Slot) -> Bool {
+        get { motion.isTakenForHeld }
+        set { motion.isTakenForHeld = newValue }
+    }
+
     /// Some replica applied an entry. Returns what is wrong with what it came to.
     func applied(_ entry: LogEntry, _ outcome: Applied, in group: GroupID) -> String? {
         guard group != .meta else { return nil }
@@ -75,6 +83,7 @@ final class DataTypeWorkload: SimulatedWorkload {
     var cleared: Int { models.values.reduce(0) { $0 + $1.cleared } }
     var guarded: Int { models.values.reduce(0) { $0 + $1.guarded } }
     var heldToTheEnd: Int { models.values.reduce(0) { $0 + $1.heldToTheEnd } }
+    var heldOnTheMove: Int { models.values.reduce(0) { $0 + $1.heldOnTheMove } }
     var trimmed: Int { models.values.reduce(0) { $0 + $1.arrays.trimmed } }
     var putOffline: Int { models.values.reduce(0) { $0 + $1.putOffline } }
     var forgotten: Int { models.values.reduce(0) { $0 + $1.forgotten } }
@@ -105,8 +114,6 @@ final class DataTypeWorkload: SimulatedWorkload {
         let dice = random.below(100)
         if dice < 30 { return read(random: &random) }
         switch random.below(19) {
-        case 8...10 where !areHolding: return changeQueue(random: &random)
-        case 15...17 where !areHolding: return changeMap(random: &random)
         case 16, 17: return changeMembership(random: &random)
         case 18: return changeBarrier(random: &random)
         case 13, 14: return changeQueue(random: &random)

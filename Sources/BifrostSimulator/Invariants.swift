@@ -21,6 +21,8 @@ final class Invariants {
     private var owners = SlotOwners()
     /// Who serves slots that moved; `.meta`: nobody just now.
     private var servers: [Slot: GroupID] = [:]
+    /// By which groups' committed entries are known that have not been taken for done yet: one replica of each.
+    private var unsettled: [ReplicaModel] = []
     private let firstMap: ClusterMap
 
     init(cluster: SimulatedCluster) {
@@ -663,7 +665,10 @@ final class Invariants {
                 group.committed.append(mark)
                 group.committedIn.append(replica.term.rawValue)
                 // Two leaders may both bring the first map; clients' commands are all different.
-                if model.group != .meta, !takeEffect(mark, at: LogIndex(UInt64(place + 1)), model, group) { return }
+                if model.group != .meta {
+                    guard settle() else { return }
+                    if group.takesEffect.count == place, !takeEffects(of: model, group) { return }
+                }
             }
             place += 1
         }
@@ -697,6 +702,35 @@ final class Invariants {
         return true
     }
 
+    /// What committed entries do. Where slots move, and sessions hold something in them, which sessions end goes by what the
+    /// models of objects say: those wait until some replica has applied the entry. False: a rule is broken.
+    private func takeEffects(of model: ReplicaModel, _ group: GroupModel) -> Bool {
+        while group.takesEffect.count < group.committed.count {
+            let index = LogIndex(UInt64(group.takesEffect.count + 1))
+            if let objects = objectsInMotion?.model(model.group), objects.last < index {
+                if !unsettled.contains(where: { $0 === model }) { unsettled.append(model) }
+                return true
+            }
+            guard takeEffect(group.committed[group.takesEffect.count], at: index, model, group) else { return false }
+        }
+        return true
+    }
+
+    /// The same for all groups that waited: what one group has released comes before what another one does with it.
+    private func settle() -> Bool {
+        guard !unsettled.isEmpty else { return true }
+        let models = unsettled
+        unsettled = []
+        for model in models where !takeEffects(of: model, groups[Int(model.group.rawValue)]) { return false }
+        return true
+    }
+
+    /// nil: no slots move, or nobody holds anything.
+    private var objectsInMotion: DataTypeWorkload? {
+        guard let objects = cluster.dataTypes, objects.slotsMove else { return nil }
+        return objects
+    }
+
     /// What a committed entry does, by the model of sessions. False: a rule is broken.
     private func takeEffect(_ mark: EntryMark, at index: LogIndex, _ model: ReplicaModel, _ group: GroupModel) -> Bool {
         var isDone = false
@@ -705,7 +739,10 @@ final class Invariants {
             cluster.migration?.committed(step, at: index, in: model.group)
         }
         let isGated = mark.slot.map { group.slots.isGated($0) } ?? false
-        switch group.sessions.commit(mark, at: index, isGated: isGated) {
+        let effect =
+            objectsInMotion?.model(model.group).effect(at: index)
+            ?? group.sessions.commit(mark, at: index, isGated: isGated)
+        switch effect {
         case .done: isDone = true
         case .repeated: world.mark(.commandRepeated)
         case .void: world.mark(.sessionGone)
@@ -718,6 +755,11 @@ final class Invariants {
                 "one group serves a slot", model,
                 "entry \(index) takes effect in slot \(slot), which group \(server) serves")
             return false
+        }
+        // The client's own, and no operation.
+        if case .takeOver? = mark.call {
+            world.mark(.sessionTakenOver)
+            return true
         }
         guard group.commands.insert(mark.command).inserted else {
             fail("at most once", model, "entry \(index) repeats a command")
@@ -762,9 +804,10 @@ final class Invariants {
 
     /// What took effect is what clients were told.
     func judgeAnswers() {
+        guard settle() else { return }
         for (number, group) in groups.enumerated() where number != Int(GroupID.meta.rawValue) {
             for index in group.answers.keys.sorted()
-            where index <= UInt64(group.committed.count) && !group.takesEffect[Int(index) - 1] {
+            where index <= UInt64(group.takesEffect.count) && !group.takesEffect[Int(index) - 1] {
                 world.fail("at most once", "group \(number): entry \(index) is answered, and has no effect")
                 return
             }

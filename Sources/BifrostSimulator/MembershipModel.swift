@@ -16,8 +16,8 @@ struct MembershipModel: WatchedModel {
         var stays: UInt64
         var wishes: [UInt64] = []
         var metadata: Bytes
-        /// The entry that put it offline for a time, and when that is over.
-        var timer: LogIndex?
+        /// What put it offline for a time, and when that is over.
+        var timer: ObjectTimer?
         var due = LogTime.zero
     }
     typealias Moment = PermitModel.Moment
@@ -39,6 +39,17 @@ struct MembershipModel: WatchedModel {
         members.filter { $0.value.token > 0 }.sorted { $0.value.token < $1.value.token }.map(\.key)
     }
     var hasTimer: Bool { members.values.contains { $0.timer != nil } }
+    /// Those with members online.
+    var sessions: Set<SessionID> { Set(members.values.filter { $0.token > 0 }.map(\.session)) }
+
+    /// It came with its slot.
+    mutating func arrive(from group: GroupID, _ clock: MigrationClock) {
+        for id in members.keys {
+            guard let member = members[id] else { continue }
+            members[id]?.timer = member.timer?.arrived(from: group)
+            members[id]?.due = clock.time(member.due)
+        }
+    }
 
     func entry(_ id: Bytes) -> MembershipMember? {
         members[id].map {
@@ -188,7 +199,7 @@ struct MembershipModel: WatchedModel {
     private mutating func stay(_ id: Bytes, _ reason: MembershipTold.Reason, _ now: Moment) {
         guard let stays = members[id]?.stays, stays > 0 else { return leave(id, reason, now) }
         guard stays <= MachineContext.Limits.delayMillisMax else { return }
-        members[id]?.timer = now.index
+        members[id]?.timer = ObjectTimer(now.index)
         members[id]?.due = now.due(after: stays)
     }
 
@@ -235,7 +246,7 @@ struct MembershipModel: WatchedModel {
     mutating func fire(_ deadline: DeadlineKey, _ now: Moment) -> Bool {
         guard
             let id = members.keys.sorted().first(where: {
-                members[$0]?.timer == deadline.index && members[$0]?.due == deadline.time
+                members[$0]?.timer == ObjectTimer(deadline) && members[$0]?.due == deadline.time
             })
         else { return false }
         leave(id, .timeOver, now)
@@ -263,6 +274,8 @@ struct BarrierModel: WatchedModel {
     private var arrivals: [(session: SessionID, wish: UInt64)] = []
     /// Rounds that are over.
     private(set) var opened = 0
+    /// Those that have arrived.
+    var sessions: Set<SessionID> { Set(arrivals.map(\.session)) }
     var events: [ObjectEvent] = []
 
     mutating func arrive(

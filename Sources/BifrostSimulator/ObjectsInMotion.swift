@@ -21,8 +21,7 @@ struct ObjectTimer: Equatable {
     }
 }
 
-/// What sessions hold is not among them: clients let nobody hold anything where slots move
-/// (`DataTypeWorkload.holdsWhereSlotsMove`).
+/// With who has something of them: sessions by the numbers that they have in the group where it was got.
 struct MovedObjects {
     var values: [Bytes: DataTypeModel.Entry] = [:]
     var numbers: [Bytes: NumberState] = [:]
@@ -31,6 +30,14 @@ struct MovedObjects {
     var latches: [Bytes: LatchModel] = [:]
     var queues: [Bytes: QueueModel] = [:]
     var arrays: [Bytes: (items: [ArrayModel.Item], lastID: UInt64)] = [:]
+    var permits: [PermitName: PermitModel] = [:]
+    var memberships: [Bytes: MembershipModel] = [:]
+    var barriers: [Bytes: BarrierModel] = [:]
+    var highest: [GuardName: UInt64] = [:]
+    /// Of the queue whose items sessions have, if it is among them.
+    var ledger: QueueLedger?
+    /// Who has something in which of the slots.
+    var holders: [SessionID: Set<Slot>] = [:]
 }
 
 /// Between the entry that releases slots, which one replica at least has applied, and the one that activates them.
@@ -42,4 +49,6 @@ final class ObjectsInMotion {
 
     var routes: [MigrationID: Route] = [:]
     var objects: [MigrationID: MovedObjects] = [:]
+    /// Some client goes by it that it has what it got in this slot by this session.
+    var isTakenForHeld: (SessionID, Slot) -> Bool = { _, _ in false }
 }

@@ -14,8 +14,8 @@ struct PermitModel: WatchedModel {
         var wish: UInt64
         var permits: UInt32
         var value: Bytes
-        /// The entry that gave it a time to live, and when that is over.
-        var timer: LogIndex?
+        /// What gave it a time to live, and when that is over.
+        var timer: ObjectTimer?
         var due = LogTime.zero
 
         var entry: PermitEntry { PermitEntry(number: token, session: session, permits: permits, value: value) }
@@ -28,7 +28,7 @@ struct PermitModel: WatchedModel {
         var permits: UInt32
         var value: Bytes
         var timeToLive: UInt64
-        var timer: LogIndex?
+        var timer: ObjectTimer?
         var due = LogTime.zero
 
         var entry: PermitEntry { PermitEntry(number: ticket, session: session, permits: permits, value: value) }
@@ -55,6 +55,21 @@ struct PermitModel: WatchedModel {
 
     var out: UInt32 { holders.reduce(0) { $0 + $1.permits } }
     var hasTimer: Bool { holders.contains { $0.timer != nil } || waiters.contains { $0.timer != nil } }
+
+    /// Who has some, or waits.
+    var sessions: Set<SessionID> { Set(holders.map(\.session) + waiters.map(\.session)) }
+
+    /// It came with its slot.
+    mutating func arrive(from group: GroupID, _ clock: MigrationClock) {
+        for place in holders.indices {
+            holders[place].timer = holders[place].timer?.arrived(from: group)
+            holders[place].due = clock.time(holders[place].due)
+        }
+        for place in waiters.indices {
+            waiters[place].timer = waiters[place].timer?.arrived(from: group)
+            waiters[place].due = clock.time(waiters[place].due)
+        }
+    }
 
     private mutating func number(_ now: Moment) -> UInt64 {
         last = max(last + 1, now.revision.rawValue)
@@ -89,7 +104,7 @@ struct PermitModel: WatchedModel {
         } else {
             answer.state = .queued
             if wish.waitMillis <= MachineContext.Limits.delayMillisMax {
-                waiter.timer = now.index
+                waiter.timer = ObjectTimer(now.index)
                 waiter.due = now.due(after: wish.waitMillis)
             }
             waiters.append(waiter)
@@ -104,7 +119,7 @@ struct PermitModel: WatchedModel {
             token: token, session: waiter.session, ticket: waiter.ticket, wish: waiter.wish,
             permits: waiter.permits, value: waiter.value)
         if waiter.timeToLive > 0 {
-            holder.timer = now.index
+            holder.timer = ObjectTimer(now.index)
             holder.due = now.due(after: waiter.timeToLive)
         }
         holders.append(holder)
@@ -146,7 +161,7 @@ struct PermitModel: WatchedModel {
 
     mutating func renew(token: UInt64, _ millis: UInt64, _ now: Moment) -> Bool {
         guard let place = holders.firstIndex(where: { $0.token == token }) else { return false }
-        holders[place].timer = millis > 0 ? now.index : nil
+        holders[place].timer = millis > 0 ? ObjectTimer(now.index) : nil
         holders[place].due = now.due(after: millis)
         tell(holders[place])
         return true
@@ -169,8 +184,8 @@ struct PermitModel: WatchedModel {
     /// What an entry scheduled for this time is over.
     mutating func fire(_ deadline: DeadlineKey, _ now: Moment) -> Bool {
         let over =
-            holders.filter { $0.timer == deadline.index && $0.due == deadline.time }.map(\.ticket)
-            + waiters.filter { $0.timer == deadline.index && $0.due == deadline.time }.map(\.ticket)
+            holders.filter { $0.timer == ObjectTimer(deadline) && $0.due == deadline.time }.map(\.ticket)
+            + waiters.filter { $0.timer == ObjectTimer(deadline) && $0.due == deadline.time }.map(\.ticket)
         guard !over.isEmpty else { return false }
         remove(.expired) { over.contains($0) }
         serve(now)

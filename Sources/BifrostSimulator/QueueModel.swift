@@ -1,12 +1,12 @@
-// Queues as the rules know them: one whose every answer is foretold, and, for those whose items sessions have, what may not
-// happen whatever comes back when.
+// Queues as the rules know them: every answer is foretold; and, for those whose items sessions have, what may not happen
+// whatever comes back when.
 
 import DataTypes
 import Messages
 import Primitives
 import StateMachines
 
-/// One queue, by the rules: taken by nobody's session.
+/// One queue, by the rules.
 struct QueueModel: WatchedModel {
     struct Item {
         var priority: UInt8
@@ -16,10 +16,13 @@ struct QueueModel: WatchedModel {
         var delivery: UInt64 = 0
         var reason = ObjectQueue.Item.Reason.none
         var ticket: UInt64 = 0
+        /// Who has it; `.none`: nobody's session. And the how manieth delivery of the queue that was.
+        var session = SessionID.none
+        var order: UInt64 = 0
     }
 
     struct Timer: Equatable {
-        enum Purpose: Equatable { case item(UInt64), waiter(UInt64), duplicate(UInt64) }
+        enum Purpose: Equatable { case item(UInt64), waiter(UInt64), duplicate(UInt64), ending(SessionID) }
         /// What set it; of those of one entry and time, the first set comes first.
         var name: ObjectTimer
         var due: LogTime
@@ -33,15 +36,21 @@ struct QueueModel: WatchedModel {
     }
 
     private(set) var items: [UInt64: Item] = [:]
-    private(set) var waiters: [(ticket: UInt64, wanted: Int, visibility: UInt64)] = []
+    private(set) var waiters: [(ticket: UInt64, wanted: Int, visibility: UInt64, session: SessionID)] = []
     private(set) var timers: [Timer] = []
     private var ids: [Bytes: UInt64] = [:]
     private var deliveriesMax: UInt32 = 0
     private var nextItem: UInt64 = 1
     private var nextTicket: UInt64 = 1
+    private var lastOrder: UInt64 = 0
     /// Items that came back because their time was over.
     private(set) var timedOut = 0
     var events: [ObjectEvent] = []
+
+    /// Those that have items, or wait for some.
+    var sessions: Set<SessionID> {
+        Set(items.values.map(\.session) + waiters.map(\.session)).subtracting([.none])
+    }
 
     func count(_ state: String) -> Int { items.values.count { $0.state == state } }
 
@@ -77,10 +86,12 @@ struct QueueModel: WatchedModel {
     // MARK: Commands
 
     /// - Returns: the answer; nil: none of a queue's.
-    mutating func apply(_ request: MachineRequest, at moment: Moment) throws -> Bytes? {
+    mutating func apply(
+        _ request: MachineRequest, of session: SessionID = .none, at moment: Moment
+    ) throws -> Bytes? {
         switch request.number {
         case QueuePush.number: return push(try QueuePush(decoding: request.body).pushes, moment).encoded()
-        case QueueTake.number: return take(try QueueTake(decoding: request.body), moment).encoded()
+        case QueueTake.number: return take(try QueueTake(decoding: request.body), of: session, moment).encoded()
         case QueueTakeAndAck.number:
             let chosen = ready.prefix(Int(try QueueTakeAndAck(decoding: request.body).count))
             var taken = ObjectQueue.Taken()
@@ -169,6 +180,9 @@ struct QueueModel: WatchedModel {
             waiters.removeAll { $0.ticket == ticket }
             tell(ticket, QueueTicketState(.timedOut))
         case .duplicate(let number): ids = ids.filter { $0.value != number }
+        case .ending(let session):
+            end(session, itemsMax: ObjectQueue.servesMax, moment)
+            return true
         }
         serve(moment)
         return true
@@ -206,13 +220,38 @@ struct QueueModel: WatchedModel {
         return QueuePushed(pushed)
     }
 
-    private mutating func take(_ take: QueueTake, _ moment: Moment) -> QueueTaken {
+    /// A session is over: it waits no longer, and what it has comes back. Nobody's is never over.
+    ///
+    /// - Returns: false: it had nothing here.
+    mutating func end(_ session: SessionID, _ moment: Moment) -> Bool {
+        guard sessions.contains(session) else { return false }
+        end(session, itemsMax: ObjectQueue.endsMax, moment)
+        return true
+    }
+
+    private mutating func end(_ session: SessionID, itemsMax: Int, _ moment: Moment) {
+        for waiter in waiters where waiter.session == session {
+            cancel(.waiter(waiter.ticket))
+            tell(waiter.ticket, QueueTicketState(.cancelled))
+        }
+        waiters.removeAll { $0.session == session }
+        let own = items.filter { $0.value.session == session }.sorted { $0.value.order < $1.value.order }.map(\.key)
+        for number in own.prefix(itemsMax) {
+            cancel(.item(number))
+            giveBack(number, .sessionEnded, delay: 0, moment)
+        }
+        serve(moment)
+        if own.count > itemsMax { set(.ending(session), after: 1, moment) }
+    }
+
+    private mutating func take(_ take: QueueTake, of caller: SessionID, _ moment: Moment) -> QueueTaken {
+        let session = take.isOfSession ? caller : .none
         var taken = ObjectQueue.Taken()
         for number in ready.prefix(Int(take.count)) {
-            taken.deliveries += deliver(number, take.visibilityMillis, ticket: 0, moment)
+            taken.deliveries += deliver(number, take.visibilityMillis, session, ticket: 0, moment)
         }
         if taken.deliveries.isEmpty, take.waitMillis > 0 {
-            waiters.append((nextTicket, Int(take.count), take.visibilityMillis))
+            waiters.append((nextTicket, Int(take.count), take.visibilityMillis, session))
             set(.waiter(nextTicket), after: take.waitMillis, moment)
             taken.ticket = nextTicket
             nextTicket += 1
@@ -226,7 +265,7 @@ struct QueueModel: WatchedModel {
             cancel(.waiter(waiter.ticket))
             var deliveries: [ObjectQueue.Delivery] = []
             for number in ready.prefix(waiter.wanted) {
-                deliveries += deliver(number, waiter.visibility, ticket: waiter.ticket, moment)
+                deliveries += deliver(number, waiter.visibility, waiter.session, ticket: waiter.ticket, moment)
             }
             tell(waiter.ticket, QueueTicketState(.delivered, deliveries))
         }
@@ -238,10 +277,11 @@ struct QueueModel: WatchedModel {
     }
 
     private mutating func deliver(
-        _ number: UInt64, _ visibility: UInt64, ticket: UInt64, _ moment: Moment
+        _ number: UInt64, _ visibility: UInt64, _ session: SessionID, ticket: UInt64, _ moment: Moment
     ) -> [ObjectQueue.Delivery] {
         guard var item = items[number] else { return [] }
-        (item.state, item.ticket) = ("in flight", ticket)
+        lastOrder += 1
+        (item.state, item.ticket, item.session, item.order) = ("in flight", ticket, session, lastOrder)
         item.attempts += 1
         item.delivery += 1
         items[number] = item
@@ -259,7 +299,7 @@ struct QueueModel: WatchedModel {
         _ number: UInt64, _ reason: ObjectQueue.Item.Reason, delay: UInt64, _ moment: Moment
     ) {
         guard var item = items[number] else { return }
-        (item.ticket, item.reason) = (0, reason)
+        (item.ticket, item.reason, item.session) = (0, reason, .none)
         if deliveriesMax > 0, item.attempts >= deliveriesMax {
             item.state = "dead"
         } else if delay > 0 {

@@ -102,6 +102,8 @@ final class SimulatedClient {
     private var holdsBack = false
     /// It gets no map: what it goes by grows old.
     var keepsMap = false
+    /// For whose sake it keeps its sessions, whatever it has there.
+    private var heldSlots: [Slot] = []
 
     init(cluster: SimulatedCluster, place: Int) {
         self.cluster = cluster
@@ -143,6 +145,28 @@ final class SimulatedClient {
     func start(workers: Int) {
         for link in links { connect(link, after: world.random.below(30_000_000)) }
         for _ in 0..<workers { work(after: world.random.below(50_000_000)) }
+    }
+
+    // MARK: What it holds
+
+    /// From now on it keeps its sessions of these slots, wherever they go. Not one that has none.
+    func hold(_ slots: [Slot]) {
+        guard router.settings.sessionTimeToLiveMilliseconds > 0 else { return }
+        heldSlots = slots
+        for slot in slots { router.holdSession(of: slot, now: now) }
+        runTurn()
+    }
+
+    func letGo() {
+        for slot in heldSlots { router.letGoOfSession(of: slot) }
+        heldSlots = []
+        runTurn()
+    }
+
+    /// It goes by it that it has what it got in the slot by this session.
+    func takesForHeld(_ id: SessionID, in slot: Slot) -> Bool {
+        guard heldSlots.contains(slot), let life = router.sessionLife(of: slot, as: id) else { return false }
+        return life.endsAt > now
     }
 
     // MARK: Workers

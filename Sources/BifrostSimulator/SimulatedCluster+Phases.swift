@@ -35,6 +35,10 @@ extension SimulatedCluster {
             schedule(after: world.random.below(100_000_000), "host %h starts", UInt64(host.place)) { host.start() }
         }
         for client in clients { client.start(workers: world.plan.workersPerClient) }
+        // Others let their sessions end: what they have comes back.
+        for client in clients where client.place % 3 < world.plan.holdersOfThree {
+            client.hold(DataTypeWorkload.heldSlots)
+        }
         startWatches()
         let end = UInt64(settings.seconds) * 1_000_000_000
         switch settings.profile {
@@ -59,6 +63,7 @@ extension SimulatedCluster {
     /// All is mended: the load ends, and what is there is read back, before all hosts crash and behind that.
     func comeToRest() throws(SimulationFailure) {
         isLoadOn = false
+        for client in clients { client.letGo() }
         try expect(
             try pass(
                 Self.operationsNanosecondsMax,

@@ -115,6 +115,9 @@ public final class SimulatedCluster {
             dataTypes = DataTypeWorkload(slotsMove: plan.migrationPercent > 0) { [unowned self] name in
                 map.owner(of: slot(of: name)) ?? .meta
             }
+            dataTypes?.isTakenForHeld = { [unowned self] id, slot in
+                clients.contains { $0.takesForHeld(id, in: slot) }
+            }
         }
         if plan.operatorPauseNanosecondsMax > 0 { administrator = SimulatedOperator(cluster: self, members: members) }
     }

@@ -26,6 +26,7 @@ final class SimulatedHostLoop {
     @exclusivity(unchecked) private var isTurnScheduled = false
     @exclusivity(unchecked) private var leaseReadsSeen: UInt64 = 0
     @exclusivity(unchecked) private var staleReadsSeen: UInt64 = 0
+    @exclusivity(unchecked) private var writesSlowedSeen: UInt64 = 0
     @exclusivity(unchecked) private var sessionReadsSeen: UInt64 = 0
     @exclusivity(unchecked) private var hangHandOversSeen: UInt64 = 0
     @exclusivity(unchecked) private var hangStepDownsSeen: UInt64 = 0
@@ -139,6 +140,10 @@ final class SimulatedHostLoop {
         if core.staleReads > staleReadsSeen {
             staleReadsSeen = core.staleReads
             world.mark(.staleRead)
+        }
+        if core.writesSlowed > writesSlowedSeen {
+            writesSlowedSeen = core.writesSlowed
+            world.mark(.writersSlowed)
         }
         if core.hasWork { scheduleTurn() }
     }

@@ -657,6 +657,7 @@ extension SimulatedPlan {
         machinePercent = hasEnds ? 15 : 0
         dataTypePercent = 0
         leasePercent = hasEnds ? 8 : 0
+        holdersOfThree = 0
         delayMillisecondsMax = 4_000
         staleReadsPercent = 20
         staleMillisecondsMax = 500
@@ -684,5 +685,6 @@ extension SimulatedPlan {
         settings.migrationPageBytes = 4_000
         settings.migrationDigestRecords = 3
         settings.migrationDigestBytes = 4_000
+        settings.migrationLittleBytes = HostSettings().migrationLittleBytes
     }
 }

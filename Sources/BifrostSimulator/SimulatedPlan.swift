@@ -76,6 +76,8 @@ package struct SimulatedPlan: Sendable {
     package var newestLevel = FeatureLevel.current
     /// Of so many changes that the operator asks for, per hundred, that slots move; 0: none do.
     package var migrationPercent: UInt64 = 0
+    /// Of three clients, so many keep their sessions in the slots of data types that are held, where slots move.
+    package var holdersOfThree = 0
     /// Of so many, per hundred, that a plan of rebalancing is begun, or set otherwise; 0: none is.
     package var rebalancePercent: UInt64 = 0
     /// Of so many of these, per hundred, that the cluster is told to keep the balance by itself, or not any more; 0: it never
@@ -221,6 +223,11 @@ package struct SimulatedPlan: Sendable {
         settings.sweptRecordsMax = 1 + Int(later.below(20))
         if simulation.profile.movesSlots { move(&later) }
         if simulation.profile == .rebalance { rebalance(&later) }
+        if simulation.profile.movesSlots, dataTypePercent > 0 { holdersOfThree = Int(later.below(4)) }
+        // So little that rounds go on until writers are slowed.
+        if simulation.profile.movesSlots, later.below(3) == 0 {
+            settings.migrationLittleBytes = 20 + Int(later.below(500))
+        }
     }
 
     private mutating func rebalance(_ random: inout SeededRandom) {

@@ -216,6 +216,7 @@ extension SimulatedCluster {
         if let dataTypes, dataTypes.cleared > 0 { mark(.dataTypeCleared) }
         if let dataTypes, dataTypes.guarded > 0 { mark(.guardHeld) }
         if let dataTypes, dataTypes.heldToTheEnd > 0 { mark(.heldToTheEnd) }
+        if let dataTypes, dataTypes.heldOnTheMove > 0 { mark(.heldOnTheMove) }
         if let dataTypes, dataTypes.trimmed > 0 { mark(.dataTypeTrimmed) }
         if let dataTypes, dataTypes.timedOut > 0 { mark(.queueItemCameBack) }
         if let dataTypes, dataTypes.putOffline > 0 { mark(.memberPutOffline) }

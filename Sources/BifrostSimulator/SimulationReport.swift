@@ -176,6 +176,10 @@ public enum SimulationMark: Int, CaseIterable, Sendable {
     /// A group has let go of slots, and another one serves them.
     case slotsReleased
     case slotsActivated
+    /// Sessions held something in slots that moved; one was taken over by its client's own in the new group.
+    case heldOnTheMove, sessionTakenOver
+    /// Commands were delayed, as a migration of their slots did not converge.
+    case writersSlowed
     /// A group that was deleted was there before.
     case groupDeleted
     /// A host joined the cluster while it served.

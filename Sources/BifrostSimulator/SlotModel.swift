@@ -58,6 +58,14 @@ struct SlotModel {
         var lead: Int64 = 0
         var pages: UInt64 = 0
         var hasEnds = false
+        /// Of a target: where its pages go on.
+        var progress = Progress()
+    }
+    private struct Progress {
+        var page: UInt64 = 0
+        var base = LogIndex.zero
+        var start = LogIndex.zero
+        var next = Bytes()
     }
 
     private var standings: [Slot: Standing] = [:]
@@ -65,6 +73,24 @@ struct SlotModel {
     private var tasks: [MigrationID: Part] = [:]
 
     func isGated(_ slot: Slot) -> Bool { standings[slot, default: .open] != .open }
+
+    /// The group is not done with the migration yet.
+    func hasPart(in id: MigrationID) -> Bool { tasks[id] != nil }
+
+    /// Whether a page is the next one of its migration; then it is taken. Others come to nothing.
+    mutating func take(_ page: MigrationPage, of id: MigrationID) -> Bool {
+        guard let part = tasks[id], part.phase == .importing, page.number == part.progress.page + 1,
+            page.from == part.progress.next, page.start >= page.base, page.start > .zero
+        else { return false }
+        // Where a round is complete the next one begins, behind what that one had.
+        let isNext =
+            part.progress.next.isEmpty
+            ? page.base == part.progress.start
+            : page.base == part.progress.base && page.start == part.progress.start
+        guard isNext else { return false }
+        tasks[id]?.progress = Progress(page: page.number, base: page.base, start: page.start, next: page.next)
+        return true
+    }
 
     /// What became of ownership with an entry.
     enum Change {

@@ -159,7 +159,8 @@ extension ClientRouter {
         let heldSince = oldestHolds()
         for group in groups.indices {
             let isHeld = groups[group].holds > 0
-            var isNeeded = groups[group].session.needsKeepAlive(now: now, after: silentNanosecondsMax, isHeld: isHeld)
+            var isNeeded = groups[group].session.needsKeepAlive(
+                now: now, after: silentNanosecondsMax, life: sessionNanoseconds, isHeld: isHeld)
             if let since = heldSince[group], now.since(since) >= silentNanosecondsMax {
                 isNeeded = isNeeded || groups[group].session.standing == .open && !groups[group].session.isKeptAlive
             }

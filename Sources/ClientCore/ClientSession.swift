@@ -53,10 +53,13 @@ struct ClientSession: Sendable {
         standing == .open && known.isEmpty && !isKeptAlive && !hasUnknown && now.since(aliveAt) >= nanoseconds
     }
 
-    func needsKeepAlive(now: Instant, after nanoseconds: UInt64, isHeld: Bool) -> Bool {
+    /// - Parameter life: how long the group lets it live without a word, in nanoseconds.
+    func needsKeepAlive(now: Instant, after nanoseconds: UInt64, life: UInt64, isHeld: Bool) -> Bool {
         guard standing == .open, !isKeptAlive else { return false }
         if isHeld || !known.isEmpty, now.since(aliveAt) >= nanoseconds { return true }
-        return known.isEmpty && firstUnacknowledged - acknowledged >= Self.answersMax
+        // Answers end with their session. A word for their sake that nobody answers is said again within its life, and not
+        // for ever: as it is under way itself, it would keep the clock going for which it is said.
+        return known.isEmpty && firstUnacknowledged - acknowledged >= Self.answersMax && now.since(aliveAt) < life
     }
 
     /// So many answers a group may keep for a client that has nothing under way.

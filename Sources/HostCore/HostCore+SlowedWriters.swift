@@ -62,6 +62,9 @@ extension HostCore {
     static var slowedWritesMax: Int { 4_096 }
     static var slowedBytesMax: Int { 16 << 20 }
 
+    /// Commands that were delayed since the start.
+    package var writesSlowed: UInt64 { counts.writesSlowed }
+
     /// What the brake of a migration says of commands on the slot, in ticks; 0: they go on at once.
     func ticksToSlow(_ slot: Slot, _ replica: Replica) -> UInt64 {
         guard replica.drives > 0 else { return 0 }

@@ -344,6 +344,7 @@ extension SessionTable {
 
     /// The slots are served from now on: who holds something there has all of its time from now. So has who stands for him.
     mutating func begin(_ task: MigrationTask, at index: LogIndex, _ revision: Revision, _ logTime: LogTime) {
+        guard !isPlanted("arrived-without-time") else { return }
         for place in sessions.indices where sessions[place].holdings.contains(where: { task.has($0.slot) }) {
             touch(place, at: index, revision, logTime)
             if let owner = self.place(of: sessions[place].owner) { touch(owner, at: index, revision, logTime) }
@@ -390,7 +391,7 @@ extension SessionTable {
     /// It holds something that is about to go or to come, or one does for which it stands: it can't end meanwhile, as nobody
     /// could give that back.
     func isHeldUp(_ id: SessionID, by ownership: SlotOwnership) -> Bool {
-        guard ownership.hasGates, let place = place(of: id) else { return false }
+        guard ownership.hasGates, let place = place(of: id), !isPlanted("ended-on-the-move") else { return false }
         return sessions[place].holdings.contains { ownership.isGated($0.slot) }
             || sessions[place].owned.contains { holdings(of: $0).contains { ownership.isGated($0.slot) } }
     }

@@ -14,7 +14,7 @@ public import Primitives
 
 extension Session {
     /// It has a time of its own: nobody stands for it, or it has nothing that somebody could stand for.
-    var endsByItself: Bool { owner == .none || holdings.isEmpty }
+    var endsByItself: Bool { owner == .none || holdings.isEmpty || isPlanted("ended-though-stood-for") }
 
     fileprivate mutating func own(_ id: SessionID) {
         let place = owned.firstIndex { $0 >= id } ?? owned.count
@@ -62,7 +62,7 @@ extension SessionTable {
     func holder(of name: Bytes, _ machine: SubMachineNumber, _ slot: Slot, for id: SessionID) -> SessionID {
         guard machine.isDataType, let place = place(of: id), !sessions[place].owned.isEmpty else { return id }
         let holding = SessionHolding(machine: machine, slot: slot, name: name)
-        guard !sessions[place].holdings.has(holding) else { return id }
+        guard !sessions[place].holdings.has(holding), !isPlanted("holder-not-found") else { return id }
         return sessions[place].owned.first { holdings(of: $0).has(holding) } ?? id
     }
 

@@ -397,6 +397,50 @@ import Testing
         #expect(client.sends.isEmpty)
     }
 
+    /// Nobody leads the group, for good. What the group kept is over by its time, and nothing is owed to it: a client that has
+    /// nothing under way comes to rest.
+    @Test(arguments: [false, true]) func noWordIsSaidForTheSakeOfAnswersThatAreOver(_ isUnknown: Bool) throws {
+        var client = Client {
+            $0.sessionTimeToLiveMilliseconds = 3_000
+            $0.commandAttemptNanoseconds = 60_000_000_000
+            $0.silenceNanoseconds = 60_000_000_000
+        }
+        client.put(1, within: 20_000)
+        try client.open(77)
+        client.done(try client.next())
+        // The first one's outcome is not known for long, and the others' answers can't be acknowledged before it is.
+        client.put(2, within: isUnknown ? 2_000 : 1_000)
+        let first = try client.next()
+        for tag in 3...500 as ClosedRange<UInt64> { client.put(tag, within: 20_000) }
+        while !client.sends.isEmpty { client.done(try client.next()) }
+        #expect(client.router.operationCount == 1)
+        if !isUnknown { client.done(first) }
+        // A word is said while the session may live, and given up after ten seconds; none comes after it.
+        client.pass(2_500)
+        let words = client.sends.filter { send in
+            guard case .keepAlive(let words)? = try? SessionCommand(payload: send.payload) else { return false }
+            return words.first?.id == SessionID(77)
+        }
+        #expect(words.count == client.sends.count && !words.isEmpty, "\(client.sends)")
+        client.pass(13_000)
+        #expect(client.results.count == 500 && client.router.operationCount == 0)
+        client.sends = []
+        client.pass(30_000)
+        #expect(client.sends.isEmpty && client.router.operationCount == 0)
+        // What may still be on its way is asked for first; else there is a new session without a question.
+        client.put(600, within: 20_000)
+        for _ in 0..<200 where client.sends.isEmpty { client.pass(5) }
+        let next = try client.next()
+        guard !isUnknown else {
+            #expect(header(next)?.session == SessionID(77) && header(next)?.firstUnacknowledged == 501)
+            return
+        }
+        guard case .open = try SessionCommand(payload: next.payload) else {
+            Issue.record("\(next)")
+            return
+        }
+    }
+
     enum LateAnswer: CaseIterable { case ofACommand, ofTheWordThatOpens, ofAWord }
 
     /// Of a late answer nobody knows which attempt was the one that the group took for a word of the client: it may have

@@ -122,11 +122,14 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     }
 
     @Test func slotsMoveUnderFaults() {
-        expect([.slotsReleased, .slotsActivated], within: 1...40, SimulationSettings(profile: .moves, seconds: 30))
+        expect(
+            SimulationMark.allCases.filter { $0.isOfMoves && $0 != .balancedByItself }, within: 1...40,
+            SimulationSettings(profile: .moves, seconds: 30))
     }
 
     @Test func plansOfRebalancingAreCarriedOutUnderFaults() {
-        expect([.slotsReleased, .slotsActivated], within: 1...40, SimulationSettings(profile: .rebalance, seconds: 30))
+        expect([.slotsReleased, .slotsActivated, .balancedByItself], within: 1...40,
+            SimulationSettings(profile: .rebalance, seconds: 30))
     }
 
     @Test func damageIsNoticedAndNothingWrongServed() {
@@ -249,7 +252,10 @@ extension SimulationMark {
         [.membersChange, .replicaRemoved, .groupDeleted, .hostJoined, .hostRemoved, .levelRaised].contains(self)
     }
 
-    fileprivate var isOfMoves: Bool { [.slotsReleased, .slotsActivated, .balancedByItself].contains(self) }
+    fileprivate var isOfMoves: Bool {
+        [.slotsReleased, .slotsActivated, .heldOnTheMove, .sessionTakenOver, .writersSlowed, .balancedByItself]
+            .contains(self)
+    }
 
     fileprivate var isOfDamage: Bool {
         [
