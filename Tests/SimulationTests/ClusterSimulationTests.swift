@@ -128,7 +128,8 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     }
 
     @Test func plansOfRebalancingAreCarriedOutUnderFaults() {
-        expect([.slotsReleased, .slotsActivated, .balancedByItself], within: 1...40,
+        expect(
+            [.slotsReleased, .slotsActivated, .balancedByItself], within: 1...40,
             SimulationSettings(profile: .rebalance, seconds: 30))
     }
 
