@@ -326,6 +326,30 @@ import Testing
         #expect(standing(trio)?.rebalancing.isAutomatic == true)
     }
 
+    @Test func wordsOnLoadsComeBackAndAreBounded() throws {
+        let load = GroupLoad(
+            stateBytes: 1 << 40, memtableBytes: 7, otherBytes: 3, seconds: 12,
+            slots: [
+                SlotLoad(slot: Slot(3), bytes: 1 << 30, operationsPer1000Seconds: 5),
+                SlotLoad(slot: Slot(16_383), bytes: 2, operationsPer1000Seconds: 0),
+            ])
+        let words: [ClusterWord] = [
+            .load(LoadWord(to: one, about: one, 1 << 60, .asked)),
+            .load(LoadWord(to: .meta, about: two, 4, .told(load))),
+            .load(LoadWord(to: .meta, about: one, 5, .refused(leader: HostID(3)))),
+        ]
+        var writer = PeerBatchWriter()
+        for word in words { writer.append(word) }
+        let payload = writer.take()
+        #expect(try PeerBatchReader(payload).words == words)
+        for count in 0..<payload.count {
+            #expect(throws: DecodingFailure.self) { _ = try PeerBatchReader(payload[0..<count]) }
+        }
+        // Each is for the loop that has the group, as a shell deals them out.
+        let parts = try PeerBatchPart.split(payload, loops: 3)
+        #expect(parts[0]?.words.count == 2 && parts[1]?.words == [words[0]] && parts[2] == nil)
+    }
+
     // MARK: -
 
     private func statement(_ trio: Trio, _ group: GroupID, at place: Int, token: UInt64) throws -> RingProof.Statement {

@@ -85,6 +85,7 @@ import Testing
         #expect(try decoded(encoded(record)) == record)
         record.isCancelled = true
         record.isPaused = false
+        record.isAutomatic = true
         #expect(try decoded(encoded(record)) == record)
         #expect(record.steps.allSatisfy { $0.encodedBytes > 0 })
     }
@@ -100,7 +101,7 @@ import Testing
         }
         // Version, flags, count of moves at a time, count of steps, and of the first step: state, reason, kind.
         let head = 1 + 8 + 8 + 8 + 16
-        for (place, byte) in [(0, 2), (head, 4), (25, 0), (25, 65), (head + 1, 0), (head + 4, 1)] as [(Int, UInt8)] {
+        for (place, byte) in [(0, 2), (head, 8), (25, 0), (25, 65), (head + 1, 0), (head + 4, 1)] as [(Int, UInt8)] {
             #expect(throws: DecodingFailure.self, "\(place)") { try decoded(changed(place, byte)) }
         }
         let step = head + 5
