@@ -19,7 +19,7 @@ struct TestCluster: Sendable {
     /// Of `serve`, whenever one of its hosts is started.
     var hostArguments: [String] = []
 
-    /// For hosts, and commands on their files, of the feature level that is in the making.
+    /// For hosts, and commands on their files, of the feature level at which slots move.
     static let trialArguments = ["--feature-level", "\(FeatureLevel.migrations)"]
 
     var hosts: [LocalCluster.HostProcess] { local.hosts }
@@ -210,7 +210,7 @@ func withCluster<Result>(
     }
 }
 
-/// The same at the feature level that is in the making, at which slots move.
+/// The same at the feature level at which slots move.
 ///
 /// - Parameter spare: hosts beside them that run and belong to no cluster yet.
 func withMovingSlots<Result>(
@@ -224,7 +224,6 @@ func withMovingSlots<Result>(
         try await cluster.local.run([
             "init", "--hosts", members.map(\.address).joined(separator: ","), "--groups", "\(groups)",
         ])
-        try await cluster.bifrost("cluster", "upgrade", "--to", "\(FeatureLevel.migrations)", at: members).expect(0)
         return try await body(cluster)
     }
 }

@@ -173,18 +173,6 @@ final class MeasuredCluster {
         return (made, RPCClock.now().since(begin))
     }
 
-    /// The same of a cluster whose slots can move: at a feature level that is in the making.
-    func beginAtLevelOfMoves() async throws {
-        hostArguments = ["--feature-level", "\(FeatureLevel.migrations)"]
-        _ = try await begin()
-        let upgrade = try await local.command(
-            ["cluster", "upgrade", "--to", "\(FeatureLevel.migrations)", "--connect", local.addresses],
-            limit: options.patience)
-        guard upgrade.ending == .exit(0) else {
-            throw ToolError(.unavailable, "cluster upgrade ended with \(upgrade.ending): \(upgrade.errorText)")
-        }
-    }
-
     func start(_ host: LocalCluster.HostProcess) throws {
         try local.start(host, arguments: (options.loops.map { ["--loops", "\($0)"] } ?? []) + hostArguments)
     }

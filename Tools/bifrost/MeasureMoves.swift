@@ -157,7 +157,7 @@ struct MeasureMoves: AsyncParsableCommand {
 
     func run() async throws {
         try await options.run("moves") { cluster in
-            try await cluster.beginAtLevelOfMoves()
+            _ = try await cluster.begin()
             let client = try await cluster.connect()
             let value = MeasuredCluster.value(bytes: payload, seed: 1)
             let keys = try await cluster.fill(megabytes: megabytes, with: value)

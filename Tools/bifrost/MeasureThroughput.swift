@@ -167,7 +167,7 @@ struct MeasureThroughput: AsyncParsableCommand {
 
     private func measure(_ hosts: MeasuredCluster, _ groups: Int) async throws -> (row: Report.Row, problems: [String])
     {
-        try await hosts.beginAtLevelOfMoves()
+        _ = try await hosts.begin()
         try await hosts.waitUntilSettled("before anything is measured")
         await hosts.disconnect()
         var options = ClusterOptions()
