@@ -101,7 +101,7 @@ extension IntegrationTests {
         }
 
         @Test func theClusterIsToldToKeepTheBalanceByItself() async throws {
-            try await withRebalancing { cluster in
+            try await withMovingSlots { cluster in
                 let before = try await cluster.bifrost("rebalance", "auto")
                 before.expect(0)
                 #expect(before.text.contains("does not rebalance by itself"), "\(before.text)")
