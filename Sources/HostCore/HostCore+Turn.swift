@@ -29,9 +29,6 @@ extension HostCore {
             replica.isReady = false
             step(replica)
         }
-        // Once more: at the beginning a busy group has committed what it has not applied, turn after turn, and nothing is
-        // decided there.
-        if areMigrationsDue { driveMigrations() }
         if !loopQuestions.isEmpty { answerLoopQuestions() }
         if !comparing.isEmpty { compareHeartbeats() }
 
