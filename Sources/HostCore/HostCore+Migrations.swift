@@ -128,9 +128,7 @@ extension HostCore {
     private func drive(_ migration: MigrationRecord, _ side: MigrationSide, _ map: ClusterMap) {
         let group = side == .source ? migration.source : migration.target
         guard let replica = replica(of: group), replica.role == .leader, replica.core.isEstablished,
-            replica.impairment == nil, replica.stopped == nil,
-            // Nothing that may not be applied yet is decided on.
-            replica.core.appliedIndex >= replica.core.commit
+            replica.impairment == nil, replica.stopped == nil
         else { return }
         let drive: MigrationDrive
         if let known = self.drive(of: migration.id, side), known.replica === replica, known.term == replica.core.term {
@@ -145,6 +143,9 @@ extension HostCore {
             drives.append(drive)
             replica.drives += 1
         }
+        // Nothing that may not be applied yet is decided on. Where there is something it is looked at again when that is
+        // applied, as the replica has a drive now.
+        guard replica.core.appliedIndex >= replica.core.commit else { return }
         let phase = replica.machine.ownership.task(migration.id)?.phase
         if phase != drive.phase {
             drive.phase = phase

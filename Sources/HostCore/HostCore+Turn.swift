@@ -29,6 +29,7 @@ extension HostCore {
             replica.isReady = false
             step(replica)
         }
+        if areMigrationsDue { driveStepped() }
         if !loopQuestions.isEmpty { answerLoopQuestions() }
         if !comparing.isEmpty { compareHeartbeats() }
 
@@ -64,6 +65,24 @@ extension HostCore {
         replica.isReady = true
         ready.insert(replica, at: min(readyFirst, ready.count))
         readyFirst += 1
+    }
+
+    /// Migrations are looked at behind what was applied, too: at the beginning of a turn a busy group has committed what it
+    /// has not applied, turn after turn, and nothing is decided there. What comes of it is written with this turn's batch.
+    private func driveStepped() {
+        driveMigrations()
+        var all: [Replica] = []
+        swap(&all, &ready)
+        readyFirst = 0
+        for replica in all {
+            guard replica.drives > 0 || replica.group == .meta else {
+                ready.append(replica)
+                continue
+            }
+            replica.isReady = false
+            step(replica)
+            if !stepped.contains(where: { $0 === replica }) { stepped.append(replica) }
+        }
     }
 
     private func step(_ replica: Replica) {

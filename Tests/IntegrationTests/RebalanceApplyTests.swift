@@ -128,7 +128,7 @@ extension IntegrationTests {
                 after.expect(0)
                 #expect(try after.json()["auto"] == nil)
                 try await cluster.bifrost("rebalance", "apply", "--auto", input: Array("no\n".utf8)).expectLast(
-                    1, saying: "nothing was begun")
+                    1, saying: "nothing was changed")
                 try await cluster.bifrost("rebalance", "apply", "--auto", "--yes", "--max-concurrent", "5").expect(0)
                 let applied = try await cluster.bifrost("rebalance", "auto")
                 #expect(applied.text.contains("at most 5 moves at a time"), "\(applied.text)")
@@ -233,7 +233,9 @@ extension IntegrationTests {
         }
 
         @Test func withoutTheFeatureLevelNothingIsBegun() async throws {
-            try await withCluster { cluster in
+            try await withHosts(3) { cluster in
+                try cluster.local.startAll(arguments: ["--feature-level", "\(FeatureLevel.gatherings)"])
+                try await cluster.local.run(["init", "--hosts", cluster.local.addresses, "--groups", "4"])
                 try await cluster.bifrost(
                     "group", "create", "--hosts", "1,2,3", "--timeout", "180s", limit: .seconds(200)
                 ).expect(0)

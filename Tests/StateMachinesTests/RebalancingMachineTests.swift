@@ -370,8 +370,11 @@ import Testing
         #expect(meta.auto == auto)
         let other = AutoRebalancing()
         #expect(try meta.apply(.setAuto(other)) == nil && meta.auto == other)
-        #expect(
-            try meta.apply(.setAuto(AutoRebalancing(limits: Rebalancing.Limits(concurrentMax: 0)))) != nil)
+        // It can't be read where it comes.
+        #expect(throws: DecodingFailure.self) {
+            try meta.apply(.setAuto(AutoRebalancing(limits: Rebalancing.Limits(concurrentMax: 0))))
+        }
+        #expect(meta.auto == other)
         // Off, what is under way goes on.
         try begun(&meta)
         #expect(try meta.apply(.setAuto(nil)) == nil)

@@ -259,7 +259,7 @@ import Testing
             #expect(throws: DecodingFailure.self) { try restore(group, [SlotRecord(key: "\u{4}", value: "\u{1}")]) }
             // Pages are counted as long as there are numbers.
             var bytes = try #require(task.value).array
-            for offset in 46..<54 { bytes[offset] = 0xff }
+            for offset in 47..<55 { bytes[offset] = 0xff }
             #expect(throws: DecodingFailure.self) {
                 try restore(group, [SlotRecord(key: task.key, value: Bytes(bytes))])
             }
