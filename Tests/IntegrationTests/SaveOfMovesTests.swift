@@ -58,13 +58,12 @@ extension IntegrationTests {
         /// Another cluster of a save, of so many hosts, in which all is there and slots move on.
         private func expectRestored(_ save: String, hosts: Int) async throws {
             try await withHosts(hosts) { other in
-                var other = other
-                other.hostArguments = TestCluster.trialArguments
                 let targets = other.hosts.flatMap { ["--host", "\($0.address)=\($0.directory)"] }
                 let restore = ["snapshot", "restore", save] + targets
-                // By what is known without a trial it is of a newer version.
-                try await command(other, restore).expect(64, saying: "feature level")
-                try await command(other, restore + TestCluster.trialArguments).expect(0)
+                // What knows less refuses it.
+                try await command(other, restore + ["--feature-level", "\(FeatureLevel.gatherings)"]).expect(
+                    64, saying: "feature level")
+                try await command(other, restore).expect(0)
                 for host in other.hosts { try other.start(host) }
                 _ = try await other.waitForStatus(0)
                 try await expectAll(other)
@@ -138,15 +137,15 @@ extension IntegrationTests {
                 for host in cluster.hosts { cluster.local.kill(host) }
                 let (report, plan) = (cluster.directory + "/report", cluster.directory + "/plan")
                 let stopped = ["--directory", last.directory]
-                try await command(cluster, ["recover", "report", "-o", report] + stopped).expect(
+                let before = ["--feature-level", "\(FeatureLevel.gatherings)"]
+                try await command(cluster, ["recover", "report", "-o", report] + stopped + before).expect(
                     73, saying: "feature level")
-                let trial = stopped + TestCluster.trialArguments
-                try await command(cluster, ["recover", "report", "-o", report] + trial).expect(0)
+                try await command(cluster, ["recover", "report", "-o", report] + stopped).expect(0)
                 let planned = try await command(cluster, ["recover", "plan", report, "-o", plan])
                 planned.expect(0)
                 #expect(planned.text.contains("Slots that were on the move:"), "\(planned.text)")
                 #expect(!planned.text.contains("LACK SOME OF THEIR RECORDS"), "\(planned.text)")
-                let applied = try await command(cluster, ["recover", "apply", plan, "--yes"] + trial)
+                let applied = try await command(cluster, ["recover", "apply", plan, "--yes"] + stopped)
                 #expect(applied.ending == .exit(0), "\(applied.errorText)")
 
                 try cluster.start(last)

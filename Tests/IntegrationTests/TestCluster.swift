@@ -19,9 +19,6 @@ struct TestCluster: Sendable {
     /// Of `serve`, whenever one of its hosts is started.
     var hostArguments: [String] = []
 
-    /// For hosts, and commands on their files, of the feature level at which slots move.
-    static let trialArguments = ["--feature-level", "\(FeatureLevel.migrations)"]
-
     var hosts: [LocalCluster.HostProcess] { local.hosts }
     var directory: String { local.directory }
 
@@ -210,15 +207,13 @@ func withCluster<Result>(
     }
 }
 
-/// The same at the feature level at which slots move.
+/// The same, and hosts that are no members yet.
 ///
-/// - Parameter spare: hosts beside them that run and belong to no cluster yet.
+/// - Parameter spare: how many of these.
 func withMovingSlots<Result>(
     hosts: Int = 3, spare: Int = 0, groups: Int = 3, _ body: (TestCluster) async throws -> Result
 ) async throws -> Result {
     try await withHosts(hosts + spare) { cluster in
-        var cluster = cluster
-        cluster.hostArguments = TestCluster.trialArguments
         for host in cluster.hosts { try cluster.start(host) }
         let members = Array(cluster.hosts.prefix(hosts))
         try await cluster.local.run([

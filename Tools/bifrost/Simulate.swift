@@ -24,7 +24,7 @@ struct Simulate: AsyncParsableCommand {
             the first violation it stops with exit code 1, and says the seed, the rule, the last 50 events, and the line \
             that runs it again. A simulated second counts only if at least 100 operations were acknowledged in it.
 
-            --migration-matrix takes no seeds: it moves slots once in each of some 1,440 small clusters, and at one moment \
+            --migration-matrix takes no seeds: it moves slots once in each of some 1,480 small clusters, and at one moment \
             between two steps, another one in each, somebody is lost. It prints how many cells there are for each moment \
             and each one who was lost, and what came of them.
 
