@@ -278,8 +278,7 @@ extension ClientRouter {
                 || !holds[at].isMoved && holds[at].group == table[place].sessionGroup
                     && holds[at].epoch == table[place].epoch
         else { return }
-        holds[at].confirmedAt = max(
-            holds[at].confirmedAt, isPlanted("held-from-answer-time") ? heardAt : table[place].firstSentAt)
+        holds[at].confirmedAt = max(holds[at].confirmedAt, table[place].firstSentAt)
     }
 
     /// What is held in the slot was there, as the group had it and since when, behind something that was sent then.
@@ -289,8 +288,7 @@ extension ClientRouter {
         guard place < holds.count, holds[place].slot == held.slot, !holds[place].isMoved,
             holds[place].group == groups[group].id, holds[place].epoch == held.epoch
         else { return }
-        holds[place].confirmedAt = max(
-            holds[place].confirmedAt, isPlanted("held-from-answer-time") ? heardAt : time)
+        holds[place].confirmedAt = max(holds[place].confirmedAt, time)
     }
 
     /// Sets in motion what is to be taken over, and lets commands go on that waited for that.
