@@ -396,7 +396,8 @@ struct RebalanceCancel: AsyncParsableCommand {
         commandName: "cancel", abstract: "Ends the rebalancing where it stands.",
         discussion: """
             No step begins any more. Slots and replicas on their way stay where they were if nothing is decided yet, and \
-            go to their end otherwise; what is done stays done. 'bifrost rebalance watch' shows when it is over. Where the             cluster keeps the balance by itself, that ends, too.
+            go to their end otherwise; what is done stays done. 'bifrost rebalance watch' shows when it is over. Where \
+            the cluster keeps the balance by itself, that ends, too.
 
             EXAMPLES:
               bifrost rebalance cancel
