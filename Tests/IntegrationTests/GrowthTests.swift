@@ -108,9 +108,9 @@ extension IntegrationTests {
                     // What is under way copies as fast as it can from now on.
                     try await wait("a leader of the meta group that lifts the limit") {
                         let lifted = try await cluster.bifrost("rebalance", "resume", "--max-bytes-per-second", "0")
-                        if lifted.ending != .exit(0) { print("not lifted: \(lifted.errorText)") }
-                        // Or it is over by then.
-                        return lifted.ending == .exit(0) || (try await standing(cluster)?.isOver ?? false)
+                        if lifted.ending == .exit(0) { return true }
+                        print("the limit is not lifted: \(lifted.errorText)")
+                        return try await standing(cluster)?.isOver == true
                     }
                     // The others go on without it.
                     try await wait("steps that are done without host \(victim.number)") {
