@@ -138,7 +138,7 @@ private func withServer(
             #expect(server.connectionsRefused >= 1)
             try await held[0].channel.close().get()
             var answer = ""
-            for _ in 0..<18_000 where !answer.contains(" 200 OK") {
+            for _ in 0..<90_000 where !answer.contains(" 200 OK") {
                 let caller = try await Caller(server)
                 try? await caller.say(get)
                 answer = (try? await caller.end()) ?? ""
@@ -197,13 +197,13 @@ private func withServer(
             }
             var answer = try await ask(server, get)
             #expect(answer.body.contains("g 1\n"))
-            for _ in 0..<30_000 where calls.load(ordering: .relaxed) == 0 { await OwnExecutor.pause(milliseconds: 10) }
+            for _ in 0..<180_000 where calls.load(ordering: .relaxed) == 0 { await OwnExecutor.pause(milliseconds: 10) }
             // The first call is still under way: no second one begins.
             answer = try await ask(server, get)
             #expect(answer.body.contains("g 1\n"))
             #expect(calls.load(ordering: .relaxed) == 1)
             opener.finish()
-            for _ in 0..<30_000 where refreshed.withLock({ $0 }) == 0 { await OwnExecutor.pause(milliseconds: 10) }
+            for _ in 0..<180_000 where refreshed.withLock({ $0 }) == 0 { await OwnExecutor.pause(milliseconds: 10) }
             answer = try await ask(server, get)
             #expect(answer.body.contains("g 2\n"))
         }
