@@ -147,10 +147,8 @@ let parts: [Part] = [
     Part(
         name: "SimulationTests", kind: .test,
         needs: [
-            "BifrostSimulator", "Linearizability", "HostCore", "ClientCore", "Storage", "StateMachines", "DataTypes",
-            "Messages",
-            "Ring", "RaftCore",
-            "Primitives",
+            "TestSupport", "BifrostSimulator", "Linearizability", "HostCore", "ClientCore", "Storage", "StateMachines",
+            "DataTypes", "Messages", "Ring", "RaftCore", "Primitives",
         ]),
     Part(
         name: "RPCTests", kind: .test, needs: ["TestSupport", "RPC", "Primitives"],

@@ -4,6 +4,7 @@
 import BifrostSimulator
 import Glibc
 import Primitives
+import TestSupport
 import Testing
 
 // Written by the one test that simulates at a time, before each run; read by the signal handler in the same thread.
@@ -61,7 +62,8 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
     return ends.count == 2 && ends[0] <= ends[1] ? ends[0]...ends[1] : nil
 }
 
-@Suite(.serialized) struct ClusterSimulationTests {
+// On a thread of its own: for minutes others would have one of the shared ones less, or none.
+@Suite(.serialized, .ownExecutor) struct ClusterSimulationTests {
     /// Every seed that ever failed.
     @Test func corpusWithoutViolation() {
         reportTraps()

@@ -3,6 +3,7 @@
 
 import BifrostSimulator
 import Glibc
+import TestSupport
 import Testing
 
 private func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
@@ -14,7 +15,8 @@ private let chosenCells: ClosedRange<Int>? = {
     return ends.count == 2 && ends[0] <= ends[1] ? ends[0]...ends[1] : nil
 }()
 
-struct MigrationMatrixTests {
+// On a thread of its own, as simulations of seeds.
+@Suite(.serialized, .ownExecutor) struct MigrationMatrixTests {
     /// Each moment, with all that may happen then: no rule is broken, and the moment comes.
     @Test(arguments: MigrationPoint.allCases)
     func nothingIsLostAt(_ point: MigrationPoint) {
