@@ -23,7 +23,7 @@ struct Timeout: Error, CustomStringConvertible {
 }
 
 /// Asks until it is so. Nothing in these tests is decided by how long that takes.
-func wait(seconds: Double = 180, for what: String, until isSo: () async throws -> Bool) async throws {
+func wait(seconds: Double = 900, for what: String, until isSo: () async throws -> Bool) async throws {
     let end = ContinuousClock.now + .seconds(seconds)
     while try await !isSo() {
         guard ContinuousClock.now < end else { throw Timeout(description: "waited \(seconds) s for: \(what)") }
