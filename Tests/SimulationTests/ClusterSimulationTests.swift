@@ -125,7 +125,9 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 
     @Test func slotsMoveUnderFaults() {
         expect(
-            SimulationMark.allCases.filter { $0.isOfMoves && $0 != .balancedByItself }, within: 1...40,
+            // Migrations converge too fast for writers to be slowed in the first seeds; SlowedWriterTests has it.
+            SimulationMark.allCases.filter { $0.isOfMoves && $0 != .balancedByItself && $0 != .writersSlowed },
+            within: 1...40,
             SimulationSettings(profile: .moves, seconds: 30))
     }
 
