@@ -125,9 +125,8 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 
     @Test func slotsMoveUnderFaults() {
         expect(
-            // Migrations converge too fast for writers to be slowed in the first seeds; SlowedWriterTests has it.
-            SimulationMark.allCases.filter { $0.isOfMoves && $0 != .balancedByItself && $0 != .writersSlowed },
-            within: 1...40,
+            // Among these are some whose migrations do not converge.
+            SimulationMark.allCases.filter { $0.isOfMoves && $0 != .balancedByItself }, within: 41...80,
             SimulationSettings(profile: .moves, seconds: 30))
     }
 
