@@ -84,12 +84,7 @@ final class SimulatedOperator {
             guard let replica = any(wanted) else { return }
             submit(.setRole(group.id, replica.id, replica.role == .voter ? .learner : .voter))
         case ..<68: drainOrNot(active)
-        case ..<74:
-            guard map.groups.count < world.plan.groups + 4 else { return }
-            let hosts = active.map(\.id).filter { _ in below(2) == 0 }
-            guard !hosts.isEmpty else { return }
-            submit(
-                .createGroup(weight: 100, hosts: Array(hosts.prefix(5)), preferred: UInt8(below(min(hosts.count, 5)))))
+        case ..<74: createGroup(active)
         case ..<79:
             guard let group = any(map.dataGroups.filter { $0.id.rawValue > UInt32(world.plan.groups) }) else { return }
             submit(.deleteGroup(group.id))
@@ -104,6 +99,13 @@ final class SimulatedOperator {
             submit(.preferLeader(group.id, replica.id))
         default: join()
         }
+    }
+
+    private func createGroup(_ active: [HostRecord]) {
+        guard map.groups.count < world.plan.groups + 4 else { return }
+        let hosts = active.map(\.id).filter { _ in below(2) == 0 }
+        guard !hosts.isEmpty else { return }
+        submit(.createGroup(weight: 100, hosts: Array(hosts.prefix(5)), preferred: UInt8(below(min(hosts.count, 5)))))
     }
 
     /// Some slots go from one group to another, or what is under way is called off.
@@ -126,8 +128,7 @@ final class SimulatedOperator {
     /// on, gets other limits, or is called off.
     private func rebalance() {
         if world.plan.autoPercent > 0, world.random.below(100) < world.plan.autoPercent {
-            // It stays on for some time, mostly.
-            return submit(.setAuto(below(4) > 0 ? AutoRebalancing(limits: limits()) : nil))
+            return balance()
         }
         if let present = cluster.rebalancing, !present.isOver {
             let wish: Rebalancing.Wish =
@@ -139,6 +140,8 @@ final class SimulatedOperator {
                 }
             return submit(.setRebalancing(present.id, wish))
         }
+        // Beside a cluster that does it by itself, seldom: it waits for what others have begun.
+        if cluster.keepsBalance, below(4) > 0 { return }
         let loads = cluster.keys.map { key in
             RebalanceInput.SlotLoad(
                 slot: Ring.slot(of: key), bytes: 1 + world.random.below(1 << 22), operations: world.random.below(100))
@@ -154,6 +157,19 @@ final class SimulatedOperator {
         submit(
             .beginRebalancing(
                 RebalancingPlan(token: world.random.next() | 1, steps: steps, for: map, limits: limits())))
+    }
+
+    /// The cluster is told to keep the balance by itself, which stays on for some time, mostly, and then gets groups
+    /// without slots.
+    private func balance() {
+        guard cluster.keepsBalance else { return submit(.setAuto(AutoRebalancing(limits: limits()))) }
+        switch below(6) {
+        case 0: submit(.setAuto(nil))
+        case 1: submit(.setAuto(AutoRebalancing(limits: limits())))
+        case ..<4: createGroup(map.hosts.filter { $0.state == .active })
+        // It is left alone.
+        default: break
+        }
     }
 
     private func limits() -> Rebalancing.Limits {

@@ -4,6 +4,7 @@
 package import HostCore
 package import Primitives
 import RaftCore
+import Ring
 
 /// The mix of one run.
 package struct SimulatedPlan: Sendable {
@@ -80,8 +81,8 @@ package struct SimulatedPlan: Sendable {
     package var holdersOfThree = 0
     /// Of so many, per hundred, that a plan of rebalancing is begun, or set otherwise; 0: none is.
     package var rebalancePercent: UInt64 = 0
-    /// Of so many of these, per hundred, that the cluster is told to keep the balance by itself, or not any more; 0: it never
-    /// is.
+    /// Of so many of these, per hundred, that the cluster is told to keep the balance by itself, or not any more, or gets
+    /// something to even out; 0: it never is.
     package var autoPercent: UInt64 = 0
     /// Of each host's version at first, of those to come too; it is started with the newest one some time later. Empty: all
     /// are of that from the beginning.
@@ -233,14 +234,17 @@ package struct SimulatedPlan: Sendable {
     private mutating func rebalance(_ random: inout SeededRandom) {
         rebalancePercent = 40 + random.below(40)
         guard random.below(2) == 0 else { return }
-        autoPercent = 10 + random.below(60)
+        autoPercent = 30 + random.below(50)
         // It begins nothing while anything is on its way or somebody is away: now and then all is to be calm.
         faultPauseNanosecondsMax *= 4
         operatorPauseNanosecondsMax += 3_000_000_000
         migrationPercent /= 4
         settings.balanceLookNanoseconds = 100_000_000 + random.below(2_000_000_000)
         settings.balanceRestNanoseconds = 100_000_000 + random.below(4_000_000_000)
-        settings.balanceBytesMin = random.below(20_000)
+        settings.balanceBytesMin = random.below(1_000)
+        // All that there is has some KB: with what replicas and slots usually count beside it, it would be even always.
+        settings.balanceRules.replicaOverheadBytes = 1 + random.below(1_000)
+        settings.balanceRules.slotOverheadBytes = 0
     }
 
     private mutating func move(_ random: inout SeededRandom) {

@@ -179,7 +179,8 @@ extension HostCore {
             balance.phase = .planning
             effects.balanceLooks.append(
                 BalanceLook(
-                    number: balance.number, input: RebalanceInput(map: map, loads: balance.loads),
+                    number: balance.number,
+                    input: RebalanceInput(map: map, loads: balance.loads, rules: settings.balanceRules),
                     bytesMin: settings.balanceBytesMin))
             balance.loads = []
             return
@@ -229,11 +230,13 @@ extension HostCore {
         case .asked: asked(word, by: other)
         case .told(let load): told(load, word)
         case .refused(let leader):
-            // It is asked when its turn comes again.
             guard let balance = balance(asking: word),
                 let place = balance.open.firstIndex(where: { $0.group == word.about })
             else { return }
-            balance.open[place].leader = leader == HostID(0) ? nil : leader
+            guard leader != HostID(0) else { return balance.open[place].leader = nil }
+            // Whoever leads is known: asked with the next ones, within a second. Without one its turn comes again.
+            balance.open[place].leader = leader
+            balance.open[place].askedTick = nil
         }
     }
 

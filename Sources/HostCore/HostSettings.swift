@@ -3,6 +3,7 @@
 import DataTypes
 import Primitives
 public import RaftCore
+public import Ring
 public import StateMachines
 
 /// What a host may be told to do otherwise. The defaults suit a data centre and a busy loopback alike.
@@ -131,6 +132,8 @@ public struct HostSettings: Sendable {
     public var balanceRestNanoseconds: UInt64 = 300_000_000_000
     /// Bytes that have to be written to even out bytes, in all replicas together, before that is worth a rebalancing.
     public var balanceBytesMin: UInt64 = 64 << 20
+    /// What it plans by. What replicas and slots count beside their bytes hides how uneven a cluster of a few KB is.
+    public var balanceRules = RebalanceInput.Rules()
     /// Bytes of cold data that are read in a second to verify their checksums; 0: none are.
     public var scrubBytesPerSecond = 4 << 20
     /// Nanoseconds from the beginning of one round through all that is on the disks to that of the next, at least: little

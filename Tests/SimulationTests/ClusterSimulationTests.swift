@@ -132,7 +132,7 @@ private func chosenSeeds() -> ClosedRange<UInt64>? {
 
     @Test func plansOfRebalancingAreCarriedOutUnderFaults() {
         expect(
-            [.slotsReleased, .slotsActivated], within: 1...40,
+            [.slotsReleased, .slotsActivated, .balancedByItself], within: 1...40,
             SimulationSettings(profile: .rebalance, seconds: 30))
     }
 
