@@ -72,11 +72,12 @@ struct SlotBalance {
             total.size += slotLoad[slot].size
             total.operations += slotLoad[slot].operations
         }
-        // Slots that are alike stay alike: the same division of the same numbers.
+        // Slots that are alike stay alike: the same division of the same numbers. Those that may not be moved can be any
+        // multiple of what may: of no use to anything, and more than the type holds.
         let parts = Double(1 << 44)
         for slot in slotLoad.indices {
-            let bySize = Double(slotLoad[slot].size) / Double(max(1, total.size))
-            let byOperations = Double(slotLoad[slot].operations) / Double(max(1, total.operations))
+            let bySize = min(1, Double(slotLoad[slot].size) / Double(max(1, total.size)))
+            let byOperations = min(1, Double(slotLoad[slot].operations) / Double(max(1, total.operations)))
             slotLoad[slot].mixed = max(1, Int((bySize + byOperations) * parts))
         }
         for (slot, group) in state.owner.enumerated() where group >= 0 && isOpen[group] {

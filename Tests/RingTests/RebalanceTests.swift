@@ -176,6 +176,39 @@ import Testing
         #expect(plan.steps.isEmpty && plan.unreached.isEmpty && plan.hosts.isEmpty && plan.groups.isEmpty)
     }
 
+    /// Loads of any size, also beside groups that may be moved and have nothing.
+    @Test(arguments: [[], [2], [1, 2, 3, 4, 5]])
+    func loadsOfAnySizeArePlannedFor(down: [UInt32]) throws {
+        let hosts = (1...5).map { RebalanceModel.host($0) }
+        let places = (0..<10).map { number in [1 + number % 5, 1 + (number + 1) % 5, 1 + (number + 2) % 5] }
+        var input = RebalanceInput(map: try RebalanceModel.map(hosts: hosts, groups: places))
+        input.hosts = down.map { RebalanceInput.HostFacts(host: HostID($0), isUp: false) }
+        input.rules.slotOverheadBytes = 0
+        let hindered = input.map.dataGroups.filter { group in
+            group.replicas.contains { down.contains($0.host.rawValue) }
+        }
+        let resting = Set(hindered.flatMap { input.map.ring.slots(of: $0.id) })
+        for greatest in [1 << 22, 1 << 44] as [UInt64] {
+            input.loads = (0..<UInt16(Slot.count)).map { slot in
+                let isResting = resting.contains(Slot(slot))
+                return RebalanceInput.SlotLoad(
+                    slot: Slot(slot), bytes: isResting ? greatest : 0, operations: isResting ? greatest : 0)
+            }
+            check(input, Planner.rebalance(input))
+            for place in input.loads.indices {
+                input.loads[place].bytes = greatest
+                input.loads[place].operations = greatest
+            }
+            check(input, Planner.rebalance(input))
+        }
+        // Sums of these are above the model's numbers.
+        for place in input.loads.indices {
+            input.loads[place].bytes = .max
+            input.loads[place].operations = .max
+        }
+        #expect(Planner.rebalance(input).hosts.count == hosts.count)
+    }
+
     @Test func aFirstMapNeedsNothing() throws {
         for hosts in 3...9 {
             let map = try Planner.firstMap(
