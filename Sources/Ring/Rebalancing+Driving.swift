@@ -357,7 +357,7 @@ extension RebalanceWait {
         case 8: self = .room
         case 9:
             guard let state = MigrationRecord.State(rawValue: UInt8(truncatingIfNeeded: second)) else {
-                throw DecodingFailure(expected: "a migration's state, 1 to 5", found: "\(second)")
+                throw DecodingFailure(expected: "a migration's state, 1 to 6", found: "\(second)")
             }
             self = .copy(MigrationID(first), state)
         case 10, 11: self = .replica(ReplicaID(first), HostID(second), votes: kind == 11)

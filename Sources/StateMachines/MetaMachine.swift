@@ -41,9 +41,9 @@ public enum MetaCommand: Hashable, Sendable {
     /// 13, `map`: this map takes the place of the one that is there, if it is of a later version; the cluster's id may be
     /// another. Stands in a log only where a recovery wrote it, and is never proposed.
     case recover(ClusterMap)
-    /// 23, `token u64 | map version u64 | ground u64 | limits | steps u32 | each step`: a plan is carried out from now on.
-    /// Refused while another one is, and as stale if what its steps rest on (`Rebalancing.ground`) is not in the map what it
-    /// was in that version. This and the next ones: from feature level 11 on.
+    /// 23, `token u64 | map version u64 | ground u64 | limits | is automatic u8 | steps u32 | each step`: a plan is carried out
+    /// from now on. Refused while another one is, and as stale if what its steps rest on (`Rebalancing.ground`) is not in the
+    /// map what it was in that version. This and the next ones: from feature level 11 on.
     case beginRebalancing(RebalancingPlan)
     /// 24, `rebalancing u64 | wish`: what somebody wants of the one that is under way.
     case setRebalancing(RebalancingID, Rebalancing.Wish)

@@ -1,8 +1,8 @@
 // Copies of the cluster map as versions of the format wrote them, which every later version reads: one of before groups
-// changed their members, and one with such changes under way.
+// changed their members, one with such changes under way, and one with slots on their way.
 //
-// `Samples/cluster-map-v1` and `-v2` were made by `BIFROST_WRITE_SAMPLES=<this directory's Samples> Tools/test --filter
-// ClusterMapSampleTests`, which writes a sample that is missing and never replaces one.
+// `Samples/cluster-map-v1`, `-v2` and `-v3` are what `BIFROST_WRITE_SAMPLES=<this directory's Samples> Tools/test
+// --filter ClusterMapSampleTests` makes, which writes a sample that is missing and never replaces one.
 
 import BifrostHost
 import Foundation
@@ -11,9 +11,33 @@ import Ring
 import Testing
 
 @Suite struct ClusterMapSampleTests {
-    private static let names = ["cluster-map-v1", "cluster-map-v2"]
+    private static let names = ["cluster-map-v1", "cluster-map-v2", "cluster-map-v3"]
 
-    private static func map(_ name: String) -> ClusterMap { name == names[0] ? map() : changedMap() }
+    private static func map(_ name: String) -> ClusterMap {
+        name == names[0] ? map() : name == names[1] ? changedMap() : movingMap()
+    }
+
+    /// The other one's with a migration that copies, one that is decided, and one that is called off.
+    private static func movingMap() -> ClusterMap {
+        var map = changedMap()
+        map.version = 50
+        map.featureLevel = 11
+        for place in map.hosts.indices { map.hosts[place].featureLevel = 11 }
+        var aborted = MigrationRecord(
+            id: MigrationID(50), slots: [Slot(7_000), Slot(7_001), Slot(7_002)], source: GroupID(7), target: GroupID(1),
+            state: .aborting, isTargetDone: true)
+        aborted.lostTime = LostTime(millis: 2_340)
+        map.migrations = [
+            MigrationRecord(
+                id: MigrationID(41), slots: [Slot(0), Slot(1), Slot(2), Slot(9)], source: GroupID(1),
+                target: GroupID(7), limits: MigrationLimits(bytesPerSecondMax: 1 << 20, pauseMillisMax: 50)),
+            MigrationRecord(
+                id: MigrationID(44), slots: [Slot(16_383)], source: GroupID(7), target: GroupID(1), state: .released,
+                sourceIndex: LogIndex(0x0102_0304), sourceRevision: Revision(0x0506_0708),
+                digest: 0x1122_3344_5566_7788), aborted,
+        ]
+        return map
+    }
 
     /// The other one's with a host that drains, a move from it, a replacement, a learner, and founders that are gone.
     private static func changedMap() -> ClusterMap {

@@ -138,4 +138,23 @@ import Testing
             _ = try AutoWait(from: &reader)
         }
     }
+
+    /// As they stand in the meta group's log and records, and in answers: they never change.
+    @Test func bytesAreFrozen() {
+        func hex(_ encode: (inout ByteWriter) -> Void) -> String {
+            var writer = ByteWriter()
+            encode(&writer)
+            return writer.take().array.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+        }
+        let auto = AutoRebalancing(
+            limits: Rebalancing.Limits(concurrentMax: 2, bytesPerSecondMax: 3, pauseMillisMax: 50))
+        #expect(hex { auto.encode(into: &$0) } == "01" + "02000000" + "0300000000000000" + "32000000")
+        let waits: [AutoWait] = [
+            .rebalancing(RebalancingID(7)), .migration(MigrationID(7)), .members(GroupID(7)), .host(HostID(7)),
+            .load(GroupID(7)), .pause(seconds: 7), .imbalance(seconds: 7), .confirmation(seconds: 7),
+        ]
+        for (place, wait) in waits.enumerated() {
+            #expect(hex { wait.encode(into: &$0) } == "0\(place + 1)" + "0700000000000000")
+        }
+    }
 }

@@ -90,6 +90,98 @@ import Testing
         #expect(record.steps.allSatisfy { $0.encodedBytes > 0 })
     }
 
+    private func hex(_ encode: (inout ByteWriter) -> Void) -> String {
+        var writer = ByteWriter()
+        encode(&writer)
+        return writer.take().array.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+    }
+
+    private func join(_ parts: String...) -> String { parts.joined() }
+
+    /// In little-endian, as all integers.
+    private func long(_ byte: String) -> String { byte + "00000000000000" }
+
+    /// As they stand in the meta group's log and records, and in answers: they never change.
+    @Test func bytesAreFrozen() throws {
+        let record = Rebalancing(
+            id: RebalancingID(9), token: 77, plannedVersion: 8,
+            limits: Rebalancing.Limits(concurrentMax: 3, bytesPerSecondMax: 5, pauseMillisMax: 50), isPaused: true,
+            steps: [
+                Rebalancing.Step(
+                    .slots([Slot(1), Slot(2), Slot(5)], from: GroupID(1), to: GroupID(2)), .groupIsNew, bytes: 6,
+                    state: .underway, begun: 12, attempts: 2, word: "ä"),
+                Rebalancing.Step(
+                    .replica(GroupID(3), ReplicaID(4), from: HostID(5), to: HostID(6)), .hostDrains, bytes: 7),
+                Rebalancing.Step(
+                    .leader(GroupID(3), from: HostID(5), to: HostID(6)), .leads, bytes: 0, state: .done, attempts: 1),
+            ])
+        let limits = join("03000000", long("05"), "32000000")
+        let head = join("01", long("09"), long("4d"), long("08"), limits, "01", "03000000")
+        let steps = [
+            join(
+                "02", "02", "02", long("06"), long("0c"), "02000000", "c3a4", "01", "01000000", "02000000", "02000000",
+                "01000200", "05000100"),
+            join(
+                "01", "04", "00", long("07"), long("00"), "00000000", "02", "03000000", long("04"), long("05"),
+                long("06")),
+            join(
+                "03", "09", "01", long("00"), long("00"), "00000000", "03", "03000000", long("05"), long("06")),
+        ]
+        #expect(hex { record.encodeHead(into: &$0) } == head)
+        #expect(record.steps.map { step in hex { step.encode(into: &$0) } } == steps)
+        #expect(hex { record.encode(into: &$0) } == head + steps.joined())
+        #expect(record.steps.map(\.encodedBytes) == steps.map { $0.count / 2 })
+        #expect(try decoded(encoded(record)) == record)
+        for (isPaused, isCancelled, isAutomatic, flags) in [
+            (false, false, false, "00"), (true, false, false, "01"), (false, true, false, "02"),
+            (false, false, true, "04"), (true, true, true, "07"),
+        ] {
+            var other = record
+            (other.isPaused, other.isCancelled, other.isAutomatic) = (isPaused, isCancelled, isAutomatic)
+            #expect(hex { other.encodeHead(into: &$0) }.dropFirst(82).prefix(2) == flags)
+        }
+        let states: [Rebalancing.Step.State] = [.waiting, .underway, .done, .failed, .cancelled]
+        #expect(states.map(\.rawValue) == [1, 2, 3, 4, 5] && states.count == Rebalancing.Step.State.allCases.count)
+        let reasons: [RebalancePlan.Reason] = [
+            .groupLeaves, .groupIsNew, .groupIsUneven, .hostDrains, .hostHasNoWeight, .zones, .hostIsFull, .hostIsEmpty,
+            .leads,
+        ]
+        #expect(reasons.count == RebalancePlan.Reason.allCases.count)
+        for (place, reason) in reasons.enumerated() {
+            let step = Rebalancing.Step(record.steps[2].move, reason, bytes: 0)
+            #expect(hex { step.encode(into: &$0) }.dropFirst(2).prefix(2) == "0\(place + 1)")
+        }
+    }
+
+    @Test func bytesOfWishesReportsAndWaitsAreFrozen() {
+        let limits = Rebalancing.Limits(concurrentMax: 3, bytesPerSecondMax: 5, pauseMillisMax: 50)
+        let wishes: [(Rebalancing.Wish, String)] = [
+            (.pause, "01"), (.resume, "02"), (.cancel, "03"),
+            (.limits(limits), join("04", "03000000", long("05"), "32000000")),
+        ]
+        for (wish, bytes) in wishes { #expect(hex { wish.encode(into: &$0) } == bytes) }
+        let reports: [(Rebalancing.Report, String)] = [
+            (.begun, "01"), (.done, "02"), (.failed("no"), join("03", "02000000", "6e6f")),
+            (.again("ä"), join("04", "02000000", "c3a4")), (.cancelled, "05"),
+        ]
+        for (report, bytes) in reports { #expect(hex { report.encode(into: &$0) } == bytes) }
+        let waits: [(RebalanceWait, String)] = [
+            (.resumption, join("01", long("00"), long("00"))),
+            (.turn(underway: 3, most: 4), join("02", long("03"), long("04"))),
+            (.step(5), join("03", long("05"), long("00"))),
+            (.host(HostID(6)), join("04", long("06"), long("00"))),
+            (.group(GroupID(7)), join("05", long("07"), long("00"))),
+            (.migration(MigrationID(8)), join("06", long("08"), long("00"))),
+            (.members(GroupID(9)), join("07", long("09"), long("00"))),
+            (.room, join("08", long("00"), long("00"))),
+            (.copy(MigrationID(10), .settling), join("09", long("0a"), long("06"))),
+            (.replica(ReplicaID(11), HostID(12), votes: false), join("0a", long("0b"), long("0c"))),
+            (.replica(ReplicaID(11), HostID(12), votes: true), join("0b", long("0b"), long("0c"))),
+            (.leaving(ReplicaID(13), HostID(14)), join("0c", long("0d"), long("0e"))),
+        ]
+        for (wait, bytes) in waits { #expect(hex { wait.encode(into: &$0) } == bytes, "\(wait)") }
+    }
+
     @Test func noPrefixAndNoNumberOutOfBoundsIsTakenForARecord() throws {
         let record = record(try steps(try map()))
         let bytes = encoded(record)
@@ -252,6 +344,46 @@ import Testing
     }
 
     // MARK: - Wishes and reports
+
+    /// Whoever plans and the meta group may have other versions: both have to come to the same number.
+    @Test func theGroundIsTheSameInAllVersions() {
+        func host(_ id: UInt64, zone: String, _ state: HostState = .active) -> HostRecord {
+            HostRecord(
+                id: HostID(id), name: "host-\(id)", address: "10.0.0.1:\(id)", zone: zone, weight: 100 + UInt32(id),
+                incarnation: Incarnation(id), featureLevel: FeatureLevel.migrations, state: state)
+        }
+        var ring = SlotTable(epoch: Epoch(3), owners: Array(repeating: GroupID(1), count: Slot.count))
+        ring.assign([Slot(9)], to: GroupID(2))
+        let groups = [
+            GroupRecord(
+                id: GroupID(1),
+                replicas: [
+                    ReplicaRecord(id: ReplicaID(4), host: HostID(1)),
+                    ReplicaRecord(
+                        id: ReplicaID(5), host: HostID(2), role: .learner, membership: .absent,
+                        successorOf: ReplicaID(4)),
+                ], preferredLeader: ReplicaID(4)),
+            GroupRecord(
+                id: GroupID(2), replicas: [ReplicaRecord(id: ReplicaID(6), host: HostID(1))],
+                preferredLeader: ReplicaID(6), state: .stopped),
+        ]
+        let map = ClusterMap(
+            cluster: ClusterID(high: 1, low: 2), version: 7, featureLevel: FeatureLevel.migrations,
+            hosts: [host(1, zone: "east"), host(2, zone: "", .draining)], groups: groups, ring: ring,
+            migrations: [
+                MigrationRecord(id: MigrationID(7), slots: [Slot(5)], source: GroupID(1), target: GroupID(2))
+            ], nextHost: HostID(3), nextGroup: GroupID(3), nextReplica: ReplicaID(7))
+        let steps = [
+            Rebalancing.Step(
+                .slots([Slot(5), Slot(9)], from: GroupID(1), to: GroupID(2)), .groupIsUneven, bytes: 1),
+            Rebalancing.Step(
+                .replica(GroupID(1), ReplicaID(4), from: HostID(1), to: HostID(3)), .hostIsFull, bytes: 2),
+            Rebalancing.Step(.leader(GroupID(9), from: HostID(1), to: HostID(2)), .leads, bytes: 0),
+        ]
+        #expect(Rebalancing.ground(of: [], in: map) == 0)
+        #expect(Rebalancing.ground(of: [steps[0]], in: map) == 0xa487_10c7_e3a2_7ad7)
+        #expect(Rebalancing.ground(of: steps, in: map) == 0xaf1b_e2a6_65e7_4e0f)
+    }
 
     @Test func reportsOutOfTurnChangeNothing() throws {
         var record = record(try steps(try map()))

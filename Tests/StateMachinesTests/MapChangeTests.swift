@@ -106,7 +106,31 @@ import Testing
             (.setGroupState(one, .stopped), "0e" + expecting + one32 + "02"),
             (.setHostWeight(HostID(2), 1), "0f" + expecting + two64 + one32),
         ]
-        for (change, bytes) in samples {
+        func join(_ parts: String...) -> String { parts.joined() }
+        let runs = "02000000" + "01000200" + "05000100"
+        let limits = MigrationLimits(bytesPerSecondMax: 2, pauseMillisMax: 1)
+        let id = MigrationID(2)
+        let moves: [(MapChange, String)] = [
+            (
+                .migrate([Slot(1), Slot(2), Slot(5)], from: one, to: GroupID(3), limits: limits),
+                join("10", expecting, one32, "03000000", two64, one32, runs)
+            ),
+            (
+                .commitMigration(id, frozen: LogIndex(3), digest: 4),
+                join("11", expecting, two64, "0300000000000000", "0400000000000000")
+            ),
+            (
+                .migrationReleased(id, LogIndex(3), Revision(4)),
+                join("12", expecting, two64, "0300000000000000", "0400000000000000")
+            ),
+            (.migrationActivated(id), join("13", expecting, two64)),
+            (.abortMigration(id), join("14", expecting, two64, "00000000")),
+            (.abortMigration(id, LostTime(millis: 1)), join("14", expecting, two64, one32)),
+            (.migrationDone(id, .source), join("15", expecting, two64, "01")),
+            (.migrationDone(id, .target), join("15", expecting, two64, "02")),
+            (.limitMigration(id, limits), join("16", expecting, two64, two64, one32)),
+        ]
+        for (change, bytes) in samples + moves {
             #expect(hex(change) == bytes)
             let command = MetaCommand.change(change, expecting: 7)
             #expect(try MetaCommand(payload: command.payload()) == command)
@@ -127,6 +151,11 @@ import Testing
         for role in [0, 5] as [UInt8] {
             var bytes = MetaCommand.change(.setRole(one, ReplicaID(2), .voter)).payload().array
             bytes[bytes.count - 1] = role
+            #expect(throws: DecodingFailure.self) { try MetaCommand(payload: Bytes(bytes)) }
+        }
+        for side in [0, 3] as [UInt8] {
+            var bytes = MetaCommand.change(.migrationDone(id, .source)).payload().array
+            bytes[bytes.count - 1] = side
             #expect(throws: DecodingFailure.self) { try MetaCommand(payload: Bytes(bytes)) }
         }
         let outcome = MetaOutcome(mapVersion: 1, host: HostID(2), group: GroupID(3), replica: ReplicaID(4))

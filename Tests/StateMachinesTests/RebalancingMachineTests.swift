@@ -46,6 +46,13 @@ import Testing
             return nil
         }
 
+        /// What it is answered; nil: it is refused.
+        mutating func answer(_ command: MetaCommand) -> Bytes? {
+            let entry = LogEntry.command(machine.applied.rawValue + 1, command.payload())
+            guard case .done(_, let body) = machine.apply(entry, into: &store) else { return nil }
+            return body
+        }
+
         /// A process that begins anew with what is in the records.
         mutating func restart() throws {
             machine = try MasterStateMachine(
@@ -447,6 +454,129 @@ import Testing
         #expect(load.slotLoads(of: GroupID(3), in: meta.map).allSatisfy { $0.bytes == 0 })
     }
 
+    // MARK: - Bytes
+
+    private func hex(_ bytes: Bytes) -> String {
+        bytes.array.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+    }
+
+    private func join(_ parts: String...) -> String { parts.joined() }
+
+    /// In little-endian, as all integers.
+    private func long(_ byte: String) -> String { byte + "00000000000000" }
+
+    private func fixedPlan(_ meta: Meta) -> RebalancingPlan {
+        RebalancingPlan(
+            token: 77,
+            steps: [
+                Rebalancing.Step(
+                    .slots([Slot(1), Slot(2), Slot(5)], from: GroupID(1), to: GroupID(2)), .groupIsUneven, bytes: 6),
+                Rebalancing.Step(
+                    .replica(GroupID(3), ReplicaID(4), from: HostID(5), to: HostID(6)), .hostIsEmpty, bytes: 7),
+                Rebalancing.Step(.leader(GroupID(3), from: HostID(5), to: HostID(6)), .leads, bytes: 0),
+            ], for: meta.map, limits: Rebalancing.Limits(concurrentMax: 3, bytesPerSecondMax: 5, pauseMillisMax: 50))
+    }
+
+    private var limitsBytes: String { join("03000000", long("05"), "32000000") }
+
+    private var stepBytes: [String] {
+        let start = join(long("00"), "00000000")
+        return [
+            join(
+                "01", "03", "00", long("06"), start, "01", "01000000", "02000000", "02000000", "01000200", "05000100"),
+            join("01", "08", "00", long("07"), start, "02", "03000000", long("04"), long("05"), long("06")),
+            join("01", "09", "00", long("00"), start, "03", "03000000", long("05"), long("06")),
+        ]
+    }
+
+    /// As they stand in the meta group's log: they never change.
+    @Test func bytesOfCommandsAreFrozen() throws {
+        var plan = fixedPlan(try Meta())
+        (plan.mapVersion, plan.ground) = (8, 0x0102_0304_0506_0708)
+        let start = join(long("4d"), long("08"), "0807060504030201", limitsBytes)
+        var automatic = plan
+        automatic.isAutomatic = true
+        automatic.steps.removeLast(2)
+        let id = RebalancingID(9)
+        let samples: [(command: MetaCommand, bytes: String)] = [
+            (.beginRebalancing(plan), join("17", "01", start, "00", "03000000", stepBytes.joined())),
+            (.beginRebalancing(automatic), join("17", "01", start, "01", "01000000", stepBytes[0])),
+            (.setRebalancing(id, .pause), join("18", "01", long("09"), "01")),
+            (.setRebalancing(id, .resume), join("18", "01", long("09"), "02")),
+            (.setRebalancing(id, .cancel), join("18", "01", long("09"), "03")),
+            (.setRebalancing(id, .limits(plan.limits)), join("18", "01", long("09"), "04", limitsBytes)),
+            (.reportStep(id, 2, .begun), join("19", "01", long("09"), "02000000", "01")),
+            (.reportStep(id, 2, .done), join("19", "01", long("09"), "02000000", "02")),
+            (.reportStep(id, 2, .failed("no")), join("19", "01", long("09"), "02000000", "03", "02000000", "6e6f")),
+            (.reportStep(id, 2, .again("no")), join("19", "01", long("09"), "02000000", "04", "02000000", "6e6f")),
+            (.reportStep(id, 2, .cancelled), join("19", "01", long("09"), "02000000", "05")),
+            (.setAuto(AutoRebalancing(limits: plan.limits)), join("1a", "01", "01", "01", limitsBytes)),
+            (.setAuto(nil), join("1a", "01", "00")),
+        ]
+        for (command, bytes) in samples {
+            let payload = command.payload()
+            #expect(hex(payload) == "0200" + "0100" + String(repeating: "0", count: 48) + bytes, "\(command)")
+            #expect(try MetaCommand(payload: payload) == command)
+            for count in 0..<payload.count {
+                #expect(throws: DecodingFailure.self) { try MetaCommand(payload: payload[0..<count]) }
+            }
+            #expect(throws: DecodingFailure.self) { try MetaCommand(payload: Bytes(payload.array + [0])) }
+            mutate(payload, seed: 9, rounds: 500) { payload in
+                guard let read = try? MetaCommand(payload: payload) else { return }
+                #expect((try? MetaCommand(payload: read.payload())) == read)
+            }
+        }
+        // The number behind the last one.
+        var bytes = MetaCommand.setAuto(nil).payload().array
+        bytes[28] = 27
+        #expect(throws: DecodingFailure.self) { try MetaCommand(payload: Bytes(bytes)) }
+    }
+
+    /// As they stand among the meta group's records: they never change. Answers are those to changes of the map.
+    @Test func bytesOfRecordsAreFrozen() throws {
+        var meta = try Meta()
+        #expect(meta.map.version == 1)
+        func records(_ meta: Meta) -> [Bytes: String] {
+            var found: [Bytes: String] = [:]
+            for record in meta.store.metaRecords where record.key.starts(with: "rebalancing") {
+                found[record.key] = record.value.map { hex($0) } ?? "deleted"
+            }
+            return found
+        }
+        func key(_ place: UInt8) -> Bytes { Bytes(Array("rebalancing/".utf8) + [0, 0, 0, place]) }
+        let (first, second) = (MetaOutcome(mapVersion: 1).encoded(), MetaOutcome(mapVersion: 2).encoded())
+        let plan = fixedPlan(meta)
+        var expected: [Bytes: String] = ["rebalancing-auto": join("01", limitsBytes)]
+        #expect(meta.answer(.setAuto(AutoRebalancing(limits: plan.limits))) == first)
+        #expect(records(meta) == expected)
+        let head = join("01", long("01"), long("4d"), long("01"), limitsBytes)
+        expected["rebalancing"] = join(head, "00", "03000000")
+        for (place, bytes) in stepBytes.enumerated() { expected[key(UInt8(place))] = bytes }
+        #expect(meta.answer(.beginRebalancing(plan)) == first)
+        #expect(records(meta) == expected)
+        expected[key(1)] = join(
+            "04", "08", "00", long("07"), long("00"), "02000000", "6e6f", "02", "03000000", long("04"), long("05"),
+            long("06"))
+        #expect(meta.answer(.reportStep(RebalancingID(1), 1, .failed("no"))) == first)
+        #expect(records(meta) == expected)
+        expected["rebalancing-auto"] = "deleted"
+        expected["rebalancing"] = join(head, "02", "03000000")
+        for place in [0, 2] { expected[key(UInt8(place))] = join("05", String(stepBytes[place].dropFirst(2))) }
+        #expect(meta.answer(.setRebalancing(RebalancingID(1), .cancel)) == first)
+        #expect(records(meta) == expected)
+        // Another one has a higher number, and fewer steps.
+        var next = plan
+        next.token = 78
+        next.steps.removeLast(2)
+        expected["rebalancing"] = join("01", long("02"), long("4e"), long("01"), limitsBytes, "00", "01000000")
+        expected[key(0)] = stepBytes[0]
+        for place in [1, 2] as [UInt8] { expected[key(place)] = "deleted" }
+        #expect(meta.answer(.beginRebalancing(next)) == second)
+        #expect(records(meta) == expected)
+        let restored = try MetaMachine(restoring: meta.store.metaRecords)
+        #expect(restored.rebalancing == meta.record && restored.auto == nil && meta.record?.steps.count == 1)
+    }
+
     // MARK: - What replicas and leaders say
 
     @Test func wordsAboutSlotsComeBackFromTheirBytes() throws {
@@ -478,5 +608,48 @@ import Testing
             }
         }
         #expect(Set(MigrationWait.allCases.map(\.description)).count == MigrationWait.allCases.count)
+    }
+
+    /// As they stand on the wire: hosts and clients of other versions read them.
+    @Test func bytesOfWordsAboutSlotsAreFrozen() throws {
+        let place = RecordPosition(slot: Slot(5), machine: .keyValue, key: "k")
+        let position = "09000000" + "0500" + "0100" + "01000000" + "6b"
+        #expect(hex(MigrationsQuery().encoded()) == "02")
+        let migrations = GroupMigrations([
+            MigrationReport(id: MigrationID(4), source: GroupID(2), phase: nil),
+            MigrationReport(
+                id: MigrationID(9), source: GroupID(3), phase: .importing, rounds: 5, bytes: 6, lastRoundBytes: 7,
+                bytesPerSecond: 8, wait: .pace),
+        ])
+        #expect(
+            hex(migrations.encoded())
+                == join(
+                    "02000000", long("04"), "02000000", "00", "00000000", long("00"), long("00"), long("00"), "07",
+                    long("09"), "03000000", "04", "05000000", long("06"), long("07"), long("08"), "02"))
+        let waits: [MigrationWait] = [.nothing, .source, .pace, .freeze, .digest, .map, .log, .beginning]
+        #expect(waits.map(\.rawValue) == [0, 1, 2, 3, 4, 5, 6, 7] && waits.count == MigrationWait.allCases.count)
+
+        #expect(hex(SlotContentsQuery().encoded()) == "03" + "00000000")
+        #expect(hex(SlotContentsQuery(from: place.encoded()).encoded()) == "03" + position)
+        let contents = SlotContents(
+            mapVersion: 12,
+            gates: [
+                RingProof.Gate(
+                    slot: Slot(3), standing: .moved, migration: MigrationID(4), group: GroupID(2), epoch: Epoch(9))
+            ],
+            tasks: [
+                RingProof.Task(migration: MigrationID(5), isSource: true, group: GroupID(2), slots: [Slot(4), Slot(5)])
+            ], filled: [Slot(0), Slot(1), Slot(16_383)], next: place.encoded())
+        #expect(
+            hex(contents.encoded())
+                == join(
+                    "01", long("0c"), "01000000", "0300", "03", long("04"), "02000000", long("09"), "01000000",
+                    long("05"), "01", "02000000", "01000000", "04000200", "02000000", "00000200", "ff3f0100", position))
+        #expect(try SlotContents(decoding: contents.encoded()) == contents)
+        #expect(
+            hex(SlotContents(mapVersion: 0).encoded())
+                == join("01", long("00"), "00000000", "00000000", "00000000", "00000000"))
+        let standings: [RingProof.Standing] = [.open, .frozen, .moved, .arriving]
+        #expect(standings.map(\.rawValue) == [1, 2, 3, 4] && standings.count == RingProof.Standing.allCases.count)
     }
 }

@@ -474,6 +474,17 @@ import Testing
         #expect(
             hex(SessionCommand.expire([.init(id: SessionID(1), activeIndex: LogIndex(9))]).payload())
                 == header + "04" + "01" + "01000000" + "0100000000000000" + "0900000000000000")
+        #expect(
+            hex(SessionCommand.takeOver(Slot(5), [SessionID(1), SessionID(2)]).payload())
+                == header + "05" + "01" + "0500" + "0200" + "0100000000000000" + "0200000000000000")
+        let held = [HeldSlot(slot: Slot(5), epoch: Epoch(6))]
+        #expect(
+            hex(SessionCommand.hold(.init(id: SessionID(1), firstUnacknowledged: 2), held).payload())
+                == header + "06" + "01" + "0100000000000000" + "0200000000000000" + "0100" + "0500"
+                + "0600000000000000")
+        let moved = HeldSlotsAnswer(
+            isThere: true, moved: [.init(slot: Slot(5), group: GroupID(3), epoch: Epoch(8))])
+        #expect(hex(moved.encoded()) == "01" + "0100" + "0500" + "03000000" + "0800000000000000")
         let ids = [(2, 3, 4), (3, 2, 4), (2, 4, 3), (4, 3, 2), (2, 3, 5)].map {
             SessionTable.id(term: Term($0.0), index: LogIndex($0.1), nonce: $0.2)
         }

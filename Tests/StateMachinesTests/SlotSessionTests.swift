@@ -369,6 +369,37 @@ import Testing
         #expect(try holder(source) == ada)
     }
 
+    /// As they stand in stores: they never change. SessionTests has the commands' bytes.
+    @Test func bytesOfSessionsThatCameAreFrozen() throws {
+        func hex(_ bytes: Bytes) -> String {
+            bytes.array.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+        }
+        func long(_ number: UInt64) -> String {
+            var writer = ByteWriter()
+            writer.write(number)
+            return hex(writer.take())
+        }
+        func join(_ parts: String...) -> String { parts.joined() }
+        var (source, target) = (try MovingGroup(1), try MovingGroup(2, logTime: 3_000))
+        let ada = try source.open()
+        _ = try source.send(Acquire("{a}lock"), of: ada, call: 1)
+        try target.take(3, moving, from: &source)
+        func record(_ group: MovingGroup) -> String {
+            let records = group.records(of: .sessions).filter { $0.key.key == SessionRecord.key(of: ada) }
+            return hex(records.first?.value.value ?? Bytes())
+        }
+        // No answers, and one object: of machine 22, in slot 15495.
+        let held = join("00000000", "0100", "1600", "873c", "07000000", "7b617d6c6f636b")
+        let arrived = long(target.machine.applied.rawValue)
+        try target.restart()
+        #expect(record(target) == join("03", long(10_000), long(3_000), arrived, long(1), held))
+        let own = try target.open()
+        #expect(try takeOver([ada], by: own, 1, &target) == [ada])
+        let taken = long(target.machine.applied.rawValue)
+        try target.restart()
+        #expect(record(target) == join("04", long(10_000), long(3_000), taken, long(1), held, long(own.rawValue)))
+    }
+
     @Test func commandsAboutWhatIsHeldAreBounded() throws {
         let ids = (1...SessionCommand.takenMax + 1).map { SessionID(UInt64($0)) }
         let slots = (0...SessionCommand.countMax).map { HeldSlot(slot: Slot(UInt16($0)), epoch: Epoch(7)) }
