@@ -99,7 +99,7 @@ struct SessionModel {
             let effect = call(id, sequence, firstUnacknowledged, at: index, isGated: isGated)
             if case .done = effect { takeOver(ids, by: id, at: index) }
             return effect
-        case .other(.open(let timeToLive, let nonce)):
+        case .other(.open(let timeToLive, let nonce, _)):
             let id = SessionTable.id(term: Term(mark.term), index: index, nonce: nonce)
             sessions[id] = Session(timeToLive: timeToLive, activeAt: logTime, activeIndex: index)
             return .none(expired: 0)

@@ -248,7 +248,9 @@ extension ClientRouter {
         movedHolds += isMoved ? 1 : -1
     }
 
-    /// The map says now that slots may move. None has until then: what its session was told is true of each slot.
+    /// The map says now that slots may move. None has until then in which this client holds something, as groups give none away
+    /// before its sessions have said that they follow slots: what its session was told is true of each. They say it with their
+    /// next words.
     mutating func beginMigrations() {
         usesMigrations = true
         for place in holds.indices {

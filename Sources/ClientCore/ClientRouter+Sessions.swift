@@ -102,7 +102,7 @@ extension ClientRouter {
     private mutating func openSession(of group: Int, now: Instant) {
         guard groups[group].session.notBefore <= now else { return }
         let command = SessionCommand.open(
-            timeToLive: settings.sessionTimeToLiveMilliseconds, nonce: random.next())
+            timeToLive: settings.sessionTimeToLiveMilliseconds, nonce: random.next(), followsSlots: usesMigrations)
         submitOwn(.openSession, command, to: group, now: now)
         groups[group].session.standing = .opening
     }
@@ -156,6 +156,7 @@ extension ClientRouter {
     mutating func keepSessionsAlive(now: Instant, into effects: inout ClientEffects) {
         guard mayUseSessions, sessionsCheckDue <= now else { return }
         sessionsChecked = now
+        lookForMigrations(now: now, into: &effects)
         let heldSince = oldestHolds()
         for group in groups.indices {
             let isHeld = groups[group].holds > 0
@@ -175,6 +176,15 @@ extension ClientRouter {
             groups[group].session.isKeptAlive = true
             pump(group, now: now, into: &effects)
         }
+    }
+
+    /// What is held by a client that does not know that slots move keeps its slots from moving: once in a session's life it is
+    /// asked whether they do.
+    private mutating func lookForMigrations(now: Instant, into effects: inout ClientEffects) {
+        guard !usesMigrations, !holds.isEmpty, now.since(migrationsLookedFor) >= sessionNanoseconds else { return }
+        migrationsLookedFor = now
+        wantMap()
+        fetchMapIfWanted(now: now, into: &effects)
     }
 
     /// A session in which nothing was answered for so long is kept alive.

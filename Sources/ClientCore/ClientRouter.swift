@@ -149,6 +149,8 @@ public struct ClientRouter: Sendable {
     private var due: [Int] = []
     private var silenceChecked = Instant.zero
     var sessionsChecked = Instant.zero
+    /// When the map was asked for last to see whether slots may move.
+    var migrationsLookedFor = Instant.zero
     /// Ascending by slot.
     var holds: [SlotHold] = []
     /// Of these, in slots that moved and where it is to be taken over.

@@ -50,6 +50,21 @@ extension HostCore {
     }
 
     private var frozenTicksMax: UInt64 { 15 * secondTicks }
+    /// For longer than a client that knows that slots move takes to say so.
+    private var unawareTicksMax: UInt64 { 30 * secondTicks }
+
+    /// Somebody who holds something in these slots and does not know that slots move. Said once in this host's log.
+    private func unaware(of task: MigrationTask, _ drive: MigrationDrive) -> SessionID? {
+        guard let (session, holding) = drive.replica.machine.sessions.unaware(of: task) else { return nil }
+        if !drive.hasNamedUnaware {
+            drive.hasNamedUnaware = true
+            effects.notices.append(
+                "migration \(task.id) waits: session \(session) holds '\(holding.name)' in slot "
+                    + "\(holding.slot), and its client does not know that slots move; it is of an earlier version, or has to "
+                    + "hear of the cluster's new feature level")
+        }
+        return session
+    }
 
     func asked(_ word: MigrationWord, by other: HostID) {
         guard let replica = replica(of: word.group) else { return }
@@ -70,6 +85,13 @@ extension HostCore {
         case .freeze:
             guard migration.state == .copying, let task else { return refuse(.notNow) }
             if task.phase == .frozen { return sayStanding(drive, to: other, word.number, migration) }
+            guard unaware(of: task, drive) == nil else {
+                let since = drive.unawareSinceTick ?? tickCount
+                drive.unawareSinceTick = since
+                if tickCount - since >= unawareTicksMax { report(.abortMigration(migration.id), drive) }
+                return refuse(.notNow)
+            }
+            drive.unawareSinceTick = nil
             drive.freezeAsked = (other, word.number)
             propose(.freeze(migration.id), drive)
         case .fetch(let base, let start, let next):
@@ -77,7 +99,12 @@ extension HostCore {
             if start == .zero, next.isEmpty, task.phase == .exporting { noteRound(drive, behind: base, migration) }
             give(drive, task, migration, base: base, start: start, next: next, to: other, word.number)
         case .compare(let sourceTime, let ownTime):
-            guard task?.phase == .frozen else { return refuse(.notNow) }
+            guard let task, task.phase == .frozen else { return refuse(.notNow) }
+            // It came by something between the question for the freeze and that. Without the digest nothing is committed.
+            guard unaware(of: task, drive) == nil else {
+                report(.abortMigration(migration.id), drive)
+                return refuse(.notNow)
+            }
             drive.compareAsked = (other, word.number, MigrationClock(sourceTime: sourceTime, ownTime: ownTime))
             compare(drive, migration)
         case .standing, .page, .digest, .refused: break

@@ -9,8 +9,9 @@ import StateMachines
 import Storage
 
 extension HostCore {
-    /// A question that was not answered is asked again after so long.
-    private var askTicks: UInt64 { max(1, secondTicks / 2) }
+    /// A question that was not answered is asked again after so long. The first may come to a host that does not know of the
+    /// migration yet, as maps go from host to host.
+    private func askTicks(_ drive: MigrationDrive) -> UInt64 { drive.standing == nil ? 1 : max(1, secondTicks / 2) }
     /// More than a source gives.
     private static var pageBytesMax: Int { 3 << 20 }
     /// Rounds after which a migration that does not converge is given up.
@@ -154,7 +155,7 @@ extension HostCore {
     private func ask(_ kind: MigrationWord.Kind, _ drive: MigrationDrive, _ migration: MigrationRecord) {
         drive.wait = .source
         if let tick = drive.askedTick {
-            guard tickCount - tick >= askTicks << min(drive.silences, 4) else { return }
+            guard tickCount - tick >= askTicks(drive) << min(drive.silences, 4) else { return }
             drive.silences += 1
             // Whoever leads it now.
             drive.source = nil
@@ -205,7 +206,10 @@ extension HostCore {
     }
 
     private func take(_ page: MigrationPage, _ drive: MigrationDrive, _ migration: MigrationRecord) {
-        guard let task = drive.replica.machine.ownership.task(migration.id), task.phase == .importing else { return }
+        // One that is under way is not applied yet: what comes twice is no other.
+        guard drive.proposed == nil, let task = drive.replica.machine.ownership.task(migration.id),
+            task.phase == .importing
+        else { return }
         var page = page
         page.number = task.progress.page + 1
         guard task.progress.isContinued(by: page) else { return }

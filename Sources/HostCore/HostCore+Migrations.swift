@@ -54,6 +54,9 @@ final class MigrationDrive {
     var brake = WriterBrake()
     var frozenSinceTick: UInt64?
     var hasEndedWatches = false
+    /// Since when somebody holds something who does not know that slots move, and whether this host's log says who.
+    var unawareSinceTick: UInt64?
+    var hasNamedUnaware = false
     /// Who waits for what.
     var freezeAsked: (host: HostID, number: UInt64)?
     /// Who waits for a digest, and how far that is.

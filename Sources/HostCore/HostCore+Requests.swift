@@ -39,7 +39,7 @@ extension HostCore {
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
         // Slots that moved may stand in its log, and it does not know yet.
-        guard !maySlotsMove || replica.core.hasAppliedEarlierTerms else {
+        guard replica.core.hasAppliedEarlierTerms else {
             return refuse(call, .overloaded(retryAfterMillis: 5))
         }
         guard !isBusy(replica) else { return refuse(call, overloaded) }

@@ -194,6 +194,8 @@ extension HostCore {
             return refuse(call, .invalid("sub state machine \(request.machine) is not watched in this version"))
         }
         guard replica.core.role == .leader else { return refuse(call, notLeader(replica)) }
+        // The slot may have gone and come back in what it still has to apply: what it is told then began elsewhere.
+        guard replica.core.hasAppliedEarlierTerms else { return refuse(call, .overloaded(retryAfterMillis: 5)) }
         if let refusal = refusalToRead(request.slot, replica) { return refuse(call, refusal) }
         // Nobody would ever be told anything.
         guard

@@ -119,12 +119,10 @@ public final class HostCore {
     public let loop: LoopPlace
     public internal(set) var map: ClusterMap? {
         didSet {
-            maySlotsMove = map.map { $0.featureLevel >= FeatureLevel.migrations } ?? false
             haveSlotsMoved = map.map { $0.ring.epoch > SlotTable.firstEpoch } ?? false
         }
     }
-    /// What each call asks of the map, so that none copies it: slots can move in this cluster, and some have.
-    private(set) var maySlotsMove = false
+    /// What each call asks of the map, so that none copies it: slots have moved in this cluster.
     private(set) var haveSlotsMoved = false
     /// Name of the journal, for manifests.
     let journal: UInt64

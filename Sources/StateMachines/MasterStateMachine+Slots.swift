@@ -229,6 +229,10 @@ extension MasterStateMachine.Decision {
 extension MigrationTask {
     /// Why a page can't be one of this migration's; nil: it can.
     public func problem(of page: MigrationPage) -> String? {
+        let most = max(page.records.count, page.dues.count, page.holders.count)
+        guard most <= MigrationPage.countMax else {
+            return "\(most) records, deadlines or sessions, of which there are \(MigrationPage.countMax) at most"
+        }
         for record in page.records {
             let place = record.place
             guard has(place.slot), place.machine.hasRecordsInSlots, record.revision <= page.revision else {
@@ -355,7 +359,7 @@ extension SessionTable {
     ///
     /// - Parameters:
     ///   - place: as an answer before had it; nil: from the beginning.
-    ///   - bytesMax: of all of it, but for one object.
+    ///   - bytesMax: of all of it, but for one object. Sessions are as many as a page has at most.
     /// - Returns: and the place where it goes on; nil: that is all.
     package func holders(
         in task: MigrationTask, behind place: Bytes?, bytesMax: Int
@@ -373,7 +377,8 @@ extension SessionTable {
                 key.write(holding.name)
                 let own = key.take()
                 if let place, own <= place { continue }
-                if bytes >= bytesMax, let last { return (holders, last) }
+                let isFull = holders.count == MigrationPage.countMax && holders.last?.session != session.id
+                if bytes >= bytesMax || isFull, let last { return (holders, last) }
                 last = own
                 bytes += 26 + holding.name.count
                 if holders.last?.session == session.id {
@@ -386,6 +391,20 @@ extension SessionTable {
             }
         }
         return (holders, nil)
+    }
+
+    /// Somebody who holds something in these slots and does not know that slots move: a client of an earlier version, or one
+    /// that has not heard yet that they do. It would go by the session here that it has, and what it holds would end
+    /// elsewhere. The first of them; nil: there is none.
+    package func unaware(of task: MigrationTask) -> (session: SessionID, holding: SessionHolding)? {
+        var first: (session: SessionID, holding: SessionHolding)?
+        for session in sessions where !session.followsSlots && !session.isAdopted {
+            guard first.map({ session.id < $0.session }) ?? true,
+                let holding = session.holdings.first(where: { task.has($0.slot) })
+            else { continue }
+            first = (session.id, holding)
+        }
+        return first
     }
 
     /// It holds something that is about to go or to come, or one does for which it stands: it can't end meanwhile, as nobody

@@ -397,10 +397,12 @@ public struct MasterStateMachine: Sendable {
         }
         let time = max(logTime, entry.logTime)
         switch command {
-        case .open(let timeToLive, let nonce):
+        case .open(let timeToLive, let nonce, let followsSlots):
             if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
             let id = SessionTable.id(term: entry.term, index: entry.index, nonce: nonce)
-            if let refusal = sessions.open(id, timeToLive: timeToLive, at: entry.index, revision, time) {
+            if let refusal = sessions.open(
+                id, timeToLive: timeToLive, followsSlots: followsSlots, at: entry.index, revision, time)
+            {
                 return .refused(refusal)
             }
             take(mix(id.rawValue), of: .sessions)
@@ -433,6 +435,7 @@ public struct MasterStateMachine: Sendable {
         case .hold(let word, let slots):
             if let problem = command.problem() { return .unsupported("entry \(entry.index): \(problem)") }
             var answer = HeldSlotsAnswer(isThere: sessions.keepAlive([word], at: entry.index, revision, time).isEmpty)
+            sessions.noteFollowing(word.id)
             for held in slots where answer.isThere {
                 guard let now = ownership.whereabouts(of: held.slot, since: held.epoch, in: group) else { continue }
                 answer.moved.append(.init(slot: held.slot, group: now.group, epoch: now.epoch))

@@ -8,8 +8,10 @@ public import Primitives
 /// `FeatureLevel.sessions`.
 public enum SessionCommand: Hashable, Sendable {
     /// `1 u8 | version u8 = 1 | time to live u64 | nonce u64`. Milliseconds of log time; a number that the client draws at
-    /// random. Its answer's body is the session's id: u64.
-    case open(timeToLive: UInt64, nonce: UInt64)
+    /// random. Its answer's body is the session's id: u64. Of version 2 by a client that knows that slots move, from
+    /// `FeatureLevel.migrations` on: what it holds goes along with its slots. So does what one of version 1 holds that says
+    /// `hold` later.
+    case open(timeToLive: UInt64, nonce: UInt64, followsSlots: Bool = false)
     /// `2 u8 | version u8 = 1 | count u32 | each: id u64, first unacknowledged call u64`. Its answer's body are those that
     /// are not there: ids u64.
     case keepAlive([Life])
@@ -48,6 +50,7 @@ public enum SessionCommand: Hashable, Sendable {
     }
 
     static let formatVersion: UInt8 = 1
+    private static let versionFollowing: UInt8 = 2
     /// Sessions in one command, and slots that are held.
     public static let countMax = 4_096
     /// Sessions that one is asked to stand for, in one command.
@@ -57,13 +60,13 @@ public enum SessionCommand: Hashable, Sendable {
     public func payload() -> Bytes {
         var writer = ByteWriter(capacity: 64)
         CommandHeader(machine: .sessions).encode(into: &writer)
-        func begin(_ number: UInt8) {
+        func begin(_ number: UInt8, version: UInt8 = Self.formatVersion) {
             writer.write(number)
-            writer.write(Self.formatVersion)
+            writer.write(version)
         }
         switch self {
-        case .open(let timeToLive, let nonce):
-            begin(1)
+        case .open(let timeToLive, let nonce, let followsSlots):
+            begin(1, version: followsSlots ? Self.versionFollowing : Self.formatVersion)
             writer.write(timeToLive)
             writer.write(nonce)
         case .keepAlive(let words):
@@ -106,8 +109,10 @@ public enum SessionCommand: Hashable, Sendable {
         var reader = ByteReader(payload)
         _ = try reader.readBytes(count: CommandHeader.encodedBytes)
         let (number, version) = (try reader.read(UInt8.self), try reader.read(UInt8.self))
-        guard version == Self.formatVersion else {
-            throw DecodingFailure(expected: "a session command of version 1", found: "version \(version)")
+        guard version == Self.formatVersion || version == Self.versionFollowing && number == 1 else {
+            throw DecodingFailure(
+                expected: "a session command of version 1, or 2 of one that opens a session",
+                found: "kind \(number) of version \(version)")
         }
         func check(_ count: Int, ofSize size: Int, most: Int = Self.countMax) throws(DecodingFailure) -> Int {
             guard count <= most else {
@@ -120,7 +125,10 @@ public enum SessionCommand: Hashable, Sendable {
             try check(Int(try reader.read(UInt32.self)), ofSize: size)
         }
         switch number {
-        case 1: self = .open(timeToLive: try reader.read(), nonce: try reader.read())
+        case 1:
+            self = .open(
+                timeToLive: try reader.read(), nonce: try reader.read(),
+                followsSlots: version == Self.versionFollowing)
         case 2:
             var words: [Life] = []
             for _ in 0..<(try count(ofSize: 16)) {
@@ -169,15 +177,15 @@ public enum SessionCommand: Hashable, Sendable {
     /// What the cluster has to be at.
     var featureLevel: UInt32 {
         switch self {
-        case .open, .keepAlive, .close, .expire: FeatureLevel.sessions
-        case .takeOver, .hold: FeatureLevel.migrations
+        case .open(_, _, false), .keepAlive, .close, .expire: FeatureLevel.sessions
+        case .open(_, _, true), .takeOver, .hold: FeatureLevel.migrations
         }
     }
 
     /// Why a client's or a host's check turns it down; nil if it may be proposed.
     public func problem() -> Refusal? {
         switch self {
-        case .open(let timeToLive, _):
+        case .open(let timeToLive, _, _):
             let (least, most) = (SessionTable.Limits.timeToLiveMin, SessionTable.Limits.timeToLiveMax)
             guard timeToLive < least || timeToLive > most else { return nil }
             return .invalid("a session lives for \(least) to \(most) ms without a word, not \(timeToLive)")
@@ -237,12 +245,14 @@ public struct SessionRecord: Hashable, Sendable {
 ///
 /// One that holds objects is of version 2: behind all this `holdings u16 | each: a SessionHolding`. One that came with slots
 /// is of version 3, which is otherwise as 2; and one of these for which another session of the same client stands is of version
-/// 4: behind all this `owner u64`.
+/// 4: behind all this `owner u64`. One whose client knows that slots move, and that did not come with one, is of version 5,
+/// which is otherwise as 2.
 extension Session {
     static let formatVersion: UInt8 = 1
     private static let versionWithHoldings: UInt8 = 2
     private static let versionAdopted: UInt8 = 3
     private static let versionOwned: UInt8 = 4
+    private static let versionFollowing: UInt8 = 5
 
     static func body(of ids: [SessionID]) -> Bytes {
         var writer = ByteWriter(capacity: max(1, ids.count * 8))
@@ -280,7 +290,7 @@ extension Session {
                 writer.writeWithLength(refusal.encoded())
             }
         }
-        if !holdings.isEmpty || isAdopted {
+        if version != Self.formatVersion {
             writer.write(UInt16(truncatingIfNeeded: holdings.count))
             for holding in holdings { holding.encode(into: &writer) }
         }
@@ -290,7 +300,9 @@ extension Session {
 
     private var version: UInt8 {
         if owner != .none { return Self.versionOwned }
-        return isAdopted ? Self.versionAdopted : holdings.isEmpty ? Self.formatVersion : Self.versionWithHoldings
+        if isAdopted { return Self.versionAdopted }
+        if followsSlots { return Self.versionFollowing }
+        return holdings.isEmpty ? Self.formatVersion : Self.versionWithHoldings
     }
 
     init(key: Bytes, changed: LogIndex, revision: Revision, value: Bytes) throws(DecodingFailure) {
@@ -300,8 +312,8 @@ extension Session {
         let id = key.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self)) }
         var reader = ByteReader(value)
         let version = try reader.read(UInt8.self)
-        guard (Self.formatVersion...Self.versionOwned).contains(version) else {
-            throw DecodingFailure(expected: "a session of version 1 to 4", found: "version \(version)")
+        guard (Self.formatVersion...Self.versionFollowing).contains(version) else {
+            throw DecodingFailure(expected: "a session of version 1 to 5", found: "version \(version)")
         }
         let timeToLive = try reader.read(UInt64.self)
         let activeAt = try reader.read(LogTime.self)
@@ -341,7 +353,8 @@ extension Session {
             answers.append(answer)
         }
         if version != Self.formatVersion { holdings = try Self.holdings(from: &reader) }
-        isAdopted = version >= Self.versionAdopted
+        isAdopted = version == Self.versionAdopted || version == Self.versionOwned
+        followsSlots = version == Self.versionFollowing
         if version == Self.versionOwned {
             owner = try reader.read()
             guard owner != .none, owner != self.id else {

@@ -49,6 +49,8 @@ struct Session: Hashable, Sendable {
     var holdings: [SessionHolding] = []
     /// It came with slots from another group, and takes no calls: what was done in one of this number before is not known.
     var isAdopted = false
+    /// Its client knows that slots move, and asks where what it holds has gone. What others hold keeps its slot here.
+    var followsSlots = false
     /// Of one that came with slots: the session of the same client here that stands for it, and with which it lives and ends;
     /// none: nobody has said so yet.
     var owner = SessionID.none
@@ -141,6 +143,8 @@ public struct SessionTable: Sendable {
     private var places: [SessionID: Int] = [:]
     var bodyBytes = 0
     var calls = 0
+    /// Sessions that came with slots, or were taken over.
+    private(set) var adopted = 0
     /// Nobody's time is over before. Owed to no entry: what finds it out is asked by leaders only.
     private var nobodyBefore = LogTime.zero
     /// Where the last one that was asked for stands.
@@ -175,6 +179,7 @@ public struct SessionTable: Sendable {
         }
         bodyBytes = sessions.reduce(0) { $0 + $1.bodyBytes }
         calls = sessions.reduce(0) { $0 + $1.answers.count }
+        adopted = sessions.count { $0.isAdopted }
     }
 
     /// Those that something changed behind this entry, as records.
@@ -190,8 +195,8 @@ public struct SessionTable: Sendable {
     /// Calls whose answers, or places for them, are kept.
     public var callCount: Int { calls }
 
-    /// No other can be opened.
-    public var isFull: Bool { sessions.count >= Limits.sessionsMax }
+    /// No other can be opened. Those that came with slots do not count: their clients need one here to take them over.
+    public var isFull: Bool { sessions.count - adopted >= Limits.sessionsMax }
 
     func place(of id: SessionID) -> Int? {
         recent < sessions.count && sessions[recent].id == id ? recent : places[id]
@@ -327,14 +332,16 @@ public struct SessionTable: Sendable {
     // MARK: Life
 
     mutating func open(
-        _ id: SessionID, timeToLive: UInt64, at index: LogIndex, _ revision: Revision, _ logTime: LogTime
+        _ id: SessionID, timeToLive: UInt64, followsSlots: Bool, at index: LogIndex, _ revision: Revision,
+        _ logTime: LogTime
     ) -> Refusal? {
-        guard sessions.count < Limits.sessionsMax else {
+        guard !isFull else {
             return .quotaExceeded("a group has at most \(Limits.sessionsMax) sessions")
         }
         // One of some 2^50 or less.
         guard places[id] == nil else { return .unavailable("the session's number is another one's: open it again") }
-        _ = insert(id, timeToLive: timeToLive, at: index, revision, logTime)
+        let place = insert(id, timeToLive: timeToLive, at: index, revision, logTime)
+        sessions[place].followsSlots = followsSlots
         return nil
     }
 
@@ -348,6 +355,7 @@ public struct SessionTable: Sendable {
         var session = Session(
             id: id, timeToLive: timeToLive, activeAt: logTime, activeIndex: index, changed: index, revision: revision)
         session.isAdopted = isAdopted
+        if isAdopted { adopted += 1 }
         sessions.append(session)
         nobodyBefore = min(nobodyBefore, session.deadline)
         return sessions.count - 1
@@ -370,12 +378,22 @@ public struct SessionTable: Sendable {
         return missing
     }
 
+    /// The client of this session has said that it knows that slots move.
+    mutating func noteFollowing(_ id: SessionID) {
+        guard let place = place(of: id), !sessions[place].isAdopted else { return }
+        sessions[place].followsSlots = true
+    }
+
+    /// Counts one more that takes no calls.
+    mutating func noteAdopted() { adopted += 1 }
+
     /// Ends a session, whoever asks for it, but not those for which it stands. False: there is none.
     mutating func close(_ id: SessionID) -> Bool {
         guard let place = place(of: id) else { return false }
         if let owner = self.place(of: sessions[place].owner) { sessions[owner].owned.removeAll { $0 == id } }
         bodyBytes -= sessions[place].bodyBytes
         calls -= sessions[place].answers.count
+        if sessions[place].isAdopted { adopted -= 1 }
         places[id] = nil
         // The last one takes its place.
         sessions.swapAt(place, sessions.count - 1)

@@ -50,6 +50,7 @@ extension SessionTable {
             }
             calls -= sessions[other].answers.count
             bodyBytes -= sessions[other].bodyBytes
+            if !sessions[other].isAdopted { noteAdopted() }
             sessions[other].becomeOwned(by: own)
             touch(other, at: index, revision, logTime)
             sessions[place].own(id)
@@ -101,6 +102,7 @@ extension Session {
         (bodyBytes, room) = (0, 0)
         owned = []
         isAdopted = true
+        followsSlots = false
         owner = id
     }
 }

@@ -17,6 +17,9 @@ import Testing
         var sends: [ClientSend] = []
         var results: [UInt64: Result<Bytes, OperationFailure>] = [:]
         var handles: [UInt64: OperationHandle] = [:]
+        /// Whoever is asked for a map has no other, and says so at once.
+        var areMapsAnswered = false
+        var mapFetches = 0
 
         init(level: UInt32 = FeatureLevel.sessions, adjust: (inout ClientSettings) -> Void = { _ in }) {
             var settings = ClientSettings()
@@ -77,7 +80,11 @@ import Testing
             for completion in effects.completions {
                 precondition(results.updateValue(completion.result, forKey: completion.tag) == nil, "once")
             }
+            let fetch = effects.mapFetch
             effects.removeAll()
+            guard let fetch else { return }
+            mapFetches += 1
+            if areMapsAnswered { router.mapAnswered(fetch.number, .unchanged, now: now, into: &effects) }
         }
 
         mutating func next() throws -> ClientSend {

@@ -20,6 +20,7 @@ import Testing
         }
         // Nobody asks for a map any more, which would take ticks.
         client.router.mapAnswered(1, .unchanged, now: client.now, into: &client.effects)
+        client.areMapsAnswered = true
         for _ in 0..<holds { client.router.holdSession(of: slot, now: client.now) }
         #expect(client.sends.isEmpty && client.router.operationCount == 0, "a hold opens nothing")
         client.put(1)
@@ -102,6 +103,29 @@ import Testing
         // While something is under way time goes in small steps.
         client.put(2, within: 20_000)
         #expect(client.router.nextTick(now: client.now) == client.now + client.router.settings.tickNanoseconds)
+    }
+
+    /// It keeps its slot from moving until it says that it knows that slots move.
+    @Test func whoHoldsLooksOnceInASessionsLifeWhetherSlotsMove() throws {
+        var client = try holder()
+        let fetches = client.mapFetches
+        client.pass(9_000) { client, send in client.done(send) }
+        #expect((2...4).contains(client.mapFetches - fetches), "\(client.mapFetches - fetches) times in three lives")
+        var map = exampleMap(version: 2)
+        map.featureLevel = FeatureLevel.migrations
+        client.router.mapReceived(map, now: client.now, into: &client.effects)
+        client.drain()
+        for _ in 0..<300 where client.sends.isEmpty { client.pass(5) }
+        let word = try client.next()
+        guard case .hold(let life, let slots)? = try? SessionCommand(payload: word.payload) else {
+            Issue.record("\(word) names no slots")
+            return
+        }
+        #expect(life.id == SessionID(77) && slots.map(\.slot) == [slot])
+        client.done(word, HeldSlotsAnswer(isThere: true).encoded())
+        let known = client.mapFetches
+        client.pass(9_000) { client, send in client.done(send, HeldSlotsAnswer(isThere: true).encoded()) }
+        #expect(client.mapFetches == known, "it knows")
     }
 
     @Test func aHoldForEachCallAndTheSessionIsLetGoWithTheLastOne() throws {

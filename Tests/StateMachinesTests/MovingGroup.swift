@@ -138,8 +138,10 @@ struct MovingGroup {
         return apply(KeyValueCommand.put(key: key, value: value).payload(header: header))
     }
 
-    mutating func open(timeToLive: UInt64 = 10_000) throws -> SessionID {
-        let payload = SessionCommand.open(timeToLive: timeToLive, nonce: UInt64(id.rawValue)).payload()
+    mutating func open(timeToLive: UInt64 = 10_000, followsSlots: Bool = true) throws -> SessionID {
+        let command = SessionCommand.open(
+            timeToLive: timeToLive, nonce: UInt64(id.rawValue), followsSlots: followsSlots)
+        let payload = command.payload()
         guard case .done(_, let body) = apply(payload) else { throw Refusal.noQuorum }
         var reader = ByteReader(body)
         return try reader.read()

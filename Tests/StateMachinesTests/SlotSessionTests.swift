@@ -479,6 +479,77 @@ import Testing
         #expect(target.machine.sessions.isFull)
     }
 
+    /// Those that came do not take the places of sessions that are opened: their clients need these to take them over.
+    @Test func whoComesTakesNobodysPlace() throws {
+        var (source, target) = (try MovingGroup(1), try MovingGroup(2))
+        let ada = try source.open()
+        _ = try source.send(Acquire("{a}lock"), of: ada, call: 1)
+        for _ in 1..<SessionTable.Limits.sessionsMax { _ = try target.open() }
+        try target.take(3, moving, from: &source)
+        #expect(target.machine.sessions.count == SessionTable.Limits.sessionsMax && !target.machine.sessions.isFull)
+        let own = try target.open()
+        #expect(target.machine.sessions.isFull)
+        #expect(throws: (any Error).self) { try target.open() }
+        // One that is taken over is no session of its own any more.
+        let other = target.machine.sessions.page(SessionQuery(sessionsMax: 100), logTime: .zero).sessions
+            .map(\.id).first { $0 != own && $0 != ada }
+        #expect(try takeOver([try #require(other)], by: own, 1, &target).count == 1)
+        #expect(!target.machine.sessions.isFull)
+        try target.restart()
+        #expect(!target.machine.sessions.isFull)
+        target.apply(SessionCommand.close(own).payload())
+        _ = try target.open()
+        _ = try target.open()
+        #expect(target.machine.sessions.isFull)
+    }
+
+    /// More than a page may have: they are given in several, and one that has too many is not put into any log.
+    @Test func holdersComeInPages() throws {
+        var source = try MovingGroup(1)
+        var ids: [SessionID] = []
+        for number in 0..<MigrationPage.countMax + 3 {
+            let id = try source.open()
+            ids.append(id)
+            _ = try source.send(Acquire(Bytes("{a}\(number)")), of: id, call: 1)
+        }
+        _ = try source.send(Acquire("{a}another"), of: try #require(ids.min()), call: 2)
+        source.apply(.beginExport(id, moving, target: GroupID(2)))
+        source.apply(.freeze(id))
+        let task = try #require(source.ownership.task(id))
+        let (first, next) = source.machine.sessions.holders(in: task, behind: nil, bytesMax: .max)
+        #expect(first.count == MigrationPage.countMax && first[0].holdings.count == 2 && next != nil)
+        let (second, end) = source.machine.sessions.holders(in: task, behind: next, bytesMax: .max)
+        #expect(second.count == 3 && end == nil)
+        let isInOrder = (first + second).map(\.session) == ids.sorted()
+        #expect(isInOrder)
+        var page = MigrationPage(
+            number: 1, base: .zero, start: LogIndex(1), from: Bytes(), next: Bytes(), revision: .zero, holders: first)
+        #expect(task.problem(of: page) == nil)
+        page.holders += second
+        #expect(task.problem(of: page)?.contains("4099") == true)
+    }
+
+    /// Whoever holds something, and has not said that it knows that slots move.
+    @Test func whoDoesNotFollowSlotsIsKnown() throws {
+        var group = try MovingGroup(1)
+        let (ada, bob, eve) = (
+            try group.open(followsSlots: false), try group.open(), try group.open(followsSlots: false)
+        )
+        for session in [ada, bob] { _ = try group.send(Acquire("{a}lock"), of: session, call: 1) }
+        _ = try group.send(Acquire("{b}lock"), of: eve, call: 1)
+        group.apply(.beginExport(id, moving, target: GroupID(2)))
+        func unaware(_ group: MovingGroup) throws -> SessionID? {
+            group.machine.sessions.unaware(of: try #require(group.ownership.task(id)))?.session
+        }
+        #expect(try unaware(group) == ada)
+        try group.restart()
+        #expect(try unaware(group) == ada)
+        group.apply(SessionCommand.hold(.init(id: ada, firstUnacknowledged: 2), []).payload())
+        #expect(try unaware(group) == nil)
+        try group.restart()
+        #expect(try unaware(group) == nil)
+    }
+
     /// What it held went, so that it could hold as much again.
     @Test func whatComesBitByBitMayBeMoreThanOneCanAskFor() throws {
         var (source, target) = (try MovingGroup(1), try MovingGroup(2))
