@@ -178,7 +178,7 @@ import Testing
 
     /// Loads of any size, also beside groups that may be moved and have nothing.
     @Test(arguments: [[], [2], [1, 2, 3, 4, 5]])
-    func loadsOfAnySizeArePlannedFor(down: [UInt32]) throws {
+    func loadsOfAnySizeArePlannedFor(down: [UInt64]) throws {
         let hosts = (1...5).map { RebalanceModel.host($0) }
         let places = (0..<10).map { number in [1 + number % 5, 1 + (number + 1) % 5, 1 + (number + 2) % 5] }
         var input = RebalanceInput(map: try RebalanceModel.map(hosts: hosts, groups: places))
