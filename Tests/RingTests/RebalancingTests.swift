@@ -491,13 +491,6 @@ import Testing
         let moving = slots(map, of: 1, 0..<3)
         #expect(fails(first(0) { $0.ring.assign([moving[1]], to: GroupID(3)) }))
         #expect(first(0) { $0.ring.assign(moving, to: GroupID(2)) } == .report(0, .done))
-        #expect(
-            fails(
-                first(1) { map in
-                    var group = map.group(GroupID(3))!
-                    group.replicas[0].role = .leaving
-                    map.replace(group)
-                }))
         #expect(fails(first(1) { map in for place in map.hosts.indices { map.hosts[place].state = .draining } }))
         #expect(
             fails(
@@ -512,6 +505,78 @@ import Testing
         var other = map
         other.ring.assign([moving[1]], to: GroupID(3))
         #expect(record(steps).acts(other).dropFirst() == [.report(1, .begun), .report(2, .begun)])
+    }
+
+    /// The planner of moves empties a host that drains, at its own pace, and to hosts of its own choice.
+    @Test func whatADrainDoesItselfIsWaitedForAndIsDone() throws {
+        var map = try map(hosts: 5)
+        var steps = try steps(map)
+        guard case .replica(let id, let old, let from, let to) = steps[1].move,
+            case .leader(let led, let leads, let heir) = steps[2].move
+        else { return }
+        func acts(_ map: ClusterMap, _ place: Int) -> RebalanceAct? {
+            record(steps).acts(map).first { if case .report(place, _) = $0 { true } else { false } }
+        }
+        func fails(_ act: RebalanceAct?) -> Bool {
+            if case .report(_, .failed)? = act { true } else { false }
+        }
+        func changing(_ id: GroupID, _ map: ClusterMap, _ change: (inout GroupRecord) -> Void) -> ClusterMap {
+            var (map, group) = (map, map.group(id)!)
+            change(&group)
+            map.replace(group)
+            return map
+        }
+        let leaving = changing(id, map) { group in
+            group.replicas[group.replicas.firstIndex { $0.id == old }!].role = .leaving
+        }
+        #expect(acts(leaving, 1) == nil && record(steps).waits(leaving)[1] == .members(id))
+        let gone = changing(id, map) { group in group.replicas.removeAll { $0.id == old } }
+        #expect(acts(gone, 1) == .report(1, .done))
+        // The host may be removed by then.
+        var removed = gone
+        for group in removed.groups where group.id != id {
+            removed = changing(group.id, removed) { group in group.replicas.removeAll { $0.host == from } }
+        }
+        removed.removeHost(from)
+        #expect(acts(removed, 1) == .report(1, .done))
+        // Another one in its place is not what was meant.
+        let replaced = changing(id, gone) { group in
+            group.replicas.append(ReplicaRecord(id: map.nextReplica, host: from))
+        }
+        #expect(fails(acts(replaced, 1)))
+        // Where nothing drains it was somebody else's wish, and the step came to nothing.
+        steps[1].reason = .hostIsFull
+        #expect(fails(acts(gone, 1)) && record(steps).waits(leaving)[1] == .members(id))
+        // A host that began to drain after the plan was made.
+        func draining(_ host: HostID, _ map: ClusterMap) -> ClusterMap {
+            var map = map
+            map.hosts[map.hosts.firstIndex { $0.id == host }!].state = .draining
+            return map
+        }
+        #expect(acts(draining(from, gone), 1) == .report(1, .done))
+        // The step's host is taken, or takes nothing any more: the drain finds another one, as long as there is any.
+        map = draining(from, map)
+        #expect(acts(draining(to, map), 1) == nil && record(steps).waits(draining(to, map))[1] == .members(id))
+        let away = map.hosts.map(\.id).filter { $0 != to }
+        #expect(
+            fails(
+                record(steps).acts(draining(to, map), away: away).first {
+                    if case .report(1, _) = $0 { true } else { false }
+                }))
+        // The lead is another's by now.
+        let other = changing(led, map) { group in
+            group.preferredLeader = group.replicas.first { $0.host != leads && $0.host != heir }!.id
+        }
+        let third = try #require(other.group(led).flatMap { $0.host(of: $0.preferredLeader) })
+        var without = other
+        without.hosts[without.hosts.firstIndex { $0.id == third }!].state = .active
+        without.hosts[without.hosts.firstIndex { $0.id == leads }!].state = .active
+        #expect(fails(acts(without, 2)))
+        #expect(acts(draining(leads, without), 2) == .report(2, .done))
+        steps[2].reason = .hostDrains
+        #expect(acts(without, 2) == .report(2, .done))
+        // That one drains, too: nothing of it is done yet.
+        #expect(fails(acts(draining(third, without), 2)))
     }
 
     @Test func whatSomebodyElseHasToDoIsNamed() throws {
