@@ -182,17 +182,21 @@ struct RebalanceApply: AsyncParsableCommand {
     }
 
     private func run(_ cluster: Cluster, _ watch: RebalancingWatch) async throws {
+        // Of the last part that was carried out.
+        var last: (plan: RebalanceReport, id: RebalancingID, mapVersion: UInt64, stepsLeft: Int)?
         for part in 0..<Self.partsMax {
-            var planned = try await planning.plan(cluster, options)
+            // By a map of before the last part's end the next one would be made for what has moved since.
+            let map = try await watch.map(since: last?.mapVersion ?? 0)
+            var planned = try await planning.plan(cluster, options, by: map)
             guard !planned.plan.steps.isEmpty else {
                 if options.common.json {
                     let report = Report(
                         plan: planned.report, rebalancing: 0, changed: part > 0, done: true, stepsLeft: 0)
                     try Output.json(report)
-                } else if part == 0 {
+                } else {
                     try Output.line(planned.report.text(steps: steps))
                 }
-                break
+                return await end(cluster, watch)
             }
             let order = try RebalancingOrder(planned.plan, for: planned.map, limits)
             if part == 0, !options.common.json {
@@ -204,11 +208,14 @@ struct RebalanceApply: AsyncParsableCommand {
                     "To carry out \(HumanText.count(planned.plan.steps.count, "step")), type: yes", for: "yes",
                     otherwise: "nothing was begun")
             }
-            let administrator = Administrator(options, timeout: ClientOptions.timeout)
-            defer { administrator.close() }
-            let id = try await administrator.begin(order.plan)
+            let id: RebalancingID
+            do throws(ToolError) { id = try await begin(order.plan) } catch {
+                // Somebody else moved something: what is left is planned for what there is by now.
+                guard error.status == .stale, part > 0 else { throw error }
+                continue
+            }
+            planned.report.carriedOut = true
             if detach {
-                planned.report.carriedOut = true
                 if options.common.json {
                     let report = Report(
                         plan: planned.report, rebalancing: id.rawValue, changed: true, done: false,
@@ -225,11 +232,33 @@ struct RebalanceApply: AsyncParsableCommand {
                 throw Outcome(.inProgress)
             }
             let report = try await watch.follow(id, isShown: planning.progress ?? Output.isErrorTerminal)
-            guard report.end == .converged, order.stepsLeft != nil else {
+            guard report.end == .converged, let stepsLeft = order.stepsLeft else {
                 try watch.print(report, json: options.common.json, steps: steps)
-                break
+                return await end(cluster, watch)
             }
+            last = (planned.report, id, report.mapVersion, stepsLeft)
         }
+        guard let last else { return await end(cluster, watch) }
+        if options.common.json {
+            try Output.json(
+                Report(
+                    plan: last.plan, rebalancing: last.id.rawValue, changed: true, done: false,
+                    stepsLeft: last.stepsLeft))
+        } else {
+            try Output.line(
+                "\(Self.partsMax) parts were begun, and \(HumanText.count(last.stepsLeft, "step")) of the last plan are left "
+                    + "for another time: run it again")
+        }
+        throw Outcome(.inProgress)
+    }
+
+    private func begin(_ plan: RebalancingPlan) async throws(ToolError) -> RebalancingID {
+        let administrator = Administrator(options, timeout: ClientOptions.timeout)
+        defer { administrator.close() }
+        return try await administrator.begin(plan)
+    }
+
+    private func end(_ cluster: Cluster, _ watch: RebalancingWatch) async {
         watch.close()
         await cluster.close()
     }
@@ -423,6 +452,7 @@ final class RebalancingWatch {
 
     private static let samplesMax = 32
     private static let pause = Duration.milliseconds(500)
+    private static let mapPause = Duration.milliseconds(50)
     /// For the meta group to have a leader again.
     private static let patienceNanoseconds: UInt64 = 60_000_000_000
     private static let lookNanoseconds: UInt64 = 10_000_000_000
@@ -440,6 +470,19 @@ final class RebalancingWatch {
     }
 
     func close() { administrator.close() }
+
+    /// The newest that any host has, of that version at least.
+    func map(since version: UInt64) async throws(ToolError) -> ClusterMap {
+        let end = RPCClock.now() + Self.lookNanoseconds
+        while true {
+            let map = try await administrator.map(until: end)
+            if map.version >= version { return map }
+            guard RPCClock.now() < end else {
+                throw ToolError(.unavailable, "no host that answers has version \(version) of the map yet: run it again")
+            }
+            try await administrator.sleep(Self.mapPause)
+        }
+    }
 
     /// nil: there is none, and was none.
     func look() async throws -> RebalancingReport? {
