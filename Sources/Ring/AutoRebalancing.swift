@@ -78,8 +78,7 @@ extension AutoRebalancing {
                 if case .replica(_, _, _, let to) = step.move, map.replicas(on: to).isEmpty { return true }
             case .groupIsUneven: break
             }
-            let (sum, isBeyond) = bytes.addingReportingOverflow(step.bytes)
-            bytes = isBeyond ? .max : sum
+            bytes = bytes.addingClamped(step.bytes)
         }
         return !plan.steps.isEmpty && bytes >= bytesMin
     }

@@ -159,6 +159,7 @@ public struct Rebalancing: Hashable, Sendable {
         guard !steps.isEmpty, steps.count <= stepsMax else {
             return "it has \(steps.count) steps, not 1 to \(stepsMax)"
         }
+        var bytes: UInt64 = 0
         for (place, step) in steps.enumerated() {
             func problem(_ what: String) -> String { "step \(place + 1) \(what)" }
             guard step.word.utf8.count <= wordBytesMax else { return problem("says more than \(wordBytesMax) bytes") }
@@ -166,6 +167,9 @@ public struct Rebalancing: Hashable, Sendable {
             guard step.bytes < ClusterMap.counterMax, step.begun < ClusterMap.counterMax else {
                 return problem("has a number that is not below 2^62")
             }
+            // Both are below 2^62.
+            bytes += step.bytes
+            guard bytes < ClusterMap.counterMax else { return "its steps write 2^62 bytes or more" }
             switch step.move {
             case .slots(let slots, let from, let to):
                 guard from != to, from != .meta, to != .meta else {

@@ -224,6 +224,15 @@ import Testing
             .leader(GroupID(1), from: HostID(2), to: HostID(2)),
         ]
         for move in bad { #expect(Rebalancing.problem(of: [.init(move, .leads, bytes: 0)]) != nil, "\(move)") }
+        // Each is allowed, and all together are not: whoever adds them up stays within the type.
+        let most: UInt64 = 1 << 62 - 1
+        func lead(_ bytes: UInt64) -> Rebalancing.Step {
+            Rebalancing.Step(.leader(GroupID(1), from: HostID(1), to: HostID(2)), .leads, bytes: bytes)
+        }
+        #expect(Rebalancing.problem(of: [lead(most)]) == nil && Rebalancing.problem(of: [lead(most + 1)]) != nil)
+        #expect(Rebalancing.problem(of: [lead(most - 1), lead(1)]) == nil)
+        #expect(Rebalancing.problem(of: [lead(most), lead(1)]) != nil)
+        #expect(Rebalancing.problem(of: Array(repeating: lead(most), count: Rebalancing.stepsMax)) != nil)
         #expect(Rebalancing.Limits(concurrentMax: 0).problem != nil)
         #expect(Rebalancing.Limits(concurrentMax: 65).problem != nil)
         #expect(Rebalancing.Limits(bytesPerSecondMax: 1 << 62).problem != nil)

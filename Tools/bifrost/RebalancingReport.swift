@@ -151,12 +151,12 @@ package struct RebalancingReport: Encodable, Sendable {
                     report.progress = step.bytes == 0 ? 0 : min(written / Double(step.bytes), 0.95)
                 }
             }
-            let part = Double(step.bytes + Self.stepBytes)
+            let part = Double(step.bytes) + Double(Self.stepBytes)
             weight += part
             weightDone += part * report.progress
-            bytes += step.bytes
+            bytes = bytes.addingClamped(step.bytes)
             if step.state == .done || step.state == .underway {
-                bytesDone += UInt64(Double(step.bytes) * report.progress)
+                bytesDone = bytesDone.addingClamped(UInt64(Double(min(step.bytes, 1 << 62)) * report.progress))
             }
             steps.append(report)
         }
