@@ -98,6 +98,30 @@ import Testing
         #expect(AutoReport(AutoStanding(auto: AutoRebalancing(), wait: nil)).text.hasSuffix("it looks now"))
     }
 
+    @Test func ofWhoNamesAnEarlierOneIsAskedAgain() {
+        let id = RebalancingID(9)
+        #expect(RebalancingReport.Answer(id, about: id) == .current)
+        #expect(RebalancingReport.Answer(RebalancingID(10), about: id) == .later)
+        #expect(RebalancingReport.Answer(RebalancingID(8), about: id) == .earlier)
+        #expect(RebalancingReport.Answer(nil, about: id) == .earlier)
+    }
+
+    @Test func whetherAWishCameTooLateIsSeenByTheRecord() {
+        let limits = Rebalancing.Limits(concurrentMax: 9)
+        let running = standing([.done, .waiting], [nil, nil]).rebalancing
+        let over = standing([.done, .done], [nil, nil]).rebalancing
+        for wish in [.pause, .cancel, .limits(limits)] as [Rebalancing.Wish] {
+            var wished = running
+            #expect(wished.take(wish) && !wished.isTooLate(for: wish) && !running.isTooLate(for: wish))
+            #expect(over.isTooLate(for: wish))
+        }
+        // It went to its end with it.
+        var (paused, cancelled, limited) = (over, over, over)
+        (paused.isPaused, cancelled.isCancelled, limited.limits) = (true, true, limits)
+        #expect(!paused.isTooLate(for: .pause) && paused.isTooLate(for: .resume))
+        #expect(!cancelled.isTooLate(for: .cancel) && !limited.isTooLate(for: .limits(limits)))
+    }
+
     @Test func aGroupIsHalvedByBytes() {
         let slots = (10..<20).map { Slot(UInt16($0)) }
         func load(_ bytes: [UInt64]) -> [SlotLoad] {

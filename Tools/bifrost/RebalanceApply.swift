@@ -370,12 +370,39 @@ private struct RebalanceWish {
         for wish in wishes { try await administrator.set(record.id, wish) }
         // To cancel turns it off; it may have been turned on again since.
         if endsAuto, auto != nil, wishes.isEmpty { try await administrator.set(auto: nil) }
-        if options.common.json {
-            return try Output.json(
-                Report(rebalancing: record.id.rawValue, changed: !wishes.isEmpty, done: true))
+        let late = wishes.isEmpty ? [] : try await tooLate(wishes, for: record.id, administrator)
+        let isAutoEnded = endsAuto && auto != nil
+        guard late.isEmpty || late.count < wishes.count || isAutoEnded else {
+            throw ToolError(.negative, "rebalancing \(record.id) ended before this came; nothing was changed")
         }
-        let end = endsAuto && auto != nil ? "; the cluster begins none by itself any more" : ""
-        try Output.line(words(record.id) + end)
+        if options.common.json {
+            let isChanged = late.count < wishes.count || !late.isEmpty && isAutoEnded
+            return try Output.json(Report(rebalancing: record.id.rawValue, changed: isChanged, done: true))
+        }
+        let end = isAutoEnded ? "; the cluster begins none by itself any more" : ""
+        try Output.line((late.isEmpty ? words(record.id) : "rebalancing \(record.id) has ended by now") + end)
+    }
+
+    /// Nobody refuses a wish for what has just ended, and it does nothing. Those to which that happened.
+    private func tooLate(
+        _ wishes: [Rebalancing.Wish], for id: RebalancingID, _ administrator: Administrator
+    ) async throws(ToolError) -> [Rebalancing.Wish] {
+        let end = RPCClock.now() + 10_000_000_000
+        while true {
+            let found = try await administrator.rebalancing(until: end)?.rebalancing
+            switch RebalancingReport.Answer(found?.id, about: id) {
+            case .current: return wishes.filter { found?.isTooLate(for: $0) ?? true }
+            case .later: return wishes
+            case .earlier: break
+            }
+            guard RPCClock.now() < end else {
+                throw ToolError(
+                    .outcomeUnknown,
+                    "the meta group took it, and nobody says whether rebalancing \(id) had ended before: look with "
+                        + "'bifrost rebalance status'")
+            }
+            try await administrator.sleep(Administrator.pause)
+        }
     }
 }
 
@@ -456,6 +483,8 @@ final class RebalancingWatch {
     /// For the meta group to have a leader again.
     private static let patienceNanoseconds: UInt64 = 60_000_000_000
     private static let lookNanoseconds: UInt64 = 10_000_000_000
+    /// When the time is over.
+    private static let lookNanosecondsMin: UInt64 = 1_000_000_000
     /// For a step that waits for a host that was only started again.
     private static let blockedNanoseconds: UInt64 = 15_000_000_000
     private static let reportTimeout = Duration.seconds(1)
@@ -485,12 +514,18 @@ final class RebalancingWatch {
     }
 
     /// nil: there is none, and was none.
-    func look() async throws -> RebalancingReport? {
-        _ = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
-        let balance = try await administrator.balance(until: RPCClock.now() + Self.lookNanoseconds)
+    ///
+    /// - Parameter end: not much longer than until then.
+    func look(until end: Instant? = nil) async throws -> RebalancingReport? {
+        func limit() -> Instant {
+            let now = RPCClock.now()
+            return min(now + Self.lookNanoseconds, max(end ?? now + Self.lookNanoseconds, now + Self.lookNanosecondsMin))
+        }
+        _ = try await administrator.map(until: limit())
+        let balance = try await administrator.balance(until: limit())
         auto = balance.auto
         guard let standing = balance.standing else { return nil }
-        let map = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
+        let map = try await administrator.map(until: limit())
         var targets: [GroupID] = []
         for step in standing.rebalancing.steps where step.state == .underway {
             if case .slots(_, _, let target) = step.move, !targets.contains(target) { targets.append(target) }
@@ -519,12 +554,19 @@ final class RebalancingWatch {
         defer { meter.finish() }
         let end = options.timeout.map { RPCClock.now() + UInt64(max(0, $0.duration / .nanoseconds(1))) }
         var lastHeard = RPCClock.now()
+        var last: RebalancingReport?
         var blockedSince: Instant?
         while true {
             do {
-                guard let report = try await look(), report.rebalancing == id.rawValue else {
-                    throw ToolError(.negative, "rebalancing \(id) was followed by another one")
+                let found = try await look(until: end)
+                switch RebalancingReport.Answer(found.map { RebalancingID($0.rebalancing) }, about: id) {
+                case .current: break
+                case .later: throw ToolError(.negative, "rebalancing \(id) was followed by another one")
+                case .earlier:
+                    throw ToolError(.unavailable, "who says that it leads the meta group knows no rebalancing \(id)")
                 }
+                guard let report = found else { continue }
+                last = report
                 lastHeard = RPCClock.now()
                 meter.show(report)
                 if report.done || end.map({ lastHeard >= $0 }) ?? false { return report }
@@ -535,7 +577,10 @@ final class RebalancingWatch {
                     blockedSince = nil
                 }
             } catch let error as ToolError where error.status == .unavailable {
-                guard RPCClock.now().since(lastHeard) < Self.patienceNanoseconds else {
+                // As it was when somebody said so last: it is not over, and goes on.
+                let isOver = end.map { RPCClock.now() >= $0 } ?? false
+                if isOver, let last { return last }
+                guard !isOver, RPCClock.now().since(lastHeard) < Self.patienceNanoseconds else {
                     throw error.after("rebalancing \(id) was begun, and goes on by itself")
                 }
             }

@@ -260,6 +260,34 @@ package struct RebalancingReport: Encodable, Sendable {
     }
 }
 
+extension RebalancingReport {
+    /// What it means that a leader names a rebalancing, to somebody who asked about another.
+    package enum Answer: Sendable, Equatable {
+        case current
+        /// Ids only grow: that one is over, and another was begun since.
+        case later
+        /// The host was deposed, and does not know it yet; or the cluster was recovered.
+        case earlier
+
+        /// - Parameter found: nil: it knows of none.
+        package init(_ found: RebalancingID?, about id: RebalancingID) {
+            guard let found, found >= id else {
+                self = .earlier
+                return
+            }
+            self = found == id ? .current : .later
+        }
+    }
+}
+
+extension Rebalancing {
+    /// The wish came when it was over already: it would be another record else.
+    package func isTooLate(for wish: Wish) -> Bool {
+        var other = self
+        return isOver && other.take(wish)
+    }
+}
+
 extension Rebalancing.Step.State {
     package var word: String {
         switch self {
