@@ -329,6 +329,9 @@ extension Rebalancing {
     /// The migration that a step began is called off as its source's log time stood still. That passes: it is written down,
     /// and does not count as an attempt, however often it comes about. False: no step began it, or it was written down
     /// before.
+    ///
+    /// The word is composed while an entry is applied, and stands in the record: it is part of the format, as all of its
+    /// replicas have to write the same. Another wording needs another feature level.
     public mutating func note(_ migration: MigrationRecord) -> Bool {
         guard migration.lostTime != .none,
             let place = steps.firstIndex(where: { step in
@@ -344,7 +347,7 @@ extension Rebalancing {
         return true
     }
 
-    /// How the word of a step begins that `note` has written.
+    /// How the word of a step begins that `note` has written. Part of the format.
     static func calledOffWord(_ id: MigrationID) -> String { "migration \(id) was called off" }
 
     /// At most so many bytes, between characters.

@@ -153,6 +153,30 @@ import Testing
         }
     }
 
+    /// The only words that replicas compose themselves, each for itself: they stand in the meta group's records, and never
+    /// change.
+    @Test func theWordOfAMigrationThatIsCalledOffIsFrozen() throws {
+        for (millis, time) in [(4_399, "4.3"), (50, "0.0"), (1 << 40, "4294967.2")] as [(UInt64, String)] {
+            var record = record(
+                [
+                    Rebalancing.Step(
+                        .slots([Slot(1)], from: GroupID(1), to: GroupID(2)), .groupIsNew, bytes: 6, state: .underway,
+                        begun: 12, attempts: 1)
+                ])
+            var migration = MigrationRecord(
+                id: MigrationID(12), slots: [Slot(1)], source: GroupID(1), target: GroupID(2), state: .aborting)
+            let isNothing = !record.note(migration)
+            migration.lostTime = LostTime(millis: millis)
+            let isNoted = record.note(migration)
+            #expect(
+                record.steps[0].word
+                    == "migration 12 was called off: group 1 was led by nobody for \(time) s meanwhile")
+            #expect(record.steps[0].attempts == 0 && isNothing && isNoted)
+            let isNotedTwice = record.note(migration)
+            #expect(!isNotedTwice)
+        }
+    }
+
     @Test func bytesOfWishesReportsAndWaitsAreFrozen() {
         let limits = Rebalancing.Limits(concurrentMax: 3, bytesPerSecondMax: 5, pauseMillisMax: 50)
         let wishes: [(Rebalancing.Wish, String)] = [

@@ -507,7 +507,8 @@ final class RebalancingWatch {
             let map = try await administrator.map(until: end)
             if map.version >= version { return map }
             guard RPCClock.now() < end else {
-                throw ToolError(.unavailable, "no host that answers has version \(version) of the map yet: run it again")
+                throw ToolError(
+                    .unavailable, "no host that answers has version \(version) of the map yet: run it again")
             }
             try await administrator.sleep(Self.mapPause)
         }
@@ -519,7 +520,8 @@ final class RebalancingWatch {
     func look(until end: Instant? = nil) async throws -> RebalancingReport? {
         func limit() -> Instant {
             let now = RPCClock.now()
-            return min(now + Self.lookNanoseconds, max(end ?? now + Self.lookNanoseconds, now + Self.lookNanosecondsMin))
+            let latest = now + Self.lookNanoseconds
+            return min(latest, max(end ?? latest, now + Self.lookNanosecondsMin))
         }
         _ = try await administrator.map(until: limit())
         let balance = try await administrator.balance(until: limit())
