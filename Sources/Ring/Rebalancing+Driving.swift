@@ -235,6 +235,14 @@ extension Rebalancing {
             return away.contains(to) ? (nil, .host(to)) : (nil, nil)
         }
 
+        /// An earlier step was to bring a replica there, and the drain of its host has brought it to another.
+        private func wentElsewhere(_ id: GroupID, than host: HostID) -> Bool {
+            record.steps.contains { step in
+                guard case .replica(id, _, let from, host) = step.move else { return false }
+                return step.state == .done && isLeft(from, by: step)
+            }
+        }
+
         private func premise(
             _ step: Step, _ id: GroupID, _ from: HostID, _ to: HostID
         ) -> (Report?, RebalanceWait?) {
@@ -249,7 +257,8 @@ extension Rebalancing {
                     : (.failed("group \(id) prefers host \(present ?? HostID(0)) by now, not \(from)"), nil)
             }
             guard let heir = group.replicas.first(where: { $0.host == to }) else {
-                return hasLeft ? (.done, nil) : (.failed("group \(id) has no replica on host \(to)"), nil)
+                return hasLeft || wentElsewhere(id, than: to)
+                    ? (.done, nil) : (.failed("group \(id) has no replica on host \(to)"), nil)
             }
             if group.isMoving { return (nil, .members(id)) }
             guard heir.role == .voter, heir.membership == .voter else {

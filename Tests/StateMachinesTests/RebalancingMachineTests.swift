@@ -274,6 +274,12 @@ import Testing
                 }
                 steps.append(
                     Rebalancing.Step(.replica(group.id, old, from: drained, to: other.id), .hostDrains, bytes: 9_000))
+                if group.preferredLeader != old {
+                    // Who is to lead comes with that.
+                    let leads = try #require(group.host(of: group.preferredLeader))
+                    steps.append(
+                        Rebalancing.Step(.leader(group.id, from: leads, to: other.id), .leads, bytes: 0))
+                }
             }
             #expect(steps.count > 2)
             let plan = RebalancingPlan(
