@@ -43,6 +43,8 @@ final class BalanceWatch {
     var endTick: UInt64 = 0
     /// Looks one after the other that found something.
     var found = 0
+    /// The rebalancing after which it has rested, or does. Whatever else is in the way meanwhile, it rests after each.
+    var rested: RebalancingID?
     private var kind = Kind.pause
     private let secondTicks: UInt64
 
@@ -54,8 +56,9 @@ final class BalanceWatch {
         case hindrance(AutoWait)
     }
 
-    init(term: Term, number: UInt64, notBefore: UInt64, secondTicks: UInt64) {
+    init(term: Term, rested: RebalancingID?, number: UInt64, notBefore: UInt64, secondTicks: UInt64) {
         self.term = term
+        self.rested = rested
         self.number = number
         self.notBefore = notBefore
         self.secondTicks = secondTicks
@@ -114,7 +117,7 @@ extension HostCore {
     private static var asksMax: Int { 16 }
     /// After which a group is asked again, and whoever is next to lead it.
     private var askTicks: UInt64 { 3 * secondTicks }
-    /// After which a look is given up.
+    /// After which a look is given up: one for loads, and one for a plan.
     private var lookTicksMax: UInt64 { 60 * secondTicks }
     /// Where steps of the last rebalancing failed, it rests for longer: most of what is planned anew would fail again.
     private static var restsAfterFailure: UInt64 { 6 }
@@ -142,20 +145,25 @@ extension HostCore {
         if balance?.term != term {
             // When the last one was over it does not know: as if that were now.
             balance = BalanceWatch(
-                term: term, number: random.next(), notBefore: tickCount + restTicks(after: last),
-                secondTicks: secondTicks)
+                term: term, rested: last.flatMap { $0.isOver ? $0.id : nil }, number: random.next(),
+                notBefore: tickCount + restTicks(after: last), secondTicks: secondTicks)
         }
         guard let balance else { return }
         if let hindrance = AutoRebalancing.hindrance(map, last, away: awayHosts().away) {
             // What was measured meanwhile is of another cluster. All has to be calm for one pause.
-            var rest = ticks(settings.balanceLookNanoseconds)
-            if case .rebalancing = hindrance { rest = ticks(settings.balanceRestNanoseconds) }
+            let rest = ticks(settings.balanceLookNanoseconds)
             balance.number &+= 1
             return balance.rest(until: max(balance.notBefore, tickCount + rest), .hindrance(hindrance))
         }
+        if let last, balance.rested != last.id {
+            // It is over, perhaps since it began a moment ago.
+            balance.rested = last.id
+            balance.number &+= 1
+            return balance.rest(until: max(balance.notBefore, tickCount + restTicks(after: last)), .pause)
+        }
         switch balance.phase {
         case .resting:
-            guard tickCount >= balance.notBefore else { return balance.calm(last, restTicks(after: last), tickCount) }
+            guard tickCount >= balance.notBefore else { return balance.calm() }
             balance.number &+= 1
             balance.phase = .asking
             balance.endTick = tickCount + lookTicksMax
@@ -170,13 +178,18 @@ extension HostCore {
                     until: tickCount + ticks(settings.balanceLookNanoseconds), .hindrance(.load(first.group)))
             }
             askLoads(balance, map)
-        case .planning: break
+        case .planning:
+            // Nobody answers any more: what was planned was lost with whoever should have.
+            guard tickCount >= balance.endTick else { break }
+            balance.number &+= 1
+            balance.rest(until: tickCount + ticks(settings.balanceLookNanoseconds), .pause)
         }
     }
 
     private func askLoads(_ balance: BalanceWatch, _ map: ClusterMap) {
         guard !balance.open.isEmpty else {
             balance.phase = .planning
+            balance.endTick = tickCount + lookTicksMax
             effects.balanceLooks.append(
                 BalanceLook(
                     number: balance.number,
@@ -279,11 +292,14 @@ extension HostCore {
 
     /// A `BalanceLook` has ended. What it found twice in a row is begun.
     public func balanceLooked(_ found: BalanceFound) {
-        guard let balance, case .planning = balance.phase, balance.number == found.number, isMetaLeader,
-            let replica = replica(of: .meta), replica.core.term == balance.term,
-            let auto = replica.machine.meta.auto
-        else { return }
+        guard let balance, case .planning = balance.phase, balance.number == found.number else { return }
         let next = tickCount + ticks(settings.balanceLookNanoseconds)
+        guard isMetaLeader, let replica = replica(of: .meta), replica.core.term == balance.term,
+            let auto = replica.machine.meta.auto
+        else {
+            // Turned off: it may be on again before anybody sees that.
+            return balance.rest(until: next, .pause)
+        }
         guard let plan = found.plan else { return balance.rest(until: next, .imbalance) }
         balance.found += 1
         guard balance.found >= AutoRebalancing.looksMin else { return balance.rest(until: next, .confirmation) }
@@ -301,10 +317,9 @@ extension HostCore {
 
 extension BalanceWatch {
     /// What hindered it is gone: it says how long it rests still.
-    fileprivate func calm(_ last: Rebalancing?, _ rest: UInt64, _ tick: UInt64) {
+    fileprivate func calm() {
         guard case .hindrance(let wait) = kind else { return }
         if case .load = wait { return }
-        if case .rebalancing = wait { notBefore = max(notBefore, tick + rest) }
         kind = .pause
     }
 }

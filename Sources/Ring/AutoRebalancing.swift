@@ -73,12 +73,12 @@ extension AutoRebalancing {
         for step in plan.steps {
             switch step.reason {
             case .groupLeaves, .groupIsNew, .hostDrains, .hostHasNoWeight, .zones, .leads: return true
-            case .hostIsEmpty:
+            // In a small cluster the others have too much, where a host has nothing yet.
+            case .hostIsEmpty, .hostIsFull:
                 if case .replica(_, _, _, let to) = step.move, map.replicas(on: to).isEmpty { return true }
-            case .groupIsUneven, .hostIsFull: break
+            case .groupIsUneven: break
             }
-            let (sum, isBeyond) = bytes.addingReportingOverflow(step.bytes)
-            bytes = isBeyond ? .max : sum
+            bytes = bytes.addingClamped(step.bytes)
         }
         return !plan.steps.isEmpty && bytes >= bytesMin
     }

@@ -53,7 +53,8 @@ public struct LostTime: Hashable, Sendable {
     /// Above 49 days it does not matter how much it was.
     public init(millis: UInt64) { self.millis = UInt32(min(millis, UInt64(UInt32.max))) }
 
-    /// To the tenth of a second, as part of a sentence.
+    /// To the tenth of a second, rounded down, as part of a sentence. Part of the format: it stands in the records of
+    /// rebalancings (`Rebalancing.note`).
     public func words(of source: GroupID) -> String {
         "group \(source) was led by nobody for \(millis / 1_000).\(millis % 1_000 / 100) s meanwhile"
     }

@@ -58,9 +58,12 @@ public struct RebalanceInput: Sendable {
     public var map: ClusterMap
     /// Hosts that are not named are up, and have room without end.
     public var hosts: [HostFacts]
-    /// A slot that is not named is taken for the mean of those that are. More than 2^44 counts as 2^44.
+    /// A slot that is not named is taken for the mean of those that are. More than `loadMax` counts as that.
     public var loads: [SlotLoad]
     public var rules: Rules
+
+    /// Bytes, or operations, of a slot. Sums over all slots and replicas stay far below the end of the type.
+    public static let loadMax: UInt64 = 1 << 44
 
     public init(map: ClusterMap, hosts: [HostFacts] = [], loads: [SlotLoad] = [], rules: Rules = Rules()) {
         self.map = map
@@ -163,7 +166,7 @@ public struct RebalancePlan: Hashable, Sendable {
     }
 
     /// Of all steps.
-    public var bytes: UInt64 { steps.reduce(0) { $0 + $1.bytes } }
+    public var bytes: UInt64 { steps.reduce(0) { $0.addingClamped($1.bytes) } }
 }
 
 extension Planner {
@@ -301,9 +304,9 @@ struct RebalanceState {
         (slotBytes, slotOperations) = Self.measured(input.loads)
     }
 
-    /// Bytes and operations of each slot. Sums over all slots and replicas stay far below the end of the type.
+    /// Bytes and operations of each slot.
     private static func measured(_ loads: [RebalanceInput.SlotLoad]) -> (bytes: [Int], operations: [Int]) {
-        let most: UInt64 = 1 << 44
+        let most = RebalanceInput.loadMax
         var bytes: [Int?] = Array(repeating: nil, count: Slot.count)
         var operations = bytes
         for load in loads where load.slot.rawValue < UInt16(Slot.count) {
@@ -319,10 +322,12 @@ struct RebalanceState {
     }
 }
 
-/// What is allowed around a share: so many per cent, and `unit` at least.
+/// What is allowed around a share: so many per cent, and `unit` at least. Whatever the per cents are, it ends where no load
+/// is, and differences of loads and bounds stay within the type.
 func bounds(around share: Double, percent: Int, unit: Double) -> ClosedRange<Int> {
     let slack = max(share * Double(percent) / 100, unit)
-    return Int(max(0, share - slack).rounded(.down))...Int((share + slack).rounded(.up))
+    func clamped(_ bound: Double) -> Int { Int(min(max(0, bound), 0x1p61)) }
+    return clamped((share - slack).rounded(.down))...clamped((share + slack).rounded(.up))
 }
 
 extension ClosedRange<Int> {

@@ -187,46 +187,87 @@ extension Rebalancing {
         func premise(_ step: Step) -> (Report?, RebalanceWait?) {
             switch step.move {
             case .slots(let slots, let from, let to): return premise(slots, from, to)
-            case .replica(let id, let replica, let from, let to):
-                guard let group = map.group(id) else { return (.failed("there is no group \(id) any more"), nil) }
-                guard map.host(from) != nil, let target = map.host(to) else {
-                    return (.failed("host \(map.host(from) == nil ? from : to) is not there any more"), nil)
-                }
-                guard let old = group.record(of: replica) else {
-                    return group.replicas.contains { $0.host == to && $0.isSettled }
-                        ? (.done, nil) : (.failed("replica \(replica) of group \(id) is gone already"), nil)
-                }
-                guard old.host == from, old.isWanted else {
-                    return (.failed("replica \(replica) of group \(id) is \(old.role) on host \(old.host)"), nil)
-                }
-                guard target.state == .active, target.weight > 0 else {
-                    return (.failed("host \(to) takes no replicas any more"), nil)
-                }
-                if group.isMoving { return (nil, .members(id)) }
-                if let there = group.replica(on: to) {
-                    return (.failed("host \(to) has replica \(there) of group \(id) already"), nil)
-                }
-                if away.contains(to) { return (nil, .host(to)) }
-                return (nil, nil)
-            case .leader(let id, let from, let to):
-                guard let group = map.group(id) else { return (.failed("there is no group \(id) any more"), nil) }
-                let present = group.host(of: group.preferredLeader)
-                if present == to { return (.done, nil) }
-                guard present == from else {
-                    return (.failed("group \(id) prefers host \(present ?? HostID(0)) by now, not \(from)"), nil)
-                }
-                guard let heir = group.replicas.first(where: { $0.host == to }) else {
-                    return (.failed("group \(id) has no replica on host \(to)"), nil)
-                }
-                if group.isMoving { return (nil, .members(id)) }
-                guard heir.role == .voter, heir.membership == .voter else {
-                    return (.failed("replica \(heir.id) of group \(id) on host \(to) does not vote"), nil)
-                }
-                guard let host = map.host(to), host.state == .active, host.weight > 0 else {
-                    return (.failed("host \(to) is to lead nothing any more"), nil)
-                }
-                return (nil, nil)
+            case .replica(let id, let replica, let from, let to): return premise(step, id, replica, from, to)
+            case .leader(let id, let from, let to): return premise(step, id, from, to)
             }
+        }
+
+        /// A host that drains is left by the planner of moves, too: it takes the same replicas and leads, whenever it comes
+        /// to them, and has its own mind where they go. What it brings about is what the step is there for.
+        private func isLeft(_ host: HostID, by step: Step) -> Bool {
+            step.reason == .hostDrains || map.host(host)?.state == .draining
+        }
+
+        /// The planner of moves will find another host than the step's for what is left.
+        private func isDrained(_ host: HostID, of group: GroupRecord) -> Bool {
+            map.host(host)?.state == .draining
+                && map.hosts.contains {
+                    $0.state == .active && $0.weight > 0 && group.replica(on: $0.id) == nil && !away.contains($0.id)
+                }
+        }
+
+        private func premise(
+            _ step: Step, _ id: GroupID, _ replica: ReplicaID, _ from: HostID, _ to: HostID
+        ) -> (Report?, RebalanceWait?) {
+            guard let group = map.group(id) else { return (.failed("there is no group \(id) any more"), nil) }
+            guard let old = group.record(of: replica) else {
+                if isLeft(from, by: step), group.replica(on: from) == nil { return (.done, nil) }
+                return group.replicas.contains { $0.host == to && $0.isSettled }
+                    ? (.done, nil) : (.failed("replica \(replica) of group \(id) is gone already"), nil)
+            }
+            guard old.host == from else {
+                return (.failed("replica \(replica) of group \(id) is \(old.role) on host \(old.host)"), nil)
+            }
+            // Somebody else moves or removes it, or another of the group: what that comes to is seen then.
+            if !old.isWanted || group.isMoving { return (nil, .members(id)) }
+            guard let target = map.host(to) else {
+                return isDrained(from, of: group)
+                    ? (nil, .members(id)) : (.failed("host \(to) is not there any more"), nil)
+            }
+            guard target.state == .active, target.weight > 0 else {
+                return isDrained(from, of: group)
+                    ? (nil, .members(id)) : (.failed("host \(to) takes no replicas any more"), nil)
+            }
+            if let there = group.replica(on: to) {
+                return isDrained(from, of: group)
+                    ? (nil, .members(id)) : (.failed("host \(to) has replica \(there) of group \(id) already"), nil)
+            }
+            return away.contains(to) ? (nil, .host(to)) : (nil, nil)
+        }
+
+        /// An earlier step was to bring a replica there, and the drain of its host has brought it to another.
+        private func wentElsewhere(_ id: GroupID, than host: HostID) -> Bool {
+            record.steps.contains { step in
+                guard case .replica(id, _, let from, host) = step.move else { return false }
+                return step.state == .done && isLeft(from, by: step)
+            }
+        }
+
+        private func premise(
+            _ step: Step, _ id: GroupID, _ from: HostID, _ to: HostID
+        ) -> (Report?, RebalanceWait?) {
+            guard let group = map.group(id) else { return (.failed("there is no group \(id) any more"), nil) }
+            let present = group.host(of: group.preferredLeader)
+            if present == to { return (.done, nil) }
+            let hasLeft =
+                isLeft(from, by: step) && present.flatMap { map.host($0) }.map { $0.state == .active } ?? false
+            guard present == from else {
+                return hasLeft
+                    ? (.done, nil)
+                    : (.failed("group \(id) prefers host \(present ?? HostID(0)) by now, not \(from)"), nil)
+            }
+            guard let heir = group.replicas.first(where: { $0.host == to }) else {
+                return hasLeft || wentElsewhere(id, than: to)
+                    ? (.done, nil) : (.failed("group \(id) has no replica on host \(to)"), nil)
+            }
+            if group.isMoving { return (nil, .members(id)) }
+            guard heir.role == .voter, heir.membership == .voter else {
+                return (.failed("replica \(heir.id) of group \(id) on host \(to) does not vote"), nil)
+            }
+            guard let host = map.host(to), host.state == .active, host.weight > 0 else {
+                return (.failed("host \(to) is to lead nothing any more"), nil)
+            }
+            return (nil, nil)
         }
 
         private func premise(_ slots: [Slot], _ from: GroupID, _ to: GroupID) -> (Report?, RebalanceWait?) {

@@ -159,6 +159,7 @@ public struct Rebalancing: Hashable, Sendable {
         guard !steps.isEmpty, steps.count <= stepsMax else {
             return "it has \(steps.count) steps, not 1 to \(stepsMax)"
         }
+        var bytes: UInt64 = 0
         for (place, step) in steps.enumerated() {
             func problem(_ what: String) -> String { "step \(place + 1) \(what)" }
             guard step.word.utf8.count <= wordBytesMax else { return problem("says more than \(wordBytesMax) bytes") }
@@ -166,6 +167,9 @@ public struct Rebalancing: Hashable, Sendable {
             guard step.bytes < ClusterMap.counterMax, step.begun < ClusterMap.counterMax else {
                 return problem("has a number that is not below 2^62")
             }
+            // Both are below 2^62.
+            bytes += step.bytes
+            guard bytes < ClusterMap.counterMax else { return "its steps write 2^62 bytes or more" }
             switch step.move {
             case .slots(let slots, let from, let to):
                 guard from != to, from != .meta, to != .meta else {
@@ -325,6 +329,9 @@ extension Rebalancing {
     /// The migration that a step began is called off as its source's log time stood still. That passes: it is written down,
     /// and does not count as an attempt, however often it comes about. False: no step began it, or it was written down
     /// before.
+    ///
+    /// The word is composed while an entry is applied, and stands in the record: it is part of the format, as all of its
+    /// replicas have to write the same. Another wording needs another feature level.
     public mutating func note(_ migration: MigrationRecord) -> Bool {
         guard migration.lostTime != .none,
             let place = steps.firstIndex(where: { step in
@@ -340,7 +347,7 @@ extension Rebalancing {
         return true
     }
 
-    /// How the word of a step begins that `note` has written.
+    /// How the word of a step begins that `note` has written. Part of the format.
     static func calledOffWord(_ id: MigrationID) -> String { "migration \(id) was called off" }
 
     /// At most so many bytes, between characters.

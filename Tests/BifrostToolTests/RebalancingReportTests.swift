@@ -64,6 +64,22 @@ import Testing
         #expect(report.text(steps: true).contains("done"))
     }
 
+    /// A host that answers has no such record, but this is what the tool makes of one.
+    @Test func bytesWithoutEndAreShown() {
+        for bytes in [1 << 62 - 1, .max] as [UInt64] {
+            var standing = standing(
+                [.done, .done, .done, .done, .underway, .waiting], [nil, nil, nil, nil, nil, nil])
+            for place in standing.rebalancing.steps.indices { standing.rebalancing.steps[place].bytes = bytes }
+            let migration = MigrationReport(
+                id: MigrationID(14), source: GroupID(1), phase: .importing, rounds: .max, bytes: .max,
+                lastRoundBytes: .max, bytesPerSecond: .max, wait: .pace)
+            var report = RebalancingReport(standing, migrations: [migration]) { _ in 3 }
+            #expect(report.bytes == .max && report.bytesDone >= 1 << 63)
+            report.measure(since: (0, 0), seconds: 1)
+            #expect(!report.line().isEmpty && !report.text(steps: true).isEmpty && report.moveLines(most: 4).count == 1)
+        }
+    }
+
     @Test func itSaysThatTheClusterKeepsTheBalanceByItself() {
         var standing = standing([.done, .waiting], [nil, nil])
         #expect(!RebalancingReport(standing).text(steps: false).contains("by itself"))
@@ -82,6 +98,30 @@ import Testing
         #expect(AutoReport(AutoStanding(auto: AutoRebalancing(), wait: nil)).text.hasSuffix("it looks now"))
     }
 
+    @Test func ofWhoNamesAnEarlierOneIsAskedAgain() {
+        let id = RebalancingID(9)
+        #expect(RebalancingReport.Answer(id, about: id) == .current)
+        #expect(RebalancingReport.Answer(RebalancingID(10), about: id) == .later)
+        #expect(RebalancingReport.Answer(RebalancingID(8), about: id) == .earlier)
+        #expect(RebalancingReport.Answer(nil, about: id) == .earlier)
+    }
+
+    @Test func whetherAWishCameTooLateIsSeenByTheRecord() {
+        let limits = Rebalancing.Limits(concurrentMax: 9)
+        let running = standing([.done, .waiting], [nil, nil]).rebalancing
+        let over = standing([.done, .done], [nil, nil]).rebalancing
+        for wish in [.pause, .cancel, .limits(limits)] as [Rebalancing.Wish] {
+            var wished = running
+            #expect(wished.take(wish) && !wished.isTooLate(for: wish) && !running.isTooLate(for: wish))
+            #expect(over.isTooLate(for: wish))
+        }
+        // It went to its end with it.
+        var (paused, cancelled, limited) = (over, over, over)
+        (paused.isPaused, cancelled.isCancelled, limited.limits) = (true, true, limits)
+        #expect(!paused.isTooLate(for: .pause) && paused.isTooLate(for: .resume))
+        #expect(!cancelled.isTooLate(for: .cancel) && !limited.isTooLate(for: .limits(limits)))
+    }
+
     @Test func aGroupIsHalvedByBytes() {
         let slots = (10..<20).map { Slot(UInt16($0)) }
         func load(_ bytes: [UInt64]) -> [SlotLoad] {
@@ -98,6 +138,13 @@ import Testing
         let two = GroupHalves(Array(slots[..<2]), bytes: [])
         #expect(two.moving == [slots[1]])
         #expect(GroupHalves([slots[0]], bytes: []).moving.isEmpty)
+        // What no slot can have.
+        let wild = GroupHalves(slots, bytes: load(Array(repeating: .max, count: 10)))
+        #expect(wild.moving == Array(slots[5...]) && wild.bytes == 5 * RebalanceInput.loadMax)
+        let all = (0..<Slot.count).map { Slot(UInt16($0)) }
+        let most = GroupHalves(
+            all, bytes: all.map { SlotLoad(slot: $0, bytes: .max, operationsPer1000Seconds: 0) })
+        #expect(most.bytesOfAll * UInt64(ClusterMap.replicasPerGroupMax) < 1 << 62)
     }
 
     @Test func bytesAreReadAsPeopleWriteThem() throws {

@@ -198,6 +198,39 @@ import Testing
         #expect(ClusterHealth(map: map, accounts: accounts, lagEntriesMax: 60_000).verdict == .healthy)
     }
 
+    /// What a replica has to have applied for a proof of where slots are: only the leader knows.
+    @Test func howFarAGroupIsSaysItsLeader() throws {
+        var accounts = accounts()
+        let group = GroupID(1)
+        for place in accounts.indices {
+            guard let index = accounts[place].status?.replicas.firstIndex(where: { $0.group == group }),
+                let isLeader = accounts[place].status.map({ $0.replicas[index].role == .leader })
+            else { continue }
+            accounts[place].status?.replicas[index].term = Term(7)
+            accounts[place].status?.replicas[index].lastIndex = LogIndex(isLeader ? 50_003 : 49_000)
+            accounts[place].status?.replicas[index].commitIndex = LogIndex(isLeader ? 50_002 : 49_000)
+        }
+        let leader = try #require(
+            accounts.firstIndex {
+                $0.status?.replicas.contains { $0.group == group && $0.role == .leader } ?? false
+            })
+        // Elected a moment ago, it may not know yet what is committed of its log.
+        #expect(RingBound.index(of: group, accounts) == LogIndex(50_003))
+        var others = accounts
+        others[leader] = HostAccount(host: others[leader].host, status: nil, problem: "no answer")
+        #expect(RingBound.index(of: group, others) == nil)
+        #expect(RingBound.index(of: group, []) == nil)
+        var deposed = accounts
+        let other = leader == 0 ? 1 : 0
+        let place = try #require(deposed[other].status?.replicas.firstIndex { $0.group == group })
+        deposed[other].status?.replicas[place].term = Term(8)
+        #expect(RingBound.index(of: group, deposed) == nil)
+        deposed[other].status?.replicas[place].role = .leader
+        #expect(RingBound.index(of: group, deposed) == LogIndex(49_000))
+        deposed[other].status?.replicas[place].isQuorumActive = false
+        #expect(RingBound.index(of: group, deposed) == nil)
+    }
+
     @Test func anotherDirectoryAtAHostsAddressIsNotThatHost() {
         var accounts = accounts()
         accounts[2].status = HostStatus()

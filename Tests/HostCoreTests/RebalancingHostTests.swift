@@ -326,6 +326,59 @@ import Testing
         #expect(standing(trio)?.rebalancing.isAutomatic == true)
     }
 
+    /// Nobody answers what was to be planned, or the answer comes while it is off for a moment.
+    @Test(arguments: [false, true])
+    func aPlanThatCameToNothingIsMadeAnew(isOffMeanwhile: Bool) throws {
+        let trio = try trio(adjust: Self.brisk)
+        try administer(trio, .setAuto(AutoRebalancing()), token: 1)
+        try addGroup(trio, token: 2)
+        for host in trio.hosts { host.holdsBalanceLooks = true }
+        try wait(trio, "a plan") { trio.hosts.contains { !$0.heldBalanceLooks.isEmpty } }
+        if isOffMeanwhile {
+            try administer(trio, .setAuto(nil), token: 3)
+            for host in trio.hosts {
+                for look in host.heldBalanceLooks { host.core.balanceLooked(look.result()) }
+            }
+            try administer(trio, .setAuto(AutoRebalancing()), token: 4)
+        }
+        for host in trio.hosts {
+            host.heldBalanceLooks = []
+            host.holdsBalanceLooks = false
+        }
+        try wait(trio, seconds: isOffMeanwhile ? 30 : 120, "another one") { standing(trio) != nil }
+        try wait(trio, seconds: 600, "its share") { try isEven(trio) }
+    }
+
+    @Test func afterStepsThatFailedItRestsForLongWhateverElseWasInTheWay() throws {
+        let trio = try trio { settings in
+            settings.balanceLookNanoseconds = 1_000_000_000
+            settings.balanceRestNanoseconds = 20_000_000_000
+        }
+        try administer(trio, .setAuto(AutoRebalancing()), token: 1)
+        let leader = try trio.leader(of: .meta)
+        let place = leader == 0 ? 1 : 0
+        let away = trio.hosts[place].id
+        trio.cut(place)
+        try wait(trio, "what it waits for") { auto(trio)?.wait == .host(away) }
+        let group = try #require(try map(trio).group(one))
+        let from = try #require(group.host(of: group.preferredLeader))
+        let spare = try #require(trio.hosts.first { group.replica(on: $0.id) == nil }?.id)
+        let impossible = Rebalancing.Step(.leader(one, from: from, to: spare), .leads, bytes: 0)
+        try administer(trio, .beginRebalancing(try plan(trio, [impossible])), token: 2)
+        try wait(trio, "the end of it") { standing(trio)?.rebalancing.isOver == true }
+        #expect(standing(trio)?.rebalancing.count(.failed) == 1)
+        try wait(trio, "what it waits for now") { auto(trio)?.wait == .host(away) }
+        trio.join(place)
+        var seconds: UInt64 = 0
+        try wait(trio, "calm") {
+            guard case .pause(let left)? = auto(trio)?.wait else { return false }
+            seconds = left
+            return true
+        }
+        // Six times as long as where all of it went well.
+        #expect(seconds > 100 && seconds <= 120, "\(seconds) s")
+    }
+
     @Test func wordsOnLoadsComeBackAndAreBounded() throws {
         let load = GroupLoad(
             stateBytes: 1 << 40, memtableBytes: 7, otherBytes: 3, seconds: 12,

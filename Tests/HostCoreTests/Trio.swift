@@ -26,6 +26,9 @@ final class TestHost {
     /// Pieces of snapshots for others are not read, and wait.
     var holdsSnapshotReads = false
     private(set) var heldSnapshotReads: [SnapshotRead] = []
+    /// Plans of balance are not made, and wait.
+    var holdsBalanceLooks = false
+    var heldBalanceLooks: [BalanceLook] = []
     /// Loops that have no room for what other hosts say.
     var fullLoops: Set<Int> = []
     /// Loops that get nothing done.
@@ -149,7 +152,8 @@ final class TestHost {
                 core.stateDamaged(group: read.group, "\(error)")
             }
         }
-        for look in work.balanceLooks { core.balanceLooked(look.result()) }
+        if holdsBalanceLooks { heldBalanceLooks += work.balanceLooks }
+        if !holdsBalanceLooks { for look in work.balanceLooks { core.balanceLooked(look.result()) } }
         for read in work.loadReads where read.isForHost { core.loadRead(read, try read.result(from: store)) }
         for read in work.loadReads where !read.isForHost {
             core.pageDone()

@@ -83,6 +83,23 @@ import Testing
             AutoRebalancing.plan(RebalanceInput(map: map, loads: input.loads), bytesMin: .max) != nil)
     }
 
+    /// Where there are few groups the others are too full with what the newcomer lacks.
+    @Test func aHostThatJoinsASmallClusterIsWorthIt() throws {
+        var map = try RebalanceModel.map(
+            hosts: (1...4).map { RebalanceModel.host($0) }, groups: everywhere + [[1, 2, 3]])
+        var meta = try #require(map.group(.meta))
+        for host in [2, 3] as [UInt64] {
+            meta.replicas.append(ReplicaRecord(id: map.nextReplica, host: HostID(host)))
+            map.nextReplica = ReplicaID(map.nextReplica.rawValue + 1)
+        }
+        map.replace(meta)
+        let input = RebalanceInput(map: map, loads: loads(map) { _ in 1 })
+        let plan = try #require(AutoRebalancing.plan(input, bytesMin: .max))
+        let end = after(input, plan)
+        #expect(plan.steps.allSatisfy { $0.reason == .hostIsFull } && !end.map.replicas(on: HostID(4)).isEmpty)
+        #expect(AutoRebalancing.plan(end, bytesMin: .max) == nil)
+    }
+
     @Test func whileSomethingIsOnItsWayOrSomebodyIsAwayNothingIsLookedAt() throws {
         var map = try RebalanceModel.map(hosts: (1...3).map { RebalanceModel.host($0) }, groups: everywhere)
         #expect(AutoRebalancing.hindrance(map, nil, away: []) == nil)

@@ -176,6 +176,24 @@ import Testing
         #expect(plan.steps.isEmpty && plan.unreached.isEmpty && plan.hosts.isEmpty && plan.groups.isEmpty)
     }
 
+    /// Rules are anybody's: whatever is allowed, a plan comes of it.
+    @Test(arguments: [Int.min, -1, 0, 1 << 40, .max])
+    func perCentsOfAnySizeArePlannedBy(percent: Int) throws {
+        let hosts = (1...4).map { RebalanceModel.host($0) }
+        var input = RebalanceInput(
+            map: try RebalanceModel.map(hosts: hosts, groups: [[1, 2, 3], [1, 2, 3], [1, 2, 3], [2, 3, 1]]))
+        (input.rules.bytesPercent, input.rules.operationsPercent) = (percent, percent)
+        input.rules.leadersPercent = percent
+        for greatest in [1, .max] as [UInt64] {
+            input.loads = (0..<UInt16(Slot.count)).map { slot in
+                RebalanceInput.SlotLoad(slot: Slot(slot), bytes: greatest, operations: greatest)
+            }
+            let plan = Planner.rebalance(input)
+            #expect(percent < 1 << 40 || plan.steps.isEmpty, "\(plan.steps.count) steps")
+            _ = AutoRebalancing.plan(input, bytesMin: .max)
+        }
+    }
+
     /// Loads of any size, also beside groups that may be moved and have nothing.
     @Test(arguments: [[], [2], [1, 2, 3, 4, 5]])
     func loadsOfAnySizeArePlannedFor(down: [UInt64]) throws {

@@ -153,6 +153,30 @@ import Testing
         }
     }
 
+    /// The only words that replicas compose themselves, each for itself: they stand in the meta group's records, and never
+    /// change.
+    @Test func theWordOfAMigrationThatIsCalledOffIsFrozen() throws {
+        for (millis, time) in [(4_399, "4.3"), (50, "0.0"), (1 << 40, "4294967.2")] as [(UInt64, String)] {
+            var record = record(
+                [
+                    Rebalancing.Step(
+                        .slots([Slot(1)], from: GroupID(1), to: GroupID(2)), .groupIsNew, bytes: 6, state: .underway,
+                        begun: 12, attempts: 1)
+                ])
+            var migration = MigrationRecord(
+                id: MigrationID(12), slots: [Slot(1)], source: GroupID(1), target: GroupID(2), state: .aborting)
+            let isNothing = !record.note(migration)
+            migration.lostTime = LostTime(millis: millis)
+            let isNoted = record.note(migration)
+            #expect(
+                record.steps[0].word
+                    == "migration 12 was called off: group 1 was led by nobody for \(time) s meanwhile")
+            #expect(record.steps[0].attempts == 0 && isNothing && isNoted)
+            let isNotedTwice = record.note(migration)
+            #expect(!isNotedTwice)
+        }
+    }
+
     @Test func bytesOfWishesReportsAndWaitsAreFrozen() {
         let limits = Rebalancing.Limits(concurrentMax: 3, bytesPerSecondMax: 5, pauseMillisMax: 50)
         let wishes: [(Rebalancing.Wish, String)] = [
@@ -224,6 +248,15 @@ import Testing
             .leader(GroupID(1), from: HostID(2), to: HostID(2)),
         ]
         for move in bad { #expect(Rebalancing.problem(of: [.init(move, .leads, bytes: 0)]) != nil, "\(move)") }
+        // Each is allowed, and all together are not: whoever adds them up stays within the type.
+        let most: UInt64 = 1 << 62 - 1
+        func lead(_ bytes: UInt64) -> Rebalancing.Step {
+            Rebalancing.Step(.leader(GroupID(1), from: HostID(1), to: HostID(2)), .leads, bytes: bytes)
+        }
+        #expect(Rebalancing.problem(of: [lead(most)]) == nil && Rebalancing.problem(of: [lead(most + 1)]) != nil)
+        #expect(Rebalancing.problem(of: [lead(most - 1), lead(1)]) == nil)
+        #expect(Rebalancing.problem(of: [lead(most), lead(1)]) != nil)
+        #expect(Rebalancing.problem(of: Array(repeating: lead(most), count: Rebalancing.stepsMax)) != nil)
         #expect(Rebalancing.Limits(concurrentMax: 0).problem != nil)
         #expect(Rebalancing.Limits(concurrentMax: 65).problem != nil)
         #expect(Rebalancing.Limits(bytesPerSecondMax: 1 << 62).problem != nil)
@@ -491,13 +524,6 @@ import Testing
         let moving = slots(map, of: 1, 0..<3)
         #expect(fails(first(0) { $0.ring.assign([moving[1]], to: GroupID(3)) }))
         #expect(first(0) { $0.ring.assign(moving, to: GroupID(2)) } == .report(0, .done))
-        #expect(
-            fails(
-                first(1) { map in
-                    var group = map.group(GroupID(3))!
-                    group.replicas[0].role = .leaving
-                    map.replace(group)
-                }))
         #expect(fails(first(1) { map in for place in map.hosts.indices { map.hosts[place].state = .draining } }))
         #expect(
             fails(
@@ -512,6 +538,78 @@ import Testing
         var other = map
         other.ring.assign([moving[1]], to: GroupID(3))
         #expect(record(steps).acts(other).dropFirst() == [.report(1, .begun), .report(2, .begun)])
+    }
+
+    /// The planner of moves empties a host that drains, at its own pace, and to hosts of its own choice.
+    @Test func whatADrainDoesItselfIsWaitedForAndIsDone() throws {
+        var map = try map(hosts: 5)
+        var steps = try steps(map)
+        guard case .replica(let id, let old, let from, let to) = steps[1].move,
+            case .leader(let led, let leads, let heir) = steps[2].move
+        else { return }
+        func acts(_ map: ClusterMap, _ place: Int) -> RebalanceAct? {
+            record(steps).acts(map).first { if case .report(place, _) = $0 { true } else { false } }
+        }
+        func fails(_ act: RebalanceAct?) -> Bool {
+            if case .report(_, .failed)? = act { true } else { false }
+        }
+        func changing(_ id: GroupID, _ map: ClusterMap, _ change: (inout GroupRecord) -> Void) -> ClusterMap {
+            var (map, group) = (map, map.group(id)!)
+            change(&group)
+            map.replace(group)
+            return map
+        }
+        let leaving = changing(id, map) { group in
+            group.replicas[group.replicas.firstIndex { $0.id == old }!].role = .leaving
+        }
+        #expect(acts(leaving, 1) == nil && record(steps).waits(leaving)[1] == .members(id))
+        let gone = changing(id, map) { group in group.replicas.removeAll { $0.id == old } }
+        #expect(acts(gone, 1) == .report(1, .done))
+        // The host may be removed by then.
+        var removed = gone
+        for group in removed.groups where group.id != id {
+            removed = changing(group.id, removed) { group in group.replicas.removeAll { $0.host == from } }
+        }
+        removed.removeHost(from)
+        #expect(acts(removed, 1) == .report(1, .done))
+        // Another one in its place is not what was meant.
+        let replaced = changing(id, gone) { group in
+            group.replicas.append(ReplicaRecord(id: map.nextReplica, host: from))
+        }
+        #expect(fails(acts(replaced, 1)))
+        // Where nothing drains it was somebody else's wish, and the step came to nothing.
+        steps[1].reason = .hostIsFull
+        #expect(fails(acts(gone, 1)) && record(steps).waits(leaving)[1] == .members(id))
+        // A host that began to drain after the plan was made.
+        func draining(_ host: HostID, _ map: ClusterMap) -> ClusterMap {
+            var map = map
+            map.hosts[map.hosts.firstIndex { $0.id == host }!].state = .draining
+            return map
+        }
+        #expect(acts(draining(from, gone), 1) == .report(1, .done))
+        // The step's host is taken, or takes nothing any more: the drain finds another one, as long as there is any.
+        map = draining(from, map)
+        #expect(acts(draining(to, map), 1) == nil && record(steps).waits(draining(to, map))[1] == .members(id))
+        let away = map.hosts.map(\.id).filter { $0 != to }
+        #expect(
+            fails(
+                record(steps).acts(draining(to, map), away: away).first {
+                    if case .report(1, _) = $0 { true } else { false }
+                }))
+        // The lead is another's by now.
+        let other = changing(led, map) { group in
+            group.preferredLeader = group.replicas.first { $0.host != leads && $0.host != heir }!.id
+        }
+        let third = try #require(other.group(led).flatMap { $0.host(of: $0.preferredLeader) })
+        var without = other
+        without.hosts[without.hosts.firstIndex { $0.id == third }!].state = .active
+        without.hosts[without.hosts.firstIndex { $0.id == leads }!].state = .active
+        #expect(fails(acts(without, 2)))
+        #expect(acts(draining(leads, without), 2) == .report(2, .done))
+        steps[2].reason = .hostDrains
+        #expect(acts(without, 2) == .report(2, .done))
+        // That one drains, too: nothing of it is done yet.
+        #expect(fails(acts(draining(third, without), 2)))
     }
 
     @Test func whatSomebodyElseHasToDoIsNamed() throws {

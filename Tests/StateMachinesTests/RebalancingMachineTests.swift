@@ -13,8 +13,8 @@ import Testing
         var machine: MasterStateMachine
         var store = ModelStore()
 
-        init(groups: Int = 4, featureLevel: UInt32 = FeatureLevel.migrations) throws {
-            let hosts = (1...4).map {
+        init(groups: Int = 4, hosts: Int = 4, featureLevel: UInt32 = FeatureLevel.migrations) throws {
+            let hosts = (1...hosts).map {
                 HostRecord(
                     id: HostID(UInt64($0)), name: "host-\($0)", address: "127.0.0.1:\(7_000 + $0)",
                     incarnation: Incarnation(UInt64($0) + 100), featureLevel: FeatureLevel.migrations)
@@ -247,6 +247,53 @@ import Testing
                 let group = try #require(meta.map.group(group))
                 #expect(group.host(of: group.preferredLeader) == to)
             }
+        }
+    }
+
+    /// The planner of moves takes what is on a host that drains, too, and to other hosts than the plan's: it may be ahead by
+    /// any number of entries, and no step fails for that.
+    @Test func aPlanForAHostThatDrainsEndsBesideTheDrainItself() throws {
+        for ahead in 0..<60 {
+            var meta = try Meta(groups: 6, hosts: 6)
+            let drained = HostID(1)
+            #expect(try meta.apply(.change(.setHostState(drained, .draining))) == nil)
+            var steps: [Rebalancing.Step] = []
+            for group in meta.map.groups {
+                guard let old = group.replica(on: drained) else { continue }
+                let chosen = Planner.moves(meta.map, movesMax: 64).steps.lazy.compactMap { step -> HostID? in
+                    if case .add(group.id, let host, _, _) = step { host } else { nil }
+                }.first
+                let other = try #require(
+                    meta.map.hosts.first {
+                        $0.id != drained && $0.id != chosen && group.replica(on: $0.id) == nil
+                    })
+                if group.preferredLeader == old {
+                    let heir = try #require(group.replicas.last { $0.id != old })
+                    steps.append(
+                        Rebalancing.Step(.leader(group.id, from: drained, to: heir.host), .hostDrains, bytes: 0))
+                }
+                steps.append(
+                    Rebalancing.Step(.replica(group.id, old, from: drained, to: other.id), .hostDrains, bytes: 9_000))
+                if group.preferredLeader != old {
+                    // Who is to lead comes with that.
+                    let leads = try #require(group.host(of: group.preferredLeader))
+                    steps.append(
+                        Rebalancing.Step(.leader(group.id, from: leads, to: other.id), .leads, bytes: 0))
+                }
+            }
+            #expect(steps.count > 2)
+            let plan = RebalancingPlan(
+                token: 1, steps: steps, for: meta.map, limits: Rebalancing.Limits(concurrentMax: 1))
+            #expect(try meta.apply(.beginRebalancing(plan)) == nil)
+            for _ in 0..<ahead {
+                guard let change = meta.groupsNext() else { break }
+                #expect(try meta.apply(.change(change)) == nil, "\(change)")
+            }
+            try carryOut(&meta, restarts: false)
+            let record = try #require(meta.record)
+            #expect(record.steps.allSatisfy { $0.state == .done }, "\(ahead): \(record)")
+            #expect(meta.map.replicas(on: drained).isEmpty)
+            #expect(meta.map.groups.allSatisfy { $0.isSettled && $0.host(of: $0.preferredLeader) != drained })
         }
     }
 

@@ -27,7 +27,8 @@ package struct GroupHalves: Sendable, Equatable {
         var next = bytes[...]
         let sizes = slots.map { slot -> UInt64 in
             while let first = next.first, first.slot < slot { next.removeFirst() }
-            return next.first?.slot == slot ? next.first!.bytes : 0
+            // Whatever a host says: no more than the planner takes any slot for.
+            return next.first?.slot == slot ? min(next.first!.bytes, RebalanceInput.loadMax) : 0
         }
         bytesOfAll = sizes.reduce(0, +)
         let whole = bytesOfAll + Self.slotBytes * UInt64(slots.count)

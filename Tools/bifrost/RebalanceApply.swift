@@ -182,17 +182,21 @@ struct RebalanceApply: AsyncParsableCommand {
     }
 
     private func run(_ cluster: Cluster, _ watch: RebalancingWatch) async throws {
+        // Of the last part that was carried out.
+        var last: (plan: RebalanceReport, id: RebalancingID, mapVersion: UInt64, stepsLeft: Int)?
         for part in 0..<Self.partsMax {
-            var planned = try await planning.plan(cluster, options)
+            // By a map of before the last part's end the next one would be made for what has moved since.
+            let map = try await watch.map(since: last?.mapVersion ?? 0)
+            var planned = try await planning.plan(cluster, options, by: map)
             guard !planned.plan.steps.isEmpty else {
                 if options.common.json {
                     let report = Report(
                         plan: planned.report, rebalancing: 0, changed: part > 0, done: true, stepsLeft: 0)
                     try Output.json(report)
-                } else if part == 0 {
+                } else {
                     try Output.line(planned.report.text(steps: steps))
                 }
-                break
+                return await end(cluster, watch)
             }
             let order = try RebalancingOrder(planned.plan, for: planned.map, limits)
             if part == 0, !options.common.json {
@@ -204,11 +208,14 @@ struct RebalanceApply: AsyncParsableCommand {
                     "To carry out \(HumanText.count(planned.plan.steps.count, "step")), type: yes", for: "yes",
                     otherwise: "nothing was begun")
             }
-            let administrator = Administrator(options, timeout: ClientOptions.timeout)
-            defer { administrator.close() }
-            let id = try await administrator.begin(order.plan)
+            let id: RebalancingID
+            do throws(ToolError) { id = try await begin(order.plan) } catch {
+                // Somebody else moved something: what is left is planned for what there is by now.
+                guard error.status == .stale, part > 0 else { throw error }
+                continue
+            }
+            planned.report.carriedOut = true
             if detach {
-                planned.report.carriedOut = true
                 if options.common.json {
                     let report = Report(
                         plan: planned.report, rebalancing: id.rawValue, changed: true, done: false,
@@ -225,11 +232,33 @@ struct RebalanceApply: AsyncParsableCommand {
                 throw Outcome(.inProgress)
             }
             let report = try await watch.follow(id, isShown: planning.progress ?? Output.isErrorTerminal)
-            guard report.end == .converged, order.stepsLeft != nil else {
+            guard report.end == .converged, let stepsLeft = order.stepsLeft else {
                 try watch.print(report, json: options.common.json, steps: steps)
-                break
+                return await end(cluster, watch)
             }
+            last = (planned.report, id, report.mapVersion, stepsLeft)
         }
+        guard let last else { return await end(cluster, watch) }
+        if options.common.json {
+            try Output.json(
+                Report(
+                    plan: last.plan, rebalancing: last.id.rawValue, changed: true, done: false,
+                    stepsLeft: last.stepsLeft))
+        } else {
+            try Output.line(
+                "\(Self.partsMax) parts were begun, and \(HumanText.count(last.stepsLeft, "step")) of the last plan are left "
+                    + "for another time: run it again")
+        }
+        throw Outcome(.inProgress)
+    }
+
+    private func begin(_ plan: RebalancingPlan) async throws(ToolError) -> RebalancingID {
+        let administrator = Administrator(options, timeout: ClientOptions.timeout)
+        defer { administrator.close() }
+        return try await administrator.begin(plan)
+    }
+
+    private func end(_ cluster: Cluster, _ watch: RebalancingWatch) async {
         watch.close()
         await cluster.close()
     }
@@ -341,12 +370,39 @@ private struct RebalanceWish {
         for wish in wishes { try await administrator.set(record.id, wish) }
         // To cancel turns it off; it may have been turned on again since.
         if endsAuto, auto != nil, wishes.isEmpty { try await administrator.set(auto: nil) }
-        if options.common.json {
-            return try Output.json(
-                Report(rebalancing: record.id.rawValue, changed: !wishes.isEmpty, done: true))
+        let late = wishes.isEmpty ? [] : try await tooLate(wishes, for: record.id, administrator)
+        let isAutoEnded = endsAuto && auto != nil
+        guard late.isEmpty || late.count < wishes.count || isAutoEnded else {
+            throw ToolError(.negative, "rebalancing \(record.id) ended before this came; nothing was changed")
         }
-        let end = endsAuto && auto != nil ? "; the cluster begins none by itself any more" : ""
-        try Output.line(words(record.id) + end)
+        if options.common.json {
+            let isChanged = late.count < wishes.count || !late.isEmpty && isAutoEnded
+            return try Output.json(Report(rebalancing: record.id.rawValue, changed: isChanged, done: true))
+        }
+        let end = isAutoEnded ? "; the cluster begins none by itself any more" : ""
+        try Output.line((late.isEmpty ? words(record.id) : "rebalancing \(record.id) has ended by now") + end)
+    }
+
+    /// Nobody refuses a wish for what has just ended, and it does nothing. Those to which that happened.
+    private func tooLate(
+        _ wishes: [Rebalancing.Wish], for id: RebalancingID, _ administrator: Administrator
+    ) async throws(ToolError) -> [Rebalancing.Wish] {
+        let end = RPCClock.now() + 10_000_000_000
+        while true {
+            let found = try await administrator.rebalancing(until: end)?.rebalancing
+            switch RebalancingReport.Answer(found?.id, about: id) {
+            case .current: return wishes.filter { found?.isTooLate(for: $0) ?? true }
+            case .later: return wishes
+            case .earlier: break
+            }
+            guard RPCClock.now() < end else {
+                throw ToolError(
+                    .outcomeUnknown,
+                    "the meta group took it, and nobody says whether rebalancing \(id) had ended before: look with "
+                        + "'bifrost rebalance status'")
+            }
+            try await administrator.sleep(Administrator.pause)
+        }
     }
 }
 
@@ -423,9 +479,12 @@ final class RebalancingWatch {
 
     private static let samplesMax = 32
     private static let pause = Duration.milliseconds(500)
+    private static let mapPause = Duration.milliseconds(50)
     /// For the meta group to have a leader again.
     private static let patienceNanoseconds: UInt64 = 60_000_000_000
     private static let lookNanoseconds: UInt64 = 10_000_000_000
+    /// When the time is over.
+    private static let lookNanosecondsMin: UInt64 = 1_000_000_000
     /// For a step that waits for a host that was only started again.
     private static let blockedNanoseconds: UInt64 = 15_000_000_000
     private static let reportTimeout = Duration.seconds(1)
@@ -441,13 +500,34 @@ final class RebalancingWatch {
 
     func close() { administrator.close() }
 
+    /// The newest that any host has, of that version at least.
+    func map(since version: UInt64) async throws(ToolError) -> ClusterMap {
+        let end = RPCClock.now() + Self.lookNanoseconds
+        while true {
+            let map = try await administrator.map(until: end)
+            if map.version >= version { return map }
+            guard RPCClock.now() < end else {
+                throw ToolError(
+                    .unavailable, "no host that answers has version \(version) of the map yet: run it again")
+            }
+            try await administrator.sleep(Self.mapPause)
+        }
+    }
+
     /// nil: there is none, and was none.
-    func look() async throws -> RebalancingReport? {
-        _ = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
-        let balance = try await administrator.balance(until: RPCClock.now() + Self.lookNanoseconds)
+    ///
+    /// - Parameter end: not much longer than until then.
+    func look(until end: Instant? = nil) async throws -> RebalancingReport? {
+        func limit() -> Instant {
+            let now = RPCClock.now()
+            let latest = now + Self.lookNanoseconds
+            return min(latest, max(end ?? latest, now + Self.lookNanosecondsMin))
+        }
+        _ = try await administrator.map(until: limit())
+        let balance = try await administrator.balance(until: limit())
         auto = balance.auto
         guard let standing = balance.standing else { return nil }
-        let map = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
+        let map = try await administrator.map(until: limit())
         var targets: [GroupID] = []
         for step in standing.rebalancing.steps where step.state == .underway {
             if case .slots(_, _, let target) = step.move, !targets.contains(target) { targets.append(target) }
@@ -476,12 +556,19 @@ final class RebalancingWatch {
         defer { meter.finish() }
         let end = options.timeout.map { RPCClock.now() + UInt64(max(0, $0.duration / .nanoseconds(1))) }
         var lastHeard = RPCClock.now()
+        var last: RebalancingReport?
         var blockedSince: Instant?
         while true {
             do {
-                guard let report = try await look(), report.rebalancing == id.rawValue else {
-                    throw ToolError(.negative, "rebalancing \(id) was followed by another one")
+                let found = try await look(until: end)
+                switch RebalancingReport.Answer(found.map { RebalancingID($0.rebalancing) }, about: id) {
+                case .current: break
+                case .later: throw ToolError(.negative, "rebalancing \(id) was followed by another one")
+                case .earlier:
+                    throw ToolError(.unavailable, "who says that it leads the meta group knows no rebalancing \(id)")
                 }
+                guard let report = found else { continue }
+                last = report
                 lastHeard = RPCClock.now()
                 meter.show(report)
                 if report.done || end.map({ lastHeard >= $0 }) ?? false { return report }
@@ -492,7 +579,10 @@ final class RebalancingWatch {
                     blockedSince = nil
                 }
             } catch let error as ToolError where error.status == .unavailable {
-                guard RPCClock.now().since(lastHeard) < Self.patienceNanoseconds else {
+                // As it was when somebody said so last: it is not over, and goes on.
+                let isOver = end.map { RPCClock.now() >= $0 } ?? false
+                if isOver, let last { return last }
+                guard !isOver, RPCClock.now().since(lastHeard) < Self.patienceNanoseconds else {
                     throw error.after("rebalancing \(id) was begun, and goes on by itself")
                 }
             }

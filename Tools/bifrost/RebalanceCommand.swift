@@ -106,8 +106,11 @@ struct RebalancePlanning: ParsableArguments {
         var report: RebalanceReport
     }
 
-    func plan(_ cluster: Cluster, _ options: ClientOptions) async throws -> Planned {
-        let map = try await cluster.map(refresh: true)
+    /// - Parameter newest: of what somebody heard of elsewhere; nil: as the first host has it that answers.
+    func plan(_ cluster: Cluster, _ options: ClientOptions, by newest: ClusterMap? = nil) async throws -> Planned {
+        // Also for the questions that follow.
+        let known = try await cluster.map(refresh: true)
+        let map = newest.map { $0.version < known.version ? known : $0 } ?? known
         let accounts = try await cluster.accounts(timeout: options.timeout?.duration ?? Self.hostsTimeout)
         let answers = await loads(of: map.dataGroups, cluster)
         if let failure = answers.compactMap(\.failure).first, !answers.contains(where: { $0.load != nil }) {

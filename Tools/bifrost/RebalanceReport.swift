@@ -174,7 +174,7 @@ struct RebalanceReport: Encodable {
             if known == nil { sums.append((step.kind, step.reason, 0, 0, 0)) }
             sums[place].count += 1
             sums[place].slots += step.slots?.count ?? 0
-            sums[place].bytes += step.bytes
+            sums[place].bytes = sums[place].bytes.addingClamped(step.bytes)
         }
         var table = Table([("steps", .right), ("what", .left), ("writes", .right), ("why", .left)])
         for sum in sums {

@@ -151,12 +151,12 @@ package struct RebalancingReport: Encodable, Sendable {
                     report.progress = step.bytes == 0 ? 0 : min(written / Double(step.bytes), 0.95)
                 }
             }
-            let part = Double(step.bytes + Self.stepBytes)
+            let part = Double(step.bytes) + Double(Self.stepBytes)
             weight += part
             weightDone += part * report.progress
-            bytes += step.bytes
+            bytes = bytes.addingClamped(step.bytes)
             if step.state == .done || step.state == .underway {
-                bytesDone += UInt64(Double(step.bytes) * report.progress)
+                bytesDone = bytesDone.addingClamped(UInt64(Double(min(step.bytes, 1 << 62)) * report.progress))
             }
             steps.append(report)
         }
@@ -257,6 +257,34 @@ package struct RebalancingReport: Encodable, Sendable {
             return "rebalancing \(rebalancing) does not go on by itself: step \(first?.step ?? 0) waits for "
                 + (first?.waitsFor ?? "nobody knows what")
         }
+    }
+}
+
+extension RebalancingReport {
+    /// What it means that a leader names a rebalancing, to somebody who asked about another.
+    package enum Answer: Sendable, Equatable {
+        case current
+        /// Ids only grow: that one is over, and another was begun since.
+        case later
+        /// The host was deposed, and does not know it yet; or the cluster was recovered.
+        case earlier
+
+        /// - Parameter found: nil: it knows of none.
+        package init(_ found: RebalancingID?, about id: RebalancingID) {
+            guard let found, found >= id else {
+                self = .earlier
+                return
+            }
+            self = found == id ? .current : .later
+        }
+    }
+}
+
+extension Rebalancing {
+    /// The wish came when it was over already: it would be another record else.
+    package func isTooLate(for wish: Wish) -> Bool {
+        var other = self
+        return isOver && other.take(wish)
     }
 }
 

@@ -3,10 +3,23 @@
 
 import ArgumentParser
 import Messages
-import Primitives
+package import Primitives
 import RPC
 import Ring
 import StateMachines
+
+/// How far a group is, by what its hosts say. Pure.
+package enum RingBound {
+    /// All that the group had committed when its leader was asked lies up to there: a leader's log has it, also what it does
+    /// not know yet to be committed. Followers may be behind by any number. nil: its leader is not among those who answered.
+    package static func index(of group: GroupID, _ accounts: [HostAccount]) -> LogIndex? {
+        let replicas = accounts.compactMap { account in account.status?.replicas.first { $0.group == group } }
+        let leader = replicas.filter { $0.role == .leader && $0.isQuorumActive }.max { $0.term < $1.term }
+        // One that is followed by another, and does not know it yet, may have less.
+        guard let leader, !replicas.contains(where: { $0.term > leader.term }) else { return nil }
+        return leader.lastIndex
+    }
+}
 
 struct RingVerify: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -61,6 +74,8 @@ struct RingVerify: AsyncParsableCommand {
 
     private static let timeout = Duration.seconds(60)
     private static let answerNanoseconds: UInt64 = 30_000_000_000
+    /// For all groups' leaders to say how far these are: one may just be elected.
+    private static let boundNanoseconds: UInt64 = 10_000_000_000
     private static let pause = Duration.milliseconds(200)
     /// Replicas that are asked at the same time.
     private static let asksMax = 16
@@ -68,8 +83,8 @@ struct RingVerify: AsyncParsableCommand {
     private struct Asked: Sendable {
         var group: GroupID
         var host: HostRecord
-        /// What it has to have applied at least.
-        var index: LogIndex
+        /// What it has to have applied at least; nil: nobody knows.
+        var index: LogIndex?
     }
 
     func run() async throws {
@@ -78,7 +93,7 @@ struct RingVerify: AsyncParsableCommand {
         let meter = StandingMeter(
             "asking what is where", counting: "replica", isShown: progress ?? Output.isErrorTerminal)
         defer { meter.finish() }
-        var why = ""
+        var last: (map: ClusterMap, replicas: Int)?
         repeat {
             let map = try await administrator.map()
             let asked = try await asked(map, administrator)
@@ -88,26 +103,37 @@ struct RingVerify: AsyncParsableCommand {
             guard after.ring == map.ring, after.migrations == map.migrations,
                 after.groups.map(\.id) == map.groups.map(\.id)
             else {
-                why = "the ring changed while replicas were asked"
+                last = (after, asked.count)
                 continue
             }
             meter.finish()
             return try report(map, asked.count, statements, unproven)
         } while !administrator.isOver
-        throw ToolError(.unavailable, "not proven: \(why), each time within the time; try again when less moves")
+        meter.finish()
+        // No answers: some are of before a change, and some of after it.
+        guard let last else { return }
+        try report(
+            last.map, last.replicas, [],
+            ["the ring changed while replicas were asked, each time within the time; try again when less moves"])
     }
 
     /// All replicas that are members, and how far their groups were after the map was read.
     private func asked(_ map: ClusterMap, _ administrator: Administrator) async throws -> [Asked] {
-        let accounts = try await administrator.accounts(map)
+        var bounds: [LogIndex?] = map.dataGroups.map { _ in nil }
+        let end = administrator.share(Self.boundNanoseconds)
+        while true {
+            let accounts = try await administrator.accounts(map)
+            for (place, group) in map.dataGroups.enumerated() where bounds[place] == nil {
+                bounds[place] = RingBound.index(of: group.id, accounts)
+            }
+            guard bounds.contains(nil), RPCClock.now() < end else { break }
+            try await administrator.sleep(Self.pause)
+        }
         var asked: [Asked] = []
-        for group in map.dataGroups {
-            let commit = accounts.compactMap { account in
-                account.status?.replicas.first { $0.group == group.id }?.commitIndex
-            }.max()
+        for (group, bound) in zip(map.dataGroups, bounds) {
             for replica in group.replicas where replica.membership != .absent {
                 guard let host = map.host(replica.host) else { continue }
-                asked.append(Asked(group: group.id, host: host, index: commit ?? .zero))
+                asked.append(Asked(group: group.id, host: host, index: bound))
             }
         }
         return asked
@@ -163,6 +189,9 @@ struct RingVerify: AsyncParsableCommand {
     private static func statement(
         of asked: Asked, _ administrator: Administrator
     ) async throws(ToolError) -> RingProof.Statement {
+        guard let bound = asked.index else {
+            throw ToolError(.unavailable, "its group's leader does not say how far the group is")
+        }
         var statement = RingProof.Statement(group: asked.group, host: asked.host.id)
         var next = Bytes()
         var isFirst = true
@@ -177,8 +206,8 @@ struct RingVerify: AsyncParsableCommand {
                 switch try decoded(bytes, asked.host.id) {
                 case .answered(let index, let contents):
                     if isFirst {
-                        guard index >= asked.index else {
-                            why = "it has applied \(index) entries, and its group \(asked.index)"
+                        guard index >= bound else {
+                            why = "it has applied \(index) entries, and its group \(bound)"
                             break
                         }
                         (statement.gates, statement.tasks) = (contents.gates, contents.tasks)
