@@ -167,7 +167,8 @@ package struct RebalancingReport: Encodable, Sendable {
     /// With what was seen some seconds before: the rate since then, and when it may be over.
     package mutating func measure(since earlier: (progress: Double, bytesDone: UInt64), seconds: Double) {
         guard seconds >= 1, !done else { return }
-        bytesPerSecond = UInt64(Double(bytesDone > earlier.bytesDone ? bytesDone - earlier.bytesDone : 0) / seconds)
+        let written = Double(bytesDone > earlier.bytesDone ? bytesDone - earlier.bytesDone : 0)
+        bytesPerSecond = UInt64(min(written / seconds, 1e18))
         let gained = progress - earlier.progress
         guard gained > 0 else { return }
         secondsLeft = UInt64(min((1 - progress) / gained * seconds, 1e9).rounded(.up))
