@@ -662,13 +662,12 @@ final class Invariants {
                         "entry \(place + 1) is durable on no majority; \(describeConfigurations(model.group))")
                     return
                 }
+                // What other groups have released comes before this entry: it may activate that, and be applied already.
+                guard model.group == .meta || settle() else { return }
                 group.committed.append(mark)
                 group.committedIn.append(replica.term.rawValue)
                 // Two leaders may both bring the first map; clients' commands are all different.
-                if model.group != .meta {
-                    guard settle() else { return }
-                    if group.takesEffect.count == place, !takeEffects(of: model, group) { return }
-                }
+                if model.group != .meta, group.takesEffect.count == place, !takeEffects(of: model, group) { return }
             }
             place += 1
         }
@@ -682,6 +681,9 @@ final class Invariants {
         case .nothing, .begun: break
         case .released(let slots):
             world.mark(.slotsReleased)
+            world.note(
+                "group %c releases %a slots, migration %b", UInt64(slots.count), step.migration.rawValue,
+                UInt64(model.group.rawValue))
             for slot in slots {
                 guard servers[slot] ?? firstMap.owner(of: slot) == model.group else {
                     fail("one group serves a slot", model, "releases slot \(slot), which it does not serve")
@@ -691,6 +693,9 @@ final class Invariants {
             }
         case .activated(let slots):
             world.mark(.slotsActivated)
+            world.note(
+                "group %c activates %a slots, migration %b", UInt64(slots.count), step.migration.rawValue,
+                UInt64(model.group.rawValue))
             for slot in slots {
                 guard servers[slot] == .meta else {
                     fail("one group serves a slot", model, "activates slot \(slot), which another serves")

@@ -107,5 +107,11 @@ public enum SimulationCorpus {
             334, .moves, seconds: 60,
             "watches: one that came from a slot's former group, and waited, was taken to have seen what the new group had"
         ),
+        entry(
+            1_052_819_330_423, .rebalance, seconds: 60,
+            "a trap: a plan for loads of slots that may not be moved, beside none of those that may"),
+        entry(
+            5076, .rebalance, seconds: 60,
+            "a rule of the simulator: what a group released was taken in behind what another one did with it"),
     ]
 }
