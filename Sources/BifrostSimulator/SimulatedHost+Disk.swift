@@ -456,11 +456,16 @@ extension SimulatedHost: StoreJobRunner {
     func nextCheckpoint() -> StoreQueue.Entry? { storeQueue.popFirstCheckpoint() }
 
     /// The store's thread takes its time; everything else goes on. Throws if the process ends meanwhile.
+    ///
+    /// A job of another host that begins meanwhile has to end first, as this waits within one event: if that host is stopped
+    /// then, this one's store stands still for as long, which no real one does.
     func passTime() throws {
         let life = life
         repeat {
             let time = max(duration(world.plan.storeJobNanosecondsMax), pausedUntil - min(pausedUntil, world.now))
+            let end = world.now + time
             cluster.pass(within: time) { self.life == life }
+            storeHeldUpMax = max(storeHeldUpMax, world.now - min(end, world.now))
             guard self.life == life, world.failure == nil else {
                 world.mark(.endedWithinMerge)
                 throw SimulatedProcessEnd()

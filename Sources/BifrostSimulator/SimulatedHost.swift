@@ -41,6 +41,8 @@ final class SimulatedHost {
     @exclusivity(unchecked) var pausedUntil: UInt64 = 0
     /// Everything on the disks takes so many times as long until then.
     var slowDiskUntil: UInt64 = 0
+    /// For how long another host's job held this one's up at most: see `passTime`.
+    @exclusivity(unchecked) var storeHeldUpMax: UInt64 = 0
     /// Nothing on the disks ends before then.
     var stalledDiskUntil: UInt64 = 0
     /// There is too little room on one of the disks, or on both, until then.
@@ -440,6 +442,7 @@ final class SimulatedHost {
         if !work.replies.isEmpty {
             for reply in work.replies { answer(reply.call, reply.response) { $0.index } }
         }
+        for notice in work.notices { world.say("host \(place + 1): \(notice)") }
         for read in work.stateReads { startStateRead(read, of: loop) }
         for read in work.deadlineReads { startDeadlineRead(read, of: loop) }
         for read in work.migrationReads { startMigrationRead(read, of: loop) }

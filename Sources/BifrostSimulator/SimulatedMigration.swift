@@ -135,12 +135,20 @@ final class SimulatedMigration {
 
     /// What goes wrong is short enough for a migration to go on behind it, unless somebody calls it off, the target has no room,
     /// a leader has forgotten deletions as his state is another one's, or what ends in time would end early as nobody led the
-    /// source for a while: then that is what the map says.
+    /// source for a while, or its leader's store stood still: then that is what the map says.
     var mayBeCalledOff: Bool {
         switch cell.trouble {
         case .none, .oldRing, .late, .back, .copied, .standstill:
-            cell.abortedAt != nil || hasLostTime && isSourceStruck && cell.hasEnds
+            cell.abortedAt != nil || hasLostTime && cell.hasEnds && (isSourceStruck || isSourceHeldUp)
         case .sourceSnapshot, .targetSnapshot, .fullDisk, .abort, .lostRecord: true
+        }
+    }
+
+    /// A leader whose memtable is full gives its log no time before the store's thread, which the simulator keeps waiting,
+    /// has written it out.
+    private var isSourceHeldUp: Bool {
+        members(of: source).contains {
+            cluster.hosts[$0].storeHeldUpMax >= MigrationClock.slackMillis * 1_000_000 / 2
         }
     }
 

@@ -63,6 +63,15 @@ final class SimulatedWorld {
         if let listener { listener(trace.last.newest) }
     }
 
+    /// A line of some host's log, for whoever reads the events; not one of them.
+    func say(_ line: @autoclosure () -> String) {
+        guard let listener else { return }
+        let micros = now / 1_000
+        let fraction = String(micros % 1_000_000)
+        let zeros = String(repeating: "0", count: 6 - fraction.count)
+        listener("\(micros / 1_000_000).\(zeros)\(fraction)  \(line())")
+    }
+
     /// A rare path was taken.
     func mark(_ mark: SimulationMark) { report.marks[mark.rawValue] += 1 }
 

@@ -8,8 +8,8 @@ enum MigrationStep: Equatable {
     case beginExport(MigrationID, [Slot])
     case beginImport(MigrationID, [Slot], sourceTime: LogTime)
     case freeze(MigrationID)
-    /// With what both logs' times were seen to be.
-    case seal(MigrationID, MigrationClock)
+    /// With the entry that froze the source, and what both logs' times were seen to be.
+    case seal(MigrationID, frozen: LogIndex, MigrationClock)
     case release(MigrationID)
     case activate(MigrationID)
     case forget(MigrationID, [Slot])
@@ -20,7 +20,7 @@ enum MigrationStep: Equatable {
 
     var migration: MigrationID {
         switch self {
-        case .beginExport(let id, _), .beginImport(let id, _, _), .freeze(let id), .seal(let id, _), .release(let id),
+        case .beginExport(let id, _), .beginImport(let id, _, _), .freeze(let id), .seal(let id, _, _), .release(let id),
             .activate(let id), .forget(let id, _), .cleared(let id), .page(let id, _, _, _, _), .clear(let id):
             id
         }
@@ -32,7 +32,7 @@ enum MigrationStep: Equatable {
         case .beginExport(let id, let slots, _): self = .beginExport(id, slots)
         case .beginImport(let id, let slots, _, let time): self = .beginImport(id, slots, sourceTime: time)
         case .freeze(let id): self = .freeze(id)
-        case .seal(let id, _, _, let seen): self = .seal(id, seen)
+        case .seal(let id, let frozen, _, let seen): self = .seal(id, frozen: frozen, seen)
         case .release(let id, _): self = .release(id)
         case .activate(let id, _, _): self = .activate(id)
         case .forget(let id, let slots): self = .forget(id, slots)
@@ -58,6 +58,8 @@ struct SlotModel {
         var lead: Int64 = 0
         var pages: UInt64 = 0
         var hasEnds = false
+        /// Of a target: the start of the round that it has whole; none while it is in the middle of one.
+        var completeStart = LogIndex.zero
         /// Of a target: where its pages go on.
         var progress = Progress()
     }
@@ -118,9 +120,9 @@ struct SlotModel {
             if let slots = advance(id, from: .exporting, to: .frozen) {
                 for slot in slots { standings[slot] = .frozen }
             }
-        case .seal(let id, let seen):
-            // By which nothing that came ends early.
-            guard let task = tasks[id],
+        case .seal(let id, let frozen, let seen):
+            // Behind a round that has all up to there, and by which nothing that came ends early.
+            guard let task = tasks[id], task.completeStart >= frozen, frozen > .zero,
                 !task.hasEnds || task.lead >= Self.lead(of: seen.ownTime, before: seen.sourceTime)
             else { break }
             _ = advance(id, from: .importing, to: .sealed)
@@ -149,10 +151,11 @@ struct SlotModel {
             guard let task = tasks[id], task.phase == .released || task.phase == .dropping else { break }
             for slot in task.slots { standings[slot] = .gone }
             tasks[id] = nil
-        case .page(let id, let number, _, _, let hasEnds):
+        case .page(let id, let number, let start, let isLast, let hasEnds):
             // Of two drivers' pages the first one.
             guard let task = tasks[id], task.phase == .importing, number == task.pages + 1 else { break }
             tasks[id]?.pages = number
+            tasks[id]?.completeStart = isLast ? start : .zero
             if hasEnds { tasks[id]?.hasEnds = true }
         case .clear: break
         }

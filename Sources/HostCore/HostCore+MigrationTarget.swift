@@ -232,8 +232,13 @@ extension HostCore {
         drive.lastRoundBytes = drive.roundBytes
         drive.rounds += 1
         // The last round's last page: the source's slots do not change any more, and it can read them while the page and the
-        // seal go into the log here. Its answer is looked at when the slots are sealed.
+        // seal go into the log here, one behind the other. Its answer is looked at when the slots are sealed. If the times
+        // turn out not to do for what the page brought, the seal is no step, and `copy` finds that.
         if let standing = drive.standing, standing.phase == .frozen, page.start >= standing.frozen {
+            if let seen = drive.seen {
+                propose(
+                    .seal(migration.id, frozen: standing.frozen, standing.revision, seen: seen), drive, isBehind: true)
+            }
             ask(.compare(sourceTime: task.sourceTime, ownTime: task.ownTime), drive, migration)
         }
     }

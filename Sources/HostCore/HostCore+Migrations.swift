@@ -181,9 +181,10 @@ extension HostCore {
         propose(.settle(migration.id, migration.slots, other: other, epoch, owns: owns), drive)
     }
 
-    func propose(_ command: SlotCommand, _ drive: MigrationDrive) {
+    /// - Parameter isBehind: whatever of this migration is under way, which the log has before it.
+    func propose(_ command: SlotCommand, _ drive: MigrationDrive, isBehind: Bool = false) {
         let replica = drive.replica
-        guard drive.proposed == nil else { return }
+        guard isBehind || drive.proposed == nil else { return }
         switch command {
         // They bring data in. The rest is little, and makes room in the end.
         case .page, .beginImport: guard !turnsSessionsDown(replica) else { return }
