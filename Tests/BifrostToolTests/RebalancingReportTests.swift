@@ -155,6 +155,10 @@ import Testing
             #expect(throws: (any Error).self) { try ByteCount(parsing: text) }
         }
         #expect(try PauseLimit(parsing: "0").milliseconds == 0 && PauseLimit(parsing: "50ms").milliseconds == 50)
-        #expect(throws: (any Error).self) { try PauseLimit(parsing: "-1s") }
+        #expect(try PauseLimit(parsing: "0ms").milliseconds == 0 && PauseLimit(parsing: "1.5s").milliseconds == 1_500)
+        for text in ["-1s", "-1ms", "-0ms", "ms", "fast", "25h", ""] {
+            let error = #expect(throws: (any Error).self) { try PauseLimit(parsing: text) }
+            #expect("\(error!)".contains("as in 50ms or 2s") && "\(error!)".contains("found '\(text)'"), "\(text)")
+        }
     }
 }

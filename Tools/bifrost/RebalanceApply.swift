@@ -72,12 +72,17 @@ package struct ByteCount: Equatable, Sendable {
 package struct PauseLimit: Equatable, Sendable {
     package var milliseconds: UInt32
 
+    /// 50ms, 2s; 0 or 0ms: none. A number alone is seconds, as everywhere.
     package init(parsing text: String) throws {
-        guard text != "0" else {
+        if ["0", "0ms", "0s"].contains(text) {
             milliseconds = 0
             return
         }
-        milliseconds = UInt32(clamping: Int64(try TimeSpan(parsing: text).duration / .milliseconds(1)))
+        guard let span = try? TimeSpan(parsing: text) else {
+            throw ValidationError(
+                "expected a time up to 24h with its unit, as in 50ms or 2s, or 0 for no limit; found '\(text)'")
+        }
+        milliseconds = UInt32(clamping: Int64(span.duration / .milliseconds(1)))
     }
 }
 
@@ -111,7 +116,8 @@ struct RebalanceApply: AsyncParsableCommand {
             write; this command shows how far it is. If it ends, or its terminal is closed, the cluster goes on: see \
             'bifrost rebalance status' and 'watch'. With --detach it only begins. It needs feature level 11.
 
-            With --auto nothing is planned now: from now on the cluster keeps the balance by itself within the limits, as             'bifrost rebalance auto --help' says, until 'bifrost rebalance auto off' or 'cancel'.
+            With --auto nothing is planned now: from now on the cluster keeps the balance by itself within the limits, \
+            as 'bifrost rebalance auto --help' says, until 'bifrost rebalance auto off' or 'cancel'.
 
             EXIT CODES: 0 converged, 1 not confirmed or cancelled, 6 in progress (--detach, or the time is over), 7 the \
             plan is stale because the cluster changed after it was made, and nothing was begun, 8 blocked: steps failed, or \
@@ -268,7 +274,8 @@ struct RebalanceStatus: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "status", abstract: "Prints how far the rebalancing is, and what each step waits for.",
         discussion: """
-            Of the one that is under way, or the last one there was. Steps that are done are left out, but for --steps.             Where the cluster keeps the balance by itself, it says so, and what it waits for.
+            Of the one that is under way, or the last one there was. Steps that are done are left out, but for --steps. \
+            Where the cluster keeps the balance by itself, it says so, and what it waits for.
 
             EXIT CODES: 0 converged, or there was none; 1 it was cancelled; 6 in progress; 8 blocked: steps failed, or \
             nothing goes on until somebody does something.
