@@ -225,6 +225,9 @@ final class Administrator: Sendable {
                     throw ToolError(.negative, "\(text); nothing was changed")
                 }
                 let isDoubtful = if case .unknown(let asked) = past { asked.version == map.version } else { false }
+                if !isDoubtful, MetaMachine.isRefusalByRebalancing(text) {
+                    throw ToolError(.negative, "\(text); nothing was changed")
+                }
                 if !isDoubtful { past = .refused }
                 if let newer = try await self.map(after: map.version) {
                     map = newer

@@ -450,6 +450,9 @@ struct GroupDelete: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "delete", abstract: "Deletes a group that has no slots.",
         discussion: """
+            Refused as long as slots are on their way to it or from it, or are to be, as a rebalancing that is under way \
+            says: wait until that is over, or cancel it.
+
             EXAMPLES:
               bifrost group delete 17
             """)
