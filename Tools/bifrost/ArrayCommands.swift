@@ -80,7 +80,7 @@ struct ArrayCommands: AsyncParsableCommand {
     /// On a line of its own, with the index in front.
     static func print(_ element: ReliableArray<Bytes>.Element, at index: Int, _ options: ClientOptions) throws {
         if options.common.json {
-            try Output.json(Line(element, at: index))
+            try Output.jsonLine(Line(element, at: index))
         } else {
             try Output.write(RecordFormat.line([Bytes("\(index)"), element.value]))
         }
@@ -443,7 +443,7 @@ struct ArrayCommands: AsyncParsableCommand {
             case .progress: line.change = "progress"
             }
             if let value = event.value { (line.value, line.valueBase64) = value.forJSON }
-            if options.common.json { return try Output.json(line) }
+            if options.common.json { return try Output.jsonLine(line) }
             guard event.kind != .progress else { return }
             let numbers = [line.index, line.from, line.before].compactMap { $0.map { Bytes("\($0)") } }
             let rest = [line.id.map { Bytes("\($0)") }, event.value].compactMap { $0 }

@@ -16,11 +16,13 @@ struct EntryPoint {
     }
 
     private static func run(_ arguments: [String]) async -> ExitStatus {
-        var isJSON = false
+        // Of a line that can't be understood: as far as it is plain.
+        var isJSON = arguments.prefix { $0 != "--" }.contains("--json")
+        var isOfRecords = false
         do {
             guard let parsed = try parse(arguments) else { return .done }
             var command = parsed.command
-            isJSON = parsed.isJSON
+            (isJSON, isOfRecords) = (parsed.isJSON, parsed.isOfRecords)
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {
@@ -28,6 +30,8 @@ struct EntryPoint {
             }
             return .done
         } catch let outcome as Outcome {
+            // Its result says all, in whatever form it has one; where nothing came of it, nothing did.
+            if isJSON, !outcome.words.isEmpty { Failure.say(outcome.status, outcome.words) }
             return outcome.status
         } catch  where BifrostCommand.exitCode(for: error) == .success {
             // Help and the like: the parser's way to say that there is nothing to run.
@@ -35,8 +39,12 @@ struct EntryPoint {
             return .done
         } catch {
             let error = ToolError(error)
-            if isJSON, [.negative, .stale, .blocked].contains(error.status), !Output.hasBegun {
-                try? Output.json(Negative(reason: error.message))
+            if isJSON {
+                switch error.status {
+                case .negative, .stale, .blocked:
+                    if !Output.hasBegun, !isOfRecords { try? Output.json(Negative(reason: error.message)) }
+                default: Failure.say(error.status, error.message)
+                }
             }
             if !error.message.isEmpty { Output.note(error.message) }
             return error.status
@@ -49,9 +57,27 @@ struct EntryPoint {
         var reason: String
     }
 
+    /// With --json each other end that is no good one is an object too, behind those that a stream had before.
+    private struct Failure: Encodable {
+        struct Words: Encodable {
+            /// The exit code.
+            var code: Int32
+            var message: String
+        }
+        var error: Words
+
+        /// Unless the command had an object of its own, or nobody reads any more.
+        static func say(_ status: ExitStatus, _ message: String) {
+            guard !Output.hasObject, status != .outputClosed else { return }
+            try? Output.json(Failure(error: Words(code: status.rawValue, message: message)))
+        }
+    }
+
     private struct Parsed {
         var command: any ParsableCommand
         var isJSON: Bool
+        /// Its lines are records, to be imported: none is no line.
+        var isOfRecords: Bool
     }
 
     /// Nil: help or the version was asked for, and is printed.
@@ -79,9 +105,8 @@ struct EntryPoint {
         }
         do {
             let command = try parseJoining(&settings)
-            // What scan prints is imported, line by line, and nothing is no line.
-            let isJSON = (settings.isOnCommandLine("json") || settings.isGiven("json")) && settings.path != ["scan"]
-            return Parsed(command: command, isJSON: isJSON)
+            let isJSON = settings.isOnCommandLine("json") || settings.isGiven("json")
+            return Parsed(command: command, isJSON: isJSON, isOfRecords: settings.path == ["scan"])
         } catch {
             guard BifrostCommand.exitCode(for: error) != .success else {
                 try Output.line(BifrostCommand.fullMessage(for: error))

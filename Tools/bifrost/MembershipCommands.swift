@@ -313,7 +313,7 @@ struct MembershipCommands: AsyncParsableCommand {
                     (line.member, line.memberBase64) = member.id.forJSON
                     (line.value, line.valueBase64) = member.metadata.forJSON
                 }
-                return try Output.json(line)
+                return try Output.jsonLine(line)
             }
             var fields = [Bytes(event.kind.rawValue)]
             if event.version > 0 { fields.append(Bytes("\(event.version)")) }

@@ -200,7 +200,7 @@ struct ObjectWatchPrinter {
             let isOfElement = ![.ready, .progress, .cleared].contains(change.kind)
             if hasElements, isOfElement { (line.element, line.elementBase64) = change.element.forJSON }
             if let value { (line.value, line.valueBase64) = value.forJSON }
-            return try Output.json(line)
+            return try Output.jsonLine(line)
         }
         var fields = [Bytes(change.kind.rawValue)]
         if hasElements, ![.ready, .cleared].contains(change.kind) { fields.append(change.element) }

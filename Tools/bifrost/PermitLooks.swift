@@ -162,7 +162,7 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
                 revision: change.revision.rawValue, resume: change.resume.map(\.rawValue))
             line.epoch = Kind.epoch(line.token)
             if let holder = change.holder { (line.value, line.valueBase64) = holder.value.forJSON }
-            return try Output.json(line)
+            return try Output.jsonLine(line)
         }
         var fields = [Bytes(change.kind.rawValue)]
         if hasToken { fields.append(Bytes("\(change.token)")) }

@@ -38,7 +38,7 @@ struct QueueCommands: AsyncParsableCommand {
         init(_ value: Bytes) { (self.value, valueBase64) = value.forJSON }
 
         static func print(_ line: Line, _ fields: [Bytes], _ options: ClientOptions) throws {
-            if options.common.json { return try Output.json(line) }
+            if options.common.json { return try Output.jsonLine(line) }
             try Output.write(RecordFormat.line(fields))
         }
     }
@@ -155,7 +155,7 @@ struct QueueCommands: AsyncParsableCommand {
             await cluster.close()
             for (receipt, isDone) in zip(parsed, isDone) {
                 if options.common.json {
-                    try Output.json(Report(receipt: "\(receipt)", done: isDone))
+                    try Output.jsonLine(Report(receipt: "\(receipt)", done: isDone))
                 } else {
                     try Output.write(RecordFormat.line([Bytes(isDone ? "done" : "stale"), Bytes("\(receipt)")]))
                 }

@@ -157,7 +157,7 @@ struct SetCommands: AsyncParsableCommand {
                         continue
                     }
                     let (text, base64) = element.forJSON
-                    try Output.json(Line(element: text, elementBase64: base64))
+                    try Output.jsonLine(Line(element: text, elementBase64: base64))
                 }
                 count += min(page.elements.count, left)
                 left -= min(page.elements.count, left)
