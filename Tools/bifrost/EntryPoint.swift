@@ -146,17 +146,22 @@ extension EntryPoint {
         }
     }
 
-    /// What an option takes whose value the parser refuses without saying it: found by trying, as the parser tells
-    /// nobody.
+    /// What an option or argument takes whose value the parser refuses without saying it: found by trying, as the parser
+    /// tells nobody.
     private static func expectation(_ arguments: [String], _ error: any Error) -> String {
         let message = BifrostCommand.message(for: error)
-        guard let match = message.firstMatch(of: /^The value '(.*)' is invalid for '(--[a-z-]+) <[^>]*>'$/) else {
+        guard let match = message.firstMatch(of: /^The value '(.*)' is invalid for '((?:--[a-z-]+ )?<[^>]*>)'$/) else {
             return ""
         }
-        let (value, flag) = (String(match.1), String(match.2))
+        let (value, name) = (String(match.1), String(match.2))
+        let flag = name.hasPrefix("--") ? String(name.prefix { $0 != " " }) : nil
         func takes(_ other: String) -> Bool {
             var tried = arguments
             for place in tried.indices {
+                guard let flag else {
+                    if tried[place] == value { tried[place] = other }
+                    continue
+                }
                 if tried[place] == "\(flag)=\(value)" { tried[place] = "\(flag)=\(other)" }
                 if tried[place] == value, place > 0, tried[place - 1] == flag { tried[place] = other }
             }
@@ -165,14 +170,27 @@ extension EntryPoint {
                 return true
             } catch {
                 // What else is wrong with the line is not in question here.
-                return !BifrostCommand.message(for: error).hasPrefix("The value '\(other)' is invalid for '\(flag) ")
+                return !BifrostCommand.message(for: error).hasPrefix("The value '\(other)' is invalid for '\(name)'")
             }
         }
         if takes("0.5") { return ": expected a number" }
         guard takes("1") else { return "" }
-        let bound = value.hasPrefix("-") ? takes("0") ? ", 0 or above" : ", above 0" : ""
-        return ": expected a whole number\(bound)"
+        let word = takes("meta") ? ", or meta" : ""
+        if value.hasPrefix("-") { return ": expected a whole number\(takes("0") ? ", 0 or above" : ", above 0")\(word)" }
+        let isWhole = !value.isEmpty && value.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+        guard isWhole, let bound = bounds.first(where: { takes("\($0.last)") && !takes($0.next) }) else {
+            return ": expected a whole number\(word)"
+        }
+        let range = bound.isFromZero ? "from 0 to" : "up to"
+        return ": expected a whole number \(range) \(HumanText.grouped(bound.last))\(word)"
     }
+
+    /// The last numbers of the types that numbers are kept in, and what follows them.
+    private static let bounds: [(last: UInt64, next: String, isFromZero: Bool)] = [
+        (UInt64(UInt8.max), "256", true), (UInt64(UInt16.max), "65536", true),
+        (UInt64(Int32.max), "2147483648", false), (UInt64(UInt32.max), "4294967296", true),
+        (UInt64(Int64.max), "9223372036854775808", false), (UInt64.max, "18446744073709551616", true),
+    ]
 
     /// For who meant a command to be run, or a key or a value that begins with a dash.
     private static func hint(_ settings: Settings, _ message: String) -> String {
