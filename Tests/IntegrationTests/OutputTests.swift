@@ -156,6 +156,24 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aWatchOfWhatIsQuietEndsWithItsReader() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                try await cluster.bifrost("put", "k", "v").expect(0)
+                try await cluster.bifrost("value", "set", "v", "1").expect(0)
+                // Both lines are read, and no other comes: one that waits for it is killed.
+                let watch = try await shell(cluster, "bifrost watch k | head -2; echo ${PIPESTATUS[0]}")
+                #expect(watch.text == "present\tk\tv\nready\n141\n" && watch.errorText.isEmpty, "\(watch.errorText)")
+                let value = try await ChildProcess(
+                    "/bin/bash",
+                    [
+                        "-c", "\"$0\" value watch --connect \"$1\" v | head -2; echo ${PIPESTATUS[0]}",
+                        cluster.local.executable, cluster.hosts[0].address,
+                    ]
+                ).end(killAfter: .seconds(180))
+                #expect(value.text == "present\t1\nready\n141\n" && value.errorText.isEmpty, "\(value.errorText)")
+            }
+        }
+
         @Test func anExportThatASignalEndsLeavesNothing() async throws {
             try await withCluster { cluster in
                 try await cluster.bifrost("put", "k", "v").expect(0)

@@ -412,6 +412,8 @@ struct ArrayCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             var left = watch.limit ?? .max
             var position = watch.after.map { Revision($0) }
+            let reader = OutputReader()
+            defer { reader.end() }
             do throws(BifrostError) {
                 for try await event in cluster.array(name.bytes, of: Bytes.self).watch(from: start) {
                     position = event.resume ?? position

@@ -288,6 +288,8 @@ struct MembershipCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             var left = watch.limit ?? .max
             var position = watch.after.map { Revision($0) }
+            let reader = OutputReader()
+            defer { reader.end() }
             do throws(BifrostError) {
                 for try await event in cluster.membership(name.bytes).watch(from: start) {
                     position = event.resume ?? position

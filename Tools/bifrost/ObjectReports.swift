@@ -178,6 +178,8 @@ struct ObjectWatchPrinter {
     ) async throws {
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         do throws(BifrostError) {
             for try await change in changes {
                 position = change.resume ?? position

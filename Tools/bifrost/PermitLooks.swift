@@ -139,6 +139,8 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
         let cluster = try await options.cluster()
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         let changes = PermitObject<Kind.Machine>(cluster, name.bytes).watch(from: start, patience: nil)
         do throws(BifrostError) {
             for try await change in changes {

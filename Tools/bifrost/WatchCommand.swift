@@ -103,6 +103,8 @@ struct Watch: AsyncParsableCommand {
             ? cluster.kv.watch(prefix: key.bytes, from: start) : cluster.kv.watch(key.bytes, from: start)
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         do throws(BifrostError) {
             for try await change in changes {
                 position = change.resume ?? position
@@ -194,6 +196,8 @@ struct MachineWatch: AsyncParsableCommand {
             start: watch.after.map { .after(Revision($0)) } ?? .now, patience: nil, number: nil)
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         do throws(BifrostError) {
             for try await event in events {
                 position = event.resume
