@@ -242,7 +242,8 @@ extension IntegrationTests {
                 try await run("serve", "--directory", "x", "--loops=1.5").expect(64, saying: "expected a whole number")
                 // What a number may be is said where one is no number that it can be.
                 try await run("host", "weight", "1", "99999999999").expect(
-                    64, saying: "'99999999999' is invalid for '<number>': expected a whole number from 0 to 4,294,967,295")
+                    64, saying: "'99999999999' is invalid for '<number>'",
+                    "expected a whole number from 0 to 4,294,967,295")
                 try await run("queue", "push", "q", "v", "--priority", "256").expect(
                     64, saying: "expected a whole number from 0 to 255.")
                 try await run("group", "members", "99999999999").expect(

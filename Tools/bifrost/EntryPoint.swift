@@ -176,7 +176,9 @@ extension EntryPoint {
         if takes("0.5") { return ": expected a number" }
         guard takes("1") else { return "" }
         let word = takes("meta") ? ", or meta" : ""
-        if value.hasPrefix("-") { return ": expected a whole number\(takes("0") ? ", 0 or above" : ", above 0")\(word)" }
+        if value.hasPrefix("-") {
+            return ": expected a whole number\(takes("0") ? ", 0 or above" : ", above 0")\(word)"
+        }
         let isWhole = !value.isEmpty && value.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
         guard isWhole, let bound = bounds.first(where: { takes("\($0.last)") && !takes($0.next) }) else {
             return ": expected a whole number\(word)"

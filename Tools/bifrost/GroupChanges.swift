@@ -456,7 +456,8 @@ struct GroupCreate: AsyncParsableCommand {
         if options.common.json {
             return try Output.json(
                 Report(
-                    groups: made.map(\.rawValue), mapVersion: version, done: !wait.noWait, notes: note.map { [$0] } ?? []))
+                    groups: made.map(\.rawValue), mapVersion: version, done: !wait.noWait,
+                    notes: note.map { [$0] } ?? []))
         }
         try Output.line(
             (made.count == 1 ? "group \(made[0]) is made" : "groups \(list(made)) are made")

@@ -47,7 +47,9 @@ final class HostSilence: Sendable {
     }
 
     private func look() async {
-        guard let map = state.withLock({ $0.map }), let accounts = try? await administrator.accounts(map) else { return }
+        guard let map = state.withLock({ $0.map }), let accounts = try? await administrator.accounts(map) else {
+            return
+        }
         for account in accounts {
             let host = account.host
             if let status = account.status, status.cluster == map.cluster, status.host == host.id {
