@@ -68,6 +68,32 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aProofDoesNotWaitForAHostThatIsGone() async throws {
+            try await withMovingSlots { cluster in
+                try await fill(cluster, keys: 10, bytes: 10)
+                cluster.local.kill(cluster.hosts[2])
+                _ = try await cluster.waitForStatus(3)
+                // Who waited for it would be killed before.
+                let verified = try await cluster.bifrost(
+                    "ring", "verify", "--timeout", "1h", "--progress", "--json", limit: .seconds(300))
+                verified.expectLast(
+                    4, saying: "not proven: host 3 at \(cluster.hosts[2].address) does not answer (connection refused",
+                    "nothing is known of 3 replicas; nothing that the others have speaks against it")
+                #expect(verified.errorText.contains("on host 3, which does not answer"), "\(verified.errorText)")
+                let report = try verified.json()
+                #expect(report["proven"] as? Bool == false && report["silentHosts"] as? [Int] == [3])
+                #expect((report["violations"] as? [Any])?.isEmpty == true)
+                let unproven = try #require(report["unproven"] as? [String])
+                #expect(unproven.count == 3, "\(unproven)")
+                #expect(unproven.allSatisfy { $0.contains("on host 3: its host") }, "\(unproven)")
+
+                try cluster.start(cluster.hosts[2])
+                let whole = try await cluster.bifrost("ring", "verify", "--json", limit: .seconds(200))
+                whole.expect(0)
+                #expect(try whole.json()["silentHosts"] as? [Int] == [])
+            }
+        }
+
         @Test func whatIsDetachedGoesOnIsPausedResumedAndCancelled() async throws {
             try await withMovingSlots { cluster in
                 try await fill(cluster, keys: 300, bytes: 4_000)

@@ -65,10 +65,18 @@ final class Administrator: Sendable {
     }
 
     func probe(_ address: String) throws(ToolError) -> HostProbe {
-        if let known = state.withLock({ $0.probes[address] }) { return known }
-        let new = try HostProbe(address)
-        state.withLock { $0.probes[address] = new }
-        return new
+        // One for each address, whoever asks at the same time.
+        try state.withLock { (state) throws(ToolError) in
+            if let known = state.probes[address] { return known }
+            let new = try HostProbe(address)
+            state.probes[address] = new
+            return new
+        }
+    }
+
+    /// Ends the connection to this address, and with it what is asked there; the next question makes a new one.
+    func hangUp(_ address: String) {
+        state.withLock { $0.probes.removeValue(forKey: address) }?.close()
     }
 
     /// The command's time is over.
