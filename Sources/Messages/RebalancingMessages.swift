@@ -118,11 +118,15 @@ public struct RebalancingStanding: Hashable, Sendable {
     }
 
     /// It is not over, and nothing goes on until somebody does something: each step waits for that, or for another one.
-    public var isBlocked: Bool {
+    public var isBlocked: Bool { isBlocked { _ in false } }
+
+    /// The same where some steps are known, by their places, to wait in vain for something that the meta group's leader does
+    /// not see.
+    public func isBlocked(besides isInVain: (Int) -> Bool) -> Bool {
         guard !rebalancing.isOver else { return false }
-        return zip(rebalancing.steps, waits).allSatisfy { step, wait in
-            guard !step.isOver else { return true }
-            guard let wait else { return false }
+        return rebalancing.steps.indices.allSatisfy { place in
+            guard !rebalancing.steps[place].isOver, !isInVain(place) else { return true }
+            guard let wait = waits[place] else { return false }
             switch wait {
             case .step: return true
             // As many as may are under way, and none of them goes on.

@@ -303,13 +303,21 @@ struct RebalanceSchedule {
         case .leaving:
             guard figures.replicas > 0 else { return [] }
             let moving = hosts.indices.count { state.isMoving[$0] && hosts[$0].contains(place) }
-            return [
-                "\(figures.replicas) replicas stay: members of \(moving) of the groups are changing, "
-                    + "the others have no host that may take them"
-            ]
+            let stay = figures.replicas == 1 ? "1 replica stays" : "\(figures.replicas) replicas stay"
+            let members = moving == 1 ? "members of a group are" : "members of \(moving) groups are"
+            let why: String
+            if moving == 0 {
+                why = "no other host may take \(figures.replicas == 1 ? "it" : "them")"
+            } else if moving == figures.replicas {
+                why = "\(members) changing"
+            } else {
+                why = "\(members) changing, and no other host may take the rest"
+            }
+            return ["\(stay): \(why)"]
         case .resting:
             guard figures.replicas > 0 else { return [] }
-            return ["it is down, and keeps its \(figures.replicas) replicas; drain it if it does not come back"]
+            let replicas = figures.replicas == 1 ? "replica" : "\(figures.replicas) replicas"
+            return ["it is down, and keeps its \(replicas); drain it if it does not come back"]
         case .taking:
             var lacks: [String] = []
             let limits = replicas.limits[place]
@@ -343,7 +351,7 @@ struct RebalanceSchedule {
                 : state.isHindered[group]
                     ? "it has a replica on a host that is down or is to be empty"
                     : "no other group can take them"
-            return "\(groupSlots[group]) slots stay: \(why)"
+            return groupSlots[group] == 1 ? "1 slot stays: \(why)" : "\(groupSlots[group]) slots stay: \(why)"
         }
         guard slots.strain(group) > 0 else { return nil }
         return slots.heaviestPart(group) > 0.5

@@ -79,6 +79,28 @@ extension MetaMachine {
                 + "upgrade all hosts, then raise the level")
     }
 
+    /// A group that slots are to come to, or to leave, stays until the rebalancing is over: without it the step would fail.
+    ///
+    /// The leader's host asks before it proposes. It is no part of what a replica does with an entry: one of an earlier
+    /// version would apply the same entry otherwise. So one that was proposed just before the rebalancing began still takes
+    /// effect, and the step fails with that.
+    func rebalancingRefusal(of change: MapChange) -> Refusal? {
+        guard case .deleteGroup(let group) = change, let rebalancing,
+            let place = rebalancing.steps.firstIndex(where: { step in
+                guard !step.isOver, case .slots(_, let from, let to) = step.move else { return false }
+                return from == group || to == group
+            })
+        else { return nil }
+        return .invalid(
+            "group \(group)\(Self.rebalancingWords) \(rebalancing.id), whose step \(place + 1) moves slots there or from there: "
+                + "wait until it is over, or end it with 'bifrost rebalance cancel'")
+    }
+
+    private static var rebalancingWords: String { " is part of rebalancing" }
+
+    /// Whether a change was refused for the rebalancing that stands beside the map: no later map tells why.
+    public static func isRefusalByRebalancing(_ text: String) -> Bool { text.contains(rebalancingWords) }
+
     /// Of the rebalancing that the command was about.
     private func outcome(_ id: RebalancingID) -> Bytes {
         MetaOutcome(mapVersion: id.rawValue).encoded()

@@ -253,7 +253,7 @@ public struct MetaMachine: Sendable {
         }
         guard let map else { return .invalid("there is no cluster yet") }
         switch command {
-        case .change(let change, _): return change.levelRefusal(map)
+        case .change(let change, _): return change.levelRefusal(map) ?? rebalancingRefusal(of: change)
         case .beginRebalancing(let plan):
             guard !plan.isAutomatic else {
                 return .invalid("the meta group's leader alone begins a rebalancing by itself")

@@ -148,6 +148,27 @@ private func message(_ body: () throws -> Void) -> String {
         #expect(message { _ = try add(2, after: 4).decide(map) }.contains("not the successor of replica 4"))
     }
 
+    /// The host has a replica, as behind a move that is over; but of that move the named one was no part.
+    @Test func aPredecessorThatNeverWasIsNamed() {
+        for id in [9, 7, 2] as [UInt64] {
+            #expect(message { _ = try add(2, after: id).decide(map) }.hasPrefix("64 group 1 has no replica \(id)"))
+        }
+    }
+
+    @Test func aGroupThatWasDeletedBeforeIsAndOneThatNeverWasIsAMistake() throws {
+        let wish = MapWish.deleteGroup(GroupID(2))
+        #expect(message { _ = try wish.decide(map) }.hasPrefix("64 there is no group 2"))
+        let deleted = map.changed { $0.nextGroup = GroupID(3) }
+        #expect(try wish.decide(deleted) == .there(MapWish.Subject(group: GroupID(2))))
+        #expect(try MapWish.deleteGroup(group).decide(deleted) == .ask(.deleteGroup(group)))
+    }
+
+    @Test func itIsSaidWhatFewReplicasTolerate() {
+        #expect(ReplicaCount.note(1)?.contains("no loss") == true && ReplicaCount.note(2)?.contains("no loss") == true)
+        #expect(ReplicaCount.note(3) == nil && ReplicaCount.note(5) == nil)
+        #expect(ReplicaCount.note(4) == "4 replicas tolerate the loss of 1, as 3 do: a majority is 3")
+    }
+
     @Test func aReplicaThatIsStillLeavingDoesNotCount() throws {
         let leaving = map.group(1) { $0.replicas[1].role = .leaving }
         #expect(

@@ -191,6 +191,25 @@ private func merge(
                 == all.allSettableNames)
     }
 
+    /// A token guards commands for groups with slots. What it does not guard must not take it and do without.
+    @Test func theGuardIsTakenWhereItGuards() {
+        func guarded(_ command: CommandShape, _ path: [String] = []) -> [String] {
+            let takes = command.settable.contains { $0.longNames.contains("guard") }
+            return (takes ? [path.joined(separator: " ")] : [])
+                + (command.subcommands ?? []).flatMap { guarded($0, path + [$0.commandName]) }
+        }
+        #expect(
+            guarded(CommandShape.root).sorted() == [
+                "array append", "array clear", "array insert", "array remove", "array set", "array trim", "delete",
+                "import", "latch count-down", "latch delete", "latch set", "machine call", "map clear", "map put",
+                "map remove", "number add", "number bound", "number cas", "number delete", "number divide",
+                "number multiply", "number set", "number subtract", "put", "queue ack", "queue clear", "queue extend",
+                "queue nack", "queue pop", "queue purge", "queue push", "queue requeue", "queue set", "queue take",
+                "set add", "set clear", "set move", "set remove", "txn", "value cas", "value delete", "value set",
+                "value swap",
+            ])
+    }
+
     @Test func wordsThatAreNoCommandsAreFound() {
         func found(_ words: String...) -> [String]? { shape.unknownCommand(in: words).map { [$0.word] + $0.expected } }
         #expect(found("gte") == ["gte", "get", "serve", "ring"])

@@ -1,12 +1,39 @@
 // Numbers, tables and progress as people see them; what makes a cluster healthy.
 
 import BifrostTool
+import Foundation
 import Messages
 import Primitives
 import Ring
 import Testing
 
 @Suite struct TextTests {
+    /// A line of a help text that goes on in the next one ends with a backslash; two that were joined without it have the
+    /// next one's indentation in their middle.
+    @Test func noLineOfAHelpTextHasAnIndentationInItsMiddle() throws {
+        let tools = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent().appending(path: "Tools/bifrost")
+        let files = try FileManager.default.contentsOfDirectory(atPath: tools.path).filter { $0.hasSuffix(".swift") }
+        #expect(files.count > 50)
+        var texts = 0
+        for file in files.sorted() {
+            let source = try String(contentsOf: tools.appending(path: file), encoding: .utf8)
+            var isInside = false
+            for line in source.split(separator: "\n", omittingEmptySubsequences: false) {
+                if line.contains("\"\"\"") {
+                    isInside.toggle()
+                    texts += isInside ? 1 : 0
+                } else if isInside {
+                    let indentation = line.prefix { $0 == " " }.count
+                    let runs = line.dropFirst(indentation).matches(of: /[ ]{8,}/).map(\.0.count)
+                    // With a blank of its own before, or without.
+                    #expect(!runs.contains { $0 == indentation || $0 == indentation + 1 }, "\(file): \(line)")
+                }
+            }
+        }
+        #expect(texts > 50)
+    }
+
     @Test func numbersAreReadable() {
         #expect(
             HumanText.grouped(0) == "0" && HumanText.grouped(1_234_567) == "1,234,567"

@@ -172,6 +172,56 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aClusterToProgramAgainstGoesOnWithoutAHostThatEnds() async throws {
+            try await withHosts(0) { place in
+                // Three in a row.
+                var port = try LocalCluster.freePorts(1)[0]
+                while !(port..<port + 3).allSatisfy({ LocalCluster.isFree($0) }) {
+                    port = try LocalCluster.freePorts(1)[0]
+                }
+                let (output, errors) = (place.directory + "/dev.out", place.directory + "/dev.errors")
+                let dev = try ChildProcess(
+                    place.local.executable,
+                    ["dev", "--port", "\(port)", "--directory", place.directory + "/dev", "--groups", "2", "--json"],
+                    output: .file(output), errors: .file(errors))
+                defer { dev.send(SIGKILL) }
+                func lines() throws -> [[String: Any]] {
+                    let text = (try? String(contentsOfFile: output, encoding: .utf8)) ?? ""
+                    return try text.split(separator: "\n").map {
+                        try #require(try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+                    }
+                }
+                func wait(for count: Int) async throws -> [[String: Any]] {
+                    let end = ContinuousClock.now + .seconds(180)
+                    while try lines().count < count, ContinuousClock.now < end {
+                        await OwnExecutor.pause(milliseconds: 20)
+                    }
+                    let lines = try lines()
+                    try #require(lines.count == count, "\(lines)")
+                    return lines
+                }
+                let pids = try #require(try await wait(for: 1)[0]["pids"] as? [Int])
+                kill(Int32(pids[1]), SIGKILL)
+                let end = try await wait(for: 2)[1]
+                #expect(end["event"] as? String == "ended" && end["host"] as? Int == 2, "\(end)")
+                #expect(end["signal"] as? Int == 9 && end["running"] as? Int == 2 && end["code"] == nil, "\(end)")
+                // Two of three serve.
+                let connect = ["--connect", "127.0.0.1:\(port)", "--timeout", "170s"]
+                try await place.local.command(["put", "k", "v"] + connect).expect(0)
+                #expect(try await place.local.command(["get", "k"] + connect).text == "v")
+                #expect(dev.isRunning)
+                for pid in [pids[0], pids[2]] { kill(Int32(pid), SIGKILL) }
+                #expect(dev.waitForEnd(secondsMax: 180) && dev.ending == .exit(4))
+                // Behind the lines, why it ended.
+                let last = try await wait(for: 5)[4]
+                let error = try #require(last["error"] as? [String: Any], "\(last)")
+                #expect(error["code"] as? Int == 4 && (error["message"] as? String)?.contains("all hosts") == true)
+                let said = try String(contentsOfFile: errors, encoding: .utf8)
+                #expect(said.contains("host 2 at 127.0.0.1:\(port + 1) ended with signal 9; its log is "), "\(said)")
+                #expect(said.contains("; 2 hosts go on\n") && said.contains("bifrost: all hosts have ended"), "\(said)")
+            }
+        }
+
         /// The only test of the ports that commands know by themselves.
         @Test(.enabled(if: (7_001...7_003).allSatisfy { LocalCluster.isFree($0) }))
         func threeHostsToProgramAgainstAreFoundWithoutBeingNamed() async throws {
@@ -259,7 +309,13 @@ extension IntegrationTests {
             let groups = try #require(ring["groups"] as? [[String: Any]])
             #expect(groups.count == 5)
             #expect(groups.compactMap { $0["slots"] as? Int }.reduce(0, +) == 16_384)
-            #expect(groups.allSatisfy { $0["leader"] is Int })
+            #expect(groups.allSatisfy { $0["leader"] is Int && $0["leaderHost"] as? Int == $0["leader"] as? Int })
+            // Each replica's id is one group's, so that of the leader tells the two apart.
+            for group in groups {
+                let replicas = try #require(group["replicas"] as? [[String: Any]])
+                let leads = replicas.filter { $0["replica"] as? Int == group["leaderReplica"] as? Int }
+                #expect(leads.compactMap { $0["host"] as? Int } == [group["leaderHost"] as? Int ?? 0], "\(group)")
+            }
             let imported = try await cluster.bifrost("import", "--json", "-", input: Array("x\ty\n".utf8)).json()
             #expect(imported["records"] as? Int == 1)
             let file = cluster.directory + "/all.tsv"

@@ -50,6 +50,18 @@ extension IntegrationTests {
                 try await cluster.bifrost("lock", "revoke", "door", "3").expect(1, saying: "nobody has it")
                 try await cluster.bifrost("value", "set", "--guard", "lock:door", "v", "1").expect(
                     64, saying: "lock:17:NAME", "members:17:NAME")
+                // What no token guards does not take one, and changes nothing.
+                for words in [
+                    ["host", "weight", "1", "7"], ["host", "drain", "1"], ["group", "create", "--hosts", "1"],
+                    ["group", "delete", "1"], ["group", "stop", "1"], ["rebalance", "auto", "on"], ["get", "k"],
+                    ["lock", "revoke", "door", "1"], ["members", "create", "w"],
+                ] {
+                    try await cluster.local.command(
+                        words + ["--connect", cluster.local.addresses, "--guard", "lock:1:door"]
+                    ).expect(64, saying: "Unknown option '--guard'")
+                }
+                let weights = try await cluster.bifrost("host", "list", "--json").json()["hosts"] as? [[String: Any]]
+                #expect(weights?.compactMap { $0["weight"] as? Int } == [100, 100, 100])
                 let help = try await cluster.bifrost("value", "set", "--help").text
                 #expect(help.split(whereSeparator: \.isWhitespace).contains("members:EPOCH:NAME,"), "\(help)")
 

@@ -314,11 +314,24 @@ extension IntegrationTests {
                 #expect(try made.json()["groups"] as? [Int] == [3, 4, 5])
                 for group in ["3", "4", "5"] { #expect(try await members(group, cluster).contains(where: \.leads)) }
                 try await cluster.bifrost("group", "delete", "4").expect(0)
-                try await cluster.bifrost("group", "delete", "4").expect(64, saying: "no group 4")
+                let again = try await cluster.bifrost("group", "delete", "4", "--json")
+                again.expect(0)
+                #expect(try again.json()["changed"] as? Bool == false && again.json()["done"] as? Bool == true)
+                try await cluster.bifrost("group", "delete", "9").expect(64, saying: "no group 9")
+                #expect(made.errorText.isEmpty, "\(made.errorText)")
+                #expect(try (made.json()["notes"] as? [String])?.isEmpty == true)
+                let two = try await cluster.bifrost("group", "create", "--hosts", "1,2", "--json")
+                two.expect(0)
+                let note = try #require((two.json()["notes"] as? [String])?.first)
+                #expect(note.contains("two replicas tolerate no loss") && two.errorText == "bifrost: \(note)\n")
+                try await cluster.bifrost("group", "delete", "6").expect(0)
                 try await cluster.bifrost("group", "delete", "1").expect(1, saying: "slots", "nothing was changed")
                 let list = try await cluster.bifrost("group", "list", "--json").json()
                 let groups = try #require(list["groups"] as? [[String: Any]])
                 #expect(groups.compactMap { $0["group"] as? Int } == [0, 1, 2, 3, 5])
+                #expect(groups.allSatisfy { $0["leaderReplica"] as? Int == $0["leader"] as? Int })
+                let one = try await cluster.bifrost("group", "members", "1", "--json").json()
+                #expect(one["cluster"] as? String == list["cluster"] as? String && one["mapVersion"] is Int)
             }
         }
 
@@ -354,6 +367,9 @@ extension IntegrationTests {
                 #expect(try await cluster.bifrost("host", "weight", "4", "0").text == "host 4 has weight 0 already\n")
                 #expect(try await hosts(cluster)[3]["weight"] as? Int == 0)
                 try await cluster.bifrost("host", "weight", "9", "1").expect(64)
+                // One that the host's replica never followed.
+                try await cluster.bifrost("group", "add-replica", "1", "--host", "4", "--successor-of", "999").expect(
+                    64, saying: "no replica 999")
             }
         }
 

@@ -240,6 +240,16 @@ extension IntegrationTests {
                 try await run("scan", "{k}", "--limit", "-1").expect(64, saying: "at least 1, not -1")
                 try await run("watch", "k", "--after", "--limit", "1").expect(64, saying: "Missing value for '--after")
                 try await run("serve", "--directory", "x", "--loops=1.5").expect(64, saying: "expected a whole number")
+                // What a number may be is said where one is no number that it can be.
+                try await run("host", "weight", "1", "99999999999").expect(
+                    64, saying: "'99999999999' is invalid for '<number>'",
+                    "expected a whole number from 0 to 4,294,967,295")
+                try await run("queue", "push", "q", "v", "--priority", "256").expect(
+                    64, saying: "expected a whole number from 0 to 255.")
+                try await run("group", "members", "99999999999").expect(
+                    64, saying: "expected a whole number from 0 to 4,294,967,295, or meta")
+                try await run("scan", "{k}", "--limit", "99999999999999999999").expect(
+                    64, saying: "expected a whole number up to 9,223,372,036,854,775,807")
 
                 let misspelt = try await ChildProcess(
                     place.local.executable, ["import", "--check", "-"], environment: ["BIFROST_CONECT": "127.0.0.1:1"]

@@ -92,6 +92,55 @@ extension IntegrationTests {
             }
         }
 
+        @Test func whatCouldNotBeDoneIsAnObjectToo() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                func failure(_ code: Int32, _ words: [String]) async throws -> String {
+                    let result = try await cluster.local.command(words)
+                    result.expect(code)
+                    #expect(result.text.split(separator: "\n").count == 1, "\(words): \(result.text)")
+                    let object = try result.json()
+                    let error = try #require(object["error"] as? [String: Any], "\(words): \(result.text)")
+                    #expect(object.count == 1 && error["code"] as? Int == Int(code), "\(words): \(result.text)")
+                    let message = try #require(error["message"] as? String)
+                    #expect(result.errorText == "bifrost: \(message)\n", "\(words)")
+                    return message
+                }
+                let here = ["--connect", cluster.local.addresses, "--json"]
+                let nowhere = ["--connect", "127.0.0.1:1", "--timeout", "1s", "--json"]
+                // Of a token that is over, of a key that is none, of what nobody answers.
+                #expect(
+                    try await failure(75, ["value", "set", "{d}v", "1", "--guard", "lock:7:{d}"] + here).contains(
+                        "its token is over"))
+                _ = try await failure(65, ["get", String(repeating: "k", count: 5_000)] + here)
+                for words in [
+                    ["get", "k"], ["watch", "k"], ["scan", "{k}"], ["export", "-"], ["group", "list"],
+                    ["host", "weight", "1", "2"], ["map", "list", "m"], ["ring", "verify"],
+                ] { _ = try await failure(4, words + nowhere) }
+                #expect(
+                    try await failure(64, ["group", "members", "77"] + here).contains("there is no group 77"))
+                // Of a line that is not understood, as far as it is plain that an object is wanted.
+                for words in [
+                    ["get", "--json"], ["frobnicate", "--json"], ["put", "--json", "k", "v", "--nonsense"],
+                    ["get", "--json", "k", "--timeout", "never"],
+                ] { _ = try await failure(64, words) }
+                let file = cluster.directory + "/none.json"
+                #expect(try await failure(74, ["get", "--json", "k", "--config", file]).contains(file))
+                // A flag behind -- is none.
+                let plain = try await cluster.local.command(["get", "--connect", "127.0.0.1:1", "--", "--json"])
+                plain.expect(4)
+                #expect(plain.output.isEmpty)
+                // Who has an object of his own has no other.
+                let down = try await cluster.local.command(["status"] + nowhere)
+                #expect(down.ending == .exit(4) && down.text.split(separator: "\n").count == 1, "\(down.text)")
+                #expect(try down.json()["status"] as? String == "unavailable")
+                let taken = try await cluster.local.command([
+                    "serve", "--json", "--directory", cluster.hosts[0].directory, "--listen", "127.0.0.1:0",
+                ])
+                #expect(taken.ending == .exit(73))
+                #expect((try taken.json()["error"] as? [String: Any])?["code"] as? Int == 73, "\(taken.text)")
+            }
+        }
+
         @Test func aResultThatCannotBeWrittenDoesNotHideThatTheWriteHappened() async throws {
             try await withCluster(hosts: 1, groups: 1) { cluster in
                 try await shell(cluster, "bifrost put k v > /dev/full").expect(
@@ -104,6 +153,24 @@ extension IntegrationTests {
                     74, saying: "all 2 records are written", "No space left")
                 try await shell(cluster, "bifrost get a > /dev/full").expect(
                     74, saying: "can't write to standard output")
+            }
+        }
+
+        @Test func aWatchOfWhatIsQuietEndsWithItsReader() async throws {
+            try await withCluster(hosts: 1, groups: 1) { cluster in
+                try await cluster.bifrost("put", "k", "v").expect(0)
+                try await cluster.bifrost("value", "set", "v", "1").expect(0)
+                // Both lines are read, and no other comes: one that waits for it is killed.
+                let watch = try await shell(cluster, "bifrost watch k | head -2; echo ${PIPESTATUS[0]}")
+                #expect(watch.text == "present\tk\tv\nready\n141\n" && watch.errorText.isEmpty, "\(watch.errorText)")
+                let value = try await ChildProcess(
+                    "/bin/bash",
+                    [
+                        "-c", "\"$0\" value watch --connect \"$1\" v | head -2; echo ${PIPESTATUS[0]}",
+                        cluster.local.executable, cluster.hosts[0].address,
+                    ]
+                ).end(killAfter: .seconds(180))
+                #expect(value.text == "present\t1\nready\n141\n" && value.errorText.isEmpty, "\(value.errorText)")
             }
         }
 

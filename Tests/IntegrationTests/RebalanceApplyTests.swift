@@ -68,6 +68,32 @@ extension IntegrationTests {
             }
         }
 
+        @Test func aProofDoesNotWaitForAHostThatIsGone() async throws {
+            try await withMovingSlots { cluster in
+                try await fill(cluster, keys: 10, bytes: 10)
+                cluster.local.kill(cluster.hosts[2])
+                _ = try await cluster.waitForStatus(3)
+                // Who waited for it would be killed before.
+                let verified = try await cluster.bifrost(
+                    "ring", "verify", "--timeout", "1h", "--progress", "--json", limit: .seconds(300))
+                verified.expectLast(
+                    4, saying: "not proven: host 3 at \(cluster.hosts[2].address) does not answer (connection refused",
+                    "nothing is known of 3 replicas; nothing that the others have speaks against it")
+                #expect(verified.errorText.contains("on host 3, which does not answer"), "\(verified.errorText)")
+                let report = try verified.json()
+                #expect(report["proven"] as? Bool == false && report["silentHosts"] as? [Int] == [3])
+                #expect((report["violations"] as? [Any])?.isEmpty == true)
+                let unproven = try #require(report["unproven"] as? [String])
+                #expect(unproven.count == 3, "\(unproven)")
+                #expect(unproven.allSatisfy { $0.contains("on host 3: its host") }, "\(unproven)")
+
+                try cluster.start(cluster.hosts[2])
+                let whole = try await cluster.bifrost("ring", "verify", "--json", limit: .seconds(200))
+                whole.expect(0)
+                #expect(try whole.json()["silentHosts"] as? [Int] == [])
+            }
+        }
+
         @Test func whatIsDetachedGoesOnIsPausedResumedAndCancelled() async throws {
             try await withMovingSlots { cluster in
                 try await fill(cluster, keys: 300, bytes: 4_000)
@@ -126,7 +152,14 @@ extension IntegrationTests {
                 #expect(cancelled.text.contains("begins no rebalancing by itself any more"), "\(cancelled.text)")
                 let after = try await cluster.bifrost("rebalance", "auto", "--json")
                 after.expect(0)
-                #expect(try after.json()["auto"] == nil)
+                #expect(try after.json()["auto"] == nil && after.json()["on"] as? Bool == false)
+                let both = try await cluster.bifrost("rebalance", "auto", "on", "--json")
+                #expect(try both.json()["on"] as? Bool == true, "\(both.text)")
+                let ended = try await cluster.bifrost("rebalance", "cancel", "--json")
+                ended.expect(0)
+                #expect(try ended.json()["autoEnded"] as? Bool == true && ended.json()["changed"] as? Bool == true)
+                let off = try await cluster.bifrost("rebalance", "auto", "off", "--json")
+                #expect(try off.json()["on"] as? Bool == false && off.json()["changed"] as? Bool == false)
                 try await cluster.bifrost("rebalance", "apply", "--auto", input: Array("no\n".utf8)).expectLast(
                     1, saying: "nothing was changed")
                 try await cluster.bifrost("rebalance", "apply", "--auto", "--yes", "--max-concurrent", "5").expect(0)
@@ -180,6 +213,13 @@ extension IntegrationTests {
                     #expect(report["rebalancing"] as? Int == id && report["done"] as? Bool == false, "\(report)")
                 }
 
+                // It is to have slots, and what is planned beside it is for nobody.
+                try await cluster.bifrost("group", "delete", "3").expect(
+                    1, saying: "group 3 is part of rebalancing \(id)", "'bifrost rebalance cancel'")
+                let refused = try await cluster.bifrost("rebalance", "apply", "--yes")
+                refused.expect(1, saying: "rebalancing \(id) is under way", "nothing was begun")
+                #expect(refused.text.isEmpty, "\(refused.text)")
+
                 // What is so already is no change.
                 func isChanged(_ words: String...) async throws -> Bool {
                     let result = try await rebalance(cluster, words)
@@ -196,10 +236,65 @@ extension IntegrationTests {
                 let cancelled = try await cluster.bifrost("rebalance", "cancel")
                 cancelled.expect(0)
                 #expect(cancelled.text.hasPrefix("rebalancing \(id) is cancelled"), "\(cancelled.text)")
+                // Coming to its end, or over.
+                for word in ["pause", "resume"] {
+                    let late = try await cluster.bifrost("rebalance", word, "--json")
+                    late.expect(1, saying: "was cancelled")
+                    #expect(try late.json()["changed"] as? Bool == false, "\(late.text)")
+                }
                 try await cluster.bifrost("rebalance", "watch", limit: .seconds(600)).expect(1, saying: "was cancelled")
                 let after = try await cluster.bifrost("rebalance", "status", "--json")
                 after.expect(1, saying: "was cancelled")
                 #expect(try after.json()["state"] as? String == "cancelled")
+                try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
+            }
+        }
+
+        /// Two replicas, of which one is lost: the meta group's leader, which has a majority, knows nothing of that.
+        @Test func whatWaitsForAGroupWithoutAMajorityIsBlockedAndSaysByWhom() async throws {
+            try await withMovingSlots(spare: 1) { cluster in
+                let (rest, lost) = (Array(cluster.hosts.prefix(3)), cluster.hosts[3])
+                try await cluster.bifrost("host", "add", lost.address, at: rest).expect(0)
+                try await fill(cluster, keys: 300, bytes: 4_000)
+                try await cluster.bifrost(
+                    "group", "create", "--hosts", "1,4", "--timeout", "180s", limit: .seconds(200)
+                ).expect(0)
+                let begun = try await cluster.bifrost(
+                    "rebalance", "apply", "--yes", "--detach", "--max-bytes-per-second", "512", "--bytes-percent",
+                    "1000", "--operations-percent", "1000", "--leaders-percent", "1000", limit: .seconds(200))
+                begun.expectInProgress()
+                // Steps that move no records are done at once; the others take longer than this looks on.
+                try await wait("slots with records that are on their way") {
+                    let steps = try await cluster.bifrost("rebalance", "status", "--json").json()["steps"]
+                    return (steps as? [[String: Any]] ?? []).contains { ($0["copiedBytes"] as? Int ?? 0) > 0 }
+                }
+                cluster.local.kill(lost)
+
+                try await wait("a group without a leader that holds up all") {
+                    try await cluster.bifrost("rebalance", "status", at: rest).ending == .exit(8)
+                }
+                let status = try await cluster.bifrost("rebalance", "status", "--json", at: rest)
+                status.expect(8, saying: "group 4, which has no leader: host 4 does not answer")
+                let report = try status.json()
+                let leaderless = try #require(report["leaderless"] as? [[String: Any]])
+                #expect(leaderless.count == 1 && leaderless[0]["group"] as? Int == 4, "\(leaderless)")
+                #expect(leaderless[0]["silentHosts"] as? [Int] == [4], "\(leaderless)")
+                #expect(report["state"] as? String == "blocked" && report["secondsLeft"] == nil, "\(report)")
+                try await cluster.bifrost("rebalance", "watch", at: rest).expect(8, saying: "which has no leader")
+                let other = try await cluster.bifrost("rebalance", "apply", "--yes", at: rest)
+                other.expect(1, saying: "is under way")
+
+                // What is under way can't be taken back either, without the group.
+                try await cluster.bifrost("rebalance", "cancel", at: rest).expect(0)
+                let paused = try await cluster.bifrost("rebalance", "pause", "--json", at: rest)
+                paused.expect(1, saying: "was cancelled")
+                #expect(try paused.json()["changed"] as? Bool == false, "\(paused.text)")
+                try await cluster.bifrost("group", "delete", "4", at: rest).expect(1, saying: "is part of rebalancing")
+                try cluster.start(lost)
+                try await wait("a group with a leader that takes it back") {
+                    try await cluster.bifrost("rebalance", "status").ending == .exit(1)
+                }
+                try await cluster.bifrost("rebalance", "watch").expect(1, saying: "was cancelled")
                 try await cluster.bifrost("ring", "verify", limit: .seconds(200)).expect(0)
             }
         }

@@ -82,8 +82,9 @@ import Testing
         #expect(standing.isBlocked)
         standing.waits[1] = .members(GroupID(1))
         #expect(!standing.isBlocked)
+        #expect(standing.isBlocked { $0 == 1 } && !standing.isBlocked { $0 == 2 })
         for place in standing.rebalancing.steps.indices { standing.rebalancing.steps[place].state = .done }
         standing.waits = [nil, nil, nil]
-        #expect(!standing.isBlocked)
+        #expect(!standing.isBlocked && !standing.isBlocked { _ in true })
     }
 }

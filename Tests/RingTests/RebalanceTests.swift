@@ -436,7 +436,11 @@ import Testing
         let plan = Planner.rebalance(RebalanceInput(map: map))
         check(RebalanceInput(map: map), plan)
         #expect(!plan.steps.contains { if case .replica = $0.move { true } else { false } })
-        #expect(plan.unreached.contains { $0.subject == .host(HostID(3)) && $0.why.contains("8 replicas stay") })
+        func why(_ plan: RebalancePlan) -> String? { plan.unreached.first { $0.subject == .host(HostID(3)) }?.why }
+        #expect(why(plan) == "8 replicas stay: no other host may take them", "\(plan.unreached)")
+        let one = try RebalanceModel.map(hosts: hosts, groups: [[3, 1, 2], [1, 2]])
+        let rest = Planner.rebalance(RebalanceInput(map: one))
+        #expect(why(rest) == "1 replica stays: no other host may take it", "\(rest.unreached)")
         #expect(!plan.hosts.contains { $0.host == HostID(3) && $0.after.leaders > 0 }, "leads can go all the same")
     }
 

@@ -188,6 +188,43 @@ import Testing
         }
     }
 
+    /// Asked for before its step has begun, no migration holds the group yet.
+    @Test func aGroupThatSlotsAreToComeToOrLeaveIsNotDeleted() throws {
+        func refusal(_ meta: Meta, _ group: UInt32) -> String? {
+            let payload = MetaCommand.change(.deleteGroup(GroupID(group))).payload()
+            guard case .invalid(let text)? = meta.machine.meta.check(payload) else { return nil }
+            return text
+        }
+        var meta = try Meta()
+        let hosts = meta.map.hosts.prefix(3).map(\.id)
+        for _ in 0..<2 {
+            #expect(try meta.apply(.change(.createGroup(weight: 100, hosts: hosts, preferred: 0))) == nil)
+        }
+        #expect(refusal(meta, 5) == nil)
+        let steps = [
+            Rebalancing.Step(
+                .slots(meta.slots(of: 1, 0..<5), from: GroupID(1), to: GroupID(2)), .groupIsUneven, bytes: 5),
+            Rebalancing.Step(.slots(meta.slots(of: 1, 5..<9), from: GroupID(1), to: GroupID(5)), .groupIsNew, bytes: 4),
+        ]
+        let planned = RebalancingPlan(
+            token: 1, steps: steps, for: meta.map, limits: Rebalancing.Limits(concurrentMax: 1))
+        #expect(try meta.apply(.beginRebalancing(planned)) == nil)
+        let id = try #require(meta.record?.id)
+        #expect(meta.map.migrations.isEmpty)
+        let text = refusal(meta, 5)
+        #expect(text?.contains("group 5 is part of rebalancing \(id), whose step 2") == true, "\(text ?? "")")
+        #expect(text?.contains("'bifrost rebalance cancel'") == true && MetaMachine.isRefusalByRebalancing(text ?? ""))
+        #expect(refusal(meta, 1)?.contains("whose step 1") == true)
+        // In no step.
+        #expect(refusal(meta, 6) == nil && refusal(meta, 3) == nil)
+        // What is in the log already takes effect as it ever did: replicas of all versions do the same.
+        var late = meta
+        #expect(try late.apply(.change(.deleteGroup(GroupID(5)))) == nil && late.map.group(GroupID(5)) == nil)
+        #expect(try meta.apply(.setRebalancing(id, .cancel)) == nil)
+        #expect(meta.record?.isOver == true && refusal(meta, 5) == nil)
+        #expect(try meta.apply(.change(.deleteGroup(GroupID(5)))) == nil && meta.map.group(GroupID(5)) == nil)
+    }
+
     // MARK: - Carrying out
 
     /// Drives and reports until nothing is left to do; each command of the driver comes twice, and between every two entries

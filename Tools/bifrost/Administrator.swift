@@ -65,10 +65,18 @@ final class Administrator: Sendable {
     }
 
     func probe(_ address: String) throws(ToolError) -> HostProbe {
-        if let known = state.withLock({ $0.probes[address] }) { return known }
-        let new = try HostProbe(address)
-        state.withLock { $0.probes[address] = new }
-        return new
+        // One for each address, whoever asks at the same time.
+        try state.withLock { (state) throws(ToolError) in
+            if let known = state.probes[address] { return known }
+            let new = try HostProbe(address)
+            state.probes[address] = new
+            return new
+        }
+    }
+
+    /// Ends the connection to this address, and with it what is asked there; the next question makes a new one.
+    func hangUp(_ address: String) {
+        state.withLock { $0.probes.removeValue(forKey: address) }?.close()
     }
 
     /// The command's time is over.
@@ -225,6 +233,9 @@ final class Administrator: Sendable {
                     throw ToolError(.negative, "\(text); nothing was changed")
                 }
                 let isDoubtful = if case .unknown(let asked) = past { asked.version == map.version } else { false }
+                if !isDoubtful, MetaMachine.isRefusalByRebalancing(text) {
+                    throw ToolError(.negative, "\(text); nothing was changed")
+                }
                 if !isDoubtful { past = .refused }
                 if let newer = try await self.map(after: map.version) {
                     map = newer

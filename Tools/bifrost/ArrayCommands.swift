@@ -80,7 +80,7 @@ struct ArrayCommands: AsyncParsableCommand {
     /// On a line of its own, with the index in front.
     static func print(_ element: ReliableArray<Bytes>.Element, at index: Int, _ options: ClientOptions) throws {
         if options.common.json {
-            try Output.json(Line(element, at: index))
+            try Output.jsonLine(Line(element, at: index))
         } else {
             try Output.write(RecordFormat.line([Bytes("\(index)"), element.value]))
         }
@@ -94,10 +94,11 @@ struct ArrayCommands: AsyncParsableCommand {
             discussion: "EXAMPLE: bifrost array append lines 'first line' 'second line'")
         @Argument(help: "The array's name.") var name: KeyArgument
         @Argument(help: "Values, up to 256.") var values: [KeyArgument]
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let ids = try await cluster.array(name.bytes, of: Bytes.self).append(values.map(\.bytes))
             await cluster.close()
             try ArrayCommands.print(ids, options)
@@ -120,6 +121,7 @@ struct ArrayCommands: AsyncParsableCommand {
         var index: UInt64?
         @Option(help: ArgumentHelp("Before the element with this id.", valueName: "id")) var before: UInt64?
         @Option(help: ArgumentHelp("Behind the element with this id.", valueName: "id")) var after: UInt64?
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func validate() throws {
@@ -132,7 +134,7 @@ struct ArrayCommands: AsyncParsableCommand {
             let point: ArrayPoint =
                 before.map { .before(ArrayElementID($0)) } ?? after.map { .behind(ArrayElementID($0)) }
                 ?? .index(index ?? 0)
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let ids = try await cluster.array(name.bytes, of: Bytes.self).insert(values.map(\.bytes), at: point)
             await cluster.close()
             try ArrayCommands.print(ids, options)
@@ -152,11 +154,12 @@ struct ArrayCommands: AsyncParsableCommand {
         @OptionGroup var value: ValueArgument
         @OptionGroup var place: Place
         @OptionGroup var condition: Condition
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
             let bytes = try value.bytes()
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let revision = try await cluster.array(name.bytes, of: Bytes.self).set(
                 bytes, at: place.place, if: condition.test)
             await cluster.close()
@@ -203,6 +206,7 @@ struct ArrayCommands: AsyncParsableCommand {
         @OptionGroup var place: Place
         @OptionGroup var condition: Condition
         @Option(help: ArgumentHelp("With --at: so many, up to 256.", valueName: "number")) var count: Int?
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func validate() throws {
@@ -213,7 +217,7 @@ struct ArrayCommands: AsyncParsableCommand {
         }
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let array = cluster.array(name.bytes, of: Bytes.self)
             if let count, let index = place.index {
                 try await array.removeSubrange(Int(index)..<Int(index) + count)
@@ -333,6 +337,7 @@ struct ArrayCommands: AsyncParsableCommand {
         @Option(help: ArgumentHelp("So many of the last stay.", valueName: "count")) var last: UInt32?
         @Option(help: ArgumentHelp("From this index on they stay …", valueName: "index")) var from: UInt32?
         @Option(help: ArgumentHelp("… up to before this one.", valueName: "index")) var before: UInt32?
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func validate() throws {
@@ -347,7 +352,7 @@ struct ArrayCommands: AsyncParsableCommand {
         }
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let array = cluster.array(name.bytes, of: Bytes.self)
             let count =
                 if let first {
@@ -366,10 +371,11 @@ struct ArrayCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Takes all elements out; prints how many there were.")
         @Argument(help: "The array's name.") var name: KeyArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let count = try await cluster.array(name.bytes, of: Bytes.self).clear()
             await cluster.close()
             try ObjectReport.print(count: count, options)
@@ -406,6 +412,8 @@ struct ArrayCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             var left = watch.limit ?? .max
             var position = watch.after.map { Revision($0) }
+            let reader = OutputReader()
+            defer { reader.end() }
             do throws(BifrostError) {
                 for try await event in cluster.array(name.bytes, of: Bytes.self).watch(from: start) {
                     position = event.resume ?? position
@@ -437,7 +445,7 @@ struct ArrayCommands: AsyncParsableCommand {
             case .progress: line.change = "progress"
             }
             if let value = event.value { (line.value, line.valueBase64) = value.forJSON }
-            if options.common.json { return try Output.json(line) }
+            if options.common.json { return try Output.jsonLine(line) }
             guard event.kind != .progress else { return }
             let numbers = [line.index, line.from, line.before].compactMap { $0.map { Bytes("\($0)") } }
             let rest = [line.id.map { Bytes("\($0)") }, event.value].compactMap { $0 }

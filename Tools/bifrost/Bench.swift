@@ -33,7 +33,8 @@ struct Bench: AsyncParsableCommand {
             a lock who has it. Of locks at most 128 are in flight per group: a session holds no more than 256.
 
             With --local the hosts are processes of their own in a new directory below --directory, which has to be on a real \
-            disk; they and the directory are removed at the end. With --embedded the one host is in this process, and calls             reach it without a socket; the CPU is that of this process.
+            disk; they and the directory are removed at the end. With --embedded the one host is in this process, and calls \
+            reach it without a socket; the CPU is that of this process.
 
             EXAMPLES
               bifrost bench --local 3 --groups 16 --payload 128 --window 512

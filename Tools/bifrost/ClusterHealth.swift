@@ -32,6 +32,8 @@ package struct ClusterHealth: Sendable {
         package var replicas: [(replica: ReplicaID, host: HostID)]
         /// With a majority behind it, as it says itself.
         package var leader: HostID?
+        /// Its replica that leads.
+        package var leaderReplica: ReplicaID?
         package var preferredHost: HostID?
         package var term = Term.zero
         package var commitIndex = LogIndex.zero
@@ -131,6 +133,7 @@ package struct ClusterHealth: Sendable {
             $0.status.term < $1.status.term
         }
         groups[index].leader = leader?.host
+        groups[index].leaderReplica = leader?.status.replica
         groups[index].term = replicas.map(\.status.term).max() ?? .zero
         groups[index].commitIndex = replicas.map(\.status.commitIndex).max() ?? .zero
         groups[index].revision = replicas.map(\.status.revision).max() ?? .zero

@@ -12,7 +12,9 @@ struct Dev: AsyncParsableCommand {
         discussion: """
             The hosts listen on 127.0.0.1, ports 7001 to 7003, where all commands look without flags. The first run makes \
             the cluster; later ones go on with what is there. Hosts are processes of their own, with their logs beside \
-            their data, and end with this command, which ends when one of them does.
+            their data, and end with this command. One that ends before is named on standard error, with how it ended, \
+            and the others go on; when none is left the command ends, with 4. With --json that is a line, too: \
+            {"event":"ended",…}
 
             When the cluster serves it prints one line on standard output:
 
@@ -47,6 +49,19 @@ struct Dev: AsyncParsableCommand {
         var pids: [Int32]
     }
 
+    /// A host that ended before this command.
+    private struct End: Encodable {
+        var event = "ended"
+        var host: Int
+        var address: String
+        /// The exit code, or the signal.
+        var code: Int32?
+        var signal: Int32?
+        var log: String
+        /// Hosts that are left.
+        var running: Int
+    }
+
     /// How often it is looked whether all hosts still run.
     private static let lookPause = Duration.milliseconds(200)
 
@@ -79,17 +94,40 @@ struct Dev: AsyncParsableCommand {
             throw error
         }
         if common.json {
-            try Output.json(
+            try Output.jsonLine(
                 Announcement(addresses: addresses, directory: cluster.directory, pids: cluster.hosts.map(\.pid)))
         } else {
             try Output.line("serving \(cluster.addresses) directory \(cluster.directory)")
         }
+        var running = cluster.hosts
         while true {
             try await Task.sleep(for: Self.lookPause)
+            let ended = running.filter { !$0.isRunning }
             // One that a signal has stopped ends as it should, and this process behind it.
-            guard let ended = cluster.hosts.first(where: { !$0.isRunning }), !cluster.isEnding else { continue }
-            for line in ended.lastWords { Output.note(line) }
-            throw ToolError(.unavailable, "host \(ended.number) ended; its log is \(ended.log)")
+            guard !ended.isEmpty, !cluster.isEnding else { continue }
+            for host in ended {
+                running.removeAll { $0 === host }
+                try say(host, left: running.count)
+            }
+            guard !running.isEmpty else {
+                throw ToolError(.unavailable, "all hosts have ended; their logs and data are in \(cluster.directory)")
+            }
         }
+    }
+
+    private func say(_ host: LocalCluster.HostProcess, left: Int) throws {
+        // The last of them is how it ended.
+        for line in host.lastWords.dropLast() { Output.note(line) }
+        let ending = host.process?.ending.map { " with \($0)" } ?? ""
+        let others = left > 0 ? "; \(HumanText.count(left, "host")) go\(left == 1 ? "es" : "") on" : ""
+        Output.note("host \(host.number) at \(host.address) ended\(ending); its log is \(host.log)\(others)")
+        guard common.json else { return }
+        var end = End(host: host.number, address: host.address, log: host.log, running: left)
+        switch host.process?.ending {
+        case .exit(let code)?: end.code = code
+        case .signal(let signal)?: end.signal = signal
+        case nil: break
+        }
+        try Output.jsonLine(end)
     }
 }

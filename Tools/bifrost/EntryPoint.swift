@@ -16,11 +16,13 @@ struct EntryPoint {
     }
 
     private static func run(_ arguments: [String]) async -> ExitStatus {
-        var isJSON = false
+        // Of a line that can't be understood: as far as it is plain.
+        var isJSON = arguments.prefix { $0 != "--" }.contains("--json")
+        var isOfRecords = false
         do {
             guard let parsed = try parse(arguments) else { return .done }
             var command = parsed.command
-            isJSON = parsed.isJSON
+            (isJSON, isOfRecords) = (parsed.isJSON, parsed.isOfRecords)
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {
@@ -28,6 +30,8 @@ struct EntryPoint {
             }
             return .done
         } catch let outcome as Outcome {
+            // Its result says all, in whatever form it has one; where nothing came of it, nothing did.
+            if isJSON, !outcome.words.isEmpty { Failure.say(outcome.status, outcome.words) }
             return outcome.status
         } catch  where BifrostCommand.exitCode(for: error) == .success {
             // Help and the like: the parser's way to say that there is nothing to run.
@@ -35,8 +39,12 @@ struct EntryPoint {
             return .done
         } catch {
             let error = ToolError(error)
-            if isJSON, [.negative, .stale, .blocked].contains(error.status), !Output.hasBegun {
-                try? Output.json(Negative(reason: error.message))
+            if isJSON {
+                switch error.status {
+                case .negative, .stale, .blocked:
+                    if !Output.hasBegun, !isOfRecords { try? Output.json(Negative(reason: error.message)) }
+                default: Failure.say(error.status, error.message)
+                }
             }
             if !error.message.isEmpty { Output.note(error.message) }
             return error.status
@@ -49,9 +57,27 @@ struct EntryPoint {
         var reason: String
     }
 
+    /// With --json each other end that is no good one is an object too, behind those that a stream had before.
+    private struct Failure: Encodable {
+        struct Words: Encodable {
+            /// The exit code.
+            var code: Int32
+            var message: String
+        }
+        var error: Words
+
+        /// Unless the command had an object of its own, or nobody reads any more.
+        static func say(_ status: ExitStatus, _ message: String) {
+            guard !Output.hasObject, status != .outputClosed else { return }
+            try? Output.json(Failure(error: Words(code: status.rawValue, message: message)))
+        }
+    }
+
     private struct Parsed {
         var command: any ParsableCommand
         var isJSON: Bool
+        /// Its lines are records, to be imported: none is no line.
+        var isOfRecords: Bool
     }
 
     /// Nil: help or the version was asked for, and is printed.
@@ -79,9 +105,8 @@ struct EntryPoint {
         }
         do {
             let command = try parseJoining(&settings)
-            // What scan prints is imported, line by line, and nothing is no line.
-            let isJSON = (settings.isOnCommandLine("json") || settings.isGiven("json")) && settings.path != ["scan"]
-            return Parsed(command: command, isJSON: isJSON)
+            let isJSON = settings.isOnCommandLine("json") || settings.isGiven("json")
+            return Parsed(command: command, isJSON: isJSON, isOfRecords: settings.path == ["scan"])
         } catch {
             guard BifrostCommand.exitCode(for: error) != .success else {
                 try Output.line(BifrostCommand.fullMessage(for: error))
@@ -121,17 +146,22 @@ extension EntryPoint {
         }
     }
 
-    /// What an option takes whose value the parser refuses without saying it: found by trying, as the parser tells
-    /// nobody.
+    /// What an option or argument takes whose value the parser refuses without saying it: found by trying, as the parser
+    /// tells nobody.
     private static func expectation(_ arguments: [String], _ error: any Error) -> String {
         let message = BifrostCommand.message(for: error)
-        guard let match = message.firstMatch(of: /^The value '(.*)' is invalid for '(--[a-z-]+) <[^>]*>'$/) else {
+        guard let match = message.firstMatch(of: /^The value '(.*)' is invalid for '((?:--[a-z-]+ )?<[^>]*>)'$/) else {
             return ""
         }
-        let (value, flag) = (String(match.1), String(match.2))
+        let (value, name) = (String(match.1), String(match.2))
+        let flag = name.hasPrefix("--") ? String(name.prefix { $0 != " " }) : nil
         func takes(_ other: String) -> Bool {
             var tried = arguments
             for place in tried.indices {
+                guard let flag else {
+                    if tried[place] == value { tried[place] = other }
+                    continue
+                }
                 if tried[place] == "\(flag)=\(value)" { tried[place] = "\(flag)=\(other)" }
                 if tried[place] == value, place > 0, tried[place - 1] == flag { tried[place] = other }
             }
@@ -140,14 +170,29 @@ extension EntryPoint {
                 return true
             } catch {
                 // What else is wrong with the line is not in question here.
-                return !BifrostCommand.message(for: error).hasPrefix("The value '\(other)' is invalid for '\(flag) ")
+                return !BifrostCommand.message(for: error).hasPrefix("The value '\(other)' is invalid for '\(name)'")
             }
         }
         if takes("0.5") { return ": expected a number" }
         guard takes("1") else { return "" }
-        let bound = value.hasPrefix("-") ? takes("0") ? ", 0 or above" : ", above 0" : ""
-        return ": expected a whole number\(bound)"
+        let word = takes("meta") ? ", or meta" : ""
+        if value.hasPrefix("-") {
+            return ": expected a whole number\(takes("0") ? ", 0 or above" : ", above 0")\(word)"
+        }
+        let isWhole = !value.isEmpty && value.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+        guard isWhole, let bound = bounds.first(where: { takes("\($0.last)") && !takes($0.next) }) else {
+            return ": expected a whole number\(word)"
+        }
+        let range = bound.isFromZero ? "from 0 to" : "up to"
+        return ": expected a whole number \(range) \(HumanText.grouped(bound.last))\(word)"
     }
+
+    /// The last numbers of the types that numbers are kept in, and what follows them.
+    private static let bounds: [(last: UInt64, next: String, isFromZero: Bool)] = [
+        (UInt64(UInt8.max), "256", true), (UInt64(UInt16.max), "65536", true),
+        (UInt64(Int32.max), "2147483648", false), (UInt64(UInt32.max), "4294967296", true),
+        (UInt64(Int64.max), "9223372036854775808", false), (UInt64.max, "18446744073709551616", true),
+    ]
 
     /// For who meant a command to be run, or a key or a value that begins with a dash.
     private static func hint(_ settings: Settings, _ message: String) -> String {

@@ -116,7 +116,7 @@ struct GroupAddReplica: AsyncParsableCommand {
         let group = try MapNames.group(group.id, in: map)
         let host = try MapNames.host(host, in: map)
         let predecessor = successorOf.map { ReplicaID($0) }
-        // Once the move is over, the host has the one and the group not the other any more.
+        // Once the move is over, the host has the one and the group not the other any more: the wish knows.
         if let predecessor, group.replica(on: host.id) == nil { _ = try MapNames.replica(predecessor, of: group) }
         let role = learner ? ReplicaRecord.Role.learner : .voter
         try await administrator.carryOut(
@@ -358,12 +358,26 @@ struct GroupTransferLeader: AsyncParsableCommand {
     }
 }
 
+/// What is to be known of a number of replicas. Pure.
+package enum ReplicaCount {
+    /// What that many voters bear is less than one would think; nil: it is what the number says.
+    package static func note(_ count: Int) -> String? {
+        switch count {
+        case 1: "one replica tolerates no loss: the group is gone while its host is, and for good with its disk"
+        case 2: "two replicas tolerate no loss: a majority of two is both. Three tolerate the loss of one"
+        case _ where count % 2 == 0:
+            "\(count) replicas tolerate the loss of \(count / 2 - 1), as \(count - 1) do: a majority is \(count / 2 + 1)"
+        default: nil
+        }
+    }
+}
+
 struct GroupCreate: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "create", abstract: "Makes new groups, without slots.",
         discussion: """
-            Each has a replica on each of the hosts. With --count the hosts take turns as preferred leaders. If it ends \
-            half-way, it says which groups are there.
+            Each has a replica on each of the hosts; of one or two, and of even numbers, it is said what they tolerate. \
+            With --count the hosts take turns as preferred leaders. If it ends half-way, it says which groups are there.
 
             EXAMPLES:
               bifrost group create --hosts 1,2,3
@@ -388,6 +402,8 @@ struct GroupCreate: AsyncParsableCommand {
         var groups: [UInt32]
         var mapVersion: UInt64
         var done: Bool
+        /// What else is to be known, as standard error has it.
+        var notes: [String]
     }
 
     private var words: [String] { hosts.split(separator: ",", omittingEmptySubsequences: false).map(String.init) }
@@ -435,8 +451,13 @@ struct GroupCreate: AsyncParsableCommand {
                 for: [.led(made)], since: version, what: name, hint: "bifrost group list",
                 meter: wait.meter(name, counting: "group"))
         }
+        let note = ReplicaCount.note(hosts.count)
+        if let note { Output.note(note) }
         if options.common.json {
-            return try Output.json(Report(groups: made.map(\.rawValue), mapVersion: version, done: !wait.noWait))
+            return try Output.json(
+                Report(
+                    groups: made.map(\.rawValue), mapVersion: version, done: !wait.noWait,
+                    notes: note.map { [$0] } ?? []))
         }
         try Output.line(
             (made.count == 1 ? "group \(made[0]) is made" : "groups \(list(made)) are made")
@@ -450,6 +471,10 @@ struct GroupDelete: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "delete", abstract: "Deletes a group that has no slots.",
         discussion: """
+            Refused as long as slots are on their way to it or from it, or are to be, as a rebalancing that is under way \
+            says: wait until that is over, or cancel it.
+            Numbers of groups are given once: one that was deleted before stays so, and nothing is changed.
+
             EXAMPLES:
               bifrost group delete 17
             """)
@@ -469,7 +494,7 @@ struct GroupDelete: AsyncParsableCommand {
                 ChangeReport(
                     group: group.id.rawValue, mapVersion: change.mapVersion, changed: change.isChanged, done: true))
         }
-        try Output.line("\(group.id.words) is deleted" + (change.isChanged ? "" : "; somebody else was faster"))
+        try Output.line("\(group.id.words) is deleted" + (change.isChanged ? "" : "; it was before"))
     }
 }
 

@@ -96,6 +96,9 @@ extension ReplicaRecord.Membership {
 }
 
 private struct GroupReport: Encodable {
+    /// Of a group alone; in a list they stand above all groups.
+    var cluster: String?
+    var mapVersion: UInt64?
     var group: UInt32
     var weight: UInt32
     var slots: Int
@@ -103,7 +106,9 @@ private struct GroupReport: Encodable {
     var settled: Bool
     /// People stopped it.
     var stopped: Bool
+    /// The replica, by the name that it had first; `leaderReplica` and `leaderHost` say what they are.
     var leader: UInt64?
+    var leaderReplica: UInt64?
     var leaderHost: UInt64?
     var term: UInt64?
     var commitIndex: UInt64?
@@ -118,6 +123,7 @@ private struct GroupReport: Encodable {
         settled = group.isSettled
         stopped = group.state == .stopped
         leader = found.leader?.replica.rawValue
+        leaderReplica = leader
         leaderHost = found.leader.flatMap { group.host(of: $0.replica)?.rawValue }
         term = found.leader?.term.rawValue
         commitIndex = found.leader?.commitIndex.rawValue
@@ -207,7 +213,8 @@ struct GroupMembers: AsyncParsableCommand {
         let map = try await administrator.map()
         let record = try MapNames.group(group.id, in: map)
         let accounts = try await administrator.accounts(map)
-        let report = GroupReport(record, map, accounts, slots: map.ring.slots(of: record.id).count)
+        var report = GroupReport(record, map, accounts, slots: map.ring.slots(of: record.id).count)
+        (report.cluster, report.mapVersion) = (map.cluster.description, map.version)
         if options.common.json { return try Output.json(report) }
         var table = Table([
             ("replica", .right), ("host", .right), ("address", .left), ("wanted", .left), ("reported", .left),

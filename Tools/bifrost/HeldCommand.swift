@@ -55,8 +55,9 @@ struct HeldCommandOptions: ParsableArguments {
 
     static let words = """
         Runs COMMAND while it is held. It finds the fencing token in its environment as BIFROST_LOCK_TOKEN, and, but for \
-        semaphores and memberships, as BIFROST_GUARD, which is the --guard of all 'bifrost' commands in it: what they change they change only \
-        while the token stands. If it is lost, the command \
+        semaphores and memberships, as BIFROST_GUARD, which is the --guard of all 'bifrost' commands in it that have one: \
+        keys, data types and state machines they change only while the token stands. Nothing guards what changes hosts, \
+        groups, slots, locks and memberships. If it is lost, the command \
         is ended (SIGTERM, after --grace SIGKILL; with its process group, unless it reads from a terminal), and the exit \
         code is 75; also if the command ends by itself then. Else the exit code is the command's, 128 and the signal's \
         number if it was killed, or this process while it waited, which leaves no place among those who wait; 127 if it \

@@ -69,6 +69,7 @@ struct Import: AsyncParsableCommand {
     var resume: String?
 
     @OptionGroup var progress: ProgressOptions
+    @OptionGroup var fence: GuardOptions
     @OptionGroup var options: ClientOptions
 
     /// Time for one record, if the command line says nothing: enough for a host to die and its groups to elect others.
@@ -120,7 +121,7 @@ struct Import: AsyncParsableCommand {
         let input = try InputFile(opening: file)
         defer { input.close() }
         if check { return try await lookThrough(input) }
-        let cluster = try await options.cluster(timeout: Self.timeout)
+        let cluster = try await options.cluster(timeout: Self.timeout, guardedBy: fence.token)
         let note: ImportNote?
         if let resume {
             let map = try await cluster.map()

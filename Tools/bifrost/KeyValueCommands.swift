@@ -124,6 +124,7 @@ struct Put: AsyncParsableCommand {
 
     @OptionGroup var condition: ConditionOptions
 
+    @OptionGroup var fence: GuardOptions
     @OptionGroup var options: ClientOptions
 
     func run() async throws {
@@ -135,7 +136,7 @@ struct Put: AsyncParsableCommand {
         if let problem = KeyValue.problem(ofValueOf: bytes.count, timeToLiveMillis: 0) {
             throw ToolError(.badData, "\(problem)")
         }
-        let cluster = try await options.cluster()
+        let cluster = try await options.cluster(guardedBy: fence.token)
         let revision =
             if let test = condition.test {
                 try await cluster.kv.put(key.bytes, bytes, if: test, timeToLive: ttl?.duration)
@@ -166,11 +167,12 @@ struct Delete: AsyncParsableCommand {
 
     @OptionGroup var condition: ConditionOptions
 
+    @OptionGroup var fence: GuardOptions
     @OptionGroup var options: ClientOptions
 
     func run() async throws {
         try key.check()
-        let cluster = try await options.cluster()
+        let cluster = try await options.cluster(guardedBy: fence.token)
         let revision =
             if let test = condition.test {
                 try await cluster.kv.delete(key.bytes, if: test)

@@ -36,10 +36,11 @@ struct LatchCommands: AsyncParsableCommand {
         @Argument(help: "Its name.") var name: KeyArgument
         @Argument(help: "What is to be counted down.") var count: Int
         @Flag(help: "A latch that is there stays as it is.") var ifAbsent = false
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let state = try await cluster.latch(name.bytes).set(count, ifAbsent: ifAbsent)
             await cluster.close()
             try Report(state).print(options)
@@ -54,10 +55,11 @@ struct LatchCommands: AsyncParsableCommand {
         @Argument(help: "Its name.") var name: KeyArgument
         @Option(help: ArgumentHelp("By so much.", valueName: "count")) var by = 1
         @Option(help: "Only in this round, as 'set' printed it.") var round: UInt64?
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let state = try await cluster.latch(name.bytes).countDown(by: by, round: round)
             await cluster.close()
             try Report(state).print(options)
@@ -117,10 +119,11 @@ struct LatchCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Deletes a latch: who waits gets an error.", discussion: "Exit code 1: there was none.")
         @Argument(help: "Its name.") var name: KeyArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let wasThere = try await cluster.latch(name.bytes).delete()
             await cluster.close()
             try ObjectReport(found: wasThere).end(

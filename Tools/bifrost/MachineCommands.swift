@@ -130,12 +130,13 @@ struct MachineCall: AsyncParsableCommand {
 
     @OptionGroup var request: MachineRequestOptions
 
+    @OptionGroup var fence: GuardOptions
     @OptionGroup var options: ClientOptions
 
     func run() async throws {
         let machine = SubMachineNumber(request.machine)
         let wanted = try request.request()
-        let cluster = try await options.cluster()
+        let cluster = try await options.cluster(guardedBy: fence.token)
         let (outcome, revision) = try await cluster.submit(wanted, to: machine)
         await cluster.close()
         do {

@@ -54,11 +54,12 @@ struct MapCommands: AsyncParsableCommand {
         @OptionGroup var value: ValueArgument
         @OptionGroup var condition: ConditionOptions
         @OptionGroup var lifetime: TimeToLiveOptions
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
             let bytes = try value.bytes()
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let revision = try await cluster.map(name.bytes, of: Bytes.self).put(
                 key.bytes, bytes, if: condition.test, timeToLive: lifetime.ttl?.duration)
             await cluster.close()
@@ -74,10 +75,11 @@ struct MapCommands: AsyncParsableCommand {
         @Argument(help: "The map's name.") var name: KeyArgument
         @Argument(help: "The key.") var key: KeyArgument
         @OptionGroup var condition: ConditionOptions
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let previous = try await cluster.map(name.bytes, of: Bytes.self).remove(key.bytes, if: condition.test)
             await cluster.close()
             try ObjectReport(previous: previous).print(options, value: previous?.value)
@@ -177,10 +179,11 @@ struct MapCommands: AsyncParsableCommand {
             abstract: "Takes all entries of a map away; prints how many there were.")
 
         @Argument(help: "The map's name.") var name: KeyArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let count = try await cluster.map(name.bytes, of: Bytes.self).clear()
             await cluster.close()
             try ObjectReport.print(count: count, options)

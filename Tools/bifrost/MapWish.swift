@@ -59,12 +59,12 @@ package enum MapWish: Sendable, Equatable {
     /// What to ask for on this map. An error is final: the wish makes no sense here.
     ///
     /// A wish that finds its end already reached, by whomever, asks for nothing: two people with the same wish get one
-    /// replica, and so does one whose answer was lost. What is gone is reached only on a later look; on the first one
-    /// it is a mistake.
+    /// replica, and so does one whose answer was lost. A replica that is gone is reached only on a later look; on the
+    /// first one it is a mistake.
     package func decide(_ map: ClusterMap, past: Past = .nothing) throws(ToolError) -> Decision {
         switch self {
         case .addReplica(let group, let host, let role, let predecessor):
-            return try adding(to: MapNames.group(group, in: map), host, role, predecessor)
+            return try adding(to: MapNames.group(group, in: map), in: map, host, role, predecessor)
         case .setRole(let group, let replica, let role):
             let there = Subject(group: group, replica: replica)
             guard let record = try known(replica, in: group, map, past) else {
@@ -89,7 +89,9 @@ package enum MapWish: Sendable, Equatable {
             }
             return .ask(.createGroup(weight: weight, hosts: hosts, preferred: 0))
         case .deleteGroup(let group):
-            if map.group(group) == nil, past != .nothing { return .there(Subject(group: group)) }
+            // A number is given once: one that was given and is not there was deleted, by whomever.
+            let wasGiven = group != .meta && group < map.nextGroup
+            if map.group(group) == nil, wasGiven || past != .nothing { return .there(Subject(group: group)) }
             _ = try MapNames.group(group, in: map)
             return .ask(.deleteGroup(group))
         case .setHostState(let host, let state):
@@ -133,7 +135,7 @@ package enum MapWish: Sendable, Equatable {
     }
 
     private func adding(
-        to group: GroupRecord, _ host: HostID, _ role: ReplicaRecord.Role, _ predecessor: ReplicaID
+        to group: GroupRecord, in map: ClusterMap, _ host: HostID, _ role: ReplicaRecord.Role, _ predecessor: ReplicaID
     ) throws(ToolError) -> Decision {
         let change = MapChange.addReplica(group.id, host: host, role: role, successorOf: predecessor)
         guard let there = group.replicas.first(where: { $0.host == host }), there.isWanted else { return .ask(change) }
@@ -143,6 +145,12 @@ package enum MapWish: Sendable, Equatable {
                 .negative,
                 "host \(host) has replica \(there.id) of \(group.id.words) already, which is to be \(present): see "
                     + "'bifrost group \(command) \(group.id) \(there.id)'; nothing was changed")
+        }
+        // One that is gone was there before its successor, and ids ascend. One that is another group's never was here.
+        if predecessor != .none, group.record(of: predecessor) == nil,
+            predecessor > there.id || map.groups.contains(where: { $0.record(of: predecessor) != nil })
+        {
+            _ = try MapNames.replica(predecessor, of: group)
         }
         // A successor whose predecessor is gone does not name it any more.
         guard there.successorOf == predecessor || group.record(of: predecessor) == nil else {

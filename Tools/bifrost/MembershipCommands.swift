@@ -288,6 +288,8 @@ struct MembershipCommands: AsyncParsableCommand {
             let cluster = try await options.cluster()
             var left = watch.limit ?? .max
             var position = watch.after.map { Revision($0) }
+            let reader = OutputReader()
+            defer { reader.end() }
             do throws(BifrostError) {
                 for try await event in cluster.membership(name.bytes).watch(from: start) {
                     position = event.resume ?? position
@@ -313,7 +315,7 @@ struct MembershipCommands: AsyncParsableCommand {
                     (line.member, line.memberBase64) = member.id.forJSON
                     (line.value, line.valueBase64) = member.metadata.forJSON
                 }
-                return try Output.json(line)
+                return try Output.jsonLine(line)
             }
             var fields = [Bytes(event.kind.rawValue)]
             if event.version > 0 { fields.append(Bytes("\(event.version)")) }

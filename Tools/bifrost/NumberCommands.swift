@@ -42,12 +42,13 @@ struct NumberCommands: AsyncParsableCommand {
     struct Operands: ParsableArguments {
         @Argument(help: "Its name.") var name: KeyArgument
         @Argument(help: "An integer, or a number with a point or an exponent.") var operand: NumeralArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run(
             _ change: (ReliableNumeral, Numeral) async throws(BifrostError) -> Numeral
         ) async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let value = try await change(cluster.number(name.bytes), operand.numeral)
             await cluster.close()
             try ObjectReport(number: value).print(options, text: value.asText)
@@ -114,10 +115,11 @@ struct NumberCommands: AsyncParsableCommand {
         @Argument(help: "Its name.") var name: KeyArgument
         @Argument(help: "What it has to be now.") var expected: NumeralArgument
         @Argument(help: "What it becomes.") var value: NumeralArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let after = try await cluster.number(name.bytes).change(
                 .set, value.numeral, ifEqual: expected.numeral)
             await cluster.close()
@@ -137,10 +139,11 @@ struct NumberCommands: AsyncParsableCommand {
         @Argument(help: "Its name.") var name: KeyArgument
         @Option(help: ArgumentHelp("It is never below.", valueName: "number")) var atLeast: NumeralArgument?
         @Option(help: ArgumentHelp("It is never above.", valueName: "number")) var atMost: NumeralArgument?
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let state = try await cluster.number(name.bytes).bound(
                 atLeast: atLeast?.numeral, atMost: atMost?.numeral)
             await cluster.close()
@@ -155,10 +158,11 @@ struct NumberCommands: AsyncParsableCommand {
             discussion: "Prints what it was; nothing if there was none.")
 
         @Argument(help: "Its name.") var name: KeyArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let before = try await cluster.number(name.bytes).delete()
             await cluster.close()
             var report = before.map { ObjectReport(number: $0.value) } ?? ObjectReport()

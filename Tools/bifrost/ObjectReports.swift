@@ -178,6 +178,8 @@ struct ObjectWatchPrinter {
     ) async throws {
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         do throws(BifrostError) {
             for try await change in changes {
                 position = change.resume ?? position
@@ -200,7 +202,7 @@ struct ObjectWatchPrinter {
             let isOfElement = ![.ready, .progress, .cleared].contains(change.kind)
             if hasElements, isOfElement { (line.element, line.elementBase64) = change.element.forJSON }
             if let value { (line.value, line.valueBase64) = value.forJSON }
-            return try Output.json(line)
+            return try Output.jsonLine(line)
         }
         var fields = [Bytes(change.kind.rawValue)]
         if hasElements, ![.ready, .cleared].contains(change.kind) { fields.append(change.element) }

@@ -33,22 +33,12 @@ struct ClientOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "How long an operation may take, as in 500ms, 5s, 2m. (default: 10s; import: 60s, export and bench: 30s, "
-                + "status: 2s; what changes groups and hosts: 60s, host drain: 10m; snapshot save: 60s without a word)",
+            "How long an operation may take, as in 500ms, 5s, 2m. (default: 10s; import, ring verify and what waits for "
+                + "groups: 60s; export, bench, host add and cluster upgrade: 30s; what shows groups, hosts and the ring: 2s; "
+                + "group transfer-leader: 15s; host drain and group spread-leaders: 10m; snapshot save: 60s without a word)",
             valueName: "time"),
         transform: TimeSpan.init(parsing:))
     var timeout: TimeSpan?
-
-    @Option(
-        name: .customLong("guard"),
-        help: ArgumentHelp(
-            "Changes are made only while this fencing token stands: BIFROST_GUARD of 'bifrost lock NAME -- COMMAND', or "
-                + "KIND:NUMBER:NAME, where KIND is lock, semaphore, election, lease or members. As members:EPOCH:NAME, with "
-                + "the epoch of 'members leader', while that member leads; with the token of 'members list --json', while "
-                + "that member is online. Exit code 75: its token is over, and nothing was changed.", valueName: "token"
-        ),
-        transform: FencingToken.init(parsing:))
-    var guardToken: FencingToken?
 
     @OptionGroup var common: CommonOptions
 
@@ -62,10 +52,13 @@ struct ClientOptions: ParsableArguments {
     /// - Parameters:
     ///   - timeout: of an operation, if the command line says nothing.
     ///   - isPatient: false: if all addresses refuse connections, that is the answer.
+    ///   - token: while which stands changes are made.
     func cluster(
-        timeout standard: Duration = ClientOptions.timeout, isPatient: Bool = true
+        timeout standard: Duration = ClientOptions.timeout, isPatient: Bool = true, guardedBy token: FencingToken? = nil
     ) async throws -> Cluster {
-        try await Cluster.connect(to: addresses, options: options(timeout: standard, isPatient: isPatient))
+        var options = self.options(timeout: standard, isPatient: isPatient)
+        options.guardToken = token
+        return try await Cluster.connect(to: addresses, options: options)
     }
 
     func options(timeout standard: Duration, isPatient: Bool = true) -> ClusterOptions {
@@ -74,9 +67,23 @@ struct ClientOptions: ParsableArguments {
         options.connectTimeout = timeout?.duration ?? min(standard, Self.connectTimeout)
         options.refusalGrace = isPatient ? Self.refusalGrace : .zero
         options.name = "bifrost command line"
-        options.guardToken = guardToken
         return options
     }
+}
+
+/// The option of commands whose changes a fencing token can guard: those of keys, data types and users' machines, which
+/// are commands for groups with slots. Nothing guards the meta group's, those of who gives back what is held, and looks.
+struct GuardOptions: ParsableArguments {
+    @Option(
+        name: .customLong("guard"),
+        help: ArgumentHelp(
+            "Changes are made only while this fencing token stands: BIFROST_GUARD of 'bifrost lock NAME -- COMMAND', or "
+                + "KIND:NUMBER:NAME, where KIND is lock, semaphore, election, lease or members. As members:EPOCH:NAME, with "
+                + "the epoch of 'members leader', while that member leads; with the token of 'members list --json', while "
+                + "that member is online. Exit code 75: its token is over, and nothing was changed.", valueName: "token"
+        ),
+        transform: FencingToken.init(parsing:))
+    var token: FencingToken?
 }
 
 /// "host:port", with commas between several.

@@ -7,9 +7,13 @@ import Synchronization
 
 enum Output {
     private static let isBegun = Atomic<Bool>(false)
+    private static let isObjectBegun = Atomic<Bool>(false)
 
     /// Something was written to standard output.
     static var hasBegun: Bool { isBegun.load(ordering: .relaxed) }
+
+    /// A result as an object was written to standard output, or was to be: there is not to be another one.
+    static var hasObject: Bool { isObjectBegun.load(ordering: .relaxed) }
 
     /// A person looks at standard output.
     static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
@@ -20,9 +24,16 @@ enum Output {
         try write(Bytes(text + "\n"))
     }
 
-    /// A result as one JSON object on one line.
+    /// A result as one JSON object on one line: the only one, but for lines of `jsonLine` before it.
     static func json(_ result: some Encodable) throws(ToolError) {
-        try line(jsonText(result))
+        let text = try jsonText(result)
+        isObjectBegun.store(true, ordering: .relaxed)
+        try line(text)
+    }
+
+    /// One object of several, of a command that goes on and may yet end badly.
+    static func jsonLine(_ part: some Encodable) throws(ToolError) {
+        try line(jsonText(part))
     }
 
     static func jsonText(_ result: some Encodable) throws(ToolError) -> String {

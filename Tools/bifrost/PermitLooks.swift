@@ -139,6 +139,8 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
         let cluster = try await options.cluster()
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         let changes = PermitObject<Kind.Machine>(cluster, name.bytes).watch(from: start, patience: nil)
         do throws(BifrostError) {
             for try await change in changes {
@@ -162,7 +164,7 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
                 revision: change.revision.rawValue, resume: change.resume.map(\.rawValue))
             line.epoch = Kind.epoch(line.token)
             if let holder = change.holder { (line.value, line.valueBase64) = holder.value.forJSON }
-            return try Output.json(line)
+            return try Output.jsonLine(line)
         }
         var fields = [Bytes(change.kind.rawValue)]
         if hasToken { fields.append(Bytes("\(change.token)")) }

@@ -38,7 +38,7 @@ struct QueueCommands: AsyncParsableCommand {
         init(_ value: Bytes) { (self.value, valueBase64) = value.forJSON }
 
         static func print(_ line: Line, _ fields: [Bytes], _ options: ClientOptions) throws {
-            if options.common.json { return try Output.json(line) }
+            if options.common.json { return try Output.jsonLine(line) }
             try Output.write(RecordFormat.line(fields))
         }
     }
@@ -60,11 +60,12 @@ struct QueueCommands: AsyncParsableCommand {
             help: ArgumentHelp("How long the id counts. (default: 5m)", valueName: "time"),
             transform: TimeSpan.init(parsing:))
         var window: TimeSpan?
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
             let bytes = try value.bytes()
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let pushed = try await cluster.queue(name.bytes, of: Bytes.self).push(
                 bytes, priority: priority, delay: delay?.duration, id: id?.bytes,
                 window: window?.duration ?? .seconds(300))
@@ -100,10 +101,11 @@ struct QueueCommands: AsyncParsableCommand {
         @Option(
             help: ArgumentHelp("Waits so long for something.", valueName: "time"), transform: TimeSpan.init(parsing:))
         var wait: TimeSpan?
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let (queue, count) = (cluster.queue(name.bytes, of: Bytes.self), max)
             let (visibility, wait) = (visibility?.duration ?? .seconds(30), wait?.duration)
             let signals = SignalForwarder()
@@ -131,6 +133,7 @@ struct QueueCommands: AsyncParsableCommand {
     struct Receipts: ParsableArguments {
         @Argument(help: "The queue's name.") var name: KeyArgument
         @Argument(help: "Receipts, as 'bifrost queue take' prints them.") var receipts: [String]
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         private struct Report: Encodable {
@@ -147,12 +150,12 @@ struct QueueCommands: AsyncParsableCommand {
                 }
                 return receipt
             }
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let isDone = try await body(cluster.queue(name.bytes, of: Bytes.self), parsed)
             await cluster.close()
             for (receipt, isDone) in zip(parsed, isDone) {
                 if options.common.json {
-                    try Output.json(Report(receipt: "\(receipt)", done: isDone))
+                    try Output.jsonLine(Report(receipt: "\(receipt)", done: isDone))
                 } else {
                     try Output.write(RecordFormat.line([Bytes(isDone ? "done" : "stale"), Bytes("\(receipt)")]))
                 }
@@ -207,10 +210,11 @@ struct QueueCommands: AsyncParsableCommand {
             discussion: "They don't come back, whatever becomes of this command. Exit code 1: nothing is ready.")
         @Argument(help: "The queue's name.") var name: KeyArgument
         @Option(help: ArgumentHelp("So many at most, up to 256.", valueName: "count")) var max = 1
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let values = try await cluster.queue(name.bytes, of: Bytes.self).takeAndAck(max: max)
             for value in values { try Line.print(Line(value), [value], options) }
             await cluster.close()
@@ -312,10 +316,11 @@ struct QueueCommands: AsyncParsableCommand {
             abstract: "Puts dead items back to their places.", discussion: "Exit code 1: some are not dead.")
         @Argument(help: "The queue's name.") var name: KeyArgument
         @Argument(help: "Items' numbers, up to 64, as 'bifrost queue dead' prints them.") var items: [UInt64]
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let isDone = try await cluster.queue(name.bytes, of: Bytes.self).requeue(items)
             await cluster.close()
             try ObjectReport.print(count: isDone.count { $0 }, options)
@@ -329,10 +334,11 @@ struct QueueCommands: AsyncParsableCommand {
             discussion: "Exit code 1: some of those named are not dead.")
         @Argument(help: "The queue's name.") var name: KeyArgument
         @Argument(help: "Items' numbers, up to 64; none: all that are dead.") var items: [UInt64] = []
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let queue = cluster.queue(name.bytes, of: Bytes.self)
             let count =
                 items.isEmpty ? try await queue.purgeDead() : try await queue.removeDead(items).count { $0 }
@@ -350,10 +356,11 @@ struct QueueCommands: AsyncParsableCommand {
             discussion: "Holds for items that come back from now on.")
         @Argument(help: "The queue's name.") var name: KeyArgument
         @Option(help: ArgumentHelp("0: as often as it takes.", valueName: "count")) var deliveries: Int
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             try await cluster.queue(name.bytes, of: Bytes.self).setDeliveriesMax(deliveries)
             await cluster.close()
             try ObjectReport(count: deliveries).print(options, text: nil)
@@ -364,10 +371,11 @@ struct QueueCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Removes all items, wherever they are; prints how many there were.")
         @Argument(help: "The queue's name.") var name: KeyArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let count = try await cluster.queue(name.bytes, of: Bytes.self).clear()
             await cluster.close()
             try ObjectReport.print(count: count, options)

@@ -72,12 +72,17 @@ package struct ByteCount: Equatable, Sendable {
 package struct PauseLimit: Equatable, Sendable {
     package var milliseconds: UInt32
 
+    /// 50ms, 2s; 0 or 0ms: none. A number alone is seconds, as everywhere.
     package init(parsing text: String) throws {
-        guard text != "0" else {
+        if ["0", "0ms", "0s"].contains(text) {
             milliseconds = 0
             return
         }
-        milliseconds = UInt32(clamping: Int64(try TimeSpan(parsing: text).duration / .milliseconds(1)))
+        guard let span = try? TimeSpan(parsing: text) else {
+            throw ValidationError(
+                "expected a time up to 24h with its unit, as in 50ms or 2s, or 0 for no limit; found '\(text)'")
+        }
+        milliseconds = UInt32(clamping: Int64(span.duration / .milliseconds(1)))
     }
 }
 
@@ -111,11 +116,13 @@ struct RebalanceApply: AsyncParsableCommand {
             write; this command shows how far it is. If it ends, or its terminal is closed, the cluster goes on: see \
             'bifrost rebalance status' and 'watch'. With --detach it only begins. It needs feature level 11.
 
-            With --auto nothing is planned now: from now on the cluster keeps the balance by itself within the limits, as             'bifrost rebalance auto --help' says, until 'bifrost rebalance auto off' or 'cancel'.
+            With --auto nothing is planned now: from now on the cluster keeps the balance by itself within the limits, \
+            as 'bifrost rebalance auto --help' says, until 'bifrost rebalance auto off' or 'cancel'.
 
             EXIT CODES: 0 converged, 1 not confirmed or cancelled, 6 in progress (--detach, or the time is over), 7 the \
             plan is stale because the cluster changed after it was made, and nothing was begun, 8 blocked: steps failed, or \
-            nothing goes on until somebody does something; 'status' says what.
+            nothing goes on until somebody does something ('status' says what), or there was nothing to do as far as anybody \
+            knows, since groups did not say what they have.
 
             EXAMPLES:
               bifrost rebalance apply
@@ -184,25 +191,33 @@ struct RebalanceApply: AsyncParsableCommand {
     private func run(_ cluster: Cluster, _ watch: RebalancingWatch) async throws {
         // Of the last part that was carried out.
         var last: (plan: RebalanceReport, id: RebalancingID, mapVersion: UInt64, stepsLeft: Int)?
+        // Before anything is shown: what is planned beside it is for nobody, and lacks what is on its way.
+        if let other = try await watch.underway() {
+            throw ToolError(
+                .negative,
+                "rebalancing \(other) is under way: wait until it is over, or cancel it; nothing was begun")
+        }
         for part in 0..<Self.partsMax {
             // By a map of before the last part's end the next one would be made for what has moved since.
             let map = try await watch.map(since: last?.mapVersion ?? 0)
             var planned = try await planning.plan(cluster, options, by: map)
             guard !planned.plan.steps.isEmpty else {
+                let doubt = planned.report.doubt
                 if options.common.json {
                     let report = Report(
-                        plan: planned.report, rebalancing: 0, changed: part > 0, done: true, stepsLeft: 0)
+                        plan: planned.report, rebalancing: 0, changed: part > 0, done: doubt == nil, stepsLeft: 0)
                     try Output.json(report)
                 } else {
                     try Output.line(planned.report.text(steps: steps))
                 }
+                if let doubt { throw ToolError(.blocked, "\(doubt); nothing\(part > 0 ? " more" : "") was begun") }
                 return await end(cluster, watch)
             }
             let order = try RebalancingOrder(planned.plan, for: planned.map, limits)
-            if part == 0, !options.common.json {
-                let note = order.stepsLeft == nil ? "this is what will be done" : "in parts, of which this is the first"
-                try Output.line(planned.report.text(steps: steps, note: note))
-            }
+            let note = order.stepsLeft == nil ? "this is what will be done" : "in parts, of which this is the first"
+            let text = part == 0 && !options.common.json ? planned.report.text(steps: steps, note: note) : nil
+            // Whom nobody asks is shown what was begun, and not what was refused.
+            if let text, !yes { try Output.line(text) }
             if part == 0, !yes {
                 try Confirmation.ask(
                     "To carry out \(HumanText.count(planned.plan.steps.count, "step")), type: yes", for: "yes",
@@ -213,6 +228,9 @@ struct RebalanceApply: AsyncParsableCommand {
                 // Somebody else moved something: what is left is planned for what there is by now.
                 guard error.status == .stale, part > 0 else { throw error }
                 continue
+            }
+            if let text, yes {
+                do { try Output.line(text) } catch { throw ToolError(error).after("rebalancing \(id) has begun") }
             }
             planned.report.carriedOut = true
             if detach {
@@ -268,7 +286,9 @@ struct RebalanceStatus: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "status", abstract: "Prints how far the rebalancing is, and what each step waits for.",
         discussion: """
-            Of the one that is under way, or the last one there was. Steps that are done are left out, but for --steps.             Where the cluster keeps the balance by itself, it says so, and what it waits for.
+            Of the one that is under way, or the last one there was. Steps that are done are left out, but for --steps. \
+            Where the cluster keeps the balance by itself, it says so, and what it waits for. Where all waits for groups that \
+            have no leader it looks on for ten seconds, as they may get one.
 
             EXIT CODES: 0 converged, or there was none; 1 it was cancelled; 6 in progress; 8 blocked: steps failed, or \
             nothing goes on until somebody does something.
@@ -287,7 +307,7 @@ struct RebalanceStatus: AsyncParsableCommand {
         let cluster = try await options.cluster()
         let watch = RebalancingWatch(cluster, options)
         let report: RebalancingReport?
-        do { report = try await watch.look() } catch {
+        do { report = try await watch.lookUntilCertain() } catch {
             watch.close()
             await cluster.close()
             throw error
@@ -344,16 +364,23 @@ struct RebalanceWatch: AsyncParsableCommand {
 /// What `pause`, `resume` and `cancel` have in common.
 private struct RebalanceWish {
     struct Report: Encodable {
+        /// 0: none is under way.
         var rebalancing: UInt64
         var changed: Bool
+        /// False: it came to nothing, and `reason` says why.
         var done: Bool
+        /// The cluster kept the balance by itself, and this has ended that.
+        var autoEnded: Bool
+        /// Groups that were to get slots, and have none now.
+        var emptyGroups: [UInt32]
+        var reason: String?
     }
 
     let options: ClientOptions
     /// What is to be asked for, of the one that is under way.
     let wishes: (Rebalancing) -> [Rebalancing.Wish]
-    /// No other is to begin by itself, either.
-    var endsAuto = false
+    /// It is to end, and no other is to begin by itself; else it is to go on in another way.
+    var isEnd = false
     /// What it came to.
     let words: (RebalancingID) -> String
 
@@ -362,37 +389,69 @@ private struct RebalanceWish {
         defer { administrator.close() }
         _ = try await administrator.map()
         let (standing, auto) = try await administrator.balance(until: RPCClock.now() + 10_000_000_000)
+        let isAutoEnded = isEnd && auto != nil
         guard let record = standing?.rebalancing, !record.isOver else {
-            if endsAuto, auto != nil { return try await RebalanceAuto.turnOff(administrator, options) }
-            throw ToolError(.negative, "no rebalancing is under way; nothing was changed")
+            guard isAutoEnded else {
+                let last = standing?.rebalancing.endText.map { ": \($0)" } ?? ""
+                throw try refused("no rebalancing is under way\(last); nothing was changed")
+            }
+            try await administrator.set(auto: nil)
+            let report = Report(rebalancing: 0, changed: true, done: true, autoEnded: true, emptyGroups: [])
+            if options.common.json { return try Output.json(report) }
+            return try Output.line(
+                "no rebalancing is under way; the cluster begins no rebalancing by itself any more")
         }
+        if !isEnd, let text = record.endText { throw try refused("\(text); nothing was changed", record.id) }
         let wishes = wishes(record)
         for wish in wishes { try await administrator.set(record.id, wish) }
         // To cancel turns it off; it may have been turned on again since.
-        if endsAuto, auto != nil, wishes.isEmpty { try await administrator.set(auto: nil) }
-        let late = wishes.isEmpty ? [] : try await tooLate(wishes, for: record.id, administrator)
-        let isAutoEnded = endsAuto && auto != nil
+        if isAutoEnded, wishes.isEmpty { try await administrator.set(auto: nil) }
+        let found = wishes.isEmpty ? record : try await self.standing(of: record.id, administrator)
+        let late = found.map { found in wishes.filter { found.isTooLate(for: $0) } } ?? wishes
         guard late.isEmpty || late.count < wishes.count || isAutoEnded else {
-            throw ToolError(.negative, "rebalancing \(record.id) ended before this came; nothing was changed")
+            throw try refused("rebalancing \(record.id) ended before this came; nothing was changed", record.id)
         }
+        if !isEnd, let text = found?.endText, found?.isCancelled ?? false {
+            throw try refused("\(text): somebody else did that meanwhile", record.id)
+        }
+        // It is done, whether or not somebody tells what is left of it.
+        let map = isEnd ? try? await administrator.map() : nil
+        let empty = map.flatMap { found?.targetsWithoutSlots(in: $0) } ?? []
         if options.common.json {
-            let isChanged = late.count < wishes.count || !late.isEmpty && isAutoEnded
-            return try Output.json(Report(rebalancing: record.id.rawValue, changed: isChanged, done: true))
+            let isChanged = late.count < wishes.count || isAutoEnded && (wishes.isEmpty || !late.isEmpty)
+            return try Output.json(
+                Report(
+                    rebalancing: record.id.rawValue, changed: isChanged, done: true, autoEnded: isAutoEnded,
+                    emptyGroups: empty))
         }
         let end = isAutoEnded ? "; the cluster begins none by itself any more" : ""
-        try Output.line((late.isEmpty ? words(record.id) : "rebalancing \(record.id) has ended by now") + end)
+        let left =
+            RebalancingReport.emptyText(of: empty).map { "; \(found?.isOver ?? true ? "" : "so far ")\($0)" } ?? ""
+        try Output.line((late.isEmpty ? words(record.id) : "rebalancing \(record.id) has ended by now") + end + left)
     }
 
-    /// Nobody refuses a wish for what has just ended, and it does nothing. Those to which that happened.
-    private func tooLate(
-        _ wishes: [Rebalancing.Wish], for id: RebalancingID, _ administrator: Administrator
-    ) async throws(ToolError) -> [Rebalancing.Wish] {
+    /// An end with a line on standard error, and an object where one is asked for.
+    private func refused(_ reason: String, _ id: RebalancingID = .none) throws(ToolError) -> ToolError {
+        if options.common.json {
+            try Output.json(
+                Report(
+                    rebalancing: id.rawValue, changed: false, done: false, autoEnded: false, emptyGroups: [],
+                    reason: reason))
+        }
+        return ToolError(.negative, reason)
+    }
+
+    /// Nobody refuses a wish for what has just ended, and it does nothing: how it stands behind it. nil: another one was
+    /// begun since.
+    private func standing(
+        of id: RebalancingID, _ administrator: Administrator
+    ) async throws(ToolError) -> Rebalancing? {
         let end = RPCClock.now() + 10_000_000_000
         while true {
             let found = try await administrator.rebalancing(until: end)?.rebalancing
             switch RebalancingReport.Answer(found?.id, about: id) {
-            case .current: return wishes.filter { found?.isTooLate(for: $0) ?? true }
-            case .later: return wishes
+            case .current: return found
+            case .later: return nil
             case .earlier: break
             }
             guard RPCClock.now() < end else {
@@ -410,6 +469,8 @@ struct RebalancePause: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "pause", abstract: "Lets no step of the rebalancing begin; what is under way goes to its end.",
         discussion: """
+            One that was cancelled or is over can't be paused: exit code 1.
+
             EXAMPLES:
               bifrost rebalance pause
             """)
@@ -426,7 +487,8 @@ struct RebalanceResume: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "resume", abstract: "Lets a paused rebalancing go on, or gives it other limits.",
         discussion: """
-            Limits that are not named stay. Those of slots that are under way change, too.
+            Limits that are not named stay. Those of slots that are under way change, too. One that was cancelled or is over \
+            can't be resumed: exit code 1.
 
             EXAMPLES:
               bifrost rebalance resume
@@ -453,7 +515,8 @@ struct RebalanceCancel: AsyncParsableCommand {
         discussion: """
             No step begins any more. Slots and replicas on their way stay where they were if nothing is decided yet, and \
             go to their end otherwise; what is done stays done. 'bifrost rebalance watch' shows when it is over. Where \
-            the cluster keeps the balance by itself, that ends, too.
+            the cluster keeps the balance by itself, that ends, too (autoEnded of --json). Groups that were to get slots and \
+            have none are named: they stay.
 
             EXAMPLES:
               bifrost rebalance cancel
@@ -461,7 +524,7 @@ struct RebalanceCancel: AsyncParsableCommand {
     @OptionGroup var options: ClientOptions
 
     func run() async throws {
-        try await RebalanceWish(options: options, wishes: { $0.isCancelled ? [] : [.cancel] }, endsAuto: true) {
+        try await RebalanceWish(options: options, wishes: { $0.isCancelled ? [] : [.cancel] }, isEnd: true) {
             "rebalancing \($0) is cancelled: what is under way is taken back, or goes to its end where it is decided"
         }.run()
     }
@@ -474,10 +537,16 @@ final class RebalancingWatch {
     private let cluster: Cluster
     private let options: ClientOptions
     /// Of what was seen first, and then: a rate is over some seconds.
-    private var samples: [(seconds: Double, progress: Double, bytes: UInt64)] = []
+    private var samples: [RebalancingReport.Sample] = []
     private let began = RPCClock.now()
+    /// Of those that steps wait for.
+    private var leaderless = LeaderlessGroups()
+    private var askedAccounts: Double?
 
-    private static let samplesMax = 32
+    /// A minute of looks: less would tell of single pages and steps.
+    private static let samplesMax = 120
+    /// All hosts are asked for all of their replicas: seldom, as long as all groups that matter have leaders.
+    private static let accountsSeconds = 5.0
     private static let pause = Duration.milliseconds(500)
     private static let mapPause = Duration.milliseconds(50)
     /// For the meta group to have a leader again.
@@ -540,14 +609,48 @@ final class RebalancingWatch {
             }
             for await some in tasks { migrations += some }
         }
-        var report = RebalancingReport(standing, migrations: migrations) { map.group($0)?.replicas.count ?? 1 }
+        await lookForLeaders(standing, map)
         let seconds = Double(RPCClock.now().since(began)) / 1e9
-        if let first = samples.first {
-            report.measure(since: (first.progress, first.bytes), seconds: seconds - first.seconds)
-        }
+        var report = RebalancingReport(
+            standing, map: map, migrations: migrations, leaderless: leaderless.groups(at: seconds))
+        if let first = samples.first { report.measure(since: first, at: seconds) }
         if samples.count == Self.samplesMax { samples.removeFirst() }
-        samples.append((seconds, report.progress, report.bytesDone))
+        samples.append(report.sample(at: seconds))
         return report
+    }
+
+    /// Whether the groups that steps wait for have leaders. Who drives does not know: its word is that it goes on.
+    private func lookForLeaders(_ standing: RebalancingStanding, _ map: ClusterMap) async {
+        var groups: Set<GroupID> = []
+        for place in standing.rebalancing.steps.indices { groups.formUnion(standing.groups(of: place, in: map)) }
+        let seconds = Double(RPCClock.now().since(began)) / 1e9
+        guard !groups.isEmpty else {
+            leaderless = LeaderlessGroups()
+            return
+        }
+        if leaderless.isEmpty, let askedAccounts, seconds - askedAccounts < Self.accountsSeconds { return }
+        // What can't be asked at the moment is as it was.
+        guard let accounts = try? await administrator.accounts(map) else { return }
+        askedAccounts = seconds
+        leaderless.look(at: groups, map, accounts, seconds: Double(RPCClock.now().since(began)) / 1e9)
+    }
+
+    /// The same. Where all waits for groups without leaders, until that has passed, or has lasted for some seconds; or the
+    /// command's time is over.
+    func lookUntilCertain() async throws -> RebalancingReport? {
+        let end = options.timeout.map { RPCClock.now() + UInt64(max(0, $0.duration / .nanoseconds(1))) }
+        while true {
+            let report = try await look(until: end)
+            guard let report, report.mayBeBlocked, end.map({ RPCClock.now() < $0 }) ?? true else { return report }
+            try await Task.sleep(for: Self.pause)
+        }
+    }
+
+    /// What is under way, whoever began it.
+    func underway() async throws(ToolError) -> RebalancingID? {
+        _ = try await administrator.map(until: RPCClock.now() + Self.lookNanoseconds)
+        let standing = try await administrator.balance(until: RPCClock.now() + Self.lookNanoseconds).standing
+        return standing.flatMap { $0.rebalancing.isOver ? nil : $0.rebalancing.id }
     }
 
     /// Until it is over, blocked for some time, or another one; or the command's time is over.
@@ -574,7 +677,9 @@ final class RebalancingWatch {
                 if report.done || end.map({ lastHeard >= $0 }) ?? false { return report }
                 if report.end == .blocked {
                     blockedSince = blockedSince ?? lastHeard
-                    if lastHeard.since(blockedSince!) >= Self.blockedNanoseconds { return report }
+                    // For as long as a group has no leader it was waited for that already.
+                    let isHeld = report.steps.contains { $0.leaderless != nil }
+                    if isHeld || lastHeard.since(blockedSince!) >= Self.blockedNanoseconds { return report }
                 } else {
                     blockedSince = nil
                 }

@@ -26,7 +26,8 @@ struct RebalanceAuto: AsyncParsableCommand {
             Off, nothing begins by itself any more; what is under way goes to its end ('bifrost rebalance cancel' ends that, \
             too). A recovery turns it off. Without a word, it says how it stands. It needs feature level 11.
 
-            EXIT CODES: 0 it is as it should be; else as 'bifrost --help' says.
+            EXIT CODES: 0 it is as it should be; else as 'bifrost --help' says. With --json 'on' is true or false, and 'auto' \
+            has limits and wait where it is on.
 
             EXAMPLES:
               bifrost rebalance auto on --max-concurrent 2 --max-bytes-per-second 20MiB --max-pause 50ms
@@ -45,9 +46,17 @@ struct RebalanceAuto: AsyncParsableCommand {
     @OptionGroup var options: ClientOptions
 
     private struct Report: Encodable {
+        var on: Bool
+        /// nil: it is off.
         var auto: AutoReport?
         var changed: Bool
         var done = true
+
+        init(_ auto: AutoReport?, changed: Bool) {
+            on = auto != nil
+            self.auto = auto
+            self.changed = changed
+        }
     }
 
     private static let lookNanoseconds: UInt64 = 10_000_000_000
@@ -69,7 +78,7 @@ struct RebalanceAuto: AsyncParsableCommand {
             let administrator = Administrator(options, timeout: ClientOptions.timeout)
             defer { administrator.close() }
             let auto = try await Self.standing(administrator).map { AutoReport($0) }
-            if options.common.json { return try Output.json(Report(auto: auto, changed: false)) }
+            if options.common.json { return try Output.json(Report(auto, changed: false)) }
             try Output.line(auto?.text ?? "the cluster does not rebalance by itself")
         }
     }
@@ -87,14 +96,14 @@ struct RebalanceAuto: AsyncParsableCommand {
         let auto = AutoRebalancing(limits: limits.over(present?.limits ?? Rebalancing.Limits()))
         if auto != present { try await administrator.set(auto: auto) }
         let report = AutoReport(AutoStanding(auto: auto, wait: nil))
-        if options.common.json { return try Output.json(Report(auto: report, changed: auto != present)) }
+        if options.common.json { return try Output.json(Report(report, changed: auto != present)) }
         try Output.line("the cluster keeps the balance by itself from now on: see 'bifrost rebalance auto'")
     }
 
     static func turnOff(_ administrator: Administrator, _ options: ClientOptions) async throws {
         let isOn = try await standing(administrator) != nil
         if isOn { try await administrator.set(auto: nil) }
-        if options.common.json { return try Output.json(Report(auto: nil, changed: isOn)) }
+        if options.common.json { return try Output.json(Report(nil, changed: isOn)) }
         try Output.line(
             isOn
                 ? "the cluster begins no rebalancing by itself any more; what is under way goes to its end"

@@ -14,10 +14,11 @@ struct RebalanceCommand: AsyncParsableCommand {
         discussion: """
             EXIT CODES of apply, status and watch:
               0   converged: all that was planned is done, or nothing was to do
-              1   not confirmed, cancelled, or refused; another one is under way
+              1   not confirmed, cancelled (with steps that failed, too), or refused; another one is under way
               6   in progress: it goes on by itself
               7   the plan is stale: what it moves has changed since; nothing was begun
-              8   blocked: steps failed, or nothing goes on until somebody does something
+              8   blocked: steps failed, or nothing goes on until somebody does something, as where groups have no
+                  leader for more than ten seconds; of apply also: groups did not say what they have
             The rest is as 'bifrost --help' says.
             """,
         subcommands: [
@@ -38,6 +39,9 @@ struct RebalancePlanCommand: AsyncParsableCommand {
             Whatever has no more and no less than its share by weight, give or take the per cents, stays. Slots of groups \
             that do not answer count as the mean of the others. Documentation/Rebalancing.md tells the rest.
 
+            EXIT CODES: 0 there is a plan, or all is in balance; 4 nothing is planned, and groups did not say what they have: \
+            nobody can tell.
+
             EXAMPLES:
               bifrost rebalance plan
               bifrost rebalance plan --steps --bytes-percent 20
@@ -56,6 +60,7 @@ struct RebalancePlanCommand: AsyncParsableCommand {
         await cluster.close()
         let report = planned.report
         if options.common.json { try Output.json(report) } else { try Output.line(report.text(steps: steps)) }
+        if let doubt = report.doubt { throw ToolError(.unavailable, doubt) }
     }
 }
 
@@ -114,7 +119,9 @@ struct RebalancePlanning: ParsableArguments {
         let accounts = try await cluster.accounts(timeout: options.timeout?.duration ?? Self.hostsTimeout)
         let answers = await loads(of: map.dataGroups, cluster)
         if let failure = answers.compactMap(\.failure).first, !answers.contains(where: { $0.load != nil }) {
-            throw failure
+            guard answers.count > 1 else { throw failure }
+            throw ToolError(
+                failure.status, "none of \(answers.count) groups said what its slots have: \(failure.message)")
         }
         var rules = RebalanceInput.Rules()
         (rules.bytesPercent, rules.operationsPercent) = (bytesPercent, operationsPercent)
@@ -159,7 +166,8 @@ struct RebalancePlanning: ParsableArguments {
         guard group.state != .stopped else {
             return GroupAnswer(
                 group: group.id,
-                failure: ToolError(.unavailable, "\(group.id.words) is stopped: start it, or plan without it"))
+                failure: ToolError(.unavailable, "\(group.id.words) is stopped: start it, or plan without it"),
+                isStopped: true)
         }
         do throws(BifrostError) {
             return GroupAnswer(group: group.id, load: try await cluster.load(of: group.id))
@@ -174,14 +182,4 @@ struct RebalancePlanning: ParsableArguments {
             return GroupAnswer(group: group.id, failure: failure)
         }
     }
-}
-
-/// What one group said of its load.
-struct GroupAnswer: Sendable {
-    var group: GroupID
-    var load: GroupLoad?
-    var failure: ToolError?
-
-    /// Of all of its slots; none if it did not answer.
-    func slots(in map: ClusterMap) -> [RebalanceInput.SlotLoad] { load?.slotLoads(of: group, in: map) ?? [] }
 }

@@ -1,10 +1,29 @@
 // A plan of rebalancing as people and programs read it. Pure.
 
-import Primitives
-import Ring
-import StateMachines
+package import Primitives
+package import Ring
+package import StateMachines
 
-struct RebalanceReport: Encodable {
+/// What one group said of its load.
+package struct GroupAnswer: Sendable {
+    package var group: GroupID
+    package var load: GroupLoad?
+    package var failure: ToolError?
+    /// It was not asked.
+    package var isStopped = false
+
+    package init(group: GroupID, load: GroupLoad? = nil, failure: ToolError? = nil, isStopped: Bool = false) {
+        self.group = group
+        self.load = load
+        self.failure = failure
+        self.isStopped = isStopped
+    }
+
+    /// Of all of its slots; none if it did not answer.
+    func slots(in map: ClusterMap) -> [RebalanceInput.SlotLoad] { load?.slotLoads(of: group, in: map) ?? [] }
+}
+
+package struct RebalanceReport: Encodable {
     struct Figures: Encodable {
         /// Of a host: of all its replicas. Of a group: in one replica.
         var bytes: UInt64
@@ -69,18 +88,22 @@ struct RebalanceReport: Encodable {
     var mapVersion: UInt64
     /// False: this is a plan.
     var carriedOut = false
-    /// There is nothing to do.
-    var inBalance: Bool
+    /// There is nothing to do, and all groups that serve said what they have.
+    package var inBalance: Bool
     /// That the steps write, in all replicas.
     var bytes: UInt64
     var hosts: [Host]
     var groups: [Group]
     var steps: [Step]
     var unreached: [Unreached]
+    /// Groups that serve, and did not say what they have.
+    package var silentGroups: [UInt32]
 
-    init(_ plan: RebalancePlan, map: ClusterMap, down: [HostID], answers: [GroupAnswer]) {
+    package init(_ plan: RebalancePlan, map: ClusterMap, down: [HostID], answers: [GroupAnswer]) {
         mapVersion = map.version
-        inBalance = plan.steps.isEmpty
+        // Who is stopped keeps what it has, and was not asked.
+        silentGroups = answers.filter { $0.load == nil && !$0.isStopped }.map(\.group.rawValue)
+        inBalance = plan.steps.isEmpty && silentGroups.isEmpty
         bytes = plan.bytes
         hosts = plan.hosts.compactMap { change in
             guard let host = map.hosts.first(where: { $0.id == change.host }) else { return nil }
@@ -112,7 +135,7 @@ struct RebalanceReport: Encodable {
 
     // MARK: - Text
 
-    func text(steps isEachShown: Bool, note: String = "nothing is carried out") -> String {
+    package func text(steps isEachShown: Bool, note: String = "nothing is carried out") -> String {
         var lines = [heading(note)]
         lines.append(
             "\(HumanText.count(hosts.count, "host")), \(HumanText.count(groups.count, "group")), map version "
@@ -138,7 +161,24 @@ struct RebalanceReport: Encodable {
         if !steps.isEmpty {
             return "a plan of \(HumanText.count(steps.count, "step")), to write \(HumanText.bytes(bytes)); \(note)"
         }
+        if !silentGroups.isEmpty { return "nobody can tell whether anything should move" }
         return unreached.isEmpty ? "in balance: nothing to do" : "in balance as far as it can be: nothing to do"
+    }
+
+    /// Why an empty plan does not mean that all is in balance, in words; nil: it does, or the plan is not empty.
+    package var doubt: String? {
+        guard steps.isEmpty, let last = silentGroups.last else { return nil }
+        let shown = silentGroups.prefix(Self.silentMax).map { "\($0)" }.joined(separator: ", ")
+        let names =
+            silentGroups.count == 1
+            ? "group \(last)"
+            : "\(silentGroups.count) groups (\(shown)\(silentGroups.count > Self.silentMax ? ", …" : ""))"
+        let away = hosts.filter { !$0.isUp }.map { "\($0.host)" }
+        let why =
+            away.count > 1
+            ? "hosts \(away.dropLast().joined(separator: ", ")) and \(away[away.count - 1]) do not answer"
+            : away.first.map { "host \($0) does not answer" } ?? "see 'bifrost status'"
+        return "nobody can tell whether anything should move, as \(names) did not say what slots have: \(why)"
     }
 
     private var hostTable: String {

@@ -45,7 +45,11 @@ struct RingShow: AsyncParsableCommand {
             var group: UInt32
             var slots: Int
             var share: Double
+            /// The host, by the name that it had first; `leaderHost` and `leaderReplica` say what they are.
             var leader: UInt64?
+            var leaderHost: UInt64?
+            var leaderReplica: UInt64?
+            /// A host.
             var preferredLeader: UInt64?
             var term: UInt64
             var commitIndex: UInt64
@@ -100,7 +104,8 @@ struct RingShow: AsyncParsableCommand {
             report.groups.append(
                 Report.Group(
                     group: group.id.rawValue, slots: group.slots, share: Double(group.slots) / Double(Slot.count),
-                    leader: group.leader?.rawValue, preferredLeader: group.preferredHost?.rawValue,
+                    leader: group.leader?.rawValue, leaderHost: group.leader?.rawValue,
+                    leaderReplica: group.leaderReplica?.rawValue, preferredLeader: group.preferredHost?.rawValue,
                     term: group.term.rawValue, commitIndex: group.commitIndex.rawValue,
                     revision: group.revision.rawValue, replicas: replicas))
         }

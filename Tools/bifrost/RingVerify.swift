@@ -31,8 +31,11 @@ struct RingVerify: AsyncParsableCommand {
             costs each replica a look-up for each slot that has records, on threads that may wait. It needs hosts that know \
             feature level 11.
 
-            EXIT CODES: 0 proven, 1 something speaks against it, and is named, 4 not proven: a replica does not answer or is \
-            behind, or the ring changed all the time.
+            A host that does not answer is waited for some ten to twenty seconds, a replica that is behind and a ring that \
+            changes until the time is over.
+
+            EXIT CODES: 0 proven, 1 something speaks against it, and is named, 4 not proven: a host or a replica does not \
+            answer or is behind, or the ring changed all the time.
 
             EXAMPLES:
               bifrost ring verify
@@ -70,6 +73,14 @@ struct RingVerify: AsyncParsableCommand {
         var violations: [Violation]
         /// Replicas of which nothing is known, and why.
         var unproven: [String]
+        /// Hosts that do not answer.
+        var silentHosts: [UInt64]
+    }
+
+    /// A replica of which nothing is known.
+    private struct Unproven {
+        var host: HostID
+        var text: String
     }
 
     private static let timeout = Duration.seconds(60)
@@ -77,6 +88,7 @@ struct RingVerify: AsyncParsableCommand {
     /// For all groups' leaders to say how far these are: one may just be elected.
     private static let boundNanoseconds: UInt64 = 10_000_000_000
     private static let pause = Duration.milliseconds(200)
+    private static let tickPause = Duration.seconds(1)
     /// Replicas that are asked at the same time.
     private static let asksMax = 16
 
@@ -93,11 +105,15 @@ struct RingVerify: AsyncParsableCommand {
         let meter = StandingMeter(
             "asking what is where", counting: "replica", isShown: progress ?? Output.isErrorTerminal)
         defer { meter.finish() }
+        let silence = HostSilence(administrator)
+        let looks = Task { await silence.run() }
+        defer { looks.cancel() }
         var last: (map: ClusterMap, replicas: Int)?
         repeat {
             let map = try await administrator.map()
+            silence.look(at: map)
             let asked = try await asked(map, administrator)
-            let (statements, unproven) = try await statements(asked, administrator, meter)
+            let (statements, unproven) = try await statements(asked, administrator, silence, meter)
             let after = try await administrator.map()
             // Whatever changed in between, an answer before it and one behind it prove nothing together.
             guard after.ring == map.ring, after.migrations == map.migrations,
@@ -107,26 +123,33 @@ struct RingVerify: AsyncParsableCommand {
                 continue
             }
             meter.finish()
-            return try report(map, asked.count, statements, unproven)
+            return try report(map, asked.count, statements, unproven, silence)
         } while !administrator.isOver
         meter.finish()
         // No answers: some are of before a change, and some of after it.
         guard let last else { return }
-        try report(
-            last.map, last.replicas, [],
-            ["the ring changed while replicas were asked, each time within the time; try again when less moves"])
+        let why = "the ring changed while replicas were asked, each time within the time; try again when less moves"
+        try report(last.map, last.replicas, [], [Unproven(host: HostID(0), text: why)], silence)
     }
 
     /// All replicas that are members, and how far their groups were after the map was read.
     private func asked(_ map: ClusterMap, _ administrator: Administrator) async throws -> [Asked] {
         var bounds: [LogIndex?] = map.dataGroups.map { _ in nil }
         let end = administrator.share(Self.boundNanoseconds)
+        let meter = StandingMeter(
+            "asking leaders how far they are", counting: "group", isShown: progress ?? Output.isErrorTerminal)
+        defer { meter.finish() }
         while true {
             let accounts = try await administrator.accounts(map)
             for (place, group) in map.dataGroups.enumerated() where bounds[place] == nil {
                 bounds[place] = RingBound.index(of: group.id, accounts)
             }
             guard bounds.contains(nil), RPCClock.now() < end else { break }
+            let silent = accounts.filter { $0.status == nil }.map { "host \($0.host.id)" }.joined(separator: ", ")
+            meter.show(
+                zip(map.dataGroups, bounds).filter { $1 == nil }.map { group, _ in
+                    group.id.words + (silent.isEmpty ? "" : "; there is no answer from \(silent)")
+                })
             try await administrator.sleep(Self.pause)
         }
         var asked: [Asked] = []
@@ -139,55 +162,79 @@ struct RingVerify: AsyncParsableCommand {
         return asked
     }
 
+    private enum Event: Sendable {
+        case answered(place: Int, Result<RingProof.Statement, ToolError>)
+        /// Time to say anew who has not answered.
+        case tick
+    }
+
     private func statements(
-        _ asked: [Asked], _ administrator: Administrator, _ meter: StandingMeter
-    ) async throws -> (statements: [RingProof.Statement], unproven: [String]) {
+        _ asked: [Asked], _ administrator: Administrator, _ silence: HostSilence, _ meter: StandingMeter
+    ) async throws -> (statements: [RingProof.Statement], unproven: [Unproven]) {
         var answers: [Result<RingProof.Statement, ToolError>?] = Array(repeating: nil, count: asked.count)
         func show() {
+            let open = asked.indices.filter { answers[$0] == nil }.map { asked[$0] }
+            // Those that are waited for longest come first.
+            let silent = open.filter { silence.isSilent($0.host.id) }
+            let others = open.filter { !silence.isSilent($0.host.id) }
             meter.show(
-                asked.indices.filter { answers[$0] == nil }.map {
-                    "\(asked[$0].group.words) on host \(asked[$0].host.id)"
-                })
+                silent.map { "\($0.group.words) on host \($0.host.id), which does not answer" }
+                    + others.map { "\($0.group.words) on host \($0.host.id)" })
         }
         show()
-        await withTaskGroup(of: (Int, Result<RingProof.Statement, ToolError>).self) { tasks in
-            for (place, replica) in asked.enumerated() {
-                if place >= Self.asksMax, let (done, answer) = await tasks.next() {
-                    answers[done] = answer
-                    show()
+        await withTaskGroup(of: Event.self) { tasks in
+            var (next, open) = (0, 0)
+            tasks.addTask { await Self.tick() }
+            while next < asked.count || open > 0 {
+                while next < asked.count, open < Self.asksMax {
+                    let (place, replica) = (next, asked[next])
+                    tasks.addTask {
+                        .answered(place: place, await Self.answer(of: replica, administrator, silence))
+                    }
+                    (next, open) = (next + 1, open + 1)
                 }
-                tasks.addTask { (place, await Self.answer(of: replica, administrator)) }
-            }
-            for await (done, answer) in tasks {
-                answers[done] = answer
+                switch await tasks.next() {
+                case .answered(let place, let answer)?:
+                    answers[place] = answer
+                    open -= 1
+                case .tick?: tasks.addTask { await Self.tick() }
+                case nil: break
+                }
                 show()
             }
+            tasks.cancelAll()
         }
         var statements: [RingProof.Statement] = []
-        var unproven: [String] = []
+        var unproven: [Unproven] = []
         for (replica, answer) in zip(asked, answers) {
             switch answer {
             case .success(let statement)?: statements.append(statement)
             case .failure(let error)?:
                 if error.status == .fault { throw error }
-                unproven.append("\(replica.group.words) on host \(replica.host.id): \(error.message)")
+                let text = "\(replica.group.words) on host \(replica.host.id): \(error.message)"
+                unproven.append(Unproven(host: replica.host.id, text: text))
             case nil: break
             }
         }
         return (statements, unproven)
     }
 
+    private static func tick() async -> Event {
+        try? await Task.sleep(for: tickPause)
+        return .tick
+    }
+
     private static func answer(
-        of asked: Asked, _ administrator: Administrator
+        of asked: Asked, _ administrator: Administrator, _ silence: HostSilence
     ) async -> Result<RingProof.Statement, ToolError> {
-        do throws(ToolError) { return .success(try await statement(of: asked, administrator)) } catch {
+        do throws(ToolError) { return .success(try await statement(of: asked, administrator, silence)) } catch {
             return .failure(error)
         }
     }
 
     /// What a replica says, as soon as it is as far as its group was.
     private static func statement(
-        of asked: Asked, _ administrator: Administrator
+        of asked: Asked, _ administrator: Administrator, _ silence: HostSilence
     ) async throws(ToolError) -> RingProof.Statement {
         guard let bound = asked.index else {
             throw ToolError(.unavailable, "its group's leader does not say how far the group is")
@@ -197,6 +244,9 @@ struct RingVerify: AsyncParsableCommand {
         var isFirst = true
         var why = "it does not answer"
         repeat {
+            if let silent = silence.isGone(asked.host.id) {
+                throw ToolError(.unavailable, "its host does not answer (\(silent))")
+            }
             let request = QueryRequest(
                 group: asked.group, epoch: .zero, slot: .group, machine: .slotOwnership, consistency: .local,
                 query: SlotContentsQuery(from: next).encoded())
@@ -247,7 +297,8 @@ struct RingVerify: AsyncParsableCommand {
     }
 
     private func report(
-        _ map: ClusterMap, _ asked: Int, _ statements: [RingProof.Statement], _ unproven: [String]
+        _ map: ClusterMap, _ asked: Int, _ statements: [RingProof.Statement], _ unproven: [Unproven],
+        _ silence: HostSilence
     ) throws {
         let violations = RingProof.violations(map, statements)
         var filled = Array(repeating: false, count: Slot.count)
@@ -256,6 +307,7 @@ struct RingVerify: AsyncParsableCommand {
                 filled[Int(slot.rawValue)] = true
             }
         }
+        let silent = map.hosts.compactMap { host in silence.isGone(host.id).map { (host: host, why: $0) } }
         let report = Report(
             proven: violations.isEmpty && unproven.isEmpty, mapVersion: map.version, epoch: map.ring.epoch.rawValue,
             slots: Slot.count, groups: map.dataGroups.count, replicas: asked,
@@ -267,7 +319,7 @@ struct RingVerify: AsyncParsableCommand {
             },
             violations: violations.map {
                 Report.Violation(slots: $0.slots.map(\.rawValue), what: $0.description)
-            }, unproven: unproven)
+            }, unproven: unproven.map(\.text), silentHosts: silent.map(\.host.id.rawValue))
         if options.common.json {
             try Output.json(report)
         } else {
@@ -277,10 +329,21 @@ struct RingVerify: AsyncParsableCommand {
             let more = violations.count > 1 ? ", and \(violations.count - 1) more" : ""
             throw ToolError(.negative, "not so: \(first)\(more)")
         }
-        if let first = unproven.first {
-            let more = unproven.count > 1 ? ", and \(unproven.count - 1) more" : ""
-            throw ToolError(.unavailable, "not proven: \(first)\(more)")
+        guard let first = unproven.first else { return }
+        // Who is gone takes all its replicas along: that is said once, and beside it what else is not known.
+        let others = unproven.filter { one in !silent.contains { $0.host.id == one.host } }
+        let known =
+            others.first.map { ", and \($0.text)\(others.count > 1 ? ", and \(others.count - 1) more" : "")" }
+            ?? "; nothing that the others have speaks against it"
+        if let gone = silent.first(where: { one in unproven.contains { $0.host == one.host.id } }) {
+            let more = silent.count > 1 ? ", and \(HumanText.count(silent.count - 1, "host")) more" : ""
+            throw ToolError(
+                .unavailable,
+                "not proven: host \(gone.host.id) at \(gone.host.address) does not answer (\(gone.why))\(more), so that "
+                    + "nothing is known of \(HumanText.count(unproven.count - others.count, "replica"))\(known)")
         }
+        let more = unproven.count > 1 ? ", and \(unproven.count - 1) more" : ""
+        throw ToolError(.unavailable, "not proven: \(first.text)\(more)")
     }
 
     private func text(_ report: Report, _ map: ClusterMap) -> String {

@@ -180,7 +180,7 @@ struct Serve: AsyncParsableCommand {
         } catch {
             let error = ToolError(error)
             logFormat.say(error.message, logger: logger)
-            throw Outcome(error.status)
+            throw Outcome(error.status, said: error.message)
         }
     }
 
@@ -272,7 +272,7 @@ struct Serve: AsyncParsableCommand {
             var host: UInt64
             var metrics: String?
         }
-        try Output.json(
+        try Output.jsonLine(
             Announcement(
                 address: host.address.description, port: host.address.port, pid: getpid(), directory: directory,
                 cluster: cluster, host: host.host.rawValue, metrics: metrics?.description))

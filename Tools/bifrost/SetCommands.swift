@@ -24,11 +24,13 @@ struct SetCommands: AsyncParsableCommand {
         @Argument(help: "Elements, up to 256.") var elements: [KeyArgument]
         @OptionGroup var options: ClientOptions
 
+        /// - Parameter token: while which stands they are changed; nil also where nothing is.
         func run(
-            _ ask: (ReliableSet, [Bytes]) async throws(BifrostError) -> [Bool], words: (isTrue: String, isFalse: String)
+            guardedBy token: FencingToken? = nil, _ ask: (ReliableSet, [Bytes]) async throws(BifrostError) -> [Bool],
+            words: (isTrue: String, isFalse: String)
         ) async throws -> [Bool] {
             let bytes = elements.map(\.bytes)
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: token)
             let answers = try await ask(cluster.set(name.bytes), bytes)
             await cluster.close()
             if options.common.json {
@@ -47,8 +49,10 @@ struct SetCommands: AsyncParsableCommand {
             abstract: "Adds elements; says which are new.", discussion: "EXAMPLE: bifrost set add '{team}/on' ada grace"
         )
         @OptionGroup var elements: Elements
+        @OptionGroup var fence: GuardOptions
         func run() async throws {
             _ = try await elements.run(
+                guardedBy: fence.token,
                 { (set, elements) async throws(BifrostError) in try await set.add(elements) }, words: ("added", "there")
             )
         }
@@ -57,8 +61,10 @@ struct SetCommands: AsyncParsableCommand {
     struct Remove: AsyncParsableCommand {
         static let configuration = CommandConfiguration(abstract: "Takes elements away; says which were there.")
         @OptionGroup var elements: Elements
+        @OptionGroup var fence: GuardOptions
         func run() async throws {
             _ = try await elements.run(
+                guardedBy: fence.token,
                 { (set, elements) async throws(BifrostError) in try await set.remove(elements) },
                 words: ("removed", "absent"))
         }
@@ -93,10 +99,11 @@ struct SetCommands: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Takes all elements of a set away; prints how many there were.")
         @Argument(help: "The set's name.") var name: KeyArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let count = try await cluster.set(name.bytes).clear()
             await cluster.close()
             try ObjectReport.print(count: count, options)
@@ -110,10 +117,11 @@ struct SetCommands: AsyncParsableCommand {
         @Argument(help: "The set's name.") var name: KeyArgument
         @Argument(help: "The other set's name.") var target: KeyArgument
         @Argument(help: "The element.") var element: KeyArgument
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let wasThere = try await cluster.set(name.bytes).move(element.bytes, to: target.bytes)
             await cluster.close()
             try ObjectReport(found: wasThere).end(
@@ -149,7 +157,7 @@ struct SetCommands: AsyncParsableCommand {
                         continue
                     }
                     let (text, base64) = element.forJSON
-                    try Output.json(Line(element: text, elementBase64: base64))
+                    try Output.jsonLine(Line(element: text, elementBase64: base64))
                 }
                 count += min(page.elements.count, left)
                 left -= min(page.elements.count, left)

@@ -124,7 +124,7 @@ struct Status: AsyncParsableCommand {
         }
         let health = ClusterHealth(map: map, accounts: accounts, lagEntriesMax: lag)
         if options.common.json {
-            try Output.json(report(map, accounts, health))
+            try say(report(map, accounts, health))
         } else {
             try Output.line(text(map, accounts, health))
         }
@@ -135,9 +135,14 @@ struct Status: AsyncParsableCommand {
         }
     }
 
+    /// As the result, or as one of many.
+    private func say(_ report: Report) throws(ToolError) {
+        if watch { try Output.jsonLine(report) } else { try Output.json(report) }
+    }
+
     private func sayUnavailable(_ error: BifrostError) throws {
         if options.common.json {
-            try Output.json(Report(status: .unavailable, problems: [error.message]))
+            try say(Report(status: .unavailable, problems: [error.message]))
         } else {
             try Output.line("unavailable\n\(error.message)")
         }

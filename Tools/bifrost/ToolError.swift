@@ -32,10 +32,16 @@ package enum ExitStatus: Int32 {
     case terminated = 143
 }
 
-/// An end that needs no words on standard error, because the result has them.
+/// An end that needs no words on standard error, because the result has them, or they were said in another form.
 struct Outcome: Error {
     var status: ExitStatus
-    init(_ status: ExitStatus) { self.status = status }
+    /// What was said; empty: the result says it.
+    var words: String
+
+    init(_ status: ExitStatus, said words: String = "") {
+        self.status = status
+        self.words = words
+    }
 }
 
 /// An end with a line on standard error: what was expected, what came, what to do. An empty message prints nothing.

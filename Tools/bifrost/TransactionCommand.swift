@@ -35,6 +35,7 @@ struct Transaction: AsyncParsableCommand {
     @Argument(help: "The file; - reads standard input.", completion: .file())
     var file: String
 
+    @OptionGroup var fence: GuardOptions
     @OptionGroup var options: ClientOptions
 
     private struct Report: Encodable {
@@ -59,7 +60,7 @@ struct Transaction: AsyncParsableCommand {
         let text = try input.readAll(bytesMax: Self.fileBytesMax)
         let transaction = try TransactionFile.transaction(in: Data(text.array), named: input.name)
         if let problem = transaction.problem() { throw ToolError(.badData, "\(input.name): \(problem)") }
-        let cluster = try await options.cluster()
+        let cluster = try await options.cluster(guardedBy: fence.token)
         let result = try await cluster.kv.transaction(
             if: transaction.conditions, then: transaction.then, otherwise: transaction.otherwise)
         await cluster.close()

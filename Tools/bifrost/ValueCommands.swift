@@ -52,11 +52,12 @@ struct ValueCommands: AsyncParsableCommand {
         @OptionGroup var value: ValueArgument
         @OptionGroup var condition: ConditionOptions
         @OptionGroup var lifetime: TimeToLiveOptions
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
             let bytes = try value.bytes()
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let revision = try await cluster.value(name.bytes, of: Bytes.self).set(
                 bytes, if: condition.test, timeToLive: lifetime.ttl?.duration)
             await cluster.close()
@@ -70,11 +71,12 @@ struct ValueCommands: AsyncParsableCommand {
         @Argument(help: "Its name.") var name: KeyArgument
         @OptionGroup var value: ValueArgument
         @OptionGroup var lifetime: TimeToLiveOptions
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
             let bytes = try value.bytes()
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let previous = try await cluster.value(name.bytes, of: Bytes.self).swap(
                 bytes, timeToLive: lifetime.ttl?.duration)
             await cluster.close()
@@ -91,11 +93,12 @@ struct ValueCommands: AsyncParsableCommand {
         @Argument(help: "What it has to be now.") var expected: String
         @OptionGroup var value: ValueArgument
         @OptionGroup var lifetime: TimeToLiveOptions
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
             let bytes = try value.bytes()
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let revision = try await cluster.value(name.bytes, of: Bytes.self).set(
                 bytes, if: .value(RawArguments.bytes(of: expected)), timeToLive: lifetime.ttl?.duration)
             await cluster.close()
@@ -109,10 +112,11 @@ struct ValueCommands: AsyncParsableCommand {
 
         @Argument(help: "Its name.") var name: KeyArgument
         @OptionGroup var condition: ConditionOptions
+        @OptionGroup var fence: GuardOptions
         @OptionGroup var options: ClientOptions
 
         func run() async throws {
-            let cluster = try await options.cluster()
+            let cluster = try await options.cluster(guardedBy: fence.token)
             let wasThere = try await cluster.value(name.bytes, of: Bytes.self).delete(if: condition.test)
             await cluster.close()
             try ObjectReport(found: wasThere).print(options, text: wasThere ? "deleted" : "there was none")

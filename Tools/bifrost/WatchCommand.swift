@@ -103,6 +103,8 @@ struct Watch: AsyncParsableCommand {
             ? cluster.kv.watch(prefix: key.bytes, from: start) : cluster.kv.watch(key.bytes, from: start)
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         do throws(BifrostError) {
             for try await change in changes {
                 position = change.resume ?? position
@@ -135,7 +137,7 @@ struct Watch: AsyncParsableCommand {
                 change: word, revision: change.revision.rawValue, resume: change.resume.map(\.rawValue))
             if change.kind != .ready, change.kind != .progress { (line.key, line.keyBase64) = change.key.forJSON }
             if change.kind == .put || change.kind == .present { (line.value, line.valueBase64) = change.value.forJSON }
-            return try Output.json(line)
+            return try Output.jsonLine(line)
         }
         var line = Array(word.utf8)
         if change.kind != .ready {
@@ -194,6 +196,8 @@ struct MachineWatch: AsyncParsableCommand {
             start: watch.after.map { .after(Revision($0)) } ?? .now, patience: nil, number: nil)
         var left = watch.limit ?? .max
         var position = watch.after.map { Revision($0) }
+        let reader = OutputReader()
+        defer { reader.end() }
         do throws(BifrostError) {
             for try await event in events {
                 position = event.resume
@@ -212,7 +216,7 @@ struct MachineWatch: AsyncParsableCommand {
             var line = Line(event: event.number, revision: event.revision.rawValue, resume: event.resume.rawValue)
             (line.key, line.keyBase64) = event.key.forJSON
             (line.body, line.bodyBase64) = event.body.forJSON
-            return try Output.json(line)
+            return try Output.jsonLine(line)
         }
         var line = Array("\(event.number)\t".utf8)
         try RecordFormat.tsv.encode(key: event.key, value: event.body, into: &line)
