@@ -20,7 +20,8 @@ enum MigrationStep: Equatable {
 
     var migration: MigrationID {
         switch self {
-        case .beginExport(let id, _), .beginImport(let id, _, _), .freeze(let id), .seal(let id, _, _), .release(let id),
+        case .beginExport(let id, _), .beginImport(let id, _, _), .freeze(let id), .seal(let id, _, _),
+            .release(let id),
             .activate(let id), .forget(let id, _), .cleared(let id), .page(let id, _, _, _, _), .clear(let id):
             id
         }

@@ -157,11 +157,15 @@ extension HostCore {
         if let tick = drive.askedTick {
             guard tickCount - tick >= askTicks(drive) << min(drive.silences, 4) else { return }
             drive.silences += 1
-            // Whoever leads it now.
+            // Whoever leads it now: another one, as long as there is one. Writers may be waiting.
+            drive.silent = drive.source
             drive.source = nil
         }
         guard tickCount >= drive.notBefore else { return }
-        guard let source = drive.source ?? someHost(of: migration.source) else { return }
+        guard
+            let source = drive.source ?? someHost(of: migration.source, but: drive.silent)
+                ?? someHost(of: migration.source, but: nil)
+        else { return }
         drive.source = source
         drive.asked += 1
         drive.askedTick = tickCount
@@ -169,10 +173,14 @@ extension HostCore {
     }
 
     /// Who may lead a group: known here, or any.
-    private func someHost(of group: GroupID) -> HostID? {
-        if let replica = replica(of: group), let leader = replica.host(of: replica.core.leader) { return leader }
+    private func someHost(of group: GroupID, but silent: HostID?) -> HostID? {
+        if let replica = replica(of: group), let leader = replica.host(of: replica.core.leader), leader != silent {
+            return leader
+        }
         guard let record = map?.group(group) else { return nil }
-        let hosts = record.replicas.filter { $0.host == host || peer($0.host)?.isConnected == true }.map(\.host)
+        let hosts = record.replicas.map(\.host).filter {
+            $0 != silent && ($0 == host || peer($0)?.isConnected == true)
+        }
         return hosts.isEmpty ? nil : hosts[Int(random.below(UInt64(hosts.count)))]
     }
 
@@ -184,6 +192,7 @@ extension HostCore {
         else { return strayMessages += 1 }
         if word.number == drive.asked { drive.askedTick = nil }
         drive.silences = 0
+        drive.silent = nil
         drive.source = other
         switch word.kind {
         case .standing(let standing):

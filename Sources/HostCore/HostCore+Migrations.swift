@@ -67,6 +67,8 @@ final class MigrationDrive {
     // A target.
     /// The source's leader is there, as far as is known.
     var source: HostID?
+    /// It did not answer when it was asked last.
+    var silent: HostID?
     var standing: MigrationStanding?
     /// Of a source that is frozen: what both logs' times were, by that of its answers by which the least was lost; and how
     /// many answers said that it is.

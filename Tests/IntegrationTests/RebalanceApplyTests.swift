@@ -76,8 +76,11 @@ extension IntegrationTests {
                 // Who waited for it would be killed before.
                 let verified = try await cluster.bifrost(
                     "ring", "verify", "--timeout", "1h", "--progress", "--json", limit: .seconds(300))
+                let address = cluster.hosts[2].address
                 verified.expectLast(
-                    4, saying: "not proven: host 3 at \(cluster.hosts[2].address) does not answer (connection refused",
+                    4,
+                    saying:
+                        "not proven: host 3 at \(address) does not answer (cannot connect to \(address): Connection refused)",
                     "nothing is known of 3 replicas; nothing that the others have speaks against it")
                 #expect(verified.errorText.contains("on host 3, which does not answer"), "\(verified.errorText)")
                 let report = try verified.json()
