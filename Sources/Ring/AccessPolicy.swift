@@ -299,7 +299,8 @@ public struct AccessPolicy: Hashable, Sendable {
         }
         tokens.sort { $0.token.id < $1.token.id }
         for place in tokens.indices.dropFirst() where tokens[place - 1].token.id == tokens[place].token.id {
-            return "two tokens have the id \(tokens[place].token.id), of \(tokens[place - 1].user) and \(tokens[place].user)"
+            return
+                "two tokens have the id \(tokens[place].token.id), of \(tokens[place - 1].user) and \(tokens[place].user)"
         }
         tokens.sort { $0.token.hash < $1.token.hash }
         for place in tokens.indices.dropFirst() where tokens[place - 1].token.hash == tokens[place].token.hash {
@@ -331,7 +332,8 @@ extension AccessRole {
                 return "a grant of role \(name) has no verbs, or unknown ones"
             }
             guard grant.prefix.count <= AccessPolicy.prefixBytesMax else {
-                return "a prefix of role \(name) has \(grant.prefix.count) bytes, of at most \(AccessPolicy.prefixBytesMax)"
+                return
+                    "a prefix of role \(name) has \(grant.prefix.count) bytes, of at most \(AccessPolicy.prefixBytesMax)"
             }
             guard place == 0 || grants[place - 1].prefix < grant.prefix else {
                 return "the prefixes of role \(name) are out of order"
@@ -406,4 +408,44 @@ public struct AccessRights: Hashable, Sendable {
 
     /// With some key.
     public func permitsSomething(_ verb: Verb) -> Bool { grants.contains { $0.verbs.contains(verb) } }
+}
+
+/// What somebody needs to be allowed for a request, or for a part of one.
+public enum Permission: Hashable, Sendable {
+    /// To be a user, whatever he may do.
+    case user
+    /// The verb on some key, whichever.
+    case something(Verb)
+    case key(Verb, Bytes)
+    /// The verb on all keys from this one on, and before `end`; nil: all behind it.
+    case range(Verb, from: Bytes, end: Bytes?)
+    /// The verb on everything.
+    case everything(Verb)
+    /// Nobody is who comes as a client: hosts say it to each other.
+    case hosts
+}
+
+extension AccessPolicy {
+    /// Whether somebody may do it. Costs as much as `permits(_:_:key:)`.
+    ///
+    /// - Parameter user: nil: nobody whom the cluster knows.
+    public func permits(_ user: String?, _ permission: Permission) -> Bool {
+        guard isRequired else { return true }
+        guard let user, self.user(user) != nil else { return false }
+        return rights(of: user).permits(permission)
+    }
+}
+
+extension AccessRights {
+    /// Whether a user with these rights may do it.
+    public func permits(_ permission: Permission) -> Bool {
+        switch permission {
+        case .user: true
+        case .something(let verb): permitsSomething(verb)
+        case .key(let verb, let key): permits(verb, key: key)
+        case .range(let verb, let from, let end): permits(verb, from: from, end: end)
+        case .everything(let verb): permitsEverything(verb)
+        case .hosts: false
+        }
+    }
 }
