@@ -24,18 +24,16 @@ extension AccessPolicy {
         }
         let isRequired = try reader.readBool()
         var roles: [AccessRole] = []
-        for _
-            in 0..<(try reader.readCount(
-                UInt16.self, "roles", most: Self.rolesMax, ofSize: AccessRole.encodedBytesMin))
-        {
+        let roleCount = try reader.readCount(
+            UInt16.self, "roles", most: Self.rolesMax, ofSize: AccessRole.encodedBytesMin)
+        for _ in 0..<roleCount {
             roles.append(try AccessRole(from: &reader))
             try Self.check(reader.offset - start)
         }
         var users: [AccessUser] = []
-        for _
-            in 0..<(try reader.readCount(
-                UInt16.self, "users", most: Self.usersMax, ofSize: AccessUser.encodedBytesMin))
-        {
+        let userCount = try reader.readCount(
+            UInt16.self, "users", most: Self.usersMax, ofSize: AccessUser.encodedBytesMin)
+        for _ in 0..<userCount {
             users.append(try AccessUser(from: &reader))
             try Self.check(reader.offset - start)
         }
@@ -79,10 +77,9 @@ extension AccessRole {
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         let name = try reader.readStringWithLength(limit: AccessPolicy.nameBytesMax)
         var grants: [AccessGrant] = []
-        for _
-            in 0..<(try reader.readCount(
-                UInt8.self, "grants of a role", most: AccessPolicy.grantsPerRoleMax, ofSize: 5))
-        {
+        let grantCount = try reader.readCount(
+            UInt8.self, "grants of a role", most: AccessPolicy.grantsPerRoleMax, ofSize: 5)
+        for _ in 0..<grantCount {
             let verbs = VerbSet(rawValue: try reader.read())
             // Its own bytes: a role lives for longer than the frame that it came in.
             let prefix = try reader.readBytesWithLength(limit: AccessPolicy.prefixBytesMax).compacted()
@@ -120,17 +117,15 @@ extension AccessUser {
     public init(from reader: inout ByteReader) throws(DecodingFailure) {
         let name = try reader.readStringWithLength(limit: AccessPolicy.nameBytesMax)
         var roles: [String] = []
-        for _
-            in 0..<(try reader.readCount(
-                UInt8.self, "roles of a user", most: AccessPolicy.rolesPerUserMax, ofSize: 4))
-        {
+        let roleCount = try reader.readCount(
+            UInt8.self, "roles of a user", most: AccessPolicy.rolesPerUserMax, ofSize: 4)
+        for _ in 0..<roleCount {
             roles.append(try reader.readStringWithLength(limit: AccessPolicy.nameBytesMax))
         }
         var tokens: [AccessToken] = []
-        for _
-            in 0..<(try reader.readCount(
-                UInt8.self, "tokens of a user", most: AccessPolicy.tokensPerUserMax, ofSize: Self.tokenBytes))
-        {
+        let tokenCount = try reader.readCount(
+            UInt8.self, "tokens of a user", most: AccessPolicy.tokensPerUserMax, ofSize: Self.tokenBytes)
+        for _ in 0..<tokenCount {
             let id = try reader.read(UInt64.self)
             guard let hash = TokenHash(try reader.readBytes(count: TokenHash.byteCount)) else {
                 throw DecodingFailure(expected: "a token's hash", found: "other bytes")

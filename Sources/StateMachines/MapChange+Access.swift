@@ -39,7 +39,7 @@ extension MapChange {
             try keepAdministrator(changed, "user \(name) gone")
         case .setAccessRequired(let isRequired):
             changed.isRequired = isRequired
-            guard !isRequired || !changed.administrators.isEmpty else {
+            guard !isRequired || changed.hasAdministrator else {
                 throw .invalid(
                     "no user has admin on everything, and nobody could change anything any more: give some user the role "
                         + "admin first")
@@ -51,7 +51,7 @@ extension MapChange {
     }
 
     private func keepAdministrator(_ changed: AccessPolicy, _ what: String) throws(Refusal) {
-        guard changed.isRequired, changed.administrators.isEmpty else { return }
+        guard changed.isRequired, !changed.hasAdministrator else { return }
         throw .invalid(
             "with \(what), nobody could change anything any more: give another user the role admin first, or let "
                 + "authentication not be required")
