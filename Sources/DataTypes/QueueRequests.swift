@@ -11,6 +11,8 @@ public import StateMachines
 public struct QueuePush: MachineCommand {
     public typealias Machine = QueueMachine
     public static let number: UInt16 = 1
+    /// Numbers of items, and whether one of these ids was pushed before: nothing that others put in.
+    public static let tellsWhatIsThere = false
     public var name: Bytes
     package var pushes: [ObjectQueue.Push]
 
@@ -335,6 +337,7 @@ public struct QueuePurgeDead: MachineCommand {
 public struct QueueSettings: MachineCommand {
     public typealias Machine = QueueMachine
     public static let number: UInt16 = 10
+    public static let tellsWhatIsThere = false
     public var name: Bytes
     public var deliveriesMax: UInt32
 

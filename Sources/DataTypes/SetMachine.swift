@@ -157,6 +157,7 @@ public struct SetMove: MachineCommand {
     }
 
     public var key: Bytes { name }
+    public var furtherKeys: [Bytes] { [target] }
     public var readKeys: [Bytes] { [ObjectKey(name).record(), ObjectKey(target).record()] }
 
     public func apply(in context: inout MachineContext) throws -> SetAnswer {
@@ -390,6 +391,7 @@ public struct SetCombine: MachineQuery {
     }
 
     public var key: Bytes { names.first ?? Bytes() }
+    public var furtherKeys: [Bytes] { Array(names.dropFirst()) }
     public var readKeys: [Bytes] { names.map { ObjectKey($0).record() } }
 
     public func answer(in view: inout MachineView) throws -> SetElements {

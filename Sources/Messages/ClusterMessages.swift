@@ -12,13 +12,14 @@ public struct MapRequest: Message {
     public init(from reader: inout ByteReader) throws(DecodingFailure) { known = try reader.read() }
 }
 
-/// `kind u8`, then by kind: 0 not initialised; 1 unchanged: `version u64`; 2 `map`. Kept for later: 3 a delta of the
-/// ring.
+/// `kind u8`, then by kind: 0 not initialised; 1 unchanged: `version u64`; 2 `map`, in the form for clients (`ClusterMap.Form`).
+/// Kept for later: 3 a delta of the ring.
 public enum MapReply: Message {
     /// The host belongs to no cluster yet.
     case notInitialised
     /// The host has nothing newer than what the asker named.
     case unchanged(version: UInt64)
+    /// It is sent without its policy, whoever asks: users and their tokens' hashes are the hosts' affair.
     case map(ClusterMap)
 
     public func encode(into writer: inout ByteWriter) {
@@ -29,7 +30,7 @@ public enum MapReply: Message {
             writer.write(version)
         case .map(let map):
             writer.write(2 as UInt8)
-            map.encode(into: &writer)
+            map.withoutAccess.encode(into: &writer)
         }
     }
 
@@ -38,7 +39,7 @@ public enum MapReply: Message {
         switch kind {
         case 0: self = .notInitialised
         case 1: self = .unchanged(version: try reader.read())
-        case 2: self = .map(try ClusterMap(from: &reader))
+        case 2: self = .map(try ClusterMap(from: &reader, form: .clients))
         default: throw DecodingFailure(expected: "a map's reply of kind 0, 1 or 2", found: "kind \(kind)")
         }
     }

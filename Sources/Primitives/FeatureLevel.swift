@@ -26,6 +26,8 @@ public enum FeatureLevel {
     public static let gatherings: UInt32 = 10
     /// Slots move from group to group: maps of version 2, meta commands from 16 on, sub state machine 5.
     public static let migrations: UInt32 = 11
+    /// Users and roles: hosts' maps of version 3, meta commands 27 to 31. Nothing asks for it yet.
+    public static let access: UInt32 = 12
     /// What this version knows.
     public static let current = migrations
 

@@ -4,24 +4,42 @@
 public import Primitives
 
 extension ClusterMap {
-    /// The newest that is read. Version 1 is written while no slots move, so that hosts of the version before read it.
-    public static let formatVersion: UInt16 = 2
+    /// The newest that is read. Version 1 is written while no slots move, so that hosts of the version before read it. Version 3 has
+    /// the policy behind all else, and is the only one that has it: hosts write it from feature level `FeatureLevel.access` on, and
+    /// to clients versions 1 and 2 at every level.
+    public static let formatVersion: UInt16 = 3
 
-    /// `version u16 | head | as many host records as the head says | as many group records | slot table`, and in version 2
-    /// `migrations u32 | as many migration records`
+    /// Whose map it is, and so whether the policy has to be in it.
+    public enum Form: Hashable, Sendable {
+        /// With its policy, where the level has policies. What is without is not believed: it would be taken for one that lets
+        /// everybody in.
+        case hosts
+        /// Never with its policy.
+        case clients
+        /// One or the other: of a save.
+        case either
+    }
+
+    /// `version u16 | head | as many host records as the head says | as many group records | slot table`, and in versions 2 and 3
+    /// `migrations u32 | as many migration records`, and in version 3 the policy (`AccessPolicy`). With the policy if the map has one:
+    /// what goes to clients is `withoutAccess`.
     public func encode(into writer: inout ByteWriter) {
-        writer.write(migrations.isEmpty ? 1 : 2 as UInt16)
+        writer.write(access != nil ? 3 : migrations.isEmpty ? 1 : 2 as UInt16)
         head.encode(into: &writer)
         for host in hosts { host.encode(into: &writer) }
         for group in groups { group.encode(into: &writer) }
         ring.encode(into: &writer)
-        guard !migrations.isEmpty else { return }
+        guard !migrations.isEmpty || access != nil else { return }
         writer.write(UInt32(migrations.count))
         for migration in migrations { migration.encode(into: &writer) }
+        access?.encode(into: &writer)
     }
 
+    /// Reads what `encode` wrote for hosts, and checks the map's invariants.
+    public init(from reader: inout ByteReader) throws(DecodingFailure) { try self.init(from: &reader, form: .hosts) }
+
     /// Reads what `encode` wrote, and checks the map's invariants.
-    public init(from reader: inout ByteReader) throws(DecodingFailure) {
+    public init(from reader: inout ByteReader, form: Form) throws(DecodingFailure) {
         let version = try reader.expect(versionUpTo: Self.formatVersion, of: "a cluster map")
         let head = try ClusterMapHead(from: &reader)
         let hostCount = Int(head.hosts)
@@ -48,13 +66,15 @@ extension ClusterMap {
             try reader.check(count: count, ofSize: MigrationRecord.encodedBytesMin)
             for _ in 0..<count { migrations.append(try MigrationRecord(from: &reader)) }
         }
-        try self.init(head: head, hosts: hosts, groups: groups, ring: ring, migrations: migrations)
+        let access = version > 2 ? try AccessPolicy(from: &reader) : nil
+        try self.init(
+            head: head, hosts: hosts, groups: groups, ring: ring, migrations: migrations, access: access, form: form)
     }
 
     /// Puts a map together from its parts and checks that none is missing, and its invariants.
     public init(
         head: ClusterMapHead, hosts: [HostRecord], groups: [GroupRecord], ring: SlotTable,
-        migrations: [MigrationRecord] = []
+        migrations: [MigrationRecord] = [], access: AccessPolicy? = nil, form: Form = .hosts
     ) throws(DecodingFailure) {
         guard hosts.count == Int(head.hosts), groups.count == Int(head.groups),
             migrations.count == Int(head.migrations)
@@ -65,12 +85,25 @@ extension ClusterMap {
         }
         self.init(
             cluster: head.cluster, version: head.version, featureLevel: head.featureLevel, hosts: hosts, groups: groups,
-            ring: ring, migrations: migrations, nextHost: head.nextHost, nextGroup: head.nextGroup,
+            ring: ring, migrations: migrations, access: access, nextHost: head.nextHost, nextGroup: head.nextGroup,
             nextReplica: head.nextReplica)
+        self.access = access
+        switch form {
+        case .hosts:
+            guard isWhole else {
+                throw DecodingFailure(
+                    expected: "users and roles in a host's map of feature level \(featureLevel)", found: "none")
+            }
+        case .clients:
+            guard access == nil else {
+                throw DecodingFailure(expected: "a client's map, without users and roles", found: "a host's")
+            }
+        case .either: break
+        }
         if let problem = problem() { throw DecodingFailure(expected: "a consistent cluster map", found: problem) }
     }
 
-    /// All but hosts, groups, ring and migrations.
+    /// All but hosts, groups, ring, migrations and the policy.
     public var head: ClusterMapHead {
         ClusterMapHead(
             cluster: cluster, version: version, featureLevel: featureLevel, nextHost: nextHost,
@@ -92,7 +125,7 @@ public struct ClusterMapHead: Hashable, Sendable {
     public var groups: UInt32
     public var migrations: UInt32
 
-    /// As the map's.
+    /// The newest that is read. Version 1 is written while no slots move.
     public static let formatVersion: UInt16 = 2
 
     init(

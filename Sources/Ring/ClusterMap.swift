@@ -1,5 +1,5 @@
-// All that a host or a client must know to find a record: hosts, groups with their replicas, the ring. The meta group
-// owns it; everybody else has a copy with a version. Refuses to own: health, load.
+// All that a host or a client must know to find a record: hosts, groups with their replicas, the ring; and for hosts alone, who may
+// do what. The meta group owns it; everybody else has a copy with a version. Refuses to own: health, load.
 
 public import Primitives
 
@@ -48,7 +48,7 @@ public struct HostRecord: Hashable, Sendable {
 /// incarnations are unique; replicas ascend by id, each of another host that exists, and belong to one group only; each
 /// group has one that is to vote, and the preferred leader is such a one; founders ascend, and there is one; every owner
 /// in the ring is a group of the map; migrations ascend, between groups of the map, and no slot is in two; all ids are below the next ones; the cluster has an id, and no counter is near the
-/// end of its type.
+/// end of its type; a policy is sound, and there is none below feature level `FeatureLevel.access`.
 public struct ClusterMap: Hashable, Sendable {
     public static let hostsMax = 4_096
     public static let groupsMax = 65_536
@@ -70,15 +70,19 @@ public struct ClusterMap: Hashable, Sendable {
     public var ring: SlotTable
     /// Moves of slots that are under way.
     public var migrations: [MigrationRecord] = []
+    /// Who may do what, from feature level `FeatureLevel.access` on. Hosts' maps have it, clients' never do: nil there means that it
+    /// was not told, not that there is none.
+    public var access: AccessPolicy?
     /// The ids to give next. They are never given twice, so they only grow.
     public var nextHost: HostID
     public var nextGroup: GroupID
     public var nextReplica: ReplicaID
 
+    /// - Parameter access: nil: an empty policy, where the level has policies.
     public init(
         cluster: ClusterID, version: UInt64 = 1, featureLevel: UInt32 = FeatureLevel.first, hosts: [HostRecord],
-        groups: [GroupRecord], ring: SlotTable, migrations: [MigrationRecord] = [], nextHost: HostID,
-        nextGroup: GroupID, nextReplica: ReplicaID
+        groups: [GroupRecord], ring: SlotTable, migrations: [MigrationRecord] = [], access: AccessPolicy? = nil,
+        nextHost: HostID, nextGroup: GroupID, nextReplica: ReplicaID
     ) {
         self.cluster = cluster
         self.version = version
@@ -87,10 +91,21 @@ public struct ClusterMap: Hashable, Sendable {
         self.groups = groups
         self.ring = ring
         self.migrations = migrations
+        self.access = access ?? (featureLevel >= FeatureLevel.access ? AccessPolicy() : nil)
         self.nextHost = nextHost
         self.nextGroup = nextGroup
         self.nextReplica = nextReplica
     }
+
+    /// As clients get it: without the policy, and so in the same form at every feature level.
+    public var withoutAccess: ClusterMap {
+        var map = self
+        map.access = nil
+        return map
+    }
+
+    /// A host may go by it: a policy that there has to be is there.
+    public var isWhole: Bool { featureLevel < FeatureLevel.access || access != nil }
 
     /// By binary search.
     public func host(_ id: HostID) -> HostRecord? {
@@ -178,6 +193,12 @@ public struct ClusterMap: Hashable, Sendable {
         }
         if let owner = ring.owner(outside: groups.map(\.id)) {
             return "the ring names group \(owner), which does not exist"
+        }
+        if let access {
+            guard featureLevel >= FeatureLevel.access else {
+                return "users and roles at feature level \(featureLevel), which has none"
+            }
+            if let problem = access.problem { return problem }
         }
         return problemOfMigrations()
     }

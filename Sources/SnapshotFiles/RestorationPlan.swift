@@ -8,7 +8,8 @@ public import Storage
 
 public enum RestorationPlan {
     /// The new cluster's map. Groups keep their numbers, since the ring names them, and their weights. Replicas get ids
-    /// that the saved cluster never gave.
+    /// that the saved cluster never gave. Users and roles are those of the save; one that does not have them, as the meta group
+    /// is not in it, makes a cluster that lets everybody in.
     ///
     /// - Parameters:
     ///   - hosts: with their ids.
@@ -45,7 +46,7 @@ public enum RestorationPlan {
             cluster: cluster, version: saved.version + 1,
             featureLevel: max(saved.featureLevel, FeatureLevel.ofNewMap(hosts: hosts.map(\.featureLevel))),
             hosts: hosts,
-            groups: groups, ring: ring,
+            groups: groups, ring: ring, access: saved.access,
             nextHost: HostID((hosts.last?.id.rawValue ?? 0) + 1), nextGroup: saved.nextGroup,
             nextReplica: ReplicaID(saved.nextReplica.rawValue + UInt64(groups.count * replicas)))
         if let problem = map.problem() { throw PlannerError(problem) }

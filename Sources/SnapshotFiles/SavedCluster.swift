@@ -124,7 +124,8 @@ public struct SavedCluster: Hashable, Sendable {
         beganMilliseconds = try reader.read()
         endedMilliseconds = try reader.read()
         var inner = ByteReader(try reader.readBytesWithLength())
-        map = try ClusterMap(from: &inner)
+        // Whole if it is that of the meta group's saved state; else as a client has it.
+        map = try ClusterMap(from: &inner, form: .either)
         try inner.expectEnd()
         guard map.cluster == cluster else { throw DecodingFailure(expected: "a map of \(cluster)", found: "another") }
         let count = Int(try reader.read(UInt32.self))

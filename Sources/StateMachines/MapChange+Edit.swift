@@ -20,6 +20,7 @@ struct MapEdit {
         case migrationCommitted(MigrationRecord)
         case migrationRemoved(MigrationID)
         case featureLevel(UInt32)
+        case access(AccessPolicy)
     }
     var part: Part
     var nextGroup: GroupID
@@ -47,7 +48,11 @@ struct MapEdit {
             map.replace(migration)
             map.ring.assign(migration.slots, to: migration.target)
         case .migrationRemoved(let id): map.removeMigration(id)
-        case .featureLevel(let level): map.featureLevel = level
+        case .featureLevel(let level):
+            map.featureLevel = level
+            // From this level on each map of a host has one; this one lets everybody in, as before.
+            if level >= FeatureLevel.access, map.access == nil { map.access = AccessPolicy() }
+        case .access(let policy): map.access = policy
         }
         map.nextGroup = nextGroup
         map.nextReplica = nextReplica
@@ -72,6 +77,7 @@ extension MapChange {
             case .migrate, .commitMigration, .migrationReleased, .migrationActivated, .abortMigration, .migrationDone,
                 .limitMigration:
                 FeatureLevel.migrations
+            case .putRole, .deleteRole, .putUser, .deleteUser, .setAccessRequired: FeatureLevel.access
             default: FeatureLevel.membership
             }
         guard map.featureLevel < least else { return nil }
@@ -188,6 +194,7 @@ extension MapChange {
         case .abortMigration(let id, let lost): return try aborting(id, lost, map)
         case .migrationDone(let id, let side): return try finishing(id, side, map)
         case .limitMigration(let id, let limits): return try limiting(id, limits, map)
+        case .putRole, .deleteRole, .putUser, .deleteUser, .setAccessRequired: return try changingAccess(map)
         }
     }
 

@@ -1,5 +1,5 @@
-// Changes of the cluster's map one by one: members of groups, groups, hosts, feature level. Owns their encoding. What
-// they do is in MapChange+Edit; who asks for them, and why, is the planner's, the leaders' and people's business.
+// Changes of the cluster's map one by one: members of groups, groups, hosts, feature level, users and roles. Owns their encoding.
+// What they do is in MapChange+Edit; who asks for them, and why, is the planner's, the leaders' and people's business.
 
 public import Primitives
 public import Ring
@@ -61,6 +61,17 @@ public enum MapChange: Hashable, Sendable {
     case migrationDone(MigrationID, MigrationSide)
     /// 22, `migration u64 | limits`: other limits for one that is not decided yet.
     case limitMigration(MigrationID, MigrationLimits)
+    /// 27, `role` (`AccessRole`): a new role, or another form of one that there is, as a whole. This and the next ones: from feature
+    /// level 12 on.
+    case putRole(AccessRole)
+    /// 28, `name: length u32, UTF-8`: only when no user has it.
+    case deleteRole(String)
+    /// 29, `user` (`AccessUser`): a new user, or another form of one that there is, as a whole, tokens too.
+    case putUser(AccessUser)
+    /// 30, `name: length u32, UTF-8`: while authentication is required, not the last one who may administer everything.
+    case deleteUser(String)
+    /// 31, `is required u8`: whether who is no user may do nothing. It is required only when somebody may administer everything.
+    case setAccessRequired(Bool)
 
     /// A planned step, as a change.
     public init(_ step: Planner.Step) {
@@ -72,8 +83,10 @@ public enum MapChange: Hashable, Sendable {
         }
     }
 
-    /// 13 is a recovery's; from 23 on they are a rebalancing's.
-    static func isOne(_ number: UInt8) -> Bool { number >= 3 && number <= 22 && number != 13 }
+    /// 13 is a recovery's; 23 to 26 are a rebalancing's.
+    static func isOne(_ number: UInt8) -> Bool {
+        number >= 3 && number <= 31 && number != 13 && !(23...26).contains(number)
+    }
 
     var number: UInt8 {
         switch self {
@@ -96,6 +109,11 @@ public enum MapChange: Hashable, Sendable {
         case .abortMigration: 20
         case .migrationDone: 21
         case .limitMigration: 22
+        case .putRole: 27
+        case .deleteRole: 28
+        case .putUser: 29
+        case .deleteUser: 30
+        case .setAccessRequired: 31
         }
     }
 
@@ -157,6 +175,10 @@ public enum MapChange: Hashable, Sendable {
         case .limitMigration(let migration, let limits):
             writer.write(migration)
             limits.encode(into: &writer)
+        case .putRole(let role): role.encode(into: &writer)
+        case .putUser(let user): user.encode(into: &writer)
+        case .deleteRole(let name), .deleteUser(let name): writer.writeWithLength(name)
+        case .setAccessRequired(let isRequired): writer.write(isRequired)
         }
     }
 
@@ -210,7 +232,12 @@ public enum MapChange: Hashable, Sendable {
             }
             self = .migrationDone(migration, side)
         case 22: self = .limitMigration(try reader.read(), try MigrationLimits(from: &reader))
-        default: throw DecodingFailure(expected: "a change of the map, 3 to 22", found: "kind \(number)")
+        case 27: self = .putRole(try AccessRole(from: &reader))
+        case 28: self = .deleteRole(try reader.readStringWithLength(limit: AccessPolicy.nameBytesMax))
+        case 29: self = .putUser(try AccessUser(from: &reader))
+        case 30: self = .deleteUser(try reader.readStringWithLength(limit: AccessPolicy.nameBytesMax))
+        case 31: self = .setAccessRequired(try reader.readBool())
+        default: throw DecodingFailure(expected: "a change of the map, 3 to 31", found: "kind \(number)")
         }
     }
 }

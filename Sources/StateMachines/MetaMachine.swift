@@ -137,7 +137,7 @@ public enum MetaCommand: Hashable, Sendable {
             self = .reportStep(id, step, try Rebalancing.Report(from: &reader))
         case Self.rebalancingNumbers.auto:
             self = .setAuto(try reader.readBool() ? try AutoRebalancing(from: &reader) : nil)
-        default: throw DecodingFailure(expected: "a meta command of kind 1 to 26", found: "kind \(number)")
+        default: throw DecodingFailure(expected: "a meta command of kind 1 to 31", found: "kind \(number)")
         }
         try reader.expectEnd()
     }
@@ -220,6 +220,8 @@ public struct MetaRecord: Hashable, Sendable {
 /// The map, live. Its records: "head" with the map's own numbers and counts, "ring", "host/" and the id (u64,
 /// big-endian, so that records sort like ids) for each host, "group/" and the id (u32, big-endian) for each group,
 /// "migration/" and the id (u64, big-endian) for each migration; values as the parts of the map encode themselves.
+///
+/// From feature level `FeatureLevel.access` on also "access", with users and roles.
 ///
 /// Beside the map the last rebalancing, in as many records as change together: "rebalancing" with its head, and
 /// "rebalancing/" and the place (u32, big-endian) for each step. And "rebalancing-auto", as long as the meta group keeps the
@@ -329,6 +331,7 @@ public struct MetaMachine: Sendable {
         return old.hosts.filter { map.host($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
             + old.groups.filter { map.group($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
             + old.migrations.filter { map.migration($0.id) == nil }.map { MetaRecord(key: key(of: $0.id), value: nil) }
+            + (old.access != nil && map.access == nil ? [MetaRecord(key: accessKey, value: nil)] : [])
     }
 
     private mutating func register(_ registration: HostRegistration) -> Effect {
@@ -394,8 +397,13 @@ public struct MetaMachine: Sendable {
             records = [Self.record(Self.key(of: migration.id)) { migration.encode(into: &$0) }]
         case .migrationRemoved(let id): records = [MetaRecord(key: Self.key(of: id), value: nil)]
         case .featureLevel: break
+        case .access(let policy): records = [Self.record(Self.accessKey) { policy.encode(into: &$0) }]
         }
+        let hadAccess = map!.access != nil
         edit.apply(to: &map!)
+        if !hadAccess, let policy = map!.access {
+            records.append(Self.record(Self.accessKey) { policy.encode(into: &$0) })
+        }
         if case .migrationCommitted = edit.part {
             records.append(Self.record(Self.ringKey) { map!.ring.encode(into: &$0) })
         }
@@ -425,6 +433,7 @@ public struct MetaMachine: Sendable {
         for migration in map.migrations where migration != old?.migration(migration.id) {
             add(key(of: migration.id)) { migration.encode(into: &$0) }
         }
+        if let access = map.access, access != old?.access { add(accessKey) { access.encode(into: &$0) } }
         return records
     }
 
@@ -435,6 +444,7 @@ public struct MetaMachine: Sendable {
         var hosts: [HostRecord] = []
         var groups: [GroupRecord] = []
         var migrations: [MigrationRecord] = []
+        var access: AccessPolicy?
         var rebalancing = RestoredRebalancing()
         for record in records {
             guard let value = record.value else { continue }
@@ -449,6 +459,8 @@ public struct MetaMachine: Sendable {
                 head = try ClusterMapHead(from: &reader)
             } else if record.key == Self.ringKey {
                 ring = try SlotTable(from: &reader)
+            } else if record.key == Self.accessKey {
+                access = try AccessPolicy(from: &reader)
             } else if record.key.count > 5, record.key[0..<5] == Self.hostPrefix {
                 hosts.append(try HostRecord(from: &reader))
                 try Self.expect(record.key, Self.key(of: hosts[hosts.count - 1].id))
@@ -465,14 +477,15 @@ public struct MetaMachine: Sendable {
             try reader.expectEnd()
         }
         self.rebalancing = try rebalancing.finish()
-        if head == nil, ring == nil, hosts.isEmpty, groups.isEmpty, migrations.isEmpty { return }
+        if head == nil, ring == nil, hosts.isEmpty, groups.isEmpty, migrations.isEmpty, access == nil { return }
         guard let head, let ring else {
             throw DecodingFailure(expected: "a map's head and ring", found: "records without them")
         }
         hosts.sort { $0.id < $1.id }
         groups.sort { $0.id < $1.id }
         migrations.sort { $0.id < $1.id }
-        map = try ClusterMap(head: head, hosts: hosts, groups: groups, ring: ring, migrations: migrations)
+        map = try ClusterMap(
+            head: head, hosts: hosts, groups: groups, ring: ring, migrations: migrations, access: access)
     }
 
     private static func expect(_ found: Bytes, _ expected: Bytes) throws(DecodingFailure) {
@@ -483,6 +496,7 @@ public struct MetaMachine: Sendable {
 
     private static var headKey: Bytes { "head" }
     private static var ringKey: Bytes { "ring" }
+    private static var accessKey: Bytes { "access" }
     private static var hostPrefix: Bytes { "host/" }
     private static var groupPrefix: Bytes { "group/" }
     private static var migrationPrefix: Bytes { "migration/" }

@@ -49,6 +49,10 @@ public protocol MachineCommand<Machine>: Message {
     /// Whether it makes the state grow. Hosts that are short of space refuse what does, and do the rest as long as they
     /// can.
     static var bringsDataIn: Bool { get }
+    /// Whether its answer tells what was there. Then whoever sends it needs to be allowed to read, too, and not to write alone.
+    static var tellsWhatIsThere: Bool { get }
+    /// What it is about beside `key`, as users name it: who may do it with `key` alone may not do it. All within one slot.
+    var furtherKeys: [Bytes] { get }
     /// Does it. All that it writes is there together, or, if it throws, nothing.
     ///
     /// - Throws: `MachineFailure`, which the caller gets as it is, each time he asks; and whatever the context threw.
@@ -58,6 +62,8 @@ public protocol MachineCommand<Machine>: Message {
 extension MachineCommand {
     public var readKeys: [Bytes] { [key] }
     public static var bringsDataIn: Bool { true }
+    public static var tellsWhatIsThere: Bool { true }
+    public var furtherKeys: [Bytes] { [] }
 }
 
 /// A question to a state machine. It is not logged, changes nothing, and is answered beside commands and other queries.
@@ -71,6 +77,8 @@ public protocol MachineQuery<Machine>: Message {
     /// What it reads, to be looked up in one go; what it reads beside these is looked up one after the other, and `answer`
     /// begins anew each time, at most `MachineView.roundsMax` times.
     var readKeys: [Bytes] { get }
+    /// What it is about beside `key`, as for commands.
+    var furtherKeys: [Bytes] { get }
     /// Answers it, on any thread.
     ///
     /// - Throws: `MachineFailure`, which the caller gets as it is; and whatever the view threw.
@@ -79,6 +87,7 @@ public protocol MachineQuery<Machine>: Message {
 
 extension MachineQuery {
     public var readKeys: [Bytes] { [key] }
+    public var furtherKeys: [Bytes] { [] }
 }
 
 /// Something that a machine tells whoever watches: emitted by commands (`MachineContext.emit`), seen in the order of the

@@ -27,7 +27,10 @@ public struct StateMachineRegistry: Sendable {
     /// What a host needs to know of a command's type.
     final class Command: Sendable {
         let bringsDataIn: Bool
+        let tellsWhatIsThere: Bool
         let check: @Sendable (MachineRequest) throws(DecodingFailure) -> Void
+        /// All that it is about, as its body says.
+        let keys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
         let readKeys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
         /// What it came to. The context keeps what it wrote, or why it has to wait.
         let apply: @Sendable (MachineRequest, inout MachineContext) throws(DecodingFailure) -> EncodedOutcome
@@ -36,6 +39,11 @@ public struct StateMachineRegistry: Sendable {
 
         init<Machine: StateMachine, Type: MachineCommand<Machine>>(_ command: Type.Type) {
             bringsDataIn = command.bringsDataIn
+            tellsWhatIsThere = command.tellsWhatIsThere
+            keys = { request throws(DecodingFailure) in
+                let value = try Type(decoding: request.body)
+                return try request.keys(ofBody: value.key, value.furtherKeys)
+            }
             check = { request throws(DecodingFailure) in
                 guard try Type(decoding: request.body).key == request.key else {
                     throw DecodingFailure(expected: "the command's own key in front of it", found: "another")
@@ -88,6 +96,8 @@ public struct StateMachineRegistry: Sendable {
     }
 
     struct Query: Sendable {
+        /// As a command's.
+        var keys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
         var readKeys: @Sendable (MachineRequest) throws(DecodingFailure) -> [Bytes]
         var answer: @Sendable (MachineRequest, inout MachineView) throws(DecodingFailure) -> MachineOutcome
     }
@@ -203,6 +213,10 @@ public struct StateMachineRegistry: Sendable {
     ) throws(RegistrationFailure) {
         let number = MachineCommandNumber(machine: machine.number, command: query.number)
         let entry = Query(
+            keys: { request throws(DecodingFailure) in
+                let value = try Type(decoding: request.body)
+                return try request.keys(ofBody: value.key, value.furtherKeys)
+            },
             readKeys: { request throws(DecodingFailure) in try Type(decoding: request.body).readKeys },
             answer: { request, view throws(DecodingFailure) in
                 let value = try Type(decoding: request.body)
@@ -263,10 +277,21 @@ public struct StateMachineRegistry: Sendable {
     }
 
     /// It may come with the next version of the host's program.
-    fileprivate func missing(_ number: UInt16, of machine: SubMachineNumber) -> Refusal {
+    func missing(_ number: UInt16, of machine: SubMachineNumber) -> Refusal {
         machines.contains { $0.number == machine }
             ? .unavailable("the host's state machine \(machine) has no command or query \(number)")
             : .unavailable("the host has no state machine \(machine)")
+    }
+}
+
+extension MachineRequest {
+    /// All keys that it is about. What is done goes by the body, so the key in front of it, by which it is sent about, has to be the
+    /// same.
+    fileprivate func keys(ofBody key: Bytes, _ further: [Bytes]) throws(DecodingFailure) -> [Bytes] {
+        guard key == self.key else {
+            throw DecodingFailure(expected: "the request's own key in front of it", found: "another")
+        }
+        return [key] + further
     }
 }
 

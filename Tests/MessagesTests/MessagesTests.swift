@@ -298,6 +298,61 @@ private func check<Sample: Message>(_ sample: Sample, isOpen: Bool = false, seed
     }
 }
 
+/// What clients are told of a map: everything but who may do what.
+@Suite struct ClientMapTests {
+    private func map(level: UInt32) throws -> ClusterMap {
+        var map = try sampleMap()
+        for place in map.hosts.indices { map.hosts[place].featureLevel = level }
+        map.featureLevel = level
+        return map
+    }
+
+    private func contains(_ bytes: Bytes, _ part: Bytes) -> Bool {
+        (0...max(0, bytes.count - part.count)).contains { bytes[$0..<bytes.count].starts(with: part) }
+    }
+
+    @Test func aReplyHasNeitherUsersNorTokens() throws {
+        var map = try map(level: FeatureLevel.access)
+        let hash = Bytes(Array(repeating: 0xab, count: 32))
+        map.access = AccessPolicy(
+            isRequired: true, roles: [AccessRole("a-role", grants: [AccessGrant(.read, prefix: "a-prefix")])],
+            users: [
+                AccessUser("a-user", roles: ["admin"], tokens: [AccessToken(id: 1, hash: TokenHash(hash)!)])
+            ])
+        #expect(map.problem() == nil)
+        let reply = MapReply.map(map).encoded()
+        // A host is given all of it.
+        let whole = InitialiseRequest(host: HostID(1), incarnation: Incarnation(1), map: map).encoded()
+        for part in ["a-user", "a-role", "a-prefix", hash] as [Bytes] {
+            #expect(!contains(reply, part) && contains(whole, part))
+        }
+        #expect(try MapReply(decoding: reply) == .map(map.withoutAccess))
+        #expect(try InitialiseRequest(decoding: whole).map == map)
+        // Nor by the length, nor by whether it is required.
+        let plain = try MapReply.map(self.map(level: FeatureLevel.access)).encoded()
+        #expect(reply == plain)
+    }
+
+    /// Clients of earlier versions read it.
+    @Test func itIsInTheFormThatItHadBefore() throws {
+        let before = MapReply.map(try map(level: FeatureLevel.migrations)).encoded().array
+        let now = MapReply.map(try map(level: FeatureLevel.access)).encoded().array
+        #expect(before.count == now.count)
+        let differing = before.indices.filter { before[$0] != now[$0] }
+        #expect(differing.count == 4, "the levels of the map and of three hosts")
+        #expect(differing.allSatisfy { before[$0] == 11 && now[$0] == 12 })
+    }
+
+    @Test func aMapWithUsersIsNoAnswerAndOneWithoutIsNoHostsMap() throws {
+        var map = try map(level: FeatureLevel.access)
+        map.access = AccessPolicy()
+        let bytes = Bytes([2] + map.encoded().array)
+        #expect(throws: DecodingFailure.self) { try MapReply(decoding: bytes) }
+        let request = InitialiseRequest(host: HostID(1), incarnation: Incarnation(1), map: map.withoutAccess).encoded()
+        #expect(throws: DecodingFailure.self) { try InitialiseRequest(decoding: request) }
+    }
+}
+
 @Suite struct RefusalTests {
     @Test func onlyAnUnknownOutcomeMayHaveHappened() {
         #expect(refusals.filter(\.mayHaveHappened) == [.outcomeUnknown])
