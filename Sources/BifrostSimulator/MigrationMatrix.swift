@@ -269,6 +269,8 @@ package struct MigrationCellReport: Codable, Sendable {
     package var isDone = false
     /// It was called off because the source's log time stood still.
     package var hasLostTime = false
+    /// And that because the simulator held up the store of who led the source.
+    package var isHeldUp = false
     /// Who came back and got a whole state led his group at some time before the end.
     package var ledBehindSnapshot = false
     package var acknowledged = 0
@@ -291,6 +293,8 @@ package struct MigrationMatrixReport: Codable, Sendable {
     package private(set) var aborted = 0
     /// Of those that were called off: because a source's log time stood still.
     package private(set) var lostTime = 0
+    /// Of those: because the simulator held up a store.
+    package private(set) var heldUp = 0
     /// Cells whose moment never came.
     package private(set) var missed: [MigrationCell] = []
     package private(set) var failures: [MigrationCellReport] = []
@@ -323,6 +327,7 @@ package struct MigrationMatrixReport: Codable, Sendable {
             aborted += 1
             places[point][actor].aborted += 1
             if report.hasLostTime { lostTime += 1 }
+            if report.isHeldUp { heldUp += 1 }
         }
         if !report.isStruck {
             missed.append(report.cell)
@@ -336,6 +341,7 @@ package struct MigrationMatrixReport: Codable, Sendable {
         done += other.done
         aborted += other.aborted
         lostTime += other.lostTime
+        heldUp += other.heldUp
         missed += other.missed
         failures += other.failures
         acknowledged += other.acknowledged

@@ -465,7 +465,7 @@ extension SimulatedHost: StoreJobRunner {
             let time = max(duration(world.plan.storeJobNanosecondsMax), pausedUntil - min(pausedUntil, world.now))
             let end = world.now + time
             cluster.pass(within: time) { self.life == life }
-            storeHeldUpMax = max(storeHeldUpMax, world.now - min(end, world.now))
+            if world.now > end { noteStoreHeldUp(end..<world.now) }
             guard self.life == life, world.failure == nil else {
                 world.mark(.endedWithinMerge)
                 throw SimulatedProcessEnd()

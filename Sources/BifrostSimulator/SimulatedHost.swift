@@ -41,8 +41,9 @@ final class SimulatedHost {
     @exclusivity(unchecked) var pausedUntil: UInt64 = 0
     /// Everything on the disks takes so many times as long until then.
     var slowDiskUntil: UInt64 = 0
-    /// For how long another host's job held this one's up at most: see `passTime`.
-    @exclusivity(unchecked) var storeHeldUpMax: UInt64 = 0
+    /// When another host's job held this one's up: see `passTime`.
+    @exclusivity(unchecked) private(set) var storeHeldUp: [Range<UInt64>] = []
+    func noteStoreHeldUp(_ times: Range<UInt64>) { storeHeldUp.append(times) }
     /// Nothing on the disks ends before then.
     var stalledDiskUntil: UInt64 = 0
     /// There is too little room on one of the disks, or on both, until then.

@@ -35,7 +35,10 @@ final class SimulatedMigration {
     /// It was called off because the source's log time stood still; and whether it can have: somebody was lost without whom
     /// the source was not led, or not as before.
     private(set) var hasLostTime = false
-    private var isSourceStruck = false
+    private(set) var isSourceStruck = false
+    /// When the target began, and who led the source then.
+    private var importedAt: UInt64?
+    private var sourceLeader: Int?
     private var isAskedFor = false
     private var isToBeAborted = false
     /// Has no state of the group, and is to lead it.
@@ -145,11 +148,13 @@ final class SimulatedMigration {
     }
 
     /// A leader whose memtable is full gives its log no time before the store's thread, which the simulator keeps waiting,
-    /// has written it out.
+    /// has written it out: for so long that nothing comes of the migration, between the entry that begins the import and the end.
     private var isSourceHeldUp: Bool {
-        members(of: source).contains {
-            cluster.hosts[$0].storeHeldUpMax >= MigrationClock.slackMillis * 1_000_000 / 2
+        guard let begun = importedAt, let place = sourceLeader else { return false }
+        let times = cluster.hosts[place].storeHeldUp.map {
+            $0.upperBound - min(max($0.lowerBound, begun), $0.upperBound)
         }
+        return times.reduce(0, +) >= MigrationClock.slackMillis * 1_000_000
     }
 
     // MARK: What comes about
@@ -199,7 +204,10 @@ final class SimulatedMigration {
         guard isAskedFor, step.migration == tracked, tracked != .none else { return }
         switch step {
         case .beginExport: reach(.exporting)
-        case .beginImport: reach(.importing)
+        case .beginImport:
+            importedAt = importedAt ?? world.now
+            sourceLeader = sourceLeader ?? leader(of: source)
+            reach(.importing)
         case .page(_, let number, let start, let isLast, _):
             if number == 1 { reach(.firstPage) }
             if !isLast, number > 1 { reach(.middlePage) }
@@ -542,6 +550,7 @@ extension SimulatedCluster {
         report.isStruck = migration.isStruck
         report.isDone = migration.isDone
         report.hasLostTime = migration.hasLostTime
+        report.isHeldUp = migration.hasLostTime && !migration.isSourceStruck
         report.ledBehindSnapshot = migration.ledBehindSnapshot
         report.acknowledged = acknowledged
         report.nanoseconds = now
@@ -694,5 +703,6 @@ extension SimulatedPlan {
         settings.migrationDigestRecords = 3
         settings.migrationDigestBytes = 4_000
         settings.migrationLittleBytes = HostSettings().migrationLittleBytes
+        settings.sealsWithLastPage = seed / 3 % 2 == 0
     }
 }

@@ -229,6 +229,7 @@ package struct SimulatedPlan: Sendable {
         if simulation.profile.movesSlots, later.below(3) == 0 {
             settings.migrationLittleBytes = 20 + Int(later.below(500))
         }
+        settings.sealsWithLastPage = later.below(3) > 0
     }
 
     private mutating func rebalance(_ random: inout SeededRandom) {

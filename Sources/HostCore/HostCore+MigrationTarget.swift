@@ -158,7 +158,7 @@ extension HostCore {
             guard tickCount - tick >= askTicks(drive) << min(drive.silences, 4) else { return }
             drive.silences += 1
             // Whoever leads it now: another one, as long as there is one. Writers may be waiting.
-            drive.silent = drive.source
+            drive.silent = drive.source ?? drive.silent
             drive.source = nil
         }
         guard tickCount >= drive.notBefore else { return }
@@ -191,8 +191,12 @@ extension HostCore {
             map?.group(migration.source)?.replica(on: other) != nil
         else { return strayMessages += 1 }
         if word.number == drive.asked { drive.askedTick = nil }
-        drive.silences = 0
-        drive.silent = nil
+        if case .refused(.notLeader, _) = word.kind {
+            // One that is slow is not asked more often for that others name it.
+        } else {
+            drive.silences = 0
+            drive.silent = nil
+        }
         drive.source = other
         switch word.kind {
         case .standing(let standing):
@@ -244,7 +248,7 @@ extension HostCore {
         // seal go into the log here, one behind the other. Its answer is looked at when the slots are sealed. If the times
         // turn out not to do for what the page brought, the seal is no step, and `copy` finds that.
         if let standing = drive.standing, standing.phase == .frozen, page.start >= standing.frozen {
-            if let seen = drive.seen {
+            if let seen = drive.seen, settings.sealsWithLastPage {
                 propose(
                     .seal(migration.id, frozen: standing.frozen, standing.revision, seen: seen), drive, isBehind: true)
             }

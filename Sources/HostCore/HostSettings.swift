@@ -116,6 +116,9 @@ public struct HostSettings: Sendable {
     package var migrationDigestRecords = 4_096
     /// What the last round before the freeze may have brought: so much may come again while writers wait.
     package var migrationLittleBytes = 256 << 10
+    /// A target's seal goes into its log right behind the last page, and not when that is applied. Off in some simulations, as
+    /// behind a leader that is lost between the two.
+    package var sealsWithLastPage = true
     /// Bytes of slots that move that one loop reads in a second for their new groups.
     public var migrationBytesPerSecond = 64 << 20
     /// States that one loop keeps for clients at a time, while they copy them; beyond it, `overloaded`. What they read

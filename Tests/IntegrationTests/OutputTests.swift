@@ -113,9 +113,20 @@ extension IntegrationTests {
                         "its token is over"))
                 _ = try await failure(65, ["get", String(repeating: "k", count: 5_000)] + here)
                 for words in [
-                    ["get", "k"], ["watch", "k"], ["scan", "{k}"], ["export", "-"], ["group", "list"],
-                    ["host", "weight", "1", "2"], ["map", "list", "m"], ["ring", "verify"],
+                    ["get", "k"], ["watch", "k"], ["group", "list"], ["host", "weight", "1", "2"],
+                    ["map", "list", "m"],
+                    ["ring", "verify"],
                 ] { _ = try await failure(4, words + nowhere) }
+                // What is printed is for others: records, or what a command says that is run meanwhile.
+                for words in [
+                    ["scan", "{k}"] + nowhere, ["export", "-", "--format", "ucd"] + nowhere,
+                    ["lock", "{k}"] + nowhere + ["--", "true"], ["elect", "{k}"] + nowhere + ["--", "true"],
+                ] {
+                    let result = try await cluster.local.command(words)
+                    result.expect(4)
+                    #expect(result.output.isEmpty, "\(words): \(result.text)")
+                    #expect(result.errorText.hasPrefix("bifrost: "), "\(words)")
+                }
                 #expect(
                     try await failure(64, ["group", "members", "77"] + here).contains("there is no group 77"))
                 // Of a line that is not understood, as far as it is plain that an object is wanted.

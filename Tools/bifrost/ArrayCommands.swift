@@ -427,6 +427,7 @@ struct ArrayCommands: AsyncParsableCommand {
             } catch {
                 throw error.cause as? ToolError ?? error.ofWatch(at: position)
             }
+            reader.end()
             await cluster.close()
         }
 

@@ -22,7 +22,8 @@ struct BifrostCommand: AsyncParsableCommand {
             Results go to standard output, all else to standard error. --json prints results as one JSON object, also where \
             the answer is no: {"done":false,"reason":"…"} if the command has no more to say. Where it could not be \
             done, or was not understood, {"error":{"code":4,"message":"…"}}, with the exit code; of what prints an \
-            object on each line this is the last one.
+            object on each line this is the last one. Where records go to standard output (scan, export -), or what a \
+            command says that is run meanwhile, the exit code tells it alone.
 
             SETTINGS: every long flag can also come from an environment variable, as BIFROST_CONNECT for --connect or \
             BIFROST_LOG_LEVEL for --log-level, and from the JSON file that --config or BIFROST_CONFIG names, as in

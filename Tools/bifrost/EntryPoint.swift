@@ -31,7 +31,7 @@ struct EntryPoint {
             return .done
         } catch let outcome as Outcome {
             // Its result says all, in whatever form it has one; where nothing came of it, nothing did.
-            if isJSON, !outcome.words.isEmpty { Failure.say(outcome.status, outcome.words) }
+            if isJSON, !isForOthers(arguments), !outcome.words.isEmpty { Failure.say(outcome.status, outcome.words) }
             return outcome.status
         } catch  where BifrostCommand.exitCode(for: error) == .success {
             // Help and the like: the parser's way to say that there is nothing to run.
@@ -43,11 +43,26 @@ struct EntryPoint {
                 switch error.status {
                 case .negative, .stale, .blocked:
                     if !Output.hasBegun, !isOfRecords { try? Output.json(Negative(reason: error.message)) }
-                default: Failure.say(error.status, error.message)
+                default: if !isForOthers(arguments) { Failure.say(error.status, error.message) }
                 }
             }
             if !error.message.isEmpty { Output.note(error.message) }
             return error.status
+        }
+    }
+
+    /// Standard output has records, which another program takes for what they are, or is that of a command that is run: no word
+    /// of this program belongs there.
+    private static func isForOthers(_ arguments: [String]) -> Bool {
+        let words = arguments.prefix { $0 != "--" }
+        let isRunner = words.count < arguments.count
+        switch words.first {
+        case "scan": return true
+        case "export": return arguments.contains("-")
+        case "elect": return isRunner
+        case "lock", "semaphore", "lease": return isRunner && words.contains("run")
+        case "members": return isRunner && words.contains("join")
+        default: return false
         }
     }
 

@@ -302,6 +302,7 @@ struct MembershipCommands: AsyncParsableCommand {
             } catch {
                 throw error.cause as? ToolError ?? error.ofWatch(at: position)
             }
+            reader.end()
             await cluster.close()
         }
 

@@ -153,6 +153,7 @@ struct PermitWatcher<Kind: PermitKind>: AsyncParsableCommand {
         } catch {
             throw error.cause as? ToolError ?? error.ofWatch(at: position)
         }
+        reader.end()
         await cluster.close()
     }
 

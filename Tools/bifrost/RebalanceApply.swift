@@ -677,8 +677,9 @@ final class RebalancingWatch {
                 if report.done || end.map({ lastHeard >= $0 }) ?? false { return report }
                 if report.end == .blocked {
                     blockedSince = blockedSince ?? lastHeard
-                    // For as long as a group has no leader it was waited for that already.
-                    let isHeld = report.steps.contains { $0.leaderless != nil }
+                    // For as long as a group has no leader it was waited for that already; not so for what else is under way.
+                    let underway = report.steps.filter { $0.state == Rebalancing.Step.State.underway.word }
+                    let isHeld = !underway.isEmpty && underway.allSatisfy { $0.leaderless != nil }
                     if isHeld || lastHeard.since(blockedSince!) >= Self.blockedNanoseconds { return report }
                 } else {
                     blockedSince = nil

@@ -104,6 +104,8 @@ struct MatrixSummary: Encodable {
     var calledOff: Int
     /// Of those: because a source's log time stood still, so that what ends in time would have ended early.
     var lostTime: Int
+    /// Of those: because the simulator itself held up a store, which no real cluster does.
+    var heldUp: Int
     /// Cells whose moment never came.
     var missed: Int
     var ledBehindSnapshot: Int
@@ -119,6 +121,7 @@ struct MatrixSummary: Encodable {
         moved = report.done
         calledOff = report.aborted
         lostTime = report.lostTime
+        heldUp = report.heldUp
         missed = report.missed.count
         ledBehindSnapshot = report.ledBehindSnapshot
         acknowledged = report.acknowledged
@@ -158,7 +161,8 @@ struct MatrixSummary: Encodable {
 
             \(HumanText.count(cells, "cell")), \(violations == 0 ? "no violation" : "\(violations) VIOLATED")
             \(grouped(moved)) migrations came about, \(grouped(calledOff)) were called off, \
-            \(grouped(lostTime)) of them because a source's log time stood still; in \
+            \(grouped(lostTime)) of them because a source's log time stood still, \
+            \(grouped(heldUp)) of these as the simulator held up its store; in \
             \(HumanText.count(missed, "cell")) the moment never came
             \(grouped(acknowledged)) operations acknowledged in \(grouped(Int(virtualSeconds))) virtual seconds, \
             \(HumanText.fixed(elapsedSeconds, 0)) s

@@ -116,6 +116,7 @@ struct Watch: AsyncParsableCommand {
         } catch {
             throw error.cause as? ToolError ?? error.ofWatch(at: position)
         }
+        reader.end()
         await cluster.close()
     }
 
@@ -208,6 +209,7 @@ struct MachineWatch: AsyncParsableCommand {
         } catch {
             throw error.cause as? ToolError ?? error.ofWatch(at: position)
         }
+        reader.end()
         await cluster.close()
     }
 
