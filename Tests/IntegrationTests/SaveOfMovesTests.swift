@@ -106,25 +106,38 @@ extension IntegrationTests {
             }
         }
 
-        /// Whatever it meets: it ends with all of it, or says that slots moved, and the same command goes on.
-        @Test func aSaveInTheMiddleOfARebalancingIsWholeOrRefused() async throws {
+        /// Steps wait for it, and go on behind it.
+        @Test func aSaveInTheMiddleOfARebalancingIsWhole() async throws {
             try await withMoves(["--max-concurrent", "4"]) { cluster, client in
-                let save = cluster.directory + "/save"
-                var refusals = 0
-                try await wait("a save that is whole") {
-                    let saved = try await cluster.bifrost("snapshot", "save", save, limit: .seconds(400))
-                    if saved.ending == .exit(0) { return true }
-                    saved.expect(4)
-                    refusals += 1
-                    return false
+                for number in 1...3 {
+                    let save = cluster.directory + "/save \(number)"
+                    try await cluster.bifrost("snapshot", "save", save, limit: .seconds(400)).expect(0)
+                    try await command(cluster, ["snapshot", "inspect", save]).expect(0)
                 }
-                print("a save in the middle of a rebalancing: whole after \(refusals) that were refused")
-                try await command(cluster, ["snapshot", "inspect", save]).expect(0)
-                try await expectRestored(save, hosts: 1)
-                // Steps that were taken back three times are given up.
-                let ended = try await cluster.bifrost("rebalance", "watch", limit: .seconds(600))
-                #expect([.exit(0), .exit(8)].contains(ended.ending), "\(ended.errorText)")
+                try await expectRestored(cluster.directory + "/save 1", hosts: 1)
+                try await cluster.bifrost("rebalance", "watch", limit: .seconds(600)).expect(0)
                 try await expectAll(cluster)
+            }
+        }
+
+        /// Who saves is stopped, and what it had paused goes on.
+        @Test func aSaveThatIsStoppedLeavesNothingPaused() async throws {
+            try await withMoves(["--max-bytes-per-second", "1KiB", "--max-concurrent", "2"]) { cluster, client in
+                let saving = try ChildProcess(
+                    cluster.local.executable,
+                    ["snapshot", "save", cluster.directory + "/save", "--connect", cluster.local.addresses])
+                try await wait("a rebalancing that is paused") {
+                    let status = try await cluster.bifrost("rebalance", "status", "--json")
+                    return ["paused", "pausing"].contains(try status.json()["state"] as? String)
+                }
+                saving.send(SIGTERM)
+                let ended = await saving.end(killAfter: .seconds(180))
+                #expect(ended.ending == .exit(143), "\(ended.errorText)")
+                let status = try await cluster.bifrost("rebalance", "status", "--json")
+                status.expectInProgress()
+                let state = try status.json()["state"] as? String
+                #expect(state == "running" || state == "waiting", "\(status.text)")
+                try await cluster.bifrost("rebalance", "cancel").expect(0)
             }
         }
 

@@ -45,15 +45,17 @@ struct BifrostCommand: AsyncParsableCommand {
                   write was not done
               5   serve: the disk failed; look at it, then start the host again
               6   rebalance: it is under way, and goes on by itself
-              7   rebalance: the plan is stale, because the cluster has changed since; nothing was begun
+              7   rebalance: the plan is stale, as the cluster has changed since; nothing
+                  was begun
               8   rebalance: steps failed, or nothing goes on until somebody does something
               64  the command line or the configuration is wrong
               65  the data is wrong: a malformed line, a key or a value over its limit, a
                   damaged or unfinished save, reports that don't belong together
               69  serve: the address can't be listened on
               70  a fault of this program or of a host's answer
-              73  serve, recover: the data directory can't be used: held by another process, of
-                  another cluster, newer, damaged; snapshot restore: it is not empty
+              73  serve, recover: the data directory can't be used: held by another
+                  process, of another cluster, newer, damaged; snapshot restore: it is
+                  not empty
               74  a file can't be read or written
               75  lock, semaphore, elect, lease, members join: what was held is lost; --guard: its token is over
                   (of a command that was run under a lock the exit code is the command's)

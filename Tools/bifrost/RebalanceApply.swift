@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import Bifrost
+import Foundation
 import Messages
 import Primitives
 import RPC
@@ -101,9 +102,10 @@ struct RebalancingOrder {
         guard !steps.isEmpty else {
             throw ToolError(.fault, "the plan's first step does not fit into a command; please report it")
         }
-        self.plan = RebalancingPlan(
-            token: UInt64.random(in: 1...UInt64.max), steps: steps, for: map,
-            limits: limits.over(Rebalancing.Limits()))
+        var limits = limits.over(Rebalancing.Limits())
+        // Each move gets its share of the bytes per second: none is kept for moves that there are not.
+        if limits.bytesPerSecondMax > 0 { limits.concurrentMax = min(limits.concurrentMax, UInt32(steps.count)) }
+        self.plan = RebalancingPlan(token: UInt64.random(in: 1...UInt64.max), steps: steps, for: map, limits: limits)
         stepsLeft = rest
     }
 }
@@ -214,6 +216,7 @@ struct RebalanceApply: AsyncParsableCommand {
                 return await end(cluster, watch)
             }
             let order = try RebalancingOrder(planned.plan, for: planned.map, limits)
+            planned.report.estimate(by: order.plan.limits)
             let note = order.stepsLeft == nil ? "this is what will be done" : "in parts, of which this is the first"
             let text = part == 0 && !options.common.json ? planned.report.text(steps: steps, note: note) : nil
             // Whom nobody asks is shown what was begun, and not what was refused.
@@ -657,6 +660,14 @@ final class RebalancingWatch {
     func follow(_ id: RebalancingID, isShown: Bool) async throws -> RebalancingReport {
         let meter = RebalancingMeter(isShown: isShown)
         defer { meter.finish() }
+        let interruption = Interruption { number in
+            if Output.isErrorTerminal { Output.error("\n") }
+            Output.note(
+                "rebalancing \(id) goes on by itself: 'bifrost rebalance status' shows it, 'bifrost rebalance cancel' ends it"
+            )
+            _exit((number == SIGINT ? ExitStatus.interrupted : .terminated).rawValue)
+        }
+        defer { interruption.end() }
         let end = options.timeout.map { RPCClock.now() + UInt64(max(0, $0.duration / .nanoseconds(1))) }
         var lastHeard = RPCClock.now()
         var last: RebalancingReport?

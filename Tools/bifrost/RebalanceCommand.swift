@@ -14,11 +14,13 @@ struct RebalanceCommand: AsyncParsableCommand {
         discussion: """
             EXIT CODES of apply, status and watch:
               0   converged: all that was planned is done, or nothing was to do
-              1   not confirmed, cancelled (with steps that failed, too), or refused; another one is under way
+              1   not confirmed, cancelled (with steps that failed, too), or refused;
+                  another one is under way
               6   in progress: it goes on by itself
               7   the plan is stale: what it moves has changed since; nothing was begun
-              8   blocked: steps failed, or nothing goes on until somebody does something, as where groups have no
-                  leader for more than ten seconds; of apply also: groups did not say what they have
+              8   blocked: steps failed, or nothing goes on until somebody does
+                  something, as where groups have no leader for more than ten seconds;
+                  of apply also: groups did not say what they have
             The rest is as 'bifrost --help' says.
             """,
         subcommands: [

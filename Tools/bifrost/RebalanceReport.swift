@@ -24,7 +24,7 @@ package struct GroupAnswer: Sendable {
 }
 
 package struct RebalanceReport: Encodable {
-    struct Figures: Encodable {
+    struct Figures: Encodable, Equatable {
         /// Of a host: of all its replicas. Of a group: in one replica.
         var bytes: UInt64
         /// Of a host: of the groups that prefer it as leader.
@@ -92,12 +92,20 @@ package struct RebalanceReport: Encodable {
     package var inBalance: Bool
     /// That the steps write, in all replicas.
     var bytes: UInt64
+    /// For how long that takes, about.
+    package private(set) var estimatedSeconds: UInt64 = 0
     var hosts: [Host]
     var groups: [Group]
     var steps: [Step]
     var unreached: [Unreached]
     /// Groups that serve, and did not say what they have.
     package var silentGroups: [UInt32]
+    /// How often each step's bytes are written of what is copied.
+    private var copies: [UInt64]
+
+    private enum CodingKeys: String, CodingKey {
+        case mapVersion, carriedOut, inBalance, bytes, estimatedSeconds, hosts, groups, steps, unreached, silentGroups
+    }
 
     package init(_ plan: RebalancePlan, map: ClusterMap, down: [HostID], answers: [GroupAnswer]) {
         mapVersion = map.version
@@ -123,6 +131,10 @@ package struct RebalanceReport: Encodable {
                 problem: answer?.failure?.message)
         }
         steps = plan.steps.map(Step.init)
+        copies = plan.steps.map { step in
+            guard case .slots(_, _, let target) = step.move else { return 1 }
+            return UInt64(max(map.group(target)?.replicas.count ?? 1, 1))
+        }
         unreached = plan.unreached.map { lack in
             switch lack.subject {
             case .host(let id): Unreached(host: id.rawValue, why: lack.why)
@@ -131,6 +143,30 @@ package struct RebalanceReport: Encodable {
             case .plan: Unreached(why: lack.why)
             }
         }
+        estimate(by: Rebalancing.Limits())
+    }
+
+    // MARK: - Time
+
+    /// What hosts of two cores wrote in a second for moves, and how long a step takes that writes next to nothing.
+    private static let bytesPerSecond: UInt64 = 16 << 20
+    private static let millisecondsPerStep: UInt64 = 300
+
+    /// By limits that it is carried out with.
+    package mutating func estimate(by limits: Rebalancing.Limits) {
+        var (copied, written, slotSteps) = (UInt64(0), UInt64(0), UInt64(0))
+        for (step, replicas) in zip(steps, copies) {
+            written = written.addingClamped(step.bytes)
+            guard step.kind == .slots else { continue }
+            slotSteps += 1
+            // Copied once, and written by each replica of the target.
+            copied = copied.addingClamped(step.bytes / replicas)
+        }
+        let atOnce = UInt64(max(limits.concurrentMax, 1))
+        let ways = UInt64(steps.count).multipliedReportingOverflow(by: Self.millisecondsPerStep).partialValue / atOnce
+        var seconds = (ways / 1_000).addingClamped(written / Self.bytesPerSecond)
+        if limits.bytesPerSecondMax > 0 { seconds = max(seconds, copied / limits.bytesPerSecondMax) }
+        estimatedSeconds = steps.isEmpty ? 0 : max(seconds, 1)
     }
 
     // MARK: - Text
@@ -147,6 +183,7 @@ package struct RebalanceReport: Encodable {
             if silent.count > Self.silentMax { lines.append("  … and \(silent.count - Self.silentMax) more") }
         }
         lines.append(hostTable)
+        if let groupTable { lines.append(groupTable) }
         if !steps.isEmpty { lines.append(isEachShown ? stepLines : summary) }
         if !unreached.isEmpty {
             lines.append(steps.isEmpty ? "out of bounds:" : "out of bounds with all of it done:")
@@ -159,7 +196,9 @@ package struct RebalanceReport: Encodable {
 
     private func heading(_ note: String) -> String {
         if !steps.isEmpty {
-            return "a plan of \(HumanText.count(steps.count, "step")), to write \(HumanText.bytes(bytes)); \(note)"
+            let time = HumanText.duration(milliseconds: min(estimatedSeconds, 1 << 40) * 1_000)
+            return "a plan of \(HumanText.count(steps.count, "step")), to write \(HumanText.bytes(bytes)) in about "
+                + "\(time); \(note)"
         }
         if !silentGroups.isEmpty { return "nobody can tell whether anything should move" }
         return unreached.isEmpty ? "in balance: nothing to do" : "in balance as far as it can be: nothing to do"
@@ -199,6 +238,29 @@ package struct RebalanceReport: Encodable {
             ])
         }
         return table.text
+    }
+
+    private static let groupsMax = 32
+
+    /// Those that get something else to do; nil: none does.
+    private var groupTable: String? {
+        let changed = groups.filter { $0.before != $0.after }
+        guard !changed.isEmpty else { return nil }
+        var table = Table([
+            ("group", .right), ("slots", .left), ("bytes", .left), ("operations/s", .left), ("replicas", .left),
+        ])
+        for group in changed.prefix(Self.groupsMax) {
+            func change(_ text: (Figures) -> String) -> String {
+                let (before, after) = (text(group.before), text(group.after))
+                return before == after ? before : "\(before) → \(after)"
+            }
+            table.add([
+                "\(group.group)", change { "\($0.slots)" }, change { HumanText.bytes($0.bytes) },
+                change { Self.rate($0.operationsPerSecond) }, change { "\($0.replicas)" },
+            ])
+        }
+        let more = changed.count - Self.groupsMax
+        return more > 0 ? "\(table.text)\n  … and \(HumanText.count(more, "group")) more" : table.text
     }
 
     private static func rate(_ number: Double) -> String {

@@ -1,9 +1,12 @@
 // Slots that move while somebody begins to save the cluster: what moves is brought to an end first, so that the saved map and
 // the saved states agree about who has what. Owns what is asked for and how long it goes on; asking is Administrator's.
 
+import Messages
 package import Primitives
 import RPC
 package import Ring
+import StateMachines
+import Synchronization
 
 /// What a save does about migrations, look by look at the map. Pure.
 package struct MigrationEnding: Sendable {
@@ -25,10 +28,17 @@ package struct MigrationEnding: Sendable {
     private var seen: Set<MigrationID> = []
     private var begun = 0
 
+    private var looks = 0
+    /// Looks at which those of which nothing is decided are left to come to their end.
+    private let patience: Int
+
     /// How many may be begun by others while this waits.
     package static let begunMax = 32
 
-    package init(of group: GroupID? = nil) { self.group = group }
+    package init(of group: GroupID? = nil, patience: Int = 0) {
+        self.group = group
+        self.patience = patience
+    }
 
     /// - Returns: and whether anything came further since the last look.
     package mutating func next(_ map: ClusterMap) -> (step: Step, isProgress: Bool) {
@@ -41,7 +51,8 @@ package struct MigrationEnding: Sendable {
         guard begun <= Self.begunMax else {
             return (.endless("\(begun) migrations were begun while those before were waited for"), isProgress)
         }
-        if let open = present.first(where: \.canAbort) { return (.abort(open), isProgress) }
+        looks += 1
+        if looks > patience, let open = present.first(where: \.canAbort) { return (.abort(open), isProgress) }
         let more = present.count > 1 ? ", \(present.count - 1) more are under way" : ""
         return (.wait(Self.words(first) + more), isProgress)
     }
@@ -63,7 +74,11 @@ package struct MigrationEnding: Sendable {
 }
 
 extension SnapshotSave {
-    /// Returns when no migration is under way: those that nothing is decided of are aborted, the others waited for.
+    /// Some seconds of looks: moves that are small come to their end, so that no step of a rebalancing is taken back for a save.
+    private static let looksOfPatience = 50
+
+    /// Returns when no migration is under way: they are waited for, and those that nothing is decided of after some seconds are
+    /// aborted.
     ///
     /// - Parameter patience: how long it goes on while nothing comes further.
     /// - Returns: the map as it is then.
@@ -71,7 +86,7 @@ extension SnapshotSave {
     func endMigrations(
         _ administrator: Administrator, _ patience: Duration, _ meter: ProgressMeter
     ) async throws(ToolError) -> ClusterMap {
-        var ending = MigrationEnding(of: group?.id)
+        var ending = MigrationEnding(of: group?.id, patience: Self.looksOfPatience)
         let nanoseconds = UInt64(max(0, patience / .nanoseconds(1)))
         var progressed = RPCClock.now()
         while true {
@@ -112,4 +127,50 @@ extension SnapshotSave {
             do { try await Task.sleep(for: .milliseconds(100)) } catch { throw ToolError(error) }
         }
     }
+}
+
+/// Lets no step of a rebalancing begin while a cluster is saved, and go on afterwards. Nothing is done where none is under way, or
+/// somebody has paused it already.
+final class RebalancingHold: Sendable {
+    private let options: ClientOptions
+    private let paused = Mutex<RebalancingID?>(nil)
+    private static let lookNanoseconds: UInt64 = 5_000_000_000
+
+    init(_ options: ClientOptions) { self.options = options }
+
+    /// What can't be paused goes on: then a save may find that slots have moved, and says so.
+    func begin(_ map: ClusterMap) async {
+        guard map.featureLevel >= FeatureLevel.migrations else { return }
+        let administrator = Administrator(options, timeout: .nanoseconds(Int64(Self.lookNanoseconds)))
+        defer { administrator.close() }
+        do throws(ToolError) {
+            let end = RPCClock.now() + Self.lookNanoseconds
+            _ = try await administrator.map(until: end)
+            guard let record = try await administrator.rebalancing(until: end)?.rebalancing, !record.isOver,
+                !record.isPaused, !record.isCancelled
+            else { return }
+            // Also if it is not known whether that was done.
+            paused.withLock { $0 = record.id }
+            try await administrator.set(record.id, .pause)
+        } catch {}
+    }
+
+    /// - Returns: false: it stays paused, as nobody could be told.
+    func end() async -> Bool {
+        guard let id = paused.withLock({ (id: inout RebalancingID?) in id.take() }) else { return true }
+        let administrator = Administrator(options, timeout: .nanoseconds(Int64(Self.lookNanoseconds)))
+        defer { administrator.close() }
+        do throws(ToolError) {
+            let end = RPCClock.now() + Self.lookNanoseconds
+            _ = try await administrator.map(until: end)
+            guard let record = try await administrator.rebalancing(until: end)?.rebalancing, record.id == id,
+                record.isPaused, !record.isOver, !record.isCancelled
+            else { return true }
+            try await administrator.set(id, .resume)
+            return true
+        } catch { return false }
+    }
+
+    static let note =
+        "the rebalancing stays paused, as nobody could be told to go on: 'bifrost rebalance resume' does it"
 }

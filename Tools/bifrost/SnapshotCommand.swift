@@ -34,8 +34,9 @@ struct SnapshotSave: AsyncParsableCommand {
             and one that is half there goes on if its host still keeps the state, which it does for two minutes. If \
             nothing new came from any host for --timeout, it ends with exit code 4 and says who kept it waiting.
 
-            Slots stay where they are while a cluster is saved: a migration that is under way is aborted, or waited for if it \
-            is decided. If slots move meanwhile all the same, the save is refused with exit code 4.
+            Slots stay where they are while a cluster is saved: a rebalancing is paused meanwhile, and a migration that is \
+            under way is waited for, and aborted after five seconds if nothing is decided of it. If slots move all the same, \
+            the save is refused with exit code 4.
 
             EXAMPLES:
               bifrost snapshot save backup/2026-11-27
@@ -87,7 +88,9 @@ struct SnapshotSave: AsyncParsableCommand {
         let saver = SnapshotSaver(
             target, of: known, administrator: administrator, patience: patience, meter: meter)
         defer { saver.close() }
-        let interruption = interruption(saver, count)
+        let hold = RebalancingHold(options)
+        let interruption = interruption(saver, hold, count)
+        await hold.begin(known)
         let outcome: Result<SavedCluster, ToolError>
         do throws(ToolError) {
             let map = try await endMigrations(administrator, patience, meter)
@@ -96,6 +99,7 @@ struct SnapshotSave: AsyncParsableCommand {
             outcome = .failure(error)
         }
         meter.finish()
+        if await !hold.end() { Output.note(RebalancingHold.note) }
         interruption.end()
         let saved = try outcome.get()
         try target.finish(saved)
@@ -179,7 +183,7 @@ struct SnapshotSave: AsyncParsableCommand {
         return saved(map, all, isWhole: true)
     }
 
-    private func interruption(_ saver: SnapshotSaver, _ count: Int) -> Interruption {
+    private func interruption(_ saver: SnapshotSaver, _ hold: RebalancingHold, _ count: Int) -> Interruption {
         let isJSON = options.common.json
         let directory = directory
         return Interruption { number in
@@ -188,6 +192,12 @@ struct SnapshotSave: AsyncParsableCommand {
             Output.note(
                 "interrupted: of \(HumanText.count(count, "group")) \(done) whole in \(directory); run the same command again "
                     + "to go on")
+            let ended = DispatchSemaphore(value: 0)
+            Task {
+                if await !hold.end() { Output.note(RebalancingHold.note) }
+                ended.signal()
+            }
+            ended.wait()
             if isJSON {
                 try? Output.json(
                     InterruptedReport(groups: done, of: count, signal: number == SIGINT ? "SIGINT" : "SIGTERM"))
