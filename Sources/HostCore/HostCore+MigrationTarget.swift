@@ -57,7 +57,10 @@ extension HostCore {
     }
 
     private func copy(_ drive: MigrationDrive, _ task: MigrationTask, _ migration: MigrationRecord) {
-        guard let standing = drive.standing else { return ask(.howFar, drive, migration) }
+        // One that led the source once may have answered that it knows of nothing.
+        guard let standing = drive.standing, standing.phase == .exporting || standing.phase == .frozen else {
+            return ask(.howFar, drive, migration)
+        }
         let progress = task.progress
         let isComplete = progress.next.isEmpty && progress.page > 0
         if isComplete, standing.phase == .frozen, progress.start >= standing.frozen {
