@@ -37,6 +37,7 @@ final class SimulatedMigration {
     private(set) var hasLostTime = false
     private(set) var isSourceStruck = false
     /// When the target began, and who led the source then.
+    private var imported = MigrationID.none
     private var importedAt: UInt64?
     private var sourceLeader: Int?
     private var isAskedFor = false
@@ -205,8 +206,8 @@ final class SimulatedMigration {
         switch step {
         case .beginExport: reach(.exporting)
         case .beginImport:
-            importedAt = importedAt ?? world.now
-            sourceLeader = sourceLeader ?? leader(of: source)
+            // Of moves back there was one before, and either may come again.
+            if imported != tracked { (imported, importedAt, sourceLeader) = (tracked, world.now, leader(of: source)) }
             reach(.importing)
         case .page(_, let number, let start, let isLast, _):
             if number == 1 { reach(.firstPage) }
