@@ -159,8 +159,12 @@ package struct RebalancingReport: Encodable, Sendable {
                 replicas = max(map?.group(target)?.replicas.count ?? 1, 1)
                 if step.state == .underway {
                     report.migration = step.begun
-                    // Where it is over, what came of it is not noted yet.
-                    if let map, map.migration(MigrationID(step.begun)) == nil { report.progress = 0.95 }
+                    // It is over, and what came of it is not noted yet.
+                    if standing.waits[place] == nil, let map, map.version >= standing.mapVersion,
+                        map.migration(MigrationID(step.begun)) == nil
+                    {
+                        report.progress = 0.95
+                    }
                     if let known = migrations.first(where: { $0.id.rawValue == step.begun }) {
                         report.phase = known.phase?.word
                         report.copiedBytes = known.bytes
